@@ -1,0 +1,173 @@
+"""Every failure that a caller can meet, by whose fault it is.
+
+    DalsegnoError
+    ├── Reject                    the caller's: the command is refused and nothing happened
+    │   └── StaleCursorError      … a cursor below what can be honoured
+    ├── UnavailableError          nobody's: not applied, try again
+    │   ├── OverloadedError       … after `retry_after_s`
+    │   ├── StoreUnavailableError … the database is away
+    │   └── RuntimeClosedError    … this runtime is shutting down
+    ├── OutcomeUnknownError       nobody's: may have been applied, retry with the same key
+    ├── WorkspaceHaltedError      the log's: the workspace needs a repair first
+    │   ├── CorruptLogError       … a record that cannot be read
+    │   └── SchemaVersionError    … an envelope of another version (X-PER-5)
+    ├── FencedError               another owner's: the workspace lives elsewhere now
+    ├── SequenceOverflowError     the log's: 2^63 - 1 events (X-SEQ-8)
+    └── InternalError             ours
+
+``code`` is what goes over the wire; it is stable, upper case, at most 64 characters.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class DalsegnoError(Exception):
+    """The base of all; carries what the error envelope shows."""
+
+    code = "INTERNAL_ERROR"
+    retryable = False
+
+    def __init__(self, message: str = "", **details: Any) -> None:  # noqa: ANN401 - JSON values
+        super().__init__(message or self.code)
+        self.message = message or self.code.replace("_", " ").lower()
+        self.details: dict[str, Any] = details
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class Reject(DalsegnoError):  # noqa: N818 - what a decider says, not what went wrong
+    """Raised by a decider or a rule: the command is refused, nothing happened."""
+
+    def __init__(self, code: str, message: str = "", **details: Any) -> None:  # noqa: ANN401
+        self.code = code
+        super().__init__(message, **details)
+
+
+class StaleCursorError(Reject):
+    """An ack below the stored cursor, or a replay from below what is kept (C2)."""
+
+    def __init__(self, message: str = "stale cursor", **details: Any) -> None:  # noqa: ANN401
+        super().__init__("STALE_CURSOR", message, **details)
+
+
+class UnavailableError(DalsegnoError):
+    """Not applied; the same command may be sent again."""
+
+    code = "STORE_UNAVAILABLE"
+    retryable = True
+
+
+class OverloadedError(UnavailableError):
+    """A bound was reached and did not clear before the deadline; see ``retry_after_s``."""
+
+    code = "OVERLOADED"
+
+    def __init__(self, message: str = "", *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, retry_after=retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
+class StoreUnavailableError(UnavailableError):
+    """The database could not be reached, and nothing was sent to it."""
+
+    code = "STORE_UNAVAILABLE"
+
+
+class RuntimeClosedError(UnavailableError):
+    """The runtime is draining or closed."""
+
+    code = "STORE_UNAVAILABLE"
+
+
+class OutcomeUnknownError(DalsegnoError):
+    """The command may have been applied; a repeat with the same idempotency key tells."""
+
+    code = "OUTCOME_UNKNOWN"
+    retryable = True
+
+
+class WorkspaceHaltedError(DalsegnoError):
+    """The workspace answers neither commands nor replay until its log was repaired."""
+
+    code = "WORKSPACE_HALTED"
+
+
+class CorruptLogError(WorkspaceHaltedError):
+    """A stored record contradicts its neighbours or cannot be decoded."""
+
+
+class SchemaVersionError(WorkspaceHaltedError):
+    """A stored envelope has another version than this code reads (X-PER-5)."""
+
+    def __init__(self, expected: int, found: int) -> None:
+        super().__init__(
+            f"event envelope of version {found}, this code reads {expected}",
+            expected=expected,
+            found=found,
+        )
+        self.expected = expected
+        self.found = found
+
+
+class FencedError(DalsegnoError):
+    """Another incarnation holds a higher epoch of this workspace."""
+
+    code = "STORE_UNAVAILABLE"
+    retryable = True
+
+
+class SequenceOverflowError(DalsegnoError):
+    """The stream has reached 2^63 - 1; nothing was appended (X-SEQ-8)."""
+
+    code = "SEQUENCE_OVERFLOW"
+
+
+class InternalError(DalsegnoError):
+    """A bug here; the incident is logged under the request's id."""
+
+    code = "INTERNAL_ERROR"
+
+
+HTTP_STATUS: dict[str, int] = {
+    "BAD_REQUEST": 400,
+    "INVALID_PATCH": 400,
+    "UNKNOWN_COMMAND": 400,
+    "AUTH_REQUIRED": 401,
+    "INVALID_CREDENTIALS": 401,
+    "SESSION_EXPIRED": 401,
+    "SESSION_REVOKED": 401,
+    "CSRF_INVALID": 403,
+    "ROLE_FORBIDDEN": 403,
+    "SETUP_TOKEN_INVALID": 403,
+    "NOT_FOUND": 404,
+    "METHOD_NOT_ALLOWED": 405,
+    "VERSION_CONFLICT": 409,
+    "STATE_CONFLICT": 409,
+    "MEMBERSHIP_CONFLICT": 409,
+    "SETUP_LOCKED": 409,
+    "CURSOR_AHEAD": 409,
+    "CURSOR_DIVERGED": 409,
+    "STALE_CURSOR": 409,
+    "PAYLOAD_TOO_LARGE": 413,
+    "RATE_LIMITED": 429,
+    "INTERNAL_ERROR": 500,
+    "SEQUENCE_OVERFLOW": 500,
+    "OVERLOADED": 503,
+    "STORE_UNAVAILABLE": 503,
+    "WORKSPACE_HALTED": 503,
+    "DB_UNAVAILABLE": 503,
+    "MIGRATION_UNAVAILABLE": 503,
+    "OUTCOME_UNKNOWN": 504,
+}
+"""REQUIREMENTS §1.3; a code that is not here is a domain's own: 404 for ``…_NOT_FOUND``, else 409."""
+
+
+def http_status(code: str) -> int:
+    """Tell the HTTP status of an error code."""
+    known = HTTP_STATUS.get(code)
+    if known is not None:
+        return known
+    return 404 if code.endswith("_NOT_FOUND") else 409

@@ -1,0 +1,124 @@
+"""Every bound, in one record, the reason beside its default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+
+SEQ_MAX = 2**63 - 1
+"""The largest sequence number: PostgreSQL's bigint (X-SEQ-8)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What is bounded, by how much; every value may be set, so that tests can shrink clocks."""
+
+    # At the door
+    message_bytes_max: int = 1 * MIB
+    """A WebSocket message; a longer one closes with 1009 before it is read."""
+    command_bytes_max: int = 256 * KIB
+    """A command's payload over the network."""
+    body_bytes_max: int = 2 * MIB
+    """An HTTP body, 413 above: a whole note of 1 MiB, escaped, fits."""
+    note_bytes_max: int = 1 * MIB
+    """A note's text, UTF-8."""
+    key_chars_max: int = 256
+    """An idempotency key, 1 to this many characters."""
+    id_chars_max: int = 200
+    """An entity's or a client's id."""
+    nesting_max: int = 64
+    """Depth of a JSON document: far below where a recursive decoder runs out of stack."""
+    subscriptions_max: int = 1_000
+    """Streams that one connection may follow."""
+
+    # The workspace actor
+    mailbox_commands_max: int = 4_096
+    """Commands that wait in one workspace: about a second of work."""
+    mailbox_bytes_max: int = 16 * MIB
+    """… and their payloads."""
+    batch_commands_max: int = 256
+    """Commands decided into one batch; bounds what one refused commit costs to decide again."""
+    batch_bytes_max: int = 2 * MIB
+    """Event payloads in one batch, unless a single command has more."""
+    command_events_max: int = 256
+    """Events that one command may lead to, committed all or none (X-PER-10)."""
+    entities_cached_max: int = 4_096
+    """Entities whose state an active workspace keeps in memory."""
+    entities_cached_bytes_max: int = 64 * MIB
+    """… by the bytes of the events folded into them, an upper estimate."""
+    state_lag_events_max: int = 64
+    """An entity's stored state lags at most this many events …"""
+    state_lag_bytes_max: int = 64 * KIB
+    """… or this many payload bytes, so that loading folds a short tail."""
+    results_cached_max: int = 8_192
+    """Idempotent answers that an active workspace keeps in memory; the rest is one query away."""
+    result_ttl_s: float = 24 * 3600.0
+    """Lifetime of an idempotency key."""
+    mailbox_deadline_s: float = 5.0
+    """How long a sender waits for room before `OVERLOADED`."""
+    command_deadline_s: float = 30.0
+    """How long an accepted command may stay unanswered before `OUTCOME_UNKNOWN`."""
+
+    # The committer
+    commit_batches_max: int = 512
+    """Workspaces merged into one statement."""
+    commit_bytes_max: int = 8 * MIB
+    """Payload bytes merged into one statement."""
+    commit_deadline_s: float = 10.0
+    """After this the connection is abandoned and the outcome is unknown."""
+    locked_retries_max: int = 20
+    """How often a batch whose head somebody else holds is sent again alone."""
+
+    # Back-off of a workspace actor
+    backoff_first_s: float = 0.05
+    """First upper bound of the full-jitter delay before a new incarnation."""
+    backoff_max_s: float = 30.0
+    """… and the last; it doubles in between and never gives up."""
+
+    # A connection
+    outbox_bytes_max: int = 1 * MIB
+    """Unsent event frames of one connection; above it lags and catches up from the store."""
+    replies_bytes_max: int = 1 * MIB
+    """Unsent replies of one connection; above it is closed, since replies cannot be read again."""
+    replies_pending_max: int = 4_096
+    """Commands of one connection that wait for their answer; above, reading pauses."""
+    page_events: int = 200
+    """Events read at a time for replay and catch-up (websocket.replay_batch_size)."""
+    page_bytes_max: int = 4 * MIB
+    """Payload bytes in such a page, unless a single event has more."""
+    send_buffer_bytes: int = 128 * KIB
+    """``SO_SNDBUF``: a reader that stops would otherwise hold 4 MB of kernel memory."""
+    write_deadline_s: float = 10.0
+    """A connection that takes nothing for this long is closed with 1013."""
+    heartbeat_interval_s: float = 10.0
+    """How often an idle client hears `heartbeat` (websocket.heartbeat_interval_ms)."""
+    client_timeout_s: float = 60.0
+    """A client silent for this long is closed; a pong counts."""
+    ping_interval_s: float = 30.0
+    """Protocol pings (C13)."""
+    pong_deadline_s: float = 10.0
+    """… and how long their answer may take."""
+    close_deadline_s: float = 2.0
+    """How long a closing handshake waits for the peer."""
+    offers_per_yield: int = 64
+    """After so many offers the publisher lets others run."""
+
+    # Acks
+    ack_flush_s: float = 0.1
+    """Acks are durable after at most this long."""
+    clients_per_user_max: int = 20
+    """Client ids with stored cursors, a user; the oldest go."""
+    cursors_per_client_max: int = 1_000
+    """Stored cursors, a client; the oldest go."""
+
+    # HTTP
+    head_deadline_s: float = 5.0
+    """How long the head of a first request may take."""
+    head_bytes_max: int = 16 * KIB
+    """… and how long it may be."""
+    list_limit_max: int = 1_000
+    """Items of one page of a list; the default is 100."""
+    drain_deadline_s: float = 8.0
+    """Shutdown: mailboxes, commits and connections have this long."""

@@ -1,0 +1,1 @@
+"""Where it runs: stores, sockets, accounts, the command line."""

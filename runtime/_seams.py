@@ -1,0 +1,28 @@
+"""The real world: the one place that touches the process's clock, randomness and ids."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from datetime import UTC, datetime
+
+import uuid_utils
+
+from dalsegno.actors import World
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _new_id() -> str:
+    return str(uuid_utils.uuid7())
+
+
+WORLD = World(now=_now, random=random.random, new_id=_new_id)
+"""The machine's clock, Python's generator, and UUIDv7."""
+
+
+def new_secret() -> str:
+    """Make an unguessable token of 256 bits, safe in a URL."""
+    return secrets.token_urlsafe(32)
