@@ -38,7 +38,7 @@ class DalsegnoError(Exception):
         return f"{self.code}: {self.message}"
 
 
-class Reject(DalsegnoError):  # noqa: N818 - what a decider says, not what went wrong
+class Reject(DalsegnoError):
     """Raised by a decider or a rule: the command is refused, nothing happened."""
 
     def __init__(self, code: str, message: str = "", **details: Any) -> None:  # noqa: ANN401
@@ -140,6 +140,7 @@ HTTP_STATUS: dict[str, int] = {
     "SESSION_EXPIRED": 401,
     "SESSION_REVOKED": 401,
     "CSRF_INVALID": 403,
+    "ORIGIN_FORBIDDEN": 403,
     "ROLE_FORBIDDEN": 403,
     "SETUP_TOKEN_INVALID": 403,
     "NOT_FOUND": 404,
@@ -162,7 +163,7 @@ HTTP_STATUS: dict[str, int] = {
     "MIGRATION_UNAVAILABLE": 503,
     "OUTCOME_UNKNOWN": 504,
 }
-"""REQUIREMENTS §1.3; a code that is not here is a domain's own: 404 for ``…_NOT_FOUND``, else 409."""
+"""REQUIREMENTS §1.3; a code that is not here is a domain's: 404 for ``…_NOT_FOUND``, else 409."""
 
 
 def http_status(code: str) -> int:

@@ -1,0 +1,43 @@
+"""Messages made ready for the wire once and shared by every connection.
+
+A server's WebSocket frames are not masked (RFC 6455 §5.1), so the bytes of a commit are the same
+for all its readers: they are joined once and each connection only writes them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_TEXT = 0x81  # FIN and opcode 1, RFC 6455 §5.2
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Frame one text message, unmasked, unfragmented (RFC 6455 §5.2)."""
+    length = len(payload)
+    if length < 126:
+        return bytes((_TEXT, length)) + payload
+    if length < 1 << 16:
+        return b"\x81\x7e" + length.to_bytes(2) + payload
+    return b"\x81\x7f" + length.to_bytes(8) + payload
+
+
+class Frames:
+    """Some messages in order: as texts, and joined as WebSocket frames once somebody asks."""
+
+    __slots__ = ("_wire", "size", "texts")
+
+    def __init__(self, texts: Sequence[bytes]) -> None:
+        self.texts = texts
+        self.size = sum(map(len, texts))
+        """Bytes of the texts: what bounds count."""
+        self._wire: bytes | None = None
+
+    @property
+    def wire(self) -> bytes:
+        """The WebSocket frames, joined."""
+        if self._wire is None:
+            self._wire = b"".join([text_frame(text) for text in self.texts])
+        return self._wire

@@ -1,0 +1,146 @@
+"""The patch algebra: how a text changes without being sent whole (REQUIREMENTS §1.2.7).
+
+A patch is a list of operations that walk once over the text, from its beginning:
+
+    {"retain": n}     keep the next n characters
+    {"delete": n}     leave out the next n
+    {"insert": text}  put this here
+
+What lies behind the last operation is kept.  A character is a Unicode scalar value, which is what
+Python's strings count, whatever a reader sees as one.  Zero counts and empty inserts are allowed
+and do nothing.
+
+An operation is checked when it is made, so one that exists is sound; whether a patch fits its text
+is a question of lengths alone, which `patched_length` answers without touching the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from ._errors import Reject
+
+PATCH_OPS_MAX = 10_000
+"""Operations in one patch; more than anybody types, few enough to walk at once."""
+
+
+class PatchOp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """One operation of a patch: exactly one of the three.
+
+    Raises:
+        Reject: ``INVALID_PATCH``, when one is made or decoded that is none.
+
+    """
+
+    retain: int | UnsetType = UNSET
+    insert: str | UnsetType = UNSET
+    delete: int | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if self.insert is not UNSET and self.retain is UNSET and self.delete is UNSET:
+            _check_insert(self.insert)
+        elif self.insert is UNSET and (self.retain is UNSET) is not (self.delete is UNSET):
+            _check_count(self.delete if self.retain is UNSET else self.retain)
+        else:
+            raise _invalid("exactly one of retain, insert and delete")
+
+
+PatchOps = Annotated[Sequence[PatchOp], msgspec.Meta(extra={"code": "INVALID_PATCH"})]
+"""A patch as a field of a message; `refusal` gives its errors their code."""
+
+
+_decode = msgspec.json.Decoder(list[PatchOp]).decode
+
+
+def decode_patch(document: bytes | msgspec.Raw) -> list[PatchOp]:
+    """Read a patch from JSON.
+
+    Raises:
+        Reject: ``INVALID_PATCH``, also for what is no JSON.
+
+    """
+    try:
+        return _decode(document)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _invalid(f"no patch: {error}") from None
+
+
+def apply_patch(text: str, ops: Sequence[PatchOp]) -> str:
+    """Apply a patch to a text.
+
+    Raises:
+        Reject: ``INVALID_PATCH`` for a patch that reaches over the text's end, or too long a one.
+
+    """
+    _check_bound(ops)
+    pieces: list[str] = []
+    at = 0
+    for op in ops:
+        if op.insert is not UNSET:
+            pieces.append(op.insert)
+        elif op.retain is not UNSET:
+            pieces.append(text[at : at + op.retain])
+            at += op.retain
+        elif op.delete is not UNSET:
+            at += op.delete
+    if at > len(text):
+        raise _overrun(at, len(text))
+    pieces.append(text[at:])
+    return "".join(pieces)
+
+
+def patched_length(length: int, ops: Sequence[PatchOp]) -> int:
+    """Tell how long a text of this length becomes, in characters.
+
+    Raises:
+        Reject: ``INVALID_PATCH``, exactly where `apply_patch` would.
+
+    """
+    _check_bound(ops)
+    at = growth = 0
+    for op in ops:
+        if op.insert is not UNSET:
+            growth += len(op.insert)
+        elif op.retain is not UNSET:
+            at += op.retain
+        elif op.delete is not UNSET:
+            at += op.delete
+            growth -= op.delete
+    if at > length:
+        raise _overrun(at, length)
+    return length + growth
+
+
+def _check_insert(text: object) -> None:
+    """Refuse what the log cannot hold; the whole text is looked at only if it is not ASCII."""
+    if not isinstance(text, str):
+        raise _invalid("an insert is a text")
+    if "\0" in text:
+        raise _invalid("U+0000 cannot be stored")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise _invalid("a lone surrogate is not text") from None
+
+
+def _check_count(count: object) -> None:
+    if type(count) is not int or count < 0:  # exactly int: True is no count
+        raise _invalid("a count is a whole number, not negative")
+
+
+def _check_bound(ops: Sequence[PatchOp]) -> None:
+    if len(ops) > PATCH_OPS_MAX:
+        raise _invalid(f"more than {PATCH_OPS_MAX} operations")
+
+
+def _overrun(at: int, length: int) -> Reject:
+    return _invalid("the patch reaches over the end of the text", position=at, length=length)
+
+
+def _invalid(message: str, **details: int) -> Reject:
+    return Reject("INVALID_PATCH", message, **details)

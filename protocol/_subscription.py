@@ -1,0 +1,129 @@
+"""How one reader follows one stream: what it was given, what is due, and where it must end.
+
+A subscription is *live* where it takes what is published as it comes, and *behind* where pages
+are read for it from the store: at its beginning, and again whenever it missed something.  What is
+due is told by numbers alone, so replay and live join without a gap and without a repeat (I6).
+
+    behind ──(a page reaches the published head)──▶ live
+    live ──(a gap in the numbers, or its reader's buffer overflowed)──▶ behind
+    either ──(everything up to ``last_visible`` was given)──▶ ended
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._frames import Frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ._event import Event
+
+    View = Callable[[Event], bytes]
+    """How an event looks to a reader: a whole message, JSON."""
+
+
+def workspace_stream(workspace_id: str) -> str:
+    """Name the stream of all events of a workspace."""
+    return f"workspace:{workspace_id}"
+
+
+class Published:
+    """The committed events of one stream that one commit published; made by the hub alone."""
+
+    __slots__ = ("_frames", "events", "first", "last")
+
+    def __init__(self, events: Sequence[Event], *, whole: bool) -> None:
+        self.events = events
+        self.first = number(events[0], whole=whole)
+        """Number of the first in the stream."""
+        self.last = number(events[-1], whole=whole)
+        self._frames: dict[View, Frames] = {}
+
+    def frames(self, view: View) -> Frames:
+        """Encode all of it in one view, once for all who look at it that way."""
+        frames = self._frames.get(view)
+        if frames is None:
+            frames = self._frames[view] = Frames([view(event) for event in self.events])
+        return frames
+
+
+def number(event: Event, *, whole: bool) -> int:
+    """Tell an event's number in the workspace's stream, or in its entity's."""
+    return event.event_seq if whole else event.stream_seq
+
+
+class Subscription:
+    """One reader's place in one stream."""
+
+    __slots__ = (
+        "last_visible",
+        "live",
+        "missed",
+        "sent",
+        "start",
+        "stream_id",
+        "view",
+        "whole",
+        "workspace_id",
+    )
+
+    def __init__(self, workspace_id: str, stream_id: str, *, start: int = 0) -> None:
+        self.workspace_id = workspace_id
+        self.stream_id = stream_id
+        self.whole = stream_id == workspace_stream(workspace_id)
+        """Whether this is the workspace's stream; else an entity's."""
+        self.start = start
+        """The cursor that it began after."""
+        self.sent = start
+        """The last number given to the reader."""
+        self.live = False
+        self.missed = False
+        """Whether something was published while behind, since this was last reset."""
+        self.last_visible: int | None = None
+        """The ``event_seq`` above which the reader may see nothing (I8)."""
+        self.view: View | None = None
+
+    def __repr__(self) -> str:
+        state = "live" if self.live else "behind"
+        return f"<Subscription {self.stream_id} {state} at {self.sent}>"
+
+    def begin(self, start: int) -> None:
+        """Set the place to begin after."""
+        self.start = self.sent = start
+
+    def offer(self, item: Published) -> Sequence[Event] | None:
+        """Take what is due of a published item; None where nothing is.
+
+        The answer is ``item.events`` itself where all of it is due.
+        """
+        if not self.live:
+            self.missed = True
+            return None
+        if item.first > self.sent + 1:
+            self.fall_behind(self.sent)
+            return None
+        due = item.events[self.sent + 1 - item.first :] if item.first <= self.sent else item.events
+        if self.last_visible is not None:
+            due = self.visible(due)
+        if not due:
+            return None
+        self.sent = number(due[-1], whole=self.whole)
+        return due
+
+    def visible(self, events: Sequence[Event]) -> Sequence[Event]:
+        """Leave out what the reader may not see."""
+        last = self.last_visible
+        return events if last is None else [e for e in events if e.event_seq <= last]
+
+    def fall_behind(self, sent: int) -> None:
+        """Go back to what was surely given; the rest is read from the store."""
+        self.live = False
+        self.missed = True
+        self.sent = min(self.sent, sent)
+
+    def revoke(self, last_visible: int) -> None:
+        """Let the reader see nothing above an event; a barrier once set only moves down."""
+        old = self.last_visible
+        self.last_visible = last_visible if old is None else min(old, last_visible)
