@@ -1,6 +1,12 @@
-"""Who acts: mailbox, workspace, committer, hub, connection.  Trio, and nothing outside the process."""
+"""Who acts: mailbox, workspace, committer, hub, connection.  Trio, nothing outside the process."""
 
+from ._command import Receipt as Receipt, make_command as make_command
+from ._connection import Connection as Connection
+from ._listening import Listening as Listening
+from ._roles import role_in as role_in, role_stream as role_stream
 from ._seams import World as World
+from ._service import Service as Service
+from ._speculation import Entity as Entity
 from ._store import (
     Batch as Batch,
     BatchRejectedError as BatchRejectedError,
@@ -15,3 +21,4 @@ from ._store import (
     StoredEntity as StoredEntity,
     StoredResult as StoredResult,
 )
+from ._transport import Transport as Transport, TransportClosedError as TransportClosedError

@@ -12,12 +12,13 @@ and pass one contract suite.  What every store guarantees:
 Errors: `StoreUnavailableError` means that nothing was sent and nothing happened;
 `OutcomeUnknownError` (`Store.append`, `Store.acquire`) that it may or may not have happened;
 `BatchRejectedError` that the store refused the data and wrote nothing of any batch in the call.
-Reads raise `StoreUnavailableError` for any loss of the connection.
+Reads raise `StoreUnavailableError` for any loss of the connection, and so does what may simply be
+repeated: `Store.halt`, `Store.write_cursors`, `Store.sweep_results`.
 """
 
 from __future__ import annotations
 
-from datetime import datetime  # noqa: TC003 - msgspec reads the annotations
+from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -167,6 +168,12 @@ class Store(Protocol):
     async def explain(self, batch: Batch) -> Refusal:
         """Read what may have refused a batch."""
 
+    async def halt(self, workspace_id: str, epoch: int, reason: str | None) -> bool:
+        """Set the halt marker, or clear it with None, and tell whether ``epoch`` still stood.
+
+        Nothing is appended while it is set (X-PER-9).  This may simply be repeated.
+        """
+
     async def read_events(
         self, workspace_id: str, from_seq: int, *, to_seq: int, limit: int, bytes_max: int
     ) -> list[Event]:
@@ -186,6 +193,9 @@ class Store(Protocol):
         bytes_max: int,
     ) -> list[Event]:
         """Read an entity's events from ``stream_seq`` on, none above ``to_event_seq``."""
+
+    async def read_versions(self, workspace_id: str, stream_ids: Collection[str]) -> dict[str, int]:
+        """Read the versions of entities, those that ever existed."""
 
     async def load_entities(
         self, workspace_id: str, stream_ids: Collection[str], domain_versions: dict[str, int]
@@ -222,11 +232,20 @@ class Store(Protocol):
     ) -> list[EntityItem]:
         """List live entities of a domain by stream id, those that carry ``key`` if one is given."""
 
+    async def locate(self, stream_id: str) -> list[str]:
+        """Tell which workspaces have an entity of this stream id, at most two of them.
+
+        An id that is globally unique (UUIDv7) needs no workspace beside it on the wire.
+        """
+
     async def read_cursors(self, keys: Collection[CursorKey]) -> dict[CursorKey, int]:
         """Read ack cursors, those that exist."""
 
     async def write_cursors(self, cursors: dict[CursorKey, int]) -> None:
         """Raise ack cursors; one that stands higher already stays (I7)."""
+
+    async def sweep_results(self, *, limit: int) -> int:
+        """Forget expired idempotency keys, at most ``limit``, and tell how many went."""
 
     async def event_types(self) -> set[tuple[str, str, int]]:
         """Tell every (domain, type, type_version) that was ever appended."""

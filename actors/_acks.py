@@ -1,0 +1,148 @@
+"""How far each client has acknowledged each stream: monotonic, durable, shared (I7).
+
+A frontier belongs to (user, client, workspace, stream), not to a connection: two connections of a
+client see and move the same one.  It is loaded when a connection subscribes and kept as long as one
+follows the stream.  Moves are coalesced, the newest a cursor, and written within ``ack_flush_s``;
+a crash before that repeats events, it never skips one.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from dalsegno.protocol import Reject, StaleCursorError, UnavailableError
+
+if TYPE_CHECKING:
+    from dalsegno.protocol import Limits
+
+    from ._store import CursorKey, Store
+
+_log = logging.getLogger("dalsegno.acks")
+
+
+class Frontier:
+    """One client's place in one stream."""
+
+    __slots__ = ("acked", "key", "users")
+
+    def __init__(self, key: CursorKey, acked: int) -> None:
+        self.key = key
+        self.acked = acked
+        self.users = 0
+
+    def __repr__(self) -> str:
+        return f"<Frontier {self.key.stream_id} of {self.key.client_id} at {self.acked}>"
+
+
+class AckFrontiers:
+    """The frontiers in use, and the writing of those that moved."""
+
+    def __init__(self, store: Store, *, limits: Limits) -> None:
+        self._store = store
+        self._limits = limits
+        self._frontiers: dict[CursorKey, Frontier] = {}
+        self._moved: dict[CursorKey, int] = {}
+        self._writing: dict[CursorKey, int] = {}
+        self._wake = trio.Event()
+        self._one_writer = trio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<AckFrontiers {len(self._frontiers)} in use, {len(self._moved)} to write>"
+
+    async def open(self, key: CursorKey) -> Frontier:
+        """Take part in a frontier; `close` ends it.
+
+        Raises:
+            StoreUnavailableError: it could not be read.
+
+        """
+        if key not in self._frontiers:
+            stored = await self._store.read_cursors([key])
+            # Another connection may have opened it meanwhile, and moved it: that one stands.
+            unwritten = max(self._moved.get(key, 0), self._writing.get(key, 0))
+            self._frontiers.setdefault(key, Frontier(key, max(stored.get(key, 0), unwritten)))
+        frontier = self._frontiers[key]
+        frontier.users += 1
+        return frontier
+
+    def close(self, frontier: Frontier) -> None:
+        """Leave a frontier; the last one takes it out of memory."""
+        frontier.users -= 1
+        if frontier.users == 0:
+            self._frontiers.pop(frontier.key, None)
+
+    def ack(self, frontier: Frontier, seq: int, *, sent: int) -> None:
+        """Move a frontier up; equal is fine.
+
+        Args:
+            frontier: an open one.
+            seq: the number acknowledged.
+            sent: the highest that this connection may acknowledge.
+
+        Raises:
+            StaleCursorError: below what is acknowledged; nothing changed (§1.2.5 a).
+            Reject: ``CURSOR_AHEAD``, above ``sent``; nothing changed (C4).
+
+        """
+        stream_id = frontier.key.stream_id
+        if seq < frontier.acked:
+            raise StaleCursorError(
+                "stale ack cursor",
+                stream_id=stream_id,
+                attempted_seq=seq,
+                event_seq=seq,
+                current_cursor=frontier.acked,
+            )
+        if seq > sent:
+            raise Reject(
+                "CURSOR_AHEAD",
+                "this was not sent here",
+                stream_id=stream_id,
+                event_seq=seq,
+                latest_seq=sent,
+            )
+        if seq > frontier.acked:
+            frontier.acked = seq
+            self._moved[frontier.key] = seq
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Write what moved, until cancelled; `flush` writes the rest."""
+        failures = 0
+        while True:
+            await self._wake.wait()
+            await trio.sleep(self._limits.ack_flush_s * 2 ** min(failures, 6))
+            try:
+                await self.flush()
+            except UnavailableError as error:
+                failures += 1
+                _log.warning("acks could not be written, attempt %d: %s", failures, error)
+            else:
+                failures = 0
+
+    async def flush(self) -> None:
+        """Write what moved.
+
+        Raises:
+            UnavailableError: the store is away; what moved is kept.
+
+        """
+        async with self._one_writer:
+            await self._write()
+
+    async def _write(self) -> None:
+        self._writing, self._moved = self._moved, {}
+        self._wake = trio.Event()
+        try:
+            if self._writing:
+                await self._store.write_cursors(self._writing)
+        except BaseException:
+            # Whatever ended it, what was not surely written is still to be written.
+            self._moved = {**self._writing, **self._moved}
+            self._wake.set()
+            raise
+        finally:
+            self._writing = {}

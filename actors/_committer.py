@@ -1,0 +1,202 @@
+"""Group commit: the batches of many workspaces in one statement, with no timer.
+
+One task sends what is waiting when the last statement has returned, so that the load itself makes
+the batches.  A workspace has at most one batch here at a time.
+
+What a statement says of a batch, and what follows:
+
+* committed: its workspace goes on.
+* not committed: the workspace's own task reads why, on another connection.  The epoch moved:
+  `FencedError`; halted: `WorkspaceHaltedError`; a live key: `LiveKeyError`.  Nothing moved: the
+  head's row was locked; the batch is sent again, alone, a bounded number of times.
+* the data was refused: nothing of the statement was written; each batch is sent alone, and one
+  that is refused alone fails with `BatchRejectedError`.  Its neighbours do not notice.
+* no answer within ``commit_deadline_s``: the connection is abandoned, the outcome unknown (I4).
+  A statement on its way is never cancelled at the server.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from dalsegno.protocol import (
+    DalsegnoError,
+    FencedError,
+    OutcomeUnknownError,
+    StoreUnavailableError,
+    WorkspaceHaltedError,
+)
+
+from ._store import BatchRejectedError
+
+if TYPE_CHECKING:
+    from dalsegno.protocol import Limits
+
+    from ._seams import World
+    from ._store import Batch, Store
+
+
+class LiveKeyError(DalsegnoError):
+    """An idempotency key of the batch has a recorded answer: decide again."""
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    batch: Batch
+    alone: bool
+    done: trio.Event = field(default_factory=trio.Event)
+    committed: bool = False
+    error: DalsegnoError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitterStatistics:
+    """A committer at one moment; the counts are since its start."""
+
+    waiting: int
+    """Batches that wait for the next statement."""
+    statements: int
+    batches: int
+    """Batches that were committed."""
+    events: int
+    """… and their events."""
+    refused: int
+    """Batches that a statement left out."""
+    rejected: int
+    """Batches whose data the store refused, alone."""
+    unknown: int
+    """Batches without an answer."""
+
+
+class Committer:
+    """Merges the batches of many workspaces into statements."""
+
+    def __init__(self, store: Store, *, world: World, limits: Limits) -> None:
+        self._store = store
+        self._world = world
+        self._limits = limits
+        self._waiting: deque[_Waiting] = deque()
+        self._filled = trio.Event()
+        self._statements = self._batches = self._events = 0
+        self._refused = self._rejected = self._unknown = 0
+
+    def __repr__(self) -> str:
+        return f"<Committer {len(self._waiting)} waiting, {self._statements} statements>"
+
+    def statistics(self) -> CommitterStatistics:
+        """Tell what waits and what was done."""
+        return CommitterStatistics(
+            waiting=len(self._waiting),
+            statements=self._statements,
+            batches=self._batches,
+            events=self._events,
+            refused=self._refused,
+            rejected=self._rejected,
+            unknown=self._unknown,
+        )
+
+    async def run(self) -> None:
+        """Send what waits, until cancelled; the statement on its way is finished first."""
+        while True:
+            await self._filled.wait()
+            group = self._take()
+            await self._send(group)
+
+    async def commit(self, batch: Batch) -> None:
+        """Commit one workspace's batch.
+
+        Cancelled, the batch may have been sent: its outcome is unknown.
+
+        Raises:
+            FencedError: the epoch or the head moved; nothing was written.
+            WorkspaceHaltedError: nothing was written.
+            LiveKeyError: a key of it was answered before; nothing was written.
+            BatchRejectedError: the store refuses this batch's data; nothing was written.
+            StoreUnavailableError: nothing was written.
+            OutcomeUnknownError: it may or may not be written.
+
+        """
+        for attempt in range(self._limits.locked_retries_max):
+            waiting = _Waiting(batch, alone=attempt > 0)
+            self._waiting.append(waiting)
+            self._filled.set()
+            await waiting.done.wait()
+            if waiting.error is not None:
+                raise waiting.error
+            if waiting.committed:
+                return
+            await self._explain(batch)
+            await trio.sleep(self._limits.backoff_first_s * self._world.random() * (attempt + 1))
+        raise StoreUnavailableError(f"the head of {batch.workspace_id} stays locked")
+
+    async def _explain(self, batch: Batch) -> None:
+        """Return where nothing moved: the head was locked."""
+        refusal = await self._store.explain(batch)
+        head = refusal.head
+        if head is None or head.epoch != batch.epoch or head.head_seq != batch.old_head:
+            raise FencedError(
+                f"{batch.workspace_id}: epoch {batch.epoch}, head {batch.old_head} are past",
+                owner=None if head is None else head.owner,
+            )
+        if head.halted_reason is not None:
+            raise WorkspaceHaltedError(head.halted_reason)
+        if refusal.live_keys:
+            raise LiveKeyError(batch.workspace_id)
+
+    def _take(self) -> list[_Waiting]:
+        group = [self._waiting.popleft()]
+        size = group[0].batch.payload_bytes
+        while not group[0].alone and self._waiting and not self._waiting[0].alone:
+            size += self._waiting[0].batch.payload_bytes
+            if (
+                len(group) >= self._limits.commit_batches_max
+                or size > self._limits.commit_bytes_max
+            ):
+                break
+            group.append(self._waiting.popleft())
+        if not self._waiting:
+            self._filled = trio.Event()
+        return group
+
+    async def _send(self, group: list[_Waiting]) -> None:
+        rejected: BatchRejectedError | None = None
+        deadline = trio.current_time() + self._limits.commit_deadline_s
+        with trio.CancelScope(deadline=deadline, shield=True) as scope:
+            try:
+                await self._append(group)
+            except BatchRejectedError as error:
+                rejected = error
+            except DalsegnoError as error:
+                self._unknown += len(group) if isinstance(error, OutcomeUnknownError) else 0
+                _fail(group, error)
+        if scope.cancelled_caught:
+            self._unknown += len(group)
+            _fail(group, OutcomeUnknownError("the database did not answer in time"))
+        if rejected is not None and len(group) == 1:
+            self._rejected += 1
+            _fail(group, rejected)
+        elif rejected is not None:
+            for waiting in group:
+                await self._send([waiting])
+
+    async def _append(self, group: list[_Waiting]) -> None:
+        self._statements += 1
+        committed = set(await self._store.append([waiting.batch for waiting in group]))
+        for waiting in group:
+            waiting.committed = waiting.batch.workspace_id in committed
+            if waiting.committed:
+                self._batches += 1
+                self._events += len(waiting.batch.events)
+            else:
+                self._refused += 1
+            waiting.done.set()
+
+
+def _fail(group: list[_Waiting], error: DalsegnoError) -> None:
+    for waiting in group:
+        waiting.error = error
+        waiting.done.set()

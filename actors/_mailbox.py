@@ -1,0 +1,140 @@
+"""A bounded first-in, first-out queue of commands, with room for those that come back.
+
+It outlives the incarnations of its workspace: what an incarnation took and could not settle goes
+back to the front, in order, and may exceed the bound, since it was admitted once already.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+class Sized(Protocol):
+    """What can wait in a mailbox."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it counts for."""
+
+
+ItemT = TypeVar("ItemT", bound=Sized)
+
+
+def _nothing(_item: object) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxStatistics:
+    """A mailbox at one moment."""
+
+    waiting: int
+    """Items in it."""
+    waiting_bytes: int
+    senders: int
+    """Tasks that wait for room."""
+
+
+class Mailbox(Generic[ItemT]):
+    """Bounded by count and by bytes; an item larger than the byte bound fits when it is alone."""
+
+    def __init__(self, *, count_max: int, bytes_max: int) -> None:
+        self._items: deque[ItemT] = deque()
+        self._bytes = 0
+        self._count_max = count_max
+        self._bytes_max = bytes_max
+        self._filled = trio.Event()
+        self._room = trio.lowlevel.ParkingLot()
+
+    def __repr__(self) -> str:
+        return f"<Mailbox {len(self._items)}/{self._count_max}, {self._bytes} bytes>"
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def statistics(self) -> MailboxStatistics:
+        """Tell what waits."""
+        return MailboxStatistics(len(self._items), self._bytes, len(self._room))
+
+    def send_nowait(self, item: ItemT) -> None:
+        """Put an item at the end.
+
+        Raises:
+            trio.WouldBlock: there is no room, or others wait for it already.
+
+        """
+        if self._room or self._is_full(item):
+            raise trio.WouldBlock
+        self._put(item)
+
+    async def send(self, item: ItemT) -> None:
+        """Put an item at the end once there is room; cancelled, it was not put."""
+        try:
+            self.send_nowait(item)
+        except trio.WouldBlock:
+            pass
+        else:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        await self._room.park()
+        while self._is_full(item):
+            await self._room.park()
+        self._put(item)
+        self._offer_room()
+
+    def give_back(self, items: Iterable[ItemT]) -> None:
+        """Put items in front, in order; they were admitted before."""
+        for item in reversed(list(items)):
+            self._items.appendleft(item)
+            self._bytes += item.size
+        if self._items:
+            self._filled.set()
+
+    async def wait_filled(self) -> None:
+        """Wait until there is something to take."""
+        await self._filled.wait()
+
+    def take(self, *, count_max: int, bytes_max: int) -> list[ItemT]:
+        """Take from the front, as much as is there and fits; a first item always fits."""
+        taken: list[ItemT] = []
+        size = 0
+        while self._items and len(taken) < count_max:
+            size += self._items[0].size
+            if taken and size > bytes_max:
+                break
+            taken.append(self._items.popleft())
+            self._bytes -= taken[-1].size
+        if not self._items:
+            self._filled = trio.Event()
+        if taken:
+            self._offer_room()
+        return taken
+
+    def drain(self, keep: Callable[[ItemT], bool] = _nothing) -> list[ItemT]:
+        """Take from the front up to the first item to keep."""
+        drained: list[ItemT] = []
+        while self._items and not keep(self._items[0]):
+            drained += self.take(count_max=1, bytes_max=0)
+        return drained
+
+    def _is_full(self, item: ItemT) -> bool:
+        return len(self._items) >= self._count_max or (
+            bool(self._items) and self._bytes + item.size > self._bytes_max
+        )
+
+    def _put(self, item: ItemT) -> None:
+        self._items.append(item)
+        self._bytes += item.size
+        self._filled.set()
+
+    def _offer_room(self) -> None:
+        # One is woken at a time, and wakes the next when it found room: no herd.
+        if self._room and len(self._items) < self._count_max and self._bytes < self._bytes_max:
+            self._room.unpark()

@@ -1,0 +1,562 @@
+"""What a workspace decides before it is durable: pure bookkeeping, no waiting.
+
+Commands are decided against *speculative* state: committed state with the events of the batches
+that are on their way folded on top.  Events go into the forming batch; so does every answer, since
+also a rejection may rest on events that are not durable yet (I2).  When a batch is committed, its
+state becomes the committed state, and only then its answers leave.
+
+    committed ──(in flight)──(forming)── speculative head
+
+Nothing here is undone piece by piece: an incarnation whose batch was refused is dropped whole,
+and its commands are decided again by the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dalsegno.protocol import (
+    SEQ_MAX,
+    Context,
+    CorruptLogError,
+    DalsegnoError,
+    Event,
+    InternalError,
+    On,
+    Past,
+    Principal,
+    Reject,
+    SequenceOverflowError,
+    Touched,
+    chain,
+    check_id,
+    check_nul,
+)
+
+from ._command import Receipt, stored_answer
+from ._roles import SYSTEM_ROLE, asserted_role, role_in, role_stream
+from ._store import Batch, EntityWrite, Head, ResultWrite, SnapshotWrite, StoredResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+
+    from dalsegno.protocol import Domain, Limits
+
+    from ._command import Command
+    from ._seams import World
+    from ._store import StoredEntity
+
+_log = logging.getLogger("dalsegno.workspace")
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """An entity at one version."""
+
+    domain: Domain[Any, Any, Any]
+    version: int
+    state: Any
+    stored_version: int
+    """The version whose state is in the store; 0 if none is."""
+    lag_bytes: int
+    """Payload bytes since then."""
+    size: int
+    """Payload bytes folded into it here: what the cache's bound counts."""
+
+
+@dataclass(slots=True)
+class Forming:
+    """A batch that takes shape, and after that the one in flight."""
+
+    commands: list[Command] = field(default_factory=list)
+    """All that were decided into it, in order; they go back to the mailbox if it is refused."""
+    answers: list[tuple[Command, Receipt | DalsegnoError]] = field(default_factory=list)
+    """… with their answers, which wait for its commit."""
+    events: list[Event] = field(default_factory=list)
+    entities: dict[str, Entity] = field(default_factory=dict)
+    results: dict[tuple[str, str], ResultWrite] = field(default_factory=dict)
+    snapshots: list[SnapshotWrite] = field(default_factory=list)
+    payload_bytes: int = 0
+
+    def give_answers(self) -> None:
+        """Answer everybody, in order."""
+        for command, answer in self.answers:
+            command.answer(answer)
+
+
+def load_entity(domain: Domain[Any, Any, Any], stored: StoredEntity) -> Entity:
+    """Fold an entity as the store has it.
+
+    Raises:
+        CorruptLogError: a record that cannot be read, or a gap (I11).
+
+    """
+    try:
+        state, size = _refold(domain, stored)
+    except CorruptLogError:
+        raise
+    except Exception as error:
+        raise CorruptLogError(f"{stored.stream_id} cannot be folded: {error!r}") from error
+    lag_bytes = sum(len(event.payload) for event in stored.events)
+    return Entity(domain, stored.version, state, stored.state_version, lag_bytes, size)
+
+
+def _refold(domain: Domain[Any, Any, Any], stored: StoredEntity) -> tuple[Any, int]:
+    state = domain.decode_state(stored.state) if stored.state is not None else None
+    version = stored.state_version
+    size = len(stored.state or "")
+    for event in stored.events:
+        version += 1
+        if event.stream_seq != version:
+            raise CorruptLogError(f"{stored.stream_id}: {event.stream_seq} where {version} is due")
+        known = domain.decode(event.type, event.type_version, event.payload)
+        if known is not None:
+            state = domain.evolve_by(state, known)
+        size += len(event.payload)
+    if version != stored.version:
+        raise CorruptLogError(f"{stored.stream_id} ends at {version}, its row: {stored.version}")
+    return state, size
+
+
+class EntityCache:
+    """Committed entities, the least recently used leave first; absent ones are remembered too."""
+
+    def __init__(self, *, count_max: int, bytes_max: int) -> None:
+        self._entities: OrderedDict[str, Entity] = OrderedDict()
+        self._bytes = 0
+        self._count_max = count_max
+        self._bytes_max = bytes_max
+
+    def __len__(self) -> int:
+        return len(self._entities)
+
+    @property
+    def bytes(self) -> int:
+        """An upper estimate of what the states take."""
+        return self._bytes
+
+    def get(self, stream_id: str) -> Entity | None:
+        """Look one up, and keep it longer."""
+        entity = self._entities.get(stream_id)
+        if entity is not None:
+            self._entities.move_to_end(stream_id)
+        return entity
+
+    def put(self, stream_id: str, entity: Entity) -> None:
+        """Keep one; others may leave."""
+        old = self._entities.pop(stream_id, None)
+        self._bytes += entity.size - (0 if old is None else old.size)
+        self._entities[stream_id] = entity
+        while len(self._entities) > 1 and (
+            len(self._entities) > self._count_max or self._bytes > self._bytes_max
+        ):
+            self._bytes -= self._entities.popitem(last=False)[1].size
+
+
+class Speculation:
+    """One incarnation's view of its workspace."""
+
+    def __init__(
+        self,
+        head: Head,
+        *,
+        owner_id: str | None,
+        world: World,
+        limits: Limits,
+    ) -> None:
+        self.epoch = head.epoch
+        self.committed_seq = head.head_seq
+        self.workspace_id = head.workspace_id
+        self._owner_id = owner_id
+        self._world = world
+        self._limits = limits
+        self._head_seq = head.head_seq
+        self._chain = head.chain
+        self._recorded_at = head.recorded_at
+        self.entities = EntityCache(
+            count_max=limits.entities_cached_max, bytes_max=limits.entities_cached_bytes_max
+        )
+        self._ahead: dict[str, Entity] = {}
+        """Entities with events that are not committed yet."""
+        self._loaded: dict[str, Entity] = {}
+        """What was loaded for the commands at hand: no cache bound takes it away meanwhile."""
+        self._results: OrderedDict[tuple[str, str], StoredResult | None] = OrderedDict()
+        self._keys_ahead: dict[tuple[str, str], tuple[ResultWrite, Receipt]] = {}
+        self.forming = Forming()
+        self.in_flight: Forming | None = None
+
+    # ------------------------------------------------------------------------- what to load
+
+    def missing_entities(self, commands: Iterable[Command]) -> dict[str, Domain[Any, Any, Any]]:
+        """Tell which entities the commands need that are not in memory."""
+        missing: dict[str, Domain[Any, Any, Any]] = {}
+        self._loaded.clear()
+        for command in commands:
+            for stream_id, domain in command.streams.items():
+                cached = self.entities.get(stream_id)
+                if cached is not None:
+                    self._loaded[stream_id] = cached
+                elif stream_id not in self._ahead:
+                    missing[stream_id] = domain
+        return missing
+
+    def missing_keys(self, commands: Iterable[Command]) -> list[tuple[str, str]]:
+        """Tell which idempotency keys are not in memory."""
+        keys = {(c.scope, c.key): None for c in commands if c.key is not None}
+        return [key for key in keys if key not in self._results and key not in self._keys_ahead]
+
+    def loaded(
+        self, missing: Mapping[str, Domain[Any, Any, Any]], stored: Mapping[str, StoredEntity]
+    ) -> None:
+        """Take what the store has of the missing entities."""
+        for stream_id, domain in missing.items():
+            entity = (
+                load_entity(domain, stored[stream_id])
+                if stream_id in stored
+                else Entity(domain, 0, None, 0, 0, 0)
+            )
+            self._loaded[stream_id] = entity
+            self.entities.put(stream_id, entity)
+
+    def found(
+        self, keys: Iterable[tuple[str, str]], results: Mapping[tuple[str, str], StoredResult]
+    ) -> None:
+        """Take what the store has of the missing keys."""
+        for key in keys:
+            self._remember(key, results.get(key))
+
+    def entity(self, stream_id: str) -> Entity | None:
+        """Look at an entity with everything folded that was decided."""
+        ahead = self._ahead.get(stream_id)
+        return ahead or self._loaded.get(stream_id) or self.entities.get(stream_id)
+
+    # ------------------------------------------------------------------------------ deciding
+
+    @property
+    def is_settled(self) -> bool:
+        """True where nothing was decided that is not committed."""
+        return self.in_flight is None and not self.forming.answers
+
+    def decide(self, command: Command, past: Past | None = None) -> None:
+        """Decide one command; its answer leaves with the batch that it rests on."""
+        forming = self.forming
+        answer: Receipt | DalsegnoError
+        try:
+            role = self._role(command.principal)
+            answer = self._repeated(command) or self._decide(command, role, past)
+        except DalsegnoError as error:
+            answer = error
+        except Exception:  # noqa: BLE001 - a decider is a user's code: this command's alone
+            _log.exception("%s: %s raised", self.workspace_id, command.name)
+            answer = InternalError("the command failed", command_id=command.command_id)
+        forming.commands.append(command)
+        forming.answers.append((command, answer))
+
+    def _repeated(self, command: Command) -> Receipt | DalsegnoError | None:
+        if command.key is None:
+            return None
+        key = (command.scope, command.key)
+        ahead = self._keys_ahead.get(key)
+        if ahead is not None:
+            return command.repeat(ahead[0].answer, ahead[0].payload_hash)
+        stored = self._results.get(key)
+        return None if stored is None else command.repeat(stored.answer, stored.payload_hash)
+
+    def _decide(self, command: Command, role: str, past: Past | None) -> Receipt:
+        decider = command.domain.decider(type(command.command))
+        if role != SYSTEM_ROLE and role not in decider.allow:
+            raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
+        entity = self.entity(command.stream_id)
+        assert entity is not None, "loaded before"
+        if entity.state is None and not decider.takes_none:
+            name = command.domain.name
+            raise Reject(f"{name.upper()}_NOT_FOUND", f"no such {name}")
+        _check_base_version(command, entity.version)
+        now = self._now()
+        extras: dict[str, Any] = {"past": past}
+        if "context" in decider.extras:
+            extras["context"] = Context(
+                principal=command.principal,
+                role=role,
+                owner_id=self._owner_id,
+                now=now,
+                new_id=self._world.new_id,
+            )
+        if decider.touches is not None:
+            extras["touched"] = self._touched_view(command)
+        decided = decider.function(
+            entity.state, command.command, *(extras[name] for name in decider.extras)
+        )
+        if decided is None:
+            return command.receipt(self._head_seq, entity.version)
+        several = decided if isinstance(decided, (list, tuple)) else (decided,)
+        return self._apply(command, several, now)
+
+    def _touched_view(self, command: Command) -> Touched:
+        entities = {stream_id: self.entity(stream_id) for stream_id in command.streams}
+        return Touched({s: None if e is None else e.state for s, e in entities.items()})
+
+    def _role(self, principal: Principal) -> str:
+        role = asserted_role(principal)
+        if role is None and principal.user_id is not None:
+            entity = self.entity(role_stream(self.workspace_id, principal.user_id))
+            assert entity is not None, "loaded before"
+            role = role_in(entity.version, entity.state, principal.user_id, self._owner_id)
+        if role is None:
+            raise Reject("ROLE_FORBIDDEN", "not a member of this workspace")
+        return role
+
+    def _now(self) -> datetime:
+        now = self._world.now()
+        return now if self._recorded_at is None else max(now, self._recorded_at)
+
+    def _apply(self, command: Command, decided: Iterable[Any], now: datetime) -> Receipt:
+        """Number the events of one command, fold them, and add all or none to the batch."""
+        events: list[Event] = []
+        entities: dict[str, Entity] = {}
+        snapshots: list[SnapshotWrite] = []
+        link = self._chain
+        for one in decided:
+            domain, stream_id, fact = (
+                (one.domain, one.stream_id, one.event)
+                if isinstance(one, On)
+                else (command.domain, command.stream_id, one)
+            )
+            before = entities.get(stream_id) or self.entity(stream_id)
+            if before is None:
+                raise InternalError(f"{stream_id} is not in touches=")
+            event = self._number(
+                command, domain, stream_id, fact, before.version, now, len(events), link
+            )
+            link = event.chain
+            events.append(event)
+            after = _fold(before, fact, len(event.payload))
+            if after.version % domain.snapshot_every == 0:
+                snapshots.append(_snapshot(stream_id, after))
+            entities[stream_id] = after
+        if not events:
+            return command.receipt(self._head_seq, self._version(command.stream_id))
+        if len(events) > self._limits.command_events_max:
+            raise Reject("BAD_REQUEST", f"more than {self._limits.command_events_max} events")
+        for stream_id, after in entities.items():
+            _check_index(stream_id, after, self._limits)
+        own = entities.get(command.stream_id)
+        version = self._version(command.stream_id) if own is None else own.version
+        receipt = command.receipt(events[-1].event_seq, version)
+        self._take(command, receipt, events, entities, snapshots, now)
+        return receipt
+
+    def _version(self, stream_id: str) -> int:
+        entity = self.entity(stream_id)
+        return 0 if entity is None else entity.version
+
+    def _number(
+        self,
+        command: Command,
+        domain: Domain[Any, Any, Any],
+        stream_id: str,
+        fact: Any,  # noqa: ANN401 - one of the domain's events
+        version: int,
+        now: datetime,
+        offset: int,
+        link: int,
+    ) -> Event:
+        event_seq = self._head_seq + offset + 1
+        if event_seq > SEQ_MAX:
+            raise SequenceOverflowError(f"the log of {self.workspace_id} is full")
+        try:
+            type_, type_version, payload = domain.encode(fact)
+        except UnicodeEncodeError:
+            raise Reject("BAD_REQUEST", "a lone surrogate is not text") from None
+        check_nul(payload.encode())
+        actor_id = command.principal.user_id
+        return Event(
+            workspace_id=self.workspace_id,
+            event_seq=event_seq,
+            stream_id=stream_id,
+            stream_seq=version + 1,
+            event_id=self._world.new_id(),
+            type=type_,
+            type_version=type_version,
+            payload=payload,
+            actor_id=actor_id,
+            command_id=command.command_id,
+            recorded_at=now,
+            chain=chain(
+                link,
+                self.workspace_id,
+                event_seq,
+                stream_id,
+                version + 1,
+                type_,
+                type_version,
+                actor_id,
+                now,
+                payload,
+            ),
+            causation=command.causation,
+            correlation_id=command.correlation_id,
+        )
+
+    def _take(
+        self,
+        command: Command,
+        receipt: Receipt,
+        events: list[Event],
+        entities: dict[str, Entity],
+        snapshots: list[SnapshotWrite],
+        now: datetime,
+    ) -> None:
+        forming = self.forming
+        forming.events += events
+        forming.entities.update(entities)
+        forming.snapshots += snapshots
+        forming.payload_bytes += sum(len(event.payload) for event in events)
+        self._ahead.update(entities)
+        self._head_seq = events[-1].event_seq
+        self._chain = events[-1].chain
+        self._recorded_at = now
+        if command.key is not None:
+            key = (command.scope, command.key)
+            result = ResultWrite(
+                scope=command.scope,
+                key=command.key,
+                payload_hash=command.payload_hash,
+                answer=stored_answer(receipt),
+                event_seq=receipt.event_seq,
+            )
+            forming.results[key] = result
+            self._keys_ahead[key] = (result, receipt)
+
+    # -------------------------------------------------------------------------- committing
+
+    @property
+    def is_full(self) -> bool:
+        """True where the forming batch should be on its way before more is decided."""
+        return (
+            len(self.forming.commands) >= self._limits.batch_commands_max
+            or self.forming.payload_bytes >= self._limits.batch_bytes_max
+        )
+
+    def start(self) -> Forming:
+        """Close the forming batch: it is in flight now, and a new one forms."""
+        assert self.in_flight is None, "one batch of a workspace is in flight"
+        self.in_flight = self.forming
+        self.forming = Forming()
+        return self.in_flight
+
+    def batch(self, forming: Forming) -> Batch:
+        """Write a batch for the store."""
+        writes = []
+        for stream_id, entity in forming.entities.items():
+            state = None
+            if self._is_lagging(entity):
+                state = entity.domain.encode_state(entity.state)
+                stored = Entity(
+                    entity.domain, entity.version, entity.state, entity.version, 0, len(state)
+                )
+                forming.entities[stream_id] = stored
+                if self._ahead[stream_id] is entity:
+                    self._ahead[stream_id] = stored
+            writes.append(_entity_write(stream_id, entity, state))
+        return Batch(
+            workspace_id=self.workspace_id,
+            epoch=self.epoch,
+            old_head=self.committed_seq,
+            events=tuple(forming.events),
+            entities=tuple(writes),
+            results=tuple(forming.results.values()),
+            snapshots=tuple(forming.snapshots),
+            payload_bytes=forming.payload_bytes,
+        )
+
+    def _is_lagging(self, entity: Entity) -> bool:
+        return (
+            entity.version - entity.stored_version >= self._limits.state_lag_events_max
+            or entity.lag_bytes >= self._limits.state_lag_bytes_max
+        )
+
+    def settle(self) -> Forming:
+        """Make the batch in flight, which was committed, the committed state."""
+        done, self.in_flight = self.in_flight, None
+        assert done is not None, "a batch was in flight"
+        if done.events:
+            self.committed_seq = done.events[-1].event_seq
+        for stream_id, entity in done.entities.items():
+            self.entities.put(stream_id, entity)
+            if self._ahead[stream_id].version == entity.version:
+                del self._ahead[stream_id]
+        for key, result in done.results.items():
+            self._keys_ahead.pop(key, None)
+            self._remember(
+                key,
+                StoredResult(
+                    payload_hash=result.payload_hash,
+                    answer=result.answer,
+                    event_seq=result.event_seq,
+                ),
+            )
+        return done
+
+    def _remember(self, key: tuple[str, str], result: StoredResult | None) -> None:
+        self._results[key] = result
+        self._results.move_to_end(key)
+        while len(self._results) > self._limits.results_cached_max:
+            self._results.popitem(last=False)
+
+
+def _check_base_version(command: Command, version: int) -> None:
+    base_version = getattr(command.command, "base_version", None)
+    if base_version is not None and base_version != version:
+        raise Reject(
+            "VERSION_CONFLICT",
+            f"based on version {base_version}, the current one is {version}",
+            expected_version=base_version,
+            current_version=version,
+            resource_id=command.stream_id.partition(":")[2],
+        )
+
+
+def _fold(before: Entity, fact: Any, size: int) -> Entity:  # noqa: ANN401 - a domain's event
+    state = before.domain.evolve_by(before.state, fact)
+    return Entity(
+        before.domain,
+        before.version + 1,
+        state,
+        before.stored_version,
+        before.lag_bytes + size,
+        before.size + size,
+    )
+
+
+def _check_index(stream_id: str, entity: Entity, limits: Limits) -> None:
+    """Refuse what the index columns cannot hold, before it meets the neighbours' batches."""
+    index = entity.domain.indexed(entity.state)
+    for text in (*index.keys, index.title or "-"):
+        check_id(text, chars_max=4 * limits.key_chars_max, what=f"index of {stream_id}")
+
+
+def _snapshot(stream_id: str, entity: Entity) -> SnapshotWrite:
+    return SnapshotWrite(
+        stream_id=stream_id,
+        version=entity.version,
+        domain_version=entity.domain.version,
+        state=entity.domain.encode_state(entity.state),
+    )
+
+
+def _entity_write(stream_id: str, entity: Entity, state: str | None) -> EntityWrite:
+    index = entity.domain.indexed(entity.state)
+    return EntityWrite(
+        stream_id=stream_id,
+        version=entity.version,
+        live=entity.state is not None,
+        keys=index.keys,
+        title=index.title,
+        state=state,
+        domain_version=entity.domain.version,
+    )

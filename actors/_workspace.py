@@ -1,0 +1,264 @@
+"""One incarnation of a workspace: it takes one command at a time, and nothing leaves too early.
+
+Two tasks share a `Speculation`.  The decider takes what waits in the mailbox, loads what it needs
+in one query a kind, and decides; the committer's half sends the forming batch as soon as the one
+in flight is settled, publishes it, and goes on.  So one batch is on its way to the database while
+the next one forms, and the load itself makes the batches: no timer.
+
+An incarnation ends by raising.  Whatever it took and did not settle it leaves behind in order, for
+the next one: what was surely not written goes back to the front of the mailbox, what may have been
+written waits in ``unresolved`` until the next incarnation has fenced this one and looked (I4).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from dalsegno.protocol import (
+    CorruptLogError,
+    DalsegnoError,
+    InternalError,
+    OutcomeUnknownError,
+    Past,
+    WorkspaceHaltedError,
+)
+
+from ._speculation import Speculation, load_entity
+from ._store import BatchRejectedError, Head
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from dalsegno.protocol import Limits
+
+    from ._command import Command
+    from ._committer import Committer
+    from ._hub import Hub
+    from ._mailbox import Mailbox
+    from ._seams import World
+    from ._speculation import Entity, Forming
+    from ._store import Store
+
+
+class Incarnation:
+    """A workspace from one activation to its end; see the module."""
+
+    def __init__(
+        self,
+        workspace_id: str,
+        *,
+        mailbox: Mailbox[Command],
+        unresolved: list[Command],
+        hub: Hub,
+        store: Store,
+        committer: Committer,
+        owner_of: Callable[[str], Awaitable[str | None]],
+        node_id: str,
+        world: World,
+        limits: Limits,
+    ) -> None:
+        self.workspace_id = workspace_id
+        self.ready = trio.Event()
+        """Set once the log's head is known and what was unresolved is answered."""
+        self._mailbox = mailbox
+        self._unresolved = unresolved
+        self._hub = hub
+        self._store = store
+        self._committer = committer
+        self._owner_of = owner_of
+        self._node_id = node_id
+        self._world = world
+        self._limits = limits
+        self._speculation: Speculation | None = None
+        self._is_new = False
+        self._is_sent = False
+        """Whether the batch in flight may have reached the store."""
+        self._in_hand: list[Command] = []
+        self._decided = trio.lowlevel.ParkingLot()
+        self._settled = trio.lowlevel.ParkingLot()
+
+    def __repr__(self) -> str:
+        state = "opening" if self._speculation is None else f"epoch {self._speculation.epoch}"
+        return f"<Incarnation {self.workspace_id} {state}>"
+
+    def committed(self, stream_id: str) -> Entity | None:
+        """Look at an entity as it is committed; None where it is not in memory."""
+        return None if self._speculation is None else self._speculation.entities.get(stream_id)
+
+    async def run(self) -> None:
+        """Take commands until cancelled, or until it has to end.
+
+        Raises:
+            FencedError: another incarnation owns the workspace now.
+            LiveKeyError: decide again.
+            WorkspaceHaltedError: the log cannot be read, or was halted.
+            BatchRejectedError: the store refused a batch; its commands have `InternalError`.
+            UnavailableError: the store is away; nothing is lost.
+            OutcomeUnknownError: a commit had no answer.
+
+        """
+        try:
+            self._speculation = await self._open()
+            self.ready.set()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._decide)
+                nursery.start_soon(self._commit)
+        finally:
+            self._leave_behind()
+
+    # ------------------------------------------------------------------------------ opening
+
+    async def _open(self) -> Speculation:
+        head = await self._store.acquire(self.workspace_id, self._node_id, create=False)
+        self._is_new = head is None
+        head = head or Head(workspace_id=self.workspace_id, epoch=0, owner=None)
+        if head.halted_reason is not None:
+            raise WorkspaceHaltedError(head.halted_reason)
+        await self._resolve(head)
+        await self._publish_rest(head)
+        return Speculation(
+            head,
+            owner_id=await self._owner_of(self.workspace_id),
+            world=self._world,
+            limits=self._limits,
+        )
+
+    async def _resolve(self, head: Head) -> None:
+        """Answer what an earlier incarnation left open, now that it is fenced (I4)."""
+        if not self._unresolved:
+            return
+        ids = [command.command_id for command in self._unresolved]
+        found = await self._store.find_commands(
+            self.workspace_id, ids, after_seq=min(self._hub.head, head.head_seq)
+        )
+        again = []
+        for command in self._unresolved:
+            events = found.get(command.command_id)
+            if events:
+                own = [e.stream_seq for e in events if e.stream_id == command.stream_id]
+                command.answer(command.receipt(events[-1].event_seq, max(own, default=0)))
+            else:
+                again.append(command)
+        self._unresolved.clear()
+        self._mailbox.give_back(again)
+
+    async def _publish_rest(self, head: Head) -> None:
+        """Publish what was committed and never published; the first opening has nothing to."""
+        if not self._hub.is_open:
+            self._hub.open(head.head_seq)
+            return
+        while self._hub.head < head.head_seq:
+            page = await self._store.read_events(
+                self.workspace_id,
+                self._hub.head + 1,
+                to_seq=head.head_seq,
+                limit=self._limits.page_events,
+                bytes_max=self._limits.page_bytes_max,
+            )
+            if not page or page[0].event_seq != self._hub.head + 1:
+                raise CorruptLogError(f"{self.workspace_id}: nothing after {self._hub.head}")
+            await self._hub.publish(page, _nothing)
+
+    # ----------------------------------------------------------------------------- deciding
+
+    async def _decide(self) -> None:
+        speculation = self._speculation
+        assert speculation is not None
+        while True:
+            await self._mailbox.wait_filled()
+            while speculation.is_full:
+                await self._settled.park()
+            self._in_hand = self._mailbox.take(
+                count_max=self._limits.batch_commands_max, bytes_max=self._limits.batch_bytes_max
+            )
+            self._in_hand = [command for command in self._in_hand if not command.answered]
+            await self._load(speculation, self._in_hand)
+            while self._in_hand:
+                past = await self._load_past(speculation, self._in_hand[0])
+                speculation.decide(self._in_hand.pop(0), past)
+                self._decided.unpark()
+                while speculation.is_full:
+                    await self._settled.park()
+
+    async def _load(self, speculation: Speculation, commands: list[Command]) -> None:
+        keys = speculation.missing_keys(commands)
+        if keys:
+            speculation.found(keys, await self._store.find_results(self.workspace_id, keys))
+        missing = speculation.missing_entities(commands)
+        if missing:
+            versions = {stream_id: domain.version for stream_id, domain in missing.items()}
+            stored = await self._store.load_entities(self.workspace_id, versions, versions)
+            speculation.loaded(missing, stored)
+
+    async def _load_past(self, speculation: Speculation, command: Command) -> Past | None:
+        """Load the past version that a command declared; it may have been decided just now."""
+        if command.needs is None:
+            return None
+        while not speculation.is_settled:
+            await self._settled.park()
+        stored = await self._store.load_entity_at(
+            self.workspace_id, command.stream_id, command.needs, command.domain.version
+        )
+        state = None if stored is None else load_entity(command.domain, stored).state
+        return Past(version=command.needs, state=state)
+
+    # --------------------------------------------------------------------------- committing
+
+    async def _commit(self) -> None:
+        speculation = self._speculation
+        assert speculation is not None
+        while True:
+            while not speculation.forming.answers:
+                await self._decided.park()
+            forming = speculation.start()
+            if forming.events:
+                await self._append(speculation, forming)
+            speculation.settle()
+            self._settled.unpark_all()
+            await self._hub.publish(forming.events, forming.give_answers)
+
+    async def _append(self, speculation: Speculation, forming: Forming) -> None:
+        if self._is_new:
+            head = await self._store.acquire(self.workspace_id, self._node_id, create=True)
+            assert head is not None, "created where it was absent"
+            speculation.epoch = head.epoch
+            self._is_new = False
+        batch = speculation.batch(forming)
+        self._is_sent = True
+        try:
+            await self._committer.commit(batch)
+        except OutcomeUnknownError:
+            raise
+        except BatchRejectedError:
+            self._is_sent = False
+            for command in forming.commands:
+                command.answer(InternalError("the store refused this command's data"))
+            raise
+        except DalsegnoError:
+            self._is_sent = False
+            raise
+        self._is_sent = False
+
+    # -------------------------------------------------------------------------------- ending
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything that it took is settled."""
+        return not self._in_hand and (self._speculation is None or self._speculation.is_settled)
+
+    def _leave_behind(self) -> None:
+        if self._speculation is None:
+            return
+        in_flight = self._speculation.in_flight
+        taken = [] if in_flight is None else in_flight.commands
+        if self._is_sent:
+            self._unresolved += [command for command in taken if not command.answered]
+            taken = []
+        back = [*taken, *self._speculation.forming.commands, *self._in_hand]
+        self._mailbox.give_back([command for command in back if not command.answered])
+
+
+def _nothing() -> None:
+    """Answer nobody."""
