@@ -1,0 +1,189 @@
+"""The composition root: a store, the actors on it, and the way in for a host's program."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from dalsegno.actors import Service
+from dalsegno.actors.domains.accounts import account_domains
+from dalsegno.protocol import (
+    SYSTEM_WORKSPACE,
+    DalsegnoError,
+    Domain,
+    DomainError,
+    Limits,
+    UnavailableError,
+    check_workspace_id,
+)
+
+from ._seams import WORLD
+from ._workspace import Workspace
+from .store import PostgresStore, connect, hold_exclusively, migrate
+from .store._embedded import open_embedded
+from .store._memory_accounts import MemoryAccounts
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from dalsegno.actors import Store, World
+
+    from .web._account_store import AccountStore
+
+
+class RuntimeFailedError(DalsegnoError):
+    """A part that every workspace stands on failed for good; the runtime has ended."""
+
+
+class Runtime:
+    """Durable, totally ordered, resumable workspaces, in this process."""
+
+    def __init__(self, service: Service, accounts: AccountStore) -> None:
+        self.service = service
+        self.accounts = accounts
+
+    def __repr__(self) -> str:
+        return f"<Runtime {self.service!r}>"
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        database: str | None = None,
+        *,
+        domains: Sequence[Domain[Any, Any, Any]] = (),
+        data_dir: Path | str = ".dalsegno",
+        limits: Limits | None = None,
+        world: World = WORLD,
+        store: Store | None = None,
+    ) -> AsyncIterator[Runtime]:
+        """Open the runtime for the length of an ``async with``.
+
+        Leaving it drains: what was accepted is settled, bounded by ``limits.drain_deadline_s``.
+
+        Args:
+            database: a DSN, ``postgresql://…``; None starts an embedded PostgreSQL.
+            domains: what the workspaces are about; accounts and memberships are always there.
+            data_dir: where the embedded PostgreSQL lives; made if it is not there.
+            limits: every bound; the defaults have their reasons beside them.
+            world: wall time, randomness and ids.
+            store: any other store, instead of a database.
+
+        Raises:
+            DomainError: a domain is not complete, or cannot read what was written before.
+            DatabaseInUseError: another runtime has this database.
+            StoreUnavailableError: the database cannot be reached.
+            RuntimeFailedError: on the way out: a part that all stand on failed for good.
+
+        """
+        limits = limits or Limits()
+        everything = (*account_domains, *domains)
+        _check(everything)
+        async with AsyncExitStack() as stack:
+            accounts: AccountStore
+            if store is None:
+                dsn = database
+                if dsn is None:
+                    dsn = (await stack.enter_async_context(open_embedded(Path(data_dir)))).dsn
+                await stack.enter_async_context(hold_exclusively(dsn))
+                await _migrate(dsn)
+                postgres = await stack.enter_async_context(PostgresStore.open(dsn, limits=limits))
+                store, accounts = postgres, postgres.accounts
+            else:
+                accounts = MemoryAccounts(world)
+            await _check_readable(store, everything)
+            service = Service(store, everything, node_id=world.new_id(), world=world, limits=limits)
+            async with _running(service, limits):
+                yield cls(service, accounts)
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds."""
+        return self.service.limits
+
+    @property
+    def world(self) -> World:
+        """Wall time, randomness and ids."""
+        return self.service.world
+
+    @property
+    def store(self) -> Store:
+        """The log."""
+        return self.service.store
+
+    @property
+    def system(self) -> Workspace:
+        """The reserved workspace of users and workspaces."""
+        return Workspace(self.service, SYSTEM_WORKSPACE)
+
+    def workspace(self, workspace_id: str) -> Workspace:
+        """Get hold of a workspace; it is made by the first write to it.
+
+        Raises:
+            Reject: ``BAD_REQUEST`` unless the id has 1 to 64 of ``[A-Za-z0-9_.-]``.
+
+        """
+        return Workspace(self.service, check_workspace_id(workspace_id))
+
+
+async def _migrate(dsn: str) -> None:
+    connection = await connect(dsn)
+    try:
+        await migrate(connection)
+    finally:
+        await connection.aclose()
+
+
+@asynccontextmanager
+async def _running(service: Service, limits: Limits) -> AsyncIterator[None]:
+    """Run the actors beside the body; the body's own exception stays as it is, in no group."""
+    raised: Exception | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(service.run)
+            try:
+                yield
+            except Exception as error:  # noqa: BLE001 - raised again, outside of the nursery
+                raised = error
+            finally:
+                with trio.move_on_after(limits.drain_deadline_s, shield=True):
+                    await _drain(service)
+                nursery.cancel_scope.cancel(reason="the runtime closes")
+    except ExceptionGroup as group:
+        raise RuntimeFailedError("a service failed") from group
+    if raised is not None:
+        raise raised
+
+
+async def _drain(service: Service) -> None:
+    try:
+        await service.drain()
+    except UnavailableError:
+        return  # acks are repeated, never skipped: those that could not be written come again
+
+
+def _check(domains: Sequence[Domain[Any, Any, Any]]) -> None:
+    names: dict[str, Domain[Any, Any, Any]] = {}
+    commands: dict[str, Domain[Any, Any, Any]] = {}
+    for domain in domains:
+        domain.check()
+        if names.setdefault(domain.name, domain) is not domain:
+            raise DomainError(f"two domains are named {domain.name!r}")
+        for command in domain.commands:
+            if commands.setdefault(command, domain) is not domain:
+                raise DomainError(f"{domain.name} and {commands[command].name} share {command!r}")
+
+
+async def _check_readable(store: Store, domains: Sequence[Domain[Any, Any, Any]]) -> None:
+    """Refuse to start where the log has what no domain here can fold (I11)."""
+    by_name = {domain.name: domain for domain in domains}
+    for name, type_, type_version in sorted(await store.event_types()):
+        domain = by_name.get(name)
+        if domain is not None and not domain.reads(type_, type_version):
+            raise DomainError(
+                f"the log has {type_} version {type_version} on {name}; this domain reads up to "
+                f"version {domain.type_version(type_)}"
+            )

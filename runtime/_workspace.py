@@ -1,0 +1,270 @@
+"""A workspace in the hands of the host's program."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+import msgspec
+import trio
+
+from dalsegno.actors import Listening, Receipt, make_command
+from dalsegno.protocol import SYSTEM, CorruptLogError, DalsegnoError, Event, Principal, Reject
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from dalsegno.actors import Entity, EntityItem, Service
+    from dalsegno.protocol import Domain
+
+StateT = TypeVar("StateT", bound=msgspec.Struct)
+CommandT = TypeVar("CommandT", bound=msgspec.Struct)
+EventT = TypeVar("EventT", bound=msgspec.Struct)
+
+
+class Workspace:
+    """One workspace, acted on by one principal; a handle, cheap to make and to throw away."""
+
+    def __init__(self, service: Service, workspace_id: str, principal: Principal = SYSTEM) -> None:
+        self.id = workspace_id
+        self.principal = principal
+        self._service = service
+
+    def __repr__(self) -> str:
+        return f"<Workspace {self.id} by {self.principal.user_id or 'the program'}>"
+
+    def acting(self, *, user_id: str, role: str | None = None) -> Workspace:
+        """Act for a user; ``role`` None lets the workspace's log tell the role."""
+        return Workspace(self._service, self.id, Principal(user_id, role))
+
+    def of(self, domain: Domain[StateT, CommandT, EventT]) -> Entities[StateT, CommandT, EventT]:
+        """Look at one domain only, typed."""
+        return Entities(self, domain)
+
+    async def send(
+        self,
+        command: msgspec.Struct,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        causation: str | None = None,
+    ) -> Receipt:
+        """Ask for a change and wait until it is durable.
+
+        Cancelled, the command may have committed, or may yet: send it again with the same ``key``.
+
+        Args:
+            command: one of a domain's commands.
+            key: an idempotency key, 1 to 256 characters; a repeat gets the original receipt.
+            correlation_id: what this belongs to, recorded with the events.
+            causation: the event or command that led to this one, recorded with the events.
+
+        Raises:
+            Reject: refused, with a code; nothing happened.
+            UnavailableError: not applied: overloaded, the store is away, or shutting down.
+            OutcomeUnknownError: may have been applied; a repeat with the same key tells.
+            WorkspaceHaltedError: the log needs a repair first.
+
+        """
+        name, domain = self._domain_of(command)
+        done = trio.Event()
+        answers: list[Receipt | DalsegnoError] = []
+
+        def reply(answer: Receipt | DalsegnoError) -> None:
+            answers.append(answer)
+            done.set()
+
+        service = self._service
+        envelope = make_command(
+            self.id,
+            domain,
+            name,
+            command,
+            principal=self.principal,
+            reply=reply,
+            limits=service.limits,
+            domains=service.domains,
+            new_id=service.world.new_id,
+            key=key,
+            correlation_id=correlation_id,
+            causation=causation,
+        )
+        await service.directory.slot(self.id).admit(envelope)
+        await done.wait()
+        answer = answers[0]
+        if isinstance(answer, DalsegnoError):
+            raise answer
+        return answer
+
+    def _domain_of(self, command: msgspec.Struct) -> tuple[str, Domain[Any, Any, Any]]:
+        for domain in self._service.domains.values():
+            for name, type_ in domain.commands.items():
+                if type_ is type(command):
+                    return name, domain
+        raise Reject("UNKNOWN_COMMAND", f"{type(command).__name__} is no command of a domain here")
+
+    async def get(
+        self, domain: Domain[StateT, Any, Any], entity_id: str, *, min_seq: int | None = None
+    ) -> StateT | None:
+        """Read an entity's state as it is committed; None where it does not exist.
+
+        Args:
+            domain: what it is.
+            entity_id: which one.
+            min_seq: wait, bounded, until the answer reflects this ``event_seq``.
+
+        Raises:
+            Reject: ``ROLE_FORBIDDEN`` for a user who is no member.
+            UnavailableError: the store is away, or ``min_seq`` is not there in time.
+
+        """
+        entity = await self.look(domain, entity_id, min_seq=min_seq)
+        state: StateT | None = None if entity is None else entity.state
+        return state
+
+    async def look(
+        self, domain: Domain[Any, Any, Any], entity_id: str, *, min_seq: int | None = None
+    ) -> Entity | None:
+        """Read an entity with its version; None where it never existed.  See `get`."""
+        await self._check_role()
+        if min_seq is not None:
+            await self._service.directory.slot(self.id).wait_open(min_seq)
+        return await self._service.directory.look(self.id, domain, entity_id)
+
+    async def entities(
+        self,
+        domain: Domain[Any, Any, Any],
+        *,
+        after: str = "",
+        limit: int = 100,
+        key: str | None = None,
+    ) -> list[EntityItem]:
+        """List live entities in the order of their ids, those with ``key`` if one is given."""
+        await self._check_role()
+        limit = min(limit, self._service.limits.list_limit_max)
+        return await self._service.store.list_entities(
+            self.id, domain.name, after=after, limit=limit, key=key
+        )
+
+    async def events(self, *, after: int = 0, limit: int = 100) -> list[Event]:
+        """Read a page of the log; concatenated pages are the whole log (X-REP-7)."""
+        await self._check_role()
+        slot = self._service.directory.slot(self.id)
+        await slot.wait_open()
+        limits = self._service.limits
+        return await self._service.store.read_events(
+            self.id,
+            after + 1,
+            to_seq=slot.hub.head,
+            limit=min(limit, limits.list_limit_max),
+            bytes_max=limits.page_bytes_max,
+        )
+
+    async def head(self) -> int:
+        """Tell the published head: the number of the last event."""
+        await self._check_role()
+        slot = self._service.directory.slot(self.id)
+        await slot.wait_open()
+        return slot.hub.head
+
+    async def role_of(self, user_id: str) -> str | None:
+        """Tell a user's role as it is committed; None for who is no member."""
+        return await self._service.role_of(self.id, user_id)
+
+    def subscribe(self, *, after: int | None = 0) -> Listening:
+        """Listen to every event, from a cursor on; None: from now on.
+
+        The iterator stays in step with the log however slow the loop is, and yields each event
+        once, in order.
+        """
+        return self._listen(f"workspace:{self.id}", after)
+
+    def _listen(self, stream_id: str, after: int | None) -> Listening:
+        principal = self.principal
+        return Listening(
+            self._service,
+            self.id,
+            stream_id,
+            after=after,
+            user_id=principal.user_id,
+            role=principal.role,
+        )
+
+    async def _check_role(self) -> None:
+        user_id = self.principal.user_id
+        if user_id is None or self.principal.role is not None:
+            return
+        if await self.role_of(user_id) is None:
+            raise Reject("ROLE_FORBIDDEN", "not a member of this workspace")
+
+
+class Recorded(msgspec.Struct, Generic[EventT], frozen=True):
+    """An event of a domain, with its place in the log."""
+
+    event: EventT
+    record: Event
+
+
+class Entities(Generic[StateT, CommandT, EventT]):
+    """One domain's entities in one workspace, typed end to end."""
+
+    def __init__(self, workspace: Workspace, domain: Domain[StateT, CommandT, EventT]) -> None:
+        self._workspace = workspace
+        self._domain = domain
+
+    async def send(
+        self,
+        command: CommandT,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        causation: str | None = None,
+    ) -> Receipt:
+        """Ask for a change and wait until it is durable; see `Workspace.send`."""
+        return await self._workspace.send(
+            command, key=key, correlation_id=correlation_id, causation=causation
+        )
+
+    async def get(self, entity_id: str, *, min_seq: int | None = None) -> StateT | None:
+        """Read an entity's state; see `Workspace.get`."""
+        return await self._workspace.get(self._domain, entity_id, min_seq=min_seq)
+
+    def subscribe(self, entity_id: str, *, after: int | None = 0) -> EntityListening[EventT]:
+        """Listen to one entity's events, from one of its versions on."""
+        stream_id = self._domain.stream_id(entity_id)
+        return EntityListening(self._workspace._listen(stream_id, after), self._domain)  # noqa: SLF001 - one module
+
+
+class EntityListening(Generic[EventT]):
+    """An async iterator of one entity's events, inside ``async with``."""
+
+    def __init__(self, listening: Listening, domain: Domain[Any, Any, EventT]) -> None:
+        self._listening = listening
+        self._domain = domain
+
+    async def __aenter__(self) -> Self:
+        """Begin to listen; see `Workspace.subscribe`."""
+        await self._listening.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop listening."""
+        await self._listening.__aexit__(exc_type, exc_value, traceback)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Recorded[EventT]:
+        """Wait for the next event that the domain knows; others are passed over (I11)."""
+        while True:
+            record = await self._listening.__anext__()
+            try:
+                event = self._domain.decode(record.type, record.type_version, record.payload)
+            except DalsegnoError as error:
+                raise CorruptLogError(str(error)) from error
+            if event is not None:
+                return Recorded(event, record)
