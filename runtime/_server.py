@@ -1,0 +1,159 @@
+"""The server: a runtime, the HTTP application and the sockets, behind one port.
+
+Shutdown, each step bounded: stop accepting; settle what was taken and write what was acked; close
+the sockets with 1001; let HTTP requests finish; stop the database that was started here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+import trio
+
+from dalsegno.actors import Connection
+from dalsegno.actors.domains.notes import notes
+from dalsegno.protocol import Close, Limits, check_id
+
+from ._runtime import Runtime
+from ._seams import WORLD, new_secret
+from .web import authenticate, create_app, serve_port
+
+if TYPE_CHECKING:
+    from .web import Identity, NativeTransport, Serving, UpgradeRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig:
+    """What `serve` needs to know."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    """0 lets the system choose."""
+    data_dir: Path = Path(".data")
+    """Of the embedded PostgreSQL."""
+    database: str | None = None
+    """A DSN of one's own, instead of the embedded PostgreSQL."""
+    origins: tuple[str, ...] = ()
+    """Pages from these origins may open sockets, beside those from the host itself."""
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A server that accepts connections."""
+
+    runtime: Runtime
+    host: str
+    port: int
+    setup_token: str | None
+    """What setup wants to hear, where more than this machine can connect."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    identity: Identity
+    client_id: str
+    cookies: str | None
+
+
+class _Sockets:
+    """How a WebSocket becomes a connection."""
+
+    def __init__(self, rt: Runtime) -> None:
+        self._rt = rt
+
+    async def accept(self, request: UpgradeRequest) -> _Accepted:
+        cookies = request.headers.get("cookie")
+        identity = await authenticate(self._rt, cookies)
+        client_id = parse_qs(request.query).get("client_id", ["default"])[0]
+        check_id(client_id, chars_max=self._rt.limits.id_chars_max, what="client id")
+        return _Accepted(identity, client_id, cookies)
+
+    async def handle(self, transport: NativeTransport, accepted: _Accepted) -> None:
+        connection = Connection(
+            transport,
+            self._rt.service,
+            user_id=accepted.identity.user_id,
+            session_id=accepted.identity.session_hash,
+            client_id=accepted.client_id,
+        )
+
+        async def check() -> None:
+            await authenticate(self._rt, accepted.cookies)
+
+        await connection.run(check)
+
+    async def close_session(self, session_hash: bytes) -> None:
+        """End a session's sockets; when this returns, nothing more is written to them."""
+        self._rt.service.close_session(session_hash, Close.UNAUTHORIZED, "the session ended")
+        await trio.lowlevel.checkpoint()
+
+
+async def serve(
+    config: ServeConfig,
+    *,
+    stop: trio.Event | None = None,
+    task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until ``stop`` is set, then drain; cancelled, it drains no more than it must.
+
+    Raises:
+        DalsegnoError: it cannot start: the database is away, in use, or of another version.
+        OSError: the address cannot be bound.
+
+    """
+    stop = trio.Event() if stop is None else stop
+    async with AsyncExitStack() as stack:
+        listeners = await trio.open_tcp_listeners(config.port, host=config.host)
+        for listener in listeners:
+            await stack.enter_async_context(listener)
+        rt = await stack.enter_async_context(
+            Runtime.open(
+                config.database, domains=[notes], data_dir=config.data_dir, limits=config.limits
+            )
+        )
+        setup_token = None if config.is_loopback else new_secret()
+        sockets = _Sockets(rt)
+        app = create_app(
+            rt,
+            secure_cookies=not config.is_loopback,
+            setup_token=setup_token,
+            close_session=sockets.close_session,
+        )
+        async with trio.open_nursery() as nursery:
+
+            async def serve_here(task_status: trio.TaskStatus[Serving]) -> None:
+                await serve_port(
+                    listeners,
+                    app=app,
+                    accept=sockets.accept,
+                    handle=sockets.handle,
+                    limits=config.limits,
+                    world=WORLD,
+                    origins=config.origins,
+                    task_status=task_status,
+                )
+
+            serving: Serving = await nursery.start(serve_here)
+            port = listeners[0].socket.getsockname()[1]
+            task_status.started(Ready(rt, config.host, port, setup_token))
+            await stop.wait()
+            serving.stop_accepting()
+            with trio.move_on_after(config.limits.drain_deadline_s):
+                await rt.drain()
+            rt.service.close_all(Close.GOING_AWAY, "shutting down")

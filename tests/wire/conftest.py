@@ -1,0 +1,38 @@
+"""A server in this process, on a real port and a real database, and clients of an own make."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+import trio
+
+from dalsegno.protocol import Limits
+from dalsegno.runtime._server import Ready, ServeConfig, serve
+
+from ._site import Site
+
+@pytest.fixture
+async def site(migrated: str) -> AsyncIterator[Site]:
+    """A server that was set up: an owner, a workspace."""
+    async with start(migrated) as site:
+        await site.set_up()
+        yield site
+
+
+@asynccontextmanager
+async def start(database: str, **limits: float) -> AsyncIterator[Site]:
+    config = ServeConfig(port=0, database=database, limits=replace(Limits(), **limits))  # type: ignore[arg-type]
+    stop = trio.Event()
+
+    async def run(task_status: trio.TaskStatus[Ready]) -> None:
+        await serve(config, stop=stop, task_status=task_status)
+
+    async with trio.open_nursery() as nursery:
+        ready: Ready = await nursery.start(run)
+        site = Site(f"127.0.0.1:{ready.port}", ready.runtime)
+        try:
+            yield site
+        finally:
+            await site.aclose()
+            stop.set()
