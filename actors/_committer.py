@@ -103,13 +103,14 @@ class Committer:
         """Send what waits, until cancelled; the statement on its way is finished first."""
         while True:
             await self._filled.wait()
-            group = self._take()
-            await self._send(group)
+            if self._waiting:  # not withdrawn meanwhile
+                await self._send(self._take())
 
     async def commit(self, batch: Batch) -> None:
         """Commit one workspace's batch.
 
-        Cancelled, the batch may have been sent: its outcome is unknown.
+        Cancelled, the batch may have been sent: its outcome is unknown.  If it was not, it will
+        not be: a workspace is in a statement at most once, and its next incarnation may commit.
 
         Raises:
             FencedError: the epoch or the head moved; nothing was written.
@@ -124,7 +125,11 @@ class Committer:
             waiting = _Waiting(batch, alone=attempt > 0)
             self._waiting.append(waiting)
             self._filled.set()
-            await waiting.done.wait()
+            try:
+                await waiting.done.wait()
+            except trio.Cancelled:
+                self._withdraw(waiting)
+                raise
             if waiting.error is not None:
                 raise waiting.error
             if waiting.committed:
@@ -132,6 +137,12 @@ class Committer:
             await self._explain(batch)
             await trio.sleep(self._limits.backoff_first_s * self._world.random() * (attempt + 1))
         raise StoreUnavailableError(f"the head of {batch.workspace_id} stays locked")
+
+    def _withdraw(self, waiting: _Waiting) -> None:
+        if waiting in self._waiting:
+            self._waiting.remove(waiting)
+        if not self._waiting:
+            self._filled = trio.Event()
 
     async def _explain(self, batch: Batch) -> None:
         """Return where nothing moved: the head was locked."""

@@ -51,6 +51,8 @@ from ._subscribing import Follow, Subscribing
 from ._transport import TransportClosedError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from dalsegno.protocol import AnyMessage, Published, Subscription
 
     from ._command import Receipt
@@ -104,8 +106,14 @@ class Connection:
 
     # -------------------------------------------------------------------------------- life
 
-    async def run(self) -> None:
-        """Serve the client until either side ends it."""
+    async def run(self, check: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Serve the client until either side ends it.
+
+        Args:
+            check: raises a `DalsegnoError` where the client's session has ended.  It is asked once
+                `Service.close_session` finds this connection, so no end slips in between.
+
+        """
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -113,7 +121,7 @@ class Connection:
                 if self._closing is not None:
                     nursery.cancel_scope.cancel(reason="closed before it began")
                 try:
-                    await self._read()
+                    await self._read_on(check)
                 except TransportClosedError:
                     pass
                 finally:
@@ -145,14 +153,20 @@ class Connection:
 
     # ----------------------------------------------------------------------------- reading
 
-    async def _read(self) -> None:
+    async def _read_on(self, check: Callable[[], Awaitable[None]] | None) -> None:
+        if check is not None:
+            try:
+                await check()
+            except DalsegnoError as error:
+                self.close(Close.UNAUTHORIZED, error.code)
+                return
         while True:
             received = await self.transport.receive()
             while self._pending >= self._limits.replies_pending_max:
                 await self._room.park()
             if isinstance(received, bytes):
-                error = Reject("BAD_REQUEST", "binary payloads are unsupported")
-                self.reply(error_message(error, None))
+                refusal = Reject("BAD_REQUEST", "binary payloads are unsupported")
+                self.reply(error_message(refusal, None))
                 continue
             try:
                 said = decode_message(received, self._limits)

@@ -2,11 +2,15 @@
 
 It outlives the incarnations of its workspace: what an incarnation took and could not settle goes
 back to the front, in order, and may exceed the bound, since it was admitted once already.
+
+Who makes room lets in, in the same step, those who have waited for it, the longest first.  So
+nobody overtakes a large item by being small, and a mailbox that is drained for good has nobody left
+who would put something where nobody takes it.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -51,7 +55,8 @@ class Mailbox(Generic[ItemT]):
         self._count_max = count_max
         self._bytes_max = bytes_max
         self._filled = trio.Event()
-        self._room = trio.lowlevel.ParkingLot()
+        self._senders: OrderedDict[trio.Event, ItemT] = OrderedDict()
+        """Those who wait for room, in their order, each with what it wants to put."""
 
     def __repr__(self) -> str:
         return f"<Mailbox {len(self._items)}/{self._count_max}, {self._bytes} bytes>"
@@ -61,7 +66,7 @@ class Mailbox(Generic[ItemT]):
 
     def statistics(self) -> MailboxStatistics:
         """Tell what waits."""
-        return MailboxStatistics(len(self._items), self._bytes, len(self._room))
+        return MailboxStatistics(len(self._items), self._bytes, len(self._senders))
 
     def send_nowait(self, item: ItemT) -> None:
         """Put an item at the end.
@@ -70,7 +75,7 @@ class Mailbox(Generic[ItemT]):
             trio.WouldBlock: there is no room, or others wait for it already.
 
         """
-        if self._room or self._is_full(item):
+        if self._senders or self._is_full(item):
             raise trio.WouldBlock
         self._put(item)
 
@@ -83,11 +88,15 @@ class Mailbox(Generic[ItemT]):
         else:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
-        await self._room.park()
-        while self._is_full(item):
-            await self._room.park()
-        self._put(item)
-        self._offer_room()
+        admitted = trio.Event()
+        self._senders[admitted] = item
+        try:
+            await admitted.wait()
+        except trio.Cancelled:
+            # A wait that was over is not cancelled any more: the item is not in.
+            del self._senders[admitted]
+            self._let_in()
+            raise
 
     def give_back(self, items: Iterable[ItemT]) -> None:
         """Put items in front, in order; they were admitted before."""
@@ -113,8 +122,7 @@ class Mailbox(Generic[ItemT]):
             self._bytes -= taken[-1].size
         if not self._items:
             self._filled = trio.Event()
-        if taken:
-            self._offer_room()
+        self._let_in()
         return taken
 
     def drain(self, keep: Callable[[ItemT], bool] = _nothing) -> list[ItemT]:
@@ -134,7 +142,11 @@ class Mailbox(Generic[ItemT]):
         self._bytes += item.size
         self._filled.set()
 
-    def _offer_room(self) -> None:
-        # One is woken at a time, and wakes the next when it found room: no herd.
-        if self._room and len(self._items) < self._count_max and self._bytes < self._bytes_max:
-            self._room.unpark()
+    def _let_in(self) -> None:
+        while self._senders:
+            admitted, item = next(iter(self._senders.items()))
+            if self._is_full(item):
+                return
+            del self._senders[admitted]
+            self._put(item)
+            admitted.set()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dalsegno.protocol import (
@@ -42,7 +43,6 @@ from ._store import Batch, EntityWrite, Head, ResultWrite, SnapshotWrite, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from datetime import datetime
 
     from dalsegno.protocol import Domain, Limits
 
@@ -184,7 +184,10 @@ class Speculation:
         """Entities with events that are not committed yet."""
         self._loaded: dict[str, Entity] = {}
         """What was loaded for the commands at hand: no cache bound takes it away meanwhile."""
-        self._results: OrderedDict[tuple[str, str], StoredResult | None] = OrderedDict()
+        self._results: OrderedDict[tuple[str, str], tuple[StoredResult, datetime]] = OrderedDict()
+        """Answers of keys, and until when they hold; those in use last stay longest."""
+        self._found: dict[tuple[str, str], StoredResult | None] = {}
+        """What is known of the keys of the commands at hand."""
         self._keys_ahead: dict[tuple[str, str], tuple[ResultWrite, Receipt]] = {}
         self.forming = Forming()
         self.in_flight: Forming | None = None
@@ -207,7 +210,8 @@ class Speculation:
     def missing_keys(self, commands: Iterable[Command]) -> list[tuple[str, str]]:
         """Tell which idempotency keys are not in memory."""
         keys = {(c.scope, c.key): None for c in commands if c.key is not None}
-        return [key for key in keys if key not in self._results and key not in self._keys_ahead]
+        self._found = {key: found for key in keys if (found := self._remembered(key)) is not None}
+        return [key for key in keys if key not in self._found and key not in self._keys_ahead]
 
     def loaded(
         self, missing: Mapping[str, Domain[Any, Any, Any]], stored: Mapping[str, StoredEntity]
@@ -227,7 +231,9 @@ class Speculation:
     ) -> None:
         """Take what the store has of the missing keys."""
         for key in keys:
-            self._remember(key, results.get(key))
+            self._found[key] = results.get(key)
+        for key, result in results.items():
+            self._remember(key, result)
 
     def entity(self, stream_id: str) -> Entity | None:
         """Look at an entity with everything folded that was decided."""
@@ -263,7 +269,7 @@ class Speculation:
         ahead = self._keys_ahead.get(key)
         if ahead is not None:
             return command.repeat(ahead[0].answer, ahead[0].payload_hash)
-        stored = self._results.get(key)
+        stored = self._found.get(key)
         return None if stored is None else command.repeat(stored.answer, stored.payload_hash)
 
     def _decide(self, command: Command, role: str, past: Past | None) -> Receipt:
@@ -498,15 +504,24 @@ class Speculation:
                     payload_hash=result.payload_hash,
                     answer=result.answer,
                     event_seq=result.event_seq,
+                    expires_in_s=self._limits.result_ttl_s,
                 ),
             )
         return done
 
-    def _remember(self, key: tuple[str, str], result: StoredResult | None) -> None:
-        self._results[key] = result
+    def _remember(self, key: tuple[str, str], result: StoredResult) -> None:
+        until = self._world.now() + timedelta(seconds=result.expires_in_s)
+        self._results[key] = (result, until)
         self._results.move_to_end(key)
         while len(self._results) > self._limits.results_cached_max:
             self._results.popitem(last=False)
+
+    def _remembered(self, key: tuple[str, str]) -> StoredResult | None:
+        result, until = self._results.get(key, (None, None))
+        if until is not None and until <= self._world.now():
+            del self._results[key]
+            return None
+        return result
 
 
 def _check_base_version(command: Command, version: int) -> None:

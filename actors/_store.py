@@ -120,6 +120,8 @@ class StoredResult(msgspec.Struct, frozen=True, kw_only=True):
     payload_hash: bytes
     answer: str
     event_seq: int
+    expires_in_s: float
+    """What is left of the key's lifetime, by the store's clock."""
 
 
 class EntityItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -232,10 +234,13 @@ class Store(Protocol):
     ) -> list[EntityItem]:
         """List live entities of a domain by stream id, those that carry ``key`` if one is given."""
 
-    async def locate(self, stream_id: str) -> list[str]:
-        """Tell which workspaces have an entity of this stream id, at most two of them.
+    async def locate(
+        self, stream_id: str, *, after: str = "", limit: int = 2, live_only: bool = False
+    ) -> list[str]:
+        """Tell which workspaces have an entity of this stream id, by workspace id.
 
-        An id that is globally unique (UUIDv7) needs no workspace beside it on the wire.
+        An id that is globally unique (UUIDv7) needs no workspace beside it on the wire, and two
+        answers tell that one is not.  An id that is a user's own tells where the user is a member.
         """
 
     async def read_cursors(self, keys: Collection[CursorKey]) -> dict[CursorKey, int]:

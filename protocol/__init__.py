@@ -72,7 +72,6 @@ from ._patch import (
     PatchOp as PatchOp,
     PatchOps as PatchOps,
     apply_patch as apply_patch,
-    decode_patch as decode_patch,
     patched_length as patched_length,
 )
 from ._position import Cursor as Cursor, chain_text as chain_text, parse_cursor as parse_cursor

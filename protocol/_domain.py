@@ -38,7 +38,7 @@ from typing import (
 
 import msgspec
 
-from ._errors import DalsegnoError, Reject
+from ._errors import DalsegnoError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -501,8 +501,3 @@ def _name_of(struct: Any) -> str:  # noqa: ANN401 - as above
         raise DomainError(f"{struct.__name__} is array_like, and a payload is an object")
     tag = struct.__struct_config__.tag
     return str(tag) if tag is not None else re.sub(r"(?<!^)(?=[A-Z])", "_", struct.__name__).lower()
-
-
-def refuse_absent(domain: Domain[Any, Any, Any]) -> Reject:
-    """Make the answer for an entity that does not exist."""
-    return Reject(f"{domain.name.upper()}_NOT_FOUND", f"no such {domain.name}")

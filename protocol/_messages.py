@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import Meta, Raw
 
-from ._door import check_nesting, check_nul
+from ._door import check_nesting, check_nul, refusal
 from ._errors import Reject
 from ._limits import SEQ_MAX, Limits
 
@@ -169,7 +169,7 @@ def decode_payload(payload: bytes | Raw, type_: Any, limits: Limits) -> Any:  # 
     """Read a command's payload into its struct.
 
     Raises:
-        Reject: ``BAD_REQUEST`` or ``PAYLOAD_TOO_LARGE``.
+        Reject: ``BAD_REQUEST``, a field's own code (`refusal`) or ``PAYLOAD_TOO_LARGE``.
 
     """
     document = bytes(payload)
@@ -177,6 +177,8 @@ def decode_payload(payload: bytes | Raw, type_: Any, limits: Limits) -> Any:  # 
         raise Reject("PAYLOAD_TOO_LARGE", f"a command has at most {limits.command_bytes_max} bytes")
     try:
         return msgspec.json.decode(document, type=type_)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except msgspec.ValidationError as error:
+        raise refusal(error, type_) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         reason = "" if isinstance(error, RecursionError) else str(error)
         raise Reject("BAD_REQUEST", f"invalid payload: {reason}") from None

@@ -53,22 +53,6 @@ PatchOps = Annotated[Sequence[PatchOp], msgspec.Meta(extra={"code": "INVALID_PAT
 """A patch as a field of a message; `refusal` gives its errors their code."""
 
 
-_decode = msgspec.json.Decoder(list[PatchOp]).decode
-
-
-def decode_patch(document: bytes | msgspec.Raw) -> list[PatchOp]:
-    """Read a patch from JSON.
-
-    Raises:
-        Reject: ``INVALID_PATCH``, also for what is no JSON.
-
-    """
-    try:
-        return _decode(document)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _invalid(f"no patch: {error}") from None
-
-
 def apply_patch(text: str, ops: Sequence[PatchOp]) -> str:
     """Apply a patch to a text.
 

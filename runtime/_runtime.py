@@ -119,6 +119,10 @@ class Runtime:
         """The reserved workspace of users and workspaces."""
         return Workspace(self.service, SYSTEM_WORKSPACE)
 
+    async def drain(self) -> None:
+        """Refuse new commands, settle what was taken, write what was acked; bound it."""
+        await _drain(self.service)
+
     def workspace(self, workspace_id: str) -> Workspace:
         """Get hold of a workspace; it is made by the first write to it.
 

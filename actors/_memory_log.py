@@ -1,0 +1,311 @@
+"""One workspace in memory: the rows that PostgreSQL would keep of it, and what is read of them.
+
+Everything here is synchronous and takes the time as an argument; `MemoryStore` adds the rest.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dalsegno.protocol import (
+    SCHEMA_VERSION,
+    SEQ_MAX,
+    CorruptLogError,
+    Event,
+    SchemaVersionError,
+)
+
+from ._store import (
+    Batch,
+    BatchRejectedError,
+    EntityItem,
+    EntityWrite,
+    Head,
+    SnapshotWrite,
+    StoredEntity,
+    StoredResult,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+    from datetime import datetime
+
+
+class _Entity(msgspec.Struct, frozen=True, kw_only=True):
+    """A row: the index columns as of ``version``, the state as of ``state_version``."""
+
+    version: int
+    live: bool
+    keys: tuple[str, ...]
+    title: str | None
+    updated_at: datetime
+    state: str | None
+    state_version: int
+    domain_version: int
+
+
+class _Result(msgspec.Struct, frozen=True):
+    stored: StoredResult
+    expires_at: datetime
+
+
+class MemoryLog:
+    """A workspace's head, events, entities, snapshots and command results."""
+
+    def __init__(self, workspace_id: str) -> None:
+        self.head = Head(workspace_id=workspace_id, epoch=0, owner=None)
+        self.events: list[Event] = []
+        self.streams: dict[str, list[Event]] = {}
+        self.entities: dict[str, _Entity] = {}
+        self.snapshots: dict[str, list[SnapshotWrite]] = {}
+        self.results: dict[tuple[str, str], _Result] = {}
+
+    def acquire(self, owner: str) -> Head:
+        """Raise the epoch."""
+        self.head = msgspec.structs.replace(self.head, epoch=self.head.epoch + 1, owner=owner)
+        return self.head
+
+    def halt(self, reason: str | None) -> None:
+        """Set or clear the halt marker."""
+        self.head = msgspec.structs.replace(self.head, halted_reason=reason)
+
+    def admits(self, batch: Batch, now: datetime) -> bool:
+        """Tell whether the fence and the live keys let a batch in."""
+        assert batch.events[0].event_seq == batch.old_head + 1
+        return (
+            (self.head.epoch, self.head.head_seq) == (batch.epoch, batch.old_head)
+            and self.head.halted_reason is None
+            and not self.find_results([(r.scope, r.key) for r in batch.results], now)
+        )
+
+    def refuse_bad_rows(self, batch: Batch) -> None:
+        """Raise `BatchRejectedError` where a unique key or a number's range would be violated."""
+        if batch.new_head > SEQ_MAX:
+            raise BatchRejectedError("event_seq is out of range")
+        for event in batch.events:
+            if _has(self.streams.get(event.stream_id, []), event.stream_seq):
+                raise BatchRejectedError("an event of this stream_seq exists")
+        _refuse_repeats("stream_seq", ((e.stream_id, e.stream_seq) for e in batch.events))
+        _refuse_repeats("entity", (entity.stream_id for entity in batch.entities))
+        _refuse_repeats("key", ((result.scope, result.key) for result in batch.results))
+        _refuse_repeats("snapshot", ((s.stream_id, s.version) for s in batch.snapshots))
+
+    def commit(self, batch: Batch, expires_at: datetime) -> None:
+        """Write all of a batch."""
+        last = batch.events[-1]
+        self.head = msgspec.structs.replace(
+            self.head, head_seq=last.event_seq, chain=last.chain, recorded_at=last.recorded_at
+        )
+        changed_at = {event.stream_id: event.recorded_at for event in batch.events}
+        self.events += batch.events
+        for event in batch.events:
+            self.streams.setdefault(event.stream_id, []).append(event)
+        for write in batch.entities:
+            self._write_entity(write, changed_at.get(write.stream_id, last.recorded_at))
+        for snapshot in batch.snapshots:
+            self.snapshots.setdefault(snapshot.stream_id, []).append(snapshot)
+        for result in batch.results:
+            stored = StoredResult(
+                payload_hash=result.payload_hash,
+                answer=result.answer,
+                event_seq=result.event_seq,
+                expires_in_s=0.0,
+            )
+            self.results[result.scope, result.key] = _Result(stored, expires_at)
+
+    def _write_entity(self, write: EntityWrite, updated_at: datetime) -> None:
+        old = self.entities.get(write.stream_id)
+        if write.state is not None:
+            kept = (write.state, write.version, write.domain_version)
+        elif old is not None:
+            kept = (old.state, old.state_version, old.domain_version)
+        else:
+            kept = (None, 0, write.domain_version)
+        state, state_version, domain_version = kept
+        self.entities[write.stream_id] = _Entity(
+            version=write.version,
+            live=write.live,
+            keys=write.keys,
+            title=write.title,
+            updated_at=updated_at,
+            state=state,
+            state_version=state_version,
+            domain_version=domain_version,
+        )
+
+    def read(self, from_seq: int, to_seq: int, limit: int, bytes_max: int) -> list[Event]:
+        """Read a page of the log."""
+        return _page(_between(self.events, _event_seq, from_seq, to_seq), limit, bytes_max)
+
+    def read_stream(
+        self, stream_id: str, from_seq: int, to_event_seq: int, limit: int, bytes_max: int
+    ) -> list[Event]:
+        """Read a page of a stream."""
+        stream = _between(self.streams.get(stream_id, []), _stream_seq, from_seq, SEQ_MAX)
+        return _page((e for e in stream if e.event_seq <= to_event_seq), limit, bytes_max)
+
+    def find_commands(self, command_ids: Collection[str], after_seq: int) -> dict[str, list[Event]]:
+        """Find the events of commands."""
+        found: dict[str, list[Event]] = {}
+        for event in _between(self.events, _event_seq, after_seq + 1, SEQ_MAX):
+            if event.command_id in command_ids:
+                found.setdefault(event.command_id, []).append(_checked(event))
+        return found
+
+    def read_versions(self, stream_ids: Collection[str]) -> dict[str, int]:
+        """Read the versions of entities, those that exist."""
+        rows = ((stream_id, self.entities.get(stream_id)) for stream_id in stream_ids)
+        return {stream_id: row.version for stream_id, row in rows if row is not None}
+
+    def load(
+        self, stream_id: str, domain_version: int | None, version: int | None = None
+    ) -> StoredEntity | None:
+        """Load an entity, as it is or as it was at ``version``."""
+        entity = self.entities.get(stream_id)
+        if entity is None:
+            return None
+        if version is None:
+            version = entity.version
+        if not 1 <= version <= entity.version:
+            return None
+        state, state_version = self._newest_state(stream_id, domain_version, version)
+        stream = self.streams.get(stream_id, [])
+        tail = _between(stream, _stream_seq, state_version + 1, version)
+        events = tuple(map(_checked, tail))
+        if len(events) != version - state_version:
+            raise CorruptLogError(f"{stream_id} lacks an event below version {version}")
+        return StoredEntity(
+            stream_id=stream_id,
+            version=version,
+            state=state,
+            state_version=state_version,
+            events=events,
+        )
+
+    def _newest_state(
+        self, stream_id: str, domain_version: int | None, version: int
+    ) -> tuple[str | None, int]:
+        entity = self.entities[stream_id]
+        usable: list[tuple[str | None, int]] = [
+            (snapshot.state, snapshot.version)
+            for snapshot in self.snapshots.get(stream_id, [])
+            if snapshot.domain_version == domain_version and snapshot.version <= version
+        ]
+        if entity.domain_version == domain_version and entity.state_version <= version:
+            usable.append((entity.state, entity.state_version))
+        return max(usable, key=lambda candidate: candidate[1], default=(None, 0))
+
+    def list_entities(
+        self, domain: str, after: str, limit: int, key: str | None
+    ) -> list[EntityItem]:
+        """List live entities of a domain."""
+        start = max(after, f"{domain}:")
+        matching = sorted(
+            stream_id
+            for stream_id, entity in self.entities.items()
+            if stream_id.startswith(f"{domain}:")
+            and stream_id > start
+            and entity.live
+            and (key is None or key in entity.keys)
+        )
+        return [_item(stream_id, self.entities[stream_id]) for stream_id in matching[:limit]]
+
+    def find_results(
+        self, keys: Collection[tuple[str, str]], now: datetime
+    ) -> dict[tuple[str, str], StoredResult]:
+        """Look up keys, those that live."""
+        rows = ((key, self.results.get(key)) for key in keys)
+        return {
+            key: msgspec.structs.replace(
+                row.stored, expires_in_s=(row.expires_at - now).total_seconds()
+            )
+            for key, row in rows
+            if row is not None and row.expires_at > now
+        }
+
+
+def refuse_bad_text(batch: Batch) -> None:
+    """Raise `BatchRejectedError` for what is no text to PostgreSQL: a NUL, a lone surrogate."""
+    for text in _texts(batch):
+        if text is not None and ("\0" in text or not _encodable(text)):
+            raise BatchRejectedError("a text holds a NUL or a lone surrogate")
+
+
+def _texts(batch: Batch) -> Iterator[str | None]:
+    yield batch.workspace_id
+    for e in batch.events:
+        yield from (e.stream_id, e.type, e.payload, e.actor_id, e.command_id, e.source)
+        yield from (e.causation, e.correlation_id)
+    for entity in batch.entities:
+        yield from (entity.stream_id, entity.title, entity.state, *entity.keys)
+    for result in batch.results:
+        yield from (result.scope, result.key, result.answer)
+    for snapshot in batch.snapshots:
+        yield from (snapshot.stream_id, snapshot.state)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refuse_repeats(what: str, keys: Iterable[Hashable]) -> None:
+    seen = set()
+    for key in keys:
+        if key in seen:
+            raise BatchRejectedError(f"the same {what} twice in a batch")
+        seen.add(key)
+
+
+def _event_seq(event: Event) -> int:
+    return event.event_seq
+
+
+def _stream_seq(event: Event) -> int:
+    return event.stream_seq
+
+
+def _has(stream: list[Event], stream_seq: int) -> bool:
+    return next(_between(stream, _stream_seq, stream_seq, stream_seq), None) is not None
+
+
+def _between(
+    events: list[Event], number: Callable[[Event], int], first: int, last: int
+) -> Iterator[Event]:
+    start = bisect_left(events, first, key=number)
+    stop = bisect_left(events, last + 1, key=number)
+    return islice(events, start, stop)
+
+
+def _page(events: Iterable[Event], limit: int, bytes_max: int) -> list[Event]:
+    page: list[Event] = []
+    size = 0
+    for event in islice(events, limit):
+        size += len(event.payload.encode())
+        if page and size > bytes_max:
+            break
+        page.append(_checked(event))
+    return page
+
+
+def _checked(event: Event) -> Event:
+    if event.schema_version != SCHEMA_VERSION:
+        raise SchemaVersionError(SCHEMA_VERSION, event.schema_version)
+    return event
+
+
+def _item(stream_id: str, entity: _Entity) -> EntityItem:
+    return EntityItem(
+        stream_id=stream_id,
+        version=entity.version,
+        keys=entity.keys,
+        title=entity.title,
+        updated_at=entity.updated_at,
+    )

@@ -1,0 +1,81 @@
+"""Names that may be used once: an e-mail address, a workspace's slug.
+
+A claim has no commands of its own.  It is made by whoever creates the user or the workspace, with
+the same command, so that both happen or neither.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Never
+
+import msgspec
+
+from dalsegno.protocol import Domain, On, Reject, Touched
+
+EMAIL_CHARS_MAX = 190
+"""An address is part of an entity's id."""
+
+_EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
+_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?", re.ASCII)
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A name that is taken."""
+
+    by: str
+    """The user's or workspace's id."""
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """A name was taken."""
+
+    by: str
+
+
+claims = Domain("claim", state=Claim, commands=Never, events=Claimed)
+"""Names that are used once: ``claim:email:{address}``, ``claim:slug:{slug}``."""
+
+
+@claims.evolve
+def _claimed(_before: Claim | None, event: Claimed) -> Claim:
+    return Claim(event.by)
+
+
+def email_claim(email: str) -> str:
+    """Name the claim on an address, however it is written."""
+    return f"email:{unicodedata.normalize('NFC', email.strip()).casefold()}"
+
+
+def slug_claim(slug: str) -> str:
+    """Name the claim on a slug."""
+    return f"slug:{slug}"
+
+
+def claim(claim_id: str, by: str, touched: Touched) -> On[Claimed]:
+    """Decide to take a name.
+
+    Raises:
+        Reject: ``STATE_CONFLICT`` where somebody has it.
+
+    """
+    if touched.get(claims, claim_id) is not None:
+        field = claim_id.partition(":")[0]
+        raise Reject("STATE_CONFLICT", f"this {field} is taken", field=field)
+    return On(claims, claim_id, Claimed(by))
+
+
+def check_email(email: str) -> str:
+    """Pass an e-mail address, or raise `Reject`: whether mail gets there, only mail can tell."""
+    email = email.strip()
+    if len(email) > EMAIL_CHARS_MAX or not _EMAIL.fullmatch(email):
+        raise Reject("BAD_REQUEST", "not an e-mail address", field="email")
+    return email
+
+
+def check_slug(slug: str) -> str:
+    """Pass a slug, or raise `Reject`."""
+    if not _SLUG.fullmatch(slug):
+        raise Reject("BAD_REQUEST", "a slug has 1 to 64 of a-z 0-9 and inner -", field="slug")
+    return slug

@@ -1,0 +1,184 @@
+"""Who belongs to a workspace: an entity a member, in the workspace's own log.
+
+A workspace's first owner is recorded in ``$system`` when it is created, and the log of the
+workspace is empty then (DESIGN §4).  So a member entity without events does not mean "nobody": for
+`Context.owner_id` it means "owner".  The roster of owners starts from the same fact, which is how
+"the last owner stays" can be told by a decider that sees two entities only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal, Never
+
+import msgspec
+
+from dalsegno.protocol import Context, Domain, Index, On, Reject, Touched
+
+Role = Literal["owner", "admin", "editor", "viewer"]
+"""What a user may be, in a workspace or globally (REQUIREMENTS §1.4)."""
+
+ANYBODY = frozenset({"owner", "admin", "editor", "viewer"})
+"""Every role."""
+
+ADMINS = frozenset({"owner", "admin"})
+"""Who may change members and users."""
+
+OWNERS_MAX = 100
+"""Owners of one workspace: their list is one value."""
+
+ROSTER_ID = "main"
+"""The id of the one roster that a log has."""
+
+
+class Roster(msgspec.Struct, frozen=True):
+    """The owners, of a workspace or, in ``$system``, of everything."""
+
+    owners: tuple[str, ...]
+
+
+class OwnersChanged(msgspec.Struct, frozen=True):
+    """Somebody became an owner, or ceased to be one."""
+
+    owners: tuple[str, ...]
+
+
+rosters = Domain("roster", state=Roster, commands=Never, events=OwnersChanged)
+"""One entity a log, changed together with the member that became or was an owner."""
+
+
+@rosters.evolve
+def _owners_changed(_roster: Roster | None, event: OwnersChanged) -> Roster:
+    return Roster(event.owners)
+
+
+def roster_of(_command: object) -> Sequence[tuple[Domain[Any, Any, Any], str]]:
+    """Name the roster, for ``touches=``."""
+    return [(rosters, ROSTER_ID)]
+
+
+def owners_of(touched: Touched, context: Context) -> tuple[str, ...]:
+    """Tell who the owners are as of a command's place in the log."""
+    roster = touched.get(rosters, ROSTER_ID)
+    if roster is not None:
+        return roster.owners
+    return () if context.owner_id is None else (context.owner_id,)
+
+
+def owner_change(
+    user_id: str, *, becomes_owner: bool, touched: Touched, context: Context
+) -> list[On[OwnersChanged]]:
+    """Decide what a new role of a user does to the roster: nothing, or one event.
+
+    Raises:
+        Reject: ``ROLE_FORBIDDEN`` where an admin makes or unmakes an owner (REQUIREMENTS §1.4,
+            ownership transfer), ``MEMBERSHIP_CONFLICT`` where no owner, or too many, would be.
+
+    """
+    owners = owners_of(touched, context)
+    if becomes_owner == (user_id in owners):
+        return []
+    if context.principal.user_id is not None and context.role != "owner":
+        raise Reject("ROLE_FORBIDDEN", "only an owner makes or unmakes owners", role=context.role)
+    changed = {*owners, user_id} if becomes_owner else {*owners} - {user_id}
+    if not changed:
+        raise Reject("MEMBERSHIP_CONFLICT", "the last owner stays")
+    if len(changed) > OWNERS_MAX:
+        raise Reject("MEMBERSHIP_CONFLICT", f"more than {OWNERS_MAX} owners")
+    return [On(rosters, ROSTER_ID, OwnersChanged(tuple(sorted(changed))))]
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """A membership."""
+
+    role: Role
+    since: datetime
+    """When it, or the first record of it in this log, began."""
+
+
+class PutMember(msgspec.Struct, frozen=True):
+    """Give a user a role here; the same role again changes nothing."""
+
+    user_id: str
+    role: Role
+
+
+class RemoveMember(msgspec.Struct, frozen=True):
+    """End a membership; ending none changes nothing."""
+
+    user_id: str
+
+
+class MemberAdded(msgspec.Struct, frozen=True):
+    """A user belongs to the workspace from now on."""
+
+    role: Role
+    since: datetime
+
+
+class MemberRoleUpdated(msgspec.Struct, frozen=True):
+    """A member has another role."""
+
+    role: Role
+
+
+class MemberRemoved(msgspec.Struct, frozen=True):
+    """A membership has ended: nothing after this event reaches the user (I8)."""
+
+
+members = Domain(
+    "member",
+    state=Member,
+    commands=PutMember | RemoveMember,
+    events=MemberAdded | MemberRoleUpdated | MemberRemoved,
+    id_field="user_id",
+    allow=ADMINS,
+)
+"""The memberships of a workspace; ``member:{user_id}``."""
+
+
+@members.decide(touches=roster_of)
+def _put_member(
+    member: Member | None, command: PutMember, context: Context, touched: Touched
+) -> Sequence[MemberAdded | MemberRoleUpdated | On[OwnersChanged]]:
+    owners = owner_change(
+        command.user_id,
+        becomes_owner=command.role == "owner",
+        touched=touched,
+        context=context,
+    )
+    if member is None:
+        founder_stays = not owners and command.role == "owner"
+        return [] if founder_stays else [MemberAdded(command.role, context.now), *owners]
+    if member.role == command.role:
+        return []
+    return [MemberRoleUpdated(command.role), *owners]
+
+
+@members.decide(touches=roster_of)
+def _remove_member(
+    member: Member | None, command: RemoveMember, context: Context, touched: Touched
+) -> Sequence[MemberRemoved | On[OwnersChanged]]:
+    owners = owner_change(command.user_id, becomes_owner=False, touched=touched, context=context)
+    return [] if member is None and not owners else [MemberRemoved(), *owners]
+
+
+@members.evolve
+def _member_added(_member: Member | None, event: MemberAdded) -> Member:
+    return Member(role=event.role, since=event.since)
+
+
+@members.evolve
+def _member_role_updated(member: Member, event: MemberRoleUpdated) -> Member:
+    return msgspec.structs.replace(member, role=event.role)
+
+
+@members.evolve
+def _member_removed(_member: Member | None, _event: MemberRemoved) -> Member | None:
+    return None
+
+
+@members.index
+def _by_role(member: Member) -> Index:
+    return Index(keys=(member.role,))

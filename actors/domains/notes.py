@@ -1,0 +1,311 @@
+"""Notes: titled texts that several people and agents change at once (REQUIREMENTS §1.2.8).
+
+A note's version is the number of its last event, and every accepted write raises it by one.  A
+deleted note keeps its state, with ``deleted_at`` set: its versions stay readable, and a rollback
+brings it back.  It is changed in no other way, and its id is not free again.
+
+A patch is folded once, by the evolver; the decider only asks whether it fits, which is a question
+of lengths.  So a keystroke in a note of 100 KB copies that text once and looks at none of it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
+
+from dalsegno.protocol import (
+    SEQ_MAX,
+    Context,
+    Domain,
+    Index,
+    Limits,
+    Past,
+    PatchOps,
+    Reject,
+    apply_patch,
+    check_id,
+    patched_length,
+)
+
+TITLE_CHARS_MAX = 300
+"""A title: 1 to this many printable characters on one line, not all of them blank."""
+
+NOTE_BYTES_MAX = Limits().note_bytes_max
+"""A note's text, UTF-8."""
+
+NOTE_KINDS = frozenset({"markdown", "settings", "media_image", "media_video"})
+"""REQUIREMENTS §1.6."""
+
+_UTF8_MAX = 4  # bytes of one character
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """A note as it stands, or stood when it was deleted."""
+
+    version: int
+    title: str
+    markdown: str
+    note_kind: str
+    access_scope: str
+    created_by: str | None
+    """The user; None for the embedding program."""
+    deleted_at: datetime | None = None
+
+
+class CreateNote(msgspec.Struct, frozen=True):
+    """Write a new note; without an id the runtime gives it one."""
+
+    note_id: str | None
+    title: str
+    markdown: str = ""
+    note_kind: str = "markdown"
+    access_scope: str = "workspace"
+
+
+class ApplyPatch(msgspec.Struct, frozen=True):
+    """Change the text, based on a version of it."""
+
+    note_id: str
+    patch_ops: PatchOps
+    base_version: int
+
+
+class SetTitle(msgspec.Struct, frozen=True):
+    """Change the title, based on a version of the note."""
+
+    note_id: str
+    title: str
+    base_version: int
+
+
+class DeleteNote(msgspec.Struct, frozen=True):
+    """Put the note away; once more does nothing."""
+
+    note_id: str
+    base_version: int | None = None
+
+
+class RollbackNote(msgspec.Struct, frozen=True):
+    """Make title and text what they were at a version, and a deleted note a living one."""
+
+    note_id: str
+    target_version: int
+    base_version: int | None = None
+
+
+class NoteCreated(msgspec.Struct, frozen=True):
+    """A note began."""
+
+    title: str
+    markdown: str
+    version: int
+    note_kind: str
+    access_scope: str
+    created_by: str | None
+
+
+class NotePatched(msgspec.Struct, frozen=True):
+    """Its text changed; whoever has the version before can apply this."""
+
+    patch_ops: PatchOps
+    length: int
+    """Of the text now, in characters (Unicode scalar values)."""
+    version: int
+
+
+class NoteTitleUpdated(msgspec.Struct, frozen=True):
+    """Its title changed."""
+
+    title: str
+    version: int
+
+
+class NoteDeleted(msgspec.Struct, frozen=True):
+    """It was put away."""
+
+    version: int
+    deleted_at: datetime
+
+
+class NoteRollback(msgspec.Struct, frozen=True):
+    """It became again what it was."""
+
+    title: str
+    markdown: str
+    version: int
+    rolled_back_to: int
+
+
+NoteCommand: TypeAlias = CreateNote | ApplyPatch | SetTitle | DeleteNote | RollbackNote
+NoteEvent: TypeAlias = NoteCreated | NotePatched | NoteTitleUpdated | NoteDeleted | NoteRollback
+
+notes = Domain("note", state=Note, commands=NoteCommand, events=NoteEvent, repeats="original")
+
+
+# ------------------------------------------------------------------------------------- deciding
+
+
+@notes.decide
+def create(note: Note | None, command: CreateNote, context: Context) -> NoteCreated:
+    """Begin a note under an id that no other has or had."""
+    if note is not None:
+        raise Reject("NOTE_EXISTS", "a note has this id")
+    if command.note_kind not in NOTE_KINDS:
+        raise Reject("BAD_REQUEST", f"note_kind is one of {', '.join(sorted(NOTE_KINDS))}")
+    if command.access_scope != "workspace":
+        raise Reject("BAD_REQUEST", "a note's access_scope is 'workspace'; others are not offered")
+    check_size(command.markdown)
+    return NoteCreated(
+        title=check_title(command.title),
+        markdown=command.markdown,
+        version=1,
+        note_kind=command.note_kind,
+        access_scope=command.access_scope,
+        created_by=context.principal.user_id,
+    )
+
+
+@notes.decide
+def patch(note: Note, command: ApplyPatch) -> NotePatched:
+    """Change the text, if the patch fits it."""
+    _check_alive(note)
+    length = patched_length(len(note.markdown), command.patch_ops)
+    if length * _UTF8_MAX > NOTE_BYTES_MAX:
+        check_size(apply_patch(note.markdown, command.patch_ops))
+    return NotePatched(patch_ops=command.patch_ops, length=length, version=note.version + 1)
+
+
+@notes.decide
+def set_title(note: Note, command: SetTitle) -> NoteTitleUpdated:
+    """Change the title."""
+    _check_alive(note)
+    return NoteTitleUpdated(title=check_title(command.title), version=note.version + 1)
+
+
+@notes.decide
+def put_away(note: Note, command: DeleteNote, context: Context) -> NoteDeleted | None:
+    """Delete the note, once."""
+    if note.deleted_at is not None:
+        return None
+    return NoteDeleted(version=note.version + 1, deleted_at=context.now)
+
+
+def _target(command: RollbackNote) -> int | None:
+    """Name the version to load; no store is asked for a number that it cannot hold."""
+    return command.target_version if 1 <= command.target_version <= SEQ_MAX else None
+
+
+@notes.decide(needs=_target)
+def roll_back(note: Note, command: RollbackNote, past: Past) -> NoteRollback:
+    """Write the title and the text of a version once more, as a new one."""
+    if not 1 <= command.target_version <= note.version or past.state is None:
+        raise Reject("NOTE_NOT_FOUND", f"the note has no version {command.target_version}")
+    then: Note = past.state
+    if then.deleted_at is not None:
+        raise Reject("INVALID_PATCH", f"at version {command.target_version} the note was deleted")
+    return NoteRollback(
+        title=then.title,
+        markdown=then.markdown,
+        version=note.version + 1,
+        rolled_back_to=command.target_version,
+    )
+
+
+def check_title(title: str) -> str:
+    """Pass a title.
+
+    Raises:
+        Reject: ``BAD_REQUEST``.
+
+    """
+    check_id(title, chars_max=TITLE_CHARS_MAX, what="title")
+    if title.isspace():
+        raise Reject("BAD_REQUEST", "a title is not blank")
+    return title
+
+
+def check_size(markdown: str) -> None:
+    """Refuse too long a text, measuring only one that may be.
+
+    Raises:
+        Reject: ``PAYLOAD_TOO_LARGE``.
+
+    """
+    if len(markdown) * _UTF8_MAX <= NOTE_BYTES_MAX:
+        return
+    size = len(markdown) if markdown.isascii() else len(markdown.encode())
+    if size > NOTE_BYTES_MAX:
+        raise Reject("PAYLOAD_TOO_LARGE", f"a note has at most {NOTE_BYTES_MAX} bytes", size=size)
+
+
+def _check_alive(note: Note) -> None:
+    if note.deleted_at is not None:
+        raise Reject("NOTE_NOT_FOUND", "the note was deleted")
+
+
+# -------------------------------------------------------------------------------------- folding
+
+
+@notes.evolve
+def created(_note: Note | None, event: NoteCreated) -> Note:
+    """Begin."""
+    return Note(
+        version=event.version,
+        title=event.title,
+        markdown=event.markdown,
+        note_kind=event.note_kind,
+        access_scope=event.access_scope,
+        created_by=event.created_by,
+    )
+
+
+@notes.evolve
+def patched(note: Note, event: NotePatched) -> Note:
+    """Apply the patch."""
+    markdown = apply_patch(note.markdown, event.patch_ops)
+    return replace(note, markdown=markdown, version=event.version)
+
+
+@notes.evolve
+def title_updated(note: Note, event: NoteTitleUpdated) -> Note:
+    """Take the title."""
+    return replace(note, title=event.title, version=event.version)
+
+
+@notes.evolve
+def deleted(note: Note, event: NoteDeleted) -> Note:
+    """Keep everything, as deleted."""
+    return replace(note, deleted_at=event.deleted_at, version=event.version)
+
+
+@notes.evolve
+def rolled_back(note: Note, event: NoteRollback) -> Note:
+    """Take title and text; the note lives."""
+    return replace(
+        note,
+        title=event.title,
+        markdown=event.markdown,
+        deleted_at=None,
+        version=event.version,
+    )
+
+
+# ---------------------------------------------------------------------------------- looking at
+
+
+@notes.index
+def index(note: Note) -> Index:
+    """List notes by their titles."""
+    return Index(title=note.title)
+
+
+@notes.view
+def on_workspace_stream(event: NoteEvent, note_id: str, version: int) -> dict[str, Any]:
+    """Say which note changed, not how: ``event_seq`` is the number in the note's stream."""
+    seen: dict[str, Any] = {"note_id": note_id, "version": event.version, "event_seq": version}
+    if isinstance(event, NoteRollback):
+        seen["rolled_back_to"] = event.rolled_back_to
+    return seen

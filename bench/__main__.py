@@ -1,0 +1,31 @@
+"""Run the benchmarks: ``python -m bench [question …]``; all of them without one."""
+
+from __future__ import annotations
+
+import argparse
+
+import trio
+
+from . import append, fanout
+from ._harness import Options
+
+QUESTIONS = {"append": append.ask, "fanout": fanout.ask}
+
+
+def main() -> None:
+    """Ask, print the tables, and keep the figures."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("question", nargs="*", help=f"of {', '.join(QUESTIONS)}")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    for name in given.question or QUESTIONS:
+        options = Options(rounds=given.rounds, seconds=given.seconds, seed=given.seed)
+        report = trio.run(QUESTIONS[name], options)
+        print(report.table(), end="\n\n", flush=True)
+        report.save()
+
+
+if __name__ == "__main__":
+    main()

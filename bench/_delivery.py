@@ -1,0 +1,116 @@
+"""A process with our delivery path, as it is, and commits that come from nowhere.
+
+    Hub.publish → Connection.offer → NativeTransport → loopback sockets
+
+The listener, the connections, the subscriptions and the hub are the server's.  No command is
+decided and no database is asked: the log is in memory, and complete before anything is published,
+so that a reader who falls behind is caught up as ever.
+
+It says its port, then answers each ``COMMITS EVENTS`` with the processor time that it has had up
+to where all of it was handed to the sockets.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from dalsegno.actors import Connection, Service
+from dalsegno.actors.testing import MemoryStore
+from dalsegno.protocol import Limits
+from dalsegno.runtime._seams import WORLD
+from dalsegno.runtime.web import serve_port
+
+from ._commits import WORKSPACE, asked, commits
+from ._domain import tasks
+
+if TYPE_CHECKING:
+    from dalsegno.actors import Batch, Head
+    from dalsegno.protocol import Event
+    from dalsegno.runtime.web import NativeTransport, UpgradeRequest
+
+
+class _WrittenAhead(MemoryStore):
+    """A log that is written already, and that the workspace's actor believes to be empty."""
+
+    async def write(self, events: list[Event]) -> None:
+        """Append."""
+        from dalsegno.actors import Batch
+
+        batch = Batch(
+            workspace_id=WORKSPACE,
+            epoch=1,
+            old_head=events[0].event_seq - 1,
+            events=tuple(events),
+        )
+        assert await self.append([batch])
+
+    async def acquire(self, workspace_id: str, owner: str, *, create: bool) -> Head | None:
+        """Own it at first, and then find nothing."""
+        return await super().acquire(workspace_id, owner, create=True) if create else None
+
+
+class Delivery:
+    """The server's half of the delivery path."""
+
+    def __init__(self) -> None:
+        self._limits = Limits()
+        self._store = _WrittenAhead(WORLD, limits=self._limits)
+        self._service = Service(
+            self._store, [tasks], node_id="bench", world=WORLD, limits=self._limits
+        )
+
+    async def run(self) -> None:
+        """Serve, and publish what is asked for, until the input ends."""
+        await self._store.acquire(WORKSPACE, "bench", create=True)
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._service.run)
+            nursery.start_soon(self._serve, listeners)
+            print(listeners[0].socket.getsockname()[1], flush=True)
+            await self._obey()
+            nursery.cancel_scope.cancel()
+
+    async def _serve(self, listeners: list[trio.SocketListener]) -> None:
+        await serve_port(
+            listeners,
+            app=_no_http,
+            accept=self._accept,
+            handle=self._handle,
+            limits=self._limits,
+            world=WORLD,
+        )
+
+    async def _accept(self, _request: UpgradeRequest) -> None:
+        return None
+
+    async def _handle(self, transport: NativeTransport, _accepted: None) -> None:
+        connection = Connection(transport, self._service, user_id="reader", role="viewer")
+        await connection.run()
+
+    async def _obey(self) -> None:
+        hub = self._service.directory.slot(WORKSPACE).hub
+        stdin = trio.wrap_file(os.fdopen(0, closefd=False))
+        async for line in stdin:
+            ready = list(commits(hub.head, *asked(line)))
+            for events in ready:
+                await self._store.write(events)
+            cpu = time.process_time()
+            for events in ready:
+                await hub.publish(events, _nothing)
+            print(time.process_time() - cpu, flush=True)
+
+
+def _nothing() -> None:
+    """Answer nobody."""
+
+
+async def _no_http(_scope: Any, _receive: Any, _send: Any) -> None:
+    """Serve no HTTP."""
+
+
+if __name__ == "__main__":
+    trio.run(Delivery().run)

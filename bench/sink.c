@@ -1,0 +1,202 @@
+/* Who listens: many WebSocket clients that only count what they are sent.
+ *
+ *   sink PORT CONNECTIONS PATH COOKIE FIRST PREFIX REPLIES
+ *
+ * Connects them all, says FIRST on each (nothing if it is empty), waits until each has had REPLIES
+ * messages, and prints "ready".  Then each line on standard input, a number N, is answered twice:
+ * "go" at once, and "WALL CPU BYTES" when every connection has had N more messages that begin with
+ * PREFIX: seconds from the first byte to the last, processor seconds, bytes.
+ *
+ * Pings are answered, without what they carried.  Frames are counted by their headers (RFC 6455, section 5.2); a server's are not masked.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <time.h>
+#include <unistd.h>
+
+#define HEAD_MAX 10
+#define PREFIX_MAX 64
+#define CARRY_MAX (HEAD_MAX + PREFIX_MAX)
+#define READ_BYTES (1 << 20)
+#define SILENCE_MS 30000
+
+struct client {
+  int fd;
+  uint64_t skip;               /* what is still to come of the frame that was counted */
+  size_t carried;              /* bytes of a frame's beginning that the next read completes */
+  unsigned char carry[CARRY_MAX];
+  long counted, wanted, other; /* messages with the prefix, how many there should be, the rest */
+};
+
+static const char *prefix;
+static size_t prefix_bytes;
+static struct client *clients;
+static int connections, epoll;
+static unsigned char buffer[CARRY_MAX + READ_BYTES];
+
+static void fail(const char *why) {
+  fprintf(stderr, "sink: %s (%s)\n", why, strerror(errno));
+  exit(1);
+}
+
+static double seconds(clockid_t clock) {
+  struct timespec at;
+  clock_gettime(clock, &at);
+  return at.tv_sec + at.tv_nsec * 1e-9;
+}
+
+static void write_all(int fd, const void *data, size_t bytes) {
+  if (write(fd, data, bytes) != (ssize_t)bytes) fail("a short write");
+}
+
+/* Count what is in the buffer behind the carried bytes. */
+static void feed(struct client *client, size_t bytes) {
+  unsigned char *at = buffer + CARRY_MAX - client->carried, *end = buffer + CARRY_MAX + bytes;
+  memcpy(at, client->carry, client->carried);
+  client->carried = 0;
+  for (;;) {
+    size_t left = end - at;
+    if (client->skip >= left) {
+      client->skip -= left;
+      return;
+    }
+    at += client->skip;
+    left -= client->skip;
+    client->skip = 0;
+    size_t head = left < 2 ? 2 : (at[1] & 127) == 126 ? 4 : (at[1] & 127) == 127 ? 10 : 2;
+    if (left >= head) {
+      uint64_t length = at[1] & 127;
+      if (length > 125) {
+        length = 0;
+        for (size_t i = 2; i < head; i++) length = length << 8 | at[i];
+      }
+      int is_text = (at[0] & 15) == 1;
+      if (at[0] == 0x89) write_all(client->fd, "\x8a\x80\0\0\0\0", 6); /* a ping: a pong */
+      if (!is_text || length < prefix_bytes || left >= head + prefix_bytes) {
+        int matches = is_text && length >= prefix_bytes && !memcmp(at + head, prefix, prefix_bytes);
+        client->counted += matches;
+        client->other += is_text && !matches;
+        client->skip = head + length;
+        continue;
+      }
+    }
+    memcpy(client->carry, at, left);
+    client->carried = left;
+    return;
+  }
+}
+
+static void connect_one(struct client *client, int port, const char *path, const char *cookie) {
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  int one = 1;
+  client->fd = socket(AF_INET, SOCK_STREAM, 0);
+  if (connect(client->fd, (void *)&address, sizeof address)) fail("cannot connect");
+  setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  char head[4096];
+  int length = snprintf(head, sizeof head,
+                        "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
+                        "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+                        "Sec-WebSocket-Version: 13\r\n%s%s%s\r\n",
+                        path, *cookie ? "Cookie: " : "", cookie, *cookie ? "\r\n" : "");
+  write_all(client->fd, head, length);
+}
+
+/* Read the answer to the upgrade; a frame may follow it in the same read. */
+static void await_upgrade(struct client *client) {
+  unsigned char *data = buffer + CARRY_MAX, *end = NULL;
+  size_t bytes = 0;
+  while (!end) {
+    ssize_t more = read(client->fd, data + bytes, 8192 - bytes);
+    if (more <= 0) fail("the handshake ended early");
+    bytes += more;
+    end = memmem(data, bytes, "\r\n\r\n", 4);
+  }
+  if (!memmem(data, bytes, " 101 ", 5)) {
+    fwrite(data, 1, bytes, stderr);
+    fail("the upgrade was refused");
+  }
+  size_t left = data + bytes - (end + 4);
+  memmove(data, end + 4, left);
+  feed(client, left);
+}
+
+/* Say a text message, masked with zeros (RFC 6455, section 5.3 wants a mask, not a secret). */
+static void say(struct client *client, const char *text) {
+  size_t length = strlen(text);
+  if (!length) return;
+  unsigned char brief[] = {0x81, 0x80 | length, 0, 0, 0, 0};
+  unsigned char longer[] = {0x81, 0x80 | 126, length >> 8, length & 255, 0, 0, 0, 0};
+  if (length < 126) write_all(client->fd, brief, sizeof brief);
+  else write_all(client->fd, longer, sizeof longer);
+  write_all(client->fd, text, length);
+}
+
+/* Read until every client has what it waits for; tell the time of the first byte. */
+static double drain(long replies, long *bytes) {
+  struct epoll_event events[512];
+  double first = 0;
+  int waiting = 0;
+  for (int i = 0; i < connections; i++)
+    waiting += clients[i].counted < clients[i].wanted || clients[i].other < replies;
+  while (waiting) {
+    int ready = epoll_wait(epoll, events, 512, SILENCE_MS);
+    if (ready == 0) fail("nothing more comes");
+    for (int i = 0; i < ready; i++) {
+      struct client *client = events[i].data.ptr;
+      ssize_t got = read(client->fd, buffer + CARRY_MAX, READ_BYTES);
+      if (got < 0 && errno == EAGAIN) continue;
+      if (got <= 0) fail("the server hung up");
+      if (!first) first = seconds(CLOCK_MONOTONIC);
+      *bytes += got;
+      int waited = client->counted < client->wanted || client->other < replies;
+      feed(client, got);
+      waiting -= waited && client->counted >= client->wanted && client->other >= replies;
+    }
+  }
+  return first;
+}
+
+int main(int count, char **arguments) {
+  if (count != 8) fail("arguments: port connections path cookie first prefix replies");
+  int port = atoi(arguments[1]);
+  connections = atoi(arguments[2]);
+  prefix = arguments[6];
+  prefix_bytes = strlen(prefix);
+  long replies = atol(arguments[7]), bytes = 0, more;
+  if (prefix_bytes > PREFIX_MAX) fail("the prefix is too long");
+  clients = calloc(connections, sizeof *clients);
+  epoll = epoll_create1(0);
+  for (int i = 0; i < connections; i++) {
+    struct client *client = &clients[i];
+    connect_one(client, port, arguments[3], arguments[4]);
+    await_upgrade(client);
+    say(client, arguments[5]);
+    fcntl(client->fd, F_SETFL, O_NONBLOCK);
+    struct epoll_event event = {.events = EPOLLIN, .data = {.ptr = client}};
+    epoll_ctl(epoll, EPOLL_CTL_ADD, client->fd, &event);
+  }
+  drain(replies, &bytes);
+  printf("ready\n");
+  fflush(stdout);
+  while (scanf("%ld", &more) == 1) {
+    for (int i = 0; i < connections; i++) clients[i].wanted += more;
+    printf("go\n");
+    fflush(stdout);
+    double cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
+    bytes = 0;
+    double first = drain(0, &bytes);
+    printf("%.6f %.6f %ld\n", seconds(CLOCK_MONOTONIC) - first,
+           seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu, bytes);
+    fflush(stdout);
+  }
+  return 0;
+}

@@ -1,0 +1,6 @@
+"""``dalsegno`` and ``python -m dalsegno.runtime``."""
+
+from ._cli import main
+
+if __name__ == "__main__":
+    main()

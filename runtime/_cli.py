@@ -1,0 +1,159 @@
+"""The command line: what can be typed, and how it ends.
+
+What a person can do something about is one line on stderr and status 1, or 2 where the command
+line or a setting is wrong.  A traceback means a fault in this program.
+
+A command imports what it needs when it runs: `tail` has no use for a web server.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from dalsegno.protocol import DalsegnoError, DomainError
+
+from ._cli_client import send, tail
+from ._cli_options import CONFIG, FILE, option
+from ._config import ConfigError, parse_bind, read_limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ._logs import LogFormat, LogLevel
+
+_EXPECTED = (DalsegnoError, DomainError, ConfigError, OSError)
+
+
+def main() -> None:
+    """Run the command that was typed, and exit."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        status = cli.main(prog_name="dalsegno", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130  # 128 and SIGINT, as shells have it
+    except (BaseExceptionGroup, *_EXPECTED) as error:
+        return _fail(error)
+    return status if isinstance(status, int) else 0
+
+
+def _fail(error: BaseException) -> int:
+    """Say what is wrong where that is a person's to know, else fall over."""
+    leaves = list(_leaves(error))
+    if not all(isinstance(leaf, _EXPECTED) for leaf in leaves):
+        raise error
+    for leaf in leaves:
+        click.echo(f"dalsegno: {_describe(leaf)}", err=True)
+    return 2 if isinstance(error, ConfigError) else 1
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    elif isinstance(error.__cause__, BaseExceptionGroup):
+        yield from _leaves(error.__cause__)
+    else:
+        yield error
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, DalsegnoError):
+        return error.message
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dalsegno")
+def cli() -> None:
+    """Serve durable, resumable workspaces for apps and agents, and look into them."""
+
+
+cli.add_command(send)
+cli.add_command(tail)
+
+_DATA_DIR = option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".data"),
+    help="Where the embedded PostgreSQL lives; made if it is not there.",
+)
+_DATABASE = option(
+    "--database", metavar="DSN", help="A PostgreSQL of your own instead: postgresql://…"
+)
+
+
+@cli.command()
+@CONFIG
+@option("--bind", default="127.0.0.1:8000", metavar="HOST:PORT", help="Where to listen.")
+@_DATA_DIR
+@_DATABASE
+@option("--origins", multiple=True, metavar="URL", help="Pages from there may connect too.")
+@option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@option("--log-format", type=click.Choice(["text", "json"]), default="text")
+@click.pass_context
+def serve(
+    context: click.Context,
+    bind: str,
+    data_dir: Path,
+    database: str | None,
+    origins: tuple[str, ...],
+    log_level: LogLevel,
+    log_format: LogFormat,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C, then drain; a second one ends it at once."""
+    from ._logs import configure_logs
+    from ._server import ServeConfig
+    from ._serving import run_server
+
+    host, port = parse_bind(bind)
+    config = ServeConfig(
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        database=database,
+        origins=origins,
+        limits=read_limits(context.meta[FILE].limits, os.environ),
+    )
+    configure_logs(log_level, log_format)
+    trio.run(run_server, config)
+
+
+@cli.command()
+@CONFIG
+@_DATA_DIR
+@_DATABASE
+def migrate(data_dir: Path, database: str | None) -> None:
+    """Bring the database's schema up to date; `serve` does so by itself."""
+    applied = trio.run(_migrate, data_dir, database)
+    click.echo("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
+
+
+async def _migrate(data_dir: Path, database: str | None) -> list[str]:
+    from .store import connect, migrate
+    from .store._embedded import open_embedded
+
+    async def apply(dsn: str) -> list[str]:
+        connection = await connect(dsn)
+        try:
+            return await migrate(connection)
+        finally:
+            await connection.aclose()
+
+    if database is not None:
+        return await apply(database)
+    async with open_embedded(data_dir) as server:
+        return await apply(server.dsn)

@@ -1,0 +1,188 @@
+"""``dalsegno tail`` and ``dalsegno send``: a server's streams and commands in a shell."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import stat
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+import trio
+
+from ._cli_options import CommandT, option
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from .client import Client, Events, RemoteEvent
+
+
+def _server_options(command: CommandT) -> CommandT:
+    for add in (
+        option("--password", help="Asked for where there is a terminal."),
+        option("--email", required=True, help="Whose account."),
+        option("--url", default="http://127.0.0.1:8000", help="Where the server is."),
+    ):
+        command = add(command)
+    return command
+
+
+@click.command()
+@click.argument("workspace")
+@click.argument("command")
+@click.argument("payload", metavar="JSON")
+@click.option("--key", help="Idempotency key: the same key again gives the same answer.")
+@_server_options
+def send(
+    workspace: str,
+    command: str,
+    payload: str,
+    key: str | None,
+    url: str,
+    email: str,
+    password: str | None,
+) -> int:
+    """Send a COMMAND with its fields to a WORKSPACE, and print its receipt once it is durable."""
+    try:
+        fields = msgspec.json.decode(payload, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise click.BadParameter(f"{error}", param_hint="JSON") from error
+
+    async def talk(client: Client) -> None:
+        receipt = await client.send(workspace, command, fields, key=key)
+        await _write(msgspec.json.encode(receipt) + b"\n")
+
+    return _run(talk, url, email, password, client_id="send")
+
+
+@click.command()
+@click.argument("stream")
+@click.option(
+    "--after",
+    metavar="N",
+    help="Begin after this number, or cursor N-CHAIN; else after what was acknowledged.",
+)
+@click.option("--ack", "acks", is_flag=True, help="Acknowledge each event when it is printed.")
+@click.option("--json", "as_json", is_flag=True, help="Print whole events, a JSON line each.")
+@click.option("--workspace", help="Of the stream, where its id alone does not tell.")
+@option("--client-id", default="tail", help="Under which acks are kept.")
+@_server_options
+def tail(
+    stream: str,
+    after: str | None,
+    acks: bool,
+    as_json: bool,
+    workspace: str | None,
+    client_id: str,
+    url: str,
+    email: str,
+    password: str | None,
+) -> int:
+    """Print the events of a STREAM, workspace:ID or note:ID, as they come, until Ctrl-C.
+
+    It outlives the server's restarts, and goes on from the exact event.
+    """
+    show = msgspec.json.encode if as_json else _line
+
+    async def talk(client: Client) -> None:
+        async with client.subscribe(stream, workspace_id=workspace, cursor=after) as events:
+            await _print(events, show, acks=acks)
+
+    return _run(talk, url, email, password, client_id=client_id)
+
+
+def _line(event: RemoteEvent) -> bytes:
+    return b"%d %s %s %s" % (
+        event.seq,
+        event.event_type.encode(),
+        event.entity.encode(),
+        bytes(event.payload),
+    )
+
+
+async def _print(events: Events, show: Callable[[RemoteEvent], bytes], *, acks: bool) -> None:
+    """Print until the stream ends, or nobody reads any more."""
+    async with trio.open_nursery() as nursery:
+        if stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):
+            nursery.start_soon(_watch_reader, nursery.cancel_scope)
+        try:
+            async for event in events:
+                await _write(show(event) + b"\n")
+                if acks:
+                    events.ack(event)
+        except BrokenPipeError:
+            pass
+        nursery.cancel_scope.cancel(reason="the stream has ended")
+
+
+async def _watch_reader(printing: trio.CancelScope) -> None:
+    """End when the pipe's reader has left, also where nothing is to be printed.
+
+    The writing end of a pipe never has anything to read: it wakes up for the error alone.
+    """
+    await trio.lowlevel.wait_readable(sys.stdout.fileno())
+    printing.cancel(reason="nobody reads")
+
+
+async def _write(line: bytes) -> None:
+    """Write past Python's buffer, in a thread: a pager takes its time, and the server waits on."""
+    await trio.to_thread.run_sync(_write_all, sys.stdout.fileno(), line, abandon_on_cancel=True)
+
+
+def _write_all(descriptor: int, line: bytes) -> None:
+    while line:
+        line = line[os.write(descriptor, line) :]
+
+
+# ------------------------------------------------------------------------------------- around it
+
+
+def _run(
+    talk: Callable[[Client], Awaitable[None]],
+    url: str,
+    email: str,
+    password: str | None,
+    *,
+    client_id: str,
+) -> int:
+    """Talk to the server until that is done, or a signal comes; tell the status."""
+    if password is None:
+        if not sys.stdin.isatty():
+            raise click.UsageError("--password or DALSEGNO_PASSWORD is needed")
+        password = click.prompt("Password", hide_input=True, err=True)
+    notes = logging.StreamHandler(sys.stderr)
+    notes.setFormatter(logging.Formatter("dalsegno: %(message)s"))
+    logger = logging.getLogger("dalsegno.client")
+    logger.addHandler(notes)
+    logger.setLevel(logging.INFO)
+    return trio.run(partial(_talk, talk, url, email, password, client_id))
+
+
+async def _talk(
+    talk: Callable[[Client], Awaitable[None]], url: str, email: str, password: str, client_id: str
+) -> int:
+    from .client import ClientLimits, open_client
+
+    status = 0
+
+    async def heed(signals: AsyncIterator[int]) -> None:
+        nonlocal status
+        async for number in signals:
+            status = 128 + number
+            nursery.cancel_scope.cancel(reason="a signal came")
+
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(heed, signals)
+            limits = ClientLimits(attempts_max=None)
+            async with open_client(
+                url, email=email, password=password, client_id=client_id, limits=limits
+            ) as client:
+                await talk(client)
+            nursery.cancel_scope.cancel(reason="it is done")
+    return status

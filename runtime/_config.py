@@ -1,0 +1,110 @@
+"""Settings: from the command line, else ``DALSEGNO_…``, else a TOML file, else the default.
+
+The file's keys are the options' names with underscores; bounds are in its table ``[limits]``, and
+``DALSEGNO_LIMIT_…`` in the environment.  What nobody knows is refused: a setting that is misspelt
+would otherwise not be set.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dalsegno.protocol import Limits
+
+from ._logs import LogFormat, LogLevel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+LIMIT_PREFIX = "DALSEGNO_LIMIT_"
+"""Of the environment's names of bounds."""
+
+_LIMITS = {field.name: type(field.default) for field in fields(Limits)}
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used."""
+
+
+class FileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a settings file may hold."""
+
+    bind: str | None = None
+    data_dir: str | None = None
+    database: str | None = None
+    origins: list[str] | None = None
+    log_level: LogLevel | None = None
+    log_format: LogFormat | None = None
+    limits: dict[str, float] = {}
+
+    def defaults(self) -> dict[str, Any]:
+        """Give what is set, by the options' names."""
+        return {
+            name: value
+            for name, value in msgspec.structs.asdict(self).items()
+            if name != "limits" and value is not None
+        }
+
+
+def read_file(path: Path) -> FileSettings:
+    """Read a settings file.
+
+    Raises:
+        ConfigError: it cannot be read, is no TOML, or has what nobody knows.
+
+    """
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text()), FileSettings)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def read_limits(table: Mapping[str, float], environ: Mapping[str, str]) -> Limits:
+    """Make the bounds: the environment's, else the file's, else the defaults.
+
+    Raises:
+        ConfigError: a name that is none, or a value that is no positive number of its kind.
+
+    """
+    given: dict[str, float | str] = dict(table)
+    for name, value in environ.items():
+        if name.startswith(LIMIT_PREFIX):
+            given[name.removeprefix(LIMIT_PREFIX).lower()] = value
+    return Limits(**{name: _limit(name, value) for name, value in given.items()})
+
+
+def _limit(name: str, value: float | str) -> Any:  # noqa: ANN401 - an int or a float, as it is declared
+    kind = _LIMITS.get(name)
+    if kind is None:
+        raise ConfigError(f"there is no limit {name!r}")
+    try:
+        number = kind(value)
+    except (ValueError, OverflowError):
+        number = 0
+    if number <= 0 or number != float(value):
+        what = "whole number" if kind is int else "number"
+        raise ConfigError(f"limit {name}: {value!r} is no {what} above 0")
+    return number
+
+
+def parse_bind(text: str) -> tuple[str, int]:
+    """Read ``HOST:PORT``; an IPv6 address is in brackets, port 0 lets the system choose.
+
+    Raises:
+        ConfigError: it is not that.
+
+    """
+    host, colon, port = text.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not host or (":" in host and not is_bracketed):
+        raise ConfigError(f"{text!r} is not HOST:PORT")
+    if not (port.isascii() and port.isdigit() and int(port) < 2**16):
+        raise ConfigError(f"{port!r} is not a port")
+    return host.strip("[]"), int(port)

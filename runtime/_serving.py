@@ -1,0 +1,75 @@
+"""``dalsegno serve``: the server as a process, with its signals and what it tells at its start."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import click
+import structlog
+import trio
+from psycopg.conninfo import conninfo_to_dict
+
+from dalsegno.actors.domains.accounts import setups
+
+from ._server import Ready, ServeConfig, serve
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_log = structlog.get_logger("dalsegno.serve")
+
+
+async def run_server(config: ServeConfig) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once."""
+    stop = trio.Event()
+
+    async def serve_here(task_status: trio.TaskStatus[Ready]) -> None:
+        await serve(config, stop=stop, task_status=task_status)
+        nursery.cancel_scope.cancel(reason="the server has ended")
+
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_heed, signals, stop)
+            ready: Ready = await nursery.start(serve_here)
+            _say(*await _introduction(config, ready))
+
+
+async def _heed(signals: AsyncIterator[int], stop: trio.Event) -> None:
+    async for number in signals:
+        if stop.is_set():
+            # What drains has bounds of its own, but who asks twice wants none of it.  An embedded
+            # PostgreSQL may be left behind: the next start adopts it.
+            os._exit(128 + number)
+        _log.info("draining", signal=signal.Signals(number).name)
+        stop.set()
+
+
+async def _introduction(config: ServeConfig, ready: Ready) -> list[str]:
+    host = f"[{ready.host}]" if ":" in ready.host else ready.host
+    url = f"http://{host}:{ready.port}"
+    lines = [f"Dal Segno serves on {url}", f"  data   {_place(config)}"]
+    if await ready.runtime.system.get(setups, "main") is None:
+        lines += [
+            f"  setup  POST {url}/api/setup/register",
+            '         {"email": …, "password": …, "display_name": …}',
+        ]
+        if ready.setup_token is not None:
+            lines.append(f"         x-setup-token: {ready.setup_token}")
+    return lines
+
+
+def _place(config: ServeConfig) -> str:
+    """Tell where the data are, without the password."""
+    if config.database is None:
+        return f"{config.data_dir.resolve()}, with an embedded PostgreSQL"
+    known = conninfo_to_dict(config.database)
+    database, host = known.get("dbname") or "its default", known.get("host") or "localhost"
+    return f"the PostgreSQL database {database} at {host}:{known.get('port') or 5432}"
+
+
+def _say(*lines: str) -> None:
+    with suppress(OSError):  # nobody reads it, and that is no reason not to serve
+        click.echo("\n".join(lines))

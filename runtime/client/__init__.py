@@ -1,0 +1,16 @@
+"""The Python client: a server's streams and commands for a Trio program far away from it."""
+
+from ._client import (
+    Client as Client,
+    ClientStatistics as ClientStatistics,
+    open_client as open_client,
+)
+from ._errors import (
+    ClientClosedError as ClientClosedError,
+    DisconnectedError as DisconnectedError,
+    SequenceGapError as SequenceGapError,
+    UnreachableError as UnreachableError,
+)
+from ._events import Events as Events
+from ._policy import ClientLimits as ClientLimits
+from ._wire import Committed as Committed, RemoteEvent as RemoteEvent

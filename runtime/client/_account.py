@@ -1,0 +1,100 @@
+"""Logging in over HTTP, and the cookie that comes of it."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import httpx
+import msgspec
+
+from dalsegno.protocol import DalsegnoError, OverloadedError, Reject, StoreUnavailableError
+
+from ._errors import UnreachableError, error_of, seconds
+
+if TYPE_CHECKING:
+    import ssl
+
+    from ._policy import ClientLimits
+
+
+class _Envelope(msgspec.Struct):
+    code: str
+    message: str = ""
+    details: dict[str, object] | None = None
+
+
+class Account:
+    """Who a client is to a server."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        email: str | None,
+        password: str | None,
+        cookie: str | None,
+        ssl_context: ssl.SSLContext | None,
+        limits: ClientLimits,
+    ) -> None:
+        self.url = url
+        self.cookie = cookie
+        """The ``Cookie`` header; None before the first login."""
+        self._email = email
+        self._password = password
+        self._verify = ssl_context or True
+        self._limits = limits
+
+    def __repr__(self) -> str:
+        return f"<Account {self._email or 'by cookie'} at {self.url}>"
+
+    @property
+    def can_log_in(self) -> bool:
+        """Whether there are credentials."""
+        return self._email is not None and self._password is not None
+
+    async def log_in(self) -> None:
+        """Begin a session.
+
+        Raises:
+            Reject: ``INVALID_CREDENTIALS``, or whatever else the server has against it.
+            UnavailableError: the server cannot answer that now.
+            UnreachableError: it does not answer.
+
+        """
+        body = {"email": self._email, "password": self._password}
+        # trust_env stays on: who needs a proxy for HTTP has said so there.
+        async with httpx.AsyncClient(
+            verify=self._verify, timeout=self._limits.connect_timeout_s
+        ) as http:
+            try:
+                response = await http.post(f"{self.url}/api/auth/login", json=body)
+            except httpx.HTTPError as error:
+                raise UnreachableError(f"{self.url} does not answer: {_reason(error)}") from error
+        if response.status_code != HTTPStatus.OK:
+            raise refused(
+                response.status_code, response.content, response.headers.get("retry-after")
+            )
+        self.cookie = "; ".join(f"{name}={value}" for name, value in response.cookies.items())
+
+
+def refused(status: int, body: bytes | None, retry_after: str | None) -> DalsegnoError:
+    """Make an HTTP refusal an error: the envelope's, or one of our own where there is none."""
+    try:
+        said = msgspec.json.decode(body or b"", type=_Envelope)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _without_envelope(status, retry_after)
+    return error_of(said.code, said.message, said.details)
+
+
+def _without_envelope(status: int, retry_after: str | None) -> DalsegnoError:
+    message = f"answered with HTTP {status}, and not by a dalsegno server"
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return OverloadedError(message, retry_after_s=seconds(retry_after))
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return StoreUnavailableError(message)
+    return Reject("BAD_RESPONSE", message)
+
+
+def _reason(error: httpx.HTTPError) -> str:
+    return str(error) or type(error).__name__

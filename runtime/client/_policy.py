@@ -1,0 +1,133 @@
+"""When a client comes back, how soon, and when it does not (REQUIREMENTS §8 and §9.5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from dalsegno.protocol import Close, DalsegnoError, OverloadedError
+
+from ._errors import DisconnectedError, UnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KIB = 1024
+MIB = 1024 * KIB
+
+ABNORMAL = 1006
+"""RFC 6455 §7.4.1: it ended without a close frame."""
+
+_UNAUTHORIZED = {HTTPStatus.UNAUTHORIZED, Close.UNAUTHORIZED}
+_AT_ONCE = {Close.GOING_AWAY, Close.TRY_AGAIN}
+_APPLICATION = range(4000, 5000)
+"""RFC 6455 §7.4.2: codes between a server and its clients; one that we do not know is a no."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientLimits:
+    """What is bounded in a client, by how much."""
+
+    attempts_max: int | None = 10
+    """Failed attempts in a row before `UnreachableError`; None never gives up."""
+    backoff_first_s: float = 1.0
+    """First upper bound of the full-jitter delay between attempts …"""
+    backoff_max_s: float = 30.0
+    """… and the last; it doubles in between."""
+    at_once_s: float = 0.25
+    """Spread of those who are asked to come back at once, so that they do not come as one."""
+    connect_timeout_s: float = 10.0
+    """A login, or a connection with its handshake."""
+    silence_s: float = 30.0
+    """A server that says nothing for three heartbeats is gone."""
+    close_timeout_s: float = 2.0
+    """Writing what is still to be said, and the closing handshake, each."""
+    sends_max: int = 256
+    """Commands under way; the next `send` waits."""
+    stream_events_max: int = 1_000
+    """Events that a loop has not taken yet; past it the stream rests at the server."""
+    stream_bytes_max: int = 4 * MIB
+    """… and their bytes."""
+    message_bytes_max: int = 16 * MIB
+    """A message of the server's: a note of 1 MiB, escaped at worst, fits."""
+
+
+class Retries:
+    """Failures in a row, and the delay after each."""
+
+    def __init__(self, limits: ClientLimits, random: Callable[[], float]) -> None:
+        self._limits = limits
+        self._random = random
+        self._failures = 0
+
+    def reset(self) -> None:
+        """Begin anew, after something that worked."""
+        self._failures = 0
+
+    def at_once(self) -> float:
+        """Tell the delay of those who were asked to come back."""
+        return self._random() * self._limits.at_once_s
+
+    def after(self, error: DalsegnoError) -> float:
+        """Count a failure and tell the delay: full jitter below a bound that doubles.
+
+        Raises:
+            DalsegnoError: ``error``, where that was the last attempt.
+
+        """
+        self._failures += 1
+        most = self._limits.attempts_max
+        if most is not None and self._failures >= most:
+            raise error
+        # 2.0 ** 30 is far above any ratio of the two bounds, and no overflow.
+        doubled = self._limits.backoff_first_s * 2.0 ** min(self._failures - 1, 30)
+        delay_s = self._random() * min(doubled, self._limits.backoff_max_s)
+        return max(delay_s, error.retry_after_s) if isinstance(error, OverloadedError) else delay_s
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a connection ended, or failed to begin."""
+
+    code: int
+    """The close code; where there was no handshake, the HTTP status."""
+    reason: str = ""
+    was_open: bool = False
+    """Whether there was a handshake."""
+    was_useful: bool = False
+    """Whether the server said anything but errors before."""
+    error: DalsegnoError | None = None
+    """What the server answered instead of a handshake."""
+
+    def __str__(self) -> str:
+        what = "connection lost" if self.was_open else "no connection"
+        return f"{what}: {self.code} {self.reason}".rstrip()
+
+    @property
+    def is_unauthorized(self) -> bool:
+        """Whether another login is what it takes."""
+        return self.code in _UNAUTHORIZED
+
+    @property
+    def is_invitation(self) -> bool:
+        """Whether the server wants to see us again at once."""
+        return self.was_useful and self.code in _AT_ONCE
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the server does not want to see us again."""
+        if self.error is not None:
+            return self.code < 500 and self.code != HTTPStatus.TOO_MANY_REQUESTS
+        try:
+            return not Close(self.code).reconnect
+        except ValueError:
+            return self.code in _APPLICATION
+
+    def as_error(self) -> DalsegnoError:
+        """Say it to the program."""
+        if self.error is not None:
+            return self.error
+        if self.is_final:
+            return DisconnectedError(self.code, self.reason)
+        return UnreachableError(str(self))

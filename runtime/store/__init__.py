@@ -1,0 +1,25 @@
+"""Where the log is kept: PostgreSQL, one's own or embedded."""
+
+from ._driver import (
+    Connection as Connection,
+    ConnectionBrokenError as ConnectionBrokenError,
+    DatabaseError as DatabaseError,
+    DriverError as DriverError,
+    Pool as Pool,
+    PoolStatistics as PoolStatistics,
+)
+from ._exclusive import (
+    DatabaseInUseError as DatabaseInUseError,
+    hold_exclusively as hold_exclusively,
+)
+from ._migrations import (
+    DatabaseRefusedError as DatabaseRefusedError,
+    SchemaTooNewError as SchemaTooNewError,
+    SchemaTooOldError as SchemaTooOldError,
+    ServerUnsuitableError as ServerUnsuitableError,
+    check as check,
+    migrate as migrate,
+)
+from ._postgres import PostgresStore as PostgresStore
+from ._postgres_accounts import PostgresAccounts as PostgresAccounts
+from ._psycopg import connect as connect

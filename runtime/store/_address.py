@@ -1,0 +1,85 @@
+"""Where a DSN leads: one set of libpq's parameters for each address to try.
+
+libpq would look a host's name up with a blocking call, and stop all of Trio for it; given the
+address as well (``hostaddr``) it does not, and still checks certificates against the name.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import psycopg
+import trio
+from psycopg._conninfo_utils import get_param, is_ip_address, split_attempts
+from psycopg.conninfo import conninfo_to_dict
+
+from ._driver import ConnectionBrokenError
+
+if TYPE_CHECKING:
+    from psycopg.abc import ConnDict
+
+_DEFAULTS: ConnDict = {
+    "application_name": "dalsegno",
+    "client_encoding": "UTF8",
+    # Kerberos would look for its ticket with blocking calls.
+    "gssencmode": "disable",
+    # A peer that vanished is noticed after 30 s of silence, or 15 s after data that it ignores.
+    "keepalives_idle": "15",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+}
+
+
+async def addresses_of(dsn: str) -> list[ConnDict]:
+    """Find the addresses of a DSN's hosts, in their order.
+
+    Raises:
+        ConnectionBrokenError: it cannot be read, or no host has one.
+    """
+    addresses: list[ConnDict] = []
+    failure: ConnectionBrokenError | None = None
+    for attempt in _hosts(dsn):
+        try:
+            addresses += await _resolve(attempt)
+        except OSError as error:
+            failure = ConnectionBrokenError(
+                f"the database's host {attempt.get('host')} has no address: {error}", sent=False
+            )
+            failure.__cause__ = error
+    if failure is not None and not addresses:
+        raise failure
+    return addresses
+
+
+def _hosts(dsn: str) -> list[ConnDict]:
+    """Read a DSN, and split it into one for each host."""
+    try:
+        attempts = split_attempts(_DEFAULTS | conninfo_to_dict(dsn))
+        if all(_plausible(attempt) for attempt in attempts):
+            return attempts
+    except psycopg.Error:
+        pass
+    # libpq's own message would quote what it stumbled over, which may be part of a password.
+    raise ConnectionBrokenError(
+        "libpq cannot read this database address; in a URL, special characters in the user's name "
+        "and password must be percent-encoded",
+        sent=False,
+    )
+
+
+def _plausible(attempt: ConnDict) -> bool:
+    # An unescaped / or @ in a password makes its rest the port, or part of the host.
+    port, host = str(attempt.get("port") or "0"), str(attempt.get("host") or "")
+    return port.isdecimal() and "@" not in host[1:]
+
+
+async def _resolve(attempt: ConnDict) -> list[ConnDict]:
+    host = get_param(attempt, "host")
+    if not host or host.startswith(("/", "@")) or get_param(attempt, "hostaddr"):
+        return [attempt]
+    if is_ip_address(host):
+        return [{**attempt, "hostaddr": host}]
+    found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [{**attempt, "hostaddr": str(address[0])} for *_, address in found]

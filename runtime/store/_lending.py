@@ -1,0 +1,90 @@
+"""Connections for one statement, with the driver's errors turned into the port's.
+
+What a failed statement means depends on what it was for.  A lost connection leaves an append
+unknown, and a read or a repeatable write simply undone.  A refused statement wrote nothing; what
+matters is whose fault it was: the data's, which will fail again, or the server's, which may not.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from dalsegno.protocol import (
+    CorruptLogError,
+    DalsegnoError,
+    InternalError,
+    StoreUnavailableError,
+)
+
+from ._driver import ConnectionBrokenError, DatabaseError, DriverError
+from ._sql import queries
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ._driver import Connection, Pool
+    from ._rows import Row
+
+# Cardinality violation, data exception, integrity constraint violation, program limit exceeded
+# (PostgreSQL manual, appendix A).
+_DATA_CLASSES = ("21", "22", "23", "54")
+
+# data_corrupted, index_corrupted
+_CORRUPTED = ("XX001", "XX002")
+
+
+@asynccontextmanager
+async def lent(
+    pool: Pool,
+    *,
+    lost: type[DalsegnoError] = StoreUnavailableError,
+    refused: type[DalsegnoError] = InternalError,
+) -> AsyncIterator[Connection]:
+    """Lend a connection of ``pool`` for the length of a block.
+
+    Raises:
+        StoreUnavailableError: nothing was sent, or the server undid it.
+        DalsegnoError: ``lost`` where the statement's outcome is unknown, ``refused`` where the
+            server refused its data.
+        CorruptLogError: the server found its own files damaged.
+    """
+    try:
+        async with pool.connection() as connection:
+            try:
+                yield connection
+            except ConnectionBrokenError as error:
+                raise (lost if error.sent else StoreUnavailableError)(_away(error)) from error
+            except DatabaseError as error:
+                if not error.sqlstate.startswith(_DATA_CLASSES):
+                    # Perhaps it is the session: one with a server that a failover has left behind
+                    # refuses every write.  The next one begins anew.
+                    await connection.aclose()
+                raise _refusal(error, refused) from error
+    except DriverError as error:
+        # The pool could not open a session; whatever was sent to that end was not ours.
+        raise StoreUnavailableError(_away(error)) from error
+
+
+def _away(error: DriverError) -> str:
+    return f"the database is away: {error.message}"
+
+
+def _refusal(error: DatabaseError, refused: type[DalsegnoError]) -> DalsegnoError:
+    message = f"the database refused: {error.message} ({error.sqlstate})"
+    if error.sqlstate.startswith(_DATA_CLASSES):
+        return refused(message)
+    if error.sqlstate in _CORRUPTED:
+        return CorruptLogError(message)
+    return StoreUnavailableError(message)
+
+
+async def fetch(
+    pool: Pool,
+    name: str,
+    *params: str | int | None,
+    lost: type[DalsegnoError] = StoreUnavailableError,
+) -> list[Row]:
+    """Run the statement of that name on a connection of ``pool``; errors are as in `lent`."""
+    async with lent(pool, lost=lost) as connection:
+        return await connection.fetch(queries()[name], params)

@@ -1,0 +1,98 @@
+"""Sessions and credentials in memory, for a runtime on a `MemoryStore`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from dalsegno.runtime.web._account_store import SessionRow
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from dalsegno.actors import World
+
+_EXPIRED_KEPT = timedelta(days=7)
+
+
+class MemoryAccounts:
+    """An `AccountStore` in memory; cancellation of any call leaves it undone."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._sessions: dict[bytes, SessionRow] = {}
+        self._credentials: dict[str, str] = {}
+
+    async def put_session(
+        self, id_hash: bytes, user_id: str, csrf_token: str, expires_at: datetime
+    ) -> None:
+        """Begin a session; see `AccountStore.put_session`."""
+        await trio.lowlevel.checkpoint()
+        now = self._world.now()
+        for row in self._of_user(user_id):
+            if row.expires_at <= now - _EXPIRED_KEPT:
+                del self._sessions[row.id_hash]
+        row = SessionRow(
+            id_hash=id_hash,
+            user_id=user_id,
+            csrf_token=csrf_token,
+            created_at=now,
+            expires_at=expires_at,
+            last_seen_at=now,
+            revoked_at=None,
+        )
+        self._sessions.setdefault(id_hash, row)
+
+    async def find_session(self, id_hash: bytes) -> SessionRow | None:
+        """Read a session; see `AccountStore.find_session`."""
+        await trio.lowlevel.checkpoint()
+        return self._sessions.get(id_hash)
+
+    async def touch_session(
+        self, id_hash: bytes, last_seen_at: datetime, expires_at: datetime
+    ) -> None:
+        """Note that a session was used; see `AccountStore.touch_session`."""
+        await trio.lowlevel.checkpoint()
+        row = self._sessions.get(id_hash)
+        if row is not None and row.revoked_at is None:
+            self._sessions[id_hash] = msgspec.structs.replace(
+                row, last_seen_at=max(row.last_seen_at, last_seen_at), expires_at=expires_at
+            )
+
+    async def revoke_session(self, id_hash: bytes) -> None:
+        """End a session; see `AccountStore.revoke_session`."""
+        await trio.lowlevel.checkpoint()
+        row = self._sessions.get(id_hash)
+        if row is not None:
+            self._revoke(row)
+
+    async def revoke_sessions_of(self, user_id: str) -> None:
+        """End every session of a user; see `AccountStore.revoke_sessions_of`."""
+        await trio.lowlevel.checkpoint()
+        for row in self._of_user(user_id):
+            self._revoke(row)
+
+    async def put_credential(self, user_id: str, password_hash: str) -> None:
+        """Set a user's password hash; see `AccountStore.put_credential`."""
+        await trio.lowlevel.checkpoint()
+        self._credentials[user_id] = password_hash
+
+    async def find_credential(self, user_id: str) -> str | None:
+        """Read a user's password hash; see `AccountStore.find_credential`."""
+        await trio.lowlevel.checkpoint()
+        return self._credentials.get(user_id)
+
+    async def delete_credential(self, user_id: str) -> None:
+        """Forget a user's password hash; see `AccountStore.delete_credential`."""
+        await trio.lowlevel.checkpoint()
+        self._credentials.pop(user_id, None)
+
+    def _of_user(self, user_id: str) -> list[SessionRow]:
+        return [row for row in self._sessions.values() if row.user_id == user_id]
+
+    def _revoke(self, row: SessionRow) -> None:
+        if row.revoked_at is None:
+            self._sessions[row.id_hash] = msgspec.structs.replace(row, revoked_at=self._world.now())

@@ -1,0 +1,191 @@
+"""Migrations: ordered SQL files, each applied once, in one transaction.
+
+Whoever migrates holds an advisory lock for the length of each file and looks again what is
+applied once it has the lock; so any number of servers may start at once.  Files only expand the
+schema; what they replace is dropped a release later, since a server of the release before may
+still be running on it.
+
+A runtime refuses a database that it could harm, or that could harm its promises (I11):
+
+    DatabaseRefusedError
+    ├── SchemaTooNewError        migrated by a newer release
+    ├── SchemaTooOldError        not migrated yet
+    └── ServerUnsuitableError    a server that is too old, or that may lose commits
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from dalsegno.protocol import DalsegnoError, StoreUnavailableError
+
+from ._driver import DatabaseError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._driver import Connection
+
+SERVER_VERSION_MIN = 150000
+"""PostgreSQL 15, as ``server_version_num`` has it; the oldest that is tested."""
+
+_LOCK_KEY = int.from_bytes(b"dalsegmi")
+_LOCK_NOT_AVAILABLE = "55P03"
+_FILE = re.compile(r"(\d{4})_(\w+)\.sql", re.ASCII)
+
+
+class DatabaseRefusedError(DalsegnoError):
+    """This release does not run on that database; its message says what to do."""
+
+    code = "MIGRATION_UNAVAILABLE"
+
+
+class SchemaTooNewError(DatabaseRefusedError):
+    """A newer release has migrated the database; this one does not know what that means."""
+
+
+class SchemaTooOldError(DatabaseRefusedError):
+    """The database lacks migrations that this release needs."""
+
+
+class ServerUnsuitableError(DatabaseRefusedError):
+    """The server is too old, or set so that it may lose what it has committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file."""
+
+    version: int
+    """1, 2, 3 … without a gap."""
+    name: str
+    """The file's name without ``.sql``."""
+    sql: str
+    """Its statements."""
+
+
+@cache
+def migrations() -> tuple[Migration, ...]:
+    """Read every migration that this release knows, in order."""
+    found = []
+    for file in (files(__package__) / "sql" / "migrations").iterdir():
+        match = _FILE.fullmatch(file.name)
+        if match:
+            name = file.name.removesuffix(".sql")
+            found.append(Migration(int(match[1]), name, file.read_text(encoding="utf-8")))
+    found.sort(key=lambda migration: migration.version)
+    assert [migration.version for migration in found] == list(range(1, len(found) + 1))
+    return tuple(found)
+
+
+async def migrate(
+    connection: Connection,
+    *,
+    known: Sequence[Migration] | None = None,
+    lock_timeout_s: float = 30.0,
+) -> list[str]:
+    """Apply what is missing of the ``known`` migrations, and tell the names of what was applied.
+
+    Cancellation leaves the migrations that were finished.
+
+    Raises:
+        SchemaTooNewError: a newer release was here.
+        StoreUnavailableError: somebody else has held a lock that is needed for too long.
+    """
+    known = known or migrations()
+    applied = []
+    for migration in known:
+        try:
+            if await _apply(connection, migration, known[-1].version, lock_timeout_s):
+                applied.append(migration.name)
+        except DatabaseError as error:
+            if error.sqlstate != _LOCK_NOT_AVAILABLE:
+                raise
+            raise StoreUnavailableError(
+                f"migration {migration.name} waited {lock_timeout_s:g} s for a lock; another "
+                "server is migrating, or a long transaction is in the way"
+            ) from error
+    return applied
+
+
+async def check(connection: Connection, *, known: Sequence[Migration] | None = None) -> None:
+    """Refuse a database that this release must not run on.
+
+    Raises:
+        DatabaseRefusedError: one of its kinds.
+    """
+    await _check_server(connection)
+    latest = (known or migrations())[-1].version
+    version = await _schema_version(connection)
+    _refuse_newer(version, latest)
+    if version < latest:
+        raise SchemaTooOldError(
+            f"the database has schema version {version} and this release needs {latest}; "
+            "run `dalsegno migrate`"
+        )
+
+
+async def _apply(
+    connection: Connection, migration: Migration, latest: int, lock_timeout_s: float
+) -> bool:
+    async with connection.transaction():
+        await connection.execute(f"set local lock_timeout = '{lock_timeout_s * 1000:.0f}ms'")
+        await connection.execute("select pg_advisory_xact_lock($1::bigint)", (_LOCK_KEY,))
+        version = await _schema_version(connection)
+        _refuse_newer(version, latest)
+        if version >= migration.version:
+            return False
+        if version == 0:
+            await _found(connection)
+        await connection.execute(migration.sql)
+        await connection.execute(
+            "insert into dalsegno.migration (version, name) values ($1::integer, $2::text)",
+            (migration.version, migration.name),
+        )
+        return True
+
+
+async def _found(connection: Connection) -> None:
+    await connection.execute("""
+        create schema if not exists dalsegno;
+        create table if not exists dalsegno.migration (
+          version integer primary key,
+          name text not null,
+          applied_at timestamptz not null default now()
+        );
+    """)
+
+
+async def _schema_version(connection: Connection) -> int:
+    (exists,) = await connection.fetch("select to_regclass('dalsegno.migration') is not null")
+    if not exists[0]:
+        return 0
+    (row,) = await connection.fetch("select coalesce(max(version), 0) from dalsegno.migration")
+    return int(row[0])
+
+
+def _refuse_newer(version: int, latest: int) -> None:
+    if version > latest:
+        raise SchemaTooNewError(
+            f"the database has schema version {version} and this release knows {latest}; "
+            "run a newer release"
+        )
+
+
+async def _check_server(connection: Connection) -> None:
+    ((version, shown, fsync),) = await connection.fetch(
+        "select current_setting('server_version_num')::bigint, current_setting('server_version'),"
+        " current_setting('fsync')"
+    )
+    if version < SERVER_VERSION_MIN:
+        raise ServerUnsuitableError(
+            f"PostgreSQL {shown} is too old; {SERVER_VERSION_MIN // 10000} or newer is needed"
+        )
+    if fsync == "off":
+        raise ServerUnsuitableError(
+            "the server runs with fsync=off and would lose commits with the power; turn it on"
+        )

@@ -1,0 +1,314 @@
+"""psycopg 3 on Trio: its generator core, driven by Trio's waits.
+
+psycopg keeps the protocol apart from the waiting: its internals are generators that step libpq
+and yield what they wait for, "readable" or "writable".  Whoever drives such a generator decides
+how to wait.  So this is no wrapper around asyncio or around threads; a statement is one generator
+and, most of the time, one `trio.lowlevel.wait_readable`.
+
+Two of psycopg's private methods are needed, ``_connect_gen`` and ``_execute_gen``; pyproject.toml
+pins psycopg below the next minor version because of them.
+
+A wait that is cancelled leaves an answer on the wire that nobody will read.  Asking the server to
+cancel the statement (PQcancel) would turn an append that is about to succeed into one that fails,
+through another connection, at an unknown time; so such a connection is closed at once, and the
+statement runs to its end at the server.
+"""
+
+from __future__ import annotations
+
+import select
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import psycopg
+import trio
+from psycopg import generators
+from psycopg.adapt import Dumper, Loader
+from psycopg.conninfo import make_conninfo
+from psycopg.pq import TransactionStatus
+from psycopg.types.string import TextLoader
+from psycopg.waiting import Ready, Wait
+
+from ._address import addresses_of
+from ._driver import ConnectionBrokenError, DatabaseError, DriverError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+
+    from psycopg.abc import Buffer, ConnDict, PQGen, PQGenConn
+
+T = TypeVar("T")
+
+# What the loaders below, and those of psycopg, rely on.
+_SESSION = {"TimeZone": "UTC", "DateStyle": "ISO", "bytea_output": "hex"}
+
+_ROLLBACK_DEADLINE_S = 5.0
+
+# PostgreSQL manual, appendix A: connection exceptions, and operator interventions that end the
+# session (but not 57014, a statement cancelled by a timeout).
+_LOST = ("08", "57P0")
+_DATA_EXCEPTION = "22000"
+_INTERNAL_ERROR = "XX000"
+
+# Where there is no POLLRDHUP (macOS), POLLHUP says the same.
+_HANG_UP = getattr(select, "POLLRDHUP", 0)
+
+
+class _IntDumper(Dumper):
+    """Sends the digits without a type, so that a number's size does not change the statement."""
+
+    def dump(self, obj: int) -> Buffer:
+        return b"%d" % obj
+
+
+class _UtcLoader(Loader):
+    """Reads ``timestamptz`` into `datetime.UTC`: the session's zone makes the offset zero."""
+
+    def load(self, data: Buffer) -> datetime:
+        text = bytes(data).decode()
+        try:
+            return datetime.fromisoformat(text)
+        except ValueError:
+            raise psycopg.DataError(f"no datetime can hold {text!r}") from None
+
+
+async def connect(
+    dsn: str,
+    *,
+    settings: Mapping[str, str] | None = None,
+    connect_timeout_s: float = 10.0,
+) -> PsycopgConnection:
+    """Open a session, with ``settings`` as by ``SET``.
+
+    Every address that the DSN's hosts resolve to is tried in turn, each with an equal share of
+    the time that is left.  Cancellation leaves nothing behind.
+
+    Raises:
+        ConnectionBrokenError: none could be reached, or the server refused us.
+        DatabaseError: the server does not know a setting, or refuses its value.
+    """
+    try:
+        with trio.fail_after(connect_timeout_s) as limit:
+            session = await _open_first(await addresses_of(dsn), limit.deadline)
+            connection = PsycopgConnection(session)
+            try:
+                await connection.configure(_SESSION | dict(settings or {}))
+            except BaseException:
+                connection.abandon()
+                raise
+            return connection
+    except trio.TooSlowError:
+        raise ConnectionBrokenError(
+            f"no connection to the database within {connect_timeout_s:g} s", sent=False
+        ) from None
+
+
+class PsycopgConnection:
+    """A `Connection` on psycopg; `connect` makes them."""
+
+    def __init__(self, session: psycopg.Connection[tuple[Any, ...]]) -> None:
+        session.autocommit = True
+        session.adapters.register_dumper(int, _IntDumper)
+        session.adapters.register_loader("json", TextLoader)
+        session.adapters.register_loader("jsonb", TextLoader)
+        session.adapters.register_loader("timestamptz", _UtcLoader)
+        self._session = session
+        self._socket = session.fileno()
+        self._hang_up = select.poll()
+        self._hang_up.register(self._socket, _HANG_UP)
+        self._running = False
+
+    def __repr__(self) -> str:
+        state = "broken" if self.broken else "running" if self._running else "idle"
+        return f"<PsycopgConnection [{state}]>"
+
+    @property
+    def broken(self) -> bool:
+        """Whether this connection is of no more use, as far as can be told without waiting.
+
+        A server that went away while nothing was asked of it has hung up.  Looking before each
+        statement makes the usual case, a restarted database, a certain "not sent".
+        """
+        return self._session.closed or bool(self._hang_up.poll(0))
+
+    async def configure(self, settings: Mapping[str, str]) -> None:
+        """Set parameters of the session in one round trip."""
+        await self.fetch(
+            "select set_config(name, value, false) "
+            "from unnest($1::text[], $2::text[]) as setting(name, value)",
+            (list(settings), list(settings.values())),
+        )
+
+    async def fetch(self, sql: str, params: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement and return all its rows; see `Connection.fetch`."""
+        with self._translated():
+            cursor = await self._run(sql, params)
+            result = cursor.pgresult
+            return cursor.fetchall() if result and result.nfields else []
+
+    async def execute(self, sql: str, params: Sequence[object] = ()) -> None:
+        """Run one statement, or without parameters several; see `Connection.execute`."""
+        with self._translated():
+            await self._run(sql, params)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[None]:
+        """Run a block in one transaction; see `Connection.transaction`."""
+        await self.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            await self._roll_back()
+            raise
+        if self._session.pgconn.transaction_status == TransactionStatus.INERROR:
+            # COMMIT would roll back here and report success.
+            await self._roll_back()
+            raise DatabaseError("25P02", "a statement of this transaction failed")
+        await self.execute("COMMIT")
+
+    async def listen(
+        self,
+        channel: str,
+        heard: Callable[[str], object],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> NoReturn:
+        """Call ``heard(payload)`` for every notification; see `Connection.listen`."""
+
+        def pass_on(notify: psycopg.Notify) -> None:
+            heard(notify.payload)
+
+        self._session.add_notify_handler(pass_on)
+        quoted = channel.replace('"', '""')
+        await self.execute(f'LISTEN "{quoted}"')
+        task_status.started()
+        with self._translated():
+            while True:
+                await self._drive(generators.notifies(self._session.pgconn))
+
+    async def aclose(self) -> None:
+        """Close, without waiting for the server; more than once is fine."""
+        self.abandon()
+        await trio.lowlevel.checkpoint()
+
+    def abandon(self) -> None:
+        """Close the socket now, whatever is on it."""
+        if not self._session.closed:
+            # libpq closes by itself a socket that it finds dead, and its number may be somebody
+            # else's by now; it is ours only while the session is open.
+            trio.lowlevel.notify_closing(self._socket)
+        self._session.close()
+
+    async def _run(self, sql: str, params: Sequence[object]) -> psycopg.RawCursor[tuple[Any, ...]]:
+        if self.broken:
+            self.abandon()
+            raise ConnectionBrokenError("the connection to the database was lost", sent=False)
+        cursor = psycopg.RawCursor(self._session)
+        steps = cursor._execute_gen(  # noqa: SLF001 - see the module's docstring
+            sql.encode(), params or None, prepare=bool(params)
+        )
+        await self._drive(steps)
+        return cursor
+
+    async def _drive(self, steps: PQGen[T]) -> T:
+        assert not self._running, "one task at a time"
+        self._running = True
+        try:
+            wanted = next(steps)
+            while True:
+                try:
+                    ready = await _ready(self._socket, wanted)
+                except BaseException:
+                    self.abandon()
+                    raise
+                wanted = steps.send(ready)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        finally:
+            self._running = False
+
+    async def _roll_back(self) -> None:
+        # The exception that is on its way says more than one from here could; a connection that
+        # cannot roll back is given up, and the transaction ends with it.
+        with trio.move_on_after(_ROLLBACK_DEADLINE_S, shield=True):
+            try:
+                await self.execute("ROLLBACK")
+            except DriverError:
+                self.abandon()
+
+    @contextmanager
+    def _translated(self) -> Generator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            raise self._translate(error) from error
+        except trio.ClosedResourceError as error:
+            raise ConnectionBrokenError("the connection was closed meanwhile", sent=True) from error
+        except UnicodeEncodeError as error:
+            raise DatabaseError(_DATA_EXCEPTION, "a text holds a lone surrogate") from error
+
+    def _translate(self, error: psycopg.Error) -> DriverError:
+        sqlstate = error.sqlstate or ""
+        fatal = error.diag.severity_nonlocalized in {"FATAL", "PANIC"}
+        if self._session.closed or fatal or sqlstate.startswith(_LOST):
+            self.abandon()
+            return ConnectionBrokenError(str(error).strip(), sent=True)
+        if not sqlstate:  # psycopg refused a parameter, and sent nothing
+            data = isinstance(error, psycopg.DataError)
+            sqlstate = _DATA_EXCEPTION if data else _INTERNAL_ERROR
+        return DatabaseError(sqlstate, error.diag.message_primary or str(error))
+
+
+async def _ready(fileno: int, wanted: Wait) -> Ready:
+    if wanted == Wait.R:
+        await trio.lowlevel.wait_readable(fileno)
+        return Ready.R
+    if wanted == Wait.W:
+        await trio.lowlevel.wait_writable(fileno)
+        return Ready.W
+    # A long statement: libpq reads while it writes, or both sides could wait for each other.
+    ready = 0
+
+    async def note(wait: Callable[[int], Any], state: Ready) -> None:
+        nonlocal ready
+        await wait(fileno)
+        ready |= state
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(note, trio.lowlevel.wait_readable, Ready.R)
+        nursery.start_soon(note, trio.lowlevel.wait_writable, Ready.W)
+    return Ready(ready)
+
+
+async def _open_first(
+    addresses: list[ConnDict], deadline: float
+) -> psycopg.Connection[tuple[Any, ...]]:
+    failures: list[str] = []
+    for i, address in enumerate(addresses):
+        share_s = (deadline - trio.current_time()) / (len(addresses) - i)
+        conninfo = make_conninfo("", **address)
+        steps = psycopg.Connection._connect_gen(conninfo)  # noqa: SLF001 - see above
+        try:
+            with trio.fail_after(share_s):
+                return await _drive_connect(steps)
+        except psycopg.OperationalError as error:
+            failures.append(str(error).strip())
+        except trio.TooSlowError:
+            failures.append(f"no answer from {address.get('hostaddr')} within {share_s:.1f} s")
+    raise ConnectionBrokenError("\n".join(failures), sent=False)
+
+
+async def _drive_connect(steps: PQGenConn[T]) -> T:
+    # The socket may be another one at every step.
+    try:
+        fileno, wanted = next(steps)
+        while True:
+            fileno, wanted = steps.send(await _ready(fileno, wanted))
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    finally:
+        steps.close()

@@ -1,0 +1,184 @@
+"""Between records and rows: the parameters of an append, and what is made of what was read.
+
+Rows come as the statements of ``queries.sql`` list their columns; each function here names the
+statement that it belongs to.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dalsegno.actors import Batch, EntityItem, Head, StoredResult
+from dalsegno.protocol import SCHEMA_VERSION, Event, SchemaVersionError
+
+from ._sql import NULL, columns, quoted, signed, texts, unsigned
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Row = tuple[Any, ...]
+
+
+def append_parameters(batches: Sequence[Batch], result_ttl_s: float) -> list[str]:
+    """Write the parameters of ``append``."""
+    heads: list[tuple[str, ...]] = []
+    results: list[tuple[str, ...]] = []
+    events: list[tuple[str, ...]] = []
+    entities: list[tuple[str, ...]] = []
+    snapshots: list[tuple[str, ...]] = []
+    for batch in batches:
+        assert batch.events[0].event_seq == batch.old_head + 1
+        workspace = quoted(batch.workspace_id)
+        heads.append(_head_elements(workspace, batch))
+        results += [
+            (workspace, quoted(result.scope), quoted(result.key), result.payload_hash.hex(),
+             quoted(result.answer), str(result.event_seq))
+            for result in batch.results
+        ]  # fmt: skip
+        events += [_event_elements(workspace, event) for event in batch.events]
+        entities += _entities_elements(workspace, batch)
+        snapshots += [
+            (workspace, quoted(snapshot.stream_id), str(snapshot.version),
+             str(snapshot.domain_version), quoted(snapshot.state))
+            for snapshot in batch.snapshots
+        ]  # fmt: skip
+    return [
+        *columns(heads, 6),
+        repr(result_ttl_s),
+        *columns(results, 6),
+        *columns(events, 16),
+        *columns(entities, 9),
+        *columns(snapshots, 5),
+    ]
+
+
+def _head_elements(workspace: str, batch: Batch) -> tuple[str, ...]:
+    last = batch.events[-1]
+    return (
+        workspace,
+        str(batch.epoch),
+        str(batch.old_head),
+        str(last.event_seq),
+        str(signed(last.chain)),
+        last.recorded_at.isoformat(),
+    )
+
+
+def _event_elements(workspace: str, event: Event) -> tuple[str, ...]:
+    return (
+        workspace,
+        str(event.event_seq),
+        quoted(event.stream_id),
+        str(event.stream_seq),
+        quoted(event.event_id),
+        quoted(event.type),
+        str(event.type_version),
+        str(event.schema_version),
+        quoted(event.payload),
+        quoted(event.actor_id),
+        quoted(event.command_id),
+        quoted(event.source),
+        quoted(event.causation),
+        quoted(event.correlation_id),
+        event.recorded_at.isoformat(),
+        str(signed(event.chain)),
+    )
+
+
+def _entities_elements(workspace: str, batch: Batch) -> list[tuple[str, ...]]:
+    changed_at = {event.stream_id: event.recorded_at for event in batch.events}
+    return [
+        (
+            workspace,
+            quoted(entity.stream_id),
+            str(entity.version),
+            "t" if entity.live else "f",
+            quoted(texts(entity.keys)),
+            quoted(entity.title),
+            quoted(entity.state),
+            str(entity.domain_version),
+            changed_at.get(entity.stream_id, batch.events[-1].recorded_at).isoformat(),
+        )
+        for entity in batch.entities
+    ]
+
+
+def event_types_of(batches: Iterable[Batch]) -> set[tuple[str, str, int]]:
+    """Tell the (domain, type, type_version) of every event."""
+    return {
+        (event.stream_id.partition(":")[0], event.type, event.type_version)
+        for batch in batches
+        for event in batch.events
+    }
+
+
+def head_of(row: Row) -> Head:
+    """Make a head of a row of ``read_head``."""
+    workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason = row
+    return Head(
+        workspace_id=workspace_id,
+        epoch=epoch,
+        owner=owner,
+        head_seq=head_seq,
+        first_seq=first_seq,
+        chain=unsigned(chain),
+        recorded_at=recorded_at,
+        halted_reason=halted_reason,
+    )
+
+
+def events_of(workspace_id: str, rows: Iterable[Row]) -> list[Event]:
+    """Make events of rows of ``read_events``; fail closed on a foreign envelope (X-PER-5)."""
+    events = []
+    for (
+        event_seq, stream_id, stream_seq, event_id, type_, type_version, schema_version, payload,
+        actor_id, command_id, source, causation, correlation_id, recorded_at, chain,
+    ) in rows:  # fmt: skip
+        if schema_version != SCHEMA_VERSION:
+            raise SchemaVersionError(SCHEMA_VERSION, schema_version)
+        events.append(
+            Event(
+                workspace_id=workspace_id,
+                event_seq=event_seq,
+                stream_id=stream_id,
+                stream_seq=stream_seq,
+                event_id=event_id,
+                type=type_,
+                type_version=type_version,
+                payload=payload,
+                actor_id=actor_id,
+                command_id=command_id,
+                recorded_at=recorded_at,
+                chain=unsigned(chain),
+                source=source,
+                causation=causation,
+                correlation_id=correlation_id,
+            )
+        )
+    return events
+
+
+def results_of(rows: Iterable[Row]) -> dict[tuple[str, str], StoredResult]:
+    """Make stored results of rows of ``find_results``."""
+    return {
+        (scope, key): StoredResult(
+            payload_hash=payload_hash,
+            answer=answer,
+            event_seq=event_seq,
+            expires_in_s=expires_in_s,
+        )
+        for scope, key, payload_hash, answer, event_seq, expires_in_s in rows
+    }
+
+
+def item_of(row: Row) -> EntityItem:
+    """Make an item of a row of ``list_entities``."""
+    stream_id, version, keys, title, updated_at = row
+    return EntityItem(
+        stream_id=stream_id, version=version, keys=tuple(keys), title=title, updated_at=updated_at
+    )
+
+
+def version_elements(versions: Iterable[int | None]) -> Iterable[str]:
+    """Write versions as elements of an array literal."""
+    return (NULL if version is None else str(version) for version in versions)

@@ -1,0 +1,371 @@
+-- Each statement is headed by its name.  Parameters are text; arrays travel as array literals,
+-- which costs the client a third of what adapting a list would.
+--
+-- Look-ups of many rows are lateral sub-selects on the whole primary key: whatever statistics say,
+-- and a database that was never analysed says nothing, there is one way to run them.
+
+-- append --
+-- The group commit: all that it writes hangs on the heads that were won.
+-- $1-6 heads, $7 lifetime of a key in seconds, $8-13 results, $14-29 events, $30-38 entities,
+-- $39-43 snapshots.
+with want as materialized (
+  select * from unnest($1::text::text[], $2::text::bigint[], $3::text::bigint[], $4::text::bigint[],
+                       $5::text::bigint[], $6::text::timestamptz[])
+    as w(workspace_id, epoch, old_head, new_head, chain, recorded_at)
+   order by workspace_id
+), result as materialized (
+  select * from unnest($8::text::text[], $9::text::text[], $10::text::text[], $11::text::text[],
+                       $12::text::text[], $13::text::bigint[])
+    as r(workspace_id, scope, key, payload_hash, answer, event_seq)
+), taken as materialized (
+  -- A live key refuses its own workspace and nobody else's.
+  select distinct r.workspace_id from result r cross join lateral (
+    select from dalsegno.command_result c
+     where c.workspace_id = r.workspace_id and c.scope = r.scope and c.key = r.key
+       and c.expires_at > statement_timestamp()
+    offset 0) c
+), locked as materialized (
+  -- The fence: epoch and head are compared under the lock of the row, in the latest version of
+  -- the row.  Skip locked: nobody waits for a neighbour.
+  select w.* from want w cross join lateral (
+    select from dalsegno.workspace_head h
+     where h.workspace_id = w.workspace_id and h.epoch = w.epoch and h.head_seq = w.old_head
+       and h.halted_reason is null
+       for no key update skip locked) h
+   where w.workspace_id not in (select workspace_id from taken)
+), won as (
+  update dalsegno.workspace_head h
+     set head_seq = l.new_head, chain = l.chain, recorded_at = l.recorded_at
+    from locked l where h.workspace_id = l.workspace_id
+  returning h.workspace_id
+), new_event as (
+  insert into dalsegno.event (workspace_id, event_seq, stream_id, stream_seq, event_id, type,
+    type_version, schema_version, payload, actor_id, command_id, source, causation, correlation_id,
+    recorded_at, chain)
+  select workspace_id, event_seq, stream_id, stream_seq, event_id, type,
+    type_version, schema_version, payload::json, actor_id, command_id, source, causation,
+    correlation_id, recorded_at, chain
+    from unnest($14::text::text[], $15::text::bigint[], $16::text::text[], $17::text::bigint[],
+                $18::text::uuid[], $19::text::text[], $20::text::integer[], $21::text::integer[],
+                $22::text::text[], $23::text::text[], $24::text::text[], $25::text::text[],
+                $26::text::text[], $27::text::text[], $28::text::timestamptz[],
+                $29::text::bigint[])
+      as e(workspace_id, event_seq, stream_id, stream_seq, event_id, type,
+           type_version, schema_version, payload, actor_id, command_id, source, causation,
+           correlation_id, recorded_at, chain)
+   where workspace_id in (select workspace_id from won)
+), new_result as (
+  -- A row that is in the way has expired, or its workspace would not have won.
+  insert into dalsegno.command_result
+    (workspace_id, scope, key, payload_hash, answer, event_seq, expires_at)
+  select workspace_id, scope, key, decode(payload_hash, 'hex'), answer::json, event_seq,
+    statement_timestamp() + make_interval(secs => $7::text::double precision)
+    from result where workspace_id in (select workspace_id from won)
+  on conflict (workspace_id, scope, key) do update
+    set payload_hash = excluded.payload_hash, answer = excluded.answer,
+        event_seq = excluded.event_seq, expires_at = excluded.expires_at
+), new_entity as (
+  insert into dalsegno.entity as old
+    (workspace_id, stream_id, version, live, keys, title, state, state_version, domain_version,
+     updated_at)
+  select workspace_id, stream_id, version, live, keys::text[], title, state::json,
+    case when state is null then 0 else version end, domain_version, updated_at
+    from unnest($30::text::text[], $31::text::text[], $32::text::bigint[], $33::text::boolean[],
+                $34::text::text[], $35::text::text[], $36::text::text[], $37::text::integer[],
+                $38::text::timestamptz[])
+      as n(workspace_id, stream_id, version, live, keys, title, state, domain_version, updated_at)
+   where workspace_id in (select workspace_id from won)
+  on conflict (workspace_id, stream_id) do update
+    set version = excluded.version, live = excluded.live, keys = excluded.keys,
+        title = excluded.title, updated_at = excluded.updated_at,
+        state = coalesce(excluded.state, old.state),
+        state_version = case when excluded.state is null then old.state_version
+                             else excluded.state_version end,
+        domain_version = case when excluded.state is null then old.domain_version
+                              else excluded.domain_version end
+), new_snapshot as (
+  insert into dalsegno.snapshot (workspace_id, stream_id, version, domain_version, state)
+  select workspace_id, stream_id, version, domain_version, state::json
+    from unnest($39::text::text[], $40::text::text[], $41::text::bigint[], $42::text::integer[],
+                $43::text::text[])
+      as s(workspace_id, stream_id, version, domain_version, state)
+   where workspace_id in (select workspace_id from won)
+  on conflict (workspace_id, stream_id, version) do update
+    set domain_version = excluded.domain_version, state = excluded.state
+)
+select workspace_id from won
+
+-- add_event_types --
+insert into dalsegno.event_type (domain, type, type_version)
+select * from unnest($1::text::text[], $2::text::text[], $3::text::integer[])
+on conflict do nothing
+
+-- event_types --
+select domain, type, type_version from dalsegno.event_type
+
+-- read_head --
+select workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason
+  from dalsegno.workspace_head where workspace_id = $1::text
+
+-- acquire --
+update dalsegno.workspace_head set epoch = epoch + 1, owner = $2::text
+ where workspace_id = $1::text
+returning workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason
+
+-- create_or_acquire --
+insert into dalsegno.workspace_head as h (workspace_id, epoch, owner)
+values ($1::text, 1, $2::text)
+on conflict (workspace_id) do update set epoch = h.epoch + 1, owner = excluded.owner
+returning workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason
+
+-- halt --
+update dalsegno.workspace_head set halted_reason = $3::text
+ where workspace_id = $1::text and epoch = $2::text::bigint
+returning epoch
+
+-- read_events --
+-- The sum runs along the primary key, so reading stops at the limit; of a payload that does not
+-- fit, only its length is read.
+select event_seq, stream_id, stream_seq, event_id, type, type_version, schema_version, payload,
+       actor_id, command_id, source, causation, correlation_id, recorded_at, chain
+  from (
+    select e.event_seq, e.stream_id, e.stream_seq, e.event_id::text, e.type, e.type_version,
+           e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
+           e.correlation_id, e.recorded_at, e.chain,
+           row_number() over page as place, sum(e.payload_bytes) over page as bytes
+      from dalsegno.event e
+     where e.workspace_id = $1::text
+       and e.event_seq >= $2::text::bigint and e.event_seq <= $3::text::bigint
+    window page as (order by e.event_seq rows unbounded preceding)
+     order by e.event_seq
+     limit $4::text::integer) p
+ where place = 1 or bytes <= $5::text::bigint
+ order by event_seq
+
+-- read_stream --
+select event_seq, stream_id, stream_seq, event_id, type, type_version, schema_version, payload,
+       actor_id, command_id, source, causation, correlation_id, recorded_at, chain
+  from (
+    select e.event_seq, e.stream_id, e.stream_seq, e.event_id::text, e.type, e.type_version,
+           e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
+           e.correlation_id, e.recorded_at, e.chain,
+           row_number() over page as place, sum(e.payload_bytes) over page as bytes
+      from dalsegno.event e
+     where e.workspace_id = $1::text and e.stream_id = $2::text
+       and e.stream_seq >= $3::text::bigint and e.event_seq <= $4::text::bigint
+    window page as (order by e.stream_seq rows unbounded preceding)
+     order by e.stream_seq
+     limit $5::text::integer) p
+ where place = 1 or bytes <= $6::text::bigint
+ order by stream_seq
+
+-- find_commands --
+-- Few events are above a head that was committed a moment ago; the key narrows to those.
+select e.event_seq, e.stream_id, e.stream_seq, e.event_id::text, e.type, e.type_version,
+       e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
+       e.correlation_id, e.recorded_at, e.chain
+  from dalsegno.event e
+ where e.workspace_id = $1::text and e.event_seq > $2::text::bigint
+   and e.command_id = any($3::text::text[])
+ order by e.event_seq
+
+-- read_versions --
+select w.stream_id, e.version
+  from unnest($2::text::text[]) as w(stream_id)
+  cross join lateral (
+    select version from dalsegno.entity
+     where workspace_id = $1::text and stream_id = w.stream_id
+    offset 0) e
+
+-- find_states --
+-- For each stream the newest state that can be used, of the entity itself or of a snapshot, no
+-- newer than the version asked for; a null version asks for the current one.
+-- $2 streams, $3 the domain version whose states can be used, $4 versions.
+select w.stream_id, coalesce(w.version, e.version), coalesce(s.state, e.state),
+       coalesce(s.version, e.state_version)
+  from unnest($2::text::text[], $3::text::integer[], $4::text::bigint[])
+    as w(stream_id, domain_version, version)
+  cross join lateral (
+    select x.version, case when x.usable then x.state end as state,
+           case when x.usable then x.state_version else 0 end as state_version
+      from (
+        select version, state, state_version,
+               state is not null and domain_version = w.domain_version
+                 and state_version <= coalesce(w.version, version) as usable
+          from dalsegno.entity
+         where workspace_id = $1::text and stream_id = w.stream_id
+        offset 0) x) e
+  left join lateral (
+    select state, version from dalsegno.snapshot
+     where workspace_id = $1::text and stream_id = w.stream_id
+       and version > e.state_version and version <= coalesce(w.version, e.version)
+       and domain_version = w.domain_version
+     order by version desc limit 1) s on true
+ where coalesce(w.version, e.version) between 1 and e.version
+
+-- read_tails --
+-- $2 streams, $3 and $4 the first and the last version, $5 at most so many events of each.
+select e.event_seq, e.stream_id, e.stream_seq, e.event_id, e.type, e.type_version,
+       e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
+       e.correlation_id, e.recorded_at, e.chain
+  from unnest($2::text::text[], $3::text::bigint[], $4::text::bigint[])
+    as w(stream_id, first, last)
+  cross join lateral (
+    select e.event_seq, e.stream_id, e.stream_seq, e.event_id::text, e.type, e.type_version,
+           e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
+           e.correlation_id, e.recorded_at, e.chain
+      from dalsegno.event e
+     where e.workspace_id = $1::text and e.stream_id = w.stream_id
+       and e.stream_seq >= w.first and e.stream_seq <= w.last
+     order by e.stream_seq limit $5::text::integer) e
+ order by e.stream_id, e.stream_seq
+
+-- find_results --
+select w.scope, w.key, r.payload_hash, r.answer, r.event_seq,
+       extract(epoch from r.expires_at - statement_timestamp())::double precision
+  from unnest($2::text::text[], $3::text::text[]) as w(scope, key)
+  cross join lateral (
+    select payload_hash, answer, event_seq, expires_at from dalsegno.command_result
+     where workspace_id = $1::text and scope = w.scope and key = w.key
+       and expires_at > statement_timestamp()
+    offset 0) r
+
+-- sweep_results --
+-- Locked rows are being overwritten just now, which is as good.
+with expired as materialized (
+  select workspace_id, scope, key from dalsegno.command_result
+   where expires_at <= statement_timestamp()
+   order by expires_at limit $1::text::integer
+   for update skip locked
+)
+delete from dalsegno.command_result r using expired x
+ where r.workspace_id = x.workspace_id and r.scope = x.scope and r.key = x.key
+returning r.event_seq
+
+-- list_entities --
+-- $2 and $3 the bounds of the domain's stream ids, or where the last page ended, both exclusive.
+select stream_id, version, keys, title, updated_at from dalsegno.entity
+ where workspace_id = $1::text and stream_id > $2::text and stream_id < $3::text
+   and live and ($4::text is null or keys @> array[$4::text])
+ order by stream_id
+ limit $5::text::integer
+
+-- locate --
+select workspace_id from dalsegno.entity
+ where stream_id = $1::text and workspace_id > $2::text
+   and (live or $3::text::boolean is null)
+ order by workspace_id
+ limit $4::text::integer
+
+-- read_cursors --
+select w.user_id, w.client_id, w.workspace_id, w.stream_id, c.seq
+  from unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[])
+    as w(user_id, client_id, workspace_id, stream_id)
+  cross join lateral (
+    select seq from dalsegno.ack_cursor c
+     where c.user_id = w.user_id and c.client_id = w.client_id
+       and c.workspace_id = w.workspace_id and c.stream_id = w.stream_id
+    offset 0) c
+
+-- write_cursors --
+-- In the order of the key, so that two servers cannot lock each other out.
+-- Tells the clients that got a row they did not have: only those can have too many.
+with written as (
+  insert into dalsegno.ack_cursor as old
+    (user_id, client_id, workspace_id, stream_id, seq, updated_at)
+  select user_id, client_id, workspace_id, stream_id, seq, statement_timestamp()
+    from unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[],
+                $5::text::bigint[]) as w(user_id, client_id, workspace_id, stream_id, seq)
+   order by user_id collate "C", client_id collate "C", workspace_id collate "C",
+            stream_id collate "C"
+  on conflict (user_id, client_id, workspace_id, stream_id) do update
+    set seq = greatest(old.seq, excluded.seq), updated_at = excluded.updated_at
+  returning user_id, client_id, xmax = 0 as is_new
+)
+select distinct user_id, client_id from written where is_new
+
+-- prune_cursors --
+-- $1 users and $2 clients, $3 how many cursors each may keep.  It deletes what it can lock
+-- without waiting: a cursor that somebody writes just now is not an old one.
+with old as materialized (
+  select w.user_id, w.client_id, o.workspace_id, o.stream_id
+    from unnest($1::text::text[], $2::text::text[]) as w(user_id, client_id)
+    cross join lateral (
+      select workspace_id, stream_id from dalsegno.ack_cursor
+       where user_id = w.user_id and client_id = w.client_id
+       order by updated_at desc, workspace_id, stream_id
+      offset $3::text::integer) o
+), locked as materialized (
+  select o.* from old o cross join lateral (
+    select from dalsegno.ack_cursor c
+     where c.user_id = o.user_id and c.client_id = o.client_id
+       and c.workspace_id = o.workspace_id and c.stream_id = o.stream_id
+       for update skip locked) c
+)
+delete from dalsegno.ack_cursor c using locked l
+ where c.user_id = l.user_id and c.client_id = l.client_id
+   and c.workspace_id = l.workspace_id and c.stream_id = l.stream_id
+
+-- prune_clients --
+-- $1 users, $2 how many clients each may keep.
+with old as materialized (
+  select w.user_id, o.client_id
+    from unnest($1::text::text[]) as w(user_id)
+    cross join lateral (
+      select client_id from dalsegno.ack_cursor
+       where user_id = w.user_id
+       group by client_id
+       order by max(updated_at) desc, client_id
+      offset $2::text::integer) o
+), locked as materialized (
+  select c.* from old o cross join lateral (
+    select c.user_id, c.client_id, c.workspace_id, c.stream_id from dalsegno.ack_cursor c
+     where c.user_id = o.user_id and c.client_id = o.client_id
+       for update skip locked) c
+)
+delete from dalsegno.ack_cursor c using locked l
+ where c.user_id = l.user_id and c.client_id = l.client_id
+   and c.workspace_id = l.workspace_id and c.stream_id = l.stream_id
+
+-- put_session --
+-- A user's old sessions go when the next one comes; for a week an expired one is still told from
+-- one that never was.
+with old as (
+  delete from dalsegno.session
+   where user_id = $2::text and expires_at <= statement_timestamp() - interval '7 days'
+)
+insert into dalsegno.session
+  (id_hash, user_id, csrf_token, created_at, expires_at, last_seen_at)
+values (decode($1::text, 'hex'), $2::text, $3::text, statement_timestamp(), $4::text::timestamptz,
+        statement_timestamp())
+on conflict (id_hash) do nothing
+
+-- find_session --
+select id_hash, user_id, csrf_token, created_at, expires_at, last_seen_at, revoked_at
+  from dalsegno.session where id_hash = decode($1::text, 'hex')
+
+-- touch_session --
+update dalsegno.session
+   set last_seen_at = greatest(last_seen_at, $2::text::timestamptz),
+       expires_at = $3::text::timestamptz
+ where id_hash = decode($1::text, 'hex') and revoked_at is null
+
+-- revoke_session --
+update dalsegno.session set revoked_at = statement_timestamp()
+ where id_hash = decode($1::text, 'hex') and revoked_at is null
+
+-- revoke_sessions_of --
+update dalsegno.session set revoked_at = statement_timestamp()
+ where user_id = $1::text and revoked_at is null
+
+-- put_credential --
+insert into dalsegno.credential (user_id, password_hash, updated_at)
+values ($1::text, $2::text, statement_timestamp())
+on conflict (user_id) do update
+  set password_hash = excluded.password_hash, updated_at = excluded.updated_at
+
+-- find_credential --
+select password_hash from dalsegno.credential where user_id = $1::text
+
+-- delete_credential --
+delete from dalsegno.credential where user_id = $1::text

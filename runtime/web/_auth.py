@@ -1,0 +1,130 @@
+"""Who asks: sessions in a cookie, for HTTP and for the WebSocket upgrade alike.
+
+A session's id is a secret of 256 bits.  The cookie carries it, the store knows its digest; a plain
+SHA-256 will do, since nobody guesses such a secret.  Every request reads the session's row, so a
+session that was ended is out at the next request, and moves its end on at most once a minute.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from hashlib import sha256
+from hmac import compare_digest
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dalsegno.actors.domains.accounts import User, users
+from dalsegno.protocol import Reject
+from dalsegno.runtime._seams import new_secret
+
+if TYPE_CHECKING:
+    from dalsegno.runtime._runtime import Runtime
+
+COOKIE = "dalsegno_session"
+SESSION_TTL = timedelta(days=7)
+TOUCH_AFTER = timedelta(minutes=1)
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks, and by which session."""
+
+    user_id: str
+    user: User
+    session_hash: bytes
+    """The digest of the session's id, by which connections of it are closed."""
+    csrf_token: str
+    expires_at: datetime
+    renewed: bool = False
+    """Whether the session's end was moved on just now, so that the cookie's should be."""
+
+
+def session_token(cookies: str | None) -> str | None:
+    """Find the session's id in a ``Cookie`` header (RFC 6265 §4.2); the first counts."""
+    for pair in (cookies or "").split(";"):
+        name, found, value = pair.strip().partition("=")
+        if found and name == COOKIE:
+            return value
+    return None
+
+
+def session_hash(token: str) -> bytes:
+    """Make the digest under which a session is stored."""
+    return sha256(token.encode()).digest()
+
+
+async def authenticate(rt: Runtime, cookies: str | None) -> Identity:
+    """Tell who asks, from the ``Cookie`` header.
+
+    Raises:
+        Reject: ``AUTH_REQUIRED``, ``SESSION_REVOKED`` (also for a disabled user),
+            ``SESSION_EXPIRED``.
+
+    """
+    token = session_token(cookies)
+    id_hash = b"" if token is None else session_hash(token)
+    row = await rt.accounts.find_session(id_hash) if token else None
+    if row is None:
+        raise Reject("AUTH_REQUIRED", "log in first")
+    now = rt.world.now()
+    if row.revoked_at is not None:
+        raise Reject("SESSION_REVOKED", "this session was ended")
+    if row.expires_at <= now:
+        raise Reject("SESSION_EXPIRED", "this session has expired")
+    user = await rt.system.get(users, row.user_id)
+    if user is None or user.role is None:
+        raise Reject("SESSION_REVOKED", "this account is closed")
+    expires_at = row.expires_at
+    renewed = now - row.last_seen_at >= TOUCH_AFTER
+    if renewed:
+        expires_at = now + SESSION_TTL
+        await rt.accounts.touch_session(id_hash, now, expires_at)
+    return Identity(
+        user_id=row.user_id,
+        user=user,
+        session_hash=id_hash,
+        csrf_token=row.csrf_token,
+        expires_at=expires_at,
+        renewed=renewed,
+    )
+
+
+async def open_session(rt: Runtime, user_id: str, user: User) -> tuple[str, Identity]:
+    """Begin a session; the first of the two is the cookie's value."""
+    token, csrf_token = new_secret(), new_secret()
+    id_hash, expires_at = session_hash(token), rt.world.now() + SESSION_TTL
+    await rt.accounts.put_session(id_hash, user_id, csrf_token, expires_at)
+    identity = Identity(
+        user_id=user_id,
+        user=user,
+        session_hash=id_hash,
+        csrf_token=csrf_token,
+        expires_at=expires_at,
+    )
+    return token, identity
+
+
+def check_csrf(identity: Identity, token: str | None) -> None:
+    """Raise `Reject` ``CSRF_INVALID`` unless the request repeats the session's token."""
+    if not same_secret(identity.csrf_token, token):
+        raise Reject("CSRF_INVALID", "x-csrf-token is not this session's")
+
+
+def same_secret(secret: str, given: str | None) -> bool:
+    """Compare in a time that tells nothing."""
+    return given is not None and compare_digest(secret.encode(), given.encode())
+
+
+def set_cookie(token: str, *, secure: bool) -> str:
+    """Write the ``Set-Cookie`` header that begins or prolongs a session."""
+    return _cookie(token, int(SESSION_TTL.total_seconds()), secure=secure)
+
+
+def clear_cookie(*, secure: bool) -> str:
+    """Write the ``Set-Cookie`` header that ends a session."""
+    return _cookie("", 0, secure=secure)
+
+
+def _cookie(value: str, max_age_s: int, *, secure: bool) -> str:
+    cookie = f"{COOKIE}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Lax"
+    return f"{cookie}; Secure" if secure else cookie

@@ -1,0 +1,185 @@
+"""What every request and every answer has in common.
+
+An answer carries ``x-request-id``, the caller's own or a new one; a JSON body repeats it as
+``request_id``.  Whatever goes wrong, in a route, before one was found, or in our own code, the body
+is one envelope: ``{code, message, details, request_id}``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import structlog
+from quart import Response, g, request
+from werkzeug.exceptions import HTTPException
+
+from dalsegno.protocol import (
+    DalsegnoError,
+    InternalError,
+    OverloadedError,
+    Reject,
+    check_id,
+    check_nesting,
+    check_nul,
+    http_status,
+    refusal,
+)
+
+if TYPE_CHECKING:
+    from quart_trio import QuartTrio
+
+    from dalsegno.actors import World
+    from dalsegno.protocol import Limits
+
+T = TypeVar("T")
+
+_log = structlog.get_logger("dalsegno.web")
+
+_REQUEST_ID = re.compile(r"[\x20-\x7e]{1,128}")
+_CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The envelope of every error."""
+
+    code: str
+    message: str
+    details: dict[str, Any] | None
+    request_id: str
+
+
+def install(app: QuartTrio, *, world: World, limits: Limits) -> None:
+    """Put the envelope around an application's requests."""
+    app.config["MAX_CONTENT_LENGTH"] = limits.body_bytes_max
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.merge_slashes = False
+    app.url_map.strict_slashes = False
+
+    @app.before_request
+    async def begin() -> None:
+        asked = request.headers.get("x-request-id", "")
+        g.request_id = asked if _REQUEST_ID.fullmatch(asked) else world.new_id()
+        g.nesting_max = limits.nesting_max
+        g.id_chars_max = limits.id_chars_max
+
+    @app.after_request
+    async def finish(response: Response) -> Response:
+        response.headers["x-request-id"] = g.request_id
+        response.headers.setdefault("cache-control", "no-store")
+        response.headers["x-content-type-options"] = "nosniff"
+        if cookie := g.get("cookie"):
+            response.headers["set-cookie"] = cookie
+        return response
+
+    @app.errorhandler(Exception)
+    async def fail(error: Exception) -> Response:
+        return _failed(error)
+
+
+def request_id() -> str:
+    """Tell the id of the request at hand."""
+    return str(g.request_id)
+
+
+def answer(body: msgspec.Struct, status: int = 200) -> Response:
+    """Answer with a body, to which the request's id is added."""
+    encoded = msgspec.json.encode(body)
+    encoded = b'%b,"request_id":%b}' % (encoded[:-1], msgspec.json.encode(request_id()))
+    return _json(encoded, status)
+
+
+def nothing() -> Response:
+    """Answer that it is done and there is nothing to say: 204."""
+    return Response(b"", status=204)
+
+
+async def read(type_: type[T]) -> T:
+    """Read the request's body.
+
+    Raises:
+        Reject: ``BAD_REQUEST`` for what is not JSON, or not of this type.
+
+    """
+    return decode(await request.get_data(cache=False, as_text=False, parse_form_data=False), type_)
+
+
+def decode(document: bytes, type_: type[T]) -> T:
+    """Read JSON from outside, refusing what cannot be stored or takes too deep a stack."""
+    check_nesting(document, g.nesting_max)
+    check_nul(document)
+    try:
+        return msgspec.json.decode(document, type=type_)
+    except msgspec.ValidationError as error:
+        raise refusal(error, type_) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Reject("BAD_REQUEST", str(error)) from None
+
+
+def number(name: str, default: int, *, least: int, most: int) -> int:
+    """Read a whole number from the query.
+
+    Raises:
+        Reject: ``BAD_REQUEST`` for anything else, or one out of bounds.
+
+    """
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII) or not least <= int(text) <= most:
+        raise Reject("BAD_REQUEST", f"{name} is a number from {least} to {most}", field=name)
+    return int(text)
+
+
+def following() -> str:
+    """Read where a page of a list begins: behind this id, the query's ``after``.
+
+    Raises:
+        Reject: ``BAD_REQUEST`` for what no id can be.
+
+    """
+    after = request.args.get("after", "")
+    return check_id(after, chars_max=g.id_chars_max, what="after") if after else ""
+
+
+def _failed(error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        response = _refused(_of_http(error), error.code or 500)
+        if error.code == 405:
+            response.headers["allow"] = ", ".join(
+                sorted(getattr(error, "valid_methods", None) or ())
+            )
+        return response
+    if isinstance(error, DalsegnoError):
+        status = http_status(error.code)
+        if status == 500:
+            _log.error("internal error", request_id=request_id(), exc_info=error)
+        response = _refused(error, status)
+        if isinstance(error, OverloadedError):
+            response.headers["retry-after"] = str(math.ceil(error.retry_after_s))
+        return response
+    _log.error("a request failed", request_id=request_id(), path=request.path, exc_info=error)
+    return _refused(InternalError("an error here; it is logged under this request's id"), 500)
+
+
+def _of_http(error: HTTPException) -> Reject:
+    """Tell an error of the web framework in our words."""
+    status = error.code or 500
+    code = _CODES.get(status, "BAD_REQUEST" if status < 500 else "INTERNAL_ERROR")
+    return Reject(code, error.name.lower())
+
+
+def _refused(error: DalsegnoError, status: int) -> Response:
+    body = ErrorBody(
+        code=error.code,
+        message=error.message,
+        details=error.details or None,
+        request_id=request_id(),
+    )
+    return _json(msgspec.json.encode(body), status)
+
+
+def _json(encoded: bytes, status: int) -> Response:
+    return Response(encoded, status=status, content_type="application/json")

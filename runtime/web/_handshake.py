@@ -1,0 +1,190 @@
+"""The WebSocket opening handshake, from a request's head to 101 or a refusal (RFC 6455 §4.2).
+
+Refusals are plain HTTP with the error envelope, so that a client learns why before any upgrade.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import math
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import msgspec
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from dalsegno.protocol import DalsegnoError, OverloadedError, Reject, http_status
+
+from ._envelope import ErrorBody
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from datetime import datetime
+
+SUBPROTOCOL = Subprotocol("dalsegno.v1")
+"""The name of the wire's version, in ``Sec-WebSocket-Protocol``."""
+
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_REQUEST_ID_CHARS_MAX = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpgradeRequest:
+    """What a client asks for with an upgrade."""
+
+    path: str
+    """Up to the question mark."""
+    query: str
+    """After it; empty without one."""
+    headers: Mapping[str, str]
+    """By lower-case name; repeated ones joined as RFC 9110 §5.3 has it, cookies by ``; ``."""
+    peer: str
+    """The client's address, empty where it has none."""
+    request_id: str
+    """The client's ``x-request-id``, or one made for it."""
+
+
+class HandshakeRefusedError(Exception):
+    """The handshake is answered with this status and the error envelope."""
+
+    def __init__(self, status: int, error: DalsegnoError, *headers: tuple[str, str]) -> None:
+        super().__init__(status, error)
+        self.status = status
+        self.error = error
+        self.headers = headers
+
+
+def parse_upgrade(
+    head: bytes, *, peer: str, new_request_id: str, origins: Collection[str]
+) -> tuple[UpgradeRequest, bytes]:
+    """Check a handshake.
+
+    Args:
+        head: The request's head with its empty line.
+        peer: The client's address.
+        new_request_id: What the request is called unless the client names it.
+        origins: Where pages may come from, other than from the host that they ask.
+
+    Returns:
+        The request, and the 101 that accepts it.
+
+    Raises:
+        HandshakeRefusedError: It breaks a rule.
+
+    """
+    protocol = ServerProtocol(select_subprotocol=_choose)
+    protocol.receive_data(head)
+    events = protocol.events_received()
+    if not events:
+        raise _bad_request("not a request that can be upgraded")
+    (request,) = events
+    assert isinstance(request, Request)
+    _check_version(request)
+    _check_origin(request, origins)
+    response = protocol.accept(request)
+    if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+        error = Reject("BAD_REQUEST", str(protocol.handshake_exc))
+        raise HandshakeRefusedError(response.status_code, error)
+    headers = _joined(request)
+    path, _, query = request.path.partition("?")
+    return UpgradeRequest(
+        path=path,
+        query=query,
+        headers=headers,
+        peer=peer,
+        request_id=_named(headers.get("x-request-id", "")) or new_request_id,
+    ), response.serialize()
+
+
+def refusal(
+    status: int, error: DalsegnoError, request_id: str, now: datetime, *headers: tuple[str, str]
+) -> bytes:
+    """Render a refusal: the error envelope, and the connection closes."""
+    body = msgspec.json.encode(
+        ErrorBody(
+            code=error.code,
+            message=error.message,
+            details=error.details or None,
+            request_id=request_id,
+        )
+    )
+    fields = (
+        ("Date", email.utils.format_datetime(now, usegmt=True)),
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+        ("Connection", "close"),
+        ("X-Request-Id", request_id),
+        *headers,
+    )
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in fields]
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + body
+
+
+def refused(error: DalsegnoError) -> HandshakeRefusedError:
+    """Give an error of the host's the status of its code."""
+    headers = []
+    if isinstance(error, OverloadedError):
+        headers.append(("Retry-After", str(math.ceil(error.retry_after_s))))
+    return HandshakeRefusedError(http_status(error.code), error, *headers)
+
+
+def _bad_request(message: str) -> HandshakeRefusedError:
+    return HandshakeRefusedError(HTTPStatus.BAD_REQUEST, Reject("BAD_REQUEST", message))
+
+
+def _choose(_: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    return SUBPROTOCOL if SUBPROTOCOL in offered else None
+
+
+def _check_version(request: Request) -> None:
+    """RFC 6455 §4.4: say which version is spoken here."""
+    if request.headers.get_all("Sec-WebSocket-Version") != ["13"]:
+        error = Reject("BAD_REQUEST", "WebSocket version 13 is spoken here")
+        headers = ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")
+        raise HandshakeRefusedError(HTTPStatus.UPGRADE_REQUIRED, error, *headers)
+
+
+def _check_origin(request: Request, allowed: Collection[str]) -> None:
+    """Refuse another site's page, which would come with our user's cookies (RFC 6455 §10.2)."""
+    hosts = request.headers.get_all("Host")
+    if len(hosts) != 1:
+        raise _bad_request("exactly one Host is needed")  # RFC 9112 §3.2
+    origins = request.headers.get_all("Origin")
+    if not origins or (len(origins) == 1 and origins[0] in allowed):
+        return
+    if len(origins) > 1 or not _same_host(origins[0], hosts[0]):
+        error = Reject("ORIGIN_FORBIDDEN", "this page may not connect here")
+        raise HandshakeRefusedError(HTTPStatus.FORBIDDEN, error)
+
+
+def _same_host(origin: str, host: str) -> bool:
+    try:
+        parts = urlsplit(origin.lower())
+    except ValueError:
+        return False
+    default_port = _DEFAULT_PORTS.get(parts.scheme)
+    if default_port is None:
+        return False
+    return parts.netloc.removesuffix(default_port) == host.lower().removesuffix(default_port)
+
+
+def _joined(request: Request) -> dict[str, str]:
+    joined: dict[str, str] = {}
+    for name, value in request.headers.raw_items():
+        name = name.lower()
+        if name in joined:
+            value = joined[name] + ("; " if name == "cookie" else ", ") + value
+        joined[name] = value
+    return joined
+
+
+def _named(request_id: str) -> str:
+    """Take over a client's name for its request if it can stand in a header and a log line."""
+    fits = len(request_id) <= _REQUEST_ID_CHARS_MAX and request_id.isascii()
+    return request_id if fits and request_id.isprintable() else ""

@@ -1,0 +1,47 @@
+"""Whether the process is alive, and whether it can work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+from quart import Blueprint, Response
+
+from dalsegno.protocol import SYSTEM_WORKSPACE, DalsegnoError, Reject
+
+from ._envelope import answer
+
+if TYPE_CHECKING:
+    from ._site import Site
+
+PROBE_DEADLINE_S = 2.0
+"""How long the database may take to answer one look-up."""
+
+
+class HealthBody(msgspec.Struct, frozen=True, kw_only=True):
+    """That it is well."""
+
+    status: str
+
+
+def health_routes(site: Site) -> Blueprint:
+    """Make the routes."""
+    routes = Blueprint("health", __name__)
+
+    @routes.get("/healthz")
+    async def alive() -> Response:
+        return answer(HealthBody(status="ok"))
+
+    @routes.get("/readyz")
+    async def ready() -> Response:
+        # That the schema is current was made sure of when the runtime was opened; the look-up
+        # fails if it is not there any more.
+        try:
+            with trio.fail_after(PROBE_DEADLINE_S):
+                await site.rt.store.read_head(SYSTEM_WORKSPACE)
+        except (DalsegnoError, trio.TooSlowError) as error:
+            raise Reject("DB_UNAVAILABLE", "the database does not answer") from error
+        return answer(HealthBody(status="ready"))
+
+    return routes

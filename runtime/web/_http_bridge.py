@@ -1,0 +1,239 @@
+"""Hands a connection whose first bytes were read to Hypercorn's Trio worker.
+
+Hypercorn is driven below its `serve`, by the parts that `serve` itself is made of, since there is
+no other way to give it a connection.  Three things are done around it:
+
+* It shields its sends from cancellation, so a client that reads nothing would hold a task for ever.
+  `HandedStream` bounds each piece, and a cancelled connection is severed from outside the shield.
+* It ends a request inside the application's last `send`, and tells the application first that the
+  client is gone; Quart-Trio thereupon cancels the very task that is sending.  The connection would
+  then be neither closed nor watched for idleness.  `_ends_whole` shields that last step.
+* It knows a lifespan per server, so `open_http` runs that once, and tells it when to drain.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, cast
+
+import structlog
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.logging import Logger
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import AsyncIterator
+
+    from hypercorn.typing import (
+        ASGIFramework,
+        ASGIReceiveCallable,
+        ASGISendCallable,
+        ASGISendEvent,
+        Scope,
+    )
+
+    from dalsegno.protocol import Limits
+
+_PIECE_BYTES = 64 * 1024
+"""The write deadline counts for each piece: it asks for progress, not for a whole answer."""
+
+
+class HandedStream:
+    """A stream with the bytes that were read put back, and a deadline on its writes.
+
+    What else the stream has, a `trio.SSLStream` say, is passed through: that is how Hypercorn
+    tells TLS from plain text.
+    """
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream, early: bytes, limits: Limits) -> None:
+        self._stream = stream
+        self._early = early
+        self._write_deadline_s = limits.write_deadline_s
+        self._close_deadline_s = limits.close_deadline_s
+        self._linger_bytes_max = 4 * limits.body_bytes_max
+        self._is_closing = False
+        self._is_read = False
+        self._read_ended = trio.Event()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the stream has
+        return getattr(self._stream, name)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Give the bytes put back, then the stream's; none once it is being closed."""
+        if self._early:
+            await trio.lowlevel.checkpoint()
+            early, self._early = self._early, b""
+            return early
+        self._is_read = True
+        try:
+            data = await self._stream.receive_some(max_bytes)
+            if self._is_closing:
+                await self._discard()
+                return b""
+            return data
+        finally:
+            self._is_read = False
+            self._read_ended.set()
+
+    async def send_all(self, data: bytes) -> None:
+        """Send it piece by piece; a piece that is late ends the connection.
+
+        Raises:
+            trio.BrokenResourceError: The client took nothing for too long, or is gone.
+
+        """
+        view = memoryview(data)
+        for start in range(0, len(view), _PIECE_BYTES):
+            with trio.move_on_after(self._write_deadline_s) as scope:
+                await self._stream.send_all(view[start : start + _PIECE_BYTES])
+            if scope.cancelled_caught:
+                await trio.aclose_forcefully(self._stream)
+                raise trio.BrokenResourceError("the client takes nothing")
+
+    async def aclose(self) -> None:
+        """Close, once the client has: bytes left unread would reset the answer away.
+
+        That is how a client that is still sending a body too long for us gets to read its 413
+        (RFC 9112 §9.6).  It is bounded in time and in bytes.
+        """
+        self._is_closing = True
+        with trio.move_on_after(self._close_deadline_s), suppress(trio.BrokenResourceError):
+            await self._stream.send_eof()
+            if self._is_read:  # by Hypercorn's task, which reads on until the client has closed
+                self._read_ended = trio.Event()
+                await self._read_ended.wait()
+            else:
+                await self._discard()
+        await self._stream.aclose()
+
+    async def _discard(self) -> None:
+        left = self._linger_bytes_max
+        while left > 0 and (data := await self._stream.receive_some(_PIECE_BYTES)):
+            left -= len(data)
+
+
+def _ends_whole(app: ASGIFramework, deadline_s: float) -> ASGIFramework:
+    """Let no cancellation of the application cut short how Hypercorn ends a request."""
+
+    async def outer(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        async def send_to_the_end(message: ASGISendEvent) -> None:
+            if message["type"] != "http.response.body" or message.get("more_body", False):
+                await send(message)
+                return
+            if body := message.get("body", b""):  # by itself, since it may take its time
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + deadline_s):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        await app(scope, receive, send_to_the_end)
+
+    return outer
+
+
+class HttpBridge:
+    """The ASGI application behind the port, as Hypercorn serves it."""
+
+    def __init__(
+        self, app: ASGIWrapper, config: Config, state: dict[str, Any], limits: Limits
+    ) -> None:
+        self._app = app
+        self._config = config
+        self._state = state
+        self._context = WorkerContext(None)
+        self._limits = limits
+
+    async def serve(self, stream: trio.abc.HalfCloseableStream, early: bytes) -> None:
+        """Serve a connection until it ends; cancelled, it is severed at once."""
+        handed = HandedStream(stream, early, self._limits)
+        server = TCPServer(
+            self._app,
+            self._config,
+            self._context,
+            ConnectionState(self._state.copy()),
+            cast("trio.SSLStream[trio.SocketStream]", handed),
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_sever_when_cancelled, stream)
+            await server.run()
+            nursery.cancel_scope.cancel(reason="the connection ended")
+
+    async def drain(self) -> None:
+        """Close idle connections, and each other one after its answer."""
+        await self._context.terminated.set()
+
+
+@asynccontextmanager
+async def open_http(app: ASGIFramework, limits: Limits) -> AsyncIterator[HttpBridge]:
+    """Start the application, within a minute, and shut it down, within ``drain_deadline_s``.
+
+    Raises:
+        hypercorn.utils.LifespanFailureError: The application refused to start; in a group.
+
+    """
+    config = _config(limits)
+    state: dict[str, Any] = {}
+    wrapped = ASGIWrapper(_ends_whole(app, limits.write_deadline_s))
+    lifespan = Lifespan(wrapped, config, state)
+    # Shielded, so that an application that is cancelled can still clean up; ended below.
+    living = trio.CancelScope(shield=True)
+    async with trio.open_nursery() as nursery:
+        try:
+            await nursery.start(_live, lifespan, living)
+            with _lifespan_may_be_over():
+                await lifespan.wait_for_startup()
+            try:
+                yield HttpBridge(wrapped, config, state, limits)
+            finally:
+                with trio.move_on_after(limits.drain_deadline_s, shield=True) as scope:
+                    with _lifespan_may_be_over():
+                        await lifespan.wait_for_shutdown()
+                if scope.cancelled_caught:
+                    structlog.get_logger("dalsegno.http").warning("shutdown_too_slow")
+        finally:
+            living.cancel(reason="the application was shut down")
+
+
+async def _live(
+    lifespan: Lifespan,
+    living: trio.CancelScope,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    with living:
+        task_status.started()
+        await lifespan.handle_lifespan()
+
+
+def _lifespan_may_be_over() -> suppress:
+    """Forgive an application that returned from its lifespan instead of refusing it."""
+    return suppress(trio.ClosedResourceError, trio.BrokenResourceError)
+
+
+async def _sever_when_cancelled(stream: trio.abc.Stream) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+class _Log(Logger):
+    """Hypercorn's log, written as ours."""
+
+    def __init__(self, config: Config) -> None:
+        self.access_log_format = config.access_log_format
+        self.access_logger = None
+        self.error_logger = cast("logging.Logger", structlog.get_logger("dalsegno.http"))
+
+
+def _config(limits: Limits) -> Config:
+    config = Config()
+    config.logger_class = _Log
+    config.include_server_header = False
+    config.h11_max_incomplete_size = limits.head_bytes_max
+    config.websocket_max_message_size = limits.message_bytes_max
+    return config

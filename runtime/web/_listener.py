@@ -1,0 +1,324 @@
+"""One port for everything: our WebSockets natively, the rest through Hypercorn.
+
+    accept → read the head ─┬─ an upgrade of a path of ours → handshake → accept() → handle()
+                            └─ anything else, the bytes put back → Hypercorn, the ASGI application
+
+Only a connection's first request can take the upper way.  An upgrade on a used connection, or over
+HTTP/2, reaches the application through Hypercorn and behaves the same, only slower.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import structlog
+import trio
+
+from dalsegno.actors import TransportClosedError
+from dalsegno.protocol import (
+    Close,
+    DalsegnoError,
+    InternalError,
+    Reject,
+    StoreUnavailableError,
+)
+
+from ._handshake import (
+    HandshakeRefusedError,
+    UpgradeRequest,
+    parse_upgrade,
+    refusal,
+    refused,
+)
+from ._http_bridge import HttpBridge, open_http
+from ._native import NativeTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Sequence
+
+    from hypercorn.typing import ASGIFramework
+
+    from dalsegno.actors import World
+    from dalsegno.protocol import Limits
+
+AcceptedT = TypeVar("AcceptedT")
+
+log = structlog.get_logger("dalsegno.listener")
+
+_END_OF_HEAD = re.compile(rb"\n\r?\n")
+_UPGRADE = re.compile(rb"^upgrade:[^\r\n]*\bwebsocket\b", re.IGNORECASE | re.MULTILINE)
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+_BACKOFF_FIRST_S = 0.05
+_BACKOFF_MAX_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServingStatistics:
+    """What a port is doing."""
+
+    accepted: int
+    """Connections so far."""
+    native: int
+    """WebSockets that are open natively."""
+    http: int
+    """Connections that Hypercorn serves, its WebSockets included."""
+
+
+class Serving:
+    """The handle of a `serve` that runs."""
+
+    def __init__(self, accepting: trio.CancelScope, port: _Port[AcceptedT]) -> None:
+        self._accepting = accepting
+        self._port = port
+
+    def stop_accepting(self) -> None:
+        """Close the listeners and drain; `serve` returns when the connections have ended.
+
+        Idle HTTP connections are closed, the others after their answer.  Native handlers are not
+        told: their owner closes them.  What is left after ``drain_deadline_s`` is cut off.
+        """
+        self._accepting.cancel(reason="no more connections are wanted")
+
+    def statistics(self) -> ServingStatistics:
+        """Count the connections."""
+        return ServingStatistics(self._port.accepted, self._port.native, self._port.http)
+
+
+def owns_ws(path: str) -> bool:
+    """Tell whether a path is served natively: ``/ws``."""
+    return path == "/ws"
+
+
+async def serve(
+    listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
+    *,
+    app: ASGIFramework,
+    accept: Callable[[UpgradeRequest], Awaitable[AcceptedT]],
+    handle: Callable[[NativeTransport, AcceptedT], Awaitable[None]],
+    limits: Limits,
+    world: World,
+    owns: Callable[[str], bool] = owns_ws,
+    origins: Collection[str] = (),
+    task_status: trio.TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until cancelled, or until stopped by the `Serving` that ``started`` hands out.
+
+    Args:
+        listeners: Where connections come from; they are closed at the end.
+        app: The ASGI application for everything that is not served natively.
+        accept: Authenticates an upgrade.  A `DalsegnoError` refuses it with plain HTTP.
+        handle: Serves the connection that `accept` let in.  When it returns, or raises, the
+            connection is closed; an exception is logged and goes no further.
+        limits: The bounds.
+        world: Wall time and ids.
+        owns: Which paths are served natively.
+        origins: Where pages may come from, other than from the host that they ask.
+        task_status: Is given the handle once connections are accepted.
+
+    """
+    async with open_http(app, limits) as http:
+        port = _Port(http, accept, handle, limits, world, owns, origins)
+        async with trio.open_nursery() as connections:
+            async with trio.open_nursery() as accepting:
+                for listener in listeners:
+                    accepting.start_soon(port.accept_from, listener, connections)
+                task_status.started(Serving(accepting.cancel_scope, port))
+            await http.drain()
+            connections.cancel_scope.deadline = trio.current_time() + limits.drain_deadline_s
+
+
+class _Port(Generic[AcceptedT]):
+    """What every connection of a `serve` shares."""
+
+    def __init__(
+        self,
+        http: HttpBridge,
+        accept: Callable[[UpgradeRequest], Awaitable[AcceptedT]],
+        handle: Callable[[NativeTransport, AcceptedT], Awaitable[None]],
+        limits: Limits,
+        world: World,
+        owns: Callable[[str], bool],
+        origins: Collection[str],
+    ) -> None:
+        self.accepted = 0
+        self.native = 0
+        self.http = 0
+        self._http = http
+        self._accept = accept
+        self._handle = handle
+        self._limits = limits
+        self._world = world
+        self._owns = owns
+        self._origins = origins
+
+    async def accept_from(
+        self, listener: trio.abc.Listener[trio.SocketStream], connections: trio.Nursery
+    ) -> None:
+        """Start a task for each connection; out of descriptors, try again in a while."""
+        backoff_s = _BACKOFF_FIRST_S
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno not in _EXHAUSTED:
+                        raise
+                    log.warning("accept_failed", error=str(error), retry_s=backoff_s)
+                    await trio.sleep(backoff_s)
+                    backoff_s = min(2 * backoff_s, _BACKOFF_MAX_S)
+                else:
+                    backoff_s = _BACKOFF_FIRST_S
+                    self.accepted += 1
+                    connections.start_soon(self._connection, stream)
+
+    async def _connection(self, stream: trio.SocketStream) -> None:
+        """Serve a connection; its faults end here."""
+        try:
+            upgraded = await self._greet(stream)
+            if upgraded is not None:
+                del stream  # its socket is the transport's now; an idle client keeps one object
+                await self._serve_native(*upgraded)
+        except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            pass  # the client left, or took nothing, in the middle of a handshake
+        except* Exception:
+            log.exception("connection_failed")
+
+    async def _greet(self, stream: trio.SocketStream) -> tuple[NativeTransport, AcceptedT] | None:
+        """Read the head and go one of the two ways; None where the connection is over."""
+        upgraded = None
+        try:
+            _set_options(stream, self._limits)
+            if (read := await self._read_head(stream)) is None:
+                return None
+            data, end = read
+            if self._is_upgrade(data[:end]):
+                upgraded = await self._upgrade(stream, data[:end], data[end:])
+            else:
+                await self._serve_http(stream, data)
+            return upgraded
+        finally:
+            if upgraded is None:  # else the socket is the transport's, and this no checkpoint
+                await trio.aclose_forcefully(stream)
+
+    async def _serve_http(self, stream: trio.SocketStream, data: bytes) -> None:
+        self.http += 1
+        try:
+            await self._http.serve(stream, data)
+        finally:
+            self.http -= 1
+
+    async def _read_head(self, stream: trio.SocketStream) -> tuple[bytes, int] | None:
+        """Read up to the empty line; give what was read, and where the head ends in it."""
+        limit = self._limits.head_bytes_max
+        data = bytearray()
+        end = None
+        with trio.move_on_after(self._limits.head_deadline_s):
+            while end is None and len(data) <= limit:
+                if not (more := await stream.receive_some(limit)):
+                    return None
+                seen = max(0, len(data) - 2)  # the empty line may be cut in two
+                data += more
+                end = _END_OF_HEAD.search(data, seen)
+        if end is not None and end.end() <= limit:
+            return bytes(data), end.end()
+        if len(data) > limit:
+            await self._refuse(stream, 431, Reject("BAD_REQUEST", "the head is too long"))
+        elif data:  # a browser that connects in advance gets no answer to no question
+            await self._refuse(stream, 408, Reject("BAD_REQUEST", "the head takes too long"))
+        return None
+
+    def _is_upgrade(self, head: bytes) -> bool:
+        method, _, rest = head.partition(b" ")
+        target = rest.partition(b" ")[0].decode("latin-1")
+        return (
+            method == b"GET"
+            and self._owns(target.partition("?")[0])
+            and _UPGRADE.search(head) is not None
+        )
+
+    async def _upgrade(
+        self, stream: trio.SocketStream, head: bytes, early: bytes
+    ) -> tuple[NativeTransport, AcceptedT] | None:
+        """Shake hands: 101 and the transport, or a refusal and None."""
+        request_id = self._world.new_id()
+        try:
+            request, answer = parse_upgrade(
+                head, peer=_peer(stream), new_request_id=request_id, origins=self._origins
+            )
+            request_id = request.request_id
+            accepted = await self._authenticated(request)
+        except HandshakeRefusedError as refusing:
+            await self._refuse(
+                stream, refusing.status, refusing.error, *refusing.headers, request_id=request_id
+            )
+            return None
+        with trio.fail_after(self._limits.write_deadline_s):
+            await stream.send_all(answer)
+        family, kind = stream.socket.family, stream.socket.type
+        sock = socket.socket(family, kind, fileno=stream.socket.detach())
+        return NativeTransport(sock, self._limits, early), accepted
+
+    async def _authenticated(self, request: UpgradeRequest) -> AcceptedT:
+        try:
+            with trio.fail_after(self._limits.command_deadline_s):
+                return await self._accept(request)
+        except DalsegnoError as error:
+            raise refused(error) from error
+        except trio.TooSlowError as error:
+            raise refused(StoreUnavailableError("authentication takes too long")) from error
+        except Exception as error:
+            log.exception("accept_raised", request_id=request.request_id)
+            raise refused(InternalError("see the log")) from error
+
+    async def _serve_native(self, transport: NativeTransport, accepted: AcceptedT) -> None:
+        code, reason = Close.GOING_AWAY, "shutting down"  # what a cancelled handler leaves to say
+        self.native += 1
+        try:
+            await self._handle(transport, accepted)
+            code, reason = Close.NORMAL, ""
+        except* TransportClosedError:
+            pass
+        except* Exception:
+            log.exception("handler_raised")
+            code, reason = Close.INTERNAL, "internal error"
+        finally:
+            self.native -= 1
+            # Bounded by itself.  Cancelled, it says what it can without waiting.
+            await transport.aclose(code, reason)
+
+    async def _refuse(
+        self,
+        stream: trio.SocketStream,
+        status: int,
+        error: DalsegnoError,
+        *headers: tuple[str, str],
+        request_id: str | None = None,
+    ) -> None:
+        """Answer, and read until the client closes: unread bytes would reset the answer away."""
+        answer = refusal(
+            status, error, request_id or self._world.new_id(), self._world.now(), *headers
+        )
+        with trio.move_on_after(self._limits.close_deadline_s):
+            await stream.send_all(answer)
+            await stream.send_eof()
+            while await stream.receive_some(self._limits.head_bytes_max):
+                pass
+
+
+def _set_options(stream: trio.SocketStream, limits: Limits) -> None:
+    """Bound what the kernel keeps for a slow reader; Trio has set TCP_NODELAY already."""
+    with suppress(OSError):  # reset before it began: the first read tells
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.send_buffer_bytes)
+
+
+def _peer(stream: trio.SocketStream) -> str:
+    try:
+        address = stream.socket.getpeername()
+    except OSError:
+        return ""
+    return str(address[0]) if isinstance(address, tuple) else ""

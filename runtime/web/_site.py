@@ -1,0 +1,80 @@
+"""What the routes share: the runtime, how the site is reached, and how a request gets in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from quart import g, request
+
+from dalsegno.actors.domains.members import ADMINS
+from dalsegno.protocol import Reject
+
+from ._auth import authenticate, check_csrf, session_token, set_cookie
+from ._passwords import Passwords
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from dalsegno.runtime._runtime import Runtime
+
+    from ._auth import Identity
+
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing (RFC 9110 §9.2.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One application on one runtime."""
+
+    rt: Runtime
+    secure_cookies: bool
+    setup_token: str | None
+    """What setup asks for where strangers can reach it."""
+    close_session: Callable[[bytes], Awaitable[None]]
+    """Closes the connections of a session, and returns when they are closed."""
+    passwords: Passwords = field(default_factory=Passwords)
+
+    async def enter(self) -> Identity:
+        """Tell who asks; a request that changes something must show the session's token.
+
+        Raises:
+            Reject: as `authenticate`; ``CSRF_INVALID``.
+
+        """
+        cookies = "; ".join(request.headers.getlist("cookie"))
+        identity = await authenticate(self.rt, cookies)
+        if request.method not in _SAFE:
+            check_csrf(identity, request.headers.get("x-csrf-token"))
+        if identity.renewed:
+            self.keep(session_token(cookies) or "")
+        return identity
+
+    def keep(self, token: str) -> None:
+        """Let the answer set the session's cookie."""
+        g.cookie = set_cookie(token, secure=self.secure_cookies)
+
+
+def refuse_foreign_pages() -> None:
+    """Refuse what another site's page sends where there is no session, so no token, yet.
+
+    Browsers say so themselves (W3C Fetch Metadata); other clients do not send the header.
+
+    Raises:
+        Reject: ``CSRF_INVALID``.
+
+    """
+    if request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+        raise Reject("CSRF_INVALID", "not from another site's page")
+
+
+def check_global_admin(identity: Identity) -> None:
+    """Raise `Reject` ``ROLE_FORBIDDEN`` for who is no global owner or admin."""
+    if identity.user.role not in ADMINS:
+        raise Reject("ROLE_FORBIDDEN", "for global owners and admins", role=identity.user.role)
+
+
+def idempotency_key(in_body: str | None = None) -> str | None:
+    """Tell the request's idempotency key: the body's, else the header's."""
+    return in_body if in_body is not None else request.headers.get("idempotency-key")

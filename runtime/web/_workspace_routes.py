@@ -1,0 +1,273 @@
+"""Workspaces, their members, their log."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+from quart import Blueprint, Response, request
+
+from dalsegno.actors.domains.accounts import CreateSpace, spaces, users
+from dalsegno.actors.domains.members import ADMINS, PutMember, RemoveMember, Role, members
+from dalsegno.protocol import (
+    CHAIN_START,
+    Cursor,
+    Event,
+    Reject,
+    chain_text,
+    check_id,
+    parse_cursor,
+)
+
+from ._envelope import answer, following, nothing, number, read, request_id
+from ._membership import Membership, check_role, memberships
+from ._site import Site, idempotency_key
+
+if TYPE_CHECKING:
+    from dalsegno.runtime._runtime import Runtime
+    from dalsegno.runtime._workspace import Workspace
+
+
+class WorkspaceCreateBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What a workspace is created with."""
+
+    slug: str
+    name: str
+
+
+class MemberPutBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What a member is to be."""
+
+    role: Role
+
+
+class WorkspaceBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A workspace, as one of its members sees it."""
+
+    workspace_id: str
+    slug: str | None
+    """None for a workspace that the embedding program never recorded."""
+    name: str
+    state: str
+    role: str
+    created_at: datetime | None
+
+
+class WorkspacesBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of workspaces."""
+
+    items: list[WorkspaceBody]
+    next: str | None
+
+
+class MemberBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A member; who is no account here has only an id."""
+
+    user_id: str
+    role: str
+    email: str | None
+    display_name: str | None
+
+
+class MembersBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of members."""
+
+    items: list[MemberBody]
+    next: str | None
+
+
+class MemberPutAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user is now, and the number of the event that says so."""
+
+    workspace_id: str
+    user_id: str
+    role: str
+    event_seq: int
+
+
+class EventBody(msgspec.Struct, frozen=True, kw_only=True):
+    """An event; its payload is the log's, byte for byte."""
+
+    event_seq: int
+    stream_id: str
+    stream_seq: int
+    event_id: str
+    type: str
+    type_version: int
+    payload: msgspec.Raw
+    actor_id: str | None
+    recorded_at: datetime
+    chain: str
+
+
+class EventsBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of the log."""
+
+    items: list[EventBody]
+    next: int | None
+    head: int
+
+
+def workspace_routes(site: Site) -> Blueprint:
+    """Make the routes."""
+    routes = Blueprint("workspaces", __name__)
+    rt = site.rt
+
+    @routes.get("/api/workspaces")
+    async def list_workspaces() -> Response:
+        identity = await site.enter()
+        page, following = await memberships(
+            rt, identity.user_id, after=following(), limit=_limit(rt)
+        )
+        return answer(WorkspacesBody(items=[_workspace_body(m) for m in page], next=following))
+
+    @routes.post("/api/workspaces")
+    async def create_workspace() -> Response:
+        identity = await site.enter()
+        body = await read(WorkspaceCreateBody)
+        command = CreateSpace(
+            workspace_id=rt.world.new_id(),
+            slug=body.slug,
+            name=body.name,
+            owner_id=identity.user_id,
+        )
+        acting = rt.system.acting(user_id=identity.user_id)
+        await acting.send(command, correlation_id=request_id())
+        space = await rt.system.get(spaces, command.workspace_id)
+        assert space is not None, "just created"
+        created = Membership(
+            workspace_id=command.workspace_id, role="owner", space=space, since=space.created_at
+        )
+        return answer(_workspace_body(created), 201)
+
+    @routes.get("/api/workspaces/<workspace_id>/members")
+    async def list_members(workspace_id: str) -> Response:
+        identity = await site.enter()
+        await check_role(rt, workspace_id, identity.user_id)
+        limit = _limit(rt)
+        ids = await _member_ids(rt, workspace_id, after=following(), limit=limit)
+        found = [await _member_body(rt, workspace_id, user_id) for user_id in ids]
+        items = [member for member in found if member is not None]
+        return answer(MembersBody(items=items, next=ids[-1] if len(ids) == limit else None))
+
+    @routes.put("/api/workspaces/<workspace_id>/members/<user_id>")
+    async def put_member(workspace_id: str, user_id: str) -> Response:
+        identity = await site.enter()
+        await check_role(rt, workspace_id, identity.user_id, allow=ADMINS)
+        body = await read(MemberPutBody)
+        check_id(user_id, chars_max=rt.limits.id_chars_max, what="user_id")
+        user = await rt.system.get(users, user_id)
+        if user is None or user.role is None:
+            raise Reject("USER_NOT_FOUND", "no such user")
+        receipt = (
+            await rt.workspace(workspace_id)
+            .acting(user_id=identity.user_id)
+            .send(PutMember(user_id, body.role), key=idempotency_key(), correlation_id=request_id())
+        )
+        put = MemberPutAnswer(
+            workspace_id=workspace_id,
+            user_id=user_id,
+            role=body.role,
+            event_seq=receipt.event_seq,
+        )
+        return answer(put)
+
+    @routes.delete("/api/workspaces/<workspace_id>/members/<user_id>")
+    async def remove_member(workspace_id: str, user_id: str) -> Response:
+        identity = await site.enter()
+        await check_role(rt, workspace_id, identity.user_id, allow=ADMINS)
+        await (
+            rt.workspace(workspace_id)
+            .acting(user_id=identity.user_id)
+            .send(RemoveMember(user_id), key=idempotency_key(), correlation_id=request_id())
+        )
+        return nothing()
+
+    @routes.get("/api/workspaces/<workspace_id>/events")
+    async def list_events(workspace_id: str) -> Response:
+        identity = await site.enter()
+        await check_role(rt, workspace_id, identity.user_id)
+        limit = _limit(rt)
+        after = parse_cursor(request.args.get("after", "0"))
+        workspace = rt.workspace(workspace_id)
+        head = await workspace.head()
+        await _check_cursor(workspace, after, head)
+        page = await workspace.events(after=after.seq, limit=limit) if after.seq < head else []
+        last = page[-1].event_seq if page else after.seq
+        items = [_event_body(event) for event in page]
+        return answer(EventsBody(items=items, next=last if last < head else None, head=head))
+
+    return routes
+
+
+def _limit(rt: Runtime) -> int:
+    return number("limit", 100, least=1, most=rt.limits.list_limit_max)
+
+
+def _workspace_body(membership: Membership) -> WorkspaceBody:
+    space = membership.space
+    return WorkspaceBody(
+        workspace_id=membership.workspace_id,
+        slug=None if space is None else space.slug,
+        name=membership.workspace_id if space is None else space.name,
+        state="active" if space is None else space.state,
+        role=membership.role,
+        created_at=None if space is None else space.created_at,
+    )
+
+
+async def _member_ids(rt: Runtime, workspace_id: str, *, after: str, limit: int) -> list[str]:
+    """List members by id: those of the log, and the first owner, who need not be in it."""
+    page = await rt.workspace(workspace_id).entities(
+        members, after=members.stream_id(after), limit=limit
+    )
+    ids = {item.stream_id.partition(":")[2] for item in page}
+    space = await rt.system.get(spaces, workspace_id)
+    if space is not None and space.owner_id > after:
+        ids.add(space.owner_id)
+    return sorted(ids)[:limit]
+
+
+async def _member_body(rt: Runtime, workspace_id: str, user_id: str) -> MemberBody | None:
+    role = await rt.workspace(workspace_id).role_of(user_id)
+    if role is None:
+        return None
+    user = await rt.system.get(users, user_id)
+    return MemberBody(
+        user_id=user_id,
+        role=role,
+        email=None if user is None else user.email,
+        display_name=None if user is None else user.display_name,
+    )
+
+
+async def _check_cursor(workspace: Workspace, cursor: Cursor, head: int) -> None:
+    """Refuse a cursor of the future, or of another history (DESIGN §5).
+
+    Raises:
+        Reject: ``CURSOR_AHEAD``, ``CURSOR_DIVERGED``.
+
+    """
+    if cursor.seq > head:
+        raise Reject("CURSOR_AHEAD", f"the log ends at {head}", event_seq=cursor.seq, head=head)
+    if cursor.chain is None:
+        return
+    there = await workspace.events(after=cursor.seq - 1, limit=1) if cursor.seq else []
+    if cursor.chain != (there[0].chain if there else CHAIN_START):
+        raise Reject("CURSOR_DIVERGED", "this cursor is of another history", event_seq=cursor.seq)
+
+
+def _event_body(event: Event) -> EventBody:
+    return EventBody(
+        event_seq=event.event_seq,
+        stream_id=event.stream_id,
+        stream_seq=event.stream_seq,
+        event_id=event.event_id,
+        type=event.type,
+        type_version=event.type_version,
+        payload=msgspec.Raw(event.payload.encode()),
+        actor_id=event.actor_id,
+        recorded_at=event.recorded_at,
+        chain=chain_text(event.chain),
+    )

@@ -1,0 +1,233 @@
+"""A world that stands still, a store that fails on demand, and runtimes on it that can be killed."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import pytest
+import trio
+import trio.testing
+
+from dalsegno.actors import Batch, Head, Service, Store, StoredEntity, StoredResult, World
+from dalsegno.actors.domains.accounts import account_domains
+from dalsegno.actors.domains.notes import notes
+from dalsegno.actors.testing import MemoryStore
+from dalsegno.protocol import (
+    SEQ_MAX,
+    Domain,
+    Event,
+    Limits,
+    OutcomeUnknownError,
+    StoreUnavailableError,
+    chained,
+)
+from dalsegno.runtime import Workspace
+from tests.actors._boxes import boxes
+
+def _run_jumping(fn: Callable[[], Awaitable[Any]], **how: Any) -> Any:  # noqa: ANN401 - trio.run's
+    return trio.run(fn, **(how | {"clock": trio.testing.MockClock(autojump_threshold=0)}))
+
+
+JUMPING = pytest.mark.trio(run=_run_jumping)
+"""A module's tests wait in no real time."""
+
+DOMAINS: tuple[Domain[Any, Any, Any], ...] = (*account_domains, notes, boxes)
+
+
+@dataclass
+class Wall:
+    """Wall time that moves when told, chance that is none, ids that count."""
+
+    now: datetime = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    def world(self) -> World:
+        return World(
+            now=lambda: self.now,
+            random=lambda: 0.5,
+            new_id=lambda: f"00000000-0000-7000-8000-{next(self.ids):012x}",
+        )
+
+
+Append: TypeAlias = Callable[[Sequence[Batch]], Awaitable[Collection[str]]]
+Fault: TypeAlias = Callable[[Append, Sequence[Batch]], Awaitable[Collection[str]]]
+
+
+class FaultyStore(MemoryStore):
+    """The memory store, with a fault for each of the next statements, and a gate for a read."""
+
+    def __init__(self, world: World, *, limits: Limits | None = None) -> None:
+        super().__init__(world, limits=limits)
+        self.statements: list[list[Batch]] = []
+        """Every append that was asked for."""
+        self.faults: deque[Fault] = deque()
+        """For the next appends, one each; the rest go well."""
+        self.before: dict[str, Callable[[], Awaitable[None]]] = {}
+        """What happens before any call of a method, by its name."""
+        self.after_append: Callable[[Collection[str]], None] = lambda _: None
+
+    async def append(self, batches: Sequence[Batch]) -> Collection[str]:
+        self.statements.append(list(batches))
+        fault = self.faults.popleft() if self.faults else None
+        append = super().append
+        won = await (append(batches) if fault is None else fault(append, batches))
+        self.after_append(won)
+        return won
+
+    async def _before(self, method: str) -> None:
+        if method in self.before:
+            await self.before[method]()
+
+    async def acquire(self, workspace_id: str, owner: str, *, create: bool) -> Head | None:
+        await self._before("acquire")
+        return await super().acquire(workspace_id, owner, create=create)
+
+    async def load_entities(
+        self, workspace_id: str, stream_ids: Collection[str], domain_versions: dict[str, int]
+    ) -> dict[str, StoredEntity]:
+        await self._before("load_entities")
+        return await super().load_entities(workspace_id, stream_ids, domain_versions)
+
+    async def find_results(
+        self, workspace_id: str, keys: Collection[tuple[str, str]]
+    ) -> dict[tuple[str, str], StoredResult]:
+        await self._before("find_results")
+        return await super().find_results(workspace_id, keys)
+
+    async def read_events(
+        self, workspace_id: str, from_seq: int, *, to_seq: int, limit: int, bytes_max: int
+    ) -> list[Event]:
+        await self._before("read_events")
+        return await super().read_events(
+            workspace_id, from_seq, to_seq=to_seq, limit=limit, bytes_max=bytes_max
+        )
+
+    async def read_cursors(self, keys: Collection[Any]) -> dict[Any, int]:
+        found = await super().read_cursors(keys)
+        await self._before("read_cursors")
+        return found
+
+    async def write_cursors(self, cursors: dict[Any, int]) -> None:
+        await self._before("write_cursors")
+        await super().write_cursors(cursors)
+
+
+async def applied_unknown(append: Append, batches: Sequence[Batch]) -> Collection[str]:
+    """The commit happens, its answer is lost (FI-2)."""
+    await append(batches)
+    raise OutcomeUnknownError("the connection was lost after the commit")
+
+
+async def lost_unknown(_append: Append, _batches: Sequence[Batch]) -> Collection[str]:
+    """The commit does not happen, and nobody knows (FI-3)."""
+    await trio.lowlevel.checkpoint()
+    raise OutcomeUnknownError("the connection was lost before the commit")
+
+
+async def away(_append: Append, _batches: Sequence[Batch]) -> Collection[str]:
+    """Nothing was sent (FI-1)."""
+    await trio.lowlevel.checkpoint()
+    raise StoreUnavailableError("the database is away")
+
+
+async def hangs(_append: Append, _batches: Sequence[Batch]) -> Collection[str]:
+    """No answer ever."""
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+def held(gate: trio.Event) -> Fault:
+    """The statement takes until the gate opens."""
+
+    async def wait(append: Append, batches: Sequence[Batch]) -> Collection[str]:
+        await gate.wait()
+        return await append(batches)
+
+    return wait
+
+
+def held_then(gate: trio.Event, fault: Fault) -> Fault:
+    """The statement takes until the gate opens, and then fails."""
+
+    async def wait(append: Append, batches: Sequence[Batch]) -> Collection[str]:
+        await gate.wait()
+        return await fault(append, batches)
+
+    return wait
+
+
+def leaves_out(workspace_id: str) -> Fault:
+    """Somebody holds the head of one workspace."""
+
+    async def leave_out(append: Append, batches: Sequence[Batch]) -> Collection[str]:
+        return await append([b for b in batches if b.workspace_id != workspace_id])
+
+    return leave_out
+
+
+@dataclass
+class Actors:
+    """A running service, and workspaces of it."""
+
+    service: Service
+    scope: trio.CancelScope
+
+    def workspace(self, workspace_id: str = "w") -> Workspace:
+        return Workspace(self.service, workspace_id)
+
+    def incarnations(self, workspace_id: str = "w") -> int:
+        return self.service.directory.statistics()[workspace_id].incarnations
+
+    def kill(self) -> None:
+        """End everything at once: nothing is drained."""
+        self.scope.cancel()
+
+
+@asynccontextmanager
+async def running(
+    store: Store,
+    world: World,
+    *,
+    limits: Limits | None = None,
+    domains: Sequence[Domain[Any, Any, Any]] = DOMAINS,
+) -> AsyncIterator[Actors]:
+    """Run the actors; they are killed at the end."""
+    service = Service(store, domains, node_id="n", world=world, limits=limits or Limits())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(service.run)
+        yield Actors(service, nursery.cancel_scope)
+        nursery.cancel_scope.cancel()
+
+
+async def log_of(store: Store, workspace_id: str = "w") -> list[Event]:
+    return await store.read_events(workspace_id, 1, to_seq=SEQ_MAX, limit=SEQ_MAX, bytes_max=2**40)
+
+
+async def check_log(store: Store, workspace_id: str = "w") -> list[Event]:
+    """Check I1 of a log: dense in the workspace, dense in each stream, chained, time not back."""
+    events = await log_of(store, workspace_id)
+    assert [event.event_seq for event in events] == [*range(1, len(events) + 1)]
+    versions: dict[str, int] = {}
+    link = 0
+    for event in events:
+        versions[event.stream_id] = versions.get(event.stream_id, 0) + 1
+        assert event.stream_seq == versions[event.stream_id]
+        assert event.chain == chained(link, event)
+        link = event.chain
+    times = [event.recorded_at for event in events]
+    assert times == sorted(times)
+    assert await store.read_versions(workspace_id, [*versions]) == versions
+    return events
+
+
+async def eventually(condition: Callable[[], object], *, within_s: float = 60) -> None:
+    """Wait for a condition; the clock of a test usually jumps."""
+    with trio.fail_after(within_s):
+        while not condition():  # noqa: ASYNC110 - any condition
+            await trio.sleep(0.001)

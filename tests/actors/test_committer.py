@@ -1,0 +1,292 @@
+"""Group commit: whom one statement joins, and what a fault of one costs the others: nothing (I10)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Sequence
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from dalsegno.actors import Batch, BatchRejectedError, Refusal, World
+from dalsegno.actors._committer import Committer, CommitterStatistics, LiveKeyError
+from dalsegno.protocol import (
+    DalsegnoError,
+    FencedError,
+    Limits,
+    OutcomeUnknownError,
+    StoreUnavailableError,
+    WorkspaceHaltedError,
+)
+from tests.actors._world import (
+    JUMPING,
+    Append,
+    FaultyStore,
+    applied_unknown,
+    away,
+    hangs,
+    held,
+    leaves_out,
+    log_of,
+)
+from tests.contract._writing import result, writer
+
+pytestmark = JUMPING
+
+LIMITS = Limits(commit_batches_max=3, commit_bytes_max=100, locked_retries_max=4)
+POISON = '"poison"'
+
+
+@pytest.fixture
+async def committer(store: FaultyStore, world: World) -> AsyncIterator[Committer]:
+    committer = Committer(store, world=world, limits=LIMITS)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        yield committer
+        nursery.cancel_scope.cancel()
+
+
+async def batch_of(store: FaultyStore, workspace_id: str, payload: str = "{}") -> Batch:
+    owner = await writer(store, workspace_id)
+    batch = owner.batch(owner.event("box:1", payload))
+    return msgspec.structs.replace(batch, payload_bytes=len(payload))
+
+
+async def batches_of(store: FaultyStore, workspace_ids: str) -> list[Batch]:
+    return [await batch_of(store, workspace_id) for workspace_id in workspace_ids]
+
+
+async def commit_all(
+    committer: Committer, batches: Sequence[Batch]
+) -> dict[str, DalsegnoError | None]:
+    """Commit them at once; tell for each what it raised."""
+    outcomes: dict[str, DalsegnoError | None] = {}
+
+    async def commit(batch: Batch) -> None:
+        try:
+            await committer.commit(batch)
+        except DalsegnoError as error:
+            outcomes[batch.workspace_id] = error
+        else:
+            outcomes[batch.workspace_id] = None
+
+    async with trio.open_nursery() as nursery:
+        for batch in batches:
+            nursery.start_soon(commit, batch)
+    return outcomes
+
+
+def joined(store: FaultyStore) -> list[str]:
+    """The workspaces of each statement, in its order or not."""
+    return ["".join(sorted(b.workspace_id for b in statement)) for statement in store.statements]
+
+
+async def rejects_poison(append: Append, batches: Sequence[Batch]) -> Collection[str]:
+    if any(event.payload == POISON for batch in batches for event in batch.events):
+        await trio.lowlevel.checkpoint()
+        raise BatchRejectedError("no such data")
+    return await append(batches)
+
+
+async def test_what_waits_at_once_is_one_statement_within_the_bound(
+    committer: Committer, store: FaultyStore
+) -> None:
+    batches = await batches_of(store, "abcde")
+    outcomes = await commit_all(committer, batches)
+    assert outcomes == dict.fromkeys("abcde")
+    assert [len(names) for names in joined(store)] == [3, 2]
+    for workspace_id in "abcde":
+        assert len(await log_of(store, workspace_id)) == 1
+
+
+async def test_the_load_makes_the_batches(committer: Committer, store: FaultyStore) -> None:
+    gate = trio.Event()
+    store.faults.append(held(gate))
+    a, b, c = await batches_of(store, "abc")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.commit, a)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(committer.commit, b)
+        nursery.start_soon(committer.commit, c)
+        await trio.testing.wait_all_tasks_blocked()
+        assert joined(store) == ["a"], "one statement at a time"
+        assert repr(committer) == "<Committer 2 waiting, 1 statements>"
+        gate.set()
+    assert joined(store) == ["a", "bc"]
+
+
+async def test_a_statement_is_bounded_by_bytes(committer: Committer, store: FaultyStore) -> None:
+    text = '"' + "x" * 58 + '"'
+    batches = [await batch_of(store, workspace_id, text) for workspace_id in "abc"]
+    await commit_all(committer, batches)
+    assert [len(names) for names in joined(store)] == [1, 1, 1]
+
+
+async def test_a_moved_epoch_is_fenced_and_a_neighbour_commits(
+    committer: Committer, store: FaultyStore
+) -> None:
+    a, b = await batches_of(store, "ab")
+    await store.acquire("a", "somebody else", create=False)
+    outcomes = await commit_all(committer, [a, b])
+    fenced = outcomes["a"]
+    assert isinstance(fenced, FencedError)
+    assert fenced.details["owner"] == "somebody else"
+    assert outcomes["b"] is None
+    assert await log_of(store, "a") == []
+
+
+async def test_a_moved_head_is_fenced(committer: Committer, store: FaultyStore) -> None:
+    a = await batch_of(store, "a")
+    await committer.commit(a)
+    outcomes = await commit_all(committer, [a])
+    assert isinstance(outcomes["a"], FencedError)
+    assert len(await log_of(store, "a")) == 1
+
+
+async def test_a_halted_workspace_and_its_neighbour(
+    committer: Committer, store: FaultyStore
+) -> None:
+    a, b = await batches_of(store, "ab")
+    await store.halt("a", a.epoch, "found corrupt")
+    outcomes = await commit_all(committer, [a, b])
+    assert isinstance(outcomes["a"], WorkspaceHaltedError)
+    assert outcomes["b"] is None
+
+
+async def test_a_live_key_and_its_neighbour(committer: Committer, store: FaultyStore) -> None:
+    owner = await writer(store, "a")
+    first = owner.batch(owner.event("box:1"), results=(result("k", 1),))
+    again = owner.batch(owner.event("box:1"), results=(result("k", 2),))
+    await committer.commit(first)
+    outcomes = await commit_all(committer, [again, await batch_of(store, "b")])
+    assert isinstance(outcomes["a"], LiveKeyError)
+    assert outcomes["b"] is None
+    assert len(await log_of(store, "a")) == 1
+
+
+async def test_a_locked_head_is_sent_again_alone(committer: Committer, store: FaultyStore) -> None:
+    store.faults += [leaves_out("a"), leaves_out("a")]
+    outcomes = await commit_all(committer, await batches_of(store, "ab"))
+    assert outcomes == {"a": None, "b": None}
+    assert joined(store) == ["ab", "a", "a"]
+    assert committer.statistics() == CommitterStatistics(
+        waiting=0, statements=3, batches=2, events=2, refused=2, rejected=0, unknown=0
+    )
+
+
+async def test_a_head_that_stays_locked_is_given_up(
+    committer: Committer, store: FaultyStore
+) -> None:
+    store.faults += [leaves_out("a")] * 99
+    outcomes = await commit_all(committer, await batches_of(store, "ab"))
+    assert isinstance(outcomes["a"], StoreUnavailableError)
+    assert outcomes["b"] is None
+    assert len(store.statements) == LIMITS.locked_retries_max
+    assert await log_of(store, "a") == []
+
+
+async def test_refused_data_fails_its_own_batch_only(
+    committer: Committer, store: FaultyStore
+) -> None:
+    a, b, c = (
+        await batch_of(store, "a"),
+        await batch_of(store, "b", POISON),
+        await batch_of(store, "c"),
+    )
+    store.faults += [rejects_poison] * 4
+    outcomes = await commit_all(committer, [a, b, c])
+    assert isinstance(outcomes["b"], BatchRejectedError)
+    assert (outcomes["a"], outcomes["c"]) == (None, None)
+    assert sorted(joined(store)) == ["a", "abc", "b", "c"]
+    assert committer.statistics().rejected == 1
+    assert [len(await log_of(store, w)) for w in "abc"] == [1, 0, 1]
+
+
+async def test_a_statement_without_an_answer_is_abandoned_at_the_deadline(
+    committer: Committer, store: FaultyStore
+) -> None:
+    store.faults.append(hangs)
+    began = trio.current_time()
+    outcomes = await commit_all(committer, await batches_of(store, "ab"))
+    assert all(isinstance(error, OutcomeUnknownError) for error in outcomes.values())
+    assert trio.current_time() - began == pytest.approx(LIMITS.commit_deadline_s, abs=0.1)
+    assert committer.statistics().unknown == 2
+    # … and the next statement goes its way.
+    assert await commit_all(committer, [await batch_of(store, "c")]) == {"c": None}
+
+
+async def test_an_unknown_outcome_is_everybodys_in_the_statement(
+    committer: Committer, store: FaultyStore
+) -> None:
+    store.faults.append(applied_unknown)
+    outcomes = await commit_all(committer, await batches_of(store, "ab"))
+    assert all(isinstance(error, OutcomeUnknownError) for error in outcomes.values())
+    assert committer.statistics().unknown == 2
+
+
+async def test_a_store_that_is_away_wrote_nothing(committer: Committer, store: FaultyStore) -> None:
+    store.faults.append(away)
+    outcomes = await commit_all(committer, await batches_of(store, "ab"))
+    assert all(isinstance(error, StoreUnavailableError) for error in outcomes.values())
+    assert committer.statistics() == CommitterStatistics(
+        waiting=0, statements=1, batches=0, events=0, refused=0, rejected=0, unknown=0
+    )
+
+
+async def test_a_batch_whose_workspace_went_away_is_not_sent_beside_its_successor(
+    committer: Committer, store: FaultyStore
+) -> None:
+    gate = trio.Event()
+    store.faults.append(held(gate))
+    a, b = await batches_of(store, "ab")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.commit, a)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(0):
+            await committer.commit(b)
+        successor = await batch_of(store, "b")
+        nursery.start_soon(committer.commit, successor)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.set()
+    assert joined(store) == ["a", "b"], "a workspace is in a statement at most once"
+    assert (await store.read_head("b")) is not None
+    assert len(await log_of(store, "b")) == 1
+
+
+async def test_a_cancelled_committer_finishes_the_statement_on_its_way(
+    store: FaultyStore, world: World
+) -> None:
+    gate = trio.Event()
+    store.faults.append(held(gate))
+    committer = Committer(store, world=world, limits=LIMITS)
+    batch = await batch_of(store, "a")
+    async with trio.open_nursery() as nursery:
+        running = trio.CancelScope()
+
+        async def run() -> None:
+            with running:
+                await committer.run()
+
+        nursery.start_soon(run)
+        nursery.start_soon(committer.commit, batch)
+        await trio.testing.wait_all_tasks_blocked()
+        running.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await log_of(store, "a") == []
+        gate.set()
+    assert len(await log_of(store, "a")) == 1
+
+
+async def test_where_the_refusal_cannot_be_read_nothing_was_written(
+    committer: Committer, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def explain(_batch: Batch) -> Refusal:
+        await trio.lowlevel.checkpoint()
+        raise StoreUnavailableError("away meanwhile")
+
+    monkeypatch.setattr(store, "explain", explain)
+    store.faults.append(leaves_out("a"))
+    outcomes = await commit_all(committer, await batches_of(store, "ab"))
+    assert isinstance(outcomes["a"], StoreUnavailableError)
+    assert outcomes["b"] is None

@@ -1,0 +1,414 @@
+"""The notes domain against a model (M2), through its own declaration and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, strategies as st
+
+from dalsegno.actors.domains import Note, notes
+from dalsegno.actors.domains.notes import (
+    NOTE_BYTES_MAX,
+    ApplyPatch,
+    CreateNote,
+    DeleteNote,
+    NoteCommand,
+    NoteCreated,
+    NotePatched,
+    NoteRollback,
+    RollbackNote,
+    SetTitle,
+)
+from dalsegno.protocol import SEQ_MAX, Context, Past, PatchOp, Principal, Reject, apply_patch
+
+START = datetime(2026, 2, 13, tzinfo=UTC)
+
+
+@dataclass
+class Notebook:
+    """One note, decided, written and folded as a workspace does it, without one."""
+
+    log: list[tuple[str, int, str]] = field(default_factory=list)
+    state: Note | None = None
+
+    def send(self, command: NoteCommand, user_id: str | None = "u1") -> Any:  # noqa: ANN401 - its event
+        decider = notes.decider(type(command))
+        if self.state is None and not decider.takes_none:
+            raise Reject("NOTE_NOT_FOUND")
+        base_version = getattr(command, "base_version", None)
+        if base_version is not None and base_version != len(self.log):
+            raise Reject("VERSION_CONFLICT")
+        needs = None if decider.needs is None else decider.needs(command)
+        extras = {
+            "context": Context(
+                principal=Principal(user_id),
+                role="editor",
+                now=START + timedelta(minutes=len(self.log)),
+                new_id=lambda: "id",
+            ),
+            "past": None if needs is None else Past(version=needs, state=self.at(needs)),
+        }
+        event = decider.function(self.state, command, *(extras[name] for name in decider.extras))
+        if event is not None:
+            self.log.append(notes.encode(event))
+            self.state = notes.evolve_by(self.state, event)
+        return event
+
+    def at(self, version: int) -> Note | None:
+        """Fold the log up to a version."""
+        state = None
+        for record in self.log[:version]:
+            event = notes.decode(*record)
+            assert event is not None
+            state = notes.evolve_by(state, event)
+        return state
+
+    def note(self) -> Note:
+        assert self.state is not None
+        return self.state
+
+
+def begun(markdown: str = "Hello world", title: str = "A note") -> Notebook:
+    notebook = Notebook()
+    notebook.send(CreateNote("n1", title, markdown))
+    return notebook
+
+
+def refused(notebook: Notebook, command: NoteCommand) -> str:
+    """Send what must be refused, and see that nothing happened."""
+    before = (list(notebook.log), notebook.state)
+    with pytest.raises(Reject) as caught:
+        notebook.send(command)
+    assert (notebook.log, notebook.state) == before
+    return caught.value.code
+
+
+# ------------------------------------------------------------------------------ the model, M2
+
+
+@dataclass
+class Model:
+    """All versions of a note as (title, characters, deleted)."""
+
+    versions: list[tuple[str, list[str], bool]] = field(default_factory=list)
+
+    def send(self, command: NoteCommand) -> str | None:
+        """Answer with a code, or with None where it is accepted."""
+        base_version = getattr(command, "base_version", None)
+        match command:
+            case CreateNote(title=title, markdown=markdown):
+                if self.versions:
+                    return "NOTE_EXISTS"
+                self.versions.append((title, list(markdown), False))
+                return None
+        if not self.versions:
+            return "NOTE_NOT_FOUND"
+        if base_version not in {None, len(self.versions)}:
+            return "VERSION_CONFLICT"
+        title, text, deleted = self.versions[-1]
+        match command:
+            case DeleteNote():
+                if not deleted:
+                    self.versions.append((title, text, True))
+            case RollbackNote(target_version=target):
+                if not 1 <= target <= len(self.versions):
+                    return "NOTE_NOT_FOUND"
+                if self.versions[target - 1][2]:
+                    return "INVALID_PATCH"
+                self.versions.append(self.versions[target - 1])
+            case _ if deleted:
+                return "NOTE_NOT_FOUND"
+            case SetTitle(title=title):
+                self.versions.append((title, text, False))
+            case ApplyPatch(patch_ops=ops):
+                done = self.patched(text, ops)
+                if done is None:
+                    return "INVALID_PATCH"
+                self.versions.append((title, done, False))
+        return None
+
+    @staticmethod
+    def patched(text: list[str], ops: Any) -> list[str] | None:  # noqa: ANN401 - operations
+        at, done = 0, list[str]()
+        for op in ops:
+            match msgspec.to_builtins(op):
+                case {"insert": str(inserted)}:
+                    done += inserted
+                case {"retain": int(count)}:
+                    done += text[at : at + count]
+                    at += count
+                case {"delete": int(count)}:
+                    at += count
+        return None if at > len(text) else done + text[at:]
+
+
+titles = st.sampled_from(["a", "Ünïcode 𝄋", "x" * 300])
+ops = st.one_of(
+    st.builds(PatchOp, retain=st.integers(0, 4)),
+    st.builds(PatchOp, insert=st.sampled_from(["", "ab", "é", "𝄋e\u0301"])),
+    st.builds(PatchOp, delete=st.integers(0, 3)),
+)
+lags = st.sampled_from([0, 0, 0, 0, 1, -1])
+optional_lags = st.none() | lags
+steps = st.one_of(
+    st.tuples(st.just("create"), titles, st.sampled_from(["", "Hello", "𝄋𝄋𝄋"])),
+    st.tuples(st.just("patch"), st.lists(ops, max_size=4), lags),
+    st.tuples(st.just("patch"), st.lists(ops, max_size=4), lags),
+    st.tuples(st.just("title"), titles, lags),
+    st.tuples(st.just("delete"), optional_lags),
+    st.tuples(st.just("rollback"), st.integers(-1, 9), optional_lags),
+)
+
+
+def command_of(step: tuple[Any, ...], version: int) -> NoteCommand:
+    match step:
+        case ("create", title, markdown):
+            return CreateNote("n1", title, markdown)
+        case ("patch", patch, lag):
+            return ApplyPatch("n1", patch, version - lag)
+        case ("title", title, lag):
+            return SetTitle("n1", title, version - lag)
+        case ("delete", lag):
+            return DeleteNote("n1", None if lag is None else version - lag)
+        case (_, target, lag):
+            return RollbackNote("n1", target, None if lag is None else version - lag)
+    raise AssertionError(step)
+
+
+@given(st.lists(steps, max_size=20))
+def test_m2_notes_do_what_the_model_does(script: list[tuple[Any, ...]]) -> None:
+    notebook, model = Notebook(), Model()
+    notebook.send(CreateNote("n1", "a", "Hello"))
+    model.send(CreateNote("n1", "a", "Hello"))
+    for step in script:
+        command = command_of(step, len(model.versions))
+        expected = model.send(command)
+        if expected is not None:
+            assert refused(notebook, command) == expected
+            continue
+        notebook.send(command)
+        note = notebook.note()
+        title, text, deleted = model.versions[-1]
+        assert (note.title, note.markdown, note.deleted_at is not None) == (
+            title,
+            "".join(text),
+            deleted,
+        )
+        # KJ-SEQ-2: the version counts the accepted writes, and is the number in the stream.
+        assert note.version == len(notebook.log) == len(model.versions)
+    # X-ROLL-1: history stays as it was; what the log holds folds to each of its versions.
+    for version, (title, text, deleted) in enumerate(model.versions, 1):
+        then = notebook.at(version)
+        assert then is not None
+        assert (then.version, then.title, then.markdown) == (version, title, "".join(text))
+        assert (then.deleted_at is not None) == deleted
+    assert notebook.at(len(notebook.log)) == notebook.state
+    assert notes.decode_state(notes.encode_state(notebook.state)) == notebook.state
+
+
+@given(st.lists(st.lists(ops, max_size=4), max_size=8))
+def test_a_reader_that_applies_the_patches_has_the_text(patches: list[list[PatchOp]]) -> None:
+    notebook = begun(seen := "Hello")
+    for patch in patches:
+        try:
+            event = notebook.send(ApplyPatch("n1", patch, notebook.note().version))
+        except Reject:
+            continue
+        seen = apply_patch(seen, event.patch_ops)
+        assert len(seen) == event.length
+    assert seen == notebook.note().markdown
+
+
+# ---------------------------------------------------------------------------------- the words
+
+
+def test_the_vocabulary_is_the_seeds() -> None:
+    notes.check()
+    assert list(notes.commands) == [
+        "create_note",
+        "apply_patch",
+        "set_title",
+        "delete_note",
+        "rollback_note",
+    ]
+    fields = {name: event.__struct_fields__ for name, event in notes.events.items()}
+    assert fields == {
+        "note_created": (
+            "title",
+            "markdown",
+            "version",
+            "note_kind",
+            "access_scope",
+            "created_by",
+        ),
+        "note_patched": ("patch_ops", "length", "version"),
+        "note_title_updated": ("title", "version"),
+        "note_deleted": ("version", "deleted_at"),
+        "note_rollback": ("title", "markdown", "version", "rolled_back_to"),
+    }
+    assert notes.repeats == "original"
+    assert notes.id_field == "note_id"
+
+
+def test_a_life_as_it_stands_in_the_log() -> None:
+    notebook = begun()
+    ops = [PatchOp(retain=6), PatchOp(delete=5), PatchOp(insert="notes")]
+    notebook.send(ApplyPatch("n1", ops, 1))
+    notebook.send(SetTitle("n1", "Another", 2))
+    notebook.send(DeleteNote("n1"))
+    notebook.send(RollbackNote("n1", 2))
+    assert notebook.log == [
+        (
+            "note_created",
+            1,
+            '{"title":"A note","markdown":"Hello world","version":1,"note_kind":"markdown",'
+            '"access_scope":"workspace","created_by":"u1"}',
+        ),
+        (
+            "note_patched",
+            1,
+            '{"patch_ops":[{"retain":6},{"delete":5},{"insert":"notes"}],"length":11,"version":2}',
+        ),
+        ("note_title_updated", 1, '{"title":"Another","version":3}'),
+        ("note_deleted", 1, '{"version":4,"deleted_at":"2026-02-13T00:03:00Z"}'),
+        (
+            "note_rollback",
+            1,
+            '{"title":"A note","markdown":"Hello notes","version":5,"rolled_back_to":2}',
+        ),
+    ]
+    assert notebook.state == Note(
+        version=5,
+        title="A note",
+        markdown="Hello notes",
+        note_kind="markdown",
+        access_scope="workspace",
+        created_by="u1",
+    )
+
+
+def test_a_command_is_read_from_the_wire() -> None:
+    document = b'{"note_id":"n1","patch_ops":[{"retain":6},{"insert":"x"}],"base_version":1}'
+    command = msgspec.json.decode(document, type=notes.commands["apply_patch"])
+    assert command == ApplyPatch("n1", [PatchOp(retain=6), PatchOp(insert="x")], 1)
+    created = msgspec.json.decode(
+        b'{"note_id":null,"title":"A"}', type=notes.commands["create_note"]
+    )
+    assert created == CreateNote(None, "A")
+    for required in (b'{"note_id":"n1","patch_ops":[]}', b'{"note_id":"n1","title":"A"}'):
+        for name in ("apply_patch", "set_title"):
+            with pytest.raises(msgspec.ValidationError):
+                msgspec.json.decode(required, type=notes.commands[name])
+
+
+def test_the_workspace_stream_says_which_note_changed_and_not_how() -> None:
+    seen = {"note_id": "n1", "version": 3, "event_seq": 3}
+    assert notes.viewed(NotePatched([], 0, 3), "n1", 3) == seen
+    assert notes.viewed(NoteCreated("A", "x", 3, "markdown", "workspace", None), "n1", 3) == seen
+    rolled_back = notes.viewed(NoteRollback("A", "x", 3, 1), "n1", 3)
+    assert rolled_back == {**seen, "rolled_back_to": 1}
+
+
+def test_notes_are_listed_by_title() -> None:
+    index = notes.indexed(begun(title="A note").note())
+    assert (index.title, index.keys) == ("A note", ())
+
+
+# --------------------------------------------------------------------------------- the rules
+
+
+def test_the_embedding_program_creates_as_nobody() -> None:
+    notebook = Notebook()
+    notebook.send(CreateNote(None, "A note"), user_id=None)
+    assert notebook.note().created_by is None
+    assert notebook.note().markdown == ""
+
+
+def test_an_id_is_used_once_also_after_its_note_was_deleted() -> None:
+    notebook = begun()
+    assert refused(notebook, CreateNote("n1", "Other")) == "NOTE_EXISTS"
+    notebook.send(DeleteNote("n1"))
+    assert refused(notebook, CreateNote("n1", "Other")) == "NOTE_EXISTS"
+
+
+@pytest.mark.parametrize("title", ["", " ", "\u2003", "x" * 301, "two\nlines", "a\0", "\x7f"])
+def test_what_is_no_title_is_refused(title: str) -> None:
+    assert refused(Notebook(), CreateNote("n1", title)) == "BAD_REQUEST"
+    assert refused(begun(), SetTitle("n1", title, 1)) == "BAD_REQUEST"
+
+
+def test_kinds_and_scopes_that_are_not_offered_are_refused() -> None:
+    assert refused(Notebook(), CreateNote("n1", "A", "", "video")) == "BAD_REQUEST"
+    for scope in ("private", "project", ""):
+        command = CreateNote("n1", "A", access_scope=scope)
+        assert refused(Notebook(), command) == "BAD_REQUEST"
+    for kind in ("markdown", "settings", "media_image", "media_video"):
+        assert Notebook().send(CreateNote("n1", "A", "", kind)).note_kind == kind
+
+
+def test_x_occ_1_a_stale_base_changes_nothing() -> None:
+    notebook = begun()
+    notebook.send(SetTitle("n1", "B", 1))
+    assert refused(notebook, ApplyPatch("n1", [], 1)) == "VERSION_CONFLICT"
+    assert refused(notebook, SetTitle("n1", "C", 1)) == "VERSION_CONFLICT"
+    assert refused(notebook, DeleteNote("n1", 1)) == "VERSION_CONFLICT"
+    assert refused(notebook, RollbackNote("n1", 1, 1)) == "VERSION_CONFLICT"
+
+
+def test_a_patch_that_does_nothing_is_a_write() -> None:
+    notebook = begun()
+    notebook.send(ApplyPatch("n1", [], 1))
+    assert notebook.note().version == 2
+
+
+def test_a_deleted_note_is_changed_by_nothing_but_a_rollback() -> None:
+    notebook = begun()
+    notebook.send(DeleteNote("n1", 1))
+    assert notebook.note().deleted_at == START + timedelta(minutes=1)
+    assert refused(notebook, ApplyPatch("n1", [], 2)) == "NOTE_NOT_FOUND"
+    assert refused(notebook, SetTitle("n1", "B", 2)) == "NOTE_NOT_FOUND"
+    assert notebook.send(DeleteNote("n1")) is None
+    assert notebook.note().version == 2
+
+
+def test_x_roll_1_a_rollback_undeletes() -> None:
+    notebook = begun()
+    notebook.send(DeleteNote("n1"))
+    assert refused(notebook, RollbackNote("n1", 2)) == "INVALID_PATCH"
+    notebook.send(RollbackNote("n1", 1))
+    note = notebook.note()
+    assert (note.version, note.markdown, note.deleted_at) == (3, "Hello world", None)
+    notebook.send(ApplyPatch("n1", [PatchOp(delete=6)], 3))
+    assert notebook.note().markdown == "world"
+
+
+@pytest.mark.parametrize("target", [-1, 0, 2, SEQ_MAX, SEQ_MAX + 1, 10**30])
+def test_x_roll_1_a_rollback_to_a_version_that_never_was_is_refused(target: int) -> None:
+    assert refused(begun(), RollbackNote("n1", target)) == "NOTE_NOT_FOUND"
+
+
+def test_only_versions_that_a_store_can_hold_are_asked_for() -> None:
+    needs = notes.decider(RollbackNote).needs
+    assert needs is not None
+    targets = [0, 1, SEQ_MAX, SEQ_MAX + 1]
+    assert [needs(RollbackNote("n1", n)) for n in targets] == [None, 1, SEQ_MAX, None]
+
+
+@pytest.mark.parametrize("character", ["a", "é", "𝄋"])
+def test_a_text_is_bounded_by_its_bytes(character: str) -> None:
+    fits = NOTE_BYTES_MAX // len(character.encode())
+    assert refused(Notebook(), CreateNote("n1", "A", character * (fits + 1))) == "PAYLOAD_TOO_LARGE"
+    notebook = begun(character * fits)
+    one_more = [PatchOp(insert=character)]
+    assert refused(notebook, ApplyPatch("n1", one_more, 1)) == "PAYLOAD_TOO_LARGE"
+    notebook.send(ApplyPatch("n1", [PatchOp(delete=1), PatchOp(insert=character)], 1))
+    assert len(notebook.note().markdown) == fits
+
+
+def test_an_overrun_is_an_invalid_patch() -> None:
+    for op in (PatchOp(retain=12), PatchOp(delete=12)):
+        assert refused(begun("Hello world"), ApplyPatch("n1", [op], 1)) == "INVALID_PATCH"

@@ -1,0 +1,103 @@
+"""The stores that the contract suite runs on, and what it takes to write to them by hand."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Protocol
+
+import msgspec
+import pytest
+import trio
+
+from dalsegno.actors import Store, World
+from dalsegno.actors.testing import MemoryStore
+from dalsegno.protocol import Limits
+from dalsegno.runtime.store import PostgresStore, connect
+from dalsegno.runtime.store._memory_accounts import MemoryAccounts
+from dalsegno.runtime.web._account_store import AccountStore
+from tests.contract._writing import START, new_id
+
+LIMITS = Limits(clients_per_user_max=3, cursors_per_client_max=5)
+
+
+class Harness(Protocol):
+    """A store, and ways behind its back."""
+
+    store: Store
+    accounts: AccountStore
+
+    async def age(self, seconds: float) -> None:
+        """Let command results and sessions grow older."""
+
+    async def put_head(self, workspace_id: str, head_seq: int) -> None:
+        """Pretend that a log is this long."""
+
+
+class MemoryHarness:
+    def __init__(self) -> None:
+        self._now = START
+        world = World(now=lambda: self._now, random=lambda: 0.5, new_id=new_id)
+        self._store = MemoryStore(world, limits=LIMITS)
+        self.store: Store = self._store
+        self.accounts: AccountStore = MemoryAccounts(world)
+
+    async def age(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+        await trio.lowlevel.checkpoint()
+
+    async def put_head(self, workspace_id: str, head_seq: int) -> None:
+        log = self._store._logs[workspace_id]
+        log.head = msgspec.structs.replace(log.head, head_seq=head_seq)
+        await trio.lowlevel.checkpoint()
+
+
+class PostgresHarness:
+    def __init__(self, store: PostgresStore, dsn: str) -> None:
+        self.store: Store = store
+        self.accounts: AccountStore = store.accounts
+        self._dsn = dsn
+
+    async def age(self, seconds: float) -> None:
+        step = "make_interval(secs => $1::text::double precision)"
+        for table in ("command_result", "session"):
+            sql = f"update dalsegno.{table} set expires_at = expires_at - {step}"  # noqa: S608
+            await self._run(sql, str(seconds))
+
+    async def put_head(self, workspace_id: str, head_seq: int) -> None:
+        await self._run(
+            "update dalsegno.workspace_head set head_seq = $2::text::bigint"
+            " where workspace_id = $1::text",
+            workspace_id,
+            str(head_seq),
+        )
+
+    async def _run(self, sql: str, *params: str) -> None:
+        connection = await connect(self._dsn)
+        await connection.execute(sql, params)
+        await connection.aclose()
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def harness_dsn(request: pytest.FixtureRequest) -> str | None:
+    """Where the store is: a database, or nowhere for memory."""
+    return request.getfixturevalue("migrated") if request.param == "postgres" else None
+
+
+@pytest.fixture
+async def harness(harness_dsn: str | None) -> AsyncIterator[Harness]:
+    if harness_dsn is None:
+        yield MemoryHarness()
+        return
+    async with PostgresStore.open(harness_dsn, limits=LIMITS) as store:
+        yield PostgresHarness(store, harness_dsn)
+
+
+@pytest.fixture
+def store(harness: Harness) -> Store:
+    return harness.store
+
+
+@pytest.fixture
+def accounts(harness: Harness) -> AccountStore:
+    return harness.accounts

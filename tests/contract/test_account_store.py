@@ -1,0 +1,97 @@
+"""What every account store guarantees."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from tests.contract._writing import START
+
+if TYPE_CHECKING:
+    from dalsegno.runtime.web._account_store import AccountStore
+    from tests.contract.conftest import Harness
+
+# Later than any clock of the suite, the database's too.
+UNTIL = START.replace(year=2100)
+LATER = UNTIL + timedelta(hours=1)
+
+
+async def test_a_session_is_found_as_it_was_put(accounts: AccountStore) -> None:
+    assert await accounts.find_session(b"\x00\xff") is None
+    await accounts.put_session(b"\x00\xff", "u", "token", UNTIL)
+    row = await accounts.find_session(b"\x00\xff")
+    assert row is not None
+    assert (row.id_hash, row.user_id, row.csrf_token) == (b"\x00\xff", "u", "token")
+    assert (row.expires_at, row.revoked_at) == (UNTIL, None)
+    assert row.created_at == row.last_seen_at
+
+
+async def test_putting_a_session_again_changes_nothing(accounts: AccountStore) -> None:
+    await accounts.put_session(b"1", "u", "token", UNTIL)
+    before = await accounts.find_session(b"1")
+    await accounts.put_session(b"1", "u", "other", LATER)
+    assert await accounts.find_session(b"1") == before
+
+
+async def test_use_moves_a_session_on_but_not_back(accounts: AccountStore) -> None:
+    await accounts.put_session(b"1", "u", "token", UNTIL)
+    await accounts.touch_session(b"1", UNTIL, LATER)
+    await accounts.touch_session(b"1", UNTIL - timedelta(hours=1), LATER)
+    await accounts.touch_session(b"absent", UNTIL, LATER)
+    row = await accounts.find_session(b"1")
+    assert row is not None
+    assert (row.last_seen_at, row.expires_at) == (UNTIL, LATER)
+    assert await accounts.find_session(b"absent") is None
+
+
+async def test_a_revoked_session_stays_revoked(accounts: AccountStore) -> None:
+    await accounts.put_session(b"1", "u", "token", UNTIL)
+    await accounts.revoke_session(b"1")
+    revoked = await accounts.find_session(b"1")
+    assert revoked is not None
+    assert revoked.revoked_at is not None
+    await accounts.touch_session(b"1", LATER, LATER)
+    await accounts.revoke_session(b"1")
+    await accounts.put_session(b"1", "u", "token", LATER)
+    assert await accounts.find_session(b"1") == revoked
+    await accounts.revoke_session(b"absent")
+
+
+async def test_all_sessions_of_a_user_are_revoked_and_nobody_elses(
+    accounts: AccountStore,
+) -> None:
+    for id_hash, user_id in ((b"1", "u"), (b"2", "u"), (b"3", "v")):
+        await accounts.put_session(id_hash, user_id, "token", UNTIL)
+    await accounts.revoke_sessions_of("u")
+    rows = [await accounts.find_session(id_hash) for id_hash in (b"1", b"2", b"3")]
+    assert [row is not None and row.revoked_at is not None for row in rows] == [True, True, False]
+
+
+async def test_sessions_that_expired_long_ago_go_with_the_next(harness: Harness) -> None:
+    accounts = harness.accounts
+    await accounts.put_session(b"probe", "v", "token", UNTIL)
+    probe = await accounts.find_session(b"probe")
+    assert probe is not None
+    soon = probe.created_at + timedelta(hours=1)
+    await accounts.put_session(b"old", "u", "token", soon)
+    await accounts.put_session(b"other", "v", "token", soon)
+    await harness.age(6 * 24 * 3600)
+    await accounts.put_session(b"new", "u", "token", UNTIL)
+    assert await accounts.find_session(b"old"), "its owner may still hear that it expired"
+    await harness.age(2 * 24 * 3600)
+    await accounts.put_session(b"newer", "u", "token", UNTIL)
+    assert await accounts.find_session(b"old") is None
+    assert await accounts.find_session(b"other")
+    assert await accounts.find_session(b"new")
+
+
+async def test_a_credential_is_replaced_and_forgotten(accounts: AccountStore) -> None:
+    assert await accounts.find_credential("u") is None
+    await accounts.put_credential("u", "$argon2id$1")
+    await accounts.put_credential("v", "$argon2id$other")
+    await accounts.put_credential("u", "$argon2id$2")
+    assert await accounts.find_credential("u") == "$argon2id$2"
+    await accounts.delete_credential("u")
+    await accounts.delete_credential("u")
+    assert await accounts.find_credential("u") is None
+    assert await accounts.find_credential("v") == "$argon2id$other"

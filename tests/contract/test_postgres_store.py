@@ -1,0 +1,468 @@
+"""What only a database can do to a store: locks, lost backends, plans, other servers."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from dalsegno.actors import Batch, BatchRejectedError, CursorKey, SnapshotWrite, Store
+from dalsegno.protocol import Limits, OutcomeUnknownError, StoreUnavailableError, UnavailableError
+from dalsegno.runtime.store import PostgresStore, SchemaTooOldError, connect
+from tests.contract._writing import (
+    Writer,
+    acquired,
+    entity,
+    head_of,
+    log_of,
+    new_id,
+    result,
+    writer,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from dalsegno.runtime.store import Connection
+
+
+# A statistics view that is read in a transaction is otherwise frozen until its end.
+OTHER = {"application_name": "other", "stats_fetch_consistency": "none"}
+
+
+@pytest.fixture
+async def store(migrated: str) -> AsyncIterator[PostgresStore]:
+    async with PostgresStore.open(migrated) as store:
+        yield store
+
+
+@pytest.fixture
+async def other(migrated: str) -> AsyncIterator[Connection]:
+    """Somebody else's connection."""
+    connection = await connect(migrated, settings=OTHER)
+    yield connection
+    await connection.aclose()
+
+
+async def wait_until(condition: Callable[[], Awaitable[bool]]) -> None:
+    with trio.fail_after(10):
+        while True:
+            if await condition():
+                return
+            await trio.sleep(0.005)
+
+
+async def wait_until_blocked(other: Connection, count: int = 1) -> None:
+    async def blocked() -> bool:
+        rows = await other.fetch(
+            "select pid from pg_stat_activity"
+            " where datname = current_database() and wait_event_type = 'Lock'"
+        )
+        return len(rows) == count
+
+    await wait_until(blocked)
+
+
+async def terminate_the_blocked(other: Connection) -> None:
+    await other.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = current_database() and wait_event_type = 'Lock'"
+    )
+
+
+# Locks
+
+
+async def test_i10_a_locked_head_delays_no_neighbour(
+    store: PostgresStore, other: Connection
+) -> None:
+    held, free = await writer(store, "held"), await writer(store, "free")
+    batch = held.batch(held.event("note:1"))
+    async with other.transaction():
+        await other.execute(
+            "select from dalsegno.workspace_head where workspace_id = 'held' for update"
+        )
+        with trio.fail_after(2):
+            won = await store.append([batch, free.batch(free.event("note:1"))])
+        assert won == {"free"}
+        refusal = await store.explain(batch)
+    assert refusal.head is not None
+    assert (refusal.head.epoch, refusal.head.head_seq) == (batch.epoch, batch.old_head)
+    assert refusal.live_keys == {}
+    assert await store.append([batch]) == {"held"}
+
+
+async def test_i4_acquiring_waits_for_an_append_that_was_abandoned(
+    store: PostgresStore, other: Connection
+) -> None:
+    """The caller gave up, the server did not: what acquire returns tells what came of it."""
+    w = await writer(store, "w")
+    event = w.event("note:1")
+    async with trio.open_nursery() as nursery, other.transaction():
+        await other.execute("lock table dalsegno.event in share mode")
+        with trio.CancelScope() as giving_up:
+            nursery.start_soon(cancel_when_blocked, giving_up, other)
+            await store.append([w.batch(event)])
+        assert giving_up.cancelled_caught
+        acquiring = Box()
+        nursery.start_soon(acquiring.put, store, "w")
+        await wait_until_blocked(other, 2)
+    assert acquiring.head_seq == 1
+    assert (await head_of(store, "w")).epoch == 2
+    found = await store.find_commands("w", [event.command_id], after_seq=0)
+    assert found == {event.command_id: [event]}
+
+
+class Box:
+    head_seq = -1
+
+    async def put(self, store: Store, workspace_id: str) -> None:
+        self.head_seq = (await acquired(store, workspace_id)).head_seq
+
+
+async def cancel_when_blocked(scope: trio.CancelScope, other: Connection) -> None:
+    await wait_until_blocked(other)
+    scope.cancel()
+
+
+async def test_two_servers_that_write_the_same_cursors_do_not_lock_each_other_out(
+    migrated: str, store: PostgresStore
+) -> None:
+    keys = [CursorKey("u", f"c{n % 7}", "w", f"s{n}") for n in range(300)]
+
+    async def push(store: Store, keys: list[CursorKey]) -> None:
+        for n in range(10):
+            await store.write_cursors(dict.fromkeys(keys, n))
+
+    async with PostgresStore.open(migrated) as second, trio.open_nursery() as nursery:
+        nursery.start_soon(push, store, keys)
+        nursery.start_soon(push, second, keys[::-1])
+    assert await store.read_cursors(keys) == dict.fromkeys(keys, 9)
+
+
+# Lost connections
+
+
+async def test_i4_an_append_whose_backend_dies_has_an_unknown_outcome(
+    store: PostgresStore, other: Connection
+) -> None:
+    w = await writer(store, "w")
+    batch = w.batch(w.event("note:1"))
+    async with other.transaction(), trio.open_nursery() as nursery:
+        await other.execute("lock table dalsegno.event in share mode")
+
+        async def fail() -> None:
+            with pytest.raises(OutcomeUnknownError):
+                await store.append([batch])
+
+        nursery.start_soon(fail)
+        await wait_until_blocked(other)
+        await terminate_the_blocked(other)
+    assert (await head_of(store, "w")).head_seq == 0
+    assert await store.append([batch]) == {"w"}, "the next append connects again"
+
+
+async def test_reads_and_repeatable_writes_never_end_unknown(
+    store: PostgresStore, other: Connection
+) -> None:
+    key = CursorKey("u", "c", "w", "s")
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: store.read_cursors([key]),
+        lambda: store.write_cursors({key: 1}),
+    ]
+    for call in calls:
+        async with other.transaction(), trio.open_nursery() as nursery:
+            await other.execute("lock table dalsegno.ack_cursor in access exclusive mode")
+
+            async def fail(call: Callable[[], Awaitable[object]] = call) -> None:
+                with pytest.raises(StoreUnavailableError):
+                    await call()
+
+            nursery.start_soon(fail)
+            await wait_until_blocked(other)
+            await terminate_the_blocked(other)
+        await call()
+
+
+async def test_connections_that_died_idle_are_replaced_unnoticed(
+    store: PostgresStore, other: Connection
+) -> None:
+    w = await writer(store, "w")
+    assert await store.append([w.batch(w.event("note:1"))])
+    await other.execute(
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+        " where datname = current_database() and application_name = 'dalsegno'"
+    )
+    assert await store.append([w.batch(w.event("note:1"))])
+    assert (await head_of(store, "w")).head_seq == 2
+
+
+async def test_where_no_server_is_nothing_was_sent(store: PostgresStore) -> None:
+    w = await writer(store, "w")
+    nowhere = PostgresStore("postgresql:///x?host=/nonexistent", Limits())
+    with pytest.raises(StoreUnavailableError):
+        await nowhere.append([w.batch(w.event("note:1"))])
+    with pytest.raises(StoreUnavailableError):
+        await nowhere.acquire("w", "here", create=True)
+    with pytest.raises(StoreUnavailableError):
+        async with PostgresStore.open("postgresql:///x?host=/nonexistent"):
+            pass
+    await nowhere.aclose()
+
+
+async def test_after_closing_nothing_is_sent(migrated: str) -> None:
+    async with PostgresStore.open(migrated) as store:
+        w = await writer(store, "w")
+    assert "closed" in repr(store)
+    with pytest.raises(StoreUnavailableError):
+        await store.append([w.batch(w.event("note:1"))])
+
+
+async def test_an_unmigrated_database_is_not_opened(database: str) -> None:
+    with pytest.raises(SchemaTooOldError):
+        async with PostgresStore.open(database):
+            pass
+
+
+# What the server says
+
+
+async def test_a_server_that_refuses_to_write_is_unavailable_and_asked_anew(
+    store: PostgresStore, other: Connection
+) -> None:
+    """A failover leaves sessions with a server that only reads."""
+    w = await writer(store, "w")
+    batch = w.batch(w.event("note:1"))
+    await store.append([w.batch(w.event("note:2"))])  # refused; it opens the connection
+    async with store._appending.connection() as connection:
+        await connection.execute("set default_transaction_read_only = on")
+    with pytest.raises(StoreUnavailableError, match="25006"):
+        await store.append([batch])
+    assert await store.append([batch]) == {"w"}
+
+
+async def test_a_payload_that_is_no_json_is_bad_data(store: PostgresStore) -> None:
+    w = await writer(store, "w")
+    with pytest.raises(BatchRejectedError, match="22P02"):
+        await store.append([w.batch(w.event("note:1", "{]"))])
+
+
+async def test_appends_are_not_timed_out_and_commits_are_on_disk(
+    migrated: str, other: Connection
+) -> None:
+    """Whatever a host's database is set to."""
+    await other.execute("""
+        do $$ begin
+          execute format('alter database %I set synchronous_commit = off', current_database());
+          execute format('alter database %I set statement_timeout = 77', current_database());
+          execute format('alter database %I set default_transaction_isolation = serializable',
+                         current_database());
+        end $$
+    """)
+    async with PostgresStore.open(migrated) as store:
+        for pool, timeout in ((store._appending, "0"), (store._reading, "15s")):
+            async with pool.connection() as connection:
+                rows = await connection.fetch(
+                    "select current_setting('synchronous_commit'),"
+                    " current_setting('statement_timeout'),"
+                    " current_setting('default_transaction_isolation')"
+                )
+                assert rows == [("on", timeout, "read committed")]
+
+
+# Plans
+
+
+LONG = 100_000
+SHORT = 100
+
+
+async def lengthen(other: Connection, workspace_id: str, length: int) -> None:
+    """Give a workspace a past: an event and a result each, and nothing is ever analysed."""
+    fill = [
+        """insert into dalsegno.workspace_head (workspace_id, epoch, head_seq)
+           values ($1::text, 1, $2::bigint)""",
+        """insert into dalsegno.event
+             (workspace_id, event_seq, stream_id, stream_seq, event_id, type, type_version,
+              schema_version, payload, command_id, recorded_at, chain)
+           select $1::text, n, 'note:' || n % 10, (n - 1) / 10 + 1, gen_random_uuid(), 't', 1, 2,
+                  '{"text":"some words"}', 'c' || n, now(), 0
+             from generate_series(1, $2::bigint) n""",
+        """insert into dalsegno.command_result
+             (workspace_id, scope, key, payload_hash, answer, event_seq, expires_at)
+           select $1::text, 'u', 'k' || n, 'x', '{}', n, now() + interval '1 day'
+             from generate_series(1, $2::bigint) n""",
+        """insert into dalsegno.entity
+             (workspace_id, stream_id, version, live, keys, state, state_version, domain_version,
+              updated_at)
+           select $1::text, 'note:' || n, $2::bigint / 10, true, '{}', '{}', $2::bigint / 10 - 3,
+                  1, now()
+             from generate_series(0, 9) n""",
+        """insert into dalsegno.snapshot
+             (workspace_id, stream_id, version, domain_version, state)
+           select $1::text, 'note:' || n % 10, n / 10, 1, '{}'
+             from generate_series(10, $2::bigint) n""",
+    ]
+    for sql in fill:
+        await other.execute(sql, (workspace_id, length))
+
+
+async def touched(store: PostgresStore, other: Connection, call: Awaitable[object]) -> int:
+    """Count the pages of our tables and indexes that a call looks at."""
+
+    async def total() -> int:
+        for pool in (store._appending, store._reading, store._writing):
+            async with pool.connection() as connection:
+                await connection.execute("select pg_stat_force_next_flush()")
+        ((pages,),) = await other.fetch(
+            "select sum(heap_blks_hit + heap_blks_read + coalesce(idx_blks_hit + idx_blks_read, 0)"
+            " + coalesce(toast_blks_hit + toast_blks_read, 0))::bigint"
+            " from pg_statio_user_tables where schemaname = 'dalsegno'"
+        )
+        return int(pages)
+
+    before = await total()
+    await call
+    return await total() - before
+
+
+async def test_x_per_8_what_is_touched_does_not_grow_with_the_log(
+    store: PostgresStore, other: Connection
+) -> None:
+    """Pages, not time, in a database that was never analysed."""
+    tables = "event", "command_result", "entity", "snapshot", "workspace_head", "ack_cursor"
+    for table in tables:
+        await other.execute(f"alter table dalsegno.{table} set (autovacuum_enabled = off)")
+    await lengthen(other, "short", SHORT)
+    await lengthen(other, "long", LONG)
+    await store.append([])
+
+    def calls(workspace_id: str, length: int) -> dict[str, Awaitable[object]]:
+        version = length // 10
+        w = Writer(workspace_id, 1, length, 0, {"note:0": version})
+        event = w.event("note:0")
+        snapshots = (
+            SnapshotWrite(stream_id="note:0", version=version + 1, domain_version=1, state="{}"),
+        )
+        batch = w.batch(event, results=(result("new", length + 1),), snapshots=snapshots)
+        page = {"limit": 10, "bytes_max": 10_000}
+        middle = length // 2
+        return {
+            "read_head": store.read_head(workspace_id),
+            "append": store.append([batch]),
+            "acquire": store.acquire(workspace_id, "x", create=True),
+            "read_events": store.read_events(workspace_id, middle, to_seq=length, **page),
+            "read_stream": store.read_stream(
+                workspace_id, "note:1", version - 9, to_event_seq=length, **page
+            ),
+            "load_entities": store.load_entities(
+                workspace_id, ["note:1", "note:2"], {"note:1": 1, "note:2": 1}
+            ),
+            "load_entity_at": store.load_entity_at(workspace_id, "note:3", version // 2, 1),
+            "find_results": store.find_results(workspace_id, [("u", "k7"), ("u", "k8")]),
+            "find_commands": store.find_commands(workspace_id, ["c1"], after_seq=length - 3),
+            "list_entities": store.list_entities(workspace_id, "note", limit=5),
+            "locate": store.locate(f"note:{workspace_id}"),
+        }
+
+    short, long = calls("short", SHORT), calls("long", LONG)
+    pages = {
+        name: (await touched(store, other, short[name]), await touched(store, other, long[name]))
+        for name in short
+    }
+    assert all(few > 0 for few, _ in pages.values()), pages
+    # Higher trees and fuller pages are a few more; the 100,000 are some 5,000 pages.
+    assert {name: p for name, p in pages.items() if p[1] > 2 * p[0] + 8} == {}
+
+
+# Everything at once
+
+
+STRESS_S = 4.0
+
+
+async def test_x_seq_4_owners_that_fight_and_backends_that_die_leave_dense_logs(
+    migrated: str, other: Connection
+) -> None:
+    """Three owners take workspaces from each other while their backends are killed."""
+    workspaces = [f"w{n}" for n in range(8)]
+    acked: list[tuple[str, int, str]] = []
+    counts: Counter[str] = Counter()
+    deadline = trio.current_time() + STRESS_S
+
+    async def own(name: str) -> None:
+        draw = random.Random(name)  # noqa: S311
+        writers: dict[str, Writer] = {}
+        store = PostgresStore(migrated, Limits())
+        while trio.current_time() < deadline:
+            try:
+                await turn(store, name, draw, writers)
+            except (UnavailableError, OutcomeUnknownError) as error:
+                counts[error.code] += 1
+                writers.clear()
+        await store.aclose()
+
+    async def turn(
+        store: Store, name: str, draw: random.Random, writers: dict[str, Writer]
+    ) -> None:
+        for workspace_id in workspaces:
+            if workspace_id not in writers or draw.random() < 0.02:
+                head = await acquired(store, workspace_id, name)
+                versions = {"note:1": head.head_seq}
+                writers[workspace_id] = Writer(
+                    workspace_id, head.epoch, head.head_seq, head.chain, versions
+                )
+                counts["acquired"] += 1
+        mine = draw.sample(workspaces, draw.randint(1, len(workspaces)))
+        batches = [batch_of(writers[workspace_id], draw.randint(1, 4)) for workspace_id in mine]
+        won = await store.append(batches)
+        for batch in batches:
+            if batch.workspace_id in won:
+                counts["committed"] += 1
+                acked.extend((batch.workspace_id, e.event_seq, e.event_id) for e in batch.events)
+            else:
+                counts["refused"] += 1
+                del writers[batch.workspace_id]
+
+    def batch_of(w: Writer, count: int) -> Batch:
+        events = [w.event("note:1") for _ in range(count)]
+        return w.batch(
+            *events,
+            entities=(entity("note:1", events[-1].stream_seq, "{}"),),
+            results=tuple(result(new_id(), e.event_seq) for e in events),
+        )
+
+    async def kill() -> None:
+        while trio.current_time() < deadline:
+            await other.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = current_database() and application_name = 'dalsegno'"
+                " order by random() limit 1"
+            )
+            counts["killed"] += 1
+            await trio.sleep(0.05)
+
+    async with trio.open_nursery() as nursery:
+        for name in "abc":
+            nursery.start_soon(own, name)
+        nursery.start_soon(kill)
+
+    async with PostgresStore.open(migrated) as store:
+        for workspace_id in workspaces:
+            log = await log_of(store, workspace_id)
+            head = await head_of(store, workspace_id)
+            assert [e.event_seq for e in log] == list(range(1, head.head_seq + 1))
+            assert [e.stream_seq for e in log] == list(range(1, head.head_seq + 1))
+            assert head.chain == (log[-1].chain if log else 0)
+            ids = {(workspace_id, e.event_seq, e.event_id) for e in log}
+            assert [a for a in acked if a[0] == workspace_id and a not in ids] == []
+            loaded = await store.load_entity_at(workspace_id, "note:1", head.head_seq, 1)
+            assert loaded is not None
+            assert (loaded.version, loaded.state_version) == (head.head_seq, head.head_seq)
+    ((results,),) = await other.fetch("select count(*) from dalsegno.command_result")
+    ((events,),) = await other.fetch("select count(*) from dalsegno.event")
+    assert results == events
+    assert min(counts[what] for what in ("committed", "refused", "killed")) > 0, counts

@@ -1,0 +1,642 @@
+"""The one port: natively served WebSockets beside an ASGI application, over real sockets."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import structlog
+import trio
+import trio_websocket as tw
+import websockets.exceptions
+import websockets.trio.client
+from hypercorn.typing import ASGIFramework
+from quart import request, websocket
+from quart_trio import QuartTrio
+
+from dalsegno.actors import TransportClosedError
+from dalsegno.protocol import Close, Frames, Limits, OverloadedError, Reject
+from dalsegno.runtime import _seams
+from dalsegno.runtime.web._handshake import UpgradeRequest
+from dalsegno.runtime.web._listener import Serving, serve
+from dalsegno.runtime.web._native import NativeTransport
+
+LIMITS = Limits(
+    head_deadline_s=0.2,
+    close_deadline_s=0.3,
+    write_deadline_s=0.3,
+    drain_deadline_s=2,
+    send_buffer_bytes=16 * 1024,
+)
+UPGRADE = {
+    "Host": "example.com",
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}
+
+
+def head(changed: Mapping[str, str | None] = {}, target: str = "/ws") -> bytes:
+    """An upgrade's head, with some fields changed or, by None, left out."""
+    fields = {**UPGRADE, **changed}
+    lines = [f"{name}: {value}" for name, value in fields.items() if value is not None]
+    return "\r\n".join([f"GET {target} HTTP/1.1", *lines, "", ""]).encode()
+
+
+@dataclass
+class Port:
+    """A port that serves, and what it was asked."""
+
+    address: tuple[str, int] = ("", 0)
+    serving: Serving | None = None
+    cancel: Callable[[], None] = lambda: None
+    upgrades: list[UpgradeRequest] = field(default_factory=list)
+    ended: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.address[1]}/ws"
+
+    async def connect(self) -> trio.SocketStream:
+        return await trio.open_tcp_stream(*self.address)
+
+    async def ask(self, data: bytes) -> bytes:
+        """Send this and read until the server hangs up."""
+        async with await self.connect() as stream:
+            await stream.send_all(data)
+            return await read_all(stream)
+
+    def counts(self) -> tuple[int, int]:
+        assert self.serving is not None
+        statistics = self.serving.statistics()
+        return statistics.native, statistics.http
+
+
+async def read_all(stream: trio.SocketStream) -> bytes:
+    return b"".join([data async for data in stream])
+
+
+async def read_until(stream: trio.SocketStream, end: bytes) -> bytes:
+    data = b""
+    while end not in data:
+        more = await stream.receive_some()
+        assert more, f"the connection ended after {data!r}"
+        data += more
+    return data
+
+
+async def connect_and_leave(port: Port) -> None:
+    async with websockets.trio.client.connect(port.url):
+        pass
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if condition():
+            return
+        await trio.sleep(0.001)
+    raise AssertionError("it never came true")
+
+
+async def echo(transport: NativeTransport, _: object) -> None:
+    while True:
+        message = await transport.receive()
+        text = message.encode() if isinstance(message, str) else message
+        if not transport.send_nowait([Frames([text])]):
+            await transport.flush()
+
+
+def application() -> QuartTrio:
+    app = QuartTrio(__name__)
+
+    @app.get("/hello")
+    async def hello() -> dict[str, str]:
+        return {"hello": "world"}
+
+    @app.post("/size")
+    async def size() -> dict[str, int]:
+        return {"size": len(await request.get_data())}
+
+    @app.get("/big")
+    async def big() -> bytes:
+        return bytes(20_000_000)
+
+    @app.get("/slow")
+    async def slow() -> dict[str, bool]:
+        await trio.sleep(0.2)
+        return {"slow": True}
+
+    @app.get("/never")
+    async def never() -> str:
+        await trio.sleep_forever()
+        return ""
+
+    @app.websocket("/ws")
+    async def ws() -> None:
+        await websocket.send("through Quart")
+
+    return app
+
+
+async def let_in(_: UpgradeRequest) -> None:
+    return None
+
+
+@asynccontextmanager
+async def serving(
+    *,
+    app: ASGIFramework | None = None,
+    accept: Callable[[UpgradeRequest], Awaitable[Any]] = let_in,
+    handle: Callable[[NativeTransport, Any], Awaitable[None]] = echo,
+    limits: Limits = LIMITS,
+    wrap: Callable[[trio.SocketListener], trio.abc.Listener[trio.SocketStream]] = lambda each: each,
+    origins: Collection[str] = (),
+) -> AsyncIterator[Port]:
+    port = Port()
+
+    async def accept_noted(asked: UpgradeRequest) -> object:
+        port.upgrades.append(asked)
+        return await accept(asked)
+
+    async def run(task_status: trio.TaskStatus[Serving]) -> None:
+        with trio.CancelScope() as scope:
+            port.cancel = scope.cancel
+            await serve(
+                [wrap(listener) for listener in listeners],
+                app=app or application(),
+                accept=accept_noted,
+                handle=handle,
+                limits=limits,
+                world=_seams.WORLD,
+                task_status=task_status,
+                origins=origins,
+            )
+        port.ended.set()
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port.address = listeners[0].socket.getsockname()
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            port.serving = await nursery.start(run)
+            yield port
+            port.cancel()
+
+
+def envelope(answer: bytes) -> tuple[int, dict[str, str], dict[str, Any]]:
+    raw, _, body = answer.partition(b"\r\n\r\n")
+    status, *lines = raw.decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    assert headers["content-length"] == str(len(body))
+    return int(status.split()[1]), headers, msgspec.json.decode(body)
+
+
+# The upgrade
+
+
+async def test_an_upgrade_is_served_natively() -> None:
+    async with serving() as port:
+        async with websockets.trio.client.connect(
+            port.url + "?since=3",
+            subprotocols=["other", "dalsegno.v1"],  # type: ignore[list-item]  # a NewType of str
+            additional_headers=[("Cookie", "a=1"), ("Cookie", "b=2"), ("X-Request-Id", "mine")],
+        ) as client:
+            assert client.subprotocol == "dalsegno.v1"
+            await client.send("hello")
+            await client.send(b"bytes")
+            assert [await client.recv(), await client.recv()] == ["hello", "bytes"]
+            assert port.counts() == (1, 0)
+        await until(lambda: port.counts() == (0, 0))
+        (asked,) = port.upgrades
+        assert (asked.path, asked.query, asked.peer) == ("/ws", "since=3", "127.0.0.1")
+        assert asked.headers["cookie"] == "a=1; b=2"
+        assert asked.request_id == "mine"
+
+
+async def test_another_implementation_is_served_too() -> None:
+    async with serving() as port, tw.open_websocket_url(port.url) as client:
+        assert client.subprotocol is None
+        await client.send_message("x" * 100_000)
+        assert await client.get_message() == "x" * 100_000
+        await client.ping()
+
+
+async def test_an_upgrade_may_come_in_single_bytes_and_with_its_first_frame() -> None:
+    async with serving(limits=Limits(head_deadline_s=5)) as port, await port.connect() as stream:
+        frame = websockets.frames.Frame(websockets.frames.Opcode.TEXT, b"early")
+        for byte in head()[:-1]:
+            await stream.send_all(bytes([byte]))
+        await stream.send_all(head()[-1:] + frame.serialize(mask=True))
+        answer = await read_until(stream, b"early")
+        assert answer.startswith(b"HTTP/1.1 101 ")
+        assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in answer
+        assert answer.endswith(b"\r\n\r\n\x81\x05early")
+
+
+async def test_a_refused_upgrade_is_answered_with_the_envelope() -> None:
+    async def accept(asked: UpgradeRequest) -> None:
+        raise Reject("SESSION_EXPIRED", "log in again", since="1970")
+
+    async with serving(accept=accept) as port:
+        status, headers, body = envelope(await port.ask(head({"X-Request-Id": "r-1"})))
+        assert (status, headers["connection"], headers["x-request-id"]) == (401, "close", "r-1")
+        assert body == {
+            "code": "SESSION_EXPIRED",
+            "message": "log in again",
+            "details": {"since": "1970"},
+            "request_id": "r-1",
+        }
+        with pytest.raises(websockets.exceptions.InvalidStatus, match="401"):
+            await connect_and_leave(port)
+
+
+async def test_an_overloaded_server_says_when_to_come_back() -> None:
+    async def accept(asked: UpgradeRequest) -> None:
+        raise OverloadedError(retry_after_s=2.5)
+
+    async with serving(accept=accept) as port:
+        status, headers, body = envelope(await port.ask(head()))
+        assert (status, headers["retry-after"], body["code"]) == (503, "3", "OVERLOADED")
+
+
+async def test_a_fault_in_authentication_is_logged_and_tells_nothing() -> None:
+    async def accept(asked: UpgradeRequest) -> None:
+        raise ValueError("secret")
+
+    async with serving(accept=accept) as port:
+        with structlog.testing.capture_logs() as logged:
+            answer = await port.ask(head())
+        status, _, body = envelope(answer)
+        assert (status, body["code"], body["details"]) == (500, "INTERNAL_ERROR", None)
+        assert b"secret" not in answer
+        assert [(entry["event"], entry["log_level"]) for entry in logged] == [
+            ("accept_raised", "error")
+        ]
+        assert logged[0]["request_id"] == body["request_id"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [
+        ({"Sec-WebSocket-Version": "8"}, 426),
+        ({"Sec-WebSocket-Version": None}, 426),
+        ({"Sec-WebSocket-Key": None}, 400),
+        ({"Sec-WebSocket-Key": "short"}, 400),
+        ({"Connection": "keep-alive"}, 426),
+        ({"Host": None}, 400),
+        ({"Content-Length": "5"}, 400),
+        ({"Bad Name": "x"}, 400),
+    ],
+)
+async def test_a_malformed_handshake_is_refused(
+    changed: dict[str, str | None], status: int
+) -> None:
+    async with serving() as port:
+        got, headers, body = envelope(await port.ask(head(changed)))
+        assert (got, body["code"]) == (status, "BAD_REQUEST")
+        if "Sec-WebSocket-Version" in changed:
+            assert headers["sec-websocket-version"] == "13"
+        assert not port.upgrades
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        ("https://example.com", "example.com", 101),
+        ("http://EXAMPLE.com", "example.com:80", 101),
+        ("https://example.com:8443", "example.com:8443", 101),
+        ("https://friend.example", "example.com", 101),
+        ("https://evil.example", "example.com", 403),
+        ("https://example.com.evil.example", "example.com", 403),
+        ("https://example.com:444", "example.com", 403),
+        ("null", "example.com", 403),
+        ("https://[", "example.com", 403),
+    ],
+)
+async def test_another_sites_page_may_not_connect(origin: str, host: str, status: int) -> None:
+    allowed = {"https://friend.example"}
+    async with serving(origins=allowed) as port, await port.connect() as stream:
+        await stream.send_all(head({"Origin": origin, "Host": host}))
+        answer = await read_until(stream, b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        assert (b"ORIGIN_FORBIDDEN" in answer) == (status == 403)
+
+
+# The head
+
+
+async def test_a_head_that_takes_too_long_is_answered_with_408() -> None:
+    async with serving() as port, await port.connect() as stream:
+        await stream.send_all(b"GET /ws HTTP/1.1\r\nHost: ")
+        status, _, body = envelope(await read_all(stream))
+        assert (status, body["code"]) == (408, "BAD_REQUEST")
+
+
+async def test_a_connection_that_asks_nothing_is_closed_without_a_word() -> None:
+    async with serving() as port, await port.connect() as stream:
+        assert await stream.receive_some() == b""
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_head_that_is_too_long_is_answered_with_431(ends: bool) -> None:
+    async with serving() as port:
+        long = head({"X-Long": "x" * 20_000})
+        answer = await port.ask(long if ends else long[:-2] + b"X-Longer: " + bytes(500_000))
+        assert envelope(answer)[0] == 431
+
+
+# The rest of HTTP
+
+
+async def test_http_goes_to_the_application_and_connections_are_kept_alive() -> None:
+    async with serving() as port, await port.connect() as stream:
+        for _ in range(2):
+            await stream.send_all(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b'{"hello":"world"}' in await read_until(stream, b"}\n")
+        assert port.counts() == (0, 1)
+
+
+async def test_bytes_after_the_first_head_are_not_lost() -> None:
+    async with serving() as port:
+        body = b"x" * 50_000
+        answers = await port.ask(
+            b"POST /size HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\n%b"
+            b"GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % body
+        )
+        assert re.findall(rb"\{.*\}", answers) == [b'{"size":50000}', b'{"hello":"world"}']
+
+
+async def test_a_library_client_is_served() -> None:
+    async with serving() as port, httpx.AsyncClient() as client:
+        url = f"http://127.0.0.1:{port.address[1]}"
+        assert (await client.get(url + "/hello")).json() == {"hello": "world"}
+        answer = await client.post(url + "/size", content=b"x" * 1_000_000)
+        assert answer.json() == {"size": 1_000_000}
+
+
+async def test_http2_with_prior_knowledge_is_served() -> None:
+    async with serving() as port, await port.connect() as stream:
+        await stream.send_all(
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+        )
+        settings = await stream.receive_some(9)
+        assert settings[3] == 4  # RFC 9113 §6.5
+
+
+async def test_what_is_not_an_upgrade_of_a_path_of_ours_is_the_applications() -> None:
+    async with serving() as port:
+        for asked in (
+            head({"Upgrade": None, "Connection": "close"}),
+            head({"Connection": "close"}).replace(b"GET", b"POST"),
+            head({"Connection": "close"}, target="/wsx"),
+        ):
+            assert not port.upgrades
+            answer = await port.ask(asked)
+            assert re.match(rb"HTTP/1.1 40[045] ", answer)
+            assert b"request_id" not in answer
+
+
+async def test_an_upgrade_on_a_used_connection_goes_through_the_application() -> None:
+    async with serving() as port, await port.connect() as stream:
+        await stream.send_all(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
+        await read_until(stream, b"}\n")
+        await stream.send_all(head())
+        answer = await read_until(stream, b"through Quart")
+        assert answer.startswith(b"HTTP/1.1 101 ")
+        assert not port.upgrades
+
+
+async def test_a_reader_of_a_big_answer_that_stops_is_cut_off() -> None:
+    async with serving() as port, await port.connect() as stream:
+        await stream.send_all(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: port.counts() == (0, 1))
+        await until(lambda: port.counts() == (0, 0))
+
+
+async def test_the_applications_lifespan_runs_once_around_everything() -> None:
+    steps: list[str] = []
+    app = application()
+
+    @app.before_serving
+    async def begin() -> None:
+        steps.append("begin")
+
+    @app.after_serving
+    async def end() -> None:
+        steps.append("end")
+
+    async with serving(app=app) as port:
+        assert steps == ["begin"]
+        await port.ask(b"GET /hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert steps == ["begin", "end"]
+
+
+# What goes wrong
+
+
+async def test_a_fault_in_a_handler_ends_its_connection_only() -> None:
+    async def handle(transport: NativeTransport, _: object) -> None:
+        if await transport.receive() == "fail":
+            raise ValueError("a bug")
+        await trio.sleep_forever()
+
+    async with serving(handle=handle) as port, tw.open_websocket_url(port.url) as neighbour:
+        with structlog.testing.capture_logs() as logged:
+            async with tw.open_websocket_url(port.url) as client:
+                await client.send_message("fail")
+                with pytest.raises(tw.ConnectionClosed):
+                    await client.get_message()
+                assert client.closed is not None
+                assert client.closed.code == Close.INTERNAL
+        assert [(entry["event"], entry["exc_info"]) for entry in logged] == [
+            ("handler_raised", True)
+        ]
+        await neighbour.ping()
+
+
+async def test_a_handler_that_returns_closes_normally() -> None:
+    async def handle(transport: NativeTransport, _: object) -> None:
+        await transport.receive()
+
+    async with serving(handle=handle) as port, tw.open_websocket_url(port.url) as client:
+        await client.send_message("enough")
+        with pytest.raises(tw.ConnectionClosed):
+            await client.get_message()
+        assert client.closed is not None
+        assert client.closed.code == Close.NORMAL
+
+
+async def test_connections_that_end_in_every_way_leave_nothing_open() -> None:
+    async def handle(transport: NativeTransport, _: object) -> None:
+        message = await transport.receive()
+        if message == "fail":
+            raise TransportClosedError(1006)
+        if message == "abort":
+            transport.abort()
+        await echo(transport, None)
+
+    async def open_and_leave(port: Port, way: int) -> None:
+        async with await port.connect() as stream:
+            if way == 0:
+                return
+            if way == 1:
+                await stream.send_all(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
+                await read_until(stream, b"}\n")
+                return
+            await stream.send_all(head())
+            await read_until(stream, b"\r\n\r\n")
+            if way == 2:
+                return
+            frame = websockets.frames.Frame(
+                websockets.frames.Opcode.TEXT, [b"fail", b"abort", b"\xff"][way - 3]
+            )
+            await stream.send_all(frame.serialize(mask=True))
+            with trio.CancelScope(), pytest.raises((trio.BrokenResourceError, EndOfStream)):
+                await read_to_the_end(stream)
+
+    def descriptors() -> int:
+        return len(os.listdir("/dev/fd"))
+
+    async with serving(handle=handle) as port:
+        await open_and_leave(port, 1)
+        await until(lambda: port.counts() == (0, 0))
+        before = descriptors()
+        for _ in range(5):
+            async with trio.open_nursery() as nursery:
+                for number in range(42):
+                    nursery.start_soon(open_and_leave, port, number % 6)
+        await until(lambda: port.counts() == (0, 0))
+        await until(lambda: descriptors() <= before)
+        assert port.serving is not None
+        assert port.serving.statistics().accepted == 211
+
+
+class EndOfStream(Exception):
+    """What `read_to_the_end` ends with when nobody reset the connection."""
+
+
+async def read_to_the_end(stream: trio.SocketStream) -> None:
+    while await stream.receive_some():
+        pass
+    raise EndOfStream
+
+
+class Exhausted(trio.abc.Listener[trio.SocketStream]):
+    """A listener of a process that is out of descriptors for a while."""
+
+    def __init__(self, listener: trio.SocketListener, times: int) -> None:
+        self._listener = listener
+        self._times = times
+
+    async def accept(self) -> trio.SocketStream:
+        if self._times:
+            self._times -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await self._listener.accept()
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
+
+async def test_running_out_of_descriptors_is_waited_out() -> None:
+    exhausted = partial(Exhausted, times=3)
+    with structlog.testing.capture_logs() as logged:
+        async with serving(wrap=exhausted) as port, tw.open_websocket_url(port.url) as client:
+            await client.send_message("made it")
+            assert await client.get_message() == "made it"
+    retries = [entry["retry_s"] for entry in logged if entry["event"] == "accept_failed"]
+    assert retries == [0.05, 0.1, 0.2]
+
+
+# The end
+
+
+async def test_stopping_lets_requests_and_handlers_finish() -> None:
+    finish = trio.Event()
+
+    async def handle(transport: NativeTransport, _: object) -> None:
+        await finish.wait()
+        await transport.aclose(Close.GOING_AWAY, "deploy")
+
+    async with serving(handle=handle) as port:
+        assert port.serving is not None
+        idle = await port.connect()
+        await idle.send_all(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
+        await read_until(idle, b"}\n")
+        busy = await port.connect()
+        await busy.send_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with tw.open_websocket_url(port.url) as client:
+            await until(lambda: port.counts() == (1, 2))
+            port.serving.stop_accepting()
+            port.serving.stop_accepting()
+            with pytest.raises(OSError, match="all attempts to connect"):
+                await until_refused(port)
+            assert await read_all(idle) == b""
+            assert b'{"slow":true}' in await read_all(busy)
+            assert not port.ended.is_set()
+            finish.set()
+            with pytest.raises(tw.ConnectionClosed):
+                await client.get_message()
+            assert client.closed is not None
+            assert client.closed.code == Close.GOING_AWAY
+        await port.ended.wait()
+
+
+async def until_refused(port: Port) -> None:
+    while True:
+        async with await port.connect():
+            await trio.lowlevel.checkpoint()
+
+
+async def test_what_does_not_finish_is_cut_off_at_the_deadline() -> None:
+    limits = Limits(drain_deadline_s=0.2, write_deadline_s=60, send_buffer_bytes=16 * 1024)
+
+    async def handle(_transport: NativeTransport, _: object) -> None:
+        await trio.sleep_forever()
+
+    async with serving(limits=limits, handle=handle) as port:
+        assert port.serving is not None
+        stuck = await port.connect()
+        await stuck.send_all(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
+        unread = await port.connect()
+        await unread.send_all(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with tw.open_websocket_url(port.url) as client:
+            await until(lambda: port.counts() == (1, 2))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            before = trio.current_time()
+            port.serving.stop_accepting()
+            with pytest.raises(tw.ConnectionClosed):
+                await client.get_message()
+            assert client.closed is not None
+            assert client.closed.code == Close.GOING_AWAY
+            await port.ended.wait()
+            assert trio.current_time() - before < 2
+        assert await read_all(stuck) == b""
+        for stream in (stuck, unread):
+            await trio.aclose_forcefully(stream)
+
+
+async def test_cancelling_ends_everything_at_once() -> None:
+    limits = Limits(write_deadline_s=60, send_buffer_bytes=16 * 1024)
+    async with serving(limits=limits) as port:
+        unread = await port.connect()
+        await unread.send_all(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with tw.open_websocket_url(port.url) as client:
+            await until(lambda: port.counts() == (1, 1))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            before = trio.current_time()
+            port.cancel()
+            await port.ended.wait()
+            assert trio.current_time() - before < 2
+            with pytest.raises(tw.ConnectionClosed):
+                await client.get_message()
+        await trio.aclose_forcefully(unread)

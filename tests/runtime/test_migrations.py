@@ -1,0 +1,169 @@
+"""The schema: applied once, by whoever comes first, and refused where it is not ours."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from dalsegno.protocol import StoreUnavailableError
+from dalsegno.runtime.store import (
+    DatabaseError,
+    SchemaTooNewError,
+    SchemaTooOldError,
+    ServerUnsuitableError,
+    check,
+    connect,
+    migrate,
+)
+from dalsegno.runtime.store._migrations import _LOCK_KEY, Migration, migrations
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from dalsegno.runtime.store import Connection
+    from dalsegno.runtime.store._embedded import EmbeddedPostgres
+
+NAMES = [migration.name for migration in migrations()]
+
+
+@pytest.fixture
+async def connection(database: str) -> AsyncIterator[Connection]:
+    connection = await connect(database)
+    yield connection
+    await connection.aclose()
+
+
+def with_one_more(sql: str) -> tuple[Migration, ...]:
+    """What a later release knows."""
+    return (*migrations(), Migration(len(NAMES) + 1, "9999_more", sql))
+
+
+async def applied(connection: Connection) -> list[str]:
+    rows = await connection.fetch("select name from dalsegno.migration order by version")
+    return [name for (name,) in rows]
+
+
+def test_migrations_are_numbered_without_a_gap() -> None:
+    assert [migration.version for migration in migrations()] == list(range(1, len(NAMES) + 1))
+    assert all(re.fullmatch(r"\d{4}_\w+", name) for name in NAMES)
+
+
+async def test_a_new_database_gets_all_once(connection: Connection) -> None:
+    assert await migrate(connection) == NAMES
+    assert await applied(connection) == NAMES
+    assert await migrate(connection) == []
+    assert await applied(connection) == NAMES
+    await check(connection)
+
+
+async def test_a_hosts_own_tables_are_left_alone(connection: Connection) -> None:
+    await connection.execute("create table session (mine int); insert into session values (1)")
+    await migrate(connection)
+    assert await connection.fetch("select * from public.session") == [(1,)]
+
+
+async def test_many_at_once_apply_each_once(database: str, connection: Connection) -> None:
+    done: list[str] = []
+
+    async def start() -> None:
+        own = await connect(database)
+        done.extend(await migrate(own))
+        await own.aclose()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(6):
+            nursery.start_soon(start)
+    assert sorted(done) == NAMES
+    await check(connection)
+
+
+async def test_a_populated_older_schema_is_brought_up(connection: Connection) -> None:
+    await migrate(connection)
+    await connection.execute(
+        "insert into dalsegno.workspace_head (workspace_id, epoch) values ('w', 1)"
+    )
+    later = with_one_more(
+        "alter table dalsegno.workspace_head add column colour text not null default 'red'"
+    )
+    with pytest.raises(SchemaTooOldError, match="dalsegno migrate"):
+        await check(connection, known=later)
+    assert await migrate(connection, known=later) == ["9999_more"]
+    await check(connection, known=later)
+    assert await connection.fetch("select colour from dalsegno.workspace_head") == [("red",)]
+    with pytest.raises(SchemaTooNewError):
+        await check(connection)
+
+
+async def test_a_migration_that_fails_leaves_nothing(connection: Connection) -> None:
+    broken = with_one_more("create table dalsegno.x (); select 1 / 0")
+    with pytest.raises(DatabaseError, match="division by zero"):
+        await migrate(connection, known=broken)
+    assert await applied(connection) == NAMES
+    assert await connection.fetch("select to_regclass('dalsegno.x') is null") == [(True,)]
+
+
+async def test_a_lock_that_is_not_given_up_is_an_error(
+    database: str, connection: Connection
+) -> None:
+    other = await connect(database)
+    async with other.transaction():
+        await other.execute("select pg_advisory_xact_lock($1::bigint)", (_LOCK_KEY,))
+        with pytest.raises(StoreUnavailableError, match="waited"):
+            await migrate(connection, lock_timeout_s=0.05)
+    assert await migrate(connection) == NAMES
+    await other.aclose()
+
+
+async def test_an_unmigrated_database_is_refused(connection: Connection) -> None:
+    with pytest.raises(SchemaTooOldError):
+        await check(connection)
+
+
+async def test_a_newer_schema_is_refused_and_left_alone(connection: Connection) -> None:
+    await migrate(connection)
+    await connection.execute("insert into dalsegno.migration (version, name) values (9999, 'x')")
+    with pytest.raises(SchemaTooNewError, match="9999"):
+        await check(connection)
+    with pytest.raises(SchemaTooNewError):
+        await migrate(connection)
+
+
+async def test_a_server_that_is_too_old_is_refused(connection: Connection) -> None:
+    await migrate(connection)
+    # What PostgreSQL 14 would say: a function of the same name that is found first.
+    await connection.execute("""
+        create function public.current_setting(text) returns text language sql as $$
+          select case when $1 = 'server_version_num' then '140011'
+                      else pg_catalog.current_setting($1) end $$;
+        set search_path = public, pg_catalog;
+    """)
+    with pytest.raises(ServerUnsuitableError, match="15 or newer"):
+        await check(connection)
+
+
+async def test_a_server_without_fsync_is_refused(
+    connection: Connection, postgres: EmbeddedPostgres
+) -> None:
+    await migrate(connection)
+    admin = await connect(postgres.dsn)
+
+    async def reload(value: str) -> None:
+        await admin.execute("select pg_reload_conf()")
+        with trio.fail_after(5):
+            while True:
+                if await connection.fetch("show fsync") == [(value,)]:
+                    return
+                await trio.sleep(0.01)
+
+    try:
+        await admin.execute("alter system set fsync = off")
+        await reload("off")
+        with pytest.raises(ServerUnsuitableError, match="fsync"):
+            await check(connection)
+    finally:
+        await admin.execute("alter system reset fsync")
+        await reload("on")
+        await admin.aclose()

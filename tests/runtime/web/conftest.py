@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from dalsegno.actors.domains.notes import notes
+from dalsegno.actors.testing import MemoryStore
+from dalsegno.runtime import Limits, Runtime
+from dalsegno.runtime._seams import WORLD
+from dalsegno.runtime.web import create_app
+
+from ._client import Clock, Site, User
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from dalsegno.actors import Store
+    from dalsegno.runtime import Domain
+
+
+@asynccontextmanager
+async def open_site(
+    *,
+    database: str | None = None,
+    secure_cookies: bool = False,
+    setup_token: str | None = None,
+    limits: Limits | None = None,
+    store: Store | None = None,
+    domains: Sequence[Domain[Any, Any, Any]] = (notes,),
+) -> AsyncIterator[Site]:
+    """Open an application, on a store in memory unless a database is named."""
+    clock = Clock()
+    world = WORLD if database else clock.world()  # a database has a clock of its own
+    if database is None and store is None:
+        store = MemoryStore(world)
+    closed: list[bytes] = []
+
+    async def close_session(session_hash: bytes) -> None:
+        closed.append(session_hash)
+
+    async with Runtime.open(
+        database, domains=domains, store=store, world=world, limits=limits
+    ) as rt:
+        app = create_app(
+            rt, secure_cookies=secure_cookies, setup_token=setup_token, close_session=close_session
+        )
+        yield Site(app, rt, clock, closed)
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    async with open_site() as site:
+        yield site
+
+
+@pytest.fixture
+async def owner(site: Site) -> User:
+    return await site.set_up()

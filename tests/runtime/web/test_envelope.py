@@ -1,0 +1,182 @@
+"""What every request and answer has in common, and health."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from dalsegno.actors.testing import MemoryStore
+from dalsegno.protocol import Limits, OverloadedError, StoreUnavailableError
+from dalsegno.runtime._seams import WORLD
+from dalsegno.runtime.web._health_routes import PROBE_DEADLINE_S
+from dalsegno.runtime.web._passwords import WAITING_MAX, Passwords
+
+from ._client import PASSWORD, Site, User
+from .conftest import open_site
+
+if TYPE_CHECKING:
+    from dalsegno.actors import Head
+
+
+async def test_a_request_id_is_echoed_or_made(site: Site) -> None:
+    for asked in ("r-1", "a b", "x" * 128):
+        answer = await site.send("GET", "/healthz", headers={"x-request-id": asked})
+        assert answer.headers["x-request-id"] == asked
+        assert answer.body == {"status": "ok", "request_id": asked}
+    for asked in ("", "x" * 129, "é"):
+        answer = await site.send("GET", "/healthz", headers={"x-request-id": asked})
+        assert len(answer.headers["x-request-id"]) == 36
+        assert answer.headers["x-request-id"] == answer.body["request_id"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/", 404, "NOT_FOUND"),
+        ("GET", "/api/nothing", 404, "NOT_FOUND"),
+        ("GET", "/api//users", 404, "NOT_FOUND"),
+        ("DELETE", "/api/auth/login", 405, "METHOD_NOT_ALLOWED"),
+        ("OPTIONS", "/api/auth/login", 405, "METHOD_NOT_ALLOWED"),
+        ("POST", "/healthz", 405, "METHOD_NOT_ALLOWED"),
+    ],
+)
+async def test_what_is_no_route_has_the_envelope_too(
+    site: Site, method: str, path: str, status: int, code: str
+) -> None:
+    answer = await site.send(method, path)
+    assert (answer.status, answer.code) == (status, code)
+    if status == 405:
+        assert answer.headers["allow"] == ("GET, HEAD" if path == "/healthz" else "POST")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"null",
+        b'"x"',
+        b"\xff",
+        b'{"email": "\xff", "password": "x"}',
+        b'{"email": "a\\u0000", "password": "x"}',
+        b'{"email": "\\ud800", "password": "x"}',
+        b'{"email": 1, "password": "x"}',
+        b'{"email": "a"}',
+        b'{"email": "a", "password": "x", "more": ' + b"[" * 65 + b"]" * 65 + b"}",
+        b"[" * 100_000,
+    ],
+)
+async def test_what_is_not_the_json_that_was_asked_for_is_400(site: Site, raw: bytes) -> None:
+    answer = await site.send("POST", "/api/auth/login", raw=raw)
+    assert (answer.status, answer.code) == (400, "BAD_REQUEST")
+
+
+async def test_unknown_fields_are_passed_over(site: Site, owner: User) -> None:
+    body = {"email": owner.email, "password": PASSWORD, "remember": True}
+    assert (await site.send("POST", "/api/auth/login", body)).status == 200
+
+
+async def test_a_body_above_the_bound_is_413() -> None:
+    async with open_site(limits=Limits(body_bytes_max=100)) as site:
+        answer = await site.send("POST", "/api/auth/login", raw=b"x" * 101)
+        assert (answer.status, answer.code) == (413, "PAYLOAD_TOO_LARGE")
+        answer = await site.send("POST", "/api/auth/login", raw=b"x" * 100)
+        assert (answer.status, answer.code) == (400, "BAD_REQUEST")
+
+
+async def test_an_announced_body_above_the_bound_is_not_read() -> None:
+    async with open_site(limits=Limits(body_bytes_max=100)) as site:
+        headers = {"content-length": str(2**40)}
+        client = site.app.test_client(use_cookies=False)
+        async with client.request("/api/auth/login", method="POST", headers=headers) as connection:
+            await connection.send(b"x")
+            with trio.fail_after(5):
+                response = await connection.as_response()
+        assert response.status_code == 413
+
+
+async def test_answers_are_neither_cached_nor_guessed_at(owner: User) -> None:
+    for answer in (await owner.get("/api/workspaces"), await owner.get("/nowhere")):
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-type"] == "application/json"
+
+
+async def test_a_bug_is_logged_under_the_requests_id_and_tells_nothing(site: Site) -> None:
+    async def fail() -> str:
+        async with trio.open_nursery():
+            raise ZeroDivisionError("secret")
+
+    site.app.add_url_rule("/fail", "fail", fail)
+    with capture_logs() as logged:
+        answer = await site.send("GET", "/fail", headers={"x-request-id": "r-1"})
+    assert (answer.status, answer.code) == (500, "INTERNAL_ERROR")
+    assert b"secret" not in answer.raw
+    assert b"Traceback" not in answer.raw
+    (line,) = logged
+    assert (line["request_id"], line["log_level"]) == ("r-1", "error")
+    assert isinstance(line["exc_info"], Exception)
+
+
+async def test_too_much_at_once_says_when_to_come_back(site: Site) -> None:
+    async def refuse() -> str:
+        raise OverloadedError("full", retry_after_s=1.5)
+
+    site.app.add_url_rule("/refuse", "refuse", refuse)
+    answer = await site.send("GET", "/refuse")
+    assert (answer.status, answer.code) == (503, "OVERLOADED")
+    assert answer.headers["retry-after"] == "2"
+
+
+class AbsentStore(MemoryStore):
+    """A store that can be away, or silent."""
+
+    mode = "there"
+
+    async def read_head(self, workspace_id: str) -> Head | None:
+        if self.mode == "away":
+            raise StoreUnavailableError("connection refused")
+        if self.mode == "silent":
+            await trio.sleep_forever()
+        return await super().read_head(workspace_id)
+
+
+async def test_readiness_is_the_databases(autojump_clock: trio.testing.MockClock) -> None:
+    store = AbsentStore(WORLD)
+    async with open_site(store=store) as site:
+        assert (await site.send("GET", "/readyz")).status == 200
+        for mode in ("away", "silent"):
+            store.mode = mode
+            began = trio.current_time()
+            answer = await site.send("GET", "/readyz")
+            assert (answer.status, answer.code) == (503, "DB_UNAVAILABLE")
+            assert trio.current_time() - began <= PROBE_DEADLINE_S + 1
+            assert (await site.send("GET", "/healthz")).status == 200
+        store.mode = "there"
+        assert (await site.send("GET", "/readyz")).status == 200
+
+
+async def test_readiness_on_postgres(database: str) -> None:
+    async with open_site(database=database) as site:
+        assert (await site.send("GET", "/readyz")).body["status"] == "ready"
+
+
+async def test_who_waits_for_a_password_check_is_bounded() -> None:
+    passwords = Passwords()
+    outcomes: list[str] = []
+
+    async def check() -> None:
+        try:
+            await passwords.verify("no hash at all", PASSWORD)
+            outcomes.append("checked")
+        except OverloadedError:
+            outcomes.append("refused")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(WAITING_MAX + 12):
+            nursery.start_soon(check)
+    assert outcomes.count("refused") == 10
+    assert outcomes.count("checked") == WAITING_MAX + 2
