@@ -8,14 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dalsegno.protocol import DalsegnoError, Principal, Reject, check_id, check_key, encode_checked
+from dalsegno.protocol import (
+    DalsegnoError,
+    InternalError,
+    Principal,
+    Reject,
+    check_id,
+    check_key,
+    encode_checked,
+)
 
 from ._roles import asserted_role, role_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from dalsegno.protocol import Domain, Limits
+    from dalsegno.protocol._domain import Decider
 
 Domains = dict[str, "Domain[Any, Any, Any]"]
 """By name."""
@@ -142,9 +151,12 @@ def make_command(
 
     Raises:
         Reject: ``BAD_REQUEST`` for what the log cannot hold.
+        InternalError: the domain's ``touches=`` or ``needs=`` raised.
 
     """
     document = encode_checked(command, nesting_max=limits.nesting_max)
+    # What comes from around the command stands in the log as well.
+    encode_checked((principal.user_id, correlation_id, causation), nesting_max=limits.nesting_max)
     entity_id = getattr(command, domain.id_field)
     target = domain.stream_id(entity_id or "")
     if entity_id is None:
@@ -157,10 +169,10 @@ def make_command(
     if asserted_role(principal) is None and principal.user_id is not None:
         role = role_stream(workspace_id, principal.user_id)
         streams[role] = domains[role.partition(":")[0]]
-    if decider.touches is not None:
-        for touched, touched_id in decider.touches(command):
-            check_id(touched_id, chars_max=limits.id_chars_max)
-            streams[touched.stream_id(touched_id)] = touched
+    others, needs = _declared(decider, command)
+    for touched, touched_id in others:
+        check_id(touched_id, chars_max=limits.id_chars_max)
+        streams[touched.stream_id(touched_id)] = touched
     return Command(
         workspace_id=workspace_id,
         domain=domain,
@@ -172,10 +184,24 @@ def make_command(
         reply=reply,
         size=len(document),
         streams=streams,
-        needs=None if decider.needs is None else decider.needs(command),
+        needs=needs,
         key=key,
         scope="" if key is None else f"{principal.user_id or ''}\x1f{target}",
         payload_hash=b"" if key is None else blake2b(document, digest_size=16).digest(),
         correlation_id=correlation_id,
         causation=causation,
     )
+
+
+def _declared(
+    decider: Decider,
+    command: Any,  # noqa: ANN401 - one of the domain's commands
+) -> tuple[Sequence[tuple[Domain[Any, Any, Any], str]], int | None]:
+    """Ask the domain what else a command needs."""
+    try:
+        others = () if decider.touches is None else tuple(decider.touches(command))
+        return others, None if decider.needs is None else decider.needs(command)
+    except DalsegnoError:
+        raise
+    except Exception as error:
+        raise InternalError("touches= or needs= raised") from error

@@ -113,8 +113,14 @@ class Slot:
         self._directory.check_admission()
         if self._halted is not None:
             raise self._halted
-        deadline_s = self._directory.limits.mailbox_deadline_s
         command.sent_at = trio.current_time()
+        try:
+            self._mailbox.send_nowait(command)
+        except trio.WouldBlock:
+            await self._admit_later(command)
+
+    async def _admit_later(self, command: Command) -> None:
+        deadline_s = self._directory.limits.mailbox_deadline_s
         with trio.move_on_after(deadline_s) as scope:
             await self._mailbox.send(command)
         if scope.cancelled_caught:

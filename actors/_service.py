@@ -65,6 +65,10 @@ class Service:
         )
         self.connections: dict[Connection, None] = {}
         """Those that are open, in the order they came."""
+        self.commands: dict[type, tuple[str, Domain[Any, Any, Any]]] = {
+            type_: (name, domain) for domain in domains for name, type_ in domain.commands.items()
+        }
+        """Every command's struct, with its name and its domain."""
         self._commands = {name: domain for domain in domains for name in domain.commands}
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from dalsegno.protocol import (
     Context,
     CorruptLogError,
     DalsegnoError,
+    DomainError,
     Event,
     InternalError,
     On,
@@ -44,13 +45,16 @@ from ._store import Batch, EntityWrite, Head, ResultWrite, SnapshotWrite, Stored
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from dalsegno.protocol import Domain, Limits
+    from dalsegno.protocol import Domain, Index, Limits
 
     from ._command import Command
     from ._seams import World
     from ._store import StoredEntity
 
 _log = logging.getLogger("dalsegno.workspace")
+
+_INDEX_CHARS_MAX = 1_024
+"""Of a key or a title: what fits a B-tree's page with room to spare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class Entity:
     """Payload bytes since then."""
     size: int
     """Payload bytes folded into it here: what the cache's bound counts."""
+    index: Index | None = None
+    """What it is listed under; None where it was only read."""
 
 
 @dataclass(slots=True)
@@ -183,7 +189,7 @@ class Speculation:
         self._ahead: dict[str, Entity] = {}
         """Entities with events that are not committed yet."""
         self._loaded: dict[str, Entity] = {}
-        """What was loaded for the commands at hand: no cache bound takes it away meanwhile."""
+        """What is committed of the entities of the commands at hand; no cache bound takes it."""
         self._results: OrderedDict[tuple[str, str], tuple[StoredResult, datetime]] = OrderedDict()
         """Answers of keys, and until when they hold; those in use last stay longest."""
         self._found: dict[tuple[str, str], StoredResult | None] = {}
@@ -200,10 +206,11 @@ class Speculation:
         self._loaded.clear()
         for command in commands:
             for stream_id, domain in command.streams.items():
-                cached = self.entities.get(stream_id)
-                if cached is not None:
-                    self._loaded[stream_id] = cached
-                elif stream_id not in self._ahead:
+                # One that is ahead stays in here when its commit settles: see `settle`.
+                known = self.entities.get(stream_id) or self._ahead.get(stream_id)
+                if known is not None:
+                    self._loaded[stream_id] = known
+                else:
                     missing[stream_id] = domain
         return missing
 
@@ -235,10 +242,9 @@ class Speculation:
         for key, result in results.items():
             self._remember(key, result)
 
-    def entity(self, stream_id: str) -> Entity | None:
-        """Look at an entity with everything folded that was decided."""
-        ahead = self._ahead.get(stream_id)
-        return ahead or self._loaded.get(stream_id) or self.entities.get(stream_id)
+    def _known(self, stream_id: str) -> Entity:
+        """Look at an entity of the commands at hand, with everything folded that was decided."""
+        return self._ahead.get(stream_id) or self._loaded[stream_id]
 
     # ------------------------------------------------------------------------------ deciding
 
@@ -276,8 +282,7 @@ class Speculation:
         decider = command.domain.decider(type(command.command))
         if role != SYSTEM_ROLE and role not in decider.allow:
             raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
-        entity = self.entity(command.stream_id)
-        assert entity is not None, "loaded before"
+        entity = self._known(command.stream_id)
         if entity.state is None and not decider.takes_none:
             name = command.domain.name
             raise Reject(f"{name.upper()}_NOT_FOUND", f"no such {name}")
@@ -303,14 +308,12 @@ class Speculation:
         return self._apply(command, several, now)
 
     def _touched_view(self, command: Command) -> Touched:
-        entities = {stream_id: self.entity(stream_id) for stream_id in command.streams}
-        return Touched({s: None if e is None else e.state for s, e in entities.items()})
+        return Touched({stream_id: self._known(stream_id).state for stream_id in command.streams})
 
     def _role(self, principal: Principal) -> str:
         role = asserted_role(principal)
         if role is None and principal.user_id is not None:
-            entity = self.entity(role_stream(self.workspace_id, principal.user_id))
-            assert entity is not None, "loaded before"
+            entity = self._known(role_stream(self.workspace_id, principal.user_id))
             role = role_in(entity.version, entity.state, principal.user_id, self._owner_id)
         if role is None:
             raise Reject("ROLE_FORBIDDEN", "not a member of this workspace")
@@ -332,9 +335,9 @@ class Speculation:
                 if isinstance(one, On)
                 else (command.domain, command.stream_id, one)
             )
-            before = entities.get(stream_id) or self.entity(stream_id)
-            if before is None:
-                raise InternalError(f"{stream_id} is not in touches=")
+            if stream_id not in command.streams:
+                raise DomainError(f"{stream_id} is not in touches=")
+            before = entities.get(stream_id) or self._known(stream_id)
             event = self._number(
                 command, domain, stream_id, fact, before.version, now, len(events), link
             )
@@ -345,20 +348,24 @@ class Speculation:
                 snapshots.append(_snapshot(stream_id, after))
             entities[stream_id] = after
         if not events:
-            return command.receipt(self._head_seq, self._version(command.stream_id))
+            return command.receipt(self._head_seq, self._known(command.stream_id).version)
         if len(events) > self._limits.command_events_max:
             raise Reject("BAD_REQUEST", f"more than {self._limits.command_events_max} events")
         for stream_id, after in entities.items():
-            _check_index(stream_id, after, self._limits)
-        own = entities.get(command.stream_id)
-        version = self._version(command.stream_id) if own is None else own.version
-        receipt = command.receipt(events[-1].event_seq, version)
+            entities[stream_id] = self._indexed(stream_id, after)
+        own = entities.get(command.stream_id) or self._known(command.stream_id)
+        receipt = command.receipt(events[-1].event_seq, own.version)
         self._take(command, receipt, events, entities, snapshots, now)
         return receipt
 
-    def _version(self, stream_id: str) -> int:
-        entity = self.entity(stream_id)
-        return 0 if entity is None else entity.version
+    def _indexed(self, stream_id: str, entity: Entity) -> Entity:
+        """Refuse what the index columns cannot hold, before it meets the neighbours' batches."""
+        before = self._known(stream_id)
+        index = entity.domain.indexed(entity.state)
+        if index != before.index:
+            for text in (*index.keys, *((index.title,) if index.title is not None else ())):
+                check_id(text, chars_max=_INDEX_CHARS_MAX, what=f"index of {stream_id}")
+        return replace(entity, index=index)
 
     def _number(
         self,
@@ -462,8 +469,8 @@ class Speculation:
             state = None
             if self._is_lagging(entity):
                 state = entity.domain.encode_state(entity.state)
-                stored = Entity(
-                    entity.domain, entity.version, entity.state, entity.version, 0, len(state)
+                stored = replace(
+                    entity, stored_version=entity.version, lag_bytes=0, size=len(state)
                 )
                 forming.entities[stream_id] = stored
                 if self._ahead[stream_id] is entity:
@@ -492,21 +499,21 @@ class Speculation:
         assert done is not None, "a batch was in flight"
         if done.events:
             self.committed_seq = done.events[-1].event_seq
+        # Commands at hand were loaded for before this settled: they see it all the same.
         for stream_id, entity in done.entities.items():
+            self._loaded[stream_id] = entity
             self.entities.put(stream_id, entity)
             if self._ahead[stream_id].version == entity.version:
                 del self._ahead[stream_id]
         for key, result in done.results.items():
             self._keys_ahead.pop(key, None)
-            self._remember(
-                key,
-                StoredResult(
-                    payload_hash=result.payload_hash,
-                    answer=result.answer,
-                    event_seq=result.event_seq,
-                    expires_in_s=self._limits.result_ttl_s,
-                ),
+            self._found[key] = stored = StoredResult(
+                payload_hash=result.payload_hash,
+                answer=result.answer,
+                event_seq=result.event_seq,
+                expires_in_s=self._limits.result_ttl_s,
             )
+            self._remember(key, stored)
         return done
 
     def _remember(self, key: tuple[str, str], result: StoredResult) -> None:
@@ -548,13 +555,6 @@ def _fold(before: Entity, fact: Any, size: int) -> Entity:  # noqa: ANN401 - a d
     )
 
 
-def _check_index(stream_id: str, entity: Entity, limits: Limits) -> None:
-    """Refuse what the index columns cannot hold, before it meets the neighbours' batches."""
-    index = entity.domain.indexed(entity.state)
-    for text in (*index.keys, index.title or "-"):
-        check_id(text, chars_max=4 * limits.key_chars_max, what=f"index of {stream_id}")
-
-
 def _snapshot(stream_id: str, entity: Entity) -> SnapshotWrite:
     return SnapshotWrite(
         stream_id=stream_id,
@@ -565,7 +565,8 @@ def _snapshot(stream_id: str, entity: Entity) -> SnapshotWrite:
 
 
 def _entity_write(stream_id: str, entity: Entity, state: str | None) -> EntityWrite:
-    index = entity.domain.indexed(entity.state)
+    index = entity.index
+    assert index is not None, "set where it was changed"
     return EntityWrite(
         stream_id=stream_id,
         version=entity.version,

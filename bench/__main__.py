@@ -6,10 +6,10 @@ import argparse
 
 import trio
 
-from . import append, fanout
+from . import append, commands, fanout
 from ._harness import Options
 
-QUESTIONS = {"append": append.ask, "fanout": fanout.ask}
+QUESTIONS = {"append": append.ask, "commands": commands.ask, "fanout": fanout.ask}
 
 
 def main() -> None:

@@ -56,14 +56,12 @@ class TextCounter:
         """Text messages that begin otherwise."""
         self.pings = 0
         """Pings that were not answered yet."""
-        self.bytes = 0
         self._prefix = prefix
         self._skip = 0
         self._carry = b""
 
     def feed(self, data: bytes) -> None:
         """Count what was read."""
-        self.bytes += len(data)
         data = self._carry + data
         at, end, prefix = self._skip, len(data), self._prefix
         while at < end:

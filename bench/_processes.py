@@ -128,7 +128,7 @@ class Child:
 
 @asynccontextmanager
 async def child(name: str, command: Sequence[str], *, core: int) -> AsyncIterator[Child]:
-    """Run a command on a core for the length of a block; then its input ends, and so should it."""
+    """Run a command on a core for the length of a block; then its input ends, and it is asked to."""
     with pinned(core):
         process = await trio.lowlevel.open_process(
             list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
@@ -139,6 +139,7 @@ async def child(name: str, command: Sequence[str], *, core: int) -> AsyncIterato
         with trio.CancelScope(shield=True):
             assert process.stdin is not None
             await process.stdin.aclose()
+            process.terminate()
             with trio.move_on_after(_END_DEADLINE_S) as scope:
                 await process.wait()
             if scope.cancelled_caught:

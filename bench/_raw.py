@@ -11,7 +11,6 @@ a runtime does beside: no mailbox, no deciding, no folding, no waiting for anybo
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import asynccontextmanager
 from itertools import groupby
@@ -27,13 +26,14 @@ from dalsegno.runtime.store._rows import append_parameters, events_of
 from dalsegno.runtime.store._sql import array, queries, quoted, texts
 
 from ._harness import Sample
-from ._processes import cpu_s
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from dalsegno.protocol import Domain, Event
     from dalsegno.runtime.store import Connection
+
+    from ._serve import Postgres
 
 _WRITTEN = """
 select e.xmin::text::bigint, w.workspace_id,
@@ -64,12 +64,12 @@ class RawStatement:
         reading: Connection,
         workspaces: Iterable[str],
         domains: Mapping[str, Domain[Any, Any, Any]],
-        postgres_pid: int,
+        database: Postgres,
     ) -> None:
         self._appending = appending
         self._reading = reading
         self._domains = domains
-        self._postgres_pid = postgres_pid
+        self._database = database
         self._limits = Limits()
         self._seen = dict.fromkeys(workspaces, 0)
         self._lags: dict[_Key, tuple[int, int]] = {}
@@ -95,7 +95,7 @@ class RawStatement:
         made_s = time.perf_counter() - began
         append, fetch = queries()["append"], self._appending.fetch
         latencies: list[float] = []
-        cpu, postgres = time.process_time(), cpu_s(self._postgres_pid, tree=True)
+        cpu, postgres = time.process_time(), self._database.cpu_s()
         first = last = time.perf_counter()
         for batches, parameters in zip(statements, prepared, strict=True):
             rows = await fetch(append, parameters)
@@ -108,7 +108,7 @@ class RawStatement:
             count=sum(len(batch.events) for batches in statements for batch in batches),
             wall_s=last - first,
             cpu_s=time.process_time() - cpu,
-            postgres_s=cpu_s(self._postgres_pid, tree=True) - postgres,
+            postgres_s=self._database.cpu_s() - postgres,
             commits=len(statements),
             latencies_s=latencies,
         )
@@ -195,7 +195,10 @@ class RawStatement:
         key = (workspace_id, write.stream_id)
         stored, lag = self._lags[key]
         limits = self._limits
-        if write.version - stored < limits.state_lag_events_max and lag < limits.state_lag_bytes_max:
+        if (
+            write.version - stored < limits.state_lag_events_max
+            and lag < limits.state_lag_bytes_max
+        ):
             return replace(write, state=None)
         self._lags[key] = (write.version, 0)
         return write
@@ -203,18 +206,14 @@ class RawStatement:
 
 @asynccontextmanager
 async def raw_statement(
-    dsn: str,
-    workspaces: Sequence[str],
-    domains: Iterable[Domain[Any, Any, Any]],
-    *,
-    postgres_pid: int,
+    database: Postgres, workspaces: Sequence[str], domains: Iterable[Domain[Any, Any, Any]]
 ) -> AsyncIterator[RawStatement]:
     """Have twins of workspaces whose logs are at their beginning, or still short."""
-    appending = await _open(dsn, _APPENDING)
-    reading = await connect(dsn)
+    appending = await _open(database.dsn, _APPENDING)
+    reading = await connect(database.dsn)
     try:
         by_name = {domain.name: domain for domain in domains}
-        raw = RawStatement(appending, reading, workspaces, by_name, postgres_pid)
+        raw = RawStatement(appending, reading, workspaces, by_name, database)
         await raw.create()
         yield raw
     finally:
@@ -225,9 +224,3 @@ async def raw_statement(
 def _twin(workspace_id: str) -> str:
     """Name the twin: no workspace's id may have a tilde."""
     return f"{workspace_id}~"
-
-
-def postgres_pid(directory: str | os.PathLike[str]) -> int:
-    """Read the number of an embedded server's first process."""
-    with open(os.path.join(directory, "postgres", "postmaster.pid"), encoding="utf-8") as file:
-        return int(file.readline())

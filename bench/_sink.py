@@ -6,6 +6,7 @@ there so that the benchmark runs everywhere.
 
 from __future__ import annotations
 
+import os
 import selectors
 import shutil
 import socket
@@ -42,10 +43,9 @@ class Sink:
         answer = await self._process.ask(str(messages))
         assert answer == "go"
 
-    async def wait(self) -> tuple[float, int]:
-        """Wait for them; tell the seconds from the first byte to the last, and the bytes."""
-        wall, _cpu, size = (await self._process.hear()).split()
-        return float(wall), int(size)
+    async def wait(self) -> float:
+        """Wait for them; tell the seconds from the first byte to the last."""
+        return float(await self._process.hear())
 
 
 @asynccontextmanager
@@ -104,59 +104,79 @@ class _Client:
         """Whether more is to come."""
         return self.counter.counted < self.wanted or self.counter.other < replies
 
-    def answer_pings(self) -> None:
-        """Say that we live."""
+    def read(self) -> None:
+        """Count what is there, and answer pings."""
+        data = self.sock.recv(_READ_BYTES)
+        if not data:
+            sys.exit("sink: the server hung up")
+        self.counter.feed(data)
         if self.counter.pings:
             self.sock.sendall(PONG)
             self.counter.pings = 0
 
 
-def _drain(selector: selectors.BaseSelector, clients: list[_Client], replies: int) -> float:
-    """Read until every client has what it waits for; tell the time of the first byte."""
-    first = 0.0
-    waiting = sum(client.waits(replies) for client in clients)
-    while waiting:
-        ready = selector.select(_SILENCE_S)
+class _Clients:
+    """All of them."""
+
+    def __init__(self, clients: list[_Client], replies: int) -> None:
+        self._clients = clients
+        self._replies = replies
+        self._first_s = 0.0
+        self._selector = selectors.DefaultSelector()
+        for client in clients:
+            self._selector.register(client.sock, selectors.EVENT_READ, client)
+
+    def take_lines(self) -> None:
+        """Look at standard input from now on."""
+        self._selector.register(0, selectors.EVENT_READ, None)
+
+    def pump(self, timeout_s: float | None = None) -> bool:
+        """Read what is there; tell whether there is something on standard input."""
+        ready = self._selector.select(timeout_s)
         if not ready:
             sys.exit("sink: nothing more comes")
         for key, _ in ready:
-            client: _Client = key.data
-            data = client.sock.recv(_READ_BYTES)
-            if not data:
-                sys.exit("sink: the server hung up")
-            first = first or time.perf_counter()
-            waited = client.waits(replies)
-            client.counter.feed(data)
-            client.answer_pings()
-            waiting -= waited and not client.waits(replies)
-    return first
+            if key.data is not None:
+                self._first_s = self._first_s or time.perf_counter()
+                key.data.read()
+        return any(key.data is None for key, _ in ready)
+
+    def drain(self) -> None:
+        """Read until every client has what it waits for."""
+        while any(client.waits(self._replies) for client in self._clients):
+            self.pump(_SILENCE_S)
+
+    def answer(self) -> bool:
+        """Answer one line on standard input; tell whether there was one."""
+        line = os.read(0, 64)
+        if not line:
+            return False
+        for client in self._clients:
+            client.wanted += int(line)
+        self._first_s = 0.0
+        print("go", flush=True)
+        self.drain()
+        print(f"{time.perf_counter() - self._first_s:.6f}", flush=True)
+        return True
 
 
 def main() -> None:
     """Do what `sink.c` says."""
-    port, connections, path, cookie, said, prefix, replies = sys.argv[1:]
+    port, connections, path, cookie, first, prefix, replies = sys.argv[1:]
     clients = []
-    with selectors.DefaultSelector() as selector:
-        for _ in range(int(connections)):
-            sock, rest = upgraded(int(port), path, cookie)
-            client = _Client(sock, prefix.encode())
-            client.counter.feed(rest)
-            if said:
-                sock.sendall(written(said))
-            sock.setblocking(False)
-            selector.register(sock, selectors.EVENT_READ, client)
-            clients.append(client)
-        _drain(selector, clients, int(replies))
-        print("ready", flush=True)
-        for line in sys.stdin:
-            for client in clients:
-                client.wanted += int(line)
-            before = sum(client.counter.bytes for client in clients)
-            cpu = time.process_time()
-            print("go", flush=True)
-            wall_s = -_drain(selector, clients, 0) + time.perf_counter()
-            size = sum(client.counter.bytes for client in clients) - before
-            print(f"{wall_s:.6f} {time.process_time() - cpu:.6f} {size}", flush=True)
+    for _ in range(int(connections)):
+        sock, rest = upgraded(int(port), path, cookie)
+        client = _Client(sock, prefix.encode())
+        client.counter.feed(rest)
+        if first:
+            sock.sendall(written(first))
+        clients.append(client)
+    together = _Clients(clients, int(replies))
+    together.drain()
+    print("ready", flush=True)
+    together.take_lines()
+    while not together.pump() or together.answer():
+        pass
 
 
 if __name__ == "__main__":

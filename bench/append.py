@@ -10,8 +10,6 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import trio
@@ -19,12 +17,12 @@ import trio
 from dalsegno.actors.domains.notes import ApplyPatch, CreateNote, notes
 from dalsegno.protocol import PatchOp
 from dalsegno.runtime import Runtime, Workspace
-from dalsegno.runtime.store._embedded import embedded
 
 from ._domain import AddTask, RenameTask, tasks
 from ._harness import Report, Sample, p50, rounds
-from ._processes import OTHER_CORE, SUBJECT_CORE, cpu_s, pinned
-from ._raw import RawStatement, postgres_pid, raw_statement
+from ._processes import SUBJECT_CORE, pinned
+from ._raw import RawStatement, raw_statement
+from ._serve import Postgres, postgres
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -90,11 +88,10 @@ class TaskWriter:
 class Bench:
     """A runtime on a database, and what is asked of it."""
 
-    def __init__(self, runtime: Runtime, dsn: str, pid: int, options: Options) -> None:
+    def __init__(self, runtime: Runtime, database: Postgres, options: Options) -> None:
         self.runtime = runtime
         self.options = options
-        self._dsn = dsn
-        self._pid = pid
+        self._database = database
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Bench:
@@ -106,7 +103,7 @@ class Bench:
     async def raw(self, *workspaces: str) -> RawStatement:
         """Make the twins of workspaces that have something in them already, and follow."""
         raw = await self._stack.enter_async_context(
-            raw_statement(self._dsn, workspaces, _DOMAINS, postgres_pid=self._pid)
+            raw_statement(self._database, workspaces, _DOMAINS)
         )
         await raw.skip()
         return raw
@@ -116,7 +113,7 @@ class Bench:
         latencies: list[float] = []
         statistics = self.runtime.service.committer.statistics
         before = statistics()
-        cpu, postgres = time.process_time(), cpu_s(self._pid, tree=True)
+        cpu, postgres = time.process_time(), self._database.cpu_s()
         began = time.perf_counter()
         end = began + self.options.seconds
         async with trio.open_nursery() as nursery:
@@ -126,7 +123,7 @@ class Bench:
             count=len(latencies),
             wall_s=time.perf_counter() - began,
             cpu_s=time.process_time() - cpu,
-            postgres_s=cpu_s(self._pid, tree=True) - postgres,
+            postgres_s=self._database.cpu_s() - postgres,
             commits=statistics().statements - before.statements,
             latencies_s=latencies,
         )
@@ -223,22 +220,13 @@ def _compare(report: Report, cases: Sequence[Case]) -> None:
 async def ask(options: Options) -> Report:
     """Measure."""
     report = Report("append", options)
-    with TemporaryDirectory(prefix="dalsegno-bench-") as folder:
-        with pinned(OTHER_CORE):
-            server = embedded(Path(folder) / "data")
-            postgres = server.__enter__()
-        try:
-            with pinned(SUBJECT_CORE):
-                async with (
-                    Runtime.open(postgres.dsn, domains=_DOMAINS) as runtime,
-                    Bench(
-                        runtime, postgres.dsn, postgres_pid(postgres.directory), options
-                    ) as bench,
-                ):
-                    cases = await _cases(bench, report)
-                    for counts in rounds(options):
-                        for case in cases:
-                            await case.measure(bench, counts=counts)
-        finally:
-            server.__exit__(None, None, None)
+    with postgres() as database, pinned(SUBJECT_CORE):
+        async with (
+            Runtime.open(database.dsn, domains=_DOMAINS) as runtime,
+            Bench(runtime, database, options) as bench,
+        ):
+            cases = await _cases(bench, report)
+            for counts in rounds(options):
+                for case in cases:
+                    await case.measure(bench, counts=counts)
     return report

@@ -4,8 +4,8 @@
  *
  * Connects them all, says FIRST on each (nothing if it is empty), waits until each has had REPLIES
  * messages, and prints "ready".  Then each line on standard input, a number N, is answered twice:
- * "go" at once, and "WALL CPU BYTES" when every connection has had N more messages that begin with
- * PREFIX: seconds from the first byte to the last, processor seconds, bytes.
+ * "go" at once, and when every connection has had N more messages that begin with PREFIX, the
+ * seconds from the first byte to the last.
  *
  * Pings are answered, without what they carried.  Frames are counted by their headers (RFC 6455, section 5.2); a server's are not masked.
  */
@@ -40,6 +40,9 @@ static const char *prefix;
 static size_t prefix_bytes;
 static struct client *clients;
 static int connections, epoll;
+static int waiting;          /* clients that lack something */
+static long replies;         /* other messages that each is to have */
+static double first_s;       /* when the first byte came since the last line; 0 before */
 static unsigned char buffer[CARRY_MAX + READ_BYTES];
 
 static void fail(const char *why) {
@@ -47,9 +50,9 @@ static void fail(const char *why) {
   exit(1);
 }
 
-static double seconds(clockid_t clock) {
+static double now_s(void) {
   struct timespec at;
-  clock_gettime(clock, &at);
+  clock_gettime(CLOCK_MONOTONIC, &at);
   return at.tv_sec + at.tv_nsec * 1e-9;
 }
 
@@ -140,29 +143,57 @@ static void say(struct client *client, const char *text) {
   write_all(client->fd, text, length);
 }
 
-/* Read until every client has what it waits for; tell the time of the first byte. */
-static double drain(long replies, long *bytes) {
+static int waits(const struct client *client) {
+  return client->counted < client->wanted || client->other < replies;
+}
+
+/* Read what is there; tell whether there is something on standard input. */
+static int pump(void) {
   struct epoll_event events[512];
-  double first = 0;
-  int waiting = 0;
-  for (int i = 0; i < connections; i++)
-    waiting += clients[i].counted < clients[i].wanted || clients[i].other < replies;
-  while (waiting) {
-    int ready = epoll_wait(epoll, events, 512, SILENCE_MS);
-    if (ready == 0) fail("nothing more comes");
-    for (int i = 0; i < ready; i++) {
-      struct client *client = events[i].data.ptr;
-      ssize_t got = read(client->fd, buffer + CARRY_MAX, READ_BYTES);
-      if (got < 0 && errno == EAGAIN) continue;
-      if (got <= 0) fail("the server hung up");
-      if (!first) first = seconds(CLOCK_MONOTONIC);
-      *bytes += got;
-      int waited = client->counted < client->wanted || client->other < replies;
-      feed(client, got);
-      waiting -= waited && client->counted >= client->wanted && client->other >= replies;
+  int asked = 0, ready = epoll_wait(epoll, events, 512, waiting ? SILENCE_MS : -1);
+  if (ready == 0) fail("nothing more comes");
+  for (int i = 0; i < ready; i++) {
+    struct client *client = events[i].data.ptr;
+    if (!client) {
+      asked = 1;
+      continue;
     }
+    ssize_t got = read(client->fd, buffer + CARRY_MAX, READ_BYTES);
+    if (got < 0 && errno == EAGAIN) continue;
+    if (got <= 0) fail("the server hung up");
+    if (!first_s) first_s = now_s();
+    int waited = waits(client);
+    feed(client, got);
+    waiting -= waited && !waits(client);
   }
-  return first;
+  return asked;
+}
+
+static void watch(int fd, struct client *client) {
+  struct epoll_event event = {.events = EPOLLIN, .data = {.ptr = client}};
+  if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event)) fail("cannot wait");
+}
+
+static void count_to(long more) {
+  waiting = 0;
+  for (int i = 0; i < connections; i++) {
+    clients[i].wanted += more;
+    waiting += waits(&clients[i]);
+  }
+}
+
+/* Answer one line on standard input; tell whether there was one. */
+static int answer(void) {
+  char line[64] = "";
+  if (read(0, line, sizeof line - 1) <= 0) return 0;
+  count_to(atol(line));
+  first_s = 0;
+  printf("go\n");
+  fflush(stdout);
+  while (waiting) pump();
+  printf("%.6f\n", now_s() - first_s);
+  fflush(stdout);
+  return 1;
 }
 
 int main(int count, char **arguments) {
@@ -171,7 +202,6 @@ int main(int count, char **arguments) {
   connections = atoi(arguments[2]);
   prefix = arguments[6];
   prefix_bytes = strlen(prefix);
-  long replies = atol(arguments[7]), bytes = 0, more;
   if (prefix_bytes > PREFIX_MAX) fail("the prefix is too long");
   clients = calloc(connections, sizeof *clients);
   epoll = epoll_create1(0);
@@ -181,22 +211,14 @@ int main(int count, char **arguments) {
     await_upgrade(client);
     say(client, arguments[5]);
     fcntl(client->fd, F_SETFL, O_NONBLOCK);
-    struct epoll_event event = {.events = EPOLLIN, .data = {.ptr = client}};
-    epoll_ctl(epoll, EPOLL_CTL_ADD, client->fd, &event);
+    watch(client->fd, client);
   }
-  drain(replies, &bytes);
+  replies = atol(arguments[7]);
+  count_to(0);
+  while (waiting) pump();
   printf("ready\n");
   fflush(stdout);
-  while (scanf("%ld", &more) == 1) {
-    for (int i = 0; i < connections; i++) clients[i].wanted += more;
-    printf("go\n");
-    fflush(stdout);
-    double cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
-    bytes = 0;
-    double first = drain(0, &bytes);
-    printf("%.6f %.6f %ld\n", seconds(CLOCK_MONOTONIC) - first,
-           seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu, bytes);
-    fflush(stdout);
-  }
+  watch(0, NULL);
+  while (!pump() || answer()) continue;
   return 0;
 }

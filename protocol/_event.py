@@ -68,14 +68,15 @@ def chain(
 
     The payload enters as a digest, so that erasing a payload (and keeping its digest) breaks
     nothing.  Fields are joined by U+001F with lengths in front of those that a caller chooses, so
-    that no two histories share an encoding.
+    that no two histories share an encoding.  ``recorded_at`` is UTC, as everywhere.
     """
     actor = "-" if actor_id is None else f"+{actor_id}"
+    at = recorded_at.isoformat(timespec="microseconds")
     digest = blake2b(payload.encode(), digest_size=16).hexdigest()
     text = (
         f"{previous:016x}\x1f{len(workspace_id)}:{workspace_id}\x1f{event_seq}\x1f"
         f"{len(stream_id)}:{stream_id}\x1f{stream_seq}\x1f{len(type_)}:{type_}\x1f{type_version}\x1f"
-        f"{len(actor)}:{actor}\x1f{recorded_at:%Y-%m-%dT%H:%M:%S.%f}\x1f{digest}"
+        f"{len(actor)}:{actor}\x1f{at}\x1f{digest}"
     )
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
 

@@ -65,7 +65,10 @@ class Workspace:
             WorkspaceHaltedError: the log needs a repair first.
 
         """
-        name, domain = self._domain_of(command)
+        service = self._service
+        name, domain = service.commands.get(type(command), ("", None))
+        if domain is None:
+            raise Reject("UNKNOWN_COMMAND", f"no domain here knows {type(command).__name__}")
         done = trio.Event()
         answers: list[Receipt | DalsegnoError] = []
 
@@ -73,7 +76,6 @@ class Workspace:
             answers.append(answer)
             done.set()
 
-        service = self._service
         envelope = make_command(
             self.id,
             domain,
@@ -94,13 +96,6 @@ class Workspace:
         if isinstance(answer, DalsegnoError):
             raise answer
         return answer
-
-    def _domain_of(self, command: msgspec.Struct) -> tuple[str, Domain[Any, Any, Any]]:
-        for domain in self._service.domains.values():
-            for name, type_ in domain.commands.items():
-                if type_ is type(command):
-                    return name, domain
-        raise Reject("UNKNOWN_COMMAND", f"{type(command).__name__} is no command of a domain here")
 
     async def get(
         self, domain: Domain[StateT, Any, Any], entity_id: str, *, min_seq: int | None = None

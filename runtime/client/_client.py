@@ -17,6 +17,7 @@ import msgspec
 import trio
 
 from dalsegno.protocol import CommandMessage, DalsegnoError, Reject, UnavailableError
+from dalsegno.runtime._beside import beside
 from dalsegno.runtime._seams import WORLD
 
 from ._account import Account
@@ -81,14 +82,13 @@ class Client:
         limits: ClientLimits,
         world: World,
         ssl_context: ssl.SSLContext | None,
-        nursery: trio.Nursery,
     ) -> None:
         self.limits = limits
         self._account = account
         self._client_id = client_id
         self._world = world
         self._ssl_context = ssl_context
-        self._nursery = nursery
+        self._nursery: trio.Nursery | None = None
         self._link: Link | None = None
         self._connections = 0
         self._retries = Retries(limits, world.random)
@@ -217,22 +217,26 @@ class Client:
 
     async def run(self) -> None:
         """Be connected, until that is not wanted or not possible any more."""
-        try:
-            while True:
-                ending = await self._connect()
-                if self._error is not None:
-                    return
-                wait_s = self._consider(ending)
-                _log.warning("%s; again in %.1f s", ending, wait_s)
-                await trio.sleep(wait_s)
-        except DalsegnoError as error:
-            self._fail(error)
+        async with trio.open_nursery() as self._nursery:
+            try:
+                await self._stay_connected()
+            except DalsegnoError as error:
+                self._fail(error)
+            self._nursery.cancel_scope.cancel(reason="there is no connection any more")
 
     async def aclose(self) -> None:
         """Say what is still to be said, and answer whoever waits; bounded by the caller."""
         self._fail(ClientClosedError("the client was closed"))
         if self._link is not None:
             await self._link.aclose()
+
+    async def _stay_connected(self) -> None:
+        while self._error is None:
+            ending = await self._connect()
+            if self._error is None:
+                wait_s = self._consider(ending)
+                _log.warning("%s; again in %.1f s", ending, wait_s)
+                await trio.sleep(wait_s)
 
     async def _connect(self) -> Ending:
         if self._account.cookie is None:
@@ -268,7 +272,7 @@ class Client:
         """Tell after how long to connect again.
 
         Raises:
-            DalsegnoError: not at all.
+            DalsegnoError: not at all, and this is why.
 
         """
         if ending.was_useful:
@@ -348,6 +352,7 @@ class Client:
                 except DalsegnoError as last:
                     events.fail(last)
                 else:
+                    assert self._nursery is not None, "heard from within it"
                     self._nursery.start_soon(_ask_again, events, request_id, delay_s)
                 return
 
@@ -404,27 +409,15 @@ async def open_client(
         if not account.can_log_in:
             raise ValueError("email and password, or a cookie, are needed")
         await account.log_in()
-    raised: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        client = Client(
-            account,
-            client_id=client_id,
-            limits=limits,
-            world=world,
-            ssl_context=ssl_context,
-            nursery=nursery,
-        )
-        nursery.start_soon(client.run)
+    client = Client(
+        account, client_id=client_id, limits=limits, world=world, ssl_context=ssl_context
+    )
+    async with beside(client.run):
         try:
             yield client
-        except Exception as error:  # noqa: BLE001 - raised again, outside of the nursery
-            raised = error
         finally:
             with trio.move_on_after(limits.close_timeout_s, shield=True):
                 await client.aclose()
-            nursery.cancel_scope.cancel(reason="the client closes")
-    if raised is not None:
-        raise raised
 
 
 def _checked(url: str) -> str:

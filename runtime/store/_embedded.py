@@ -13,8 +13,9 @@ asking whose it is, and as root it opens every folder on the way to everybody.
 What can happen to a server that is a process of its own, and what is done about it:
 
 * Its parent was killed.  The next start adopts it, and its stop stops it.
-* It was killed.  PostgreSQL recovers by itself, but its children hold the shared memory until
-  they notice: the start is tried again until they have.
+* It was killed.  It is started again, meanwhile the log is away.  PostgreSQL recovers by itself,
+  but its children hold the shared memory until they notice: the start is tried again until they
+  have.
 * The machine was.  ``postmaster.pid`` then names nobody, or by now a stranger; it counts only if
   its process is a postgres that works in this folder.
 * `initdb` was killed.  What it left is removed and made again.
@@ -25,14 +26,19 @@ in threads.
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import time
+from collections import deque
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import trio
+
+from dalsegno.runtime._beside import beside
 
 from ._account import EmbeddedPostgresError, choose_account
 from ._cluster import (
@@ -53,12 +59,21 @@ if TYPE_CHECKING:
 
     from ._account import Account, Ended
 
+_log = logging.getLogger("dalsegno.postgres")
+
 _START_TIMEOUT_S = 60
 # A fast stop writes a checkpoint.  If the disk is too slow for that, an immediate one leaves it
 # to recovery: the log is complete either way.
 _STOPS = (("fast", 8), ("immediate", 4))
 _GRACE_S = 3
 _POLL_S = 0.05
+
+_LOOK_S = 0.25
+"""How often a server is looked at that should be running."""
+_REVIVALS_MAX = 5
+"""A server that had to be started so often …"""
+_REVIVALS_WITHIN_S = 60.0
+"""… within this time, and then once more, has something that a start does not mend."""
 
 _TAIL_BYTES = 2_000
 
@@ -113,6 +128,22 @@ class EmbeddedPostgres:
             raise EmbeddedPostgresError(
                 f"PostgreSQL cannot be started in {self.directory}: {error}"
             ) from error
+
+    def revive(self) -> bool:
+        """Start the server again if it has ended; tell whether it had.
+
+        Raises:
+            EmbeddedPostgresError: it cannot be done.
+        """
+        if self._account is None or read_postmaster(self._cluster) is not None:
+            return False
+        try:
+            self._bring_up(self._account)
+        except OSError as error:
+            raise EmbeddedPostgresError(
+                f"PostgreSQL cannot be started again in {self.directory}: {error}"
+            ) from error
+        return True
 
     def stop(self) -> None:
         """Stop the server, whoever started it, within seconds, and let go of the folder.
@@ -207,14 +238,33 @@ def embedded(directory: Path) -> Generator[EmbeddedPostgres]:
 
 @asynccontextmanager
 async def open_embedded(directory: Path) -> AsyncGenerator[EmbeddedPostgres]:
-    """Have a server in ``directory`` for the length of a block.
+    """Have a server in ``directory`` for the length of a block; should it end, it comes back.
 
     Cancellation does not interrupt a start; what was begun is finished, and then stopped.
+
+    Raises:
+        EmbeddedPostgresError: as `EmbeddedPostgres.start`; inside an `ExceptionGroup` and with the
+            block cancelled where the server cannot be kept running.
     """
     server = EmbeddedPostgres(directory)
     await trio.to_thread.run_sync(server.start)
     try:
-        yield server
+        async with beside(partial(_keep, server)):
+            yield server
     finally:
         with trio.move_on_after(sum(wait + _GRACE_S for _, wait in _STOPS), shield=True):
             await trio.to_thread.run_sync(server.stop, abandon_on_cancel=True)
+
+
+async def _keep(server: EmbeddedPostgres) -> None:
+    revived: deque[float] = deque(maxlen=_REVIVALS_MAX)
+    while True:
+        await trio.sleep(_LOOK_S)
+        if await trio.to_thread.run_sync(server.revive):
+            _log.warning("PostgreSQL in %s had ended, and was started again", server.directory)
+            now = trio.current_time()
+            if len(revived) == _REVIVALS_MAX and now - revived[0] < _REVIVALS_WITHIN_S:
+                raise EmbeddedPostgresError(
+                    f"PostgreSQL in {server.directory} does not stay up: see postgres.log there"
+                )
+            revived.append(now)

@@ -13,11 +13,13 @@ counts as another's.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from dalsegno.protocol import DalsegnoError, StoreUnavailableError
+from dalsegno.runtime._beside import beside
 
 from ._driver import ConnectionBrokenError, DatabaseError, DriverError
 from ._psycopg import connect
@@ -61,10 +63,8 @@ async def hold_exclusively(
             await holder.take()
         except DriverError as error:
             raise StoreUnavailableError(f"the database is away: {error.message}") from error
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(holder.keep, check_interval_s)
+        async with beside(partial(holder.keep, check_interval_s)):
             yield
-            nursery.cancel_scope.cancel()
     finally:
         await holder.aclose()
 

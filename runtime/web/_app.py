@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from quart_trio import QuartTrio
 
+from dalsegno.protocol import Reject
+
 from ._account_routes import account_routes
 from ._envelope import install
 from ._health_routes import health_routes
@@ -15,6 +17,8 @@ from ._workspace_routes import workspace_routes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from quart import Response
 
     from dalsegno.runtime._runtime import Runtime
 
@@ -41,4 +45,10 @@ def create_app(
     site = Site(rt, secure_cookies, setup_token, close_session)
     for routes in (health_routes, account_routes, workspace_routes, note_routes):
         app.register_blueprint(routes(site))
+
+    @app.get("/ws")
+    async def upgrade_required() -> Response:
+        await site.enter()
+        raise Reject("UPGRADE_REQUIRED", "connect with a WebSocket")
+
     return app

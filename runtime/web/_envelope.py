@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import re
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import structlog
-from quart import Response, g, request
+from quart import Response, g, has_websocket_context, request, websocket
 from werkzeug.exceptions import HTTPException
 
 from dalsegno.protocol import (
@@ -29,6 +30,8 @@ from dalsegno.protocol import (
 )
 
 if TYPE_CHECKING:
+    from quart.typing import ResponseTypes
+    from quart.wrappers.base import BaseRequestWebsocket
     from quart_trio import QuartTrio
 
     from dalsegno.actors import World
@@ -52,21 +55,22 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def install(app: QuartTrio, *, world: World, limits: Limits) -> None:
-    """Put the envelope around an application's requests."""
+    """Put the envelope around an application's requests, refused upgrades among them."""
     app.config["MAX_CONTENT_LENGTH"] = limits.body_bytes_max
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
 
     @app.before_request
+    @app.before_websocket
     async def begin() -> None:
-        asked = request.headers.get("x-request-id", "")
+        asked = _asked().headers.get("x-request-id", "")
         g.request_id = asked if _REQUEST_ID.fullmatch(asked) else world.new_id()
         g.nesting_max = limits.nesting_max
         g.id_chars_max = limits.id_chars_max
 
     @app.after_request
-    async def finish(response: Response) -> Response:
+    async def finish(response: ResponseTypes) -> ResponseTypes:
         response.headers["x-request-id"] = g.request_id
         response.headers.setdefault("cache-control", "no-store")
         response.headers["x-content-type-options"] = "nosniff"
@@ -74,9 +78,18 @@ def install(app: QuartTrio, *, world: World, limits: Limits) -> None:
             response.headers["set-cookie"] = cookie
         return response
 
+    @app.after_websocket
+    async def finish_refused(response: ResponseTypes | None) -> ResponseTypes | None:
+        return None if response is None else await finish(response)
+
     @app.errorhandler(Exception)
     async def fail(error: Exception) -> Response:
         return _failed(error)
+
+
+def _asked() -> BaseRequestWebsocket:
+    """Tell what is at hand: a request, or an upgrade to WebSocket."""
+    return websocket if has_websocket_context() else request
 
 
 def request_id() -> str:
@@ -155,13 +168,24 @@ def _failed(error: Exception) -> Response:
     if isinstance(error, DalsegnoError):
         status = http_status(error.code)
         if status == 500:
-            _log.error("internal error", request_id=request_id(), exc_info=error)
+            _report(error)
         response = _refused(error, status)
         if isinstance(error, OverloadedError):
             response.headers["retry-after"] = str(math.ceil(error.retry_after_s))
         return response
-    _log.error("a request failed", request_id=request_id(), path=request.path, exc_info=error)
+    _report(error)
     return _refused(InternalError("an error here; it is logged under this request's id"), 500)
+
+
+def _report(error: Exception) -> None:
+    """Log an incident; formatted here, since a log that shows locals would show passwords."""
+    _log.error(
+        "a request failed",
+        request_id=request_id(),
+        method=_asked().method,
+        path=_asked().path,
+        exception="".join(format_exception(error)),
+    )
 
 
 def _of_http(error: HTTPException) -> Reject:

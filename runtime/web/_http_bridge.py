@@ -1,19 +1,22 @@
 """Hands a connection whose first bytes were read to Hypercorn's Trio worker.
 
 Hypercorn is driven below its `serve`, by the parts that `serve` itself is made of, since there is
-no other way to give it a connection.  Three things are done around it:
+no other way to give it a connection.  Four things are done around it:
 
 * It shields its sends from cancellation, so a client that reads nothing would hold a task for ever.
   `HandedStream` bounds each piece, and a cancelled connection is severed from outside the shield.
 * It ends a request inside the application's last `send`, and tells the application first that the
   client is gone; Quart-Trio thereupon cancels the very task that is sending.  The connection would
-  then be neither closed nor watched for idleness.  `_ends_whole` shields that last step.
+  then be neither closed nor watched for idleness.  `_whole` shields that last step.
+* It may wait for ever for another request on a connection that it closed itself, while draining,
+  and for some seconds for the end of idleness.  Here, an ended connection with no request is over.
 * It knows a lifespan per server, so `open_http` runs that once, and tells it when to drain.
 """
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -28,7 +31,7 @@ from hypercorn.typing import ConnectionState
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from hypercorn.typing import (
         ASGIFramework,
@@ -51,13 +54,22 @@ class HandedStream:
     tells TLS from plain text.
     """
 
-    def __init__(self, stream: trio.abc.HalfCloseableStream, early: bytes, limits: Limits) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        early: bytes,
+        limits: Limits,
+        over: trio.CancelScope,
+    ) -> None:
         self._stream = stream
         self._early = early
         self._write_deadline_s = limits.write_deadline_s
         self._close_deadline_s = limits.close_deadline_s
         self._linger_bytes_max = 4 * limits.body_bytes_max
+        self._over = over
+        self._requests = 0
         self._is_closing = False
+        self._is_over = False
         self._is_read = False
         self._read_ended = trio.Event()
 
@@ -71,15 +83,18 @@ class HandedStream:
             early, self._early = self._early, b""
             return early
         self._is_read = True
+        data: bytes | bytearray = b""
         try:
             data = await self._stream.receive_some(max_bytes)
             if self._is_closing:
                 await self._discard()
-                return b""
+                data = b""
             return data
         finally:
             self._is_read = False
             self._read_ended.set()
+            if not data:  # Hypercorn tells the application that the client is gone
+                self._end()
 
     async def send_all(self, data: bytes) -> None:
         """Send it piece by piece; a piece that is late ends the connection.
@@ -94,6 +109,7 @@ class HandedStream:
                 await self._stream.send_all(view[start : start + _PIECE_BYTES])
             if scope.cancelled_caught:
                 await trio.aclose_forcefully(self._stream)
+                self._end()
                 raise trio.BrokenResourceError("the client takes nothing")
 
     async def aclose(self) -> None:
@@ -102,24 +118,53 @@ class HandedStream:
         That is how a client that is still sending a body too long for us gets to read its 413
         (RFC 9112 §9.6).  It is bounded in time and in bytes.
         """
-        self._is_closing = True
-        with trio.move_on_after(self._close_deadline_s), suppress(trio.BrokenResourceError):
+        try:
+            if not self._is_closing:
+                self._is_closing = True
+                with trio.move_on_after(self._close_deadline_s):
+                    await self._linger()
+        finally:
+            self._end()
+            await self._stream.aclose()
+
+    async def _linger(self) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self._stream.send_eof()
             if self._is_read:  # by Hypercorn's task, which reads on until the client has closed
                 self._read_ended = trio.Event()
                 await self._read_ended.wait()
             else:
                 await self._discard()
-        await self._stream.aclose()
 
     async def _discard(self) -> None:
         left = self._linger_bytes_max
         while left > 0 and (data := await self._stream.receive_some(_PIECE_BYTES)):
             left -= len(data)
 
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Tell that the application is at work for this connection."""
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            if self._is_over:
+                self._end()
 
-def _ends_whole(app: ASGIFramework, deadline_s: float) -> ASGIFramework:
-    """Let no cancellation of the application cut short how Hypercorn ends a request."""
+    def _end(self) -> None:
+        """Nothing more comes or goes: once no request runs, Hypercorn need not stay either."""
+        self._is_over = True
+        if not self._requests:
+            self._over.cancel(reason="the connection ended")
+
+
+_handed: ContextVar[HandedStream] = ContextVar("handed")
+"""The connection that a request came by; Hypercorn has no other way to tell."""
+
+
+def _whole(app: ASGIFramework, deadline_s: float) -> ASGIFramework:
+    """Count the application's requests, and let none cut short how Hypercorn ends it."""
 
     async def outer(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         async def send_to_the_end(message: ASGISendEvent) -> None:
@@ -131,7 +176,11 @@ def _ends_whole(app: ASGIFramework, deadline_s: float) -> ASGIFramework:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + deadline_s):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-        await app(scope, receive, send_to_the_end)
+        if scope["type"] == "lifespan":
+            await app(scope, receive, send)
+        else:
+            with _handed.get().request():
+                await app(scope, receive, send_to_the_end)
 
     return outer
 
@@ -150,15 +199,16 @@ class HttpBridge:
 
     async def serve(self, stream: trio.abc.HalfCloseableStream, early: bytes) -> None:
         """Serve a connection until it ends; cancelled, it is severed at once."""
-        handed = HandedStream(stream, early, self._limits)
-        server = TCPServer(
-            self._app,
-            self._config,
-            self._context,
-            ConnectionState(self._state.copy()),
-            cast("trio.SSLStream[trio.SocketStream]", handed),
-        )
         async with trio.open_nursery() as nursery:
+            handed = HandedStream(stream, early, self._limits, nursery.cancel_scope)
+            _handed.set(handed)
+            server = TCPServer(
+                self._app,
+                self._config,
+                self._context,
+                ConnectionState(self._state.copy()),
+                cast("trio.SSLStream[trio.SocketStream]", handed),
+            )
             nursery.start_soon(_sever_when_cancelled, stream)
             await server.run()
             nursery.cancel_scope.cancel(reason="the connection ended")
@@ -178,7 +228,7 @@ async def open_http(app: ASGIFramework, limits: Limits) -> AsyncIterator[HttpBri
     """
     config = _config(limits)
     state: dict[str, Any] = {}
-    wrapped = ASGIWrapper(_ends_whole(app, limits.write_deadline_s))
+    wrapped = ASGIWrapper(_whole(app, limits.write_deadline_s))
     lifespan = Lifespan(wrapped, config, state)
     # Shielded, so that an application that is cancelled can still clean up; ended below.
     living = trio.CancelScope(shield=True)

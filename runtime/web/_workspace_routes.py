@@ -117,10 +117,8 @@ def workspace_routes(site: Site) -> Blueprint:
     @routes.get("/api/workspaces")
     async def list_workspaces() -> Response:
         identity = await site.enter()
-        page, following = await memberships(
-            rt, identity.user_id, after=following(), limit=_limit(rt)
-        )
-        return answer(WorkspacesBody(items=[_workspace_body(m) for m in page], next=following))
+        page, last = await memberships(rt, identity.user_id, after=following(), limit=_limit(rt))
+        return answer(WorkspacesBody(items=[_workspace_body(m) for m in page], next=last))
 
     @routes.post("/api/workspaces")
     async def create_workspace() -> Response:

@@ -146,19 +146,19 @@ def _target(command: Any) -> Sequence[tuple[Domain[Any, Any, Any], str]]:  # noq
 
 
 @boxes.decide(touches=_target)
-def _move(box: Box, command: Move, touched: Touched) -> Sequence[WasBurned | On[WasPut]]:
+def _move(box: Box, command: Move, touched: Touched) -> Sequence[WasBurned | On[Any]]:
     if touched.get(boxes, command.to_id) is not None:
         raise Reject("BOX_TAKEN")
     return [WasBurned(), On(boxes, command.to_id, WasPut(box.text))]
 
 
 @boxes.decide(touches=_target)
-def _give(_box: Box | None, command: Give) -> On[WasPut]:
+def _give(_box: Box | None, command: Give) -> On[Any]:
     return On(boxes, command.to_id, WasPut(command.text))
 
 
 @boxes.decide
-def _sneak(_box: Box | None, command: Sneak) -> Sequence[WasPut | On[WasPut]]:
+def _sneak(_box: Box | None, command: Sneak) -> Sequence[WasPut | On[Any]]:
     return [WasPut("mine"), On(boxes, command.to_id, WasPut("yours"))]
 
 

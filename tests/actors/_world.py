@@ -1,4 +1,4 @@
-"""A world that stands still, a store that fails on demand, and runtimes on it that can be killed."""
+"""A world that stands still, a store that fails on demand, and actors that can be killed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,24 @@ from typing import Any, TypeAlias
 
 import pytest
 import trio
-import trio.testing
 
-from dalsegno.actors import Batch, Head, Service, Store, StoredEntity, StoredResult, World
+from dalsegno.actors import (
+    Batch,
+    Head,
+    Receipt,
+    Service,
+    Store,
+    StoredEntity,
+    StoredResult,
+    World,
+    make_command,
+)
 from dalsegno.actors.domains.accounts import account_domains
 from dalsegno.actors.domains.notes import notes
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import (
     SEQ_MAX,
+    DalsegnoError,
     Domain,
     Event,
     Limits,
@@ -29,13 +39,6 @@ from dalsegno.protocol import (
 )
 from dalsegno.runtime import Workspace
 from tests.actors._boxes import boxes
-
-def _run_jumping(fn: Callable[[], Awaitable[Any]], **how: Any) -> Any:  # noqa: ANN401 - trio.run's
-    return trio.run(fn, **(how | {"clock": trio.testing.MockClock(autojump_threshold=0)}))
-
-
-JUMPING = pytest.mark.trio(run=_run_jumping)
-"""A module's tests wait in no real time."""
 
 DOMAINS: tuple[Domain[Any, Any, Any], ...] = (*account_domains, notes, boxes)
 
@@ -203,6 +206,75 @@ async def running(
         await nursery.start(service.run)
         yield Actors(service, nursery.cancel_scope)
         nursery.cancel_scope.cancel()
+
+
+class Posted:
+    """A command in the mailbox, and its answer once there is one."""
+
+    def __init__(self, workspace: Workspace, command: Any, key: str | None = None) -> None:  # noqa: ANN401
+        service = workspace._service
+        name, domain = workspace._service.commands[type(command)]
+        self.command = make_command(
+            workspace.id,
+            domain,
+            name,
+            command,
+            principal=workspace.principal,
+            reply=self._reply,
+            limits=service.limits,
+            domains=service.domains,
+            new_id=service.world.new_id,
+            key=key,
+        )
+        self.answer: Receipt | DalsegnoError | None = None
+        self._answered = trio.Event()
+        service.directory.slot(workspace.id)._mailbox.send_nowait(self.command)
+
+    def _reply(self, answer: Receipt | DalsegnoError) -> None:
+        assert self.answer is None, "answered once"
+        self.answer = answer
+        self._answered.set()
+
+    async def wait(self) -> Receipt | DalsegnoError:
+        await self._answered.wait()
+        assert self.answer is not None
+        return self.answer
+
+    @property
+    def code(self) -> str | None:
+        """The error's code; None for a receipt."""
+        assert self.answer is not None, "answered"
+        return self.answer.code if isinstance(self.answer, DalsegnoError) else None
+
+    @property
+    def receipt(self) -> Receipt:
+        assert isinstance(self.answer, Receipt)
+        return self.answer
+
+
+def post_all(
+    workspace: Workspace, commands: Sequence[Any], *, keys: Sequence[str | None] = ()
+) -> list[Posted]:
+    """Put commands into the mailbox, in this order, in one step."""
+    keys = keys or [None] * len(commands)
+    return [Posted(workspace, command, key) for command, key in zip(commands, keys, strict=True)]
+
+
+async def send_all(
+    workspace: Workspace, commands: Sequence[Any], *, keys: Sequence[str | None] = ()
+) -> list[Posted]:
+    """Put commands into the mailbox, in this order, in one step, and wait for all answers."""
+    posted = post_all(workspace, commands, keys=keys)
+    for one in posted:
+        await one.wait()
+    return posted
+
+
+async def refusal(workspace: Workspace, command: Any, **how: Any) -> DalsegnoError:  # noqa: ANN401
+    """Send a command and tell why it was refused."""
+    with pytest.raises(DalsegnoError) as caught:
+        await workspace.send(command, **how)
+    return caught.value
 
 
 async def log_of(store: Store, workspace_id: str = "w") -> list[Event]:

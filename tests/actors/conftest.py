@@ -1,11 +1,31 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 from dalsegno.actors import World
 from tests.actors._world import Actors, FaultyStore, Wall, running
+
+HERE = Path(__file__).parent
+
+
+def run_jumping(fn: Callable[[], Awaitable[Any]], **how: Any) -> Any:  # noqa: ANN401 - trio.run's
+    return trio.run(fn, **(how | {"clock": trio.testing.MockClock(autojump_threshold=0)}))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let no test of actors wait in real time."""
+    for item in items:
+        if HERE in item.path.parents:
+            marker = item.get_closest_marker("trio")
+            if marker is not None:
+                item.add_marker(pytest.mark.trio(run=run_jumping), append=False)
 
 
 @pytest.fixture

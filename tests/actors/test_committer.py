@@ -1,4 +1,4 @@
-"""Group commit: whom one statement joins, and what a fault of one costs the others: nothing (I10)."""
+"""Group commit: whom one statement joins, and what a fault costs the others: nothing (I10)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from dalsegno.protocol import (
     WorkspaceHaltedError,
 )
 from tests.actors._world import (
-    JUMPING,
     Append,
     FaultyStore,
     applied_unknown,
@@ -31,8 +30,6 @@ from tests.actors._world import (
     log_of,
 )
 from tests.contract._writing import result, writer
-
-pytestmark = JUMPING
 
 LIMITS = Limits(commit_batches_max=3, commit_bytes_max=100, locked_retries_max=4)
 POISON = '"poison"'

@@ -9,9 +9,6 @@ import trio
 import trio.testing
 
 from dalsegno.actors._mailbox import Mailbox, MailboxStatistics
-from tests.actors._world import JUMPING
-
-pytestmark = JUMPING
 
 
 @dataclass

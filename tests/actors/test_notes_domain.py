@@ -10,18 +10,19 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from dalsegno.actors.domains import Note, notes
 from dalsegno.actors.domains.notes import (
     NOTE_BYTES_MAX,
     ApplyPatch,
     CreateNote,
     DeleteNote,
+    Note,
     NoteCommand,
     NoteCreated,
     NotePatched,
     NoteRollback,
     RollbackNote,
     SetTitle,
+    notes,
 )
 from dalsegno.protocol import SEQ_MAX, Context, Past, PatchOp, Principal, Reject, apply_patch
 

@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from dalsegno.runtime.store import Connection
 
 
-# A statistics view that is read in a transaction is otherwise frozen until its end.
-OTHER = {"application_name": "other", "stats_fetch_consistency": "none"}
-
-
 @pytest.fixture
 async def store(migrated: str) -> AsyncIterator[PostgresStore]:
     async with PostgresStore.open(migrated) as store:
@@ -42,7 +38,7 @@ async def store(migrated: str) -> AsyncIterator[PostgresStore]:
 @pytest.fixture
 async def other(migrated: str) -> AsyncIterator[Connection]:
     """Somebody else's connection."""
-    connection = await connect(migrated, settings=OTHER)
+    connection = await connect(migrated, settings={"application_name": "other"})
     yield connection
     await connection.aclose()
 
@@ -57,10 +53,8 @@ async def wait_until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 async def wait_until_blocked(other: Connection, count: int = 1) -> None:
     async def blocked() -> bool:
-        rows = await other.fetch(
-            "select pid from pg_stat_activity"
-            " where datname = current_database() and wait_event_type = 'Lock'"
-        )
+        # Unlike pg_stat_activity, this is not frozen by the first look in a transaction.
+        rows = await other.fetch("select distinct pid from pg_locks where not granted")
         return len(rows) == count
 
     await wait_until(blocked)
@@ -68,8 +62,8 @@ async def wait_until_blocked(other: Connection, count: int = 1) -> None:
 
 async def terminate_the_blocked(other: Connection) -> None:
     await other.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity"
-        " where datname = current_database() and wait_event_type = 'Lock'"
+        "select pg_terminate_backend(pid)"
+        " from (select distinct pid from pg_locks where not granted) blocked"
     )
 
 
@@ -101,26 +95,55 @@ async def test_i4_acquiring_waits_for_an_append_that_was_abandoned(
     """The caller gave up, the server did not: what acquire returns tells what came of it."""
     w = await writer(store, "w")
     event = w.event("note:1")
-    async with trio.open_nursery() as nursery, other.transaction():
-        await other.execute("lock table dalsegno.event in share mode")
-        with trio.CancelScope() as giving_up:
-            nursery.start_soon(cancel_when_blocked, giving_up, other)
-            await store.append([w.batch(event)])
-        assert giving_up.cancelled_caught
-        acquiring = Box()
-        nursery.start_soon(acquiring.put, store, "w")
+    acquired_at: list[int] = []
+
+    async def acquire() -> None:
+        acquired_at.append((await acquired(store, "w")).head_seq)
+
+    await other.execute("begin")
+    await other.execute(
+        "insert into dalsegno.event (workspace_id, event_seq, stream_id, stream_seq, event_id,"
+        " type, type_version, schema_version, payload, command_id, recorded_at, chain)"
+        " values ('w', 1, 'note:2', 1, gen_random_uuid(), 't', 1, 2, '{}', 'c', now(), 0)"
+    )
+    async with trio.open_nursery() as nursery:
+        await abandon(store, w.batch(event), other)
+        nursery.start_soon(acquire)
         await wait_until_blocked(other, 2)
-    assert acquiring.head_seq == 1
+        await other.execute("rollback")
+    assert acquired_at == [1]
     assert (await head_of(store, "w")).epoch == 2
     found = await store.find_commands("w", [event.command_id], after_seq=0)
     assert found == {event.command_id: [event]}
 
 
-class Box:
-    head_seq = -1
+async def test_i4_after_acquiring_nothing_comes_of_an_append_that_was_abandoned(
+    store: PostgresStore, other: Connection
+) -> None:
+    w = await writer(store, "w")
+    async with other.transaction():
+        await other.execute("lock table dalsegno.event in share mode")
+        await abandon(store, w.batch(w.event("note:1")), other)
+        assert (await acquired(store, "w")).head_seq == 0
 
-    async def put(self, store: Store, workspace_id: str) -> None:
-        self.head_seq = (await acquired(store, workspace_id)).head_seq
+    async def ended() -> bool:
+        return not await other.fetch(
+            "select pid from pg_stat_activity where query like '-- The group commit%'"
+            " and state = 'active'"
+        )
+
+    await wait_until(ended)
+    assert (await head_of(store, "w")).head_seq == 0
+    assert await log_of(store, "w") == []
+
+
+async def abandon(store: PostgresStore, batch: Batch, other: Connection) -> None:
+    """Give up on an append that waits at the server."""
+    with trio.CancelScope() as giving_up:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel_when_blocked, giving_up, other)
+            await store.append([batch])
+    assert giving_up.cancelled_caught
 
 
 async def cancel_when_blocked(scope: trio.CancelScope, other: Connection) -> None:

@@ -650,6 +650,17 @@ async def test_a_stream_is_located_in_at_most_two_workspaces(store: Store) -> No
     assert await store.locate("note:c") == ["c"]
 
 
+async def test_a_stream_is_located_page_by_page_where_it_lives(store: Store) -> None:
+    for name in ("d", "c", "b", "a"):
+        w = await writer(store, name)
+        write = entity("member:u", 1, live=name != "b")
+        await store.append([w.batch(w.event("member:u"), entities=(write,))])
+    assert await store.locate("member:u", limit=9) == ["a", "b", "c", "d"]
+    assert await store.locate("member:u", limit=2, live_only=True) == ["a", "c"]
+    assert await store.locate("member:u", limit=2, live_only=True, after="c") == ["d"]
+    assert await store.locate("member:u", live_only=True, after="d") == []
+
+
 # Cursors
 
 

@@ -22,6 +22,7 @@ import websockets.trio.client
 from hypercorn.typing import ASGIFramework
 from quart import request, websocket
 from quart_trio import QuartTrio
+from websockets.trio.client import ClientConnection
 
 from dalsegno.actors import TransportClosedError
 from dalsegno.protocol import Close, Frames, Limits, OverloadedError, Reject
@@ -93,6 +94,13 @@ async def read_until(stream: trio.SocketStream, end: bytes) -> bytes:
         assert more, f"the connection ended after {data!r}"
         data += more
     return data
+
+
+async def closed(client: ClientConnection) -> int | None:
+    """Wait for the server's close frame; tell its code."""
+    with pytest.raises(websockets.exceptions.ConnectionClosed) as caught:
+        await client.recv()
+    return None if caught.value.rcvd is None else int(caught.value.rcvd.code)
 
 
 async def connect_and_leave(port: Port) -> None:
@@ -422,6 +430,17 @@ async def test_a_reader_of_a_big_answer_that_stops_is_cut_off() -> None:
         await until(lambda: port.counts() == (0, 0))
 
 
+async def test_a_reader_of_a_big_answer_that_is_slow_gets_all_of_it() -> None:
+    """The write deadline asks for progress: this takes twice as long in all."""
+    async with serving() as port, await port.connect() as stream:
+        await stream.send_all(b"GET /big HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        began, size = trio.current_time(), 0
+        while data := await stream.receive_some(1_000_000):
+            size += len(data)
+            await trio.sleep_until(began + 2 * LIMITS.write_deadline_s * size / 20_000_000)
+        assert size > 20_000_000
+
+
 async def test_the_applications_lifespan_runs_once_around_everything() -> None:
     steps: list[str] = []
     app = application()
@@ -451,12 +470,9 @@ async def test_a_fault_in_a_handler_ends_its_connection_only() -> None:
 
     async with serving(handle=handle) as port, tw.open_websocket_url(port.url) as neighbour:
         with structlog.testing.capture_logs() as logged:
-            async with tw.open_websocket_url(port.url) as client:
-                await client.send_message("fail")
-                with pytest.raises(tw.ConnectionClosed):
-                    await client.get_message()
-                assert client.closed is not None
-                assert client.closed.code == Close.INTERNAL
+            async with websockets.trio.client.connect(port.url) as client:
+                await client.send("fail")
+                assert await closed(client) == Close.INTERNAL
         assert [(entry["event"], entry["exc_info"]) for entry in logged] == [
             ("handler_raised", True)
         ]
@@ -467,12 +483,9 @@ async def test_a_handler_that_returns_closes_normally() -> None:
     async def handle(transport: NativeTransport, _: object) -> None:
         await transport.receive()
 
-    async with serving(handle=handle) as port, tw.open_websocket_url(port.url) as client:
-        await client.send_message("enough")
-        with pytest.raises(tw.ConnectionClosed):
-            await client.get_message()
-        assert client.closed is not None
-        assert client.closed.code == Close.NORMAL
+    async with serving(handle=handle) as port, websockets.trio.client.connect(port.url) as client:
+        await client.send("enough")
+        assert await closed(client) == Close.NORMAL
 
 
 async def test_connections_that_end_in_every_way_leave_nothing_open() -> None:
@@ -574,7 +587,7 @@ async def test_stopping_lets_requests_and_handlers_finish() -> None:
         await read_until(idle, b"}\n")
         busy = await port.connect()
         await busy.send_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
-        async with tw.open_websocket_url(port.url) as client:
+        async with websockets.trio.client.connect(port.url) as client:
             await until(lambda: port.counts() == (1, 2))
             port.serving.stop_accepting()
             port.serving.stop_accepting()
@@ -584,10 +597,9 @@ async def test_stopping_lets_requests_and_handlers_finish() -> None:
             assert b'{"slow":true}' in await read_all(busy)
             assert not port.ended.is_set()
             finish.set()
-            with pytest.raises(tw.ConnectionClosed):
-                await client.get_message()
-            assert client.closed is not None
-            assert client.closed.code == Close.GOING_AWAY
+            assert await closed(client) == Close.GOING_AWAY
+        for stream in (idle, busy):
+            await stream.aclose()
         await port.ended.wait()
 
 
@@ -609,15 +621,12 @@ async def test_what_does_not_finish_is_cut_off_at_the_deadline() -> None:
         await stuck.send_all(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
         unread = await port.connect()
         await unread.send_all(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
-        async with tw.open_websocket_url(port.url) as client:
+        async with websockets.trio.client.connect(port.url) as client:
             await until(lambda: port.counts() == (1, 2))
             await trio.testing.wait_all_tasks_blocked(0.01)
             before = trio.current_time()
             port.serving.stop_accepting()
-            with pytest.raises(tw.ConnectionClosed):
-                await client.get_message()
-            assert client.closed is not None
-            assert client.closed.code == Close.GOING_AWAY
+            assert await closed(client) == Close.GOING_AWAY
             await port.ended.wait()
             assert trio.current_time() - before < 2
         assert await read_all(stuck) == b""
@@ -630,13 +639,12 @@ async def test_cancelling_ends_everything_at_once() -> None:
     async with serving(limits=limits) as port:
         unread = await port.connect()
         await unread.send_all(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
-        async with tw.open_websocket_url(port.url) as client:
+        async with websockets.trio.client.connect(port.url) as client:
             await until(lambda: port.counts() == (1, 1))
             await trio.testing.wait_all_tasks_blocked(0.01)
             before = trio.current_time()
             port.cancel()
             await port.ended.wait()
             assert trio.current_time() - before < 2
-            with pytest.raises(tw.ConnectionClosed):
-                await client.get_message()
+            assert await closed(client) == Close.GOING_AWAY
         await trio.aclose_forcefully(unread)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
+from quart.testing.connections import WebsocketResponseError
 from structlog.testing import capture_logs
 
 from dalsegno.actors.testing import MemoryStore
@@ -105,6 +107,18 @@ async def test_answers_are_neither_cached_nor_guessed_at(owner: User) -> None:
         assert answer.headers["content-type"] == "application/json"
 
 
+async def test_an_upgrade_where_there_is_none_has_the_envelope_too(site: Site) -> None:
+    client = site.app.test_client(use_cookies=False)
+    for path, status, code in (("/nowhere", 404, "NOT_FOUND"), ("/healthz", 400, "BAD_REQUEST")):
+        async with client.websocket(path, headers={"x-request-id": "r-1"}) as connection:
+            with pytest.raises(WebsocketResponseError) as caught:
+                await connection.receive()
+        response = caught.value.response
+        body = msgspec.json.decode(await response.get_data(as_text=False))
+        assert (response.status_code, body["code"], body["request_id"]) == (status, code, "r-1")
+        assert response.headers["x-request-id"] == "r-1"
+
+
 async def test_a_bug_is_logged_under_the_requests_id_and_tells_nothing(site: Site) -> None:
     async def fail() -> str:
         async with trio.open_nursery():
@@ -118,7 +132,7 @@ async def test_a_bug_is_logged_under_the_requests_id_and_tells_nothing(site: Sit
     assert b"Traceback" not in answer.raw
     (line,) = logged
     assert (line["request_id"], line["log_level"]) == ("r-1", "error")
-    assert isinstance(line["exc_info"], Exception)
+    assert "ZeroDivisionError: secret" in line["exception"]
 
 
 async def test_too_much_at_once_says_when_to_come_back(site: Site) -> None:

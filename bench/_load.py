@@ -1,0 +1,143 @@
+"""The load: WebSocket clients that each change a note of their own, as fast as they are answered.
+
+    python -m bench._load SEED PORT COOKIE WORKSPACE CHARS NOTE …
+
+One client a note, since who changes a note must know its version: a client that does not wait for
+its answers numbers its patches ahead.  Each line on standard input, ``SECONDS CLIENTS IN_FLIGHT``,
+lets the first so many clients keep so many patches on their way; the answer is a line of JSON when
+the last of them is answered.
+
+Sockets, epoll and prepared texts, and nothing is decoded: the load must not be what is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import select
+import sys
+import time
+from collections import deque
+
+from ._client import PONG, TextCounter, upgraded, written
+
+_PATCH_CHARS = 20
+_READ_BYTES = 1 << 18
+_SILENCE_S = 30.0
+_COMMITTED = b'{"type":"patch_committed"'
+_BAD = (b'"type":"error"', b'"type":"patch_rejected"')
+
+
+class Client:
+    """One connection and its note."""
+
+    def __init__(self, port: int, cookie: str, workspace: str, note: str, chars: int) -> None:
+        self.sock, rest = upgraded(port, "/ws", cookie)
+        self.sock.setblocking(False)
+        self.sent_at: deque[float] = deque()
+        self._counter = TextCounter(_COMMITTED)
+        self._counter.feed(rest)
+        self._version = 1
+        self._unsent = b""
+        self._chars = chars
+        self._head = f'{{"type":"apply_patch","workspace_id":"{workspace}","note_id":"{note}","base_version":'
+        self._tail = f'}},{{"insert":"{"y" * _PATCH_CHARS}"}},{{"delete":{_PATCH_CHARS}}}]}}'
+
+    def send(self, count: int) -> None:
+        """Send so many patches, each on top of the last; the note stays as long as it is."""
+        frames = [self._unsent]
+        for _ in range(count):
+            place = random.randrange(self._chars - _PATCH_CHARS)
+            frames.append(
+                written(f'{self._head}{self._version},"patch_ops":[{{"retain":{place}{self._tail}')
+            )
+            self._version += 1
+        self._write(b"".join(frames))
+        self.sent_at.extend([time.perf_counter()] * count)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        self._unsent = data[sent:]
+
+    def read(self) -> int:
+        """Read what is there; tell how many patches it answers."""
+        data = self.sock.recv(_READ_BYTES)
+        if not data or any(bad in data for bad in _BAD):
+            sys.exit(f"load: {data.decode(errors='replace')[-500:] or 'the server hung up'}")
+        before = self._counter.counted
+        self._counter.feed(data)
+        if self._counter.pings:
+            self._write(self._unsent + PONG)
+            self._counter.pings = 0
+        elif self._unsent:
+            self._write(self._unsent)
+        return self._counter.counted - before
+
+
+class Load:
+    """All the clients."""
+
+    def __init__(self, clients: list[Client]) -> None:
+        self._clients = clients
+        self._by_number = {client.sock.fileno(): client for client in clients}
+        self._epoll = select.epoll()
+        self._latencies: list[float] = []
+        for client in clients:
+            self._epoll.register(client.sock, select.EPOLLIN)
+
+    def idle(self) -> str:
+        """Keep the connections alive until there is a line on standard input."""
+        with select.epoll() as epoll:
+            epoll.register(self._epoll.fileno(), select.EPOLLIN)
+            epoll.register(0, select.EPOLLIN)
+            while all(number != 0 for number, _ in epoll.poll()):
+                self._read(end=0.0)
+        return sys.stdin.readline()
+
+    def run(self, seconds: float, clients: int, in_flight: int) -> str:
+        """Let clients work, and tell how that went."""
+        self._latencies = []
+        cpu, began = time.process_time(), time.perf_counter()
+        for client in self._clients[:clients]:
+            client.send(in_flight)
+        while any(client.sent_at for client in self._clients):
+            self._read(end=began + seconds)
+        return json.dumps(
+            {
+                "wall_s": time.perf_counter() - began,
+                "cpu_s": time.process_time() - cpu,
+                "latencies_s": [round(latency, 6) for latency in self._latencies],
+            }
+        )
+
+    def _read(self, end: float) -> None:
+        """Take the answers that are there, and send as many patches again unless it is the end."""
+        ready = self._epoll.poll(_SILENCE_S)
+        if not ready:
+            sys.exit("load: nothing more comes")
+        for number, _ in ready:
+            client = self._by_number[number]
+            answered = client.read()
+            now = time.perf_counter()
+            for _ in range(answered):
+                self._latencies.append(now - client.sent_at.popleft())
+            if answered and now < end:
+                client.send(answered)
+
+
+def main() -> None:
+    """Connect, and do what is asked for."""
+    seed, port, cookie, workspace, chars, *notes = sys.argv[1:]
+    random.seed(int(seed))
+    load = Load([Client(int(port), cookie, workspace, note, int(chars)) for note in notes])
+    print("ready", flush=True)
+    while line := load.idle():
+        seconds, clients, in_flight = line.split()
+        print(load.run(float(seconds), int(clients), int(in_flight)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

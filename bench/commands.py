@@ -1,0 +1,138 @@
+"""How many durable commands a second does a server take over WebSocket, and how fast is one?
+
+The subject is a ``dalsegno serve`` process, the load a process of plain sockets (`_load`), the
+reference the raw statement (`_raw`) at the batches that the server has just written.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from dalsegno.actors.domains.notes import notes
+
+from ._harness import Report, Sample, p50, rounds
+from ._processes import OTHER_CORE, SUBJECT_CORE, Child, child, pinned, python
+from ._raw import RawStatement, raw_statement
+from ._serve import Postgres, Server, postgres, serving
+
+if TYPE_CHECKING:
+    from ._harness import Options, Series
+
+_CLIENTS = 50
+_IN_FLIGHT = 16
+_SIZES = (1_000, 20_000, 100_000)
+
+
+@dataclass(slots=True)
+class Case:
+    """Some clients on one workspace."""
+
+    server: Server
+    database: Postgres
+    load: Child
+    clients: int
+    in_flight: int
+    raw: RawStatement
+    series: Series
+    statement: Series
+    load_cpu_s: float = 0.0
+
+    async def measure(self, options: Options, *, counts: bool) -> None:
+        """Run the load, and then the reference with what the server wrote."""
+        cpu, postgres_cpu = self.server.process.cpu_s(), self.database.cpu_s()
+        answer = await self.load.ask(f"{options.seconds} {self.clients} {self.in_flight}")
+        told = json.loads(answer)
+        sample = Sample(
+            count=len(told["latencies_s"]),
+            wall_s=told["wall_s"],
+            cpu_s=self.server.process.cpu_s() - cpu,
+            postgres_s=self.database.cpu_s() - postgres_cpu,
+            latencies_s=told["latencies_s"],
+        )
+        with pinned(SUBJECT_CORE):
+            statement, _ = await self.raw.repeat()
+        if counts:
+            self.load_cpu_s += told["cpu_s"]
+            self.series.samples.append(replace(sample, commits=statement.commits))
+            self.statement.samples.append(statement)
+
+
+class Bench:
+    """A server, its database and the processes with the load."""
+
+    def __init__(self, server: Server, database: Postgres, options: Options) -> None:
+        self._server = server
+        self._database = database
+        self._options = options
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Bench:
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self._stack.aclose()
+
+    async def case(
+        self, report: Report, name: str, *, clients: int, in_flight: int, chars: int
+    ) -> Case:
+        """Make a workspace with a note a client, and connect the clients."""
+        server = self._server
+        workspace_id = await server.workspace(f"bench-{len(report.series)}")
+        ids = [await server.note(workspace_id, chars) for _ in range(clients)]
+        command = python("bench._load", str(self._options.seed), str(server.port), server.cookie)
+        command += [workspace_id, str(chars), *ids]
+        load = await self._stack.enter_async_context(child("load", command, core=OTHER_CORE))
+        await load.hear()
+        raw = await self._stack.enter_async_context(
+            raw_statement(self._database, [workspace_id], [notes])
+        )
+        await raw.skip()
+        series, statement = report.add(name, "command"), report.add("  its raw statement", "event")
+        return Case(server, self._database, load, clients, in_flight, raw, series, statement)
+
+
+async def _cases(bench: Bench, report: Report) -> list[Case]:
+    lone = await bench.case(
+        report, "one client, one at a time", clients=1, in_flight=1, chars=_SIZES[0]
+    )
+    report.compare("one: p50 / the statement's", lone.series, lone.statement, of=p50, at_most=3.0)
+    cases = [lone]
+    for chars in _SIZES:
+        size = f"notes of {chars // 1000} KB"
+        case = await bench.case(
+            report,
+            f"{_CLIENTS} clients, {size}",
+            clients=_CLIENTS,
+            in_flight=_IN_FLIGHT,
+            chars=chars,
+        )
+        at_least = 0.5 if chars == _SIZES[0] else float("nan")
+        report.compare(
+            f"{_CLIENTS} clients, {size} / the statement",
+            case.series,
+            case.statement,
+            at_least=at_least,
+        )
+        cases.append(case)
+    return cases
+
+
+async def ask(options: Options) -> Report:
+    """Measure."""
+    report = Report("commands", options)
+    with postgres() as database:
+        async with serving(database) as server, Bench(server, database, options) as bench:
+            cases = await _cases(bench, report)
+            for counts in rounds(options):
+                for case in cases:
+                    await case.measure(options, counts=counts)
+    done = sum(sample.count for case in cases for sample in case.series.samples)
+    load_us = 1e6 * sum(case.load_cpu_s for case in cases) / done
+    report.notes.append(
+        f"{_CLIENTS} clients keep {_IN_FLIGHT} patches each on their way; "
+        f"the load itself took {load_us:.0f} µs of processor time a command."
+    )
+    return report
