@@ -26,11 +26,12 @@ _log = logging.getLogger("dalsegno.acks")
 class Frontier:
     """One client's place in one stream."""
 
-    __slots__ = ("acked", "key", "users")
+    __slots__ = ("acked", "is_loaded", "key", "users")
 
-    def __init__(self, key: CursorKey, acked: int) -> None:
+    def __init__(self, key: CursorKey) -> None:
         self.key = key
-        self.acked = acked
+        self.acked = 0
+        self.is_loaded = False
         self.users = 0
 
     def __repr__(self) -> str:
@@ -59,13 +60,18 @@ class AckFrontiers:
             StoreUnavailableError: it could not be read.
 
         """
-        if key not in self._frontiers:
-            stored = await self._store.read_cursors([key])
-            # Another connection may have opened it meanwhile, and moved it: that one stands.
-            unwritten = max(self._moved.get(key, 0), self._writing.get(key, 0))
-            self._frontiers.setdefault(key, Frontier(key, max(stored.get(key, 0), unwritten)))
-        frontier = self._frontiers[key]
-        frontier.users += 1
+        frontier = self._frontiers.setdefault(key, Frontier(key))
+        frontier.users += 1  # from now on, so that no other user's end takes it away
+        try:
+            if not frontier.is_loaded:
+                stored = await self._store.read_cursors([key])
+                # It may be on its way to the store; and another one may have loaded and moved it.
+                unwritten = max(self._moved.get(key, 0), self._writing.get(key, 0))
+                frontier.acked = max(frontier.acked, stored.get(key, 0), unwritten)
+                frontier.is_loaded = True
+        except BaseException:
+            self.close(frontier)
+            raise
         return frontier
 
     def close(self, frontier: Frontier) -> None:

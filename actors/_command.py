@@ -23,8 +23,7 @@ from ._roles import asserted_role, role_stream
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dalsegno.protocol import Domain, Limits
-    from dalsegno.protocol._domain import Decider
+    from dalsegno.protocol import Decider, Domain, Limits
 
 Domains = dict[str, "Domain[Any, Any, Any]"]
 """By name."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -27,7 +27,6 @@ from dalsegno.protocol import (
     ApplyPatch,
     Close,
     CommandMessage,
-    CorruptLogError,
     DalsegnoError,
     Frames,
     Ping,
@@ -82,6 +81,8 @@ class Connection:
         self.role = role
         """Asserted by the host; None where the workspaces' logs tell it."""
         self._last_beat = trio.current_time()
+        self._last_written = self._last_beat
+        """When the client had taken all that had to wait for it."""
         self._pinged_at: float | None = None
         self.transport = transport
         self._service = service
@@ -124,6 +125,8 @@ class Connection:
                     await self._read_on(check)
                 except TransportClosedError:
                     pass
+                except Exception:  # noqa: BLE001 - a fault here ends this connection alone
+                    self._fail()
                 finally:
                     nursery.cancel_scope.cancel(reason="the connection ends")
         finally:
@@ -143,6 +146,11 @@ class Connection:
             self._replies_bytes = self._events_bytes = 0
             if self._nursery is not None:
                 self._nursery.cancel_scope.cancel(reason=reason)
+
+    def _fail(self) -> None:
+        """End the connection because of a bug, which is being handled; nobody else notices (I10)."""
+        _log.exception("%r failed", self)
+        self.close(Close.INTERNAL, "INTERNAL_ERROR")
 
     async def _say_goodbye(self) -> None:
         code, reason = self._closing or (Close.NORMAL, "")
@@ -192,22 +200,28 @@ class Connection:
                 self.reply(message("pong", said.request_id, server_ts=self._service.world.now()))
 
     async def _submit(self, submission: Submission) -> None:
-        command = await submission.make(
-            user_id=str(self.user_id), role=self.role, reply=self._answered(submission)
-        )
-        slot = self._service.directory.slot(command.workspace_id)
-        self._pending += 1
         try:
-            await slot.admit(command)
-        except BaseException:
-            self._pending -= 1
-            raise
+            command = await submission.make(
+                user_id=str(self.user_id), role=self.role, reply=self._answered(submission)
+            )
+            slot = self._service.directory.slot(command.workspace_id)
+            self._pending += 1
+            try:
+                await slot.admit(command)
+            except BaseException:
+                self._pending -= 1
+                raise
+        except DalsegnoError as error:
+            self.reply(submission.show(error))
 
-    def _answered(self, submission: Submission) -> Any:  # noqa: ANN401 - a closure
+    def _answered(self, submission: Submission) -> Callable[[Receipt | DalsegnoError], None]:
         def reply(answer: Receipt | DalsegnoError) -> None:
             self._pending -= 1
             self._room.unpark()
-            self.reply(submission.show(answer))
+            try:
+                self.reply(submission.show(answer))
+            except Exception:  # noqa: BLE001 - details that are no JSON, say
+                self._fail()
 
         return reply
 
@@ -225,12 +239,12 @@ class Connection:
         self._service.acks.ack(follow.frontier, seq, sent=subscription.sent)
 
     async def _subscribe(self, subscribing: Subscribing) -> None:
-        if len(self._follows) >= self._limits.subscriptions_max:
-            raise Reject("BAD_REQUEST", f"at most {self._limits.subscriptions_max} subscriptions")
         known = self._follows.get(subscribing.stream_id)
         if known is not None:
             self.reply(subscribing.show_again(known))
             return
+        if len(self._follows) >= self._limits.subscriptions_max:
+            raise Reject("BAD_REQUEST", f"at most {self._limits.subscriptions_max} subscriptions")
         follow = await subscribing.open(self)
         self._follows[follow.subscription.stream_id] = follow
         self.reply(subscribing.show(follow))
@@ -269,7 +283,10 @@ class Connection:
     def tick(self, now: float, beat: Frames) -> None:
         """Do what is due by the clock: a heartbeat, a ping, or the end of a silent client."""
         limits, transport = self._limits, self.transport
-        if now - transport.last_heard > limits.client_timeout_s:
+        # While something is being written, the write deadline watches over the client; what it
+        # took is a sign of life, and a ping would have to wait behind the rest.
+        heard = max(transport.last_heard, self._last_written)
+        if now - heard > limits.client_timeout_s and not self._is_writing:
             self.close(Close.NORMAL, "silent")
             return
         if self._pinged_at is not None and transport.last_pong >= self._pinged_at:
@@ -284,7 +301,8 @@ class Connection:
                 self._replies.append(beat)
                 self._replies_bytes += beat.size
                 self.flush_nowait()
-        if self._pinged_at is None and now - transport.last_pong >= limits.ping_interval_s:
+        is_due = now - transport.last_pong >= limits.ping_interval_s
+        if is_due and self._pinged_at is None and not self._is_writing:
             self._pinged_at = now
             transport.ping_nowait()
 
@@ -314,7 +332,11 @@ class Connection:
             return
         view = subscription.view
         assert view is not None, "chosen at subscribe"
-        frames = item.frames(view) if due is item.events else Frames([view(e) for e in due])
+        try:
+            frames = item.frames(view) if due is item.events else Frames([view(e) for e in due])
+        except DalsegnoError as error:
+            self._end_with(subscription, error)
+            return
         self._events.append((subscription, frames, before))
         self._events_bytes += frames.size
         if self._events_bytes > self._limits.outbox_bytes_max and self._is_writing:
@@ -331,7 +353,7 @@ class Connection:
             self._drop_events_of(subscription)
             subscription.fall_behind(min(waiting, default=subscription.sent))
         else:
-            self._end_revoked(subscription)
+            self._end_with(subscription, _revoked())
 
     def flush_nowait(self) -> None:
         """Write what is due as far as that goes without waiting; a task does the rest."""
@@ -345,6 +367,9 @@ class Connection:
                     return
             except TransportClosedError:
                 self.close(Close.NORMAL, "the client is gone")
+                return
+            except Exception:  # noqa: BLE001 - whoever publishes must not notice
+                self._fail()
                 return
         if any(not follow.subscription.live for follow in self._follows.values()):
             self._write_on()
@@ -379,9 +404,8 @@ class Connection:
             self.close(Close.NORMAL, "the client is gone")
         except trio.TooSlowError:
             self.close(Close.TRY_AGAIN, "too slow")
-        except CorruptLogError as error:
-            _log.error("%r: %s", self, error)
-            self.close(Close.INTERNAL, error.code)
+        except Exception:  # noqa: BLE001 - a fault here ends this connection alone
+            self._fail()
         finally:
             self._is_writing = False
 
@@ -398,29 +422,33 @@ class Connection:
 
     async def _catch_up(self, follow: Follow) -> None:
         subscription = follow.subscription
+        view = subscription.view
+        assert view is not None, "chosen at subscribe"
         try:
             page = await read_page(self._service.store, follow.hub, subscription, self._limits)
+            texts = [view(event) for event in subscription.visible(page)]
         except UnavailableError:
             await trio.sleep(self._limits.backoff_first_s * (1 + self._service.world.random()))
             return
-        if follow.subscription.stream_id not in self._follows:
+        except DalsegnoError as error:
+            _log.error("%r: %r: %s", self, subscription, error)
+            self._end_with(subscription, error)
             return
-        view = subscription.view
-        assert view is not None, "chosen at subscribe"
-        visible = subscription.visible(page)
-        if visible:
-            await self._send([Frames([view(event) for event in visible])])
+        if self._follows.get(subscription.stream_id) is not follow:
+            return  # unfollowed meanwhile, and perhaps followed again
+        if texts:
+            await self._send([Frames(texts)])
         if subscription.live and subscription.last_visible is not None:
-            self._end_revoked(subscription)
+            self._end_with(subscription, _revoked())
 
-    def _end_revoked(self, subscription: Subscription) -> None:
+    def _end_with(self, subscription: Subscription, error: DalsegnoError) -> None:
+        """End one stream, and say why behind the events that still go out."""
         follow = self._follows.get(subscription.stream_id)
         if follow is not None and follow.subscription is subscription:
             self._end(follow)
-            error = Reject("ROLE_FORBIDDEN", "no longer a member", stream_id=subscription.stream_id)
-            frames = Frames((error_message(error, None),))
-            # Behind the events that may still be seen, so not among the replies, which go first.
-            self._events.append((subscription, frames, subscription.sent))
+            text = error_message(error, None, stream_id=subscription.stream_id)
+            # Replies go first, so this is none of them.
+            self._events.append((subscription, Frames((text,)), subscription.sent))
             self._service.directory.delivery.touch(self)
 
     async def _send(self, frames: list[Frames]) -> None:
@@ -430,3 +458,8 @@ class Connection:
     async def _flush(self) -> None:
         with trio.fail_after(self._limits.write_deadline_s):
             await self.transport.flush()
+        self._last_written = trio.current_time()
+
+
+def _revoked() -> Reject:
+    return Reject("ROLE_FORBIDDEN", "no longer a member")

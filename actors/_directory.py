@@ -9,6 +9,7 @@ stays with its workspace (I10); what follows from it is DESIGN §7's table.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,8 @@ class Slot:
         self._halted: WorkspaceHaltedError | None = None
         self._failure: DalsegnoError | None = None
         self._incarnations = 0
+        self._epoch = 0
+        """Of the last incarnation that ended."""
 
     def __repr__(self) -> str:
         state = "halted" if self._halted else "running" if self._is_running else "opening"
@@ -111,8 +114,7 @@ class Slot:
 
         """
         self._directory.check_admission()
-        if self._halted is not None:
-            raise self._halted
+        self._check_not_halted()
         command.sent_at = trio.current_time()
         try:
             self._mailbox.send_nowait(command)
@@ -134,16 +136,18 @@ class Slot:
             UnavailableError: not within ``mailbox_deadline_s``.
 
         """
-        if self._halted is not None:
-            raise self._halted
+        self._check_not_halted()
         with trio.move_on_after(self._directory.limits.mailbox_deadline_s):
             await self.hub.wait_head(event_seq)
             return
-        if self._halted is not None:
-            raise self._halted
+        self._check_not_halted()
         if isinstance(self._failure, UnavailableError) or not self.hub.is_open:
             raise StoreUnavailableError("the workspace could not be opened") from self._failure
         raise OverloadedError(f"event {event_seq} is not there yet")
+
+    def _check_not_halted(self) -> None:
+        if self._halted is not None:
+            raise self._halted.with_traceback(None)  # it is raised again and again
 
     # -------------------------------------------------------------------------- supervision
 
@@ -151,27 +155,40 @@ class Slot:
         """Run one incarnation after the other, until cancelled or halted."""
         limits = self._directory.limits
         failures = 0
+        crashes: deque[float] = deque()
         try:
-            while self._halted is None:
+            while True:
                 began = trio.current_time()
-                self._failure = await self._run_once()
+                self._failure = await self._run_once() or self._crashed(crashes)
                 if isinstance(self._failure, WorkspaceHaltedError):
                     self._halt(self._failure)
+                    await self._mark_halted(self._failure)
                     return
                 lived_s = trio.current_time() - began
-                failures = 1 if lived_s > limits.backoff_max_s else failures + 1
-                bound_s = min(limits.backoff_max_s, limits.backoff_first_s * 2 ** min(failures, 32))
+                failures = 1 if lived_s > limits.backoff_max_s else min(failures + 1, 32)
+                bound_s = min(limits.backoff_max_s, limits.backoff_first_s * 2 ** (failures - 1))
                 await trio.sleep(bound_s * self._directory.world.random())
         finally:
             self._close()
+
+    def _crashed(self, crashes: deque[float]) -> DalsegnoError | None:
+        """Count a bug in the loop; tell what follows where there were too many (DESIGN §7)."""
+        limits = self._directory.limits
+        crashes.append(trio.current_time())
+        while crashes[0] < crashes[-1] - limits.crash_window_s:
+            crashes.popleft()
+        if len(crashes) <= limits.crashes_max:
+            return None
+        return WorkspaceHaltedError(f"failed {len(crashes)} times in {limits.crash_window_s:g} s")
 
     async def _run_once(self) -> DalsegnoError | None:
         self._incarnations += 1
         self.incarnation = self._directory.incarnation(
             self.workspace_id, self._mailbox, self._unresolved, self.hub
         )
+        incarnation = self.incarnation
         try:
-            await self.incarnation.run()
+            await incarnation.run()
         except Exception as error:  # noqa: BLE001 - a fault here stays in this workspace
             failure = _first(error)
             if isinstance(failure, DalsegnoError):
@@ -180,6 +197,7 @@ class Slot:
             _log.error("%s: the incarnation failed", self.workspace_id, exc_info=error)
         finally:
             self.incarnation = None
+            self._epoch = incarnation.epoch
         return None
 
     def _halt(self, failure: WorkspaceHaltedError) -> None:
@@ -187,6 +205,17 @@ class Slot:
         self._halted = failure
         self._answer(self._mailbox.drain(), failure)
         self._answer(self._unresolved, OutcomeUnknownError(str(failure)))
+
+    async def _mark_halted(self, failure: WorkspaceHaltedError) -> None:
+        """Say it in the log's head, for whoever opens the workspace next (X-PER-9)."""
+        deadline_s = self._directory.limits.commit_deadline_s
+        with trio.move_on_after(deadline_s) as scope:
+            try:
+                await self._directory.store.halt(self.workspace_id, self._epoch, failure.message)
+            except UnavailableError as error:
+                _log.error("%s: the halt could not be recorded: %s", self.workspace_id, error)
+        if scope.cancelled_caught:
+            _log.error("%s: the halt could not be recorded in time", self.workspace_id)
 
     def _close(self) -> None:
         self._answer(self._mailbox.drain(), self._halted or RuntimeClosedError("shutting down"))
@@ -245,17 +274,21 @@ class Directory:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            while True:
-                await trio.sleep(_SWEEP_S)
-                for slot in self._slots.values():
-                    slot.expire(trio.current_time())
+            try:
+                while True:
+                    await trio.sleep(_SWEEP_S)
+                    for slot in self._slots.values():
+                        slot.expire(trio.current_time())
+            finally:
+                self._nursery = None
 
     def slot(self, workspace_id: str) -> Slot:
         """Look a workspace up, and start it where it is not active."""
+        if self._nursery is None:
+            raise RuntimeClosedError("the runtime is closed")
         slot = self._slots.get(workspace_id)
         if slot is None:
             self.check_admission()
-            assert self._nursery is not None, "running"
             slot = self._slots[workspace_id] = Slot(workspace_id, self)
             self._nursery.start_soon(slot.run)
         return slot

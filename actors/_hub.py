@@ -125,6 +125,14 @@ class Hub:
     async def publish(self, events: Sequence[Event], answer: Callable[[], None]) -> None:
         """Publish what was committed; ``answer`` gives the answers that waited for it."""
         self._delivery.begin()
+        try:
+            self._publish(events, answer)
+        finally:
+            dirty = self._delivery.end()
+        self._published.unpark_all()
+        await self._delivery.flush(dirty)
+
+    def _publish(self, events: Sequence[Event], answer: Callable[[], None]) -> None:
         revoked: list[tuple[Subscription, Follower]] = []
         if events:
             assert events[0].event_seq == self.head + 1, "published in order, without a gap"
@@ -135,9 +143,6 @@ class Hub:
             self._offer(events)
         for subscription, follower in revoked:
             follower.revoked(subscription)
-        dirty = self._delivery.end()
-        self._published.unpark_all()
-        await self._delivery.flush(dirty)
 
     def _offer(self, events: Sequence[Event]) -> None:
         streams = self._streams

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import trio
 
-from dalsegno.protocol import Reject, Subscription
+from dalsegno.protocol import Reject, Subscription, parse_cursor
 
 from ._catch_up import read_page
 
@@ -55,7 +55,8 @@ class Listening:
         """Begin to listen.
 
         Raises:
-            Reject: ``ROLE_FORBIDDEN`` for a user who is no member, ``CURSOR_AHEAD``.
+            Reject: ``ROLE_FORBIDDEN`` for a user who is no member, ``CURSOR_AHEAD``, or
+                ``BAD_REQUEST`` for what is no cursor.
             UnavailableError: try again.
 
         """
@@ -150,7 +151,7 @@ class Listening:
 
     async def _checked_cursor(self) -> int:
         head = await self._head()
-        after = head if self._after is None else self._after
+        after = head if self._after is None else parse_cursor(self._after).seq
         if after > head:
             raise Reject(
                 "CURSOR_AHEAD",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from dalsegno.protocol import (
+    SYSTEM_WORKSPACE,
     Close,
     Frames,
     Principal,
@@ -125,8 +126,12 @@ class Service:
         if not await self.directory.exists(workspace_id):
             raise Reject("WORKSPACE_NOT_FOUND", "no such workspace")
 
-    async def place(self, stream_id: str, workspace_id: str | None, user_id: str) -> str:
+    async def place(
+        self, stream_id: str, workspace_id: str | None, *, user_id: str, role: str | None
+    ) -> str:
         """Find the workspace of an entity that may be named by its id alone.
+
+        Where it is in ``$system``, it is nowhere: that log is not read from outside.
 
         Raises:
             Reject: ``…_NOT_FOUND`` where there is none, or none that the user may know of (C22);
@@ -138,10 +143,12 @@ class Service:
             check_workspace_id(workspace_id)
             await self.check_exists(workspace_id)
             return workspace_id
-        places = await self.store.locate(stream_id)
+        # Of three, one may be the reserved one.
+        found = await self.store.locate(stream_id, limit=3)
+        places = [place for place in found if place != SYSTEM_WORKSPACE]
         if len(places) > 1:
             raise Reject("BAD_REQUEST", "several workspaces have this id: name the workspace")
-        if not places or await self.role_of(places[0], user_id) is None:
+        if not places or (role is None and await self.role_of(places[0], user_id) is None):
             raise Reject(f"{kind.upper()}_NOT_FOUND", f"no such {kind}", stream_id=stream_id)
         return places[0]
 

@@ -19,6 +19,7 @@ from dalsegno.protocol import (
 )
 
 from ._command import make_command
+from .domains.accounts import system_domains
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,9 +57,11 @@ class Submission:
             else (said.name, bytes(said.payload))
         )
         domain = self._service.domain_of(name)
+        if domain in system_domains:
+            raise Reject("UNKNOWN_COMMAND", f"no command {name[:64]!r}")
         command = decode_payload(payload, domain.commands[name], self._service.limits)
         return make_command(
-            await self._workspace_id(user_id),
+            await self._workspace_id(user_id, role),
             domain,
             name,
             command,
@@ -71,11 +74,13 @@ class Submission:
             correlation_id=said.request_id,
         )
 
-    async def _workspace_id(self, user_id: str) -> str:
+    async def _workspace_id(self, user_id: str, role: str | None) -> str:
         said = self._said
         if isinstance(said, ApplyPatch):
             check_id(said.note_id, chars_max=self._service.limits.id_chars_max)
-            return await self._service.place(f"note:{said.note_id}", said.workspace_id, user_id)
+            return await self._service.place(
+                f"note:{said.note_id}", said.workspace_id, user_id=user_id, role=role
+            )
         if said.workspace_id == SYSTEM_WORKSPACE:
             raise Reject("ROLE_FORBIDDEN", "this log is not written from outside")
         check_workspace_id(said.workspace_id)

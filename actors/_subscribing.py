@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dalsegno.protocol import (
     CHAIN_START,
+    SEQ_MAX,
     SYSTEM_WORKSPACE,
     Cursor,
     Reject,
@@ -74,7 +75,7 @@ class Subscribing:
 
         """
         user_id = str(connection.user_id)
-        workspace_id = await self._workspace_id(user_id)
+        workspace_id = await self._workspace_id(user_id, connection.role)
         slot = self._service.directory.slot(workspace_id)
         await slot.wait_open()
         subscription = Subscription(workspace_id, self.stream_id)
@@ -129,7 +130,7 @@ class Subscribing:
 
     # ------------------------------------------------------------------------------- steps
 
-    async def _workspace_id(self, user_id: str) -> str:
+    async def _workspace_id(self, user_id: str, role: str | None) -> str:
         named = self._said.workspace_id
         kind, _, rest = self.stream_id.partition(":")
         if kind == "workspace":
@@ -142,7 +143,7 @@ class Subscribing:
             return rest
         if kind not in self._service.domains or not rest:
             raise Reject("BAD_REQUEST", "a stream is workspace:{id} or {entity}:{id}")
-        return await self._service.place(self.stream_id, named, user_id)
+        return await self._service.place(self.stream_id, named, user_id=user_id, role=role)
 
     async def _check_role(self, workspace_id: str, user_id: str, asserted: str | None) -> None:
         if asserted is None and await self._service.role_of(workspace_id, user_id) is None:
@@ -200,7 +201,7 @@ class Subscribing:
                 workspace_id,
                 self.stream_id,
                 seq,
-                to_event_seq=self._service.directory.slot(workspace_id).hub.head,
+                to_event_seq=SEQ_MAX,
                 limit=1,
                 bytes_max=1,
             )

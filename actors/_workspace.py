@@ -72,6 +72,7 @@ class Incarnation:
         self._world = world
         self._limits = limits
         self._speculation: Speculation | None = None
+        self._epoch = 0
         self._is_new = False
         self._is_sent = False
         """Whether the batch in flight may have reached the store."""
@@ -82,6 +83,11 @@ class Incarnation:
     def __repr__(self) -> str:
         state = "opening" if self._speculation is None else f"epoch {self._speculation.epoch}"
         return f"<Incarnation {self.workspace_id} {state}>"
+
+    @property
+    def epoch(self) -> int:
+        """What it owns the workspace under; 0 before, and where the workspace was never made."""
+        return self._epoch if self._speculation is None else self._speculation.epoch
 
     def committed(self, stream_id: str) -> Entity | None:
         """Look at an entity as it is committed; None where it is not in memory."""
@@ -114,6 +120,7 @@ class Incarnation:
         head = await self._store.acquire(self.workspace_id, self._node_id, create=False)
         self._is_new = head is None
         head = head or Head(workspace_id=self.workspace_id, epoch=0, owner=None)
+        self._epoch = head.epoch
         if head.halted_reason is not None:
             raise WorkspaceHaltedError(head.halted_reason)
         await self._resolve(head)
@@ -133,12 +140,16 @@ class Incarnation:
         found = await self._store.find_commands(
             self.workspace_id, ids, after_seq=min(self._hub.head, head.head_seq)
         )
+        versions = await self._store.read_versions(
+            self.workspace_id, [command.stream_id for command in self._unresolved]
+        )
         again = []
         for command in self._unresolved:
             events = found.get(command.command_id)
             if events:
                 own = [e.stream_seq for e in events if e.stream_id == command.stream_id]
-                command.answer(command.receipt(events[-1].event_seq, max(own, default=0)))
+                version = max(own) if own else versions.get(command.stream_id, 0)
+                command.answer(command.receipt(events[-1].event_seq, version))
             else:
                 again.append(command)
         self._unresolved.clear()

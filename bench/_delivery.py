@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
-from dalsegno.actors import Connection, Service
+from dalsegno.actors import Batch, Connection, Service
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import Limits
 from dalsegno.runtime._seams import WORLD
@@ -28,7 +28,7 @@ from ._commits import WORKSPACE, asked, commits
 from ._domain import tasks
 
 if TYPE_CHECKING:
-    from dalsegno.actors import Batch, Head
+    from dalsegno.actors import Head
     from dalsegno.protocol import Event
     from dalsegno.runtime.web import NativeTransport, UpgradeRequest
 
@@ -38,8 +38,6 @@ class _WrittenAhead(MemoryStore):
 
     async def write(self, events: list[Event]) -> None:
         """Append."""
-        from dalsegno.actors import Batch
-
         batch = Batch(
             workspace_id=WORKSPACE,
             epoch=1,
@@ -108,7 +106,7 @@ def _nothing() -> None:
     """Answer nobody."""
 
 
-async def _no_http(_scope: Any, _receive: Any, _send: Any) -> None:
+async def _no_http(*_: object) -> None:
     """Serve no HTTP."""
 
 

@@ -40,7 +40,10 @@ class Client:
         self._version = 1
         self._unsent = b""
         self._chars = chars
-        self._head = f'{{"type":"apply_patch","workspace_id":"{workspace}","note_id":"{note}","base_version":'
+        self._head = (
+            f'{{"type":"apply_patch","workspace_id":"{workspace}","note_id":"{note}",'
+            '"base_version":'
+        )
         self._tail = f'}},{{"insert":"{"y" * _PATCH_CHARS}"}},{{"delete":{_PATCH_CHARS}}}]}}'
 
     def send(self, count: int) -> None:

@@ -128,7 +128,7 @@ class Child:
 
 @asynccontextmanager
 async def child(name: str, command: Sequence[str], *, core: int) -> AsyncIterator[Child]:
-    """Run a command on a core for the length of a block; then its input ends, and it is asked to."""
+    """Run a command on a core for the length of a block; then it is asked to end."""
     with pinned(core):
         process = await trio.lowlevel.open_process(
             list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT

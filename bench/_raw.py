@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Domain, Event
     from dalsegno.runtime.store import Connection
 
-    from ._serve import Postgres
+    from ._servers import Postgres
 
 _WRITTEN = """
 select e.xmin::text::bigint, w.workspace_id,

@@ -22,7 +22,7 @@ from ._domain import AddTask, RenameTask, tasks
 from ._harness import Report, Sample, p50, rounds
 from ._processes import SUBJECT_CORE, pinned
 from ._raw import RawStatement, raw_statement
-from ._serve import Postgres, postgres
+from ._servers import Postgres, postgres
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -35,6 +35,7 @@ _DOMAINS = (notes, tasks)
 _NOTE_CHARS = 1_000
 _PATCH_CHARS = 20
 _NOTES = 50
+_SENDERS = 400
 _WORKSPACES = 1_000
 
 
@@ -69,15 +70,16 @@ class TaskWriter:
     """Renames a task, or adds one after the other."""
 
     workspace: Workspace
+    task_id: str = "t"
     added: int = 0
 
     async def create(self) -> None:
         """Add the task."""
-        await self.workspace.send(AddTask("t", "first"))
+        await self.workspace.send(AddTask(self.task_id, "first"))
 
     async def send(self) -> None:
         """Rename the task."""
-        await self.workspace.send(RenameTask("t", "again"))
+        await self.workspace.send(RenameTask(self.task_id, "again"))
 
     async def add(self) -> None:
         """Add another task, which the runtime first has to look for in the store."""
@@ -88,17 +90,13 @@ class TaskWriter:
 class Bench:
     """A runtime on a database, and what is asked of it."""
 
-    def __init__(self, runtime: Runtime, database: Postgres, options: Options) -> None:
+    def __init__(
+        self, runtime: Runtime, database: Postgres, options: Options, stack: AsyncExitStack
+    ) -> None:
         self.runtime = runtime
         self.options = options
         self._database = database
-        self._stack = AsyncExitStack()
-
-    async def __aenter__(self) -> Bench:
-        return self
-
-    async def __aexit__(self, *raised: object) -> None:
-        await self._stack.aclose()
+        self._stack = stack
 
     async def raw(self, *workspaces: str) -> RawStatement:
         """Make the twins of workspaces that have something in them already, and follow."""
@@ -175,11 +173,12 @@ async def _cases(bench: Bench, report: Report) -> list[Case]:
     lone = NoteWriter(workspace("lone"), "n", random_)
     renaming, adding = TaskWriter(workspace("renaming")), TaskWriter(workspace("adding"))
     hot = [NoteWriter(workspace("hot"), f"n{n}", random_) for n in range(_NOTES)]
+    deep = [TaskWriter(workspace("deep"), f"t{n}") for n in range(_SENDERS)]
     many = [TaskWriter(workspace(f"w{n}")) for n in range(_WORKSPACES)]
-    for writer in (lone, renaming, adding, *hot):
-        await writer.create()
     async with trio.open_nursery() as nursery:
-        for task in many:
+        for note in (lone, *hot):
+            nursery.start_soon(note.create)
+        for task in (renaming, adding, *deep, *many):
             nursery.start_soon(task.create)
     raw_many = await bench.raw(*(task.workspace.id for task in many))
     one_by_one = _round_robin(many)
@@ -188,6 +187,9 @@ async def _cases(bench: Bench, report: Report) -> list[Case]:
         make("one task, renamed, one at a time", [renaming.send], await bench.raw("renaming")),
         make("new tasks, one at a time", [adding.add], await bench.raw("adding")),
         make(f"{_NOTES} notes, {_NOTES} senders", [n.send for n in hot], await bench.raw("hot")),
+        make(
+            f"{_SENDERS} tasks, {_SENDERS} senders", [t.send for t in deep], await bench.raw("deep")
+        ),
         make("1,000 workspaces at once", [task.send for task in many], raw_many),
         make("1,000 workspaces one by one", [one_by_one], raw_many),
     ]
@@ -207,12 +209,14 @@ def _round_robin(writers: Sequence[TaskWriter]) -> Send:
 
 
 def _compare(report: Report, cases: Sequence[Case]) -> None:
-    lone, renaming, adding, hot, at_once, one_by_one = cases
+    lone, renaming, adding, hot, deep, at_once, one_by_one = cases
     for case, name in ((lone, "patch"), (renaming, "rename"), (adding, "new task")):
         says = f"one {name}: p50 / the statement's"
         report.compare(says, case.series, case.statement, of=p50, at_most=5.0)
-    report.compare("hot workspace / the statement", hot.series, hot.statement, at_least=0.3)
-    report.compare("hot workspace / with its parameters", hot.series, hot.made)
+    for case, name in ((hot, "notes"), (deep, "tasks")):
+        says = f"hot workspace, {name} / the statement"
+        report.compare(says, case.series, case.statement, at_least=0.3)
+        report.compare("  … / and its parameters", case.series, case.made)
     report.compare("1,000 at once / the statement", at_once.series, at_once.statement)
     report.compare("1,000 at once / one by one", at_once.series, one_by_one.series, at_least=3.0)
 
@@ -223,8 +227,9 @@ async def ask(options: Options) -> Report:
     with postgres() as database, pinned(SUBJECT_CORE):
         async with (
             Runtime.open(database.dsn, domains=_DOMAINS) as runtime,
-            Bench(runtime, database, options) as bench,
+            AsyncExitStack() as stack,
         ):
+            bench = Bench(runtime, database, options, stack)
             cases = await _cases(bench, report)
             for counts in rounds(options):
                 for case in cases:

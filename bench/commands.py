@@ -7,6 +7,7 @@ reference the raw statement (`_raw`) at the batches that the server has just wri
 from __future__ import annotations
 
 import json
+import math
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from dalsegno.actors.domains.notes import notes
 from ._harness import Report, Sample, p50, rounds
 from ._processes import OTHER_CORE, SUBJECT_CORE, Child, child, pinned, python
 from ._raw import RawStatement, raw_statement
-from ._serve import Postgres, Server, postgres, serving
+from ._servers import Postgres, Server, postgres, serving
 
 if TYPE_CHECKING:
     from ._harness import Options, Series
@@ -63,26 +64,24 @@ class Case:
 class Bench:
     """A server, its database and the processes with the load."""
 
-    def __init__(self, server: Server, database: Postgres, options: Options) -> None:
+    def __init__(
+        self,
+        report: Report,
+        server: Server,
+        database: Postgres,
+        stack: AsyncExitStack,
+    ) -> None:
+        self.report = report
         self._server = server
         self._database = database
-        self._options = options
-        self._stack = AsyncExitStack()
+        self._stack = stack
 
-    async def __aenter__(self) -> Bench:
-        return self
-
-    async def __aexit__(self, *raised: object) -> None:
-        await self._stack.aclose()
-
-    async def case(
-        self, report: Report, name: str, *, clients: int, in_flight: int, chars: int
-    ) -> Case:
+    async def case(self, name: str, *, clients: int, in_flight: int, chars: int) -> Case:
         """Make a workspace with a note a client, and connect the clients."""
-        server = self._server
+        server, report = self._server, self.report
         workspace_id = await server.workspace(f"bench-{len(report.series)}")
         ids = [await server.note(workspace_id, chars) for _ in range(clients)]
-        command = python("bench._load", str(self._options.seed), str(server.port), server.cookie)
+        command = python("bench._load", str(report.options.seed), str(server.port), server.cookie)
         command += [workspace_id, str(chars), *ids]
         load = await self._stack.enter_async_context(child("load", command, core=OTHER_CORE))
         await load.hear()
@@ -94,28 +93,16 @@ class Bench:
         return Case(server, self._database, load, clients, in_flight, raw, series, statement)
 
 
-async def _cases(bench: Bench, report: Report) -> list[Case]:
-    lone = await bench.case(
-        report, "one client, one at a time", clients=1, in_flight=1, chars=_SIZES[0]
-    )
-    report.compare("one: p50 / the statement's", lone.series, lone.statement, of=p50, at_most=3.0)
+async def _cases(bench: Bench) -> list[Case]:
+    compare = bench.report.compare
+    lone = await bench.case("one client, one at a time", clients=1, in_flight=1, chars=_SIZES[0])
+    compare("one: p50 / the statement's", lone.series, lone.statement, of=p50, at_most=3.0)
     cases = [lone]
     for chars in _SIZES:
-        size = f"notes of {chars // 1000} KB"
-        case = await bench.case(
-            report,
-            f"{_CLIENTS} clients, {size}",
-            clients=_CLIENTS,
-            in_flight=_IN_FLIGHT,
-            chars=chars,
-        )
-        at_least = 0.5 if chars == _SIZES[0] else float("nan")
-        report.compare(
-            f"{_CLIENTS} clients, {size} / the statement",
-            case.series,
-            case.statement,
-            at_least=at_least,
-        )
+        name = f"{_CLIENTS} clients, notes of {chars // 1000} KB"
+        case = await bench.case(name, clients=_CLIENTS, in_flight=_IN_FLIGHT, chars=chars)
+        reach = 0.5 if chars == _SIZES[0] else math.nan
+        compare(f"{name} / the statement", case.series, case.statement, at_least=reach)
         cases.append(case)
     return cases
 
@@ -124,8 +111,8 @@ async def ask(options: Options) -> Report:
     """Measure."""
     report = Report("commands", options)
     with postgres() as database:
-        async with serving(database) as server, Bench(server, database, options) as bench:
-            cases = await _cases(bench, report)
+        async with serving(database) as server, AsyncExitStack() as stack:
+            cases = await _cases(Bench(report, server, database, stack))
             for counts in rounds(options):
                 for case in cases:
                     await case.measure(options, counts=counts)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from ._commits import PREFIX, WORKSPACE, commits, messages
 from ._harness import Report, Sample, rounds
 from ._processes import OTHER_CORE, SUBJECT_CORE, Child, child, python
-from ._serve import Server, postgres, serving
+from ._servers import Server, postgres, serving
 from ._sink import Sink, sink
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from ._domain import (
     SYSTEM as SYSTEM,
     WRITERS as WRITERS,
     Context as Context,
+    Decider as Decider,
     Domain as Domain,
     DomainError as DomainError,
     Index as Index,

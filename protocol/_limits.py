@@ -76,6 +76,10 @@ class Limits:
     """First upper bound of the full-jitter delay before a new incarnation."""
     backoff_max_s: float = 30.0
     """… and the last; it doubles in between and never gives up."""
+    crashes_max: int = 5
+    """Bugs in a workspace's loop after which it starts again; one more quarantines it …"""
+    crash_window_s: float = 30.0
+    """… where they come within this long."""
 
     # A connection
     outbox_bytes_max: int = 1 * MIB

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ._event import Event
 
     View = Callable[[Event], bytes]
-    """How an event looks to a reader: a whole message, JSON."""
+    """How an event looks to a reader: a whole message, JSON; a `DalsegnoError` where it cannot."""
 
 
 def workspace_stream(workspace_id: str) -> str:

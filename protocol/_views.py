@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ._errors import DalsegnoError
+from ._errors import DalsegnoError, InternalError
 from ._position import chain_text
 
 if TYPE_CHECKING:
@@ -97,14 +97,24 @@ class Views:
         return _generic(event, stream_id, event.event_seq, self._workspace_payload(event))
 
     def _workspace_payload(self, event: Event) -> bytes:
-        """Show an event as its domain wants it on the workspace's stream; unknown ones verbatim."""
+        """Show an event as its domain wants it on the workspace's stream; unknown ones verbatim.
+
+        Raises:
+            DalsegnoError: the payload cannot be read, or the domain's view raised.
+
+        """
         name, _, entity_id = event.stream_id.partition(":")
         domain = self._domains.get(name)
         if domain is None:
             return event.payload.encode()
         known = domain.decode(event.type, event.type_version, event.payload)
-        view = None if known is None else domain.viewed(known, entity_id, event.stream_seq)
-        return event.payload.encode() if view is None else _encode(view)
+        if known is None:
+            return event.payload.encode()
+        try:
+            view = domain.viewed(known, entity_id, event.stream_seq)
+            return event.payload.encode() if view is None else _encode(view)
+        except Exception as error:
+            raise InternalError(f"the view of {event.type} on {name} raised") from error
 
 
 def _generic(event: Event, stream_id: str, seq: int, payload: bytes) -> bytes:

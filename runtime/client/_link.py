@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
 
 import msgspec
 import trio
 from trio_websocket import (
     ConnectionClosed,
     ConnectionRejected,
-    ConnectionTimeout,
-    HandshakeError,
     WebSocketConnection,
-    open_websocket_url,
+    wrap_client_stream,
 )
 
 from dalsegno.protocol import Ack, Close
@@ -149,39 +148,104 @@ async def converse(
     """Open a connection and talk until it ends; an ending is never an exception.
 
     Args:
-        account: whose cookie goes along.
-        ssl_context: for ``https``; None takes the system's.
+        account: where the server is, and whose cookie goes along.
+        ssl_context: for ``https``; None trusts what the system trusts.
         limits: the bounds.
         begin: is given the connection once it is open.
         hear: is given every message; `msgspec.MsgspecError` says that it is none.
 
     """
-    ending = None
+    ending = Ending(ABNORMAL, "no handshake")
     try:
-        async with open_websocket_url(
-            f"ws{account.url.removeprefix('http')}/ws",
-            ssl_context=ssl_context,
+        with trio.fail_after(limits.connect_timeout_s):
+            stream = await _open_stream(account.url, ssl_context)
+    except trio.TooSlowError:
+        return ending
+    except (OSError, trio.BrokenResourceError) as error:
+        return Ending(ABNORMAL, str(error.__cause__ or error))
+    try:
+        async with trio.open_nursery() as nursery:
+            websocket = await _shake_hands(stream, account, limits, nursery)
+            if websocket is not None:
+                link = Link(websocket, limits)
+                begin(link)
+                ending = await link.run(hear)
+                with trio.move_on_after(limits.close_timeout_s):
+                    await websocket.aclose()
+            nursery.cancel_scope.cancel(reason="the connection ended")
+    except* ConnectionRejected as group:
+        ending = _refusal(group)
+    finally:
+        # The library leaves it open where the server closed first.
+        await trio.aclose_forcefully(stream)
+    return ending
+
+
+async def _open_stream(url: str, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme == "http":
+        return await trio.open_tcp_stream(host, parts.port or 80)
+    stream = await trio.open_ssl_over_tcp_stream(
+        host, parts.port or 443, https_compatible=True, ssl_context=ssl_context
+    )
+    await stream.do_handshake()
+    return stream
+
+
+async def _shake_hands(
+    stream: trio.abc.Stream, account: Account, limits: ClientLimits, nursery: trio.Nursery
+) -> WebSocketConnection | None:
+    """Upgrade; None where the server does not answer that, or leaves.
+
+    The library waits for the answer also where the stream has ended.  As a proxy without a server
+    behind it ends every stream at once, the stream's end ends the wait.
+    """
+    parts = urlsplit(account.url)
+    with trio.move_on_after(limits.connect_timeout_s) as waiting:
+        return await wrap_client_stream(
+            nursery,
+            cast("trio.SocketStream", _Watched(stream, waiting.cancel)),  # any stream will do
+            parts.netloc.rpartition("@")[2],
+            f"{parts.path}/ws",
             subprotocols=[_SUBPROTOCOL],
             extra_headers=[(b"Cookie", (account.cookie or "").encode())],
             message_queue_size=_QUEUED_MESSAGES,
             max_message_size=limits.message_bytes_max,
             receive_buffer_size=_READ_BYTES,
-            connect_timeout=limits.connect_timeout_s,
-            disconnect_timeout=limits.close_timeout_s,
-        ) as websocket:
-            link = Link(websocket, limits)
-            begin(link)
-            ending = await link.run(hear)
-    except ConnectionRejected as rejected:
-        headers = {name.lower(): value.decode("latin-1") for name, value in rejected.headers}
-        error = refused(rejected.status_code, rejected.body, headers.get(b"retry-after"))
-        return Ending(rejected.status_code, error.message, error=error)
-    except HandshakeError as error:
-        return ending or Ending(ABNORMAL, _reason(error))
-    return ending
+        )
+    return None
 
 
-def _reason(error: HandshakeError) -> str:
-    if isinstance(error, ConnectionTimeout):
-        return "no handshake in time"
-    return str(error.__cause__ or error)
+class _Watched(trio.abc.Stream):
+    """A stream whose end is told."""
+
+    def __init__(self, stream: trio.abc.Stream, tell: Callable[[], None]) -> None:
+        self._stream = stream
+        self._tell = tell
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data: bytes | bytearray = b""
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        finally:
+            if not data:
+                self._tell()
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def _refusal(group: BaseExceptionGroup[ConnectionRejected]) -> Ending:
+    rejected = group.exceptions[0]
+    assert isinstance(rejected, ConnectionRejected), "the nursery has one such task"
+    headers = {name.lower(): value.decode("latin-1") for name, value in rejected.headers}
+    error = refused(rejected.status_code, rejected.body, headers.get(b"retry-after"))
+    return Ending(rejected.status_code, error.message, error=error)

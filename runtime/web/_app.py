@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from quart import websocket
 from quart_trio import QuartTrio
 
 from dalsegno.protocol import Reject
 
 from ._account_routes import account_routes
+from ._auth import authenticate
 from ._envelope import install
 from ._health_routes import health_routes
 from ._note_routes import note_routes
@@ -50,5 +52,10 @@ def create_app(
     async def upgrade_required() -> Response:
         await site.enter()
         raise Reject("UPGRADE_REQUIRED", "connect with a WebSocket")
+
+    @app.websocket("/ws")
+    async def fresh_connection_required() -> None:
+        await authenticate(rt, "; ".join(websocket.headers.getlist("cookie")))
+        raise Reject("UPGRADE_REQUIRED", "upgrade as the first request of a connection")
 
     return app

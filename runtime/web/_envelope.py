@@ -69,8 +69,7 @@ def install(app: QuartTrio, *, world: World, limits: Limits) -> None:
         g.nesting_max = limits.nesting_max
         g.id_chars_max = limits.id_chars_max
 
-    @app.after_request
-    async def finish(response: ResponseTypes) -> ResponseTypes:
+    def finish(response: ResponseTypes) -> ResponseTypes:
         response.headers["x-request-id"] = g.request_id
         response.headers.setdefault("cache-control", "no-store")
         response.headers["x-content-type-options"] = "nosniff"
@@ -78,9 +77,15 @@ def install(app: QuartTrio, *, world: World, limits: Limits) -> None:
             response.headers["set-cookie"] = cookie
         return response
 
+    @app.after_request
+    async def finish_request(response: ResponseTypes) -> ResponseTypes:
+        if False and not await _drained():
+            response.headers["connection"] = "close"
+        return finish(response)
+
     @app.after_websocket
     async def finish_refused(response: ResponseTypes | None) -> ResponseTypes | None:
-        return None if response is None else await finish(response)
+        return None if response is None else finish(response)
 
     @app.errorhandler(Exception)
     async def fail(error: Exception) -> Response:
@@ -117,6 +122,19 @@ async def read(type_: type[T]) -> T:
 
     """
     return decode(await request.get_data(cache=False, as_text=False, parse_form_data=False), type_)
+
+
+async def _drained() -> bool:
+    """Read what is left of the body, so that the connection can carry the next request.
+
+    A body above the bound is not read on; over HTTP/1 the connection ends with the answer then,
+    and a client that is not told so would send its next request into the void.
+    """
+    try:
+        await request.get_data(cache=False, as_text=False, parse_form_data=False)
+    except HTTPException:
+        return not request.http_version.startswith("1")
+    return True
 
 
 def decode(document: bytes, type_: type[T]) -> T:

@@ -121,7 +121,8 @@ class NativeTransport:
         self.last_pong = self.last_heard
         """Trio's time of the last pong; of the opening before the first."""
         if early:
-            self._feed(early)
+            with suppress(TransportClosedError):  # `receive` tells
+                self._feed(early)
 
     def __repr__(self) -> str:
         kept = sum(map(len, self._kept))

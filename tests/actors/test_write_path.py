@@ -211,7 +211,7 @@ async def test_an_event_on_an_entity_that_was_not_named_is_a_bug_of_the_decider(
     assert len(await log_of(store)) == is_cached
 
 
-@pytest.mark.parametrize("bug", [Fail("a"), Poison("a"), Mislead("a")])
+@pytest.mark.parametrize("bug", [Fail("a"), Poison("a")])
 async def test_a_bug_in_a_domain_is_that_commands_alone(
     actors: Actors, store: FaultyStore, bug: msgspec.Struct
 ) -> None:
@@ -219,6 +219,13 @@ async def test_a_bug_in_a_domain_is_that_commands_alone(
     assert [answer.code for answer in answers] == [None, "INTERNAL_ERROR", None]
     assert actors.incarnations() == 1
     assert [event.type for event in await check_log(store)] == ["was_put", "was_put"]
+
+
+async def test_a_bug_in_what_a_domain_says_of_a_command_is_that_commands_alone(
+    actors: Actors,
+) -> None:
+    assert isinstance(await refusal(actors.workspace(), Mislead("a")), InternalError)
+    assert (await actors.workspace().send(Put("a"))).event_seq == 1
 
 
 @pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])

@@ -345,3 +345,18 @@ async def test_what_is_heard_is_noted(open_client: Opener) -> None:
             await until(lambda: transport.last_pong > heard)
             assert transport.last_heard >= transport.last_pong
             nursery.cancel_scope.cancel()
+
+
+async def test_a_deaf_client_in_memory_answers_nothing() -> None:
+    client = memory_connection()
+    client.deaf = True
+    opened = client.transport.last_pong
+    client.transport.ping_nowait()
+    assert client.transport.last_pong == opened
+    with trio.move_on_after(0.01) as scope:
+        await client.transport.aclose(Close.GOING_AWAY, "deploy")
+    assert scope.cancelled_caught
+    with pytest.raises(TransportClosedError) as caught:
+        await client.receive()
+    assert caught.value.code == Close.GOING_AWAY
+    assert repr(client.transport) == "<MemoryTransport over 1001, 0 messages kept>"

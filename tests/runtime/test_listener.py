@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -137,7 +138,7 @@ def application() -> QuartTrio:
 
     @app.get("/big")
     async def big() -> bytes:
-        return bytes(20_000_000)
+        return bytes(int(request.args.get("size", 20_000_000)))
 
     @app.get("/slow")
     async def slow() -> dict[str, bool]:
@@ -432,13 +433,20 @@ async def test_a_reader_of_a_big_answer_that_stops_is_cut_off() -> None:
 
 async def test_a_reader_of_a_big_answer_that_is_slow_gets_all_of_it() -> None:
     """The write deadline asks for progress: this takes twice as long in all."""
-    async with serving() as port, await port.connect() as stream:
-        await stream.send_all(b"GET /big HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        began, size = trio.current_time(), 0
-        while data := await stream.receive_some(1_000_000):
-            size += len(data)
-            await trio.sleep_until(began + 2 * LIMITS.write_deadline_s * size / 20_000_000)
-        assert size > 20_000_000
+    size = 2_000_000
+    async with serving() as port:
+        sock = trio.socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        await sock.connect(port.address)
+        async with trio.SocketStream(sock) as stream:
+            await stream.send_all(
+                b"GET /big?size=%d HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % size
+            )
+            began, got = trio.current_time(), 0
+            while data := await stream.receive_some(16 * 1024):
+                got += len(data)
+                await trio.sleep_until(began + 2 * LIMITS.write_deadline_s * got / size)
+            assert got > size
 
 
 async def test_the_applications_lifespan_runs_once_around_everything() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import pytest
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
 
@@ -69,13 +70,11 @@ class Socket:
 
     async def closed(self) -> int:
         """Read to the end; the close code."""
-        with trio.fail_after(PATIENCE_S):
-            try:
-                while True:
-                    await self.next()
-            except ConnectionClosed as closed:
-                assert closed.reason is not None
-                return int(closed.reason.code)
+        with trio.fail_after(PATIENCE_S), pytest.raises(ConnectionClosed):
+            await self.until("the end")
+        reason = self.ws.closed
+        assert reason is not None
+        return int(reason.code)
 
 
 class User:
@@ -89,7 +88,9 @@ class User:
         self.csrf: str = identity["csrf_token"]
         self.cookie = cookie
 
-    async def http(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
+    async def http(
+        self, method: str, path: str, body: Any = None, **headers: str
+    ) -> httpx.Response:
         return await self.site.http(
             method,
             path,
@@ -102,7 +103,11 @@ class User:
         url = f"ws://{self.site.address}/ws{query}"
         headers = [(b"cookie", f"dalsegno_session={self.cookie}".encode())]
         async with open_websocket_url(url, extra_headers=headers) as ws:
-            yield Socket(ws)
+            try:
+                yield Socket(ws)
+            finally:
+                if ws.closed:  # by the server: the library then leaves its own end open
+                    await trio.aclose_forcefully(ws._stream)
 
     async def create_note(self, markdown: str = "Hello world", title: str = "A note") -> str:
         body = {"workspace_id": self.workspace_id, "title": title, "markdown": markdown}
@@ -141,7 +146,9 @@ class Site:
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    async def http(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
+    async def http(
+        self, method: str, path: str, body: Any = None, **headers: str
+    ) -> httpx.Response:
         self._client.cookies.clear()
         content = None if body is None else msgspec.json.encode(body)
         return await self._client.request(method, path, content=content, headers=headers)

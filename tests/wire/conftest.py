@@ -12,6 +12,7 @@ from dalsegno.runtime._server import Ready, ServeConfig, serve
 
 from ._site import Site
 
+
 @pytest.fixture
 async def site(migrated: str) -> AsyncIterator[Site]:
     """A server that was set up: an owner, a workspace."""

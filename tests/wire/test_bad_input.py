@@ -35,7 +35,7 @@ def bad_messages(note_id: str, workspace_id: str) -> list[tuple[str | bytes, str
         ("[" * DEEP + "]" * DEEP, "BAD_REQUEST"),
         ("[" * 200_000, "BAD_REQUEST"),
         (say("ping", client_ts={})[:-2] + '{"a":' * DEEP + "1" + "}" * DEEP + "}", "BAD_REQUEST"),
-        ('{"type":"apply_patch","note_id":"%s"}' % note_id, "BAD_REQUEST"),
+        (say("apply_patch", note_id=note_id), "BAD_REQUEST"),
         (say("subscribe_note", note_id=7), "BAD_REQUEST"),
         (say("subscribe_note", note_id="\u0000"), "BAD_REQUEST"),
         ('{"type":"subscribe_note","note_id":"\\ud800"}', "BAD_REQUEST"),
@@ -157,14 +157,18 @@ async def test_i10_hostile_commands_fail_no_commit_of_a_neighbour(site: Site) ->
                 await socket.send_raw(message)
                 await socket.next()
 
-    async with owner.socket() as first, owner.socket() as second, owner.socket() as good:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(attack, first)
-            nursery.start_soon(attack, second)
-            for version in range(1, 101):
-                answer = await patch(good, note_id, version)
-                assert (answer["type"], answer["version"]) == ("patch_committed", version + 1)
-            nursery.cancel_scope.cancel()
+    async with (
+        owner.socket() as first,
+        owner.socket() as second,
+        owner.socket() as good,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(attack, first)
+        nursery.start_soon(attack, second)
+        for version in range(1, 101):
+            answer = await patch(good, note_id, version)
+            assert (answer["type"], answer["version"]) == ("patch_committed", version + 1)
+        nursery.cancel_scope.cancel()
     statistics = site.rt.service.committer.statistics()
     assert (statistics.rejected, statistics.unknown) == (0, 0)
 

@@ -199,7 +199,10 @@ async def test_x_roll_1_a_rollback_is_a_new_version(site: Site) -> None:
                 "apply_patch",
                 note_id=note_id,
                 base_version=version,
-                patch_ops=[{"delete": 3 if version == 1 else 1}, {"insert": chr(65 + version % 26)}],
+                patch_ops=[
+                    {"delete": 3 if version == 1 else 1},
+                    {"insert": chr(65 + version % 26)},
+                ],
             )
         await socket.until("patch_committed", version=130)
     texts: dict[int, str] = {1: "one", 110: chr(65 + 109 % 26)}
@@ -234,7 +237,9 @@ async def test_x_seq_8_the_last_number_is_not_passed(
         connection.execute(
             f"insert into dalsegno.workspace_head (workspace_id, epoch) values ('{other}', 1)"
         )
-        connection.execute(f"update dalsegno.workspace_head set {change} where workspace_id = '{other}'")
+        connection.execute(
+            f"update dalsegno.workspace_head set {change} where workspace_id = '{other}'"
+        )
     body = {"workspace_id": other, "title": "T", "markdown": ""}
     response = await site.owner.http("POST", "/api/notes", body)
     code = "WORKSPACE_HALTED" if halted else "SEQUENCE_OVERFLOW"

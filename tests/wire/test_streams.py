@@ -266,7 +266,11 @@ async def test_x_ack_1_acks_are_monotonic(site: Site) -> None:
         stale = await socket.ask("ack", stream_id=stream_id, event_seq=1)
         assert stale["code"] == "STALE_CURSOR"
         assert stale["message"] == "stale ack cursor"
-        assert (stale["stream_id"], stale["event_seq"], stale["current_cursor"]) == (stream_id, 1, 2)
+        assert (stale["stream_id"], stale["event_seq"], stale["current_cursor"]) == (
+            stream_id,
+            1,
+            2,
+        )
         assert stale["details"] == {
             "stream_id": stream_id,
             "attempted_seq": 1,

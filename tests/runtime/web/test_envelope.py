@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 import trio
+import trio.testing
 from quart.testing.connections import WebsocketResponseError
+from quart_trio.testing import connections
 from structlog.testing import capture_logs
 
 from dalsegno.actors.testing import MemoryStore
@@ -85,8 +87,23 @@ async def test_a_body_above_the_bound_is_413() -> None:
     async with open_site(limits=Limits(body_bytes_max=100)) as site:
         answer = await site.send("POST", "/api/auth/login", raw=b"x" * 101)
         assert (answer.status, answer.code) == (413, "PAYLOAD_TOO_LARGE")
+        assert answer.headers["connection"] == "close"
         answer = await site.send("POST", "/api/auth/login", raw=b"x" * 100)
         assert (answer.status, answer.code) == (400, "BAD_REQUEST")
+        assert "connection" not in answer.headers
+
+
+async def test_what_is_refused_early_is_still_read_to_the_end(site: Site) -> None:
+    client = site.app.test_client(use_cookies=False)
+    async with client.request("/api/notes", method="POST") as connection:
+        assert isinstance(connection, connections.TestHTTPConnection)
+        await connection.send(b"{")
+        await trio.testing.wait_all_tasks_blocked()
+        assert connection.status_code is None
+        await connection.send_complete()
+        response = await connection.as_response()
+    assert response.status_code == 401
+    assert "connection" not in response.headers
 
 
 async def test_an_announced_body_above_the_bound_is_not_read() -> None:

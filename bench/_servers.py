@@ -1,4 +1,4 @@
-"""A real ``dalsegno serve``, and somebody who is logged in to it."""
+"""Servers of a measurement's own: PostgreSQL, and a real ``dalsegno serve`` with a user."""
 
 from __future__ import annotations
 

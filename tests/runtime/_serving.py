@@ -1,0 +1,151 @@
+"""A server in this process, with real sockets, and what it takes to talk to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import httpx
+import msgspec
+import trio
+
+from dalsegno.actors.domains.accounts import SetUp, users
+from dalsegno.protocol import Limits
+from dalsegno.runtime import Runtime
+from dalsegno.runtime._seams import WORLD
+from dalsegno.runtime._server import ServeConfig, serve
+from dalsegno.runtime.client import ClientLimits
+from dalsegno.runtime.web._auth import COOKIE, open_session
+
+EMAIL, PASSWORD = "owner@example.org", "a long enough password"
+
+SOON = ClientLimits(backoff_first_s=0.05, backoff_max_s=0.1, at_once_s=0.01, attempts_max=100)
+
+
+class Owner(msgspec.Struct, frozen=True):
+    url: str
+    workspace: str
+    cookie: str
+
+
+class Site(msgspec.Struct, frozen=True):
+    url: str
+    port: int
+    runtime: Runtime
+
+
+@asynccontextmanager
+async def serving(
+    database: str, *, port: int = 0, limits: Limits | None = None
+) -> AsyncIterator[Site]:
+    stop = trio.Event()
+    config = ServeConfig(
+        port=port, database=database, data_dir=Path("unused"), limits=limits or Limits()
+    )
+    async with trio.open_nursery() as nursery:
+        ready = await nursery.start(partial(serve, config, stop=stop))
+        try:
+            yield Site(f"http://127.0.0.1:{ready.port}", ready.port, ready.runtime)
+        finally:
+            stop.set()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until it holds; the test's own deadline bounds it."""
+    while not condition():  # noqa: ASYNC110 - any condition
+        await trio.sleep(0.005)
+
+
+async def register(url: str) -> str:
+    """Make the first account over HTTP, with its password; give its workspace."""
+    body = {"email": EMAIL, "password": PASSWORD, "display_name": "Owner"}
+    async with httpx.AsyncClient(trust_env=False) as http:
+        response = await http.post(f"{url}/api/setup/register", json=body)
+    assert response.status_code == 201, response.text
+    return str(response.json()["workspace_id"])
+
+
+async def set_up(site: Site) -> Owner:
+    """Make the first account behind the server's back: a password takes its time to hash."""
+    rt = site.runtime
+    user_id, workspace_id = WORLD.new_id(), WORLD.new_id()
+    command = SetUp(
+        user_id=user_id,
+        email=EMAIL,
+        display_name="Owner",
+        workspace_id=workspace_id,
+        slug="main",
+        name="Main",
+    )
+    await rt.system.send(command)
+    user = await rt.system.get(users, user_id)
+    assert user is not None
+    token, _ = await open_session(rt, user_id, user)
+    return Owner(site.url, workspace_id, f"{COOKIE}={token}")
+
+
+class Proxy:
+    """A TCP proxy whose connections can be cut, or go silent."""
+
+    def __init__(self, port: int, nursery: trio.Nursery) -> None:
+        self.target = port
+        self._nursery = nursery
+        self._scopes: list[trio.CancelScope] = []
+        self._flow = trio.Event()
+        self._flow.set()
+        self.url = ""
+        self.connections = 0
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+        task_status.started()
+        await trio.serve_listeners(self._serve, [listener], handler_nursery=self._nursery)
+
+    def cut(self) -> None:
+        """End every connection without a word."""
+        for scope in self._scopes:
+            scope.cancel()
+        self._scopes.clear()
+
+    def silence(self) -> None:
+        """Let nothing more through on the connections that there are."""
+        self._flow = trio.Event()
+
+    def relent(self) -> None:
+        """Let everything through again."""
+        self._flow.set()
+
+    async def _serve(self, client: trio.SocketStream) -> None:
+        self.connections += 1
+        with trio.CancelScope() as scope:
+            self._scopes.append(scope)
+            try:
+                server = await trio.open_tcp_stream("127.0.0.1", self.target)
+            except OSError:
+                return
+            async with client, server, trio.open_nursery() as nursery:
+                nursery.start_soon(self._copy, client, server, nursery.cancel_scope)
+                nursery.start_soon(self._copy, server, client, nursery.cancel_scope)
+
+    async def _copy(
+        self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope
+    ) -> None:
+        try:
+            while data := await source.receive_some():
+                await self._flow.wait()
+                await sink.send_all(data)
+        except trio.BrokenResourceError:
+            pass
+        scope.cancel()
+
+
+@asynccontextmanager
+async def proxied(port: int) -> AsyncIterator[Proxy]:
+    async with trio.open_nursery() as nursery:
+        proxy = Proxy(port, nursery)
+        await nursery.start(proxy.run)
+        yield proxy
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,673 @@
+"""The Python client against a real server, over real sockets and real Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeAlias, TypeVar, cast
+
+import httpx
+import msgspec
+import pytest
+import trio
+
+from dalsegno.protocol import (
+    DalsegnoError,
+    OverloadedError,
+    Reject,
+    StaleCursorError,
+    StoreUnavailableError,
+)
+from dalsegno.runtime._seams import WORLD
+from dalsegno.runtime.client import (
+    Client,
+    ClientClosedError,
+    ClientLimits,
+    DisconnectedError,
+    Events,
+    SequenceGapError,
+    UnreachableError,
+    open_client,
+)
+from dalsegno.runtime.client._account import Account
+from dalsegno.runtime.client._errors import error_of
+from dalsegno.runtime.client._link import Link
+from dalsegno.runtime.client._policy import Ending, Retries
+from dalsegno.runtime.client._wire import decode_said
+from tests.runtime._serving import (
+    EMAIL,
+    PASSWORD,
+    SOON,
+    Owner,
+    Site,
+    proxied,
+    register,
+    serving,
+    set_up,
+    until,
+)
+
+T = TypeVar("T")
+Opening: TypeAlias = AbstractAsyncContextManager[Client]
+
+pytestmark = pytest.mark.usefixtures("bounded")
+
+
+@pytest.fixture
+async def bounded() -> AsyncIterator[None]:
+    with trio.fail_after(30):
+        yield
+
+
+@pytest.fixture
+async def site(migrated: str) -> AsyncIterator[Site]:
+    async with serving(migrated) as site:
+        yield site
+
+
+@pytest.fixture
+async def owner(site: Site) -> Owner:
+    return await set_up(site)
+
+
+@pytest.fixture
+def workspace(owner: Owner) -> str:
+    return owner.workspace
+
+
+@pytest.fixture
+async def client(owner: Owner) -> AsyncIterator[Client]:
+    async with connect(owner) as client:
+        yield client
+
+
+def connect(
+    owner: Owner,
+    *,
+    url: str | None = None,
+    limits: ClientLimits = SOON,
+    client_id: str = "default",
+) -> Opening:
+    return open_client(url or owner.url, cookie=owner.cookie, limits=limits, client_id=client_id)
+
+
+def log_in(url: str, *, email: str = EMAIL, password: str = PASSWORD) -> Opening:
+    return open_client(url, email=email, password=password, limits=SOON)
+
+
+async def write(client: Client, workspace: str, title: str, key: str | None = None) -> int:
+    fields = {"note_id": None, "title": title}
+    return (await client.send(workspace, "create_note", fields, key=key)).event_seq
+
+
+async def write_many(client: Client, workspace: str, count: int) -> None:
+    async with trio.open_nursery() as nursery:
+        for index in range(count):
+            nursery.start_soon(write, client, workspace, f"note {index}")
+
+
+async def take(events: Events, count: int) -> list[int]:
+    return [(await anext(events)).seq for _ in range(count)]
+
+
+async def drain(events: Events, seen: list[int]) -> None:
+    async for event in events:
+        seen.append(event.seq)  # noqa: PERF401 - what comes before an error counts
+
+
+# ------------------------------------------------------------------------------------- commands
+
+
+async def test_a_receipt_tells_where_the_event_is(client: Client, workspace: str) -> None:
+    fields = {"note_id": None, "title": "First", "markdown": "Hello"}
+    receipt = await client.send(workspace, "create_note", fields)
+    async with client.subscribe(f"workspace:{workspace}", cursor=0) as events:
+        event = await anext(events)
+    assert (event.seq, event.entity, event.version) == (1, receipt.entity, receipt.version)
+    assert (event.event_type, event.decode(dict)["note_id"]) == ("note_created", receipt.entity_id)
+    assert event.recorded_at.tzinfo is not None
+
+
+async def test_x_idem_1_a_key_gives_the_same_receipt_again(client: Client, workspace: str) -> None:
+    first = await write(client, workspace, "once", key="k")
+    await write(client, workspace, "between")
+    assert await write(client, workspace, "once", key="k") == first
+
+
+async def test_a_refusal_is_what_it_was_at_the_server(client: Client, workspace: str) -> None:
+    receipt = await client.send(workspace, "create_note", {"note_id": None, "title": "T"})
+    for title, version in (("U", 1), ("V", 1)):
+        fields = {"note_id": receipt.entity_id, "title": title, "base_version": version}
+        if title == "U":
+            await client.send(workspace, "set_title", fields)
+            continue
+        with pytest.raises(Reject) as caught:
+            await client.send(workspace, "set_title", fields)
+    assert caught.value.code == "VERSION_CONFLICT"
+    assert caught.value.details["current_version"] == 2
+    with pytest.raises(Reject, match="UNKNOWN_COMMAND"):
+        await client.send(workspace, "no_such_command", {})
+
+
+async def test_a_cancelled_send_spoils_nothing(client: Client, workspace: str) -> None:
+    for index in range(20):
+        with trio.move_on_after(0.0005 * index):
+            await write(client, workspace, "maybe", key=f"k{index}")
+    assert client.statistics().sends_waiting == 0
+    head = await write(client, workspace, "surely")
+    async with client.subscribe(f"workspace:{workspace}", cursor=0) as events:
+        assert await take(events, head) == list(range(1, head + 1))
+
+
+async def test_commands_under_way_are_bounded(site: Site, owner: Owner, workspace: str) -> None:
+    few = ClientLimits(sends_max=2)
+    async with connect(owner, limits=few) as client, trio.open_nursery() as nursery:
+        for index in range(10):
+            nursery.start_soon(write, client, workspace, f"note {index}")
+        await until(lambda: client.statistics().sends_waiting > 0)
+        assert client.statistics().sends_waiting <= 2
+    async with connect(owner) as client:
+        assert await write(client, workspace, "last") == 11
+
+
+# -------------------------------------------------------------------------------------- streams
+
+
+async def test_x_sub_2_replay_and_live_join_densely(client: Client, workspace: str) -> None:
+    await write_many(client, workspace, 50)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write_many, client, workspace, 100)
+        async with client.subscribe(f"workspace:{workspace}", cursor=0) as events:
+            assert await take(events, 150) == list(range(1, 151))
+
+
+async def test_an_entity_has_a_stream_of_its_own(client: Client, workspace: str) -> None:
+    receipt = await client.send(workspace, "create_note", {"note_id": None, "title": "T"})
+    await write(client, workspace, "another")
+    async with client.subscribe(receipt.entity, cursor=0) as events:
+        fields = {"note_id": receipt.entity_id, "title": "U", "base_version": 1}
+        await client.send(workspace, "set_title", fields)
+        both = [await anext(events), await anext(events)]
+    assert [(event.seq, event.event_seq) for event in both] == [(1, 1), (2, 3)]
+
+
+async def test_a_slow_loop_bounds_its_memory_and_hinders_nobody(
+    site: Site, owner: Owner, workspace: str
+) -> None:
+    few = ClientLimits(stream_events_max=10)
+    async with connect(owner, limits=few) as slow, connect(owner) as other:
+        stream = f"workspace:{workspace}"
+        async with slow.subscribe(stream, cursor=0) as events:
+            await write_many(other, workspace, 100)
+            # It rests now.  Its own commands are answered all the same.
+            assert await write(slow, workspace, "from within") == 101
+            seen = []
+            for _ in range(101):
+                assert len(events._waiting) <= 10
+                seen.append((await anext(events)).seq)
+            assert "live" in repr(events) or "asking" in repr(events)
+            assert seen == list(range(1, 102))
+
+
+async def test_a_large_event_bounds_by_bytes(site: Site, owner: Owner, workspace: str) -> None:
+    few = ClientLimits(stream_bytes_max=20_000)
+    async with connect(owner, limits=few) as client:
+        receipt = await client.send(workspace, "create_note", {"note_id": None, "title": "T"})
+        async with client.subscribe(receipt.entity, cursor=0) as events:
+            for version in range(1, 9):
+                patch = {
+                    "note_id": receipt.entity_id,
+                    "base_version": version,
+                    "patch_ops": [{"insert": "x" * 9_000}],
+                }
+                await client.send(workspace, "apply_patch", patch)
+            assert events._bytes < 40_000
+            assert await take(events, 9) == list(range(1, 10))
+
+
+async def test_a_second_loop_over_a_stream_is_refused(client: Client, workspace: str) -> None:
+    stream = f"workspace:{workspace}"
+    async with client.subscribe(stream):
+        with pytest.raises(trio.BusyResourceError):
+            await client.subscribe(stream).__aenter__()
+    async with client.subscribe(stream, cursor=0):
+        await write(client, workspace, "again")
+
+
+@pytest.mark.parametrize(
+    ("stream", "cursor", "code"),
+    [
+        ("workspace:nowhere", None, "WORKSPACE_NOT_FOUND"),
+        ("note:none", None, "NOTE_NOT_FOUND"),
+        ("workspace:$system", None, "ROLE_FORBIDDEN"),
+        ("workspace:{}", 99, "CURSOR_AHEAD"),
+        ("workspace:{}", "1-0123456789abcdef", "CURSOR_DIVERGED"),
+        ("workspace:{}", "yesterday", "BAD_REQUEST"),
+    ],
+)
+async def test_a_subscription_that_cannot_begin_says_why(
+    client: Client, workspace: str, stream: str, cursor: int | str | None, code: str
+) -> None:
+    await write(client, workspace, "first")
+    with pytest.raises(DalsegnoError) as caught:
+        async with client.subscribe(stream.format(workspace), cursor=cursor):
+            pass
+    assert caught.value.code == code
+    assert client.statistics().streams == 0
+
+
+async def test_a_member_that_is_removed_sees_no_event_after_that(
+    site: Site, owner: Owner, workspace: str
+) -> None:
+    member = {"email": "m@example.org", "password": PASSWORD, "display_name": "M", "role": "editor"}
+    async with httpx.AsyncClient(base_url=site.url, trust_env=False) as http:
+        session = (
+            await http.post("/api/auth/login", json={"email": EMAIL, "password": PASSWORD})
+        ).json()
+        http.headers["x-csrf-token"] = session["csrf_token"]
+        user_id = (await http.post("/api/users", json=member)).json()["user_id"]
+        place = f"/api/workspaces/{workspace}/members/{user_id}"
+        assert (await http.put(place, json={"role": "editor"})).status_code == 200
+        async with (
+            log_in(site.url, email="m@example.org") as client,
+            client.subscribe(f"workspace:{workspace}", cursor=0) as events,
+        ):
+            assert (await http.delete(place)).status_code == 204
+            seen: list[int] = []
+            with pytest.raises(Reject, match="ROLE_FORBIDDEN"):
+                await drain(events, seen)
+            assert seen == list(range(1, len(seen) + 1))
+            with pytest.raises(Reject, match="ROLE_FORBIDDEN"):
+                await write(client, workspace, "no more")
+
+
+# ----------------------------------------------------------------------------------------- acks
+
+
+async def test_x_ack_2_the_next_client_goes_on_after_the_ack(
+    site: Site, owner: Owner, workspace: str
+) -> None:
+    stream = f"workspace:{workspace}"
+    async with connect(owner) as client:
+        await write_many(client, workspace, 5)
+        async with client.subscribe(stream) as events:
+            for _ in range(3):
+                events.ack(await anext(events))
+            events.ack(1)  # an older one moves nothing
+            assert events.acked == 3
+            with pytest.raises(Reject, match="CURSOR_AHEAD"):
+                events.ack(6)
+    async with connect(owner) as client, client.subscribe(stream) as events:
+        assert await take(events, 2) == [4, 5]
+    other = connect(owner, client_id="another")
+    async with other as client, client.subscribe(stream) as events:
+        assert await take(events, 1) == [1]
+
+
+async def test_an_ack_counts_also_where_the_stream_rests(
+    site: Site, owner: Owner, workspace: str
+) -> None:
+    stream = f"workspace:{workspace}"
+    few = ClientLimits(stream_events_max=10)
+    async with connect(owner, limits=few) as client:
+        await write_many(client, workspace, 100)
+        async with client.subscribe(stream, cursor=0) as events:
+            await until(lambda: "resting" in repr(events))
+            events.ack(await anext(events))
+            assert "resting" in repr(events)
+        async with client.subscribe(stream) as events:
+            assert await take(events, 1) == [2]
+
+
+async def test_who_is_behind_another_of_its_client_id_goes_on(
+    site: Site, owner: Owner, workspace: str
+) -> None:
+    stream = f"workspace:{workspace}"
+    async with connect(owner) as one, connect(owner) as two:
+        await write_many(one, workspace, 3)
+        async with one.subscribe(stream) as first, two.subscribe(stream) as second:
+            for event in [await anext(first) for _ in range(3)]:
+                first.ack(event)
+            while second.acked < 3:  # the server's answer to an ack that is stale tells
+                second._ack_said = 0
+                second.acked = 1
+                second._say_ack()
+                await trio.sleep(0.01)
+            assert await take(second, 3) == [1, 2, 3]
+
+
+# ---------------------------------------------------------------------------------- connections
+
+
+async def test_connections_that_are_cut_lose_and_double_nothing(
+    site: Site, owner: Owner, workspace: str
+) -> None:
+    async with proxied(site.port) as proxy, connect(owner, url=proxy.url) as client:
+        stream = f"workspace:{workspace}"
+        async with client.subscribe(stream, cursor=0) as events, trio.open_nursery() as nursery:
+            nursery.start_soon(write_many, client, workspace, 300)
+            seen: list[int] = []
+            for cut_at in (20, 60, 61, 150, 299):
+                seen += await take(events, cut_at - len(seen))
+                before = client.statistics().connections
+                proxy.cut()
+                await until(lambda: client.statistics().connections > before)  # noqa: B023 - now
+            seen += await take(events, 300 - len(seen))
+        assert seen == list(range(1, 301))
+        assert await write(client, workspace, "last") == 301
+
+
+async def test_a_silent_connection_is_given_up(site: Site, owner: Owner, workspace: str) -> None:
+    impatient = ClientLimits(silence_s=0.5, close_timeout_s=0.1, backoff_first_s=0.05)
+    stream = f"workspace:{workspace}"
+    async with (
+        proxied(site.port) as proxy,
+        connect(owner, url=proxy.url, limits=impatient) as client,
+    ):
+        async with client.subscribe(stream, cursor=0) as events:  # noqa: SIM117 - too long
+            await write(client, workspace, "one")
+            proxy.silence()
+            async with connect(owner) as other:
+                await write(other, workspace, "two")
+            await until(lambda: proxy.connections == 3)  # the login's, and two
+            proxy.relent()
+            assert await take(events, 2) == [1, 2]
+
+
+async def test_x_sup_6_a_server_that_restarts_is_found_again(migrated: str) -> None:
+    async with trio.open_nursery() as nursery:
+        async with serving(migrated) as first:
+            owner = await set_up(first)
+            client = await enter(nursery, connect(owner))
+            events = await enter(nursery, client.subscribe(f"workspace:{workspace}", cursor=0))
+            await write(client, workspace, "before")
+            assert await take(events, 1) == [1]
+        nursery.start_soon(write, client, workspace, "while it is away")
+        async with serving(migrated, port=first.port):
+            assert await take(events, 1) == [2]
+            assert client.statistics().connections == 2
+        nursery.cancel_scope.cancel()
+
+
+async def enter(nursery: trio.Nursery, context: AbstractAsyncContextManager[T]) -> T:
+    """Have a context for as long as the nursery."""
+
+    async def hold(task_status: trio.TaskStatus[T]) -> None:
+        async with context as value:
+            task_status.started(value)
+            await trio.sleep_forever()
+
+    value: T = await nursery.start(hold)
+    return value
+
+
+async def test_a_session_that_ends_is_begun_again(site: Site, owner: Owner, workspace: str) -> None:
+    async with connect(owner) as client:
+        async with client.subscribe(f"workspace:{workspace}", cursor=0) as events:
+            await write(client, workspace, "before")
+            await end_session(site, client._account.cookie or "")
+            assert await write(client, workspace, "after") == 2
+            assert await take(events, 2) == [1, 2]
+
+
+async def test_without_credentials_a_session_that_ends_is_the_end(
+    site: Site, owner: Owner, workspace: str
+) -> None:
+    async with connect(owner) as first:
+        cookie = first._account.cookie or ""
+    async with open_client(site.url, cookie=cookie, limits=SOON) as client:
+        async with client.subscribe(f"workspace:{workspace}", cursor=0) as events:
+            await write(client, workspace, "before")
+            await end_session(site, cookie)
+            with pytest.raises(DisconnectedError) as caught:
+                await drain(events, [])
+            assert caught.value.close_code == 4001
+            with pytest.raises(DisconnectedError):
+                await write(client, workspace, "after")
+    async with open_client(site.url, cookie=cookie, limits=SOON) as client:
+        with pytest.raises(Reject, match="SESSION_REVOKED"):
+            await write(client, workspace, "after")
+
+
+async def end_session(site: Site, cookie: str) -> None:
+    headers = {"cookie": cookie}
+    async with httpx.AsyncClient(base_url=site.url, headers=headers, trust_env=False) as http:
+        token = (await http.get("/api/auth/session")).json()["csrf_token"]
+        answer = await http.post("/api/auth/logout", headers={"x-csrf-token": token})
+        assert answer.status_code == 204
+
+
+async def test_a_server_that_stays_away_is_given_up(migrated: str) -> None:
+    twice = ClientLimits(attempts_max=2, backoff_first_s=0.01)
+    async with trio.open_nursery() as nursery:
+        async with serving(migrated) as site:
+            owner = await set_up(site)
+            client = await enter(nursery, connect(owner, limits=twice))
+            events = await enter(nursery, client.subscribe(f"workspace:{workspace}"))
+        with pytest.raises(UnreachableError):
+            await anext(events)
+        with pytest.raises(UnreachableError):
+            await write(client, workspace, "lost")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_proxy_with_nothing_behind_it_is_no_long_wait(migrated: str) -> None:
+    async with serving(migrated) as site, proxied(site.port) as proxy:
+        owner = await set_up(site)
+        twice = ClientLimits(attempts_max=2, backoff_first_s=0.01)
+        proxy.target = 1
+        with trio.fail_after(5):
+            async with connect(owner, url=proxy.url, limits=twice) as client:
+                with pytest.raises(UnreachableError):
+                    await write(client, "w", "lost")
+
+
+async def test_nobody_there_is_said_at_once() -> None:
+    with pytest.raises(UnreachableError, match="does not answer"):
+        async with log_in("http://127.0.0.1:1"):
+            pass
+    with pytest.raises(Reject, match="BAD_URL"):
+        async with log_in("127.0.0.1:8000"):
+            pass
+    with pytest.raises(ValueError, match="cookie"):
+        async with open_client("http://127.0.0.1:1"):
+            pass
+
+
+async def test_a_wrong_password_is_said_at_once(site: Site, owner: Owner, workspace: str) -> None:
+    with pytest.raises(Reject, match="INVALID_CREDENTIALS"):
+        async with log_in(site.url, password="not that one"):
+            pass
+
+
+async def test_what_is_no_server_of_ours_is_said_so(
+    site: Site, owner: Owner, workspace: str
+) -> None:
+    with pytest.raises(Reject) as caught:
+        async with log_in(f"{site.url}/elsewhere"):
+            pass
+    assert caught.value.code == "NOT_FOUND"
+
+
+async def test_nothing_outlives_the_client(site: Site, owner: Owner, workspace: str) -> None:
+    def tasks() -> int:
+        return trio.lowlevel.current_statistics().tasks_living
+
+    before = tasks()
+    with pytest.raises(ZeroDivisionError):  # and in no group
+        async with connect(owner) as client, client.subscribe(f"workspace:{workspace}"):
+            raise ZeroDivisionError
+    await until(lambda: tasks() <= before)  # the server's side ends when it hears the close
+    with pytest.raises(ClientClosedError):
+        await write(client, workspace, "too late")
+    with pytest.raises(ClientClosedError):
+        await client.subscribe("workspace:x").__aenter__()
+
+
+# ------------------------------------------------------------------------------ without a server
+
+
+class Recorder:
+    """What a client says, instead of a connection."""
+
+    was_useful = False
+
+    def __init__(self) -> None:
+        self.said: list[dict[str, Any]] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(msgspec.json.decode(message))
+
+    def ack(self, stream_id: str, seq: int) -> None:
+        self.said.append({"type": "ack", "stream_id": stream_id, "seq": seq})
+
+    def settle_ack(self, stream_id: str) -> None:
+        pass
+
+
+def unconnected() -> tuple[Client, Recorder]:
+    bounds = ClientLimits()
+    account = Account(
+        "http://test", email="e", password="p", cookie=None, ssl_context=None, limits=bounds
+    )
+    client = Client(account, client_id="c", limits=bounds, world=WORLD, ssl_context=None)
+    recorder = Recorder()
+    client._begin(cast("Link", recorder))
+    return client, recorder
+
+
+def following(client: Client, recorder: Recorder) -> Events:
+    events = client.subscribe("workspace:w", cursor=0)
+    client.follow(events)
+    answer = {"type": "subscribed", "stream_id": "workspace:w", "head": 0, "cursor": 0}
+    request_id = recorder.said[-1]["request_id"]
+    hear(client, {**answer, "chain": "0" * 16, "request_id": request_id})
+    return events
+
+
+def hear(client: Client, message: dict[str, Any]) -> None:
+    client._hear(msgspec.json.encode(message).decode())
+
+
+def event(seq: int, **changed: Any) -> dict[str, Any]:  # noqa: ANN401
+    return {
+        "type": "event",
+        "stream_id": "workspace:w",
+        "seq": seq,
+        "event_seq": seq,
+        "entity": "note:n",
+        "version": seq,
+        "event_type": "something_of_tomorrow",
+        "event_id": "e",
+        "actor_id": None,
+        "recorded_at": "2026-01-01T00:00:00Z",
+        "chain": f"{seq:016x}",
+        "payload": {},
+        **changed,
+    }
+
+
+async def test_x_rep_3_what_is_unknown_passes_or_is_passed_over() -> None:
+    client, recorder = unconnected()
+    events = following(client, recorder)
+    hear(client, {"type": "going_out_of_style", "seq": "not a number"})
+    hear(client, event(1, colour="blue"))
+    hear(client, event(1, stream_id="workspace:not_followed"))
+    hear(client, {"type": "error", "code": "ODD", "request_id": "of nobody"})
+    assert (await anext(events)).event_type == "something_of_tomorrow"
+
+
+async def test_repeats_are_passed_over_and_hidden_numbers_counted() -> None:
+    client, recorder = unconnected()
+    events = following(client, recorder)
+    for seq in (1, 1, 2, 1, 2):
+        hear(client, event(seq))
+    hear(client, {"type": "hidden", "stream_id": "workspace:w", "from": 3, "to": 5})
+    hear(client, event(6))
+    assert await take(events, 3) == [1, 2, 6]
+    events.connected(cast("Link", recorder))
+
+
+async def test_a_gap_is_an_error_after_what_came_before_it() -> None:
+    client, recorder = unconnected()
+    events = following(client, recorder)
+    hear(client, event(1))
+    hear(client, event(3))
+    hear(client, event(2))
+    assert await take(events, 1) == [1]
+    with pytest.raises(SequenceGapError, match="3 came where 2 was due"):
+        await anext(events)
+    assert recorder.said[-1]["type"] == "unsubscribe"
+
+
+async def test_a_stream_goes_on_after_what_waits_with_its_chain() -> None:
+    client, recorder = unconnected()
+    events = following(client, recorder)
+    hear(client, event(1))
+    hear(client, event(2))
+    events.ack(1)
+    events.disconnected()
+    again = Recorder()
+    events.connected(cast("Link", again))
+    assert again.said[-1]["cursor"] == f"2-{2:016x}"
+    assert await take(events, 2) == [1, 2]
+
+
+async def test_what_is_no_message_is_an_error() -> None:
+    for text in ("{", "[]", '{"type": 1}', '{"type":"event","seq":"x"}'):
+        with pytest.raises(msgspec.MsgspecError):
+            decode_said(text)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("STALE_CURSOR", StaleCursorError),
+        ("STORE_UNAVAILABLE", StoreUnavailableError),
+        ("TASK_EXISTS", Reject),
+    ],
+)
+def test_an_error_is_of_the_kind_it_was_at_the_server(code: str, kind: type[DalsegnoError]) -> None:
+    error = error_of(code, "said so", {"code": "x", "message": 1})
+    assert type(error) is kind
+    assert (error.code, error.message, error.details) == (
+        code,
+        "said so",
+        {"code": "x", "message": 1},
+    )
+
+
+def test_delays_double_below_a_cap_with_full_jitter_and_end() -> None:
+    error = StoreUnavailableError()
+    limits = ClientLimits(attempts_max=8)
+    most = Retries(limits, lambda: 1.0)
+    assert [most.after(error) for _ in range(7)] == [1, 2, 4, 8, 16, 30, 30]
+    with pytest.raises(StoreUnavailableError):
+        most.after(error)
+    most.reset()
+    assert most.after(error) == 1
+    assert Retries(limits, lambda: 0.0).after(error) == 0
+    assert Retries(limits, lambda: 0.0).after(OverloadedError(retry_after_s=3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("ending", "final", "invited"),
+    [
+        (Ending(1001, was_useful=True), False, True),
+        (Ending(1013, was_useful=True), False, True),
+        (Ending(1013), False, False),
+        (Ending(1000), False, False),
+        (Ending(1006), False, False),
+        (Ending(1011), False, False),
+        (Ending(1008), True, False),
+        (Ending(4001), True, False),
+        (Ending(4003), True, False),
+        (Ending(4008), True, False),
+        (Ending(401, error=Reject("SESSION_EXPIRED")), True, False),
+        (Ending(403, error=Reject("ORIGIN_FORBIDDEN")), True, False),
+        (Ending(429, error=Reject("RATE_LIMITED")), False, False),
+        (Ending(503, error=StoreUnavailableError()), False, False),
+    ],
+)
+def test_an_ending_says_whether_to_come_back(ending: Ending, final: bool, invited: bool) -> None:
+    assert (ending.is_final, ending.is_invitation) == (final, invited)
