@@ -64,9 +64,9 @@ class AckFrontiers:
         frontier.users += 1  # from now on, so that no other user's end takes it away
         try:
             if not frontier.is_loaded:
-                stored = await self._store.read_cursors([key])
-                # It may be on its way to the store; and another one may have loaded and moved it.
+                # What is on its way to the store now may arrive behind this read's back.
                 unwritten = max(self._moved.get(key, 0), self._writing.get(key, 0))
+                stored = await self._store.read_cursors([key])
                 frontier.acked = max(frontier.acked, stored.get(key, 0), unwritten)
                 frontier.is_loaded = True
         except BaseException:

@@ -86,6 +86,8 @@ class Command:
     causation: str | None = None
     sent_at: float = 0.0
     """Trio's clock, when it was admitted."""
+    sent_after: int = field(default=0, init=False)
+    """The head that its batch was sent to follow: its events, if there are any, are above it."""
     answered: bool = field(default=False, init=False)
 
     def answer(self, answer: Receipt | DalsegnoError) -> None:

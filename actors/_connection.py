@@ -148,7 +148,7 @@ class Connection:
                 self._nursery.cancel_scope.cancel(reason=reason)
 
     def _fail(self) -> None:
-        """End the connection because of a bug, which is being handled; nobody else notices (I10)."""
+        """End the connection because of the bug being handled; nobody else notices (I10)."""
         _log.exception("%r failed", self)
         self.close(Close.INTERNAL, "INTERNAL_ERROR")
 

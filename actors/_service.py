@@ -21,6 +21,7 @@ from dalsegno.protocol import (
 from ._acks import AckFrontiers
 from ._committer import Committer
 from ._directory import Directory
+from .domains.accounts import system_domains
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +71,13 @@ class Service:
             type_: (name, domain) for domain in domains for name, type_ in domain.commands.items()
         }
         """Every command's struct, with its name and its domain."""
-        self._commands = {name: domain for domain in domains for name in domain.commands}
+        # What is written to $system is for the program to decide, whatever a workspace's roles say.
+        self._commands = {
+            name: domain
+            for domain in domains
+            if domain not in system_domains
+            for name in domain.commands
+        }
 
     def __repr__(self) -> str:
         return f"<Service {self.directory!r}, {len(self.connections)} connections>"
@@ -96,7 +103,7 @@ class Service:
     # ---------------------------------------------------------------------------- looking up
 
     def domain_of(self, command: str) -> Domain[Any, Any, Any]:
-        """Find the domain of a command by the command's name.
+        """Find the domain of a command that the network may name.
 
         Raises:
             Reject: ``UNKNOWN_COMMAND``.

@@ -123,8 +123,9 @@ class Incarnation:
         self._epoch = head.epoch
         if head.halted_reason is not None:
             raise WorkspaceHaltedError(head.halted_reason)
-        await self._resolve(head)
+        # Events first: whoever hears that its command took effect can read what it did.
         await self._publish_rest(head)
+        await self._resolve()
         return Speculation(
             head,
             owner_id=await self._owner_of(self.workspace_id),
@@ -132,14 +133,13 @@ class Incarnation:
             limits=self._limits,
         )
 
-    async def _resolve(self, head: Head) -> None:
+    async def _resolve(self) -> None:
         """Answer what an earlier incarnation left open, now that it is fenced (I4)."""
         if not self._unresolved:
             return
         ids = [command.command_id for command in self._unresolved]
-        found = await self._store.find_commands(
-            self.workspace_id, ids, after_seq=min(self._hub.head, head.head_seq)
-        )
+        after_seq = min(command.sent_after for command in self._unresolved)
+        found = await self._store.find_commands(self.workspace_id, ids, after_seq=after_seq)
         versions = await self._store.read_versions(
             self.workspace_id, [command.stream_id for command in self._unresolved]
         )
@@ -237,6 +237,8 @@ class Incarnation:
             speculation.epoch = head.epoch
             self._is_new = False
         batch = speculation.batch(forming)
+        for command in forming.commands:
+            command.sent_after = batch.old_head
         self._is_sent = True
         try:
             await self._committer.commit(batch)

@@ -16,12 +16,15 @@ def main() -> None:
     """Ask, print the tables, and keep the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("question", nargs="*", help=f"of {', '.join(QUESTIONS)}")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=1)
+    usual = Options()
+    parser.add_argument("--rounds", type=int, default=usual.rounds)
+    parser.add_argument("--seconds", type=float, default=usual.seconds, help="of a round")
+    parser.add_argument("--seed", type=int, default=usual.seed)
     given = parser.parse_args()
+    if unknown := set(given.question) - QUESTIONS.keys():
+        parser.error(f"no such question: {', '.join(sorted(unknown))}")
+    options = Options(rounds=given.rounds, seconds=given.seconds, seed=given.seed)
     for name in given.question or QUESTIONS:
-        options = Options(rounds=given.rounds, seconds=given.seconds, seed=given.seed)
         report = trio.run(QUESTIONS[name], options)
         print(report.table(), end="\n\n", flush=True)
         report.save()

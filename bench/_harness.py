@@ -33,7 +33,7 @@ class Options:
 
     rounds: int = 5
     """How often subject and reference are measured, after a warm-up round that does not count."""
-    seconds: float = 1.0
+    seconds: float = 0.5
     """How long one of them runs in a round."""
     seed: int = 1
 
@@ -93,6 +93,7 @@ class Series:
             f"{low:,.0f}…{high:,.0f}",
             _number(self.median(lambda s: 1e3 * s.percentile_s(0.5)), 3),
             _number(self.median(lambda s: 1e3 * s.percentile_s(0.99)), 3),
+            _share(self.median(lambda s: s.cpu_s / s.wall_s)),
             _number(self.median(lambda s: 1e6 * s.cpu_s / s.count), 2),
             _number(self.median(lambda s: 1e6 * s.postgres_s / s.count), 2),
             _number(self.median(lambda s: s.count / s.commits if s.commits else math.nan), 1),
@@ -219,7 +220,7 @@ class Report:
             f"seed {options.seed}, {machine()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
         )
         columns = ["", "counts", "per second", "low…high", "p50 ms", "p99 ms"]
-        columns += ["CPU µs each", "Postgres µs each", "a commit"]
+        columns += ["busy", "CPU µs each", "Postgres µs each", "a commit"]
         lines = [heading, ""]
         lines += _aligned([columns, *(series.cells() for series in self.series if series.samples)])
         if self.ratios:
@@ -263,6 +264,10 @@ def machine() -> str:
 
 def _number(value: float, digits: int) -> str:
     return "" if math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def _share(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.0%}"
 
 
 def _or_none(value: float) -> float | None:

@@ -1,11 +1,14 @@
 """The load: WebSocket clients that each change a note of their own, as fast as they are answered.
 
-    python -m bench._load SEED PORT COOKIE WORKSPACE CHARS NOTE …
+    python -m bench._load SEED FORM PORT COOKIE WORKSPACE CHARS NOTE …
 
 One client a note, since who changes a note must know its version: a client that does not wait for
 its answers numbers its patches ahead.  Each line on standard input, ``SECONDS CLIENTS IN_FLIGHT``,
 lets the first so many clients keep so many patches on their way; the answer is a line of JSON when
 the last of them is answered.
+
+A patch names its note; in the form ``placed`` also the workspace, and in the form ``keyed`` an
+idempotency key beside that.  ``bare`` is the seed's own form: the server has to know the place.
 
 Sockets, epoll and prepared texts, and nothing is decoded: the load must not be what is measured.
 """
@@ -28,32 +31,42 @@ _COMMITTED = b'{"type":"patch_committed"'
 _BAD = (b'"type":"error"', b'"type":"patch_rejected"')
 
 
+class Message:
+    """How a patch of one note is asked for; the note stays as long as it is."""
+
+    def __init__(self, form: str, workspace: str, note: str, chars: int) -> None:
+        self._places = chars - _PATCH_CHARS
+        self._is_keyed = form == "keyed"
+        placed = "" if form == "bare" else f'"workspace_id":"{workspace}",'
+        self._head = f'{{"type":"apply_patch",{placed}"note_id":"{note}"'
+        self._tail = f'}},{{"insert":"{"y" * _PATCH_CHARS}"}},{{"delete":{_PATCH_CHARS}}}]}}'
+
+    def text(self, version: int) -> str:
+        """Write one that is based on a version."""
+        key = f',"idempotency_key":"patch {version}"' if self._is_keyed else ""
+        place = random.randrange(self._places)
+        ops = f'"patch_ops":[{{"retain":{place}{self._tail}'
+        return f'{self._head}{key},"base_version":{version},{ops}'
+
+
 class Client:
     """One connection and its note."""
 
-    def __init__(self, port: int, cookie: str, workspace: str, note: str, chars: int) -> None:
+    def __init__(self, port: int, cookie: str, message: Message) -> None:
         self.sock, rest = upgraded(port, "/ws", cookie)
         self.sock.setblocking(False)
         self.sent_at: deque[float] = deque()
         self._counter = TextCounter(_COMMITTED)
         self._counter.feed(rest)
+        self._message = message
         self._version = 1
         self._unsent = b""
-        self._chars = chars
-        self._head = (
-            f'{{"type":"apply_patch","workspace_id":"{workspace}","note_id":"{note}",'
-            '"base_version":'
-        )
-        self._tail = f'}},{{"insert":"{"y" * _PATCH_CHARS}"}},{{"delete":{_PATCH_CHARS}}}]}}'
 
     def send(self, count: int) -> None:
-        """Send so many patches, each on top of the last; the note stays as long as it is."""
+        """Send so many patches, each on top of the last."""
         frames = [self._unsent]
         for _ in range(count):
-            place = random.randrange(self._chars - _PATCH_CHARS)
-            frames.append(
-                written(f'{self._head}{self._version},"patch_ops":[{{"retain":{place}{self._tail}')
-            )
+            frames.append(written(self._message.text(self._version)))
             self._version += 1
         self._write(b"".join(frames))
         self.sent_at.extend([time.perf_counter()] * count)
@@ -133,9 +146,10 @@ class Load:
 
 def main() -> None:
     """Connect, and do what is asked for."""
-    seed, port, cookie, workspace, chars, *notes = sys.argv[1:]
+    seed, form, port, cookie, workspace, chars, *notes = sys.argv[1:]
     random.seed(int(seed))
-    load = Load([Client(int(port), cookie, workspace, note, int(chars)) for note in notes])
+    messages = [Message(form, workspace, note, int(chars)) for note in notes]
+    load = Load([Client(int(port), cookie, message) for message in messages])
     print("ready", flush=True)
     while line := load.idle():
         seconds, clients, in_flight = line.split()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from dalsegno.actors import Batch, EntityWrite, SnapshotWrite
+from dalsegno.actors import Batch, EntityWrite, ResultWrite, SnapshotWrite
 from dalsegno.protocol import Limits
 from dalsegno.runtime.store import connect
 from dalsegno.runtime.store._postgres import _APPENDING, _open
@@ -51,6 +51,13 @@ select w.workspace_id, w.stream_id, e.live, to_json(e.keys), e.title, e.state, e
   join dalsegno.entity e using (workspace_id, stream_id)
 """
 
+_RESULTS = """
+select w.workspace_id, r.event_seq, r.scope, r.key, r.payload_hash, r.answer
+  from unnest($1::text::text[], $2::text::bigint[]) as w(workspace_id, seen)
+  join dalsegno.command_result r
+    on r.workspace_id = w.workspace_id and r.event_seq > w.seen
+"""
+
 _Key = tuple[str, str]
 """A workspace and a stream."""
 
@@ -72,6 +79,8 @@ class RawStatement:
         self._database = database
         self._limits = Limits()
         self._seen = dict.fromkeys(workspaces, 0)
+        self._results: dict[tuple[str, int], ResultWrite] = {}
+        """Of the commands that had a key: by workspace and event."""
         self._lags: dict[_Key, tuple[int, int]] = {}
         """Of each entity: the version that its row's state is of, and the bytes since."""
 
@@ -128,8 +137,16 @@ class RawStatement:
 
     async def _read(self) -> list[list[Batch]]:
         """Read the statements that the log has above what was seen."""
-        seen = self._seen
-        rows = await self._reading.fetch(_WRITTEN, (texts(seen), array(map(str, seen.values()))))
+        seen = (texts(self._seen), array(map(str, self._seen.values())))
+        rows = await self._reading.fetch(_WRITTEN, seen)
+        self._results = {
+            (workspace_id, event_seq): ResultWrite(
+                scope=scope, key=key, payload_hash=payload_hash, answer=answer, event_seq=event_seq
+            )
+            for workspace_id, event_seq, scope, key, payload_hash, answer in (
+                await self._reading.fetch(_RESULTS, seen)
+            )
+        }
         events = [(row[0], event) for row in rows for event in events_of(row[1], [row[2:]])]
         writes = await self._entities({(e.workspace_id, e.stream_id) for _, e in events})
         statements = []
@@ -165,14 +182,14 @@ class RawStatement:
         for event in events:
             stream_id, version = event.stream_id, event.stream_seq
             write = writes[workspace_id, stream_id]
-            entities[stream_id] = replace(write, version=version)
+            entities[stream_id] = replace(write, stream_id=_twin(stream_id), version=version)
             stored, lag = self._lags.get((workspace_id, stream_id), (0, 0))
             self._lags[workspace_id, stream_id] = (stored, lag + len(event.payload))
             every = self._domains[stream_id.partition(":")[0]].snapshot_every
             if version % every == 0 and write.state is not None:
                 snapshots.append(
                     SnapshotWrite(
-                        stream_id=stream_id,
+                        stream_id=_twin(stream_id),
                         version=version,
                         domain_version=write.domain_version,
                         state=write.state,
@@ -181,18 +198,25 @@ class RawStatement:
         old_head = self._seen[workspace_id]
         self._seen[workspace_id] = events[-1].event_seq
         twin = _twin(workspace_id)
+        keys = [(workspace_id, event.event_seq) for event in events]
         return Batch(
             workspace_id=twin,
             epoch=1,
             old_head=old_head,
-            events=tuple(replace(event, workspace_id=twin) for event in events),
-            entities=tuple(self._with_state(workspace_id, write) for write in entities.values()),
+            events=tuple(
+                replace(event, workspace_id=twin, stream_id=_twin(event.stream_id))
+                for event in events
+            ),
+            entities=tuple(
+                self._with_state((workspace_id, stream_id), write)
+                for stream_id, write in entities.items()
+            ),
+            results=tuple(self._results[key] for key in keys if key in self._results),
             snapshots=tuple(snapshots),
         )
 
-    def _with_state(self, workspace_id: str, write: EntityWrite) -> EntityWrite:
+    def _with_state(self, key: _Key, write: EntityWrite) -> EntityWrite:
         """Leave the state out unless it lags too far, as the runtime does."""
-        key = (workspace_id, write.stream_id)
         stored, lag = self._lags[key]
         limits = self._limits
         if (
@@ -221,6 +245,6 @@ async def raw_statement(
         await reading.aclose()
 
 
-def _twin(workspace_id: str) -> str:
-    """Name the twin: no workspace's id may have a tilde."""
-    return f"{workspace_id}~"
+def _twin(name: str) -> str:
+    """Name the twin of a workspace or a stream, so that nobody takes it for the first one."""
+    return f"{name}~"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _CLIENTS = 50
 _IN_FLIGHT = 16
 _SIZES = (1_000, 20_000, 100_000)
+_FORMS = {"keyed": "with idempotency keys", "bare": "without the workspace's id"}
 
 
 @dataclass(slots=True)
@@ -76,13 +77,15 @@ class Bench:
         self._database = database
         self._stack = stack
 
-    async def case(self, name: str, *, clients: int, in_flight: int, chars: int) -> Case:
+    async def case(
+        self, name: str, *, clients: int, in_flight: int, chars: int, form: str = "placed"
+    ) -> Case:
         """Make a workspace with a note a client, and connect the clients."""
         server, report = self._server, self.report
         workspace_id = await server.workspace(f"bench-{len(report.series)}")
         ids = [await server.note(workspace_id, chars) for _ in range(clients)]
-        command = python("bench._load", str(report.options.seed), str(server.port), server.cookie)
-        command += [workspace_id, str(chars), *ids]
+        command = python("bench._load", str(report.options.seed), form, str(server.port))
+        command += [server.cookie, workspace_id, str(chars), *ids]
         load = await self._stack.enter_async_context(child("load", command, core=OTHER_CORE))
         await load.hear()
         raw = await self._stack.enter_async_context(
@@ -97,14 +100,21 @@ async def _cases(bench: Bench) -> list[Case]:
     compare = bench.report.compare
     lone = await bench.case("one client, one at a time", clients=1, in_flight=1, chars=_SIZES[0])
     compare("one: p50 / the statement's", lone.series, lone.statement, of=p50, at_most=3.0)
-    cases = [lone]
+    sizes = []
     for chars in _SIZES:
         name = f"{_CLIENTS} clients, notes of {chars // 1000} KB"
         case = await bench.case(name, clients=_CLIENTS, in_flight=_IN_FLIGHT, chars=chars)
         reach = 0.5 if chars == _SIZES[0] else math.nan
         compare(f"{name} / the statement", case.series, case.statement, at_least=reach)
-        cases.append(case)
-    return cases
+        sizes.append(case)
+    forms = []
+    for form, name in _FORMS.items():
+        case = await bench.case(
+            f"… {name}", clients=_CLIENTS, in_flight=_IN_FLIGHT, chars=_SIZES[0], form=form
+        )
+        compare(f"{name} / placed, without a key", case.series, sizes[0].series)
+        forms.append(case)
+    return [lone, *sizes, *forms]
 
 
 async def ask(options: Options) -> Report:

@@ -150,7 +150,7 @@ async def _burst(
     deliveries = report.add("  its deliveries", "delivery") if is_read else None
     workspace = await server.workspace("read" if is_read else "unread")
     notes = [await server.note(workspace, _NOTE_CHARS) for _ in range(_WRITERS)]
-    command = python("bench._load", str(seed), str(server.port), server.cookie, workspace)
+    command = python("bench._load", str(seed), "placed", str(server.port), server.cookie, workspace)
     load = await stack.enter_async_context(
         child("load", [*command, str(_NOTE_CHARS), *notes], core=OTHER_CORE)
     )

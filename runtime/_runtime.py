@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from dalsegno.actors import Store, World
 
-    from .web._account_store import AccountStore
+    from ._account_store import AccountStore
 
 
 class RuntimeFailedError(DalsegnoError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from dalsegno.runtime.web._account_store import SessionRow
+from dalsegno.runtime._account_store import SessionRow
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dalsegno.runtime.web._account_store import SessionRow
+from dalsegno.runtime._account_store import SessionRow
 
 from ._lending import fetch
 

@@ -79,7 +79,7 @@ def install(app: QuartTrio, *, world: World, limits: Limits) -> None:
 
     @app.after_request
     async def finish_request(response: ResponseTypes) -> ResponseTypes:
-        if False and not await _drained():
+        if not await _drained():
             response.headers["connection"] = "close"
         return finish(response)
 

@@ -141,7 +141,7 @@ def _fill(_box: Box | None, command: Fill) -> Sequence[WasPut]:
     return [WasPut(str(n)) for n in range(command.times)]
 
 
-def _target(command: Any) -> Sequence[tuple[Domain[Any, Any, Any], str]]:  # noqa: ANN401
+def _target(command: Any) -> Sequence[tuple[Domain[Any, Any, Any], str]]:
     return [(boxes, command.to_id)]
 
 

@@ -211,7 +211,7 @@ async def running(
 class Posted:
     """A command in the mailbox, and its answer once there is one."""
 
-    def __init__(self, workspace: Workspace, command: Any, key: str | None = None) -> None:  # noqa: ANN401
+    def __init__(self, workspace: Workspace, command: Any, key: str | None = None) -> None:
         service = workspace._service
         name, domain = workspace._service.commands[type(command)]
         self.command = make_command(
@@ -270,7 +270,7 @@ async def send_all(
     return posted
 
 
-async def refusal(workspace: Workspace, command: Any, **how: Any) -> DalsegnoError:  # noqa: ANN401
+async def refusal(workspace: Workspace, command: Any, **how: Any) -> DalsegnoError:
     """Send a command and tell why it was refused."""
     with pytest.raises(DalsegnoError) as caught:
         await workspace.send(command, **how)
@@ -301,5 +301,5 @@ async def check_log(store: Store, workspace_id: str = "w") -> list[Event]:
 async def eventually(condition: Callable[[], object], *, within_s: float = 60) -> None:
     """Wait for a condition; the clock of a test usually jumps."""
     with trio.fail_after(within_s):
-        while not condition():  # noqa: ASYNC110 - any condition
+        while not condition():
             await trio.sleep(0.001)

@@ -14,7 +14,7 @@ from tests.actors._world import Actors, FaultyStore, Wall, running
 HERE = Path(__file__).parent
 
 
-def run_jumping(fn: Callable[[], Awaitable[Any]], **how: Any) -> Any:  # noqa: ANN401 - trio.run's
+def run_jumping(fn: Callable[[], Awaitable[Any]], **how: Any) -> Any:
     return trio.run(fn, **(how | {"clock": trio.testing.MockClock(autojump_threshold=0)}))
 
 

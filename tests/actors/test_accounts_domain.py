@@ -44,7 +44,7 @@ class Log:
         self.entities: dict[str, tuple[int, Any]] = {}
         self.happened: list[tuple[str, str]] = []
 
-    def state(self, domain: Domain[Any, Any, Any], entity_id: str) -> Any:  # noqa: ANN401 - its own
+    def state(self, domain: Domain[Any, Any, Any], entity_id: str) -> Any:
         return self.entities.get(domain.stream_id(entity_id), (0, None))[1]
 
     def role(self, user_id: str) -> str | None:

@@ -36,7 +36,7 @@ class Notebook:
     log: list[tuple[str, int, str]] = field(default_factory=list)
     state: Note | None = None
 
-    def send(self, command: NoteCommand, user_id: str | None = "u1") -> Any:  # noqa: ANN401 - its event
+    def send(self, command: NoteCommand, user_id: str | None = "u1") -> Any:
         decider = notes.decider(type(command))
         if self.state is None and not decider.takes_none:
             raise Reject("NOTE_NOT_FOUND")
@@ -133,7 +133,7 @@ class Model:
         return None
 
     @staticmethod
-    def patched(text: list[str], ops: Any) -> list[str] | None:  # noqa: ANN401 - operations
+    def patched(text: list[str], ops: Any) -> list[str] | None:
         at, done = 0, list[str]()
         for op in ops:
             match msgspec.to_builtins(op):

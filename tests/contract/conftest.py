@@ -15,7 +15,7 @@ from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import Limits
 from dalsegno.runtime.store import PostgresStore, connect
 from dalsegno.runtime.store._memory_accounts import MemoryAccounts
-from dalsegno.runtime.web._account_store import AccountStore
+from dalsegno.runtime._account_store import AccountStore
 from tests.contract._writing import START, new_id
 
 LIMITS = Limits(clients_per_user_max=3, cursors_per_client_max=5)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tests.contract._writing import START
 
 if TYPE_CHECKING:
-    from dalsegno.runtime.web._account_store import AccountStore
+    from dalsegno.runtime._account_store import AccountStore
     from tests.contract.conftest import Harness
 
 # Later than any clock of the suite, the database's too.

@@ -11,7 +11,8 @@ import httpx
 import msgspec
 import trio
 
-from dalsegno.actors.domains.accounts import SetUp, users
+from dalsegno.actors.domains.accounts import RegisterUser, SetUp, users
+from dalsegno.actors.domains.members import PutMember
 from dalsegno.protocol import Limits
 from dalsegno.runtime import Runtime
 from dalsegno.runtime._seams import WORLD
@@ -24,8 +25,9 @@ EMAIL, PASSWORD = "owner@example.org", "a long enough password"
 SOON = ClientLimits(backoff_first_s=0.05, backoff_max_s=0.1, at_once_s=0.01, attempts_max=100)
 
 
-class Owner(msgspec.Struct, frozen=True):
+class Person(msgspec.Struct, frozen=True):
     url: str
+    user_id: str
     workspace: str
     cookie: str
 
@@ -53,9 +55,10 @@ async def serving(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until it holds; the test's own deadline bounds it."""
-    while not condition():  # noqa: ASYNC110 - any condition
-        await trio.sleep(0.005)
+    """Wait until it holds."""
+    with trio.fail_after(20):
+        while not condition():
+            await trio.sleep(0.005)
 
 
 async def register(url: str) -> str:
@@ -67,7 +70,7 @@ async def register(url: str) -> str:
     return str(response.json()["workspace_id"])
 
 
-async def set_up(site: Site) -> Owner:
+async def set_up(site: Site) -> Person:
     """Make the first account behind the server's back: a password takes its time to hash."""
     rt = site.runtime
     user_id, workspace_id = WORLD.new_id(), WORLD.new_id()
@@ -80,10 +83,26 @@ async def set_up(site: Site) -> Owner:
         name="Main",
     )
     await rt.system.send(command)
-    user = await rt.system.get(users, user_id)
+    return await _logged_in(site, user_id, workspace_id)
+
+
+async def add_member(site: Site, workspace_id: str) -> Person:
+    """Make a second account, an editor in the workspace."""
+    rt = site.runtime
+    user_id = WORLD.new_id()
+    email = f"{user_id}@example.org"
+    await rt.system.send(
+        RegisterUser(user_id=user_id, email=email, display_name="Editor", role="editor")
+    )
+    await rt.workspace(workspace_id).send(PutMember(user_id, "editor"))
+    return await _logged_in(site, user_id, workspace_id)
+
+
+async def _logged_in(site: Site, user_id: str, workspace_id: str) -> Person:
+    user = await site.runtime.system.get(users, user_id)
     assert user is not None
-    token, _ = await open_session(rt, user_id, user)
-    return Owner(site.url, workspace_id, f"{COOKIE}={token}")
+    token, _ = await open_session(site.runtime, user_id, user)
+    return Person(site.url, user_id, workspace_id, f"{COOKIE}={token}")
 
 
 class Proxy:

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import trio
 
+from dalsegno.actors.domains.members import RemoveMember
 from dalsegno.protocol import (
     DalsegnoError,
     OverloadedError,
@@ -38,8 +39,9 @@ from tests.runtime._serving import (
     EMAIL,
     PASSWORD,
     SOON,
-    Owner,
+    Person,
     Site,
+    add_member,
     proxied,
     register,
     serving,
@@ -50,14 +52,6 @@ from tests.runtime._serving import (
 T = TypeVar("T")
 Opening: TypeAlias = AbstractAsyncContextManager[Client]
 
-pytestmark = pytest.mark.usefixtures("bounded")
-
-
-@pytest.fixture
-async def bounded() -> AsyncIterator[None]:
-    with trio.fail_after(30):
-        yield
-
 
 @pytest.fixture
 async def site(migrated: str) -> AsyncIterator[Site]:
@@ -66,23 +60,23 @@ async def site(migrated: str) -> AsyncIterator[Site]:
 
 
 @pytest.fixture
-async def owner(site: Site) -> Owner:
+async def owner(site: Site) -> Person:
     return await set_up(site)
 
 
 @pytest.fixture
-def workspace(owner: Owner) -> str:
+def workspace(owner: Person) -> str:
     return owner.workspace
 
 
 @pytest.fixture
-async def client(owner: Owner) -> AsyncIterator[Client]:
+async def client(owner: Person) -> AsyncIterator[Client]:
     async with connect(owner) as client:
         yield client
 
 
 def connect(
-    owner: Owner,
+    owner: Person,
     *,
     url: str | None = None,
     limits: ClientLimits = SOON,
@@ -97,7 +91,8 @@ def log_in(url: str, *, email: str = EMAIL, password: str = PASSWORD) -> Opening
 
 async def write(client: Client, workspace: str, title: str, key: str | None = None) -> int:
     fields = {"note_id": None, "title": title}
-    return (await client.send(workspace, "create_note", fields, key=key)).event_seq
+    with trio.fail_after(20):
+        return (await client.send(workspace, "create_note", fields, key=key)).event_seq
 
 
 async def write_many(client: Client, workspace: str, count: int) -> None:
@@ -107,12 +102,14 @@ async def write_many(client: Client, workspace: str, count: int) -> None:
 
 
 async def take(events: Events, count: int) -> list[int]:
-    return [(await anext(events)).seq for _ in range(count)]
+    with trio.fail_after(20):
+        return [(await anext(events)).seq for _ in range(count)]
 
 
 async def drain(events: Events, seen: list[int]) -> None:
-    async for event in events:
-        seen.append(event.seq)  # noqa: PERF401 - what comes before an error counts
+    with trio.fail_after(20):
+        async for event in events:
+            seen.append(event.seq)  # noqa: PERF401 - what comes before an error counts
 
 
 # ------------------------------------------------------------------------------------- commands
@@ -159,7 +156,7 @@ async def test_a_cancelled_send_spoils_nothing(client: Client, workspace: str) -
         assert await take(events, head) == list(range(1, head + 1))
 
 
-async def test_commands_under_way_are_bounded(site: Site, owner: Owner, workspace: str) -> None:
+async def test_commands_under_way_are_bounded(site: Site, owner: Person, workspace: str) -> None:
     few = ClientLimits(sends_max=2)
     async with connect(owner, limits=few) as client, trio.open_nursery() as nursery:
         for index in range(10):
@@ -192,7 +189,7 @@ async def test_an_entity_has_a_stream_of_its_own(client: Client, workspace: str)
 
 
 async def test_a_slow_loop_bounds_its_memory_and_hinders_nobody(
-    site: Site, owner: Owner, workspace: str
+    site: Site, owner: Person, workspace: str
 ) -> None:
     few = ClientLimits(stream_events_max=10)
     async with connect(owner, limits=few) as slow, connect(owner) as other:
@@ -209,7 +206,7 @@ async def test_a_slow_loop_bounds_its_memory_and_hinders_nobody(
             assert seen == list(range(1, 102))
 
 
-async def test_a_large_event_bounds_by_bytes(site: Site, owner: Owner, workspace: str) -> None:
+async def test_a_large_event_bounds_by_bytes(site: Site, owner: Person, workspace: str) -> None:
     few = ClientLimits(stream_bytes_max=20_000)
     async with connect(owner, limits=few) as client:
         receipt = await client.send(workspace, "create_note", {"note_id": None, "title": "T"})
@@ -257,35 +254,25 @@ async def test_a_subscription_that_cannot_begin_says_why(
 
 
 async def test_a_member_that_is_removed_sees_no_event_after_that(
-    site: Site, owner: Owner, workspace: str
+    site: Site, workspace: str
 ) -> None:
-    member = {"email": "m@example.org", "password": PASSWORD, "display_name": "M", "role": "editor"}
-    async with httpx.AsyncClient(base_url=site.url, trust_env=False) as http:
-        session = (
-            await http.post("/api/auth/login", json={"email": EMAIL, "password": PASSWORD})
-        ).json()
-        http.headers["x-csrf-token"] = session["csrf_token"]
-        user_id = (await http.post("/api/users", json=member)).json()["user_id"]
-        place = f"/api/workspaces/{workspace}/members/{user_id}"
-        assert (await http.put(place, json={"role": "editor"})).status_code == 200
-        async with (
-            log_in(site.url, email="m@example.org") as client,
-            client.subscribe(f"workspace:{workspace}", cursor=0) as events,
-        ):
-            assert (await http.delete(place)).status_code == 204
-            seen: list[int] = []
-            with pytest.raises(Reject, match="ROLE_FORBIDDEN"):
-                await drain(events, seen)
-            assert seen == list(range(1, len(seen) + 1))
-            with pytest.raises(Reject, match="ROLE_FORBIDDEN"):
-                await write(client, workspace, "no more")
+    member = await add_member(site, workspace)
+    stream = f"workspace:{workspace}"
+    async with connect(member) as client, client.subscribe(stream, cursor=0) as events:
+        removal = await site.runtime.workspace(workspace).send(RemoveMember(member.user_id))
+        seen: list[int] = []
+        with pytest.raises(Reject, match="ROLE_FORBIDDEN"):
+            await drain(events, seen)
+        assert seen == list(range(1, removal.event_seq + 1))
+        with pytest.raises(Reject, match="ROLE_FORBIDDEN"):
+            await write(client, workspace, "no more")
 
 
 # ----------------------------------------------------------------------------------------- acks
 
 
 async def test_x_ack_2_the_next_client_goes_on_after_the_ack(
-    site: Site, owner: Owner, workspace: str
+    site: Site, owner: Person, workspace: str
 ) -> None:
     stream = f"workspace:{workspace}"
     async with connect(owner) as client:
@@ -305,7 +292,7 @@ async def test_x_ack_2_the_next_client_goes_on_after_the_ack(
 
 
 async def test_an_ack_counts_also_where_the_stream_rests(
-    site: Site, owner: Owner, workspace: str
+    site: Site, owner: Person, workspace: str
 ) -> None:
     stream = f"workspace:{workspace}"
     few = ClientLimits(stream_events_max=10)
@@ -320,7 +307,7 @@ async def test_an_ack_counts_also_where_the_stream_rests(
 
 
 async def test_who_is_behind_another_of_its_client_id_goes_on(
-    site: Site, owner: Owner, workspace: str
+    site: Site, owner: Person, workspace: str
 ) -> None:
     stream = f"workspace:{workspace}"
     async with connect(owner) as one, connect(owner) as two:
@@ -340,7 +327,7 @@ async def test_who_is_behind_another_of_its_client_id_goes_on(
 
 
 async def test_connections_that_are_cut_lose_and_double_nothing(
-    site: Site, owner: Owner, workspace: str
+    site: Site, owner: Person, workspace: str
 ) -> None:
     async with proxied(site.port) as proxy, connect(owner, url=proxy.url) as client:
         stream = f"workspace:{workspace}"
@@ -357,21 +344,21 @@ async def test_connections_that_are_cut_lose_and_double_nothing(
         assert await write(client, workspace, "last") == 301
 
 
-async def test_a_silent_connection_is_given_up(site: Site, owner: Owner, workspace: str) -> None:
+async def test_a_silent_connection_is_given_up(site: Site, owner: Person, workspace: str) -> None:
     impatient = ClientLimits(silence_s=0.5, close_timeout_s=0.1, backoff_first_s=0.05)
     stream = f"workspace:{workspace}"
     async with (
         proxied(site.port) as proxy,
         connect(owner, url=proxy.url, limits=impatient) as client,
+        client.subscribe(stream, cursor=0) as events,
     ):
-        async with client.subscribe(stream, cursor=0) as events:  # noqa: SIM117 - too long
-            await write(client, workspace, "one")
-            proxy.silence()
-            async with connect(owner) as other:
-                await write(other, workspace, "two")
-            await until(lambda: proxy.connections == 3)  # the login's, and two
-            proxy.relent()
-            assert await take(events, 2) == [1, 2]
+        await write(client, workspace, "one")
+        proxy.silence()
+        async with connect(owner) as other:
+            await write(other, workspace, "two")
+        await until(lambda: proxy.connections == 2)
+        proxy.relent()
+        assert await take(events, 2) == [1, 2]
 
 
 async def test_x_sup_6_a_server_that_restarts_is_found_again(migrated: str) -> None:
@@ -379,10 +366,12 @@ async def test_x_sup_6_a_server_that_restarts_is_found_again(migrated: str) -> N
         async with serving(migrated) as first:
             owner = await set_up(first)
             client = await enter(nursery, connect(owner))
-            events = await enter(nursery, client.subscribe(f"workspace:{workspace}", cursor=0))
-            await write(client, workspace, "before")
+            events = await enter(
+                nursery, client.subscribe(f"workspace:{owner.workspace}", cursor=0)
+            )
+            await write(client, owner.workspace, "before")
             assert await take(events, 1) == [1]
-        nursery.start_soon(write, client, workspace, "while it is away")
+        nursery.start_soon(write, client, owner.workspace, "while it is away")
         async with serving(migrated, port=first.port):
             assert await take(events, 1) == [2]
             assert client.statistics().connections == 2
@@ -401,37 +390,36 @@ async def enter(nursery: trio.Nursery, context: AbstractAsyncContextManager[T]) 
     return value
 
 
-async def test_a_session_that_ends_is_begun_again(site: Site, owner: Owner, workspace: str) -> None:
-    async with connect(owner) as client:
-        async with client.subscribe(f"workspace:{workspace}", cursor=0) as events:
-            await write(client, workspace, "before")
-            await end_session(site, client._account.cookie or "")
-            assert await write(client, workspace, "after") == 2
-            assert await take(events, 2) == [1, 2]
+async def test_a_session_that_ends_is_begun_again(site: Site) -> None:
+    workspace = await register(site.url)
+    stream = f"workspace:{workspace}"
+    async with log_in(site.url) as client, client.subscribe(stream, cursor=0) as events:
+        await write(client, workspace, "before")
+        await end_session(site.url, client._account.cookie or "")
+        assert await write(client, workspace, "after") == 2
+        assert await take(events, 2) == [1, 2]
 
 
 async def test_without_credentials_a_session_that_ends_is_the_end(
-    site: Site, owner: Owner, workspace: str
+    owner: Person, workspace: str
 ) -> None:
-    async with connect(owner) as first:
-        cookie = first._account.cookie or ""
-    async with open_client(site.url, cookie=cookie, limits=SOON) as client:
-        async with client.subscribe(f"workspace:{workspace}", cursor=0) as events:
-            await write(client, workspace, "before")
-            await end_session(site, cookie)
-            with pytest.raises(DisconnectedError) as caught:
-                await drain(events, [])
-            assert caught.value.close_code == 4001
-            with pytest.raises(DisconnectedError):
-                await write(client, workspace, "after")
-    async with open_client(site.url, cookie=cookie, limits=SOON) as client:
+    stream = f"workspace:{workspace}"
+    async with connect(owner) as client, client.subscribe(stream, cursor=0) as events:
+        await write(client, workspace, "before")
+        await end_session(owner.url, owner.cookie)
+        with pytest.raises(DisconnectedError) as caught:
+            await drain(events, [])
+        assert caught.value.close_code == 4001
+        with pytest.raises(DisconnectedError):
+            await write(client, workspace, "after")
+    async with connect(owner) as client:
         with pytest.raises(Reject, match="SESSION_REVOKED"):
             await write(client, workspace, "after")
 
 
-async def end_session(site: Site, cookie: str) -> None:
+async def end_session(url: str, cookie: str) -> None:
     headers = {"cookie": cookie}
-    async with httpx.AsyncClient(base_url=site.url, headers=headers, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as http:
         token = (await http.get("/api/auth/session")).json()["csrf_token"]
         answer = await http.post("/api/auth/logout", headers={"x-csrf-token": token})
         assert answer.status_code == 204
@@ -443,11 +431,11 @@ async def test_a_server_that_stays_away_is_given_up(migrated: str) -> None:
         async with serving(migrated) as site:
             owner = await set_up(site)
             client = await enter(nursery, connect(owner, limits=twice))
-            events = await enter(nursery, client.subscribe(f"workspace:{workspace}"))
+            events = await enter(nursery, client.subscribe(f"workspace:{owner.workspace}"))
         with pytest.raises(UnreachableError):
             await anext(events)
         with pytest.raises(UnreachableError):
-            await write(client, workspace, "lost")
+            await write(client, owner.workspace, "lost")
         nursery.cancel_scope.cancel()
 
 
@@ -474,14 +462,14 @@ async def test_nobody_there_is_said_at_once() -> None:
             pass
 
 
-async def test_a_wrong_password_is_said_at_once(site: Site, owner: Owner, workspace: str) -> None:
+async def test_a_wrong_password_is_said_at_once(site: Site) -> None:
     with pytest.raises(Reject, match="INVALID_CREDENTIALS"):
         async with log_in(site.url, password="not that one"):
             pass
 
 
 async def test_what_is_no_server_of_ours_is_said_so(
-    site: Site, owner: Owner, workspace: str
+    site: Site, owner: Person, workspace: str
 ) -> None:
     with pytest.raises(Reject) as caught:
         async with log_in(f"{site.url}/elsewhere"):
@@ -489,13 +477,17 @@ async def test_what_is_no_server_of_ours_is_said_so(
     assert caught.value.code == "NOT_FOUND"
 
 
-async def test_nothing_outlives_the_client(site: Site, owner: Owner, workspace: str) -> None:
+async def test_nothing_outlives_the_client(site: Site, owner: Person, workspace: str) -> None:
     def tasks() -> int:
         return trio.lowlevel.current_statistics().tasks_living
 
+    stream = f"workspace:{workspace}"
+    async with connect(owner) as client, client.subscribe(stream):
+        pass  # now the workspace's own tasks are there
+    await until(lambda: "0 connections" in repr(site.runtime))
     before = tasks()
     with pytest.raises(ZeroDivisionError):  # and in no group
-        async with connect(owner) as client, client.subscribe(f"workspace:{workspace}"):
+        async with connect(owner) as client, client.subscribe(stream):
             raise ZeroDivisionError
     await until(lambda: tasks() <= before)  # the server's side ends when it hears the close
     with pytest.raises(ClientClosedError):
@@ -549,7 +541,7 @@ def hear(client: Client, message: dict[str, Any]) -> None:
     client._hear(msgspec.json.encode(message).decode())
 
 
-def event(seq: int, **changed: Any) -> dict[str, Any]:  # noqa: ANN401
+def event(seq: int, **changed: Any) -> dict[str, Any]:
     return {
         "type": "event",
         "stream_id": "workspace:w",

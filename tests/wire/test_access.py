@@ -151,6 +151,22 @@ async def test_x_ten_tenants_do_not_meet(site: Site) -> None:
         assert (response.status_code, response.json()["code"]) == (403, "ROLE_FORBIDDEN")
 
 
+async def test_accounts_are_not_written_over_a_socket(site: Site) -> None:
+    """An owner of a workspace is nobody's creator: those commands have no name out here."""
+    async with site.owner.socket() as socket:
+        for name in ("register_user", "create_space", "set_up", "disable_user"):
+            answer = await socket.ask(
+                "command", workspace_id=site.owner.workspace_id, name=name, payload={}
+            )
+            assert answer["code"] == "UNKNOWN_COMMAND"
+        user = await site.add_user("viewer")
+        payload = {"user_id": user.id, "role": "editor"}
+        answer = await socket.ask(
+            "command", workspace_id=site.owner.workspace_id, name="put_member", payload=payload
+        )
+        assert (answer["type"], answer["entity"]) == ("committed", f"member:{user.id}")
+
+
 async def test_x_sub_5_nothing_of_another_workspace_is_delivered(site: Site) -> None:
     """A hundred changes over three workspaces at random: each reader sees its own, all of them."""
     chance = random.Random(5)

@@ -1,0 +1,172 @@
+"""`dalsegno` as processes: started, killed, looked at."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import msgspec
+import trio
+
+from dalsegno.runtime.client import Client, ClientLimits, open_client
+
+EMAIL, PASSWORD = "owner@example.org", "a long enough password"
+SOON = ClientLimits(backoff_first_s=0.05, backoff_max_s=0.2, at_once_s=0.05, attempts_max=None)
+
+DALSEGNO = (sys.executable, "-m", "dalsegno.runtime")
+
+
+class Owner(msgspec.Struct, frozen=True):
+    workspace: str
+    cookie: str
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+async def until(condition: Callable[[], bool], within_s: float = 30) -> None:
+    with trio.fail_after(within_s):
+        while not condition():  # noqa: ASYNC110 - any condition
+            await trio.sleep(0.02)
+
+
+class Command:
+    """A process of ours, and what it prints."""
+
+    def __init__(self, process: trio.Process, out: Path, err: Path) -> None:
+        self._process = process
+        self._out = out
+        self._err = err
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    async def ended(self, within_s: float = 20) -> int:
+        with trio.fail_after(within_s):
+            return await self._process.wait()
+
+    async def kill(self) -> None:
+        self._process.kill()
+        await self._process.wait()
+
+
+class Processes:
+    """Starts them in a folder; none is left at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._commands: list[Command] = []
+
+    async def run(self, *arguments: str, environment: dict[str, str] | None = None) -> Command:
+        number = len(self._commands)
+        out, err = self._folder / f"{number}.out", self._folder / f"{number}.err"
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = await trio.lowlevel.open_process(
+                [*DALSEGNO, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                env={**os.environ, **(environment or {})},
+            )
+        command = Command(process, out, err)
+        self._commands.append(command)
+        return command
+
+    async def talk(self, server: Server, *arguments: str) -> Command:
+        """Run a command that logs in to a server."""
+        return await self.run(
+            *arguments,
+            environment={
+                "DALSEGNO_URL": server.url,
+                "DALSEGNO_EMAIL": EMAIL,
+                "DALSEGNO_PASSWORD": PASSWORD,
+            },
+        )
+
+    async def end_all(self) -> None:
+        for command in self._commands:
+            await command.kill()
+
+
+class Server:
+    """A server with a data directory, through the lives of several processes."""
+
+    def __init__(self, processes: Processes, data_dir: Path, port: int | None = None) -> None:
+        self._processes = processes
+        self.data_dir = data_dir
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: Command | None = None
+
+    async def start(self, *arguments: str) -> Command:
+        place = ["--bind", f"127.0.0.1:{self.port}", "--data-dir", str(self.data_dir)]
+        self.process = await self._processes.run("serve", *place, *arguments)
+        await self.wait_ready()
+        return self.process
+
+    async def wait_ready(self) -> None:
+        assert self.process is not None
+        with trio.fail_after(30):
+            while not await self._answers():
+                assert self.process._process.poll() is None, self.process.err
+                await trio.sleep(0.05)
+
+    async def _answers(self) -> bool:
+        try:
+            async with httpx.AsyncClient(trust_env=False) as http:
+                return (await http.get(f"{self.url}/readyz")).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    async def kill(self) -> None:
+        assert self.process is not None
+        await self.process.kill()
+
+    async def stop(self, within_s: float = 10) -> int:
+        assert self.process is not None
+        self.process.signal(signal.SIGTERM)
+        return await self.process.ended(within_s)
+
+    def postmaster(self) -> int:
+        """The process of its PostgreSQL."""
+        return int((self.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be buried does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def connect(server: Server, owner: Owner, client_id: str = "default") -> Opening:
+    return open_client(server.url, cookie=owner.cookie, limits=SOON, client_id=client_id)
+
+
+Opening = trio.abc.AsyncResource
