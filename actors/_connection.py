@@ -51,6 +51,7 @@ from ._transport import TransportClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from datetime import datetime
 
     from dalsegno.protocol import AnyMessage, Published, Subscription
 
@@ -73,6 +74,7 @@ class Connection:
         session_id: bytes = b"",
         client_id: str = "default",
         role: str | None = None,
+        expires_at: datetime | None = None,
     ) -> None:
         self.user_id: str | None = user_id
         self.session_id = session_id
@@ -80,6 +82,7 @@ class Connection:
         self.client_id = client_id
         self.role = role
         """Asserted by the host; None where the workspaces' logs tell it."""
+        self._expires_at = expires_at
         self._last_beat = trio.current_time()
         self._last_written = self._last_beat
         """When the client had taken all that had to wait for it."""
@@ -283,6 +286,9 @@ class Connection:
     def tick(self, now: float, beat: Frames) -> None:
         """Do what is due by the clock: a heartbeat, a ping, or the end of a silent client."""
         limits, transport = self._limits, self.transport
+        if self._expires_at is not None and self._service.world.now() >= self._expires_at:
+            self.close(Close.UNAUTHORIZED, "the session has expired")
+            return
         # While something is being written, the write deadline watches over the client; what it
         # took is a sign of life, and a ping would have to wait behind the rest.
         heard = max(transport.last_heard, self._last_written)

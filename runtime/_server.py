@@ -91,6 +91,7 @@ class _Sockets:
             user_id=accepted.identity.user_id,
             session_id=accepted.identity.session_hash,
             client_id=accepted.client_id,
+            expires_at=accepted.identity.expires_at,
         )
 
         async def check() -> None:

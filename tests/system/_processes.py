@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from __future__ import annotations
+
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import httpx
@@ -160,13 +163,14 @@ class Server:
 def is_alive(pid: int) -> bool:
     """Whether a process runs; one that only waits to be buried does not."""
     try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return False
+    status = Path(f"/proc/{pid}/status")
+    return not status.exists() or "\nState:\tZ" not in status.read_text()
 
 
-def connect(server: Server, owner: Owner, client_id: str = "default") -> Opening:
+def connect(
+    server: Server, owner: Owner, *, client_id: str = "default"
+) -> AbstractAsyncContextManager[Client]:
     return open_client(server.url, cookie=owner.cookie, limits=SOON, client_id=client_id)
-
-
-Opening = trio.abc.AsyncResource

@@ -1,11 +1,13 @@
 """Who sees what: sessions, roles, revocation, tenancy (X-AUTH-1, X-RBAC-2, X-TEN, X-SUB-5)."""
 
 import random
+from datetime import timedelta
 
 import httpx
 import trio
 
 from ._site import PASSWORD, Site, User
+from .conftest import start
 from .test_streams import patch
 
 UPGRADE = {
@@ -59,6 +61,16 @@ async def test_logout_closes_that_sessions_sockets_and_no_others(site: Site) -> 
     response = await ask_for_upgrade(site, {**UPGRADE, **cookie})
     assert (response.status_code, response.json()["code"]) == (401, "SESSION_REVOKED")
     assert (await site.owner.http("GET", "/api/auth/session")).status_code == 401
+
+
+async def test_an_expired_session_closes_its_sockets(migrated: str) -> None:
+    async with start(migrated, heartbeat_interval_s=0.05) as site:
+        await site.set_up()
+        async with site.owner.socket() as socket:
+            assert (await socket.ask("ping"))["type"] == "pong"
+            (connection,) = site.rt.service.connections
+            connection._expires_at = site.rt.world.now() + timedelta(seconds=0.2)
+            assert await socket.closed() == 4001
 
 
 async def test_x_rbac_2_a_removed_member_sees_nothing_more(site: Site) -> None:
@@ -189,8 +201,6 @@ async def test_x_sub_5_nothing_of_another_workspace_is_delivered(site: Site) -> 
 
 async def test_setup_is_serialised(migrated: str) -> None:
     """Of ten setups at once one wins; the others hear that it is done."""
-    from .conftest import start
-
     answers: list[httpx.Response] = []
     async with start(migrated) as site:
 

@@ -1,0 +1,98 @@
+"""A load from several clients, and what must be true of it whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import trio
+
+from dalsegno.protocol import DalsegnoError
+from dalsegno.runtime.client import Committed, ClientLimits, RemoteEvent, open_client
+
+from ._processes import Owner, Server, connect, until
+
+ONCE = ClientLimits(attempts_max=1, backoff_first_s=0.05)
+
+
+class Load:
+    """Notes that are written, each under a key, until there are enough."""
+
+    def __init__(self, server: Server, owner: Owner) -> None:
+        self.receipts: dict[str, Committed] = {}
+        self.failures: Counter[str] = Counter()
+        self._server = server
+        self._owner = owner
+        self._keys = (f"key-{number}" for number in itertools.count())
+        self._is_enough = False
+
+    async def run(self, *, clients: int = 3, senders: int = 4) -> None:
+        """Write until `enough`, over as many connections as it takes."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(clients):
+                nursery.start_soon(self._client, senders)
+
+    async def run_impatiently(self) -> None:
+        """Write as one that is told of every failure, and tries again under the same key."""
+        while not self._is_enough:
+            try:
+                async with open_client(
+                    self._server.url, cookie=self._owner.cookie, limits=ONCE
+                ) as client:
+                    while not self._is_enough:
+                        key = self._next = getattr(self, "_next", None) or next(self._keys)
+                        fields = {"note_id": None, "title": key}
+                        self.receipts[key] = await client.send(
+                            self._owner.workspace, "create_note", fields, key=key
+                        )
+                        self._next = None
+            except DalsegnoError as error:
+                self.failures[error.code] += 1
+                await trio.sleep(0.02)
+
+    async def wait(self, more: int) -> None:
+        """Wait until so many more are acknowledged."""
+        goal = len(self.receipts) + more
+        await until(lambda: len(self.receipts) >= goal, within_s=40)
+
+    def enough(self) -> None:
+        self._is_enough = True
+
+    async def _client(self, senders: int) -> None:
+        async with connect(self._server, self._owner) as client, trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                while not self._is_enough:
+                    key = next(self._keys)
+                    fields = {"note_id": None, "title": key}
+                    self.receipts[key] = await client.send(
+                        self._owner.workspace, "create_note", fields, key=key
+                    )
+
+            for _ in range(senders):
+                nursery.start_soon(send)
+
+    async def check(self) -> None:
+        """Every acknowledged note is there, once, where its receipt says, and nothing else is."""
+        log = await read_log(self._server, self._owner, len(self.receipts))
+        assert [event.seq for event in log] == list(range(1, len(log) + 1))
+        there = {event.entity: event.event_seq for event in log}
+        assert len(there) == len(log), "a note was created twice"
+        receipts = {receipt.entity: receipt.event_seq for receipt in self.receipts.values()}
+        assert receipts == there
+
+
+async def read_log(server: Server, owner: Owner, at_least: int) -> list[RemoteEvent]:
+    """Read the workspace's events: all that there are, and so many must be."""
+    async with connect(server, owner, client_id="reader") as client:
+        fields = {"note_id": None, "title": "the end"}
+        last = await client.send(owner.workspace, "create_note", fields)
+        log = []
+        with trio.fail_after(20):
+            async with client.subscribe(f"workspace:{owner.workspace}", cursor=0) as events:
+                async for event in events:
+                    if event.event_seq == last.event_seq:
+                        break
+                    log.append(event)
+    assert len(log) >= at_least
+    return log

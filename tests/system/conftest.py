@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+import trio
+
+from tests.system._processes import EMAIL, PASSWORD, Owner, Processes, Server
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    data_dir: Path
+    owner: Owner
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """A data directory that was set up and stopped: tests begin with a copy of it."""
+    folder = tmp_path_factory.mktemp("prepared")
+
+    async def prepare() -> Owner:
+        processes = Processes(folder)
+        server = Server(processes, folder / "data")
+        await server.start()
+        body = {"email": EMAIL, "password": PASSWORD, "display_name": "Owner"}
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+            answer = await http.post("/api/setup/register", json=body)
+            assert answer.status_code == 201, answer.text
+            cookies = "; ".join(f"{name}={value}" for name, value in http.cookies.items())
+        assert await server.stop() == 0, server.process and server.process.err
+        return Owner(answer.json()["workspace_id"], cookies)
+
+    return Prepared(folder / "data", trio.run(prepare))
+
+
+@pytest.fixture
+def owner(prepared: Prepared) -> Owner:
+    return prepared.owner
+
+
+@pytest.fixture
+def data_dir(prepared: Prepared, tmp_path: Path) -> Iterator[Path]:
+    """A data directory of one's own; whatever PostgreSQL is left in it is killed."""
+    copy = tmp_path / "data"
+    # With owners and modes: as root, the cluster belongs to another user.
+    subprocess.run(["cp", "-a", str(prepared.data_dir), str(copy)], check=True)  # noqa: S607
+    yield copy
+    pid_file = copy / "postgres" / "postmaster.pid"
+    if pid_file.exists():
+        subprocess.run(["kill", "-9", pid_file.read_text().split()[0]], check=False)  # noqa: S607
+
+
+@pytest.fixture
+async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
+    processes = Processes(tmp_path)
+    yield processes
+    await processes.end_all()
+
+
+@pytest.fixture
+async def server(processes: Processes, data_dir: Path) -> AsyncIterator[Server]:
+    """A server that runs."""
+    server = Server(processes, data_dir)
+    await server.start()
+    yield server
+    if server.process is not None and server.process.is_running:
+        await server.stop()
