@@ -84,8 +84,6 @@ class Connection:
         """Asserted by the host; None where the workspaces' logs tell it."""
         self._expires_at = expires_at
         self._last_beat = trio.current_time()
-        self._last_written = self._last_beat
-        """When the client had taken all that had to wait for it."""
         self._pinged_at: float | None = None
         self.transport = transport
         self._service = service
@@ -291,7 +289,7 @@ class Connection:
             return
         # While something is being written, the write deadline watches over the client; what it
         # took is a sign of life, and a ping would have to wait behind the rest.
-        heard = max(transport.last_heard, self._last_written)
+        heard = max(transport.last_heard, transport.last_taken)
         if now - heard > limits.client_timeout_s and not self._is_writing:
             self.close(Close.NORMAL, "silent")
             return
@@ -462,9 +460,15 @@ class Connection:
             await self._flush()
 
     async def _flush(self) -> None:
-        with trio.fail_after(self._limits.write_deadline_s):
-            await self.transport.flush()
-        self._last_written = trio.current_time()
+        """Wait until the client took all; whatever it takes gives it more time for the rest."""
+        deadline = trio.current_time() + self._limits.write_deadline_s
+        while True:
+            with trio.CancelScope(deadline=deadline):
+                await self.transport.flush()
+                return
+            deadline = self.transport.last_taken + self._limits.write_deadline_s
+            if deadline <= trio.current_time():
+                raise trio.TooSlowError
 
 
 def _revoked() -> Reject:

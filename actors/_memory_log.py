@@ -119,6 +119,7 @@ class MemoryLog:
 
     def _write_entity(self, write: EntityWrite, updated_at: datetime) -> None:
         old = self.entities.get(write.stream_id)
+        kept: tuple[str | None, int, int]
         if write.state is not None:
             kept = (write.state, write.version, write.domain_version)
         elif old is not None:

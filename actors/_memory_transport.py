@@ -83,7 +83,7 @@ class MemoryTransport:
         self._line = line
         self._client = client
         self._kept: deque[bytes] = deque()
-        self.last_heard = self.last_pong = trio.current_time()
+        self.last_heard = self.last_pong = self.last_taken = trio.current_time()
 
     def __repr__(self) -> str:
         state = "open" if self._line.closed is None else f"over {self._line.closed[0]}"
@@ -101,7 +101,10 @@ class MemoryTransport:
         """Wait until the line took all; see `Transport`."""
         await trio.lowlevel.checkpoint()
         while not self._push():
+            kept = len(self._kept)
             await self._line.changed.wait()
+            if self._push() or len(self._kept) < kept:
+                self.last_taken = trio.current_time()
         if self._line.cut:
             raise self._line.error()
 

@@ -13,6 +13,7 @@ from dalsegno.protocol import (
     Frames,
     Principal,
     Reject,
+    UnavailableError,
     Views,
     check_workspace_id,
     heartbeat,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("dalsegno.service")
 
 _TICK_S = 1.0
+_SWEEP_S = 60.0
+_SWEEP_ROWS = 500
 
 
 class Service:
@@ -88,6 +91,7 @@ class Service:
             services.start_soon(self.committer.run)
             services.start_soon(self.acks.run)
             services.start_soon(self._beat)
+            services.start_soon(self._sweep)
             try:
                 await services.start(self.directory.run)
                 task_status.started()
@@ -182,3 +186,13 @@ class Service:
             beat = Frames((heartbeat(self.world.now()),))
             for connection in list(self.connections):
                 connection.tick(now, beat)
+
+    async def _sweep(self) -> None:
+        """Remove expired answers of idempotency keys, a few at a time."""
+        while True:
+            await trio.sleep(_SWEEP_S)
+            try:
+                while await self.store.sweep_results(limit=_SWEEP_ROWS) == _SWEEP_ROWS:
+                    await trio.sleep(self.limits.ack_flush_s)
+            except UnavailableError as error:
+                _log.warning("expired answers were not swept: %s", error)

@@ -31,6 +31,8 @@ class Transport(Protocol):
     """Trio's time of the last bytes from the client, a pong's included."""
     last_pong: float
     """Trio's time of the last pong; of the opening before the first."""
+    last_taken: float
+    """Trio's time when the client last took some of what was kept for it; at first, the opening."""
 
     def send_nowait(self, frames: Sequence[Frames]) -> bool:
         """Write as much as goes without waiting.

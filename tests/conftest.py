@@ -12,7 +12,16 @@ from dalsegno.runtime.store._embedded import EmbeddedPostgres, embedded
 
 # Wall-clock limits on an example would make a busy machine look like a bug.
 hypothesis.settings.register_profile("default", deadline=None)
-hypothesis.settings.load_profile("default")
+hypothesis.settings.register_profile("soak", deadline=None, max_examples=5_000)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="fifty times the examples")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("soak" if config.getoption("--soak") else "default")
+
 
 _numbers = itertools.count(1)
 

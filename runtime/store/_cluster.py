@@ -127,7 +127,7 @@ def initialise(account: Account, binaries: Path, cluster: Path) -> None:
     account.own(new)
     password = new_secret()
     _write_private(account, secret, password)
-    command = [
+    command: list[str | Path] = [
         *(binaries / "initdb", "-D", new, "--encoding=UTF8", "--no-instructions"),
         *("--username=postgres", "--auth=scram-sha-256", f"--pwfile={secret}"),
         # PostgreSQL's own C.UTF-8 sorts by code point and knows letters, whatever the system has.

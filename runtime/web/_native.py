@@ -101,6 +101,7 @@ class NativeTransport:
         "_writing",
         "last_heard",
         "last_pong",
+        "last_taken",
     )
 
     def __init__(self, sock: socket.socket, limits: Limits, early: bytes = b"") -> None:
@@ -118,7 +119,7 @@ class NativeTransport:
         self._writing = _Turn()
         self.last_heard = trio.current_time()
         """Trio's time of the last bytes from the client."""
-        self.last_pong = self.last_heard
+        self.last_pong = self.last_taken = self.last_heard
         """Trio's time of the last pong; of the opening before the first."""
         if early:
             with suppress(TransportClosedError):  # `receive` tells
@@ -200,6 +201,7 @@ class NativeTransport:
         try:
             while not self._push():
                 await self._wait(trio.lowlevel.wait_writable)
+                self.last_taken = trio.current_time()
         finally:
             self._writing.leave()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import msgspec
 import pytest
 import trio
@@ -30,13 +28,13 @@ STREAM = "workspace:w"
 
 
 @pytest.fixture
-async def office(actors: Actors) -> AsyncIterator[Actors]:
+async def office(actors: Actors) -> Actors:
     """A workspace with a note, and members: u may write, v may read."""
     workspace = actors.workspace()
     await workspace.send(CreateNote("n", "Minutes", "Hello world"))
     await workspace.send(PutMember("u", "editor"))
     await workspace.send(PutMember("v", "viewer"))
-    yield actors
+    return actors
 
 
 def kinds(messages: list[Message]) -> list[str]:
@@ -662,7 +660,6 @@ async def test_x_ack_5_what_is_not_followed_is_not_acked(
         ('{"type":"ping","client_ts":' + "[" * 100_000, None),
         ('{"type":"subscribe","stream_id":"a\\u0000b","request_id":"r"}', "r"),
         ('{"type":"subscribe","stream_id":"a\\ud800b"}', None),
-        ("\ud800", None),
         ('{"type":"subscribe","stream_id":"' + "x" * 300 + '"}', None),
         ('{"type":"ping"} {"type":"ping"}', None),
         (
@@ -686,7 +683,7 @@ async def test_x_bad_1_hostile_text_is_a_bad_request(
 async def test_x_bad_1_a_payload_that_cannot_be_decoded(office: Actors, payload: str) -> None:
     async with wired(office) as wire:
         await wire.client.send(
-            '{"type":"command","workspace_id":"w","name":"put","payload":%s}' % payload
+            f'{{"type":"command","workspace_id":"w","name":"put","payload":{payload}}}'
         )
         assert (await wire.hear())["code"] == "BAD_REQUEST"
         await wire.silence()
@@ -790,7 +787,7 @@ async def test_x_rbac_2_a_connection_in_the_middle_of_subscribing(
         await trio.testing.wait_all_tasks_blocked()
         await subscribed_and_revoked(office, wire)
         cursor.set()
-        heard = await wire.hear_many(7)
+        heard = await wire.hear_many(8)
         seqs = [message["seq"] for message in heard if message["type"] == "event"]
         assert seqs == [1, 2, 3, 4, 5]
         assert [m["code"] for m in heard if m["type"] == "error"] == ["ROLE_FORBIDDEN"]
@@ -825,7 +822,8 @@ async def test_an_overflowing_outbox_lags_and_catches_up_in_order(
 async def test_a_lagging_client_still_gets_its_replies_first(
     store: FaultyStore, world: World
 ) -> None:
-    async with running(store, world, limits=Limits(outbox_bytes_max=1_000)) as actors:
+    limits = Limits(outbox_bytes_max=1_000, page_events=4)
+    async with running(store, world, limits=limits) as actors:
         await actors.workspace().send(Put("a"))
         async with wired(actors, role="editor", room_bytes=500) as wire:
             await wire.ask("subscribe", stream_id=STREAM, cursor=1)
@@ -840,14 +838,16 @@ async def test_a_lagging_client_still_gets_its_replies_first(
 async def test_replies_that_are_not_read_close_the_connection(
     store: FaultyStore, world: World
 ) -> None:
-    async with running(store, world, limits=Limits(replies_bytes_max=500)) as actors:
-        async with wired(actors, room_bytes=200) as wire:
-            with pytest.raises(TransportClosedError):
-                while True:
-                    await wire.say("ping", request_id="r" * 100)
-            _, code = await wire.hear_end()
-            assert code == Close.TRY_AGAIN
-            assert trio.current_time() < 1
+    limits = Limits(replies_bytes_max=500)
+    async with (
+        running(store, world, limits=limits) as actors,
+        wired(actors, room_bytes=200) as wire,
+    ):
+        for _ in range(20):
+            await wire.say("ping", request_id="r" * 100)
+        rest, code = await wire.hear_end()
+        assert code == Close.TRY_AGAIN
+        assert len(rest) < 20
 
 
 async def test_a_client_that_takes_nothing_is_closed_at_the_write_deadline(

@@ -31,7 +31,7 @@ class Writer:
     chain: int = CHAIN_START
     versions: dict[str, int] = field(default_factory=dict)
 
-    def event(self, stream_id: str, payload: str = "{}", **more: Any) -> Event:  # noqa: ANN401
+    def event(self, stream_id: str, payload: str = "{}", **more: Any) -> Event:
         self.versions[stream_id] = self.versions.get(stream_id, 0) + 1
         self.head_seq += 1
         fields: dict[str, Any] = {
@@ -76,7 +76,7 @@ def entity(
     stream_id: str,
     version: int,
     state: str | None = None,
-    **more: Any,  # noqa: ANN401
+    **more: Any,
 ) -> EntityWrite:
     fields: dict[str, Any] = {"stream_id": stream_id, "version": version, "state": state}
     return EntityWrite(**({"live": True} | fields | more))

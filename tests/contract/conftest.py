@@ -13,9 +13,9 @@ import trio
 from dalsegno.actors import Store, World
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import Limits
+from dalsegno.runtime._account_store import AccountStore
 from dalsegno.runtime.store import PostgresStore, connect
 from dalsegno.runtime.store._memory_accounts import MemoryAccounts
-from dalsegno.runtime._account_store import AccountStore
 from tests.contract._writing import START, new_id
 
 LIMITS = Limits(clients_per_user_max=3, cursors_per_client_max=5)
@@ -61,7 +61,7 @@ class PostgresHarness:
     async def age(self, seconds: float) -> None:
         step = "make_interval(secs => $1::text::double precision)"
         for table in ("command_result", "session"):
-            sql = f"update dalsegno.{table} set expires_at = expires_at - {step}"  # noqa: S608
+            sql = f"update dalsegno.{table} set expires_at = expires_at - {step}"
             await self._run(sql, str(seconds))
 
     async def put_head(self, workspace_id: str, head_seq: int) -> None:

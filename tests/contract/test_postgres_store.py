@@ -417,7 +417,7 @@ async def test_x_seq_4_owners_that_fight_and_backends_that_die_leave_dense_logs(
     deadline = trio.current_time() + STRESS_S
 
     async def own(name: str) -> None:
-        draw = random.Random(name)  # noqa: S311
+        draw = random.Random(name)
         writers: dict[str, Writer] = {}
         store = PostgresStore(migrated, Limits())
         while trio.current_time() < deadline:

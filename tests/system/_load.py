@@ -8,7 +8,7 @@ from collections import Counter
 import trio
 
 from dalsegno.protocol import DalsegnoError
-from dalsegno.runtime.client import Committed, ClientLimits, RemoteEvent, open_client
+from dalsegno.runtime.client import Client, ClientLimits, Committed, RemoteEvent, open_client
 
 from ._processes import Owner, Server, connect, until
 
@@ -35,20 +35,16 @@ class Load:
     async def run_impatiently(self) -> None:
         """Write as one that is told of every failure, and tries again under the same key."""
         while not self._is_enough:
-            try:
-                async with open_client(
-                    self._server.url, cookie=self._owner.cookie, limits=ONCE
-                ) as client:
-                    while not self._is_enough:
-                        key = self._next = getattr(self, "_next", None) or next(self._keys)
-                        fields = {"note_id": None, "title": key}
-                        self.receipts[key] = await client.send(
-                            self._owner.workspace, "create_note", fields, key=key
-                        )
-                        self._next = None
-            except DalsegnoError as error:
-                self.failures[error.code] += 1
-                await trio.sleep(0.02)
+            key = next(self._keys)
+            while key not in self.receipts:
+                try:
+                    async with open_client(
+                        self._server.url, cookie=self._owner.cookie, limits=ONCE
+                    ) as client:
+                        await self._write(client, key)
+                except DalsegnoError as error:
+                    self.failures[error.code] += 1
+                    await trio.sleep(0.02)
 
     async def wait(self, more: int) -> None:
         """Wait until so many more are acknowledged."""
@@ -63,14 +59,15 @@ class Load:
 
             async def send() -> None:
                 while not self._is_enough:
-                    key = next(self._keys)
-                    fields = {"note_id": None, "title": key}
-                    self.receipts[key] = await client.send(
-                        self._owner.workspace, "create_note", fields, key=key
-                    )
+                    await self._write(client, next(self._keys))
 
             for _ in range(senders):
                 nursery.start_soon(send)
+
+    async def _write(self, client: Client, key: str) -> None:
+        fields = {"note_id": None, "title": key}
+        receipt = await client.send(self._owner.workspace, "create_note", fields, key=key)
+        self.receipts[key] = receipt
 
     async def check(self) -> None:
         """Every acknowledged note is there, once, where its receipt says, and nothing else is."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -38,7 +36,7 @@ def free_port() -> int:
 
 async def until(condition: Callable[[], bool], within_s: float = 30) -> None:
     with trio.fail_after(within_s):
-        while not condition():  # noqa: ASYNC110 - any condition
+        while not condition():
             await trio.sleep(0.02)
 
 
@@ -65,6 +63,10 @@ class Command:
     @property
     def lines(self) -> list[str]:
         return self.out.splitlines()
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -136,7 +138,7 @@ class Server:
         assert self.process is not None
         with trio.fail_after(30):
             while not await self._answers():
-                assert self.process._process.poll() is None, self.process.err
+                assert self.process.is_running, self.process.err
                 await trio.sleep(0.05)
 
     async def _answers(self) -> bool:

@@ -1,0 +1,123 @@
+"""What was acknowledged survives whatever is killed, and nothing happens twice (I1, I4, I5)."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import trio
+
+from dalsegno.runtime.client import Client
+from tests.system._load import Load, read_log
+from tests.system._processes import Owner, Processes, Server, connect, is_alive, until
+
+
+async def write(client: Client, owner: Owner, title: str) -> int:
+    fields = {"note_id": None, "title": title}
+    return (await client.send(owner.workspace, "create_note", fields)).event_seq
+
+
+async def test_x_per_4_ops_02_the_server_is_killed_in_the_middle_of_a_load(
+    server: Server, owner: Owner
+) -> None:
+    load = Load(server, owner)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(load.run)
+        nursery.start_soon(load.run_impatiently)
+        for _ in range(2):
+            await load.wait(more=60)
+            postmaster = server.postmaster()
+            await server.kill()
+            await server.start()
+            assert server.postmaster() == postmaster, "the PostgreSQL that was left is adopted"
+        await load.wait(more=60)
+        load.enough()
+    await load.check()
+    assert set(load.failures) <= {"UNREACHABLE", "STORE_UNAVAILABLE", "OUTCOME_UNKNOWN"}
+    assert await server.stop() == 0
+    assert not is_alive(postmaster), "who adopts it also stops it"
+
+
+async def test_x_sup_8_postgres_is_killed_in_the_middle_of_a_load(
+    server: Server, owner: Owner
+) -> None:
+    load = Load(server, owner)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(load.run)
+        nursery.start_soon(load.run_impatiently)
+        for _ in range(2):
+            await load.wait(more=60)
+            os.kill(server.postmaster(), signal.SIGKILL)
+            before = sum(load.failures.values())
+            await until(lambda: sum(load.failures.values()) > before)  # noqa: B023 - now
+        await load.wait(more=60)  # by itself
+        load.enough()
+    await load.check()
+    # 503 at the handshake while the session cannot be looked up is DB_UNAVAILABLE's kind.
+    assert set(load.failures) <= {"STORE_UNAVAILABLE", "OUTCOME_UNKNOWN", "OVERLOADED"}
+    assert server.process is not None
+    assert "Traceback" not in server.process.err
+
+
+async def test_both_are_killed_in_the_middle_of_a_load(server: Server, owner: Owner) -> None:
+    load = Load(server, owner)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(load.run)
+        await load.wait(more=60)
+        os.kill(server.postmaster(), signal.SIGKILL)
+        await server.kill()
+        await server.start()
+        await load.wait(more=60)
+        load.enough()
+    await load.check()
+
+
+async def test_x_seq_6_x_ack_2_a_restart_goes_on_where_it_was(server: Server, owner: Owner) -> None:
+    stream = f"workspace:{owner.workspace}"
+    async with connect(server, owner) as client, client.subscribe(stream) as events:
+        assert [await write(client, owner, f"note {number}") for number in (1, 2, 3)] == [1, 2, 3]
+        events.ack(await anext(events))
+        events.ack(await anext(events))
+        assert await server.stop() == 0
+        await server.start()
+        assert (await anext(events)).seq == 3
+        assert await write(client, owner, "after the restart") == 4
+    async with connect(server, owner) as client, client.subscribe(stream) as events:
+        assert (await anext(events)).seq == 3
+    assert len(await read_log(server, owner, 4)) == 4
+
+
+async def test_a_second_server_is_refused(
+    server: Server, owner: Owner, processes: Processes
+) -> None:
+    here = ["--bind", "127.0.0.1:0", "--data-dir", str(server.data_dir)]
+    second = await processes.run("serve", *here)
+    assert await second.ended() == 1
+    assert server.process is not None
+    (line,) = second.err.splitlines()
+    assert f"in use by process {server.process.pid}" in line
+    async with connect(server, owner) as client:
+        assert await write(client, owner, "undisturbed") == 1
+
+
+async def test_a_second_server_of_a_database_is_refused(
+    database: str, processes: Processes
+) -> None:
+    arguments = ["serve", "--bind", "127.0.0.1:0", "--database", database]
+    first = await processes.run(*arguments)
+    await until(lambda: "Dal Segno serves on" in first.out)
+    second = await processes.run(*arguments)
+    assert await second.ended() == 1
+    (line,) = second.err.splitlines()
+    assert "another dalsegno server" in line
+    first.signal(signal.SIGTERM)
+    assert await first.ended(within_s=10) == 0
+
+
+async def test_postgres_away_at_the_start_is_said_in_a_line(processes: Processes) -> None:
+    dsn = "postgresql://postgres:secret@127.0.0.1:1/nothing"
+    process = await processes.run("serve", "--bind", "127.0.0.1:0", "--database", dsn)
+    assert await process.ended() == 1
+    (line,) = process.err.splitlines()
+    assert "the database is away" in line
+    assert "secret" not in line

@@ -1,0 +1,75 @@
+"""SIGTERM drains and ends within ten seconds, whatever the clients do (X-SUP-6)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import trio
+
+from dalsegno.protocol import Close
+from tests.system._load import Load
+from tests.system._processes import Owner, Processes, Server, is_alive, until
+
+UPGRADE = (
+    "GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    "Cookie: {cookie}\r\n\r\n"
+)
+
+
+async def open_deaf(server: Server, owner: Owner) -> trio.SocketStream:
+    """Open a WebSocket that will never answer anything."""
+    stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+    await stream.send_all(UPGRADE.format(port=server.port, cookie=owner.cookie).encode())
+    answer = await stream.receive_some()
+    assert answer.startswith(b"HTTP/1.1 101"), answer
+    return stream
+
+
+async def test_x_sup_6_sigterm_drains_and_stops_postgres(server: Server, owner: Owner) -> None:
+    load = Load(server, owner)
+    postmaster = server.postmaster()
+    deaf = [await open_deaf(server, owner) for _ in range(3)]
+    idle = await trio.open_tcp_stream("127.0.0.1", server.port)
+    await idle.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await idle.receive_some()).startswith(b"HTTP/1.1 200")
+    late = await trio.open_tcp_stream("127.0.0.1", server.port)  # asks nothing at all
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(load.run)
+        await load.wait(more=50)
+        assert await server.stop(within_s=10) == 0
+        assert not is_alive(postmaster)
+        assert server.process is not None
+        assert "Traceback" not in server.process.err
+        said = await deaf[0].receive_some()
+        assert said[0] == 0x88, "a close frame, RFC 6455 §5.5.1"
+        assert int.from_bytes(said[2:4]) == Close.GOING_AWAY
+        for stream in (*deaf, idle, late):
+            await stream.aclose()
+        await server.start()
+        await load.wait(more=20)
+        load.enough()
+    await load.check()
+
+
+async def test_a_second_signal_ends_it_at_once(server: Server, owner: Owner) -> None:
+    stream = await open_deaf(server, owner)
+    process = server.process
+    assert process is not None
+    process.signal(signal.SIGINT)
+    await until(lambda: "draining" in process.err)
+    began = time.monotonic()
+    process.signal(signal.SIGINT)
+    assert await process.ended(within_s=2) == 130
+    assert time.monotonic() - began < 1
+    await stream.aclose()
+    os.kill(server.postmaster(), signal.SIGTERM)
+
+
+async def test_ctrl_c_ends_it_in_order(database: str, processes: Processes) -> None:
+    process = await processes.run("serve", "--bind", "127.0.0.1:0", "--database", database)
+    await until(lambda: "Dal Segno serves on" in process.out)
+    process.signal(signal.SIGINT)
+    assert await process.ended(within_s=10) == 0

@@ -1,0 +1,106 @@
+"""`dalsegno tail` and `dalsegno send`, as a person has them in two terminals."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+
+import msgspec
+import trio
+
+from tests.system._processes import DALSEGNO, Command, Owner, Processes, Server, until
+
+
+async def send(processes: Processes, server: Server, owner: Owner, title: str) -> int:
+    fields = msgspec.json.encode({"note_id": None, "title": title}).decode()
+    process = await processes.talk(server, "send", owner.workspace, "create_note", fields)
+    assert await process.ended() == 0, process.err
+    return int(msgspec.json.decode(process.out)["event_seq"])
+
+
+def numbers(tail: Command) -> list[int]:
+    return [int(line.split()[0]) for line in tail.lines]
+
+
+async def test_two_tails_print_the_same_and_go_on_after_a_restart(
+    server: Server, owner: Owner, processes: Processes
+) -> None:
+    stream = f"workspace:{owner.workspace}"
+    one = await processes.talk(server, "tail", stream)
+    two = await processes.talk(server, "tail", stream, "--client-id", "another")
+    assert await send(processes, server, owner, "first") == 1
+    await until(lambda: one.lines == two.lines != [])
+    assert one.lines[0].startswith("1 note_created note:")
+
+    await server.kill()
+    await until(lambda: "connection lost" in one.err and "connection lost" in two.err)
+    await server.start()
+    assert await send(processes, server, owner, "second") == 2
+    assert await server.stop() == 0
+    await server.start()
+    assert await send(processes, server, owner, "third") == 3
+    await until(lambda: numbers(one) == numbers(two) == [1, 2, 3])
+    assert one.out == two.out
+    assert "connected again" in one.err
+
+    one.signal(signal.SIGINT)
+    two.signal(signal.SIGTERM)
+    assert (await one.ended(), await two.ended()) == (130, 143)
+    assert "Traceback" not in one.err + two.err
+
+
+async def test_a_tail_that_acks_goes_on_after_what_it_printed(
+    server: Server, owner: Owner, processes: Processes
+) -> None:
+    stream = f"workspace:{owner.workspace}"
+    first = await processes.talk(server, "tail", stream, "--ack")
+    await send(processes, server, owner, "one")
+    await until(lambda: numbers(first) == [1])
+    first.signal(signal.SIGINT)
+    assert await first.ended() == 130
+    await send(processes, server, owner, "two")
+    second = await processes.talk(server, "tail", stream, "--ack", "--json")
+    await until(lambda: len(second.lines) == 1)
+    event = msgspec.json.decode(second.lines[0])
+    assert (event["seq"], event["event_type"], event["stream_id"]) == (2, "note_created", stream)
+    third = await processes.talk(server, "tail", stream, "--after", "1")
+    await until(lambda: numbers(third) == [2])
+
+
+async def test_a_reader_that_leaves_ends_a_tail(
+    server: Server, owner: Owner, processes: Processes
+) -> None:
+    await send(processes, server, owner, "one")
+    arguments = ["tail", f"workspace:{owner.workspace}", "--url", server.url]
+    arguments += ["--email", "owner@example.org", "--password", "a long enough password"]
+    process = await trio.lowlevel.open_process(
+        [*DALSEGNO, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with trio.fail_after(20):
+        line = await process.stdout.receive_some()
+        assert line.startswith(b"1 note_created")
+        await process.stdout.aclose()
+        assert await process.wait() == 0  # and nothing had to happen for it to notice
+        assert await process.stderr.receive_some() == b""
+    await process.stderr.aclose()
+
+
+async def test_what_cannot_be_is_said_in_a_line(
+    server: Server, owner: Owner, processes: Processes
+) -> None:
+    stream = f"workspace:{owner.workspace}"
+    commands = {
+        ("tail", "workspace:nowhere"): "no such workspace",
+        ("tail", stream, "--after", "7"): "the stream is not that long",
+        ("send", owner.workspace, "fly", "{}"): "no command 'fly'",
+        ("tail", stream, "--url", "http://127.0.0.1:1"): "does not answer",
+        ("tail", stream, "--password", "not this one"): "wrong password",
+    }
+    running = {arguments: await processes.talk(server, *arguments) for arguments in commands}
+    for arguments, message in commands.items():
+        process = running[arguments]
+        assert await process.ended() == 1
+        (line,) = process.err.splitlines()
+        assert message in line
