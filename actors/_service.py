@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -41,6 +42,12 @@ _SWEEP_S = 60.0
 _SWEEP_ROWS = 500
 
 
+def not_found(stream_id: str) -> Reject:
+    """Make the answer for an entity that is not there, or not for whoever asks (C22)."""
+    kind = stream_id.partition(":")[0]
+    return Reject(f"{kind.upper()}_NOT_FOUND", f"no such {kind}", stream_id=stream_id)
+
+
 class Service:
     """The actors of one runtime: made together, run together, ended together."""
 
@@ -68,6 +75,8 @@ class Service:
             world=world,
             limits=limits,
         )
+        self._places: OrderedDict[str, str] = OrderedDict()
+        """The workspaces of entities; those in use last stay longest."""
         self.connections: dict[Connection, None] = {}
         """Those that are open, in the order they came."""
         self.commands: dict[type, tuple[str, Domain[Any, Any, Any]]] = {
@@ -137,30 +146,34 @@ class Service:
         if not await self.directory.exists(workspace_id):
             raise Reject("WORKSPACE_NOT_FOUND", "no such workspace")
 
-    async def place(
-        self, stream_id: str, workspace_id: str | None, *, user_id: str, role: str | None
-    ) -> str:
+    async def place(self, stream_id: str, workspace_id: str | None) -> str:
         """Find the workspace of an entity that may be named by its id alone.
 
-        Where it is in ``$system``, it is nowhere: that log is not read from outside.
+        An entity stays where it was made, so what was found once is remembered.  One in
+        ``$system`` is nowhere: that log is not read from outside.
 
         Raises:
-            Reject: ``…_NOT_FOUND`` where there is none, or none that the user may know of (C22);
-                ``BAD_REQUEST`` where the id alone does not tell.
+            Reject: ``…_NOT_FOUND`` where there is none; ``BAD_REQUEST`` where the id alone does
+                not tell.
 
         """
-        kind = stream_id.partition(":")[0]
         if workspace_id is not None:
             check_workspace_id(workspace_id)
             await self.check_exists(workspace_id)
             return workspace_id
+        if stream_id in self._places:
+            self._places.move_to_end(stream_id)
+            return self._places[stream_id]
         # Of three, one may be the reserved one.
         found = await self.store.locate(stream_id, limit=3)
         places = [place for place in found if place != SYSTEM_WORKSPACE]
         if len(places) > 1:
             raise Reject("BAD_REQUEST", "several workspaces have this id: name the workspace")
-        if not places or (role is None and await self.role_of(places[0], user_id) is None):
-            raise Reject(f"{kind.upper()}_NOT_FOUND", f"no such {kind}", stream_id=stream_id)
+        if not places:
+            raise not_found(stream_id)
+        self._places[stream_id] = places[0]
+        if len(self._places) > self.limits.places_cached_max:
+            self._places.popitem(last=False)
         return places[0]
 
     # ------------------------------------------------------------------------------ closing
@@ -191,8 +204,10 @@ class Service:
         """Remove expired answers of idempotency keys, a few at a time."""
         while True:
             await trio.sleep(_SWEEP_S)
+            swept = _SWEEP_ROWS
             try:
-                while await self.store.sweep_results(limit=_SWEEP_ROWS) == _SWEEP_ROWS:
+                while swept == _SWEEP_ROWS:
+                    swept = await self.store.sweep_results(limit=_SWEEP_ROWS)
                     await trio.sleep(self.limits.ack_flush_s)
             except UnavailableError as error:
                 _log.warning("expired answers were not swept: %s", error)

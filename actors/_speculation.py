@@ -365,7 +365,15 @@ class Speculation:
         if index != before.index:
             for text in (*index.keys, *((index.title,) if index.title is not None else ())):
                 check_id(text, chars_max=_INDEX_CHARS_MAX, what=f"index of {stream_id}")
-        return replace(entity, index=index)
+        return Entity(
+            entity.domain,
+            entity.version,
+            entity.state,
+            entity.stored_version,
+            entity.lag_bytes,
+            entity.size,
+            index,
+        )
 
     def _number(
         self,

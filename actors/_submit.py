@@ -19,7 +19,7 @@ from dalsegno.protocol import (
 )
 
 from ._command import make_command
-from .domains.accounts import system_domains
+from ._service import not_found
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,11 +57,9 @@ class Submission:
             else (said.name, bytes(said.payload))
         )
         domain = self._service.domain_of(name)
-        if domain in system_domains:
-            raise Reject("UNKNOWN_COMMAND", f"no command {name[:64]!r}")
         command = decode_payload(payload, domain.commands[name], self._service.limits)
         return make_command(
-            await self._workspace_id(user_id, role),
+            await self._workspace_id(),
             domain,
             name,
             command,
@@ -74,13 +72,11 @@ class Submission:
             correlation_id=said.request_id,
         )
 
-    async def _workspace_id(self, user_id: str, role: str | None) -> str:
+    async def _workspace_id(self) -> str:
         said = self._said
         if isinstance(said, ApplyPatch):
             check_id(said.note_id, chars_max=self._service.limits.id_chars_max)
-            return await self._service.place(
-                f"note:{said.note_id}", said.workspace_id, user_id=user_id, role=role
-            )
+            return await self._service.place(f"note:{said.note_id}", said.workspace_id)
         if said.workspace_id == SYSTEM_WORKSPACE:
             raise Reject("ROLE_FORBIDDEN", "this log is not written from outside")
         check_workspace_id(said.workspace_id)
@@ -142,4 +138,7 @@ def _show_patch(said: ApplyPatch, answer: Receipt | DalsegnoError) -> bytes:
             reason="version_conflict",
             idempotency_key=said.idempotency_key,
         )
+    if answer.code == "ROLE_FORBIDDEN" and "role" not in answer.details and not said.workspace_id:
+        # A stranger who guesses an id does not learn that there is such a note (C22).
+        answer = not_found(f"note:{said.note_id}")
     return error_message(answer, said.request_id, note_id=said.note_id)

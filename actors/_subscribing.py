@@ -27,6 +27,7 @@ from dalsegno.protocol import (
     workspace_stream,
 )
 
+from ._service import not_found
 from ._store import CursorKey
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Subscribing:
 
         """
         user_id = str(connection.user_id)
-        workspace_id = await self._workspace_id(user_id, connection.role)
+        workspace_id = await self._workspace_id()
         slot = self._service.directory.slot(workspace_id)
         await slot.wait_open()
         subscription = Subscription(workspace_id, self.stream_id)
@@ -130,7 +131,7 @@ class Subscribing:
 
     # ------------------------------------------------------------------------------- steps
 
-    async def _workspace_id(self, user_id: str, role: str | None) -> str:
+    async def _workspace_id(self) -> str:
         named = self._said.workspace_id
         kind, _, rest = self.stream_id.partition(":")
         if kind == "workspace":
@@ -143,11 +144,14 @@ class Subscribing:
             return rest
         if kind not in self._service.domains or not rest:
             raise Reject("BAD_REQUEST", "a stream is workspace:{id} or {entity}:{id}")
-        return await self._service.place(self.stream_id, named, user_id=user_id, role=role)
+        return await self._service.place(self.stream_id, named)
 
     async def _check_role(self, workspace_id: str, user_id: str, asserted: str | None) -> None:
-        if asserted is None and await self._service.role_of(workspace_id, user_id) is None:
-            raise Reject("ROLE_FORBIDDEN", "not a member", stream_id=self.stream_id)
+        if asserted is not None or await self._service.role_of(workspace_id, user_id) is not None:
+            return
+        if self._said.workspace_id is None and not self.stream_id.startswith("workspace:"):
+            raise not_found(self.stream_id)
+        raise Reject("ROLE_FORBIDDEN", "not a member", stream_id=self.stream_id)
 
     def _client_id(self, connection: Connection) -> str:
         return connection.client_id if self._said.client_id == "default" else self._said.client_id

@@ -129,10 +129,11 @@ class Child:
 @asynccontextmanager
 async def child(name: str, command: Sequence[str], *, core: int) -> AsyncIterator[Child]:
     """Run a command on a core for the length of a block; then it is asked to end."""
-    with pinned(core):
-        process = await trio.lowlevel.open_process(
-            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
-        )
+    process = await trio.lowlevel.open_process(
+        list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    )
+    if _CAN_PIN:
+        os.sched_setaffinity(process.pid, {core})  # Trio starts it from a thread of any core
     try:
         yield Child(process, name)
     finally:

@@ -137,9 +137,7 @@ class Burst:
         count = _WRITERS * _BURST
         self.commands.samples.append(Sample(count=count, wall_s=told["wall_s"], cpu_s=cpu_s))
         if self.deliveries is not None:
-            self.deliveries.samples.append(
-                Sample(count=count * _READERS, wall_s=delivered_s, cpu_s=cpu_s)
-            )
+            self.deliveries.samples.append(Sample(count=count * _READERS, wall_s=delivered_s))
 
 
 async def _burst(

@@ -61,6 +61,9 @@ class Limits:
     command_deadline_s: float = 30.0
     """How long an accepted command may stay unanswered before `OUTCOME_UNKNOWN`."""
 
+    places_cached_max: int = 65_536
+    """Entities named by their id alone whose workspace is remembered."""
+
     # The committer
     commit_batches_max: int = 512
     """Workspaces merged into one statement."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-from dalsegno.protocol import DalsegnoError, DomainError
+from dalsegno.protocol import DalsegnoError, DomainError, UnavailableError
 
 from ._cli_client import send, tail
 from ._cli_options import CONFIG, FILE, option
@@ -69,6 +69,8 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _describe(error: BaseException) -> str:
+    if isinstance(error, UnavailableError):
+        return " ".join(error.message.split())  # libpq breaks lines
     if isinstance(error, DalsegnoError):
         return error.message
     if isinstance(error, OSError) and error.strerror:

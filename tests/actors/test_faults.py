@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -480,34 +481,28 @@ async def test_x_sup_1_a_bug_in_the_loop_costs_no_command(
 # ------------------------------------------------------------------------------- cancel and end
 
 
+@pytest.mark.parametrize("steps", range(25))
 async def test_fi_14_a_caller_cancelled_anywhere_leaves_the_workspace_sound(
-    store: FaultyStore, world: World
+    actors: Actors, store: FaultyStore, steps: int
 ) -> None:
-    for steps in range(25):
-        async with running(store, world) as actors:
-            workspace = actors.workspace(f"w{steps}")
-            await workspace.send(Put("a"))
-            scope = trio.CancelScope()
-            receipts: list[Receipt] = []
+    workspace = actors.workspace()
+    await workspace.send(Put("a"))
+    receipts: list[Receipt] = []
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
 
-            async def send(
-                workspace=workspace,
-                scope=scope,
-                receipts=receipts,  # noqa: ANN001 - bound now
-            ) -> None:
-                with scope:
-                    receipts.append(await workspace.send(Put("a", "x"), key="k"))
+            async def send() -> None:
+                receipts.append(await workspace.send(Put("a", "x"), key="k"))
 
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(send)
-                for _ in range(steps):
-                    await trio.lowlevel.checkpoint()
-                scope.cancel()
-            again = await workspace.send(Put("a", "x"), key="k")
-            assert again.event_seq == 2
-            assert not receipts or receipts[0].event_seq == 2
-            assert (await workspace.send(Put("a"))).event_seq == 3
-            await check_log(store, f"w{steps}")
+            nursery.start_soon(send)
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            scope.cancel()
+    again = await workspace.send(Put("a", "x"), key="k")
+    assert again.event_seq == 2
+    assert not receipts or receipts[0].event_seq == 2
+    assert (await workspace.send(Put("a"))).event_seq == 3
+    await check_log(store)
 
 
 async def test_a_caller_cancelled_while_it_waits_for_room_did_nothing(
@@ -519,15 +514,10 @@ async def test_a_caller_cancelled_while_it_waits_for_room_did_nothing(
     async with running(store, world, limits=limits) as actors:
         workspace = actors.workspace()
         posted = []
-        for text in "abcd":
+        with suppress(trio.WouldBlock):
             while True:
-                try:
-                    posted += post_all(workspace, [Put("a", text)])
-                except trio.WouldBlock:
-                    break
-                else:
-                    await trio.testing.wait_all_tasks_blocked()
-                    break
+                posted += post_all(workspace, [Put("a")])
+                await trio.testing.wait_all_tasks_blocked()
         with trio.move_on_after(1) as scope:
             await workspace.send(Put("a", "cancelled"))
         assert scope.cancelled_caught

@@ -63,9 +63,9 @@ async def test_x_seq_1_a_thousand_mutations_of_twenty_tasks_are_dense(
 
     async def mutate(task: int) -> None:
         for number in range(50):
-            receipts.append(
-                await workspace.send(Put(f"b{(task + number) % 7}", f"{task}.{number}"))
-            )
+            put = Put(f"b{(task + number) % 7}", f"{task}.{number}")
+            receipt = await workspace.send(put)
+            receipts.append(receipt)
 
     async with trio.open_nursery() as nursery:
         for task in range(20):

@@ -158,8 +158,11 @@ class Server:
         return await self.process.ended(within_s)
 
     def postmaster(self) -> int:
-        """The process of its PostgreSQL."""
-        return int((self.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
+        """The process of its PostgreSQL; 0 while there is none."""
+        try:
+            return int((self.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
+        except (FileNotFoundError, IndexError):
+            return 0
 
 
 def is_alive(pid: int) -> bool:
