@@ -50,7 +50,7 @@ class NoteWriter:
 
     async def create(self) -> None:
         """Write the note."""
-        await self.workspace.send(CreateNote(self.note_id, self.note_id, "x" * _NOTE_CHARS))
+        await self.workspace.send(CreateNote(self.note_id, "x" * _NOTE_CHARS, note_id=self.note_id))
         self.version = 1
 
     async def send(self) -> None:

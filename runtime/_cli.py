@@ -25,19 +25,20 @@ from ._config import ConfigError, parse_bind, read_limits
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ._logs import LogFormat, LogLevel
+    from ._config import LogFormat, LogLevel
 
 _EXPECTED = (DalsegnoError, DomainError, ConfigError, OSError)
 
 
 def main() -> None:
     """Run the command that was typed, and exit."""
-    sys.exit(_run())
+    sys.exit(run(sys.argv[1:]))
 
 
-def _run() -> int:
+def run(arguments: list[str]) -> int:
+    """Run a command and tell the process's status."""
     try:
-        status = cli.main(prog_name="dalsegno", standalone_mode=False)
+        status = cli.main(arguments, prog_name="dalsegno", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
 from dalsegno.protocol import Limits
 
-from ._logs import LogFormat, LogLevel
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+LogFormat: TypeAlias = Literal["text", "json"]
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 LIMIT_PREFIX = "DALSEGNO_LIMIT_"
 """Of the environment's names of bounds."""

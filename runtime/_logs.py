@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import structlog
 
 if TYPE_CHECKING:
     from structlog.typing import Processor
 
-LogFormat: TypeAlias = Literal["text", "json"]
-LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+    from ._config import LogFormat, LogLevel
 
 
 def configure_logs(level: LogLevel, format_: LogFormat) -> None:

@@ -58,11 +58,11 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 class CreateNote(msgspec.Struct, frozen=True):
     """Write a new note; without an id the runtime gives it one."""
 
-    note_id: str | None
     title: str
     markdown: str = ""
     note_kind: str = "markdown"
     access_scope: str = "workspace"
+    note_id: str | None = None
 
 
 class ApplyPatch(msgspec.Struct, frozen=True):

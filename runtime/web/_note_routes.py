@@ -103,7 +103,7 @@ def note_routes(site: Site) -> Blueprint:
         body = await read(NoteCreateBody)
         await check_role(rt, body.workspace_id, identity.user_id, allow=WRITERS)
         workspace = rt.workspace(body.workspace_id).acting(user_id=identity.user_id)
-        command = CreateNote(None, body.title, body.markdown, body.note_kind, body.access_scope)
+        command = CreateNote(body.title, body.markdown, body.note_kind, body.access_scope)
         key = idempotency_key(body.idempotency_key)
         receipt = await workspace.send(command, key=key, correlation_id=request_id())
         if receipt.repeated:

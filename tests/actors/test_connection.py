@@ -33,7 +33,7 @@ STREAM = "workspace:w"
 async def office(actors: Actors) -> Actors:
     """A workspace with a note, and members: u may write, v may read."""
     workspace = actors.workspace()
-    await workspace.send(CreateNote("n", "Minutes", "Hello world"))
+    await workspace.send(CreateNote("Minutes", "Hello world", note_id="n"))
     await workspace.send(PutMember("u", "editor"))
     await workspace.send(PutMember("v", "viewer"))
     return actors
@@ -414,7 +414,7 @@ async def test_x_sub_7_a_second_subscribe_changes_nothing(office: Actors) -> Non
 async def test_x_sub_8_what_cannot_be_followed_is_an_error_and_leaves_nothing(
     office: Actors, type_: str, fields: Message, code: str
 ) -> None:
-    await office.workspace("other").send(CreateNote("m", "Secret"))
+    await office.workspace("other").send(CreateNote("Secret", note_id="m"))
     registered = RegisterUser(user_id="u", email="u@x.y", display_name="U", role="viewer")
     await office.workspace("$system").send(registered)
     async with wired(office) as wire:
@@ -459,7 +459,7 @@ async def test_a_hosts_own_role_opens_an_entity_by_its_id_alone(office: Actors) 
 
 
 async def test_an_id_that_several_workspaces_have_must_name_one(office: Actors) -> None:
-    await office.workspace("other").send(CreateNote("n", "Namesake"))
+    await office.workspace("other").send(CreateNote("Namesake", note_id="n"))
     async with wired(office) as wire:
         assert (await wire.ask("subscribe_note", note_id="n"))["code"] == "BAD_REQUEST"
         named = await wire.ask("subscribe_note", note_id="n", workspace_id="w", cursor=1)

@@ -75,7 +75,7 @@ class Notebook:
 
 def begun(markdown: str = "Hello world", title: str = "A note") -> Notebook:
     notebook = Notebook()
-    notebook.send(CreateNote("n1", title, markdown))
+    notebook.send(CreateNote(title, markdown, note_id="n1"))
     return notebook
 
 
@@ -168,7 +168,7 @@ steps = st.one_of(
 def command_of(step: tuple[Any, ...], version: int) -> NoteCommand:
     match step:
         case ("create", title, markdown):
-            return CreateNote("n1", title, markdown)
+            return CreateNote(title, markdown, note_id="n1")
         case ("patch", patch, lag):
             return ApplyPatch("n1", patch, version - lag)
         case ("title", title, lag):
@@ -183,8 +183,8 @@ def command_of(step: tuple[Any, ...], version: int) -> NoteCommand:
 @given(st.lists(steps, max_size=20))
 def test_m2_notes_do_what_the_model_does(script: list[tuple[Any, ...]]) -> None:
     notebook, model = Notebook(), Model()
-    notebook.send(CreateNote("n1", "a", "Hello"))
-    model.send(CreateNote("n1", "a", "Hello"))
+    notebook.send(CreateNote("a", "Hello", note_id="n1"))
+    model.send(CreateNote("a", "Hello", note_id="n1"))
     for step in script:
         command = command_of(step, len(model.versions))
         expected = model.send(command)
@@ -299,7 +299,7 @@ def test_a_command_is_read_from_the_wire() -> None:
     created = msgspec.json.decode(
         b'{"note_id":null,"title":"A"}', type=notes.commands["create_note"]
     )
-    assert created == CreateNote(None, "A")
+    assert created == CreateNote("A")
     for required in (b'{"note_id":"n1","patch_ops":[]}', b'{"note_id":"n1","title":"A"}'):
         for name in ("apply_patch", "set_title"):
             with pytest.raises(msgspec.ValidationError):
@@ -324,31 +324,31 @@ def test_notes_are_listed_by_title() -> None:
 
 def test_the_embedding_program_creates_as_nobody() -> None:
     notebook = Notebook()
-    notebook.send(CreateNote(None, "A note"), user_id=None)
+    notebook.send(CreateNote("A note"), user_id=None)
     assert notebook.note().created_by is None
     assert notebook.note().markdown == ""
 
 
 def test_an_id_is_used_once_also_after_its_note_was_deleted() -> None:
     notebook = begun()
-    assert refused(notebook, CreateNote("n1", "Other")) == "NOTE_EXISTS"
+    assert refused(notebook, CreateNote("Other", note_id="n1")) == "NOTE_EXISTS"
     notebook.send(DeleteNote("n1"))
-    assert refused(notebook, CreateNote("n1", "Other")) == "NOTE_EXISTS"
+    assert refused(notebook, CreateNote("Other", note_id="n1")) == "NOTE_EXISTS"
 
 
 @pytest.mark.parametrize("title", ["", " ", "\u2003", "x" * 301, "two\nlines", "a\0", "\x7f"])
 def test_what_is_no_title_is_refused(title: str) -> None:
-    assert refused(Notebook(), CreateNote("n1", title)) == "BAD_REQUEST"
+    assert refused(Notebook(), CreateNote(title, note_id="n1")) == "BAD_REQUEST"
     assert refused(begun(), SetTitle("n1", title, 1)) == "BAD_REQUEST"
 
 
 def test_kinds_and_scopes_that_are_not_offered_are_refused() -> None:
-    assert refused(Notebook(), CreateNote("n1", "A", "", "video")) == "BAD_REQUEST"
+    assert refused(Notebook(), CreateNote("A", "", "video", note_id="n1")) == "BAD_REQUEST"
     for scope in ("private", "project", ""):
-        command = CreateNote("n1", "A", access_scope=scope)
+        command = CreateNote("A", access_scope=scope, note_id="n1")
         assert refused(Notebook(), command) == "BAD_REQUEST"
     for kind in ("markdown", "settings", "media_image", "media_video"):
-        assert Notebook().send(CreateNote("n1", "A", "", kind)).note_kind == kind
+        assert Notebook().send(CreateNote("A", "", kind, note_id="n1")).note_kind == kind
 
 
 def test_x_occ_1_a_stale_base_changes_nothing() -> None:
@@ -402,7 +402,10 @@ def test_only_versions_that_a_store_can_hold_are_asked_for() -> None:
 @pytest.mark.parametrize("character", ["a", "é", "𝄋"])
 def test_a_text_is_bounded_by_its_bytes(character: str) -> None:
     fits = NOTE_BYTES_MAX // len(character.encode())
-    assert refused(Notebook(), CreateNote("n1", "A", character * (fits + 1))) == "PAYLOAD_TOO_LARGE"
+    assert (
+        refused(Notebook(), CreateNote("A", character * (fits + 1), note_id="n1"))
+        == "PAYLOAD_TOO_LARGE"
+    )
     notebook = begun(character * fits)
     one_more = [PatchOp(insert=character)]
     assert refused(notebook, ApplyPatch("n1", one_more, 1)) == "PAYLOAD_TOO_LARGE"

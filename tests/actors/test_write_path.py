@@ -299,7 +299,7 @@ async def test_a_rollback_right_behind_its_patch_sees_it(
     actors: Actors, store: FaultyStore
 ) -> None:
     workspace = actors.workspace()
-    await workspace.send(CreateNote("n", "title", "one"))
+    await workspace.send(CreateNote("title", "one", note_id="n"))
     answers = await send_all(
         workspace,
         [
@@ -421,7 +421,7 @@ async def test_another_payload_under_a_notes_key_gets_the_original_answer(
     actors: Actors, store: FaultyStore
 ) -> None:
     workspace = actors.workspace()
-    await workspace.send(CreateNote("n", "title", "text"))
+    await workspace.send(CreateNote("title", "text", note_id="n"))
     first = await workspace.send(ApplyPatch("n", [PatchOp(insert="x")], 1), key="k")
     again = await workspace.send(ApplyPatch("n", [PatchOp(retain=1)], 1), key="k")
     assert (again.version, again.event_seq) == (first.version, first.event_seq) == (2, 2)
@@ -522,7 +522,7 @@ async def test_x_snap_1_snapshots_at_100_and_200_and_a_rebuilt_state_is_the_live
 ) -> None:
     async with running(store, world) as actors:
         workspace = actors.workspace()
-        await workspace.send(CreateNote("n", "title", ""))
+        await workspace.send(CreateNote("title", "", note_id="n"))
         for number in range(210):
             await workspace.send(ApplyPatch("n", [PatchOp(insert=str(number % 10))], number + 1))
         live = await workspace.get(notes, "n")

@@ -113,7 +113,7 @@ def test_fields_that_nobody_knows_are_left_alone() -> None:
         '{"type":"subscribe_note","note_id":"' + "n" * 257 + '"}',
         '{"type":"subscribe_note","note_id":"n","cursor":[1]}',
         '{"type":"ack","stream_id":"s","event_seq":-1}',
-        '{"type":"ack","stream_id":"s","event_seq":%d}' % (SEQ_MAX + 1),
+        f'{{"type":"ack","stream_id":"s","event_seq":{SEQ_MAX + 1}}}',
         '{"type":"ack","stream_id":"s","event_seq":1.5}',
         '{"type":"ack","stream_id":"s","event_seq":true}',
         '{"type":"apply_patch","note_id":"n","base_version":null,"patch_ops":[]}',
@@ -180,7 +180,7 @@ def test_what_is_no_payload(payload: bytes, code_: str) -> None:
     assert caught.value.code == code_
 
 
-@given(st.text() | st.binary().map(lambda data: data.decode("latin-1")))
+@given(st.text(max_size=40) | st.binary(max_size=40).map(lambda data: data.decode("latin-1")))
 def test_whatever_comes_it_is_a_message_or_a_bad_request(text: str) -> None:
     try:
         decode_message(text, LIMITS)

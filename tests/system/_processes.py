@@ -179,3 +179,8 @@ def connect(
     server: Server, owner: Owner, *, client_id: str = "default"
 ) -> AbstractAsyncContextManager[Client]:
     return open_client(server.url, cookie=owner.cookie, limits=SOON, client_id=client_id)
+
+
+async def write(client: Client, owner: Owner, title: str) -> int:
+    fields = {"note_id": None, "title": title}
+    return (await client.send(owner.workspace, "create_note", fields)).event_seq

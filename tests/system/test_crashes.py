@@ -7,14 +7,8 @@ import signal
 
 import trio
 
-from dalsegno.runtime.client import Client
 from tests.system._load import Load, read_log
-from tests.system._processes import Owner, Processes, Server, connect, is_alive, until
-
-
-async def write(client: Client, owner: Owner, title: str) -> int:
-    fields = {"note_id": None, "title": title}
-    return (await client.send(owner.workspace, "create_note", fields)).event_seq
+from tests.system._processes import Owner, Processes, Server, connect, is_alive, until, write
 
 
 async def test_x_per_4_ops_02_the_server_is_killed_in_the_middle_of_a_load(
@@ -48,7 +42,7 @@ async def test_x_sup_8_postgres_is_killed_in_the_middle_of_a_load(
         for _ in range(2):
             await load.wait(more=60)
             os.kill(killed := server.postmaster(), signal.SIGKILL)
-            await until(lambda: server.postmaster() != killed)  # noqa: B023 - this one
+            await until(lambda: server.postmaster() != killed)
         await load.wait(more=60)  # by itself
         load.enough()
     await load.check()

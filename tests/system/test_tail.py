@@ -8,7 +8,16 @@ import subprocess
 import msgspec
 import trio
 
-from tests.system._processes import DALSEGNO, Command, Owner, Processes, Server, until
+from tests.system._processes import (
+    DALSEGNO,
+    Command,
+    Owner,
+    Processes,
+    Server,
+    connect,
+    until,
+    write,
+)
 
 
 async def send(processes: Processes, server: Server, owner: Owner, title: str) -> int:
@@ -35,10 +44,11 @@ async def test_two_tails_print_the_same_and_go_on_after_a_restart(
     await server.kill()
     await until(lambda: "connection lost" in one.err and "connection lost" in two.err)
     await server.start()
-    assert await send(processes, server, owner, "second") == 2
-    assert await server.stop() == 0
-    await server.start()
-    assert await send(processes, server, owner, "third") == 3
+    async with connect(server, owner) as client:
+        assert await write(client, owner, "second") == 2
+        assert await server.stop() == 0
+        await server.start()
+        assert await write(client, owner, "third") == 3
     await until(lambda: numbers(one) == numbers(two) == [1, 2, 3])
     assert one.out == two.out
     assert "connected again" in one.err
@@ -54,23 +64,25 @@ async def test_a_tail_that_acks_goes_on_after_what_it_printed(
 ) -> None:
     stream = f"workspace:{owner.workspace}"
     first = await processes.talk(server, "tail", stream, "--ack")
-    await send(processes, server, owner, "one")
-    await until(lambda: numbers(first) == [1])
-    first.signal(signal.SIGINT)
-    assert await first.ended() == 130
-    await send(processes, server, owner, "two")
+    async with connect(server, owner) as client:
+        await write(client, owner, "one")
+        await until(lambda: numbers(first) == [1])
+        first.signal(signal.SIGINT)
+        assert await first.ended() == 130
+        await write(client, owner, "two")
     second = await processes.talk(server, "tail", stream, "--ack", "--json")
+    third = await processes.talk(server, "tail", stream, "--after", "1")
+    await until(lambda: numbers(third) == [2])
     await until(lambda: len(second.lines) == 1)
     event = msgspec.json.decode(second.lines[0])
     assert (event["seq"], event["event_type"], event["stream_id"]) == (2, "note_created", stream)
-    third = await processes.talk(server, "tail", stream, "--after", "1")
-    await until(lambda: numbers(third) == [2])
 
 
 async def test_a_reader_that_leaves_ends_a_tail(
     server: Server, owner: Owner, processes: Processes
 ) -> None:
-    await send(processes, server, owner, "one")
+    async with connect(server, owner) as client:
+        await write(client, owner, "one")
     arguments = ["tail", f"workspace:{owner.workspace}", "--url", server.url]
     arguments += ["--email", "owner@example.org", "--password", "a long enough password"]
     process = await trio.lowlevel.open_process(

@@ -230,7 +230,7 @@ async def test_x_ten_a_note_is_found_by_its_workspace_where_its_id_is_not_unique
 ) -> None:
     for workspace_id in ("one", "two", "three"):
         workspace = site.rt.workspace(workspace_id)
-        await workspace.send(CreateNote("n", workspace_id, ""))
+        await workspace.send(CreateNote(workspace_id, "", note_id="n"))
         if workspace_id != "three":
             await workspace.send(PutMember(owner.id, "editor"))
     answer = await owner.get("/api/notes/n?workspace_id=one")
@@ -244,7 +244,7 @@ async def test_x_ten_a_note_is_found_by_its_workspace_where_its_id_is_not_unique
 async def test_an_ambiguous_id_wants_the_workspace(site: Site, owner: User) -> None:
     for workspace_id in ("one", "two"):
         workspace = site.rt.workspace(workspace_id)
-        await workspace.send(CreateNote("n", workspace_id, ""))
+        await workspace.send(CreateNote(workspace_id, "", note_id="n"))
         await workspace.send(PutMember(owner.id, "editor"))
     answer = await owner.get("/api/notes/n")
     assert (answer.status, answer.code) == (400, "BAD_REQUEST")

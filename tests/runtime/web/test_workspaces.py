@@ -241,7 +241,7 @@ async def test_text_that_postgres_cannot_hold_is_refused_at_the_door(database: s
 async def test_x_rep_7_pages_together_are_the_log(site: Site, owner: User) -> None:
     workspace = site.rt.workspace(owner.workspace_id)
     for number in range(7):
-        await workspace.send(CreateNote(None, f"note {number}", 'ä\\" \u2028'))
+        await workspace.send(CreateNote(f"note {number}", 'ä\\" \u2028'))
     log = await workspace.events()
     seen: list[dict[str, object]] = []
     after = 0

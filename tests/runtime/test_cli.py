@@ -1,0 +1,215 @@
+"""What can be typed wrong, and what it says; settings and where they come from."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import msgspec
+import pytest
+import structlog
+import trio
+
+from dalsegno.protocol import Limits, StoreUnavailableError
+from dalsegno.runtime import RuntimeFailedError
+from dalsegno.runtime._cli import _fail, cli, run
+from dalsegno.runtime._config import ConfigError, parse_bind, read_file, read_limits
+from dalsegno.runtime._logs import configure_logs
+from dalsegno.runtime._server import ServeConfig
+from dalsegno.runtime._serving import _place
+from dalsegno.runtime.store import connect
+
+LOGIN = ["--email", "a@example.org", "--password", "a password"]
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CONFIG", "BIND", "DATA_DIR", "DATABASE", "URL", "EMAIL", "PASSWORD"):
+        monkeypatch.delenv(f"DALSEGNO_{name}", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["serve", "--bind", "nowhere"], "'nowhere' is not HOST:PORT"),
+        (["serve", "--bind", "::1"], "'::1' is not HOST:PORT"),
+        (["serve", "--bind", "localhost:65536"], "'65536' is not a port"),
+        (["serve", "--log-level", "loud"], "'loud' is not one of"),
+        (["serve", "--no-such-option"], "No such option"),
+        (["serve", "--config", "/nonexistent.toml"], "/nonexistent.toml: No such file"),
+        (["dance"], "No such command 'dance'"),
+        (["send", "w", "fly", "[]", *LOGIN], "Invalid value for JSON"),
+        (["tail", *LOGIN], "Missing argument 'STREAM'"),
+        (["tail", "workspace:w", "--email", "a@example.org"], "DALSEGNO_PASSWORD is needed"),
+        (["tail", "workspace:w", "--password", "p"], "Missing option '--email'"),
+    ],
+)
+def test_what_is_typed_wrong_is_status_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert not captured.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tail", "workspace:w", "--url", "http://127.0.0.1:1", *LOGIN], "does not answer"),
+        (["send", "w", "c", "{}", "--url", "127.0.0.1:8000", *LOGIN], "is not http://HOST:PORT"),
+        (["migrate", "--database", "postgresql://127.0.0.1:1/x"], "Connection refused"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_status_1(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run(arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("dalsegno: ")
+    assert message in line
+
+
+def test_help_and_version_are_no_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--help"], ["--version"], *([name, "-h"] for name in cli.commands)):
+        assert run(arguments) == 0
+    assert "Serve durable, resumable workspaces" in capsys.readouterr().out
+
+
+def test_an_error_in_groups_is_told_by_its_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    group = ExceptionGroup("", [ExceptionGroup("", [StoreUnavailableError("it is\n\taway")])])
+    assert _fail(group) == 1
+    assert capsys.readouterr().err == "dalsegno: it is away\n"
+    failed = RuntimeFailedError("a service failed")
+    failed.__cause__ = group
+    assert _fail(failed) == 1
+    assert capsys.readouterr().err == "dalsegno: it is away\n"
+
+
+def test_a_fault_of_ours_keeps_its_traceback() -> None:
+    with pytest.raises(ExceptionGroup):
+        _fail(ExceptionGroup("", [StoreUnavailableError(), ZeroDivisionError()]))
+
+
+# ------------------------------------------------------------------------------------- settings
+
+
+def test_a_file_sets_what_is_not_set_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "dalsegno.toml"
+    file.write_text(
+        'bind = "[::1]:9000"\ndata_dir = "there"\norigins = ["https://a", "https://b"]\n'
+        "[limits]\npage_events = 7\ndrain_deadline_s = 1\n"
+    )
+    seen: list[ServeConfig] = []
+    monkeypatch.setattr(trio, "run", lambda _, config: seen.append(config))
+    monkeypatch.setattr("dalsegno.runtime._logs.configure_logs", lambda *_: None)
+    monkeypatch.setenv("DALSEGNO_CONFIG", str(file))
+    monkeypatch.setenv("DALSEGNO_DATA_DIR", "elsewhere")
+    monkeypatch.setenv("DALSEGNO_LIMIT_PAGE_EVENTS", "8")
+    assert run(["serve"]) == 0
+    assert run(["serve", "--bind", "localhost:0", "--data-dir", "typed"]) == 0
+    first, second = seen
+    assert (first.host, first.port, first.data_dir) == ("::1", 9000, Path("elsewhere"))
+    assert first.origins == ("https://a", "https://b")
+    assert (first.limits.page_events, first.limits.drain_deadline_s) == (8, 1.0)
+    assert (second.host, second.port, second.data_dir) == ("localhost", 0, Path("typed"))
+
+
+@pytest.mark.parametrize(
+    "text", ["binds = 'x'", "bind = 7", "bind = ", "[limits]\npage_events = 'many'"]
+)
+def test_a_file_with_what_nobody_knows_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "dalsegno.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"dalsegno\.toml: "):
+        read_file(file)
+
+
+@pytest.mark.parametrize(
+    ("table", "environment"),
+    [
+        ({"no_such_limit": 1}, {}),
+        ({"page_events": 1.5}, {}),
+        ({"page_events": 0}, {}),
+        ({"ack_flush_s": -1}, {}),
+        ({"page_events": float("inf")}, {}),
+        ({"ack_flush_s": float("nan")}, {}),
+        ({}, {"DALSEGNO_LIMIT_PAGE_EVENTS": "many"}),
+        ({}, {"DALSEGNO_LIMIT_PAGES": "1"}),
+    ],
+)
+def test_a_limit_that_is_none_is_refused(
+    table: dict[str, float], environment: dict[str, str]
+) -> None:
+    with pytest.raises(ConfigError, match="limit"):
+        read_limits(table, environment)
+
+
+def test_limits_are_numbers_of_their_kind() -> None:
+    limits = read_limits({"ack_flush_s": 1, "page_events": 5.0}, {"PATH": "/bin"})
+    assert limits == Limits(ack_flush_s=1.0, page_events=5)
+    assert isinstance(limits.page_events, int)
+    assert isinstance(limits.ack_flush_s, float)
+
+
+def test_an_address_is_a_host_and_a_port() -> None:
+    assert parse_bind("127.0.0.1:8000") == ("127.0.0.1", 8000)
+    assert parse_bind("[::]:0") == ("::", 0)
+    for text in ("8000", ":8000", "host:", "host:-1", "host:٣"):
+        with pytest.raises(ConfigError):
+            parse_bind(text)
+
+
+def test_where_the_data_are_is_told_without_the_password() -> None:
+    dsn = "postgresql://me:secret@db.example.org:5433/app"
+    assert _place(ServeConfig(database=dsn)) == (
+        "the PostgreSQL database app at db.example.org:5433"
+    )
+
+
+# ------------------------------------------------------------------------------- schema and logs
+
+
+def test_migrate_brings_a_database_up_to_date(
+    capsys: pytest.CaptureFixture[str], database: str
+) -> None:
+    assert run(["migrate", "--database", database]) == 0
+    assert "applied " in capsys.readouterr().out
+    assert run(["migrate", "--database", database]) == 0
+    assert capsys.readouterr().out == "nothing to apply\n"
+
+    async def count() -> int:
+        connection = await connect(database)
+        ((found,),) = await connection.fetch("select count(*) from dalsegno.event")
+        await connection.aclose()
+        return int(str(found))
+
+    assert trio.run(count) == 0
+
+
+@pytest.fixture
+def _logs_restored() -> object:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.getLogger("dalsegno").setLevel(logging.NOTSET)
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("_logs_restored")
+def test_logs_of_either_kind_are_lines_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("info", "json")
+    structlog.get_logger("dalsegno.a").info("done", count=1)
+    structlog.get_logger("dalsegno.a").debug("too much")
+    logging.getLogger("dalsegno.b").warning("slow: %d s", 3)
+    logging.getLogger("somebody.else").info("chatter")
+    lines = [msgspec.json.decode(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["logger"], line["level"], line["event"]) for line in lines] == [
+        ("dalsegno.a", "info", "done"),
+        ("dalsegno.b", "warning", "slow: 3 s"),
+    ]
+    assert lines[0]["count"] == 1

@@ -1,0 +1,429 @@
+"""What the documents say is so: their programs run, their tables are the code's."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import msgspec
+import pytest
+import trio
+from trio_websocket import WebSocketConnection, open_websocket_url
+
+from dalsegno.actors.domains.accounts import SetUp, users
+from dalsegno.protocol import AnyMessage, Close, Limits, decode_message, http_status
+from dalsegno.protocol._errors import HTTP_STATUS
+from dalsegno.runtime._cli import cli
+from dalsegno.runtime._config import FileSettings
+from dalsegno.runtime._server import Ready, ServeConfig, serve
+from dalsegno.runtime.web import create_app
+from dalsegno.runtime.web._auth import COOKIE, open_session
+
+ROOT = Path(__file__).parents[1]
+README, PROTOCOL, EMBEDDING = (
+    ROOT / "README.md",
+    ROOT / "docs" / "protocol.md",
+    ROOT / "docs" / "embedding.md",
+)
+DOCUMENTS = (README, PROTOCOL, EMBEDDING, ROOT / "CHANGELOG.md")
+PATIENCE_S = 30.0
+
+EMAIL, PASSWORD = "ada@example.com", "correct horse battery"
+
+Json = dict[str, Any]
+
+
+# ---------------------------------------------------------------------------------- reading them
+
+
+def fences(document: Path) -> list[tuple[str, str]]:
+    """Every fenced block: its language and its text."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def programs(document: Path) -> list[tuple[str, str, str]]:
+    """Every Python program: its name, its text, and the text block behind it, if there is one."""
+    blocks = [*fences(document), ("", "")]
+    return [
+        (match[1] if (match := re.match(r"# (\w+\.py)\n", text)) else "main.py", text, said)
+        for (language, text), (next_language, next_text) in zip(blocks, blocks[1:], strict=False)
+        if language == "python"
+        for said in [next_text if next_language == "text" else ""]
+    ]
+
+
+def rows(document: Path, first: str) -> list[list[str]]:
+    """The rows of every table whose first column has this title."""
+    found = []
+    for table in re.findall(
+        rf"^\| {first} \|.*\n\|[-| ]+\n((?:\|.*\n)+)", document.read_text(), re.M
+    ):
+        found += [[cell.strip() for cell in row[1:-1].split(" |")] for row in table.splitlines()]
+    return found
+
+
+def plain(cell: str) -> str:
+    return cell.strip("`")
+
+
+def headings(document: Path) -> set[str]:
+    """The anchors of a document's headings, as they are made of them."""
+    texts = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in texts}
+
+
+def looks_like(text: str, sample: str) -> bool:
+    """Whether a text is the sample, whose ``…`` stands for anything."""
+    return re.fullmatch(".*".join(map(re.escape, sample.split("…"))), text, re.DOTALL) is not None
+
+
+# ------------------------------------------------------------------------------ programs that run
+
+
+def run(folder: Path, *command: str, **environment: str) -> str:
+    ended = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=4 * PATIENCE_S,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def test_the_readmes_program_runs_and_once_is_enough(tmp_path: Path) -> None:
+    ((name, program, said),) = programs(README)
+    (tmp_path / name).write_text(program)
+    assert run(tmp_path, sys.executable, name) == said
+    assert run(tmp_path, sys.executable, name) == said
+
+
+def test_the_readmes_domain_is_the_one_that_is_tested() -> None:
+    """`tests/tasks_domain.py` is what other tests use."""
+
+    def parts(source: str) -> list[str]:
+        return [
+            ast.dump(node)
+            for node in ast.parse(source).body
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.Assign))
+        ]
+
+    ((_, program, _),) = programs(README)
+    tested = (ROOT / "tests" / "tasks_domain.py").read_text()
+    assert parts(program) == parts(tested) != []
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in programs(EMBEDDING)])
+def test_the_embedding_programs_run(name: str, tmp_path: Path, migrated: str) -> None:
+    told = ""
+    for other, program, said in programs(EMBEDDING):
+        embedded = 'data_dir="rooms-data"'
+        assert (embedded in program) is (other == "rooms.py")
+        (tmp_path / other).write_text(program.replace(embedded, f"database={migrated!r}"))
+        told = said if other == name else told
+    if name.startswith("test_"):
+        assert "2 passed" in run(tmp_path, sys.executable, "-m", "pytest", "-q", name)
+    else:
+        assert told
+        assert looks_like(run(tmp_path, sys.executable, name), told)
+
+
+# ------------------------------------------------------------------------------ a server, as told
+
+
+@asynccontextmanager
+async def serving(database: str) -> AsyncIterator[Ready]:
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        config = ServeConfig(port=0, database=database)
+        ready: Ready = await nursery.start(partial(serve, config, stop=stop))
+        try:
+            yield ready
+        finally:
+            stop.set()
+
+
+async def listen(ws: WebSocketConnection) -> Json:
+    """The next message that is no heartbeat."""
+    while True:
+        said: Json = msgspec.json.decode(await ws.get_message())
+        if said["type"] != "heartbeat":
+            return said
+
+
+def agrees(said: object, sample: object) -> bool:
+    """Whether a message is the sample, whose ``"…"`` stands for any text."""
+    if isinstance(said, dict) and isinstance(sample, dict):
+        return said.keys() == sample.keys() and all(agrees(said[k], sample[k]) for k in said)
+    return (isinstance(said, str) and sample == "…") or said == sample
+
+
+def conversation() -> Iterator[tuple[str, str]]:
+    for language, text in fences(PROTOCOL):
+        if language == "text" and text.startswith("→ "):
+            for line in text.splitlines():
+                yield line[0], line[2:]
+
+
+async def test_the_conversation_of_the_protocol_takes_place(migrated: str) -> None:
+    async with serving(migrated) as server:
+        rt = server.runtime
+        command = SetUp(
+            user_id="ada", email=EMAIL, display_name="Ada", workspace_id="acme", slug="m", name="A"
+        )
+        await rt.system.send(command)
+        ada = await rt.system.get(users, "ada")
+        assert ada is not None
+        token, _ = await open_session(rt, "ada", ada)
+        url = f"ws://127.0.0.1:{server.port}/ws?client_id=laptop"
+        cookie = [(b"cookie", f"{COOKIE}={token}".encode())]
+        async with open_websocket_url(url, ["dalsegno.v1"], extra_headers=cookie) as ws:
+            assert ws.subprotocol == "dalsegno.v1"
+            with trio.fail_after(PATIENCE_S):
+                for who, line in conversation():
+                    if who == "→":
+                        await ws.send_message(line)
+                    else:
+                        said, sample = await listen(ws), msgspec.json.decode(line)
+                        assert agrees(said, sample), f"\nserver:   {said}\ndocument: {sample}"
+
+
+def test_the_conversation_has_every_message_of_a_client() -> None:
+    said = {type(decode_message(line, Limits())) for who, line in conversation() if who == "→"}
+    assert said == set(get_args(AnyMessage))
+
+
+def test_every_message_of_the_server_is_told() -> None:
+    sources = [*(ROOT / "actors").glob("*.py"), ROOT / "protocol" / "_views.py"]
+    said = {
+        name
+        for source in sources
+        for pattern in (
+            r'\bmessage\(\s*"([a-z_]+)"',
+            r'"type": ?"([a-z_]+)"',
+            r'b"([a-z]+_event)"',
+        )
+        for name in re.findall(pattern, source.read_text())
+    }
+    assert {"subscribed", "note_event", "workspace_event", "error", "heartbeat"} <= said
+    text = PROTOCOL.read_text()
+    assert not {name for name in said if f'"{name}"' not in text and f"`{name}`" not in text}
+
+
+async def set_up(server: Ready, folder: Path) -> str:
+    """Play the README's first block; give the workspace that it makes."""
+    (block,) = (text for _, text in fences(README) if "/api/setup/register" in text)
+    assert "http://127.0.0.1:8000" in block
+    block = block.replace("http://127.0.0.1:8000", f"http://127.0.0.1:{server.port}")
+    script = f'{block}\nprintf %s "$WORKSPACE" > workspace\n'
+    ended = await trio.run_process(
+        ["sh", "-eu", "-c", script], cwd=folder, capture_stdout=True, capture_stderr=True
+    )
+    assert msgspec.json.decode(ended.stdout)["markdown"] == "Hello world"
+    return (folder / "workspace").read_text()
+
+
+async def read_line(stream: trio.abc.ReceiveStream, text: bytes = b"") -> str:
+    with trio.fail_after(PATIENCE_S):
+        while not text.endswith(b"\n"):
+            text += await stream.receive_some()
+    return text.decode()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the README uses curl")
+async def test_the_readmes_shell_commands_do_what_it_says(migrated: str, tmp_path: Path) -> None:
+    dalsegno = str(Path(sys.executable).with_name("dalsegno"))
+    tail, send = (
+        text.replace(".venv/bin/dalsegno", dalsegno)
+        for _, text in fences(README)
+        if ".venv/bin/dalsegno" in text
+    )
+    async with serving(migrated) as server:
+        workspace_id = await set_up(server, tmp_path)
+        environment = {
+            **os.environ,
+            "DALSEGNO_URL": f"http://127.0.0.1:{server.port}",
+            "DALSEGNO_EMAIL": EMAIL,
+            "DALSEGNO_PASSWORD": PASSWORD,
+            "WORKSPACE": workspace_id,
+        }
+        async with trio.open_nursery() as nursery:
+            following: trio.Process = await nursery.start(
+                partial(
+                    trio.run_process,
+                    ["sh", "-eu", "-c", tail.replace(dalsegno, f"exec {dalsegno}")],
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    check=False,
+                )
+            )
+            assert following.stdout is not None
+            assert (await read_line(following.stdout)).startswith("1 note_created note:")
+            sent = await trio.run_process(
+                ["sh", "-eu", "-c", send], env=environment, capture_stdout=True
+            )
+            first, second = map(msgspec.json.decode, sent.stdout.splitlines())
+            assert first["event_seq"] == second["event_seq"] == 2
+            assert first["entity"] == second["entity"]
+            assert (await read_line(following.stdout)).startswith(
+                f"2 note_created {first['entity']}"
+            )
+            following.terminate()
+        # Nothing else was printed, so nothing happened twice.
+        assert await server.runtime.workspace(workspace_id).head() == 2
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the README uses curl")
+async def test_the_protocols_client_follows(migrated: str, tmp_path: Path) -> None:
+    ((name, program, _),) = programs(PROTOCOL)
+    (tmp_path / name).write_text(program)
+    async with serving(migrated) as server:
+        environment = {
+            "DALSEGNO_URL": f"http://127.0.0.1:{server.port}",
+            "DALSEGNO_EMAIL": EMAIL,
+            "DALSEGNO_PASSWORD": PASSWORD,
+            "WORKSPACE": await set_up(server, tmp_path),
+        }
+        with trio.fail_after(4 * PATIENCE_S):
+            printed = await trio.to_thread.run_sync(
+                partial(run, tmp_path, sys.executable, name, **environment)
+            )
+    assert [line.split()[:2] for line in printed.splitlines()] == [
+        ["1", "note_created"],
+        ["2", "note_created"],
+    ]
+
+
+# -------------------------------------------------------------------------- tables that are true
+
+
+def raised(*folders: str) -> set[str]:
+    """Every code that some module raises, or gives to an error of its own."""
+    codes = set()
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(func=ast.Name(id="Reject"), args=[ast.Constant(value=str(code)), *_]):
+                    codes.add(code)
+                case ast.Assign(
+                    targets=[ast.Name(id="code")], value=ast.Constant(value=str(code))
+                ) if code.isupper():
+                    codes.add(code)
+    return codes
+
+
+def test_the_codes_are_those_of_the_code() -> None:
+    server = raised("protocol", "actors", "runtime/web", "runtime/store") | HTTP_STATUS.keys()
+    client = raised("runtime/client") - server
+    assert {"NOTE_EXISTS", "UNKNOWN_COMMAND", "NOT_SUBSCRIBED"} <= server
+    assert "UNREACHABLE" in client
+    told = {plain(row[0]): int(row[1]) for row in rows(PROTOCOL, "Code") if row[0][1:2].isupper()}
+    assert told == {code: http_status(code) for code in server}
+    named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)*)`", PROTOCOL.read_text()))
+    assert named - server == client
+
+
+def test_the_readmes_codes_exist() -> None:
+    named = set(re.findall(r"`([A-Z]+_[A-Z_]+)`", README.read_text()))
+    assert "OUTCOME_UNKNOWN" in named
+    ours = {name for name in named if not name.startswith("DALSEGNO_")}
+    assert ours - {"WORKSPACE"} <= HTTP_STATUS.keys()
+
+
+def test_the_close_codes_are_those_of_the_code() -> None:
+    told = {int(code): then for code, _, then in rows(PROTOCOL, "Code") if code.isdigit()}
+    assert told.keys() == set(Close)
+    for code, then in told.items():
+        assert then.startswith("comes back") is Close(code).reconnect, f"{code}: {then}"
+
+
+def test_the_routes_are_those_of_the_server() -> None:
+    async def nobody(_: bytes) -> None:
+        raise AssertionError
+
+    class Nothing:
+        def __getattr__(self, name: str) -> Any:
+            return Limits() if name == "limits" else self
+
+    app = create_app(Nothing(), secure_cookies=False, setup_token=None, close_session=nobody)  # type: ignore[arg-type]  # only declared
+    served = {
+        f"{method} {re.sub(r'<(.*?)>', r'{\1}', rule.rule)}"
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    told = set(re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^\s`?]*)`", PROTOCOL.read_text()))
+    assert told == served
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    units = {"KiB": 1024, "MiB": 1024**2, "s": 1, "h": 3600}
+    declared = {field.name: field.default for field in fields(Limits)}
+    told = rows(README, "Limit")
+    assert told
+    for name, default, _ in told:
+        number, _, unit = default.partition(" ")
+        assert declared[plain(name)] == int(number) * units.get(unit, 1), name
+
+
+def test_the_settings_are_those_of_serve() -> None:
+    options = {
+        parameter.opts[0]: parameter.envvar
+        for parameter in cli.commands["serve"].params
+        if isinstance(parameter, click.Option)
+    }
+    del options["--config"]
+    assert {plain(row[0]): plain(row[1]) for row in rows(README, "Option")} == options
+    keys = {option.removeprefix("--").replace("-", "_") for option in options}
+    assert {*FileSettings.__struct_fields__} == {*keys, "limits"}
+
+
+def test_the_dependencies_are_those_of_the_package() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
+
+    project = declared["project"]
+    assert {row[0] for row in rows(README, "Library")} == names(project["dependencies"])
+    others = [
+        *project.get("optional-dependencies", {}).values(),
+        declared["dependency-groups"]["test"],
+        declared["dependency-groups"]["lint"],
+    ]
+    text = README.read_text()
+    assert not {name for group in others for name in names(group) if name not in text}
+
+
+# ----------------------------------------------------------------------------------------- links
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (document.parent / path).resolve() if path else document
+        assert there.exists(), target
+        assert there.is_relative_to(ROOT), target
+        assert not anchor or anchor in headings(there), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_what_is_called_json_is_json(document: Path) -> None:
+    for language, text in fences(document):
+        if language == "json":
+            msgspec.json.decode(text)
