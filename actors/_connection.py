@@ -96,6 +96,8 @@ class Connection:
         self._pending = 0
         self._room = trio.lowlevel.ParkingLot()
         self._is_writing = False
+        self._is_behind = False
+        """Whether some subscription may have to be caught up."""
         self._closing: tuple[Close, str] | None = None
         self._nursery: trio.Nursery | None = None
 
@@ -169,8 +171,12 @@ class Connection:
             except DalsegnoError as error:
                 self.close(Close.UNAUTHORIZED, error.code)
                 return
+        read = 0
         while True:
             received = await self.transport.receive()
+            read += 1
+            if read % self._limits.offers_per_yield == 0:
+                await trio.lowlevel.checkpoint()  # a transport hands out what came at once at once
             while self._pending >= self._limits.replies_pending_max:
                 await self._room.park()
             if isinstance(received, bytes):
@@ -218,7 +224,8 @@ class Connection:
     def _answered(self, submission: Submission) -> Callable[[Receipt | DalsegnoError], None]:
         def reply(answer: Receipt | DalsegnoError) -> None:
             self._pending -= 1
-            self._room.unpark()
+            if self._room:
+                self._room.unpark()
             try:
                 self.reply(submission.show(answer))
             except Exception:  # noqa: BLE001 - details that are no JSON, say
@@ -248,6 +255,7 @@ class Connection:
             raise Reject("BAD_REQUEST", f"at most {self._limits.subscriptions_max} subscriptions")
         follow = await subscribing.open(self)
         self._follows[follow.subscription.stream_id] = follow
+        self._is_behind = True
         self.reply(subscribing.show(follow))
         self._write_on()
 
@@ -328,10 +336,17 @@ class Connection:
         """Take what is due of a published item into the outbox."""
         if self._closing is not None:
             return
+        try:
+            self._offer(subscription, item)
+        except Exception:  # noqa: BLE001 - whoever publishes must not notice
+            self._fail()
+
+    def _offer(self, subscription: Subscription, item: Published) -> None:
         before = subscription.sent
         due = subscription.offer(item)
         if due is None:
             if not subscription.live:
+                self._is_behind = True
                 self._service.directory.delivery.touch(self)
             return
         view = subscription.view
@@ -356,6 +371,7 @@ class Connection:
             waiting = [before for waits, _, before in self._events if waits is subscription]
             self._drop_events_of(subscription)
             subscription.fall_behind(min(waiting, default=subscription.sent))
+            self._is_behind = True
         else:
             self._end_with(subscription, _revoked())
 
@@ -375,12 +391,12 @@ class Connection:
             except Exception:  # noqa: BLE001 - whoever publishes must not notice
                 self._fail()
                 return
-        if any(not follow.subscription.live for follow in self._follows.values()):
+        if self._is_behind:
             self._write_on()
 
     def _take(self) -> list[Frames]:
         """Empty the outbox: replies first, then events."""
-        frames = [*self._replies, *(frames for _, frames, _ in self._events)]
+        frames = [*self._replies, *[frames for _, frames, _ in self._events]]
         self._replies.clear()
         self._events.clear()
         self._replies_bytes = self._events_bytes = 0
@@ -388,10 +404,16 @@ class Connection:
 
     def _fall_behind(self) -> None:
         """Drop the events that wait; they are read from the store when there is room."""
-        for subscription, _, before in self._events:
-            subscription.fall_behind(before)
-        self._events.clear()
+        kept: deque[tuple[Subscription, Frames, int]] = deque()
+        for entry in self._events:
+            subscription, _, before = entry
+            if subscription.stream_id in self._follows:
+                subscription.fall_behind(before)
+            else:
+                kept.append(entry)  # that it has ended is said only once
+        self._events = kept
         self._events_bytes = 0
+        self._is_behind = True
 
     def _write_on(self) -> None:
         if not self._is_writing and self._nursery is not None and self._closing is None:
@@ -422,6 +444,7 @@ class Connection:
             if not follow.subscription.live:
                 await self._catch_up(follow)
                 return True
+        self._is_behind = False
         return False
 
     async def _catch_up(self, follow: Follow) -> None:

@@ -234,8 +234,10 @@ class Slot:
 
     @staticmethod
     def _answer(commands: list[Command], error: DalsegnoError) -> None:
+        """Answer and forget them."""
         for command in commands:
             command.answer(error)
+        commands.clear()
 
 
 class Directory:

@@ -36,6 +36,7 @@ from dalsegno.protocol import (
     chain,
     check_id,
     check_nul,
+    payload_bytes,
 )
 
 from ._command import Receipt, stored_answer
@@ -393,7 +394,8 @@ class Speculation:
             type_, type_version, payload = domain.encode(fact)
         except UnicodeEncodeError:
             raise Reject("BAD_REQUEST", "a lone surrogate is not text") from None
-        check_nul(payload.encode())
+        if "\\u0000" in payload:
+            check_nul(payload.encode())
         actor_id = command.principal.user_id
         return Event(
             workspace_id=self.workspace_id,
@@ -436,7 +438,7 @@ class Speculation:
         forming.events += events
         forming.entities.update(entities)
         forming.snapshots += snapshots
-        forming.payload_bytes += sum(len(event.payload) for event in events)
+        forming.payload_bytes += payload_bytes(events)
         self._ahead.update(entities)
         self._head_seq = events[-1].event_seq
         self._chain = events[-1].chain

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from dalsegno.protocol import (
     SYSTEM_WORKSPACE,
     ApplyPatch,
     DalsegnoError,
+    PatchOps,
     Reject,
     check_id,
     check_workspace_id,
@@ -20,6 +19,7 @@ from dalsegno.protocol import (
 
 from ._command import make_command
 from ._service import not_found
+from .domains.notes import ApplyPatch as NotePatch, notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,16 +51,10 @@ class Submission:
 
         """
         said = self._said
-        name, payload = (
-            ("apply_patch", _patch_payload(said))
-            if isinstance(said, ApplyPatch)
-            else (said.name, bytes(said.payload))
-        )
-        domain = self._service.domain_of(name)
-        command = decode_payload(payload, domain.commands[name], self._service.limits)
+        name, command, size = self._patch(said) if isinstance(said, ApplyPatch) else self._any(said)
         return make_command(
             await self._workspace_id(),
-            domain,
+            self._service.domain_of(name),
             name,
             command,
             principal=self._service.principal(user_id, role),
@@ -68,9 +62,23 @@ class Submission:
             limits=self._service.limits,
             domains=self._service.domains,
             new_id=self._service.world.new_id,
+            checked_bytes=size,
             key=said.idempotency_key,
             correlation_id=said.request_id,
         )
+
+    def _any(self, said: CommandMessage) -> tuple[str, Any, int]:
+        type_ = self._service.domain_of(said.name).commands[said.name]
+        command = decode_payload(said.payload, type_, self._service.limits)
+        return said.name, command, len(bytes(said.payload))
+
+    def _patch(self, said: ApplyPatch) -> tuple[str, Any, int]:
+        """Make the note domain's command of the seed's message."""
+        if self._service.domain_of("apply_patch") is not notes:
+            raise Reject("UNKNOWN_COMMAND", "there are no notes here")
+        operations = decode_payload(said.patch_ops, PatchOps, self._service.limits)
+        command = NotePatch(said.note_id, operations, said.base_version)
+        return "apply_patch", command, len(bytes(said.patch_ops))
 
     async def _workspace_id(self) -> str:
         said = self._said
@@ -107,14 +115,6 @@ class Submission:
             version=answer.version,
             idempotency_key=said.idempotency_key,
         )
-
-
-def _patch_payload(said: ApplyPatch) -> bytes:
-    return b'{"note_id":%s,"base_version":%d,"patch_ops":%s}' % (
-        msgspec.json.encode(said.note_id),
-        said.base_version,
-        bytes(said.patch_ops),
-    )
 
 
 def _show_patch(said: ApplyPatch, answer: Receipt | DalsegnoError) -> bytes:

@@ -189,7 +189,8 @@ class Incarnation:
             while self._in_hand:
                 past = await self._load_past(speculation, self._in_hand[0])
                 speculation.decide(self._in_hand.pop(0), past)
-                self._decided.unpark()
+                if self._decided:
+                    self._decided.unpark()
                 while speculation.is_full:
                     await self._settled.park()
 

@@ -47,6 +47,7 @@ from ._event import (
     Event as Event,
     chain as chain,
     chained as chained,
+    instant as instant,
     payload_bytes as payload_bytes,
 )
 from ._frames import Frames as Frames, text_frame as text_frame

@@ -76,8 +76,8 @@ def encode_checked(value: object, *, nesting_max: int) -> bytes:
 def refusal(error: msgspec.ValidationError, type_: object) -> Reject:
     """Make the answer for a message that has not the shape of its type.
 
-    A field annotated with ``Meta(extra={"code": …})`` has its own code, as `PatchOps` does; all
-    others are a ``BAD_REQUEST``.
+    A field, or a whole type, annotated with ``Meta(extra={"code": …})`` has its own code, as
+    `PatchOps` has; all others are a ``BAD_REQUEST``.
     """
     code = "BAD_REQUEST"
     path = _PATH.search(str(error))
@@ -85,6 +85,8 @@ def refusal(error: msgspec.ValidationError, type_: object) -> Reject:
         for field in msgspec.structs.fields(type_):
             if field.encode_name == path[1]:
                 code = _code_of(field.type)
+    elif not isinstance(type_, type):
+        code = _code_of(type_)
     return Reject(code, str(error))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The request or conversation that all this belongs to."""
 
 
+@lru_cache(maxsize=16)
+def instant(at: datetime) -> str:
+    """Write a time with microseconds; the events of one command, and many of a batch, share one."""
+    return at.isoformat(timespec="microseconds")
+
+
 def chain(
     previous: int,
     workspace_id: str,
@@ -71,7 +78,7 @@ def chain(
     that no two histories share an encoding.  ``recorded_at`` is UTC, as everywhere.
     """
     actor = "-" if actor_id is None else f"+{actor_id}"
-    at = recorded_at.isoformat(timespec="microseconds")
+    at = instant(recorded_at)
     digest = blake2b(payload.encode(), digest_size=16).hexdigest()
     text = (
         f"{previous:016x}\x1f{len(workspace_id)}:{workspace_id}\x1f{event_seq}\x1f"
@@ -99,4 +106,4 @@ def chained(previous: int, event: Event) -> int:
 
 def payload_bytes(events: Iterable[Event]) -> int:
     """Sum the lengths of the payloads: what the byte bounds count."""
-    return sum(len(event.payload) for event in events)
+    return sum([len(event.payload) for event in events])

@@ -6,6 +6,7 @@ document is checked for depth before it is decoded, fields for type and range wh
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -165,6 +166,12 @@ def request_id_of(text: str) -> str | None:
     return request_id if isinstance(request_id, str) and len(request_id) <= 256 else None
 
 
+@cache
+def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 - any type
+    """Make a type's decoder, once: there are as many as commands."""
+    return msgspec.json.Decoder(type_)
+
+
 def decode_payload(payload: bytes | Raw, type_: Any, limits: Limits) -> Any:  # noqa: ANN401 - the type's
     """Read a command's payload into its struct.
 
@@ -176,7 +183,7 @@ def decode_payload(payload: bytes | Raw, type_: Any, limits: Limits) -> Any:  # 
     if len(document) > limits.command_bytes_max:
         raise Reject("PAYLOAD_TOO_LARGE", f"a command has at most {limits.command_bytes_max} bytes")
     try:
-        return msgspec.json.decode(document, type=type_)
+        return _decoder(type_).decode(document)
     except msgspec.ValidationError as error:
         raise refusal(error, type_) from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

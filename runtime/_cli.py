@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-from dalsegno.protocol import DalsegnoError, DomainError, UnavailableError
+from dalsegno.protocol import (
+    DalsegnoError,
+    DomainError,
+    StoreUnavailableError,
+    UnavailableError,
+)
 
 from ._cli_client import send, tail
 from ._cli_options import CONFIG, FILE, option
@@ -146,11 +151,14 @@ def migrate(data_dir: Path, database: str | None) -> None:
 
 
 async def _migrate(data_dir: Path, database: str | None) -> list[str]:
-    from .store import connect, migrate
+    from .store import ConnectionBrokenError, connect, migrate
     from .store._embedded import open_embedded
 
     async def apply(dsn: str) -> list[str]:
-        connection = await connect(dsn)
+        try:
+            connection = await connect(dsn)
+        except ConnectionBrokenError as error:
+            raise StoreUnavailableError(f"the database is away: {error.message}") from error
         try:
             return await migrate(connection)
         finally:

@@ -161,8 +161,10 @@ async def converse(
             stream = await _open_stream(account.url, ssl_context)
     except trio.TooSlowError:
         return ending
-    except (OSError, trio.BrokenResourceError) as error:
-        return Ending(ABNORMAL, str(error.__cause__ or error))
+    except OSError as error:
+        return Ending(ABNORMAL, str(error))
+    except trio.BrokenResourceError as error:
+        return Ending(ABNORMAL, f"no TLS: {error.__cause__ or error}")
     try:
         async with trio.open_nursery() as nursery:
             websocket = await _shake_hands(stream, account, limits, nursery)

@@ -102,7 +102,8 @@ class Ending:
 
     def __str__(self) -> str:
         what = "connection lost" if self.was_open else "no connection"
-        return f"{what}: {self.code} {self.reason}".rstrip()
+        said = (self.reason,) if self.code == ABNORMAL else (str(self.code), self.reason)
+        return ": ".join(part for part in (what, " ".join(said).rstrip()) if part)
 
     @property
     def is_unauthorized(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dalsegno.actors import Batch, EntityItem, Head, StoredResult
-from dalsegno.protocol import SCHEMA_VERSION, Event, SchemaVersionError
+from dalsegno.protocol import SCHEMA_VERSION, Event, SchemaVersionError, instant
 
 from ._sql import NULL, columns, quoted, signed, texts, unsigned
 
@@ -60,7 +60,7 @@ def _head_elements(workspace: str, batch: Batch) -> tuple[str, ...]:
         str(batch.old_head),
         str(last.event_seq),
         str(signed(last.chain)),
-        last.recorded_at.isoformat(),
+        instant(last.recorded_at),
     )
 
 
@@ -70,7 +70,7 @@ def _event_elements(workspace: str, event: Event) -> tuple[str, ...]:
         str(event.event_seq),
         quoted(event.stream_id),
         str(event.stream_seq),
-        quoted(event.event_id),
+        event.event_id,
         quoted(event.type),
         str(event.type_version),
         str(event.schema_version),
@@ -80,7 +80,7 @@ def _event_elements(workspace: str, event: Event) -> tuple[str, ...]:
         quoted(event.source),
         quoted(event.causation),
         quoted(event.correlation_id),
-        event.recorded_at.isoformat(),
+        instant(event.recorded_at),
         str(signed(event.chain)),
     )
 
@@ -97,7 +97,7 @@ def _entities_elements(workspace: str, batch: Batch) -> list[tuple[str, ...]]:
             quoted(entity.title),
             quoted(entity.state),
             str(entity.domain_version),
-            changed_at.get(entity.stream_id, batch.events[-1].recorded_at).isoformat(),
+            instant(changed_at.get(entity.stream_id, batch.events[-1].recorded_at)),
         )
         for entity in batch.entities
     ]

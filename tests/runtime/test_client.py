@@ -663,3 +663,10 @@ def test_delays_double_below_a_cap_with_full_jitter_and_end() -> None:
 )
 def test_an_ending_says_whether_to_come_back(ending: Ending, final: bool, invited: bool) -> None:
     assert (ending.is_final, ending.is_invitation) == (final, invited)
+
+
+def test_an_ending_is_told_in_words() -> None:
+    assert str(Ending(1013, "too slow", was_open=True)) == "connection lost: 1013 too slow"
+    assert str(Ending(1006, was_open=True)) == "connection lost"
+    assert str(Ending(1006, "refused")) == "no connection: refused"
+    assert str(Ending(503, "away")) == "no connection: 503 away"

@@ -6,11 +6,12 @@ import os
 import signal
 import time
 
+import httpx
 import trio
 
 from dalsegno.protocol import Close
 from tests.system._load import Load
-from tests.system._processes import Owner, Processes, Server, is_alive, until
+from tests.system._processes import EMAIL, PASSWORD, Owner, Processes, Server, is_alive, until
 
 UPGRADE = (
     "GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -68,8 +69,27 @@ async def test_a_second_signal_ends_it_at_once(server: Server, owner: Owner) -> 
     os.kill(server.postmaster(), signal.SIGTERM)
 
 
-async def test_ctrl_c_ends_it_in_order(database: str, processes: Processes) -> None:
-    process = await processes.run("serve", "--bind", "127.0.0.1:0", "--database", database)
+async def test_setup_from_elsewhere_wants_the_token_and_ctrl_c_ends_in_order(
+    database: str, processes: Processes
+) -> None:
+    arguments = ["serve", "--database", database, "--bind"]
+    process = await processes.run(*arguments, "0.0.0.0:0")
+    await until(lambda: "x-setup-token: " in process.out)
+    port = process.lines[0].rpartition(":")[2]
+    token = process.out.partition("x-setup-token: ")[2].strip()
+    body = {"email": EMAIL, "password": PASSWORD, "display_name": "Owner"}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+        refused = await http.post("/api/setup/register", json=body)
+        assert refused.json()["code"] == "SETUP_TOKEN_INVALID"
+        headers = {"x-setup-token": token}
+        accepted = await http.post("/api/setup/register", json=body, headers=headers)
+        assert accepted.status_code == 201
+        assert "; Secure" in accepted.headers["set-cookie"]
+    process.signal(signal.SIGINT)
+    assert await process.ended(within_s=10) == 0
+
+    process = await processes.run(*arguments, "127.0.0.1:0")
     await until(lambda: "Dal Segno serves on" in process.out)
+    assert "setup" not in process.out
     process.signal(signal.SIGINT)
     assert await process.ended(within_s=10) == 0
