@@ -158,14 +158,15 @@ class Slot:
         crashes: deque[float] = deque()
         try:
             while True:
-                began = trio.current_time()
+                began, head = trio.current_time(), self.hub.head
                 self._failure = await self._run_once() or self._crashed(crashes)
                 if isinstance(self._failure, WorkspaceHaltedError):
                     self._halt(self._failure)
                     await self._mark_halted(self._failure)
                     return
                 lived_s = trio.current_time() - began
-                failures = 1 if lived_s > limits.backoff_max_s else min(failures + 1, 32)
+                is_well = self.hub.head > head or lived_s > limits.backoff_max_s
+                failures = 1 if is_well else min(failures + 1, 32)
                 bound_s = min(limits.backoff_max_s, limits.backoff_first_s * 2 ** (failures - 1))
                 await trio.sleep(bound_s * self._directory.world.random())
         finally:

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from dalsegno.protocol import (
     SEQ_MAX,
@@ -58,8 +60,7 @@ _INDEX_CHARS_MAX = 1_024
 """Of a key or a title: what fits a B-tree's page with room to spare."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entity:
+class Entity(msgspec.Struct, frozen=True):
     """An entity at one version."""
 
     domain: Domain[Any, Any, Any]
@@ -183,7 +184,8 @@ class Speculation:
         self._limits = limits
         self._head_seq = head.head_seq
         self._chain = head.chain
-        self._recorded_at = head.recorded_at
+        self._now = head.recorded_at or world.now()
+        """The time of the commands at hand, which are decided in one go; it never steps back."""
         self.entities = EntityCache(
             count_max=limits.entities_cached_max, bytes_max=limits.entities_cached_bytes_max
         )
@@ -205,6 +207,7 @@ class Speculation:
         """Tell which entities the commands need that are not in memory."""
         missing: dict[str, Domain[Any, Any, Any]] = {}
         self._loaded.clear()
+        self._now = max(self._world.now(), self._now)
         for command in commands:
             for stream_id, domain in command.streams.items():
                 # One that is ahead stays in here when its commit settles: see `settle`.
@@ -288,7 +291,7 @@ class Speculation:
             name = command.domain.name
             raise Reject(f"{name.upper()}_NOT_FOUND", f"no such {name}")
         _check_base_version(command, entity.version)
-        now = self._now()
+        now = self._now
         extras: dict[str, Any] = {"past": past}
         if "context" in decider.extras:
             extras["context"] = Context(
@@ -320,10 +323,6 @@ class Speculation:
             raise Reject("ROLE_FORBIDDEN", "not a member of this workspace")
         return role
 
-    def _now(self) -> datetime:
-        now = self._world.now()
-        return now if self._recorded_at is None else max(now, self._recorded_at)
-
     def _apply(self, command: Command, decided: Iterable[Any], now: datetime) -> Receipt:
         """Number the events of one command, fold them, and add all or none to the batch."""
         events: list[Event] = []
@@ -344,7 +343,7 @@ class Speculation:
             )
             link = event.chain
             events.append(event)
-            after = _fold(before, fact, len(event.payload))
+            after = _fold(before, fact, stream_id, len(event.payload))
             if after.version % domain.snapshot_every == 0:
                 snapshots.append(_snapshot(stream_id, after))
             entities[stream_id] = after
@@ -352,29 +351,10 @@ class Speculation:
             return command.receipt(self._head_seq, self._known(command.stream_id).version)
         if len(events) > self._limits.command_events_max:
             raise Reject("BAD_REQUEST", f"more than {self._limits.command_events_max} events")
-        for stream_id, after in entities.items():
-            entities[stream_id] = self._indexed(stream_id, after)
         own = entities.get(command.stream_id) or self._known(command.stream_id)
         receipt = command.receipt(events[-1].event_seq, own.version)
-        self._take(command, receipt, events, entities, snapshots, now)
+        self._take(command, receipt, events, entities, snapshots)
         return receipt
-
-    def _indexed(self, stream_id: str, entity: Entity) -> Entity:
-        """Refuse what the index columns cannot hold, before it meets the neighbours' batches."""
-        before = self._known(stream_id)
-        index = entity.domain.indexed(entity.state)
-        if index != before.index:
-            for text in (*index.keys, *((index.title,) if index.title is not None else ())):
-                check_id(text, chars_max=_INDEX_CHARS_MAX, what=f"index of {stream_id}")
-        return Entity(
-            entity.domain,
-            entity.version,
-            entity.state,
-            entity.stored_version,
-            entity.lag_bytes,
-            entity.size,
-            index,
-        )
 
     def _number(
         self,
@@ -432,7 +412,6 @@ class Speculation:
         events: list[Event],
         entities: dict[str, Entity],
         snapshots: list[SnapshotWrite],
-        now: datetime,
     ) -> None:
         forming = self.forming
         forming.events += events
@@ -442,7 +421,6 @@ class Speculation:
         self._ahead.update(entities)
         self._head_seq = events[-1].event_seq
         self._chain = events[-1].chain
-        self._recorded_at = now
         if command.key is not None:
             key = (command.scope, command.key)
             result = ResultWrite(
@@ -479,7 +457,7 @@ class Speculation:
             state = None
             if self._is_lagging(entity):
                 state = entity.domain.encode_state(entity.state)
-                stored = replace(
+                stored = msgspec.structs.replace(
                     entity, stored_version=entity.version, lag_bytes=0, size=len(state)
                 )
                 forming.entities[stream_id] = stored
@@ -553,15 +531,22 @@ def _check_base_version(command: Command, version: int) -> None:
         )
 
 
-def _fold(before: Entity, fact: Any, size: int) -> Entity:  # noqa: ANN401 - a domain's event
-    state = before.domain.evolve_by(before.state, fact)
+def _fold(before: Entity, fact: Any, stream_id: str, size: int) -> Entity:  # noqa: ANN401 - an event
+    """Fold one event; refuse an index that its columns cannot hold, before neighbours meet it."""
+    domain = before.domain
+    state = domain.evolve_by(before.state, fact)
+    index = domain.indexed(state)
+    if index != before.index:
+        for text in (*index.keys, *((index.title,) if index.title is not None else ())):
+            check_id(text, chars_max=_INDEX_CHARS_MAX, what=f"index of {stream_id}")
     return Entity(
-        before.domain,
+        domain,
         before.version + 1,
         state,
         before.stored_version,
         before.lag_bytes + size,
         before.size + size,
+        index,
     )
 
 

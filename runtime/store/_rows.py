@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dalsegno.actors import Batch, EntityItem, Head, StoredResult
 from dalsegno.protocol import SCHEMA_VERSION, Event, SchemaVersionError, instant
 
-from ._sql import NULL, columns, quoted, signed, texts, unsigned
+from ._sql import NULL, array, columns, quoted, signed, texts, unsigned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,7 +23,6 @@ def append_parameters(batches: Sequence[Batch], result_ttl_s: float) -> list[str
     """Write the parameters of ``append``."""
     heads: list[tuple[str, ...]] = []
     results: list[tuple[str, ...]] = []
-    events: list[tuple[str, ...]] = []
     entities: list[tuple[str, ...]] = []
     snapshots: list[tuple[str, ...]] = []
     for batch in batches:
@@ -35,7 +34,6 @@ def append_parameters(batches: Sequence[Batch], result_ttl_s: float) -> list[str
              quoted(result.answer), str(result.event_seq))
             for result in batch.results
         ]  # fmt: skip
-        events += [_event_elements(workspace, event) for event in batch.events]
         entities += _entities_elements(workspace, batch)
         snapshots += [
             (workspace, quoted(snapshot.stream_id), str(snapshot.version),
@@ -46,7 +44,7 @@ def append_parameters(batches: Sequence[Batch], result_ttl_s: float) -> list[str
         *columns(heads, 6),
         repr(result_ttl_s),
         *columns(results, 6),
-        *columns(events, 16),
+        *_event_columns([event for batch in batches for event in batch.events]),
         *columns(entities, 9),
         *columns(snapshots, 5),
     ]
@@ -64,25 +62,35 @@ def _head_elements(workspace: str, batch: Batch) -> tuple[str, ...]:
     )
 
 
-def _event_elements(workspace: str, event: Event) -> tuple[str, ...]:
-    return (
-        workspace,
-        str(event.event_seq),
-        quoted(event.stream_id),
-        str(event.stream_seq),
-        event.event_id,
-        quoted(event.type),
-        str(event.type_version),
-        str(event.schema_version),
-        quoted(event.payload),
-        quoted(event.actor_id),
-        quoted(event.command_id),
-        quoted(event.source),
-        quoted(event.causation),
-        quoted(event.correlation_id),
-        instant(event.recorded_at),
-        str(signed(event.chain)),
-    )
+class _Memo(dict[str | None, str]):
+    """Texts that come again and again, each quoted once."""
+
+    def __missing__(self, text: str | None) -> str:
+        self[text] = written = quoted(text)
+        return written
+
+
+def _event_columns(events: Sequence[Event]) -> list[str]:
+    """Write the events column by column: this is most of what an append costs here."""
+    memo = _Memo()
+    return [
+        array([memo[event.workspace_id] for event in events]),
+        array([str(event.event_seq) for event in events]),
+        array([memo[event.stream_id] for event in events]),
+        array([str(event.stream_seq) for event in events]),
+        array([event.event_id for event in events]),
+        array([memo[event.type] for event in events]),
+        array([str(event.type_version) for event in events]),
+        array([str(event.schema_version) for event in events]),
+        array([quoted(event.payload) for event in events]),
+        array([memo[event.actor_id] for event in events]),
+        array([quoted(event.command_id) for event in events]),
+        array([memo[event.source] for event in events]),
+        array([memo[event.causation] for event in events]),
+        array([memo[event.correlation_id] for event in events]),
+        array([instant(event.recorded_at) for event in events]),
+        array([str(signed(event.chain)) for event in events]),
+    ]
 
 
 def _entities_elements(workspace: str, batch: Batch) -> list[tuple[str, ...]]:

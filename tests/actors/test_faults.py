@@ -208,6 +208,15 @@ async def test_later_batches_of_a_refused_one_are_decided_again_in_order(
 # ---------------------------------------------------------------------------- unknown outcomes
 
 
+async def test_faults_with_successes_in_between_do_not_add_up(
+    actors: Actors, store: FaultyStore
+) -> None:
+    for n in range(12):
+        store.faults.append(lost_unknown)
+        await actors.workspace().send(Put("a", str(n)))
+    assert trio.current_time() < 12 * actors.service.limits.backoff_first_s
+
+
 @pytest.mark.parametrize("fault", [applied_unknown, lost_unknown])
 async def test_i4_an_unknown_outcome_gets_the_right_verdict_and_nothing_twice(
     actors: Actors, store: FaultyStore, fault: Fault

@@ -6,7 +6,6 @@ raises the cursor.  Whatever the actors deliver and refuse is compared with it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,9 +29,6 @@ from tests.actors._world import (
     post_all,
     running,
 )
-
-SOAK = int(os.environ.get("SOAK", "0"))
-"""So many examples, other ones each time, instead of the same few."""
 
 # Small bounds, so that few events overflow something.
 LIMITS = Limits(
@@ -253,11 +249,7 @@ class Machine:
         assert heard["event_seq"] == self.streams[heard["stream_id"]][known.got - 1]
 
 
-@settings(
-    max_examples=SOAK or 60,
-    derandomize=not SOAK,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(schedule=st.random_module(), data=st.data())
 def test_m1_whatever_happens_every_client_sees_the_model(
     schedule: object, data: st.DataObject
