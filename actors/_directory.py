@@ -355,9 +355,14 @@ class Directory:
             return role_in(entity.version, entity.state, user_id, None)
         return role_in(0, None, user_id, await self.owner_of(workspace_id))
 
+    def is_known(self, workspace_id: str) -> bool:
+        """Tell whether a workspace is active and has events; if not, ask `exists`."""
+        slot = self._slots.get(workspace_id)
+        return slot is not None and slot.hub.head > 0
+
     async def exists(self, workspace_id: str) -> bool:
         """Tell whether a workspace was created, or ever written to."""
-        if workspace_id in self._slots and self._slots[workspace_id].hub.head:
+        if self.is_known(workspace_id):
             return True
         if await self.owner_of(workspace_id) is not None:
             return True

@@ -158,8 +158,9 @@ class Service:
 
         """
         if workspace_id is not None:
-            check_workspace_id(workspace_id)
-            await self.check_exists(workspace_id)
+            if workspace_id == SYSTEM_WORKSPACE or not self.directory.is_known(workspace_id):
+                check_workspace_id(workspace_id)
+                await self.check_exists(workspace_id)
             return workspace_id
         if stream_id in self._places:
             self._places.move_to_end(stream_id)

@@ -38,7 +38,6 @@ from dalsegno.protocol import (
     chain,
     check_id,
     check_nul,
-    payload_bytes,
 )
 
 from ._command import Receipt, stored_answer
@@ -329,6 +328,7 @@ class Speculation:
         entities: dict[str, Entity] = {}
         snapshots: list[SnapshotWrite] = []
         link = self._chain
+        total = 0
         for one in decided:
             domain, stream_id, fact = (
                 (one.domain, one.stream_id, one.event)
@@ -343,7 +343,9 @@ class Speculation:
             )
             link = event.chain
             events.append(event)
-            after = _fold(before, fact, stream_id, len(event.payload))
+            size = len(event.payload)
+            total += size
+            after = _fold(before, fact, stream_id, size)
             if after.version % domain.snapshot_every == 0:
                 snapshots.append(_snapshot(stream_id, after))
             entities[stream_id] = after
@@ -353,7 +355,7 @@ class Speculation:
             raise Reject("BAD_REQUEST", f"more than {self._limits.command_events_max} events")
         own = entities.get(command.stream_id) or self._known(command.stream_id)
         receipt = command.receipt(events[-1].event_seq, own.version)
-        self._take(command, receipt, events, entities, snapshots)
+        self._take(command, receipt, events, entities, snapshots, total)
         return receipt
 
     def _number(
@@ -412,12 +414,13 @@ class Speculation:
         events: list[Event],
         entities: dict[str, Entity],
         snapshots: list[SnapshotWrite],
+        size: int,
     ) -> None:
         forming = self.forming
         forming.events += events
         forming.entities.update(entities)
         forming.snapshots += snapshots
-        forming.payload_bytes += payload_bytes(events)
+        forming.payload_bytes += size
         self._ahead.update(entities)
         self._head_seq = events[-1].event_seq
         self._chain = events[-1].chain

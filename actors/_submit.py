@@ -87,8 +87,9 @@ class Submission:
             return await self._service.place(f"note:{said.note_id}", said.workspace_id)
         if said.workspace_id == SYSTEM_WORKSPACE:
             raise Reject("ROLE_FORBIDDEN", "this log is not written from outside")
-        check_workspace_id(said.workspace_id)
-        await self._service.check_exists(said.workspace_id)
+        if not self._service.directory.is_known(said.workspace_id):
+            check_workspace_id(said.workspace_id)
+            await self._service.check_exists(said.workspace_id)
         return said.workspace_id
 
     def show(self, answer: Receipt | DalsegnoError) -> bytes:

@@ -48,7 +48,6 @@ from ._event import (
     chain as chain,
     chained as chained,
     instant as instant,
-    payload_bytes as payload_bytes,
 )
 from ._frames import Frames as Frames, text_frame as text_frame
 from ._limits import SEQ_MAX as SEQ_MAX, Limits as Limits

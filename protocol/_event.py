@@ -5,12 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
 import msgspec
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SCHEMA_VERSION = 2
 """Version of the envelope; any other fails closed (X-PER-5)."""
@@ -102,8 +98,3 @@ def chained(previous: int, event: Event) -> int:
         event.recorded_at,
         event.payload,
     )
-
-
-def payload_bytes(events: Iterable[Event]) -> int:
-    """Sum the lengths of the payloads: what the byte bounds count."""
-    return sum([len(event.payload) for event in events])

@@ -25,7 +25,9 @@ LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 LIMIT_PREFIX = "DALSEGNO_LIMIT_"
 """Of the environment's names of bounds."""
 
-_LIMITS = {field.name: type(field.default) for field in fields(Limits)}
+_LIMITS: dict[str, type[int | float]] = {
+    field.name: int if isinstance(field.default, int) else float for field in fields(Limits)
+}
 
 
 class ConfigError(Exception):

@@ -1,10 +1,6 @@
 """The Python client: a server's streams and commands for a Trio program far away from it."""
 
-from ._client import (
-    Client as Client,
-    ClientStatistics as ClientStatistics,
-    open_client as open_client,
-)
+from ._client import Client as Client, ClientStatistics as ClientStatistics
 from ._errors import (
     ClientClosedError as ClientClosedError,
     DisconnectedError as DisconnectedError,
@@ -12,5 +8,6 @@ from ._errors import (
     UnreachableError as UnreachableError,
 )
 from ._events import Events as Events
+from ._open import open_client as open_client
 from ._policy import ClientLimits as ClientLimits
 from ._wire import Committed as Committed, RemoteEvent as RemoteEvent

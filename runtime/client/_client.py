@@ -8,23 +8,20 @@ that each takes effect once (I5), and each stream goes on after its last event.
 from __future__ import annotations
 
 import logging
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import msgspec
 import trio
 
-from dalsegno.protocol import CommandMessage, DalsegnoError, Reject, UnavailableError
-from dalsegno.runtime._beside import beside
-from dalsegno.runtime._seams import WORLD
+from dalsegno.protocol import CommandMessage, DalsegnoError, UnavailableError
 
 from ._account import Account
 from ._errors import ClientClosedError, UnreachableError, error_of
 from ._events import Events
 from ._link import Link, converse
 from ._policy import ABNORMAL, ClientLimits, Ending, Retries
+from ._sends import Sends
 from ._wire import (
     UNTRACKED,
     Committed,
@@ -33,12 +30,11 @@ from ._wire import (
     RemoteEvent,
     Subscribed,
     decode_said,
-    encode,
 )
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
 
     from dalsegno.actors import World
 
@@ -54,21 +50,6 @@ class ClientStatistics:
     """So far."""
     sends_waiting: int
     streams: int
-
-
-class _Pending:
-    """A command that waits for its answer."""
-
-    __slots__ = ("answer", "answered", "message")
-
-    def __init__(self, message: str) -> None:
-        self.message = message
-        self.answer: Committed | DalsegnoError | None = None
-        self.answered = trio.Event()
-
-    def settle(self, answer: Committed | DalsegnoError) -> None:
-        self.answer = answer
-        self.answered.set()
 
 
 class Client:
@@ -93,8 +74,7 @@ class Client:
         self._connections = 0
         self._retries = Retries(limits, world.random)
         self._may_log_in = True
-        self._room = trio.Semaphore(limits.sends_max)
-        self._pending: dict[str, _Pending] = {}
+        self._sends = Sends(limits, world)
         self._streams: dict[str, Events] = {}
         self._error: DalsegnoError | None = None
 
@@ -102,13 +82,13 @@ class Client:
         state = "ended" if self._error else "connected" if self._link else "away"
         return (
             f"<Client of {self._account.url} {state}, {len(self._streams)} streams, "
-            f"{len(self._pending)} commands under way>"
+            f"{self._sends.waiting} commands under way>"
         )
 
     def statistics(self) -> ClientStatistics:
         """Count what there is."""
         return ClientStatistics(
-            self._link is not None, self._connections, len(self._pending), len(self._streams)
+            self._link is not None, self._connections, self._sends.waiting, len(self._streams)
         )
 
     # ------------------------------------------------------------------------------- commands
@@ -139,35 +119,14 @@ class Client:
             DisconnectedError: the server wants nobody to come back; may have been applied.
 
         """
+        self._check_open()
         message = CommandMessage(
             workspace_id=workspace_id,
             name=name,
             payload=msgspec.Raw(msgspec.json.encode(payload)),
             idempotency_key=self._world.new_id() if key is None else key,
         )
-        retries = Retries(self.limits, self._world.random)
-        async with self._room:
-            while True:
-                answer = await self._ask(message)
-                if isinstance(answer, Committed):
-                    return answer
-                if not answer.retryable or isinstance(answer, UnreachableError):
-                    raise answer
-                await trio.sleep(retries.after(answer))
-
-    async def _ask(self, message: CommandMessage) -> Committed | DalsegnoError:
-        self._check_open()
-        request_id = self.new_request_id()
-        said = msgspec.structs.replace(message, request_id=request_id)
-        pending = self._pending[request_id] = _Pending(encode(said))
-        if self._link is not None:
-            self._link.say(pending.message)
-        try:
-            await pending.answered.wait()
-        finally:
-            del self._pending[request_id]
-        assert pending.answer is not None, "that is what was waited for"
-        return pending.answer
+        return await self._sends.send(message)
 
     # -------------------------------------------------------------------------------- streams
 
@@ -254,6 +213,7 @@ class Client:
             )
         finally:
             self._link = None
+            self._sends.disconnected()
             for events in self._streams.values():
                 events.disconnected()
 
@@ -263,8 +223,7 @@ class Client:
             _log.info("connected again")
         self._connections += 1
         self._link = link
-        for pending in self._pending.values():
-            link.say(pending.message)
+        self._sends.connected(link)
         for events in self._streams.values():
             events.connected(link)
 
@@ -290,8 +249,7 @@ class Client:
 
     def _fail(self, error: DalsegnoError) -> None:
         self._error = self._error or error
-        for pending in self._pending.values():
-            pending.settle(error)
+        self._sends.fail(error)
         for events in list(self._streams.values()):
             events.fail(error)
 
@@ -310,7 +268,7 @@ class Client:
                 if (events := self._streams.get(said.stream_id)) is not None:
                     events.take(said, len(text))
             case Committed():
-                self._answered(said.request_id, said)
+                self._sends.answered(said.request_id, said)
             case Subscribed():
                 if (events := self._streams.get(said.stream_id)) is not None:
                     events.subscribed(said)
@@ -320,18 +278,12 @@ class Client:
             case Refused():
                 self._refused(said)
 
-    def _answered(self, request_id: str | None, answer: Committed | DalsegnoError) -> bool:
-        pending = self._pending.get(request_id or "")
-        if pending is not None:
-            pending.settle(answer)
-        return pending is not None
-
     def _refused(self, said: Refused) -> None:
         error = error_of(said.code, said.message, said.details)
         if said.request_id == UNTRACKED:
             self._ack_refused(said)
         elif said.request_id is not None:
-            if not self._answered(said.request_id, error):
+            if not self._sends.answered(said.request_id, error):
                 self._subscribe_refused(said.request_id, error)
         elif (events := self._streams.get(said.stream_id or "")) is not None:
             events.fail(error)
@@ -360,68 +312,3 @@ class Client:
 async def _ask_again(events: Events, request_id: str, delay_s: float) -> None:
     await trio.sleep(delay_s)
     events.ask_again(request_id)
-
-
-@asynccontextmanager
-async def open_client(
-    url: str,
-    *,
-    email: str | None = None,
-    password: str | None = None,
-    cookie: str | None = None,
-    client_id: str = "default",
-    limits: ClientLimits | None = None,
-    world: World = WORLD,
-    ssl_context: ssl.SSLContext | None = None,
-) -> AsyncIterator[Client]:
-    """Log in, and be connected for the length of an ``async with``.
-
-    Leaving it says what is still to be said; nothing of the client outlives it.
-
-    Args:
-        url: ``http://…`` or ``https://…``, where the server is.
-        email: whose account.
-        password: its password; kept, to log in again when the session ends.
-        cookie: instead of both, the ``Cookie`` header of a session that exists.
-        client_id: under which acks are kept: each program that follows streams for the same user
-            has its own.
-        limits: every bound.
-        world: randomness and ids.
-        ssl_context: for ``https``; None trusts what the system trusts.
-
-    Raises:
-        ValueError: neither credentials nor a cookie are given.
-        Reject: ``BAD_URL``; the login is refused: ``INVALID_CREDENTIALS``.
-        UnavailableError: the server cannot answer now.
-        UnreachableError: it does not answer.
-
-    """
-    limits = limits or ClientLimits()
-    account = Account(
-        _checked(url),
-        email=email,
-        password=password,
-        cookie=cookie,
-        ssl_context=ssl_context,
-        limits=limits,
-    )
-    if cookie is None:
-        if not account.can_log_in:
-            raise ValueError("email and password, or a cookie, are needed")
-        await account.log_in()
-    client = Client(
-        account, client_id=client_id, limits=limits, world=world, ssl_context=ssl_context
-    )
-    async with beside(client.run):
-        try:
-            yield client
-        finally:
-            with trio.move_on_after(limits.close_timeout_s, shield=True):
-                await client.aclose()
-
-
-def _checked(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise Reject("BAD_URL", f"{url!r} is not http://HOST:PORT or https://HOST")
-    return url.rstrip("/")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests import nowhere  # type: ignore[attr-defined]  # what an annotation cannot find
 
 
-def declare(**changes: Any) -> Domain[Any, Any, Any]:  # noqa: ANN401 - any declaration
+def declare(**changes: Any) -> Domain[Any, Any, Any]:
     arguments = {"state": Task, "commands": AddTask, "events": TaskAdded, **changes}
     return Domain("task", **arguments)
 

@@ -29,7 +29,7 @@ documents = st.recursive(
 )
 
 
-def depth(value: Any) -> int:  # noqa: ANN401 - any JSON value
+def depth(value: Any) -> int:
     if isinstance(value, dict):
         return 1 + max(map(depth, value.values()), default=0)
     return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 from msgspec.structs import replace
 
-from dalsegno.protocol import CHAIN_START, SCHEMA_VERSION, Event, chain, chained, payload_bytes
+from dalsegno.protocol import CHAIN_START, SCHEMA_VERSION, Event, chain, chained
 
 EVENT = Event(
     workspace_id="acme",
@@ -97,8 +97,3 @@ def test_a_stored_event_is_linked_as_it_was_written() -> None:
         5, "acme", 7, "note:n1", 3, "note_patched", 1, "u1", EVENT.recorded_at, EVENT.payload
     )
     assert chained(5, EVENT) == written
-
-
-def test_payloads_are_counted() -> None:
-    assert payload_bytes([]) == 0
-    assert payload_bytes([EVENT, replace(EVENT, payload="{}")]) == len('{"a":"x"}') + 2

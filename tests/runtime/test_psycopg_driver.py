@@ -41,7 +41,7 @@ def admin(dsn: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
 
 async def until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(5):
-        while not condition():  # noqa: ASYNC110 - it is the server's, and sends no event
+        while not condition():
             await trio.sleep(0.005)
 
 

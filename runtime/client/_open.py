@@ -1,0 +1,88 @@
+"""How a client begins: logged in, and connected for the length of a block."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import trio
+
+from dalsegno.protocol import Reject
+from dalsegno.runtime._beside import beside
+from dalsegno.runtime._seams import WORLD
+
+from ._account import Account
+from ._client import Client
+from ._policy import ClientLimits
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator
+
+    from dalsegno.actors import World
+
+
+@asynccontextmanager
+async def open_client(
+    url: str,
+    *,
+    email: str | None = None,
+    password: str | None = None,
+    cookie: str | None = None,
+    client_id: str = "default",
+    limits: ClientLimits | None = None,
+    world: World = WORLD,
+    ssl_context: ssl.SSLContext | None = None,
+) -> AsyncIterator[Client]:
+    """Log in, and be connected for the length of an ``async with``.
+
+    Leaving it says what is still to be said; nothing of the client outlives it.
+
+    Args:
+        url: ``http://…`` or ``https://…``, where the server is.
+        email: whose account.
+        password: its password; kept, to log in again when the session ends.
+        cookie: instead of both, the ``Cookie`` header of a session that exists.
+        client_id: under which acks are kept: each program that follows streams for the same user
+            has its own.
+        limits: every bound.
+        world: randomness and ids.
+        ssl_context: for ``https``; None trusts what the system trusts.
+
+    Raises:
+        ValueError: neither credentials nor a cookie are given.
+        Reject: ``BAD_URL``; the login is refused: ``INVALID_CREDENTIALS``.
+        UnavailableError: the server cannot answer now.
+        UnreachableError: it does not answer.
+
+    """
+    limits = limits or ClientLimits()
+    account = Account(
+        _checked(url),
+        email=email,
+        password=password,
+        cookie=cookie,
+        ssl_context=ssl_context,
+        limits=limits,
+    )
+    if cookie is None:
+        if not account.can_log_in:
+            raise ValueError("email and password, or a cookie, are needed")
+        await account.log_in()
+    client = Client(
+        account, client_id=client_id, limits=limits, world=world, ssl_context=ssl_context
+    )
+    async with beside(client.run):
+        try:
+            yield client
+        finally:
+            with trio.move_on_after(limits.close_timeout_s, shield=True):
+                await client.aclose()
+
+
+def _checked(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise Reject("BAD_URL", f"{url!r} is not http://HOST:PORT or https://HOST")
+    return url.rstrip("/")

@@ -1,0 +1,101 @@
+"""Commands on their way: said again on every connection, until each has its answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from ._errors import UnreachableError
+from ._policy import Retries
+from ._wire import Committed, encode
+
+if TYPE_CHECKING:
+    from dalsegno.actors import World
+    from dalsegno.protocol import CommandMessage, DalsegnoError
+
+    from ._link import Link
+    from ._policy import ClientLimits
+
+
+class _Pending:
+    """A command that waits for its answer."""
+
+    __slots__ = ("answer", "answered", "message")
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+        self.answer: Committed | DalsegnoError | None = None
+        self.answered = trio.Event()
+
+    def settle(self, answer: Committed | DalsegnoError) -> None:
+        self.answer = answer
+        self.answered.set()
+
+
+class Sends:
+    """The commands of a client that are under way, in their order."""
+
+    def __init__(self, limits: ClientLimits, world: World) -> None:
+        self._limits = limits
+        self._world = world
+        self._room = trio.Semaphore(limits.sends_max)
+        self._pending: dict[str, _Pending] = {}
+        self._link: Link | None = None
+        self._error: DalsegnoError | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for their answer."""
+        return len(self._pending)
+
+    async def send(self, message: CommandMessage) -> Committed:
+        """Say a command, and once more where it may have got lost; see `Client.send`."""
+        retries = Retries(self._limits, self._world.random)
+        async with self._room:
+            while True:
+                answer = await self._ask(message)
+                if isinstance(answer, Committed):
+                    return answer
+                if not answer.retryable or isinstance(answer, UnreachableError):
+                    raise answer
+                await trio.sleep(retries.after(answer))
+
+    def connected(self, link: Link) -> None:
+        """Say on a new connection what waits."""
+        self._link = link
+        for pending in self._pending.values():
+            link.say(pending.message)
+
+    def disconnected(self) -> None:
+        """Wait for the next connection."""
+        self._link = None
+
+    def answered(self, request_id: str | None, answer: Committed | DalsegnoError) -> bool:
+        """Pass an answer on; False where nobody waits for it."""
+        pending = self._pending.get(request_id or "")
+        if pending is not None:
+            pending.settle(answer)
+        return pending is not None
+
+    def fail(self, error: DalsegnoError) -> None:
+        """Answer everybody, also who comes yet: there is no connection any more."""
+        self._error = error
+        for pending in self._pending.values():
+            pending.settle(error)
+
+    async def _ask(self, message: CommandMessage) -> Committed | DalsegnoError:
+        if self._error is not None:
+            return self._error
+        request_id = self._world.new_id()
+        said = msgspec.structs.replace(message, request_id=request_id)
+        pending = self._pending[request_id] = _Pending(encode(said))
+        if self._link is not None:
+            self._link.say(pending.message)
+        try:
+            await pending.answered.wait()
+        finally:
+            del self._pending[request_id]
+        assert pending.answer is not None, "that is what was waited for"
+        return pending.answer
