@@ -75,7 +75,7 @@ class MemoryLog:
 
     def admits(self, batch: Batch, now: datetime) -> bool:
         """Tell whether the fence and the live keys let a batch in."""
-        assert batch.events[0].event_seq == batch.old_head + 1
+        assert not batch.events or batch.events[0].event_seq == batch.old_head + 1
         return (
             (self.head.epoch, self.head.head_seq) == (batch.epoch, batch.old_head)
             and self.head.halted_reason is None
@@ -96,16 +96,17 @@ class MemoryLog:
 
     def commit(self, batch: Batch, expires_at: datetime) -> None:
         """Write all of a batch."""
-        last = batch.events[-1]
-        self.head = msgspec.structs.replace(
-            self.head, head_seq=last.event_seq, chain=last.chain, recorded_at=last.recorded_at
-        )
+        if batch.events:
+            last = batch.events[-1]
+            self.head = msgspec.structs.replace(
+                self.head, head_seq=last.event_seq, chain=last.chain, recorded_at=last.recorded_at
+            )
         changed_at = {event.stream_id: event.recorded_at for event in batch.events}
         self.events += batch.events
         for event in batch.events:
             self.streams.setdefault(event.stream_id, []).append(event)
         for write in batch.entities:
-            self._write_entity(write, changed_at.get(write.stream_id, last.recorded_at))
+            self._write_entity(write, changed_at.get(write.stream_id, batch.events[-1].recorded_at))
         for snapshot in batch.snapshots:
             self.snapshots.setdefault(snapshot.stream_id, []).append(snapshot)
         for result in batch.results:

@@ -306,7 +306,7 @@ class Speculation:
             entity.state, command.command, *(extras[name] for name in decider.extras)
         )
         if decided is None:
-            return command.receipt(self._head_seq, entity.version)
+            return self._leave(command, entity.version)
         several = decided if isinstance(decided, (list, tuple)) else (decided,)
         return self._apply(command, several, now)
 
@@ -350,7 +350,7 @@ class Speculation:
                 snapshots.append(_snapshot(stream_id, after))
             entities[stream_id] = after
         if not events:
-            return command.receipt(self._head_seq, self._known(command.stream_id).version)
+            return self._leave(command, self._known(command.stream_id).version)
         if len(events) > self._limits.command_events_max:
             raise Reject("BAD_REQUEST", f"more than {self._limits.command_events_max} events")
         own = entities.get(command.stream_id) or self._known(command.stream_id)
@@ -424,6 +424,15 @@ class Speculation:
         self._ahead.update(entities)
         self._head_seq = events[-1].event_seq
         self._chain = events[-1].chain
+        self._record(command, receipt)
+
+    def _leave(self, command: Command, version: int) -> Receipt:
+        """Answer a command that changes nothing; nor does its repeat, whatever happened since."""
+        receipt = command.receipt(self._head_seq, version)
+        self._record(command, receipt)
+        return receipt
+
+    def _record(self, command: Command, receipt: Receipt) -> None:
         if command.key is not None:
             key = (command.scope, command.key)
             result = ResultWrite(
@@ -433,7 +442,7 @@ class Speculation:
                 answer=stored_answer(receipt),
                 event_seq=receipt.event_seq,
             )
-            forming.results[key] = result
+            self.forming.results[key] = result
             self._keys_ahead[key] = (result, receipt)
 
     # -------------------------------------------------------------------------- committing

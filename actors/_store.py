@@ -84,7 +84,11 @@ class ResultWrite(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """One workspace's part of a group commit; ``events`` are dense and never empty."""
+    """One workspace's part of a group commit.
+
+    ``events`` are dense; a batch without any records only the results of commands that changed
+    nothing, and leaves the head where it is.
+    """
 
     workspace_id: str
     epoch: int
@@ -98,7 +102,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def new_head(self) -> int:
         """The head once this is committed."""
-        return self.events[-1].event_seq
+        return self.events[-1].event_seq if self.events else self.old_head
 
 
 class StoredEntity(msgspec.Struct, frozen=True, kw_only=True):

@@ -225,7 +225,7 @@ class Incarnation:
             while not speculation.forming.answers:
                 await self._decided.park()
             forming = speculation.start()
-            if forming.events:
+            if forming.events or forming.results:
                 await self._append(speculation, forming)
             speculation.settle()
             self._settled.unpark_all()

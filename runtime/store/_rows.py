@@ -26,7 +26,7 @@ def append_parameters(batches: Sequence[Batch], result_ttl_s: float) -> list[str
     entities: list[tuple[str, ...]] = []
     snapshots: list[tuple[str, ...]] = []
     for batch in batches:
-        assert batch.events[0].event_seq == batch.old_head + 1
+        assert not batch.events or batch.events[0].event_seq == batch.old_head + 1
         workspace = quoted(batch.workspace_id)
         heads.append(_head_elements(workspace, batch))
         results += [
@@ -51,15 +51,11 @@ def append_parameters(batches: Sequence[Batch], result_ttl_s: float) -> list[str
 
 
 def _head_elements(workspace: str, batch: Batch) -> tuple[str, ...]:
+    head = (workspace, str(batch.epoch), str(batch.old_head), str(batch.new_head))
+    if not batch.events:
+        return (*head, NULL, NULL)
     last = batch.events[-1]
-    return (
-        workspace,
-        str(batch.epoch),
-        str(batch.old_head),
-        str(last.event_seq),
-        str(signed(last.chain)),
-        instant(last.recorded_at),
-    )
+    return (*head, str(signed(last.chain)), instant(last.recorded_at))
 
 
 class _Memo(dict[str | None, str]):

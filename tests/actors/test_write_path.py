@@ -140,6 +140,32 @@ async def test_x_seq_9_a_command_without_events_writes_nothing(
     assert (empty.event_seq, empty.version) == (1, 1)
 
 
+async def test_i5_what_changed_nothing_changes_nothing_when_repeated(
+    actors: Actors, store: FaultyStore
+) -> None:
+    """Whatever has happened since: also a command without an event takes its effect once."""
+    workspace = actors.workspace()
+    await workspace.send(Put("a", "x"))
+    first = await workspace.send(Fill("a", 0), key="k")
+    assert (first.event_seq, first.version, first.repeated) == (1, 1, False)
+    await workspace.send(Put("a", "y"))
+    again = await workspace.send(Fill("a", 0), key="k")
+    assert (again.event_seq, again.version, again.repeated) == (1, 1, True)
+    assert (await refusal(workspace, Fill("a", 3), key="k")).code == "STATE_CONFLICT"
+    store_head = await store.read_head("w")
+    assert store_head is not None
+    assert store_head.head_seq == 2
+
+
+async def test_i5_so_does_the_repeat_after_a_restart(store: FaultyStore, world: World) -> None:
+    async with running(store, world) as actors:
+        await actors.workspace().send(Put("a", "x"))
+        await actors.workspace().send(Fill("a", 0), key="k")
+    async with running(store, world) as actors:
+        again = await actors.workspace().send(Fill("a", 0), key="k")
+        assert (again.event_seq, again.repeated) == (1, True)
+
+
 async def test_a_workspace_that_only_refused_was_never_made(
     actors: Actors, store: FaultyStore
 ) -> None:

@@ -64,7 +64,7 @@ class Writer:
         return Batch(
             workspace_id=self.workspace_id,
             epoch=self.epoch,
-            old_head=events[0].event_seq - 1,
+            old_head=events[0].event_seq - 1 if events else self.head_seq,
             events=events,
             entities=entities,
             results=results,

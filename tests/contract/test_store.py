@@ -333,6 +333,19 @@ async def test_x_idem_4_a_key_counts_in_its_workspace_and_scope_only(store: Stor
     assert len(await store.append([elsewhere, otherwise])) == 2
 
 
+async def test_i5_a_result_without_events_is_kept_and_moves_nothing(store: Store) -> None:
+    w, v = await writer(store, "w"), await writer(store, "v")
+    assert await store.append([w.batch(w.event("note:1"))])
+    before = await head_of(store, "w")
+    alone = w.batch(results=(result("k", 1),))
+    assert len(await store.append([alone, v.batch(v.event("note:1"))])) == 2
+    assert await head_of(store, "w") == before
+    assert ("u1|note:1", "k") in await store.find_results("w", [("u1|note:1", "k")])
+    stale = msgspec.structs.replace(w.batch(results=(result("l", 1),)), epoch=0)
+    assert not await store.append([stale])
+    assert await store.append([w.batch(w.event("note:1"))])
+
+
 async def test_x_idem_6_an_expired_key_is_not_honoured_and_overwritten(harness: Harness) -> None:
     store = harness.store
     w = await writer(store, "w")

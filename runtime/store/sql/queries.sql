@@ -35,7 +35,8 @@ with want as materialized (
    where w.workspace_id not in (select workspace_id from taken)
 ), won as (
   update dalsegno.workspace_head h
-     set head_seq = l.new_head, chain = l.chain, recorded_at = l.recorded_at
+     set head_seq = l.new_head, chain = coalesce(l.chain, h.chain),
+         recorded_at = coalesce(l.recorded_at, h.recorded_at)
     from locked l where h.workspace_id = l.workspace_id
   returning h.workspace_id
 ), new_event as (
