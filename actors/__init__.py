@@ -2,11 +2,11 @@
 
 from ._command import Receipt as Receipt, make_command as make_command
 from ._connection import Connection as Connection
+from ._entity import Entity as Entity
 from ._listening import Listening as Listening
 from ._roles import role_in as role_in, role_stream as role_stream
 from ._seams import World as World
 from ._service import Service as Service
-from ._speculation import Entity as Entity
 from ._store import (
     Batch as Batch,
     BatchRejectedError as BatchRejectedError,

@@ -26,10 +26,10 @@ from dalsegno.protocol import (
     WorkspaceHaltedError,
 )
 
+from ._entity import load_entity
 from ._hub import Delivery, Hub
 from ._mailbox import Mailbox
 from ._roles import role_in, role_stream
-from ._speculation import load_entity
 from ._workspace import Incarnation
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     from ._command import Command, Domains
     from ._committer import Committer
+    from ._entity import Entity
     from ._seams import World
-    from ._speculation import Entity
     from ._store import Store
 
 _log = logging.getLogger("dalsegno.workspace")

@@ -25,7 +25,8 @@ from dalsegno.protocol import (
     WorkspaceHaltedError,
 )
 
-from ._speculation import Speculation, load_entity
+from ._entity import load_entity
+from ._speculation import Speculation
 from ._store import BatchRejectedError, Head
 
 if TYPE_CHECKING:
@@ -35,10 +36,11 @@ if TYPE_CHECKING:
 
     from ._command import Command
     from ._committer import Committer
+    from ._entity import Entity
     from ._hub import Hub
     from ._mailbox import Mailbox
     from ._seams import World
-    from ._speculation import Entity, Forming
+    from ._speculation import Forming
     from ._store import Store
 
 

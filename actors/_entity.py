@@ -1,0 +1,151 @@
+"""An entity in memory: one version of it, how it is folded, and those that are kept.
+
+Every fold of a user's domain happens here, and so does what is refused on its way to the store's
+index columns.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dalsegno.protocol import CorruptLogError, check_id
+
+from ._store import EntityWrite, SnapshotWrite
+
+if TYPE_CHECKING:
+    from dalsegno.protocol import Domain, Index
+
+    from ._store import StoredEntity
+
+_INDEX_CHARS_MAX = 1_024
+"""Of a key or a title: what fits a B-tree's page with room to spare."""
+
+
+class Entity(msgspec.Struct, frozen=True):
+    """An entity at one version."""
+
+    domain: Domain[Any, Any, Any]
+    version: int
+    state: Any
+    stored_version: int
+    """The version whose state is in the store; 0 if none is."""
+    lag_bytes: int
+    """Payload bytes since then."""
+    size: int
+    """Payload bytes folded into it here: what the cache's bound counts."""
+    index: Index | None = None
+    """What it is listed under; None where it was only read."""
+
+
+def load_entity(domain: Domain[Any, Any, Any], stored: StoredEntity) -> Entity:
+    """Fold an entity as the store has it.
+
+    Raises:
+        CorruptLogError: a record that cannot be read, or a gap (I11).
+
+    """
+    try:
+        state, size = _refold(domain, stored)
+    except CorruptLogError:
+        raise
+    except Exception as error:
+        raise CorruptLogError(f"{stored.stream_id} cannot be folded: {error!r}") from error
+    lag_bytes = sum(len(event.payload) for event in stored.events)
+    return Entity(domain, stored.version, state, stored.state_version, lag_bytes, size)
+
+
+def _refold(domain: Domain[Any, Any, Any], stored: StoredEntity) -> tuple[Any, int]:
+    state = domain.decode_state(stored.state) if stored.state is not None else None
+    version = stored.state_version
+    size = len(stored.state or "")
+    for event in stored.events:
+        version += 1
+        if event.stream_seq != version:
+            raise CorruptLogError(f"{stored.stream_id}: {event.stream_seq} where {version} is due")
+        known = domain.decode(event.type, event.type_version, event.payload)
+        if known is not None:
+            state = domain.evolve_by(state, known)
+        size += len(event.payload)
+    if version != stored.version:
+        raise CorruptLogError(f"{stored.stream_id} ends at {version}, its row: {stored.version}")
+    return state, size
+
+
+def fold(before: Entity, fact: Any, stream_id: str, size: int) -> Entity:  # noqa: ANN401 - an event
+    """Fold one event; refuse an index that its columns cannot hold, before neighbours meet it."""
+    domain = before.domain
+    state = domain.evolve_by(before.state, fact)
+    index = domain.indexed(state)
+    if index != before.index:
+        for text in (*index.keys, *((index.title,) if index.title is not None else ())):
+            check_id(text, chars_max=_INDEX_CHARS_MAX, what=f"index of {stream_id}")
+    return Entity(
+        domain,
+        before.version + 1,
+        state,
+        before.stored_version,
+        before.lag_bytes + size,
+        before.size + size,
+        index,
+    )
+
+
+def snapshot_write(stream_id: str, entity: Entity) -> SnapshotWrite:
+    return SnapshotWrite(
+        stream_id=stream_id,
+        version=entity.version,
+        domain_version=entity.domain.version,
+        state=entity.domain.encode_state(entity.state),
+    )
+
+
+def entity_write(stream_id: str, entity: Entity, state: str | None) -> EntityWrite:
+    index = entity.index
+    assert index is not None, "set where it was changed"
+    return EntityWrite(
+        stream_id=stream_id,
+        version=entity.version,
+        live=entity.state is not None,
+        keys=index.keys,
+        title=index.title,
+        state=state,
+        domain_version=entity.domain.version,
+    )
+
+
+class EntityCache:
+    """Committed entities, the least recently used leave first; absent ones are remembered too."""
+
+    def __init__(self, *, count_max: int, bytes_max: int) -> None:
+        self._entities: OrderedDict[str, Entity] = OrderedDict()
+        self._bytes = 0
+        self._count_max = count_max
+        self._bytes_max = bytes_max
+
+    def __len__(self) -> int:
+        return len(self._entities)
+
+    @property
+    def bytes(self) -> int:
+        """An upper estimate of what the states take."""
+        return self._bytes
+
+    def get(self, stream_id: str) -> Entity | None:
+        """Look one up, and keep it longer."""
+        entity = self._entities.get(stream_id)
+        if entity is not None:
+            self._entities.move_to_end(stream_id)
+        return entity
+
+    def put(self, stream_id: str, entity: Entity) -> None:
+        """Keep one; others may leave."""
+        old = self._entities.pop(stream_id, None)
+        self._bytes += entity.size - (0 if old is None else old.size)
+        self._entities[stream_id] = entity
+        while len(self._entities) > 1 and (
+            len(self._entities) > self._count_max or self._bytes > self._bytes_max
+        ):
+            self._bytes -= self._entities.popitem(last=False)[1].size
