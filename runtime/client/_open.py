@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import trio
 
-from dalsegno.protocol import Reject
+from dalsegno.protocol import Reject, UnavailableError
 from dalsegno.runtime._beside import beside
 from dalsegno.runtime._seams import WORLD
 
@@ -53,7 +53,6 @@ async def open_client(
     Raises:
         ValueError: neither credentials nor a cookie are given.
         Reject: ``BAD_URL``; the login is refused: ``INVALID_CREDENTIALS``.
-        UnavailableError: the server cannot answer now.
         UnreachableError: it does not answer.
 
     """
@@ -69,7 +68,9 @@ async def open_client(
     if cookie is None:
         if not account.can_log_in:
             raise ValueError("email and password, or a cookie, are needed")
-        await account.log_in()
+        # A server that is there and cannot answer just now is asked again by the client's own task.
+        with suppress(UnavailableError):
+            await account.log_in()
     client = Client(
         account, client_id=client_id, limits=limits, world=world, ssl_context=ssl_context
     )

@@ -10,6 +10,8 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import structlog
+
 from dalsegno.protocol import (
     CorruptLogError,
     DalsegnoError,
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
     from ._driver import Connection, Pool
     from ._rows import Row
+
+_log = structlog.get_logger("dalsegno.store")
 
 # Cardinality violation, data exception, integrity constraint violation, program limit exceeded
 # (PostgreSQL manual, appendix A).
@@ -67,11 +71,14 @@ async def lent(
 
 
 def _away(error: DriverError) -> str:
-    return f"the database is away: {error.message}"
+    """Say it without the server's own words, which name its place: they go into the log."""
+    _log.warning("database_away", reason=error.message)
+    return "the database is away"
 
 
 def _refusal(error: DatabaseError, refused: type[DalsegnoError]) -> DalsegnoError:
-    message = f"the database refused: {error.message} ({error.sqlstate})"
+    _log.warning("database_refused", sqlstate=error.sqlstate, reason=error.message)
+    message = f"the database refused a statement ({error.sqlstate})"
     if error.sqlstate.startswith(_DATA_CLASSES):
         return refused(message)
     if error.sqlstate in _CORRUPTED:

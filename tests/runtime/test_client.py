@@ -125,6 +125,24 @@ async def test_a_receipt_tells_where_the_event_is(client: Client, workspace: str
     assert event.recorded_at.tzinfo is not None
 
 
+async def test_a_login_in_the_middle_of_an_outage_is_tried_again(site: Site) -> None:
+    workspace = await register(site.url)
+    accounts = site.runtime.accounts
+    find, asked = accounts.find_credential, 0
+
+    async def be_away(user_id: str) -> str | None:
+        nonlocal asked
+        asked += 1
+        if asked <= 2:
+            raise StoreUnavailableError("the database is away")
+        return await find(user_id)
+
+    accounts.find_credential = be_away  # type: ignore[method-assign]
+    async with log_in(site.url) as client:
+        assert await write(client, workspace, "after it") == 1
+    assert asked == 3
+
+
 async def test_x_idem_1_a_key_gives_the_same_receipt_again(client: Client, workspace: str) -> None:
     first = await write(client, workspace, "once", key="k")
     await write(client, workspace, "between")
