@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +60,7 @@ class StoredAnswer(msgspec.Struct, frozen=True, array_like=True):
 _decode_answer = msgspec.json.Decoder(StoredAnswer).decode
 
 
-@dataclass(slots=True, eq=False)
-class Command:
+class Command(msgspec.Struct, eq=False, kw_only=True):
     """One command in the mailbox, in a batch, or between two incarnations."""
 
     workspace_id: str
@@ -86,9 +84,9 @@ class Command:
     causation: str | None = None
     sent_at: float = 0.0
     """Trio's clock, when it was admitted."""
-    sent_after: int = field(default=0, init=False)
+    sent_after: int = 0
     """The head that its batch was sent to follow: its events, if there are any, are above it."""
-    answered: bool = field(default=False, init=False)
+    answered: bool = False
 
     def answer(self, answer: Receipt | DalsegnoError) -> None:
         """Give the answer, unless a deadline gave one already."""

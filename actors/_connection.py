@@ -61,6 +61,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("dalsegno.connection")
 
+_COMMANDS = (CommandMessage, ApplyPatch)
+
 
 class Connection:
     """One client's connection, over any transport."""
@@ -89,7 +91,7 @@ class Connection:
         self._service = service
         self._limits = service.limits
         self._follows: dict[str, Follow] = {}
-        self._replies: deque[Frames] = deque()
+        self._replies: deque[bytes] = deque()
         self._replies_bytes = 0
         self._events: deque[tuple[Subscription, Frames, int]] = deque()
         self._events_bytes = 0
@@ -131,10 +133,12 @@ class Connection:
                 except Exception:  # noqa: BLE001 - a fault here ends this connection alone
                     self._fail()
                 finally:
+                    # Not a step later: a nursery takes no task any more while its block is left,
+                    # and whoever publishes in that moment must not be the one to hear of it.
+                    self._nursery = None
                     nursery.cancel_scope.cancel(reason="the connection ends")
         finally:
             self._service.connections.pop(self, None)
-            self._nursery = None
             self._closing = self._closing or (Close.NORMAL, "")
             for follow in list(self._follows.values()):
                 self._end(follow)
@@ -188,15 +192,17 @@ class Connection:
             except DalsegnoError as error:
                 self.reply(error_message(error, request_id_of(received)))
                 continue
+            if isinstance(said, _COMMANDS):
+                await self._submit(Submission(said, self._service))
+                continue
             try:
                 await self._act(said)
             except DalsegnoError as error:
                 self.reply(error_message(error, said.request_id))
 
     async def _act(self, said: AnyMessage) -> None:
+        """Do what is asked, if it is no command."""
         match said:
-            case CommandMessage() | ApplyPatch():
-                await self._submit(Submission(said, self._service))
             case Ack():
                 self._ack(said)
             case SubscribeNote() | SubscribeWorkspace() | Subscribe():
@@ -310,7 +316,7 @@ class Connection:
             self._last_beat = now
             # One that has something to write anyway needs no sign of life.
             if not self._is_writing and self._closing is None:
-                self._replies.append(beat)
+                self._replies += beat.texts
                 self._replies_bytes += beat.size
                 self.flush_nowait()
         is_due = now - transport.last_pong >= limits.ping_interval_s
@@ -324,9 +330,8 @@ class Connection:
         """Put a reply into the outbox, and write it unless a commit is being published."""
         if self._closing is not None:
             return
-        frames = Frames((text,))
-        self._replies.append(frames)
-        self._replies_bytes += frames.size
+        self._replies.append(text)
+        self._replies_bytes += len(text)
         if self._replies_bytes > self._limits.replies_bytes_max and len(self._replies) > 1:
             self.close(Close.TRY_AGAIN, "replies are not read")
             return
@@ -396,7 +401,9 @@ class Connection:
 
     def _take(self) -> list[Frames]:
         """Empty the outbox: replies first, then events."""
-        frames = [*self._replies, *[frames for _, frames, _ in self._events]]
+        frames = [frames for _, frames, _ in self._events]
+        if self._replies:
+            frames.insert(0, Frames(tuple(self._replies)))
         self._replies.clear()
         self._events.clear()
         self._replies_bytes = self._events_bytes = 0

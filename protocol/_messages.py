@@ -6,7 +6,6 @@ document is checked for depth before it is decoded, fields for type and range wh
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -137,6 +136,7 @@ class _Envelope(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(AnyMessage).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decoders: dict[int, msgspec.json.Decoder[Any]] = {}
 
 
 def decode_message(text: str, limits: Limits) -> AnyMessage:
@@ -166,10 +166,16 @@ def request_id_of(text: str) -> str | None:
     return request_id if isinstance(request_id, str) and len(request_id) <= 256 else None
 
 
-@cache
 def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 - any type
-    """Make a type's decoder, once: there are as many as commands."""
-    return msgspec.json.Decoder(type_)
+    """Make a type's decoder, once: there are as many as commands.
+
+    They are found by identity, as `typing` takes a fiftieth of a command's time to hash an
+    `Annotated`; the decoder keeps its type, so no other gets its identity.
+    """
+    decoder = _decoders.get(id(type_))
+    if decoder is None:
+        decoder = _decoders[id(type_)] = msgspec.json.Decoder(type_)
+    return decoder
 
 
 def decode_payload(payload: bytes | Raw, type_: Any, limits: Limits) -> Any:  # noqa: ANN401 - the type's

@@ -49,4 +49,9 @@ def configure_logs(level: LogLevel, format_: LogFormat) -> None:
 def _renderers(format_: LogFormat) -> list[Processor]:
     if format_ == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    # The default shows local variables where rich is installed: cookies, tokens, people's texts.
+    return [
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    ]

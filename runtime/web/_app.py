@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from quart import websocket
-from quart_trio import QuartTrio
 
 from dalsegno.protocol import Reject
 
 from ._account_routes import account_routes
 from ._auth import authenticate
-from ._envelope import install
+from ._envelope import Application, install
 from ._health_routes import health_routes
 from ._note_routes import note_routes
 from ._site import Site
@@ -31,7 +30,7 @@ def create_app(
     secure_cookies: bool,
     setup_token: str | None,
     close_session: Callable[[bytes], Awaitable[None]],
-) -> QuartTrio:
+) -> Application:
     """Make the HTTP application of a runtime.
 
     Args:
@@ -42,7 +41,7 @@ def create_app(
             returns when nothing more reaches them.
 
     """
-    app = QuartTrio(__name__, static_folder=None)
+    app = Application(__name__, static_folder=None)
     install(app, world=rt.world, limits=rt.limits)
     site = Site(rt, secure_cookies, setup_token, close_session)
     for routes in (health_routes, account_routes, workspace_routes, note_routes):

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import structlog
 from quart import Response, g, has_websocket_context, request, websocket
-from werkzeug.exceptions import HTTPException
+from quart_trio import QuartTrio
+from werkzeug.exceptions import BadHost, HTTPException
 
 from dalsegno.protocol import (
     DalsegnoError,
@@ -32,7 +33,7 @@ from dalsegno.protocol import (
 if TYPE_CHECKING:
     from quart.typing import ResponseTypes
     from quart.wrappers.base import BaseRequestWebsocket
-    from quart_trio import QuartTrio
+    from werkzeug.routing import MapAdapter
 
     from dalsegno.actors import World
     from dalsegno.protocol import Limits
@@ -54,7 +55,18 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
 
 
-def install(app: QuartTrio, *, world: World, limits: Limits) -> None:
+class Application(QuartTrio):
+    """Quart, which answers an impossible ``Host`` before any of its hooks; here, they see it."""
+
+    def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
+        """Find what routes this request; nothing does where the ``Host`` can be no host's name."""
+        try:
+            return super().create_url_adapter(request)
+        except BadHost:
+            return None
+
+
+def install(app: Application, *, world: World, limits: Limits) -> None:
     """Put the envelope around an application's requests, refused upgrades among them."""
     app.config["MAX_CONTENT_LENGTH"] = limits.body_bytes_max
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -68,6 +80,8 @@ def install(app: QuartTrio, *, world: World, limits: Limits) -> None:
         g.request_id = asked if _REQUEST_ID.fullmatch(asked) else world.new_id()
         g.nesting_max = limits.nesting_max
         g.id_chars_max = limits.id_chars_max
+        if _asked().url_rule is None and _asked().routing_exception is None:
+            raise Reject("BAD_REQUEST", "the host header names no host")
 
     def finish(response: ResponseTypes) -> ResponseTypes:
         response.headers["x-request-id"] = g.request_id

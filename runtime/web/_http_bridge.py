@@ -9,7 +9,9 @@ no other way to give it a connection.  Four things are done around it:
   client is gone; Quart-Trio thereupon cancels the very task that is sending.  The connection would
   then be neither closed nor watched for idleness.  `_whole` shields that last step.
 * It may wait for ever for another request on a connection that it closed itself, while draining,
-  and for some seconds for the end of idleness.  Here, an ended connection with no request is over.
+  and for some seconds for the end of idleness.  It reads nothing while a pipelined request waits,
+  and lets it wait for ever if the answer before could not be sent.  Here, an ended connection, or
+  one that cannot be written to, is over once no request runs.
 * It knows a lifespan per server, so `open_http` runs that once, and tells it when to drain.
 """
 
@@ -104,13 +106,17 @@ class HandedStream:
 
         """
         view = memoryview(data)
-        for start in range(0, len(view), _PIECE_BYTES):
-            with trio.move_on_after(self._write_deadline_s) as scope:
-                await self._stream.send_all(view[start : start + _PIECE_BYTES])
-            if scope.cancelled_caught:
-                await trio.aclose_forcefully(self._stream)
-                self._end()
-                raise trio.BrokenResourceError("the client takes nothing")
+        try:
+            for start in range(0, len(view), _PIECE_BYTES):
+                with trio.fail_after(self._write_deadline_s):
+                    await self._stream.send_all(view[start : start + _PIECE_BYTES])
+        except trio.TooSlowError:
+            await trio.aclose_forcefully(self._stream)
+            self._end()
+            raise trio.BrokenResourceError("the client takes nothing") from None
+        except trio.BrokenResourceError:
+            self._end()  # for nobody reads while a pipelined request waits its turn
+            raise
 
     async def aclose(self) -> None:
         """Close, once the client has: bytes left unread would reset the answer away.

@@ -1,9 +1,9 @@
 """One client's WebSocket over a plain TCP socket: an idle one costs a socket and a parser.
 
-Inbound bytes go through the sans-I/O layer of `websockets`, which unmasks in C and keeps the
-rules of RFC 6455.  Outbound data does not: a commit's frames are prepared once for all its readers
-(`Frames.wire`), so this module writes those bytes as they are, and the parser contributes only
-pongs and the close frame.  Three rules keep the two apart:
+Inbound bytes go through the sans-I/O layer of `websockets`, which keeps the rules of RFC 6455, save
+for the plainest of messages (`Inbound`).  Outbound data does not: a commit's frames are prepared
+once for all its readers (`Frames.wire`), so this module writes those bytes as they are, and the
+parser contributes only pongs and the close frame.  Three rules keep the two apart:
 
 * **One line out.**  Whatever leaves goes through `_kept`, in order, unless it is empty and the
   socket takes all at once.  A control frame thus never lands inside a half-written frame.
@@ -23,7 +23,7 @@ import logging
 import socket
 import struct
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 from websockets.frames import Frame, Opcode
@@ -31,6 +31,8 @@ from websockets.protocol import OPEN, Protocol, Side
 
 from dalsegno.actors import TransportClosedError
 from dalsegno.protocol import Close
+
+from ._inbound import Inbound
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -57,23 +59,23 @@ _QUIET.setLevel(logging.WARNING)
 class _Turn:
     """Who goes first, of tasks that rarely meet: `trio.Lock` would cost 0.4 KB while idle."""
 
-    __slots__ = ("_left", "_taken")
+    __slots__ = ("_left", "is_taken")
 
     def __init__(self) -> None:
-        self._taken = False
+        self.is_taken = False
         self._left: trio.Event | None = None
 
     async def take(self) -> None:
         """Wait for the turn; no checkpoint where it is free."""
-        while self._taken:
+        while self.is_taken:
             if self._left is None:
                 self._left = trio.Event()
             await self._left.wait()
-        self._taken = True
+        self.is_taken = True
 
     def leave(self) -> None:
         """Let the next one go."""
-        self._taken = False
+        self.is_taken = False
         if self._left is not None:
             self._left.set()
             self._left = None
@@ -89,6 +91,7 @@ class NativeTransport:
 
     __slots__ = (
         "_close_deadline_s",
+        "_inbound",
         "_inbox",
         "_kept",
         "_over",
@@ -109,7 +112,8 @@ class NativeTransport:
         self._sock = sock
         self._close_deadline_s = limits.close_deadline_s
         self._protocol = Protocol(Side.SERVER, max_size=limits.message_bytes_max, logger=_QUIET)
-        self._inbox: Iterator[Frame] = iter(_NOTHING)
+        self._inbound = Inbound(self._protocol)
+        self._inbox: Iterator[Frame | str] = iter(_NOTHING)
         self._partial: bytearray | None = None
         self._partial_is_text = False
         self._kept: list[bytes | memoryview] = []
@@ -213,13 +217,14 @@ class NativeTransport:
         Messages that came in one read are handed out without letting others run in between.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        # Where a message is there already nothing is awaited, so nobody needs to wait for a turn.
+        if not self._reading.is_taken and (message := self._next()) is not None:
+            return message
         await self._reading.take()
         try:
             while True:
-                while (frame := next(self._inbox, None)) is not None:
-                    message = self._message(frame)
-                    if message is not None and self._over is None:
-                        return message
+                if (message := self._next()) is not None:
+                    return message
                 if self._protocol.eof_sent:
                     await self._part()
                 if not (data := await self._read()):
@@ -227,6 +232,14 @@ class NativeTransport:
                 self._feed(data)
         finally:
             self._reading.leave()
+
+    def _next(self) -> str | bytes | None:
+        """Take the next message from the inbox; None where there is no more."""
+        while (item := next(self._inbox, None)) is not None:
+            message = item if isinstance(item, str) else self._message(item)
+            if message is not None and self._over is None:
+                return message
+        return None
 
     async def _read(self) -> bytes:
         """Read some bytes, empty at the end; one checkpoint, and cancelled none is lost."""
@@ -249,11 +262,10 @@ class NativeTransport:
             self._lose(error)
 
     def _feed(self, data: bytes) -> None:
-        """Parse what was read: frames to the inbox, the latest pong to the line."""
+        """Parse what was read: messages and frames to the inbox, the latest pong to the line."""
         self.last_heard = trio.current_time()
+        self._inbox = iter(self._inbound.feed(data))
         protocol = self._protocol
-        protocol.receive_data(data)
-        self._inbox = iter(cast("list[Frame]", protocol.events_received()))
         if protocol.eof_sent:
             return  # a close frame is among what it wants to say: `_part` says it, in its turn
         if (pongs := protocol.data_to_send()) and self._over is None:

@@ -999,3 +999,24 @@ async def test_a_connection_cancelled_from_outside_tells_its_client(office: Acto
         await wire.client.receive()
     assert caught.value.code == Close.NORMAL
     assert office.service.connections == {}
+
+
+async def test_i10_a_client_that_goes_while_it_catches_up_harms_no_publisher(
+    office: Actors,
+) -> None:
+    """Whenever a publisher comes to it: there is a step in which its nursery takes no task."""
+    await put_many(office, 10)
+
+    async def publish(wire: Wire, steps: int) -> None:
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        wire.connection.flush_nowait()
+
+    for number in range(60):  # who runs first in a step is chance
+        wire = Wire(office, room_bytes=300)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wire.run)
+            await wire.ask("subscribe", stream_id=STREAM, cursor=0)
+            nursery.start_soon(publish, wire, number % 6)
+            wire.client.vanish()
+            await wire.ended.wait()

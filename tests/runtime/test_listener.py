@@ -83,6 +83,10 @@ class Port:
         statistics = self.serving.statistics()
         return statistics.native, statistics.http
 
+    def accepted(self) -> int:
+        assert self.serving is not None
+        return self.serving.statistics().accepted
+
 
 async def read_all(stream: trio.SocketStream) -> bytes:
     return b"".join([data async for data in stream])
@@ -447,6 +451,45 @@ async def test_a_reader_of_a_big_answer_that_is_slow_gets_all_of_it() -> None:
                 got += len(data)
                 await trio.sleep_until(began + 2 * LIMITS.write_deadline_s * got / size)
             assert got > size
+
+
+HELLO = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("answers_read", [0, 1, 2])
+@pytest.mark.parametrize(
+    "asked",
+    [HELLO * 20, HELLO * 5 + b"\0\r\n\r\n", HELLO + b"garbage", HELLO * 5 + HELLO[:-2]],
+    ids=["pipelined", "then broken", "then garbage", "then half a head"],
+)
+async def test_a_client_that_leaves_pipelined_answers_unread_is_forgotten(
+    asked: bytes, answers_read: int
+) -> None:
+    async with serving() as port:
+        for _ in range(5):
+            async with await port.connect() as stream:
+                await stream.send_all(asked)
+                for _ in range(answers_read):
+                    await stream.receive_some(100)
+        await until(lambda: port.accepted() == 5 and port.counts() == (0, 0))
+
+
+async def test_a_client_that_resets_while_an_answer_is_made_is_forgotten() -> None:
+    """The next request is read already, so nobody reads the reset; writing tells."""
+    async with serving() as port:
+        async with await port.connect() as stream:
+            await stream.send_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" + HELLO)
+            await until(lambda: port.counts() == (0, 1))
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        await until(lambda: port.counts() == (0, 0))
+
+
+async def test_pipelined_requests_of_a_client_that_only_listens_on_are_all_answered() -> None:
+    async with serving() as port, await port.connect() as stream:
+        await stream.send_all(HELLO * 20)
+        await stream.send_eof()
+        assert (await read_all(stream)).count(b'{"hello":"world"}') == 20
+        await until(lambda: port.counts() == (0, 0))
 
 
 async def test_the_applications_lifespan_runs_once_around_everything() -> None:

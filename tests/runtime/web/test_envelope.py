@@ -136,6 +136,36 @@ async def test_an_upgrade_where_there_is_none_has_the_envelope_too(site: Site) -
         assert response.headers["x-request-id"] == "r-1"
 
 
+BAD_HOSTS = ["x" * 300, "x" * 7_000, "a..b", "x" * 64 + ".example"]
+
+
+@pytest.mark.parametrize("host", BAD_HOSTS, ids=lambda host: f"{host[:4]}_{len(host)}")
+async def test_a_host_that_can_be_none_is_400(site: Site, host: str) -> None:
+    with capture_logs() as logged:
+        for method, path in (("GET", "/healthz"), ("GET", "/nowhere"), ("POST", "/healthz")):
+            answer = await site.send(method, path, headers={"host": host, "x-request-id": "r-1"})
+            assert (answer.status, answer.code) == (400, "BAD_REQUEST")
+            assert answer.headers["x-request-id"] == "r-1"
+            assert answer.headers["cache-control"] == "no-store"
+    assert not logged
+    assert (await site.send("GET", "/healthz")).status == 200
+
+
+@pytest.mark.parametrize("host", BAD_HOSTS, ids=lambda host: f"{host[:4]}_{len(host)}")
+async def test_an_upgrade_with_a_host_that_can_be_none_is_400(site: Site, host: str) -> None:
+    client = site.app.test_client(use_cookies=False)
+    headers = {"host": host, "x-request-id": "r-1"}
+    with capture_logs() as logged:
+        async with client.websocket("/ws", headers=headers) as connection:
+            with pytest.raises(WebsocketResponseError) as caught:
+                await connection.receive()
+    response = caught.value.response
+    body = msgspec.json.decode(await response.get_data(as_text=False))
+    assert (response.status_code, body["code"], body["request_id"]) == (400, "BAD_REQUEST", "r-1")
+    assert response.headers["x-request-id"] == "r-1"
+    assert not logged
+
+
 async def test_a_bug_is_logged_under_the_requests_id_and_tells_nothing(site: Site) -> None:
     async def fail() -> str:
         async with trio.open_nursery():
