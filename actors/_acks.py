@@ -47,7 +47,7 @@ class AckFrontiers:
         self._frontiers: dict[CursorKey, Frontier] = {}
         self._moved: dict[CursorKey, int] = {}
         self._writing: dict[CursorKey, int] = {}
-        self._wake = trio.Event()
+        self._wake = trio.lowlevel.ParkingLot()
         self._one_writer = trio.Lock()
 
     def __repr__(self) -> str:
@@ -113,13 +113,14 @@ class AckFrontiers:
         if seq > frontier.acked:
             frontier.acked = seq
             self._moved[frontier.key] = seq
-            self._wake.set()
+            self._wake.unpark_all()
 
     async def run(self) -> None:
         """Write what moved, until cancelled; `flush` writes the rest."""
         failures = 0
         while True:
-            await self._wake.wait()
+            while not self._moved:
+                await self._wake.park()
             await trio.sleep(self._limits.ack_flush_s * 2 ** min(failures, 6))
             try:
                 await self.flush()
@@ -141,14 +142,13 @@ class AckFrontiers:
 
     async def _write(self) -> None:
         self._writing, self._moved = self._moved, {}
-        self._wake = trio.Event()
         try:
             if self._writing:
                 await self._store.write_cursors(self._writing)
         except BaseException:
             # Whatever ended it, what was not surely written is still to be written.
             self._moved = {**self._writing, **self._moved}
-            self._wake.set()
+            self._wake.unpark_all()
             raise
         finally:
             self._writing = {}

@@ -80,7 +80,9 @@ class Committer:
         self._world = world
         self._limits = limits
         self._waiting: deque[_Waiting] = deque()
-        self._filled = trio.Event()
+        self._filled = trio.lowlevel.ParkingLot()
+        self._sending = trio.CancelScope()
+        """Around the statement on its way, or the last one."""
         self._statements = self._batches = self._events = 0
         self._refused = self._rejected = self._unknown = 0
 
@@ -102,9 +104,13 @@ class Committer:
     async def run(self) -> None:
         """Send what waits, until cancelled; the statement on its way is finished first."""
         while True:
-            await self._filled.wait()
-            if self._waiting:  # not withdrawn meanwhile
-                await self._send(self._take())
+            while not self._waiting:
+                await self._filled.park()
+            await self._send(self._take())
+
+    def give_up(self) -> None:
+        """Wait no longer for the statement on its way: its outcome is unknown."""
+        self._sending.deadline = trio.current_time()
 
     async def commit(self, batch: Batch) -> None:
         """Commit one workspace's batch.
@@ -124,7 +130,7 @@ class Committer:
         for attempt in range(self._limits.locked_retries_max):
             waiting = _Waiting(batch, alone=attempt > 0)
             self._waiting.append(waiting)
-            self._filled.set()
+            self._filled.unpark_all()
             try:
                 await waiting.done.wait()
             except trio.Cancelled:
@@ -141,8 +147,6 @@ class Committer:
     def _withdraw(self, waiting: _Waiting) -> None:
         if waiting in self._waiting:
             self._waiting.remove(waiting)
-        if not self._waiting:
-            self._filled = trio.Event()
 
     async def _explain(self, batch: Batch) -> None:
         """Return where nothing moved: the head was locked."""
@@ -169,14 +173,13 @@ class Committer:
             ):
                 break
             group.append(self._waiting.popleft())
-        if not self._waiting:
-            self._filled = trio.Event()
         return group
 
     async def _send(self, group: list[_Waiting]) -> None:
         rejected: BatchRejectedError | None = None
         deadline = trio.current_time() + self._limits.commit_deadline_s
         with trio.CancelScope(deadline=deadline, shield=True) as scope:
+            self._sending = scope
             try:
                 await self._append(group)
             except BatchRejectedError as error:

@@ -263,7 +263,8 @@ class Directory:
         self._node_id = node_id
         self._slots: dict[str, Slot] = {}
         self._nursery: trio.Nursery | None = None
-        self._is_draining = False
+        self.is_draining = False
+        """Whether new commands are refused."""
 
     def __repr__(self) -> str:
         return f"<Directory {len(self._slots)} workspaces>"
@@ -315,12 +316,12 @@ class Directory:
 
     def check_admission(self) -> None:
         """Raise `RuntimeClosedError` once `drain` has begun."""
-        if self._is_draining or self._nursery is None:
+        if self.is_draining or self._nursery is None:
             raise RuntimeClosedError("the runtime is closed")
 
     async def drain(self) -> None:
         """Refuse new commands and wait until those that were taken are settled; bound it."""
-        self._is_draining = True
+        self.is_draining = True
         while not all(slot.is_idle for slot in self._slots.values()):  # noqa: ASYNC110 - rare
             await trio.sleep(0.01)
 

@@ -54,7 +54,7 @@ class Mailbox(Generic[ItemT]):
         self._bytes = 0
         self._count_max = count_max
         self._bytes_max = bytes_max
-        self._filled = trio.Event()
+        self._filled = trio.lowlevel.ParkingLot()
         self._senders: OrderedDict[trio.Event, ItemT] = OrderedDict()
         """Those who wait for room, in their order, each with what it wants to put."""
 
@@ -104,11 +104,13 @@ class Mailbox(Generic[ItemT]):
             self._items.appendleft(item)
             self._bytes += item.size
         if self._items:
-            self._filled.set()
+            self._filled.unpark_all()
 
     async def wait_filled(self) -> None:
         """Wait until there is something to take."""
-        await self._filled.wait()
+        await trio.lowlevel.checkpoint()
+        while not self._items:
+            await self._filled.park()
 
     def take(self, *, count_max: int, bytes_max: int) -> list[ItemT]:
         """Take from the front, as much as is there and fits; a first item always fits."""
@@ -120,8 +122,6 @@ class Mailbox(Generic[ItemT]):
                 break
             taken.append(self._items.popleft())
             self._bytes -= taken[-1].size
-        if not self._items:
-            self._filled = trio.Event()
         self._let_in()
         return taken
 
@@ -140,7 +140,8 @@ class Mailbox(Generic[ItemT]):
     def _put(self, item: ItemT) -> None:
         self._items.append(item)
         self._bytes += item.size
-        self._filled.set()
+        if self._filled:
+            self._filled.unpark_all()
 
     def _let_in(self) -> None:
         while self._senders:

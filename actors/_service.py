@@ -106,7 +106,14 @@ class Service:
                 task_status.started()
                 await trio.sleep_forever()
             finally:
+                # It was drained before, within its bound; a frozen database gets no second one.
+                self.committer.give_up()
                 services.cancel_scope.cancel(reason="the runtime ends")
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether `drain` was begun."""
+        return self.directory.is_draining
 
     async def drain(self) -> None:
         """Settle what was taken and write what was acked; the caller bounds it."""

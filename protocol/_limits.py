@@ -127,5 +127,5 @@ class Limits:
     """… and how long it may be."""
     list_limit_max: int = 1_000
     """Items of one page of a list; the default is 100."""
-    drain_deadline_s: float = 3.0
+    drain_deadline_s: float = 2.5
     """Shutdown: mailboxes and commits, and then HTTP requests, have this long each."""

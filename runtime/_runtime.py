@@ -153,8 +153,9 @@ async def _running(service: Service, limits: Limits) -> AsyncIterator[None]:
             except Exception as error:  # noqa: BLE001 - raised again, outside of the nursery
                 raised = error
             finally:
-                with trio.move_on_after(limits.drain_deadline_s, shield=True):
-                    await _drain(service)
+                if not service.is_draining:  # what was drained once has had its time
+                    with trio.move_on_after(limits.drain_deadline_s, shield=True):
+                        await _drain(service)
                 nursery.cancel_scope.cancel(reason="the runtime closes")
     except ExceptionGroup as group:
         raise RuntimeFailedError("a service failed") from group

@@ -287,3 +287,22 @@ async def test_where_the_refusal_cannot_be_read_nothing_was_written(
     outcomes = await commit_all(committer, await batches_of(store, "ab"))
     assert isinstance(outcomes["a"], StoreUnavailableError)
     assert outcomes["b"] is None
+
+
+async def test_a_commit_cancelled_as_its_answer_comes_leaves_the_committer_awake(
+    committer: Committer, store: FaultyStore
+) -> None:
+    """Whichever of the two is first in a step: the next batch is sent all the same."""
+    for number in range(40):
+        answered = trio.Event()
+        store.faults.append(held(answered))
+        batch = await batch_of(store, f"w{number}")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(committer.commit, batch)
+            await trio.testing.wait_all_tasks_blocked()
+            answered.set()
+            for _ in range(number % 4):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(5):
+            await committer.commit(await batch_of(store, f"v{number}"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import trio
@@ -53,6 +55,31 @@ async def test_x_sup_6_sigterm_drains_and_stops_postgres(server: Server, owner: 
         await load.wait(more=20)
         load.enough()
     await load.check()
+
+
+async def test_a_frozen_postgres_does_not_hold_the_shutdown(server: Server, owner: Owner) -> None:
+    """It is left as it is, and the next start takes it up with all that was acknowledged."""
+    load = Load(server, owner)
+    postmaster = server.postmaster()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(load.run)
+        await load.wait(more=50)
+        frozen = [postmaster, *children_of(postmaster)]
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        assert await server.stop(within_s=12) == 0
+        assert is_alive(postmaster)
+        for pid in frozen:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        await server.start()
+        await load.wait(more=20)
+        load.enough()
+    await load.check()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def test_a_second_signal_ends_it_at_once(server: Server, owner: Owner) -> None:
