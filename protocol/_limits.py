@@ -74,6 +74,10 @@ class Limits:
     locked_retries_max: int = 20
     """How often a batch whose head somebody else holds is sent again alone."""
 
+    answer_deadline_s: float = 20.0
+    """Of a read from the store: beyond its own 15 s, and 5 s for a connection.  After this the
+    database is frozen or out of reach."""
+
     # Back-off of a workspace actor
     backoff_first_s: float = 0.05
     """First upper bound of the full-jitter delay before a new incarnation."""

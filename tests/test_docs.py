@@ -380,7 +380,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert told
     for name, default, _ in told:
         number, _, unit = default.partition(" ")
-        assert declared[plain(name)] == int(number) * units.get(unit, 1), name
+        assert declared[plain(name)] == float(number) * units.get(unit, 1), name
 
 
 def test_the_settings_are_those_of_serve() -> None:

@@ -15,6 +15,7 @@ as `datetime.datetime` in `datetime.UTC`, an array as `list`.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -122,8 +123,11 @@ class Pool:
         size: int,
         *,
         wait_deadline_s: float = 5.0,
+        answer_deadline_s: float = math.inf,
     ) -> None:
         assert size > 0
+        self.answer_deadline_s = answer_deadline_s
+        """How long who borrows may wait for an answer; for them to heed."""
         self._open_connection = open_connection
         self._wait_deadline_s = wait_deadline_s
         self._size = size

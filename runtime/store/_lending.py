@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import structlog
+import trio
 
 from dalsegno.protocol import (
     CorruptLogError,
@@ -92,6 +93,14 @@ async def fetch(
     *params: str | int | None,
     lost: type[DalsegnoError] = StoreUnavailableError,
 ) -> list[Row]:
-    """Run the statement of that name on a connection of ``pool``; errors are as in `lent`."""
-    async with lent(pool, lost=lost) as connection:
-        return await connection.fetch(queries()[name], params)
+    """Run the statement of that name on a connection of ``pool``; errors are as in `lent`.
+
+    The server ends it after its ``statement_timeout``; a server that does not even do that is
+    frozen or out of reach, and the connection is given up.
+    """
+    try:
+        with trio.fail_after(pool.answer_deadline_s):
+            async with lent(pool, lost=lost) as connection:
+                return await connection.fetch(queries()[name], params)
+    except trio.TooSlowError as error:
+        raise lost("the database does not answer") from error

@@ -71,8 +71,10 @@ class PostgresStore:
     def __init__(self, dsn: str, limits: Limits) -> None:
         self._limits = limits
         self._appending = Pool(partial(_open, dsn, _APPENDING), 1)
-        self._reading = Pool(partial(_open, dsn, _OTHERWISE), _READERS)
-        self._writing = Pool(partial(_open, dsn, _OTHERWISE), 1)
+        otherwise = partial(_open, dsn, _OTHERWISE)
+        answer_s = limits.answer_deadline_s
+        self._reading = Pool(otherwise, _READERS, answer_deadline_s=answer_s)
+        self._writing = Pool(otherwise, 1, answer_deadline_s=answer_s)
         self._known_types: set[tuple[str, str, int]] = set()
         self.accounts = PostgresAccounts(self._reading, self._writing)
         """Sessions and credentials, on the same connections."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 import trio
 
@@ -489,3 +492,22 @@ async def test_x_seq_4_owners_that_fight_and_backends_that_die_leave_dense_logs(
     ((events,),) = await other.fetch("select count(*) from dalsegno.event")
     assert results == events
     assert min(counts[what] for what in ("committed", "refused", "killed")) > 0, counts
+
+
+async def test_i9_a_server_that_says_nothing_is_given_up(migrated: str) -> None:
+    """The backend is frozen in the middle of a read: the caller hears of it all the same."""
+    limits = Limits(answer_deadline_s=1.0)
+    async with PostgresStore.open(migrated, limits=limits) as store:
+        with psycopg.connect(migrated, autocommit=True) as other:
+            await store.read_head("w")
+            (pid,) = other.execute(
+                "select pid from pg_stat_activity where query like '%workspace_head%' "
+                "and datname = current_database() and pid <> pg_backend_pid()"
+            ).fetchone() or (0,)
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                with pytest.raises(StoreUnavailableError):
+                    await store.read_head("w")
+                assert await store.read_head("w") is None
+            finally:
+                os.kill(pid, signal.SIGCONT)

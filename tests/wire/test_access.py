@@ -172,6 +172,11 @@ async def test_accounts_are_not_written_over_a_socket(site: Site) -> None:
             )
             assert answer["code"] == "UNKNOWN_COMMAND"
         user = await site.add_user("viewer")
+        for stream_id in (f"user:{user.id}", f"space:{site.owner.workspace_id}", "setup:main"):
+            answer = await socket.ask("subscribe", stream_id=stream_id)
+            assert answer["code"].endswith("_NOT_FOUND"), answer
+            answer = await socket.ask("subscribe", stream_id=stream_id, workspace_id="$system")
+            assert answer["code"] == "BAD_REQUEST"
         payload = {"user_id": user.id, "role": "editor"}
         answer = await socket.ask(
             "command", workspace_id=site.owner.workspace_id, name="put_member", payload=payload
