@@ -470,3 +470,29 @@ async def test_9_3_the_sender_hears_first_then_the_note_then_the_workspace(site:
         ]
         assert [frame["event_seq"] for frame in frames] == [2, 2, 2]
         assert (await b.next())["event_seq"] == 2
+
+
+async def test_x_bp_2_a_reader_that_stops_falls_behind_and_misses_nothing(site: Site) -> None:
+    """Over a real socket: its outbox is bounded, the writer does not notice, the rest is read."""
+    owner = site.owner
+    note_id = await owner.create_note("")
+    stream_id = f"note:{note_id}"
+    text = "x" * 16_000
+    async with owner.socket() as reader, owner.socket() as writer:
+        await reader.ask("subscribe_note", note_id=note_id)
+        version = 1
+        hub = site.rt.service.directory.slot(owner.workspace_id).hub
+        (subscription,) = hub._streams[stream_id]
+        with trio.fail_after(30):
+            while subscription.live or version < 300:
+                operations = [{"insert": text}, {"delete": len(text) if version > 1 else 0}]
+                answer = await patch(writer, note_id, version, patch_ops=operations)
+                assert answer["type"] == "patch_committed"
+                version += 1
+        (behind,) = [c for c in site.rt.service.connections if stream_id in c._follows]
+        assert behind._events_bytes <= site.rt.limits.outbox_bytes_max
+        seen = [(await reader.next())["event_seq"] for _ in range(version)]
+        assert seen == [*range(1, version + 1)]
+        await patch(writer, note_id, version, patch_ops=[])
+        assert (await reader.next())["event_seq"] == version + 1
+        assert subscription.live
