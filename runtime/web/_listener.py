@@ -4,7 +4,8 @@
                             └─ anything else, the bytes put back → Hypercorn, the ASGI application
 
 Only a connection's first request can take the upper way.  An upgrade on a used connection, or over
-HTTP/2, reaches the application through Hypercorn and behaves the same, only slower.
+HTTP/2, reaches the application through Hypercorn, which authenticates it and then answers 426: open
+a connection of its own for it.
 """
 
 from __future__ import annotations
