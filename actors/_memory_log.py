@@ -20,6 +20,7 @@ from dalsegno.protocol import (
 )
 
 from ._store import (
+    AuditEntry,
     Batch,
     BatchRejectedError,
     EntityItem,
@@ -54,7 +55,7 @@ class _Result(msgspec.Struct, frozen=True):
 
 
 class MemoryLog:
-    """A workspace's head, events, entities, snapshots and command results."""
+    """A workspace's head, events, entities, snapshots, command results and audit."""
 
     def __init__(self, workspace_id: str) -> None:
         self.head = Head(workspace_id=workspace_id, epoch=0, owner=None)
@@ -63,15 +64,40 @@ class MemoryLog:
         self.entities: dict[str, _Entity] = {}
         self.snapshots: dict[str, list[SnapshotWrite]] = {}
         self.results: dict[tuple[str, str], _Result] = {}
+        self.audit: list[AuditEntry] = []
 
     def acquire(self, owner: str) -> Head:
         """Raise the epoch."""
         self.head = msgspec.structs.replace(self.head, epoch=self.head.epoch + 1, owner=owner)
         return self.head
 
-    def halt(self, reason: str | None) -> None:
-        """Set or clear the halt marker."""
-        self.head = msgspec.structs.replace(self.head, halted_reason=reason)
+    def release(self) -> None:
+        """Own it no longer."""
+        self.head = msgspec.structs.replace(self.head, owner=None)
+
+    def halt(self, reason: str, *, code: str, actor: str, now: datetime) -> None:
+        """Set the halt marker, if it is not set."""
+        if self.head.halted_reason is None:
+            reason = storable(reason)
+            self.head = msgspec.structs.replace(self.head, halted_reason=reason, halted_code=code)
+            self._note(actor, "halted", reason, now)
+
+    def resume(self, *, actor: str, detail: str, now: datetime) -> None:
+        """Clear the halt marker, if it is set."""
+        if self.head.halted_reason is not None:
+            self.head = msgspec.structs.replace(self.head, halted_reason=None, halted_code=None)
+            self._note(actor, "resumed", storable(detail), now)
+
+    def _note(self, actor: str, action: str, detail: str, now: datetime) -> None:
+        self.audit.append(
+            AuditEntry(
+                recorded_at=now,
+                workspace_id=self.head.workspace_id,
+                actor=actor,
+                action=action,
+                detail=detail,
+            )
+        )
 
     def admits(self, batch: Batch, now: datetime) -> bool:
         """Tell whether the fence and the live keys let a batch in."""
@@ -138,6 +164,17 @@ class MemoryLog:
             state_version=state_version,
             domain_version=domain_version,
         )
+
+    def write_state(self, write: EntityWrite) -> None:
+        """Store an entity's state, if its version is still the one given, and nothing else."""
+        old = self.entities.get(write.stream_id)
+        if old is not None and old.version == write.version and write.state is not None:
+            self.entities[write.stream_id] = msgspec.structs.replace(
+                old,
+                state=write.state,
+                state_version=write.version,
+                domain_version=write.domain_version,
+            )
 
     def read(self, from_seq: int, to_seq: int, limit: int, bytes_max: int) -> list[Event]:
         """Read a page of the log."""
@@ -235,6 +272,11 @@ def refuse_bad_text(batch: Batch) -> None:
     for text in _texts(batch):
         if text is not None and ("\0" in text or not _encodable(text)):
             raise BatchRejectedError("a text holds a NUL or a lone surrogate")
+
+
+def storable(text: str) -> str:
+    """Write a message of whatever origin without what is no text to PostgreSQL."""
+    return text.replace("\0", "?").encode(errors="replace").decode()
 
 
 def _texts(batch: Batch) -> Iterator[str | None]:

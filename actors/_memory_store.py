@@ -9,7 +9,7 @@ above it: a restart opens a new runtime on the same store.
 from __future__ import annotations
 
 from datetime import timedelta
-from itertools import count, islice
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import trio
@@ -17,7 +17,19 @@ import trio
 from dalsegno.protocol import Event, Limits
 
 from ._memory_log import MemoryLog, refuse_bad_text
-from ._store import Batch, CursorKey, EntityItem, Head, Refusal, StoredEntity, StoredResult
+from ._memory_tables import Cursors, Nodes
+from ._store import (
+    AuditEntry,
+    Batch,
+    CursorKey,
+    EntityItem,
+    EntityWrite,
+    Head,
+    Node,
+    Refusal,
+    StoredEntity,
+    StoredResult,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -33,7 +45,8 @@ class MemoryStore:
         self._limits = limits or Limits()
         self._logs: dict[str, MemoryLog] = {}
         self._types: dict[tuple[str, str, int], None] = {}
-        self._cursors = _Cursors(self._limits)
+        self._nodes = Nodes()
+        self._cursors = Cursors(self._limits)
 
     def __repr__(self) -> str:
         events = sum(len(log.events) for log in self._logs.values())
@@ -43,29 +56,100 @@ class MemoryStore:
         """Do nothing: a runtime that is opened on this store later finds it as it is."""
         await trio.lowlevel.checkpoint()
 
+    # Heads
+
     async def read_head(self, workspace_id: str) -> Head | None:
         """Read where a log ends; see `Store.read_head`."""
         await trio.lowlevel.checkpoint()
         log = self._logs.get(workspace_id)
         return log.head if log else None
 
+    async def read_heads(self, workspace_ids: Collection[str]) -> dict[str, Head]:
+        """Read where logs end; see `Store.read_heads`."""
+        await trio.lowlevel.checkpoint()
+        logs = ((workspace_id, self._logs.get(workspace_id)) for workspace_id in workspace_ids)
+        return {workspace_id: log.head for workspace_id, log in logs if log}
+
     async def acquire(self, workspace_id: str, owner: str, *, create: bool) -> Head | None:
         """Raise the epoch and own the workspace; see `Store.acquire`."""
         await trio.lowlevel.checkpoint()
-        if workspace_id not in self._logs:
+        log = self._logs.get(workspace_id)
+        if log is None:
             if not create:
                 return None
-            self._logs[workspace_id] = MemoryLog(workspace_id)
-        return self._logs[workspace_id].acquire(owner)
+            log = self._logs[workspace_id] = MemoryLog(workspace_id)
+        other = log.head.owner
+        if other not in (None, owner) and self._nodes.is_live(other, self._world.now()):
+            return log.head
+        return log.acquire(owner)
 
-    async def halt(self, workspace_id: str, epoch: int, reason: str | None) -> bool:
-        """Set or clear the halt marker; see `Store.halt`."""
+    async def release(self, workspace_id: str, epoch: int) -> bool:
+        """Own the workspace no longer; see `Store.release`."""
+        await trio.lowlevel.checkpoint()
+        log = self._under(workspace_id, epoch)
+        if log is None:
+            return False
+        log.release()
+        return True
+
+    async def halt(
+        self, workspace_id: str, epoch: int, reason: str, *, code: str, actor: str
+    ) -> bool:
+        """Set the halt marker; see `Store.halt`."""
+        await trio.lowlevel.checkpoint()
+        log = self._under(workspace_id, epoch)
+        if log is None:
+            return False
+        log.halt(reason, code=code, actor=actor, now=self._world.now())
+        return True
+
+    async def resume(self, workspace_id: str, epoch: int, *, actor: str, detail: str) -> bool:
+        """Clear the halt marker; see `Store.resume`."""
+        await trio.lowlevel.checkpoint()
+        log = self._under(workspace_id, epoch)
+        if log is None:
+            return False
+        log.resume(actor=actor, detail=detail, now=self._world.now())
+        return True
+
+    async def read_audit(self, workspace_id: str, *, limit: int) -> list[AuditEntry]:
+        """Read what was done from outside; see `Store.read_audit`."""
         await trio.lowlevel.checkpoint()
         log = self._logs.get(workspace_id)
-        if log is None or log.head.epoch != epoch:
-            return False
-        log.halt(reason)
-        return True
+        return log.audit[::-1][:limit] if log else []
+
+    def _under(self, workspace_id: str, epoch: int) -> MemoryLog | None:
+        """Find a workspace whose epoch still stands."""
+        log = self._logs.get(workspace_id)
+        return log if log is not None and log.head.epoch == epoch else None
+
+    # Nodes
+
+    async def beat(
+        self, node_id: str, incarnation: str, *, address: str | None, lease_s: float, first: bool
+    ) -> float | None:
+        """Prolong a node's lease; see `Store.beat`."""
+        await trio.lowlevel.checkpoint()
+        return self._nodes.beat(
+            node_id,
+            incarnation,
+            address=address,
+            lease=timedelta(seconds=lease_s),
+            first=first,
+            now=self._world.now(),
+        )
+
+    async def forget(self, node_id: str, incarnation: str) -> None:
+        """End a node's lease now; see `Store.forget`."""
+        await trio.lowlevel.checkpoint()
+        self._nodes.forget(node_id, incarnation, self._world.now())
+
+    async def find_node(self, node_id: str) -> Node | None:
+        """Read a node; see `Store.find_node`."""
+        await trio.lowlevel.checkpoint()
+        return self._nodes.find(node_id, self._world.now())
+
+    # Appending
 
     async def append(self, batches: Sequence[Batch]) -> Collection[str]:
         """Commit what can be; see `Store.append`."""
@@ -94,6 +178,8 @@ class MemoryStore:
             head=await self.read_head(batch.workspace_id),
             live_keys=await self.find_results(batch.workspace_id, keys),
         )
+
+    # Events
 
     async def read_events(
         self, workspace_id: str, from_seq: int, *, to_seq: int, limit: int, bytes_max: int
@@ -131,6 +217,8 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return set(self._types)
 
+    # Entities
+
     async def read_versions(self, workspace_id: str, stream_ids: Collection[str]) -> dict[str, int]:
         """Read the versions of entities; see `Store.read_versions`."""
         await trio.lowlevel.checkpoint()
@@ -147,6 +235,18 @@ class MemoryStore:
             return {}
         loaded = ((s, log.load(s, domain_versions.get(s))) for s in stream_ids)
         return {stream_id: entity for stream_id, entity in loaded if entity}
+
+    async def write_states(
+        self, workspace_id: str, epoch: int, entities: Sequence[EntityWrite]
+    ) -> bool:
+        """Store the states of entities; see `Store.write_states`."""
+        await trio.lowlevel.checkpoint()
+        log = self._under(workspace_id, epoch)
+        if log is None:
+            return False
+        for write in entities:
+            log.write_state(write)
+        return True
 
     async def load_entity_at(
         self, workspace_id: str, stream_id: str, version: int, domain_version: int
@@ -184,6 +284,8 @@ class MemoryStore:
         )
         return list(islice(having, limit))
 
+    # Command results
+
     async def find_results(
         self, workspace_id: str, keys: Collection[tuple[str, str]]
     ) -> dict[tuple[str, str], StoredResult]:
@@ -206,6 +308,8 @@ class MemoryStore:
             del self._logs[workspace_id].results[key]
         return min(len(expired), limit)
 
+    # Cursors
+
     async def read_cursors(self, keys: Collection[CursorKey]) -> dict[CursorKey, int]:
         """Read ack cursors; see `Store.read_cursors`."""
         await trio.lowlevel.checkpoint()
@@ -214,43 +318,12 @@ class MemoryStore:
     async def write_cursors(self, cursors: dict[CursorKey, int]) -> None:
         """Raise ack cursors; see `Store.write_cursors`."""
         await trio.lowlevel.checkpoint()
-        self._cursors.write(cursors)
+        self._cursors.write(cursors, self._world.now())
 
-
-class _Cursors:
-    """Ack cursors by user and client; age is counted in writes, which no clock can confuse."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._writes = count()
-        self._users: dict[str, dict[str, dict[CursorKey, tuple[int, int]]]] = {}
-
-    def read(self, keys: Collection[CursorKey]) -> dict[CursorKey, int]:
-        found = ((key, self._of_client(key).get(key)) for key in keys)
-        return {key: row[1] for key, row in found if row is not None}
-
-    def write(self, cursors: dict[CursorKey, int]) -> None:
-        write = next(self._writes)
-        for key, seq in cursors.items():
-            clients = self._users.setdefault(key.user_id, {})
-            rows = clients.setdefault(key.client_id, {})
-            _, old_seq = rows.get(key, (write, seq))
-            rows[key] = (write, max(seq, old_seq))
-        for key in cursors:
-            self._prune(key)
-
-    def _of_client(self, key: CursorKey) -> dict[CursorKey, tuple[int, int]]:
-        return self._users.get(key.user_id, {}).get(key.client_id, {})
-
-    def _prune(self, key: CursorKey) -> None:
-        rows = self._of_client(key)
-        oldest = sorted(rows, key=lambda cursor: (-rows[cursor][0], cursor))
-        for cursor in oldest[self._limits.cursors_per_client_max :]:
-            del rows[cursor]
-        clients = self._users[key.user_id]
-        written = {
-            client: max(write for write, _ in clients[client].values()) for client in clients
-        }
-        stalest = sorted(written, key=lambda client: (-written[client], client))
-        for client in stalest[self._limits.clients_per_user_max :]:
-            del clients[client]
+    async def sweep_cursors(
+        self, after: CursorKey | None, *, limit: int, unused_s: float
+    ) -> CursorKey | None:
+        """Forget some that are not written any more; see `Store.sweep_cursors`."""
+        await trio.lowlevel.checkpoint()
+        unused = timedelta(seconds=unused_s)
+        return self._cursors.sweep(after, limit, self._world.now() - unused)

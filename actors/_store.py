@@ -8,12 +8,14 @@ and pass one contract suite.  What every store guarantees:
 * `Store.acquire` raises the epoch by one; from its return on, no append under a lower epoch takes
   effect, also none that was sent before (I4).
 * A read sees at least everything whose append had returned before the read began.
+* Leases run by the store's own clock, one a node.  They tell who should serve a workspace; what may
+  be written is for the epoch alone to say (I3).
 
 Errors: `StoreUnavailableError` means that nothing was sent and nothing happened;
 `OutcomeUnknownError` (`Store.append`, `Store.acquire`) that it may or may not have happened;
 `BatchRejectedError` that the store refused the data and wrote nothing of any batch in the call.
 Reads raise `StoreUnavailableError` for any loss of the connection, and so does what may simply be
-repeated: `Store.halt`, `Store.write_cursors`, `Store.sweep_results`.
+repeated: everything about nodes, halts, states, cursors and sweeps.
 """
 
 from __future__ import annotations
@@ -46,6 +48,29 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     recorded_at: datetime | None = None
     """Of the last event."""
     halted_reason: str | None = None
+    halted_code: str | None = None
+    """The version of the code that halted it; another one may try again."""
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that owns workspaces, as others see it."""
+
+    node_id: str
+    address: str | None
+    """Where it can be reached, if it says so."""
+    expires_in_s: float
+    """What is left of its lease by the store's clock; 0 or less: others may take over."""
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that was done to a workspace from outside its log."""
+
+    recorded_at: datetime
+    workspace_id: str
+    actor: str
+    action: str
+    """``halted`` or ``resumed``."""
+    detail: str
 
 
 class EntityWrite(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,7 +186,36 @@ class Store(Protocol):
         """Read where a log ends; None where it never began."""
 
     async def acquire(self, workspace_id: str, owner: str, *, create: bool) -> Head | None:
-        """Raise the epoch and own the workspace; None where it is absent and not ``create``."""
+        """Raise the epoch and own the workspace; None where it is absent and not ``create``.
+
+        A workspace that another node owns, one whose lease runs, stays as it is: the head's
+        ``owner`` is that node then.  ``owner`` itself, whose lease it may be, always gets it.
+        """
+
+    async def release(self, workspace_id: str, epoch: int) -> bool:
+        """Own the workspace no longer, so that any node may; tell whether ``epoch`` still stood."""
+
+    async def read_heads(self, workspace_ids: Collection[str]) -> dict[str, Head]:
+        """Read where logs end, those that ever began."""
+
+    async def beat(
+        self, node_id: str, incarnation: str, *, address: str | None, lease_s: float, first: bool
+    ) -> float | None:
+        """Prolong a node's lease to ``lease_s`` from now; tell what was left of it, in seconds.
+
+        0 or less: it had run out, so others may have taken over what this node owned.
+        None: another process is this node now, and nothing changed.  A row that is gone is made
+        again, with 0 left.
+
+        ``first`` makes this process the node, whoever was it before, and forgets nodes whose lease
+        ended more than a day ago.
+        """
+
+    async def forget(self, node_id: str, incarnation: str) -> None:
+        """End a node's lease now, unless another process is this node."""
+
+    async def find_node(self, node_id: str) -> Node | None:
+        """Read a node, also one whose lease has run out."""
 
     async def append(self, batches: Sequence[Batch]) -> Collection[str]:
         """Commit what can be; return the ids of the workspaces whose batches were committed.
@@ -174,11 +228,20 @@ class Store(Protocol):
     async def explain(self, batch: Batch) -> Refusal:
         """Read what may have refused a batch."""
 
-    async def halt(self, workspace_id: str, epoch: int, reason: str | None) -> bool:
-        """Set the halt marker, or clear it with None, and tell whether ``epoch`` still stood.
+    async def halt(
+        self, workspace_id: str, epoch: int, reason: str, *, code: str, actor: str
+    ) -> bool:
+        """Set the halt marker, audited, and tell whether ``epoch`` still stood.
 
-        Nothing is appended while it is set (X-PER-9).  This may simply be repeated.
+        Nothing is appended while it is set (X-PER-9).  A marker that is set already stays, and no
+        entry is added.
         """
+
+    async def resume(self, workspace_id: str, epoch: int, *, actor: str, detail: str) -> bool:
+        """Clear the halt marker, audited, and tell whether ``epoch`` still stood."""
+
+    async def read_audit(self, workspace_id: str, *, limit: int) -> list[AuditEntry]:
+        """Read what was done to a workspace from outside its log, the newest first."""
 
     async def read_events(
         self, workspace_id: str, from_seq: int, *, to_seq: int, limit: int, bytes_max: int
@@ -210,6 +273,14 @@ class Store(Protocol):
 
         ``domain_versions`` maps a stream to the domain version whose stored states can be used;
         others are folded from the beginning.
+        """
+
+    async def write_states(
+        self, workspace_id: str, epoch: int, entities: Sequence[EntityWrite]
+    ) -> bool:
+        """Store the states of entities, those whose version is still the one given.
+
+        Nothing else of them is written.  Tells whether ``epoch`` still stood.
         """
 
     async def load_entity_at(
@@ -255,6 +326,14 @@ class Store(Protocol):
 
     async def sweep_results(self, *, limit: int) -> int:
         """Forget expired idempotency keys, at most ``limit``, and tell how many went."""
+
+    async def sweep_cursors(
+        self, after: CursorKey | None, *, limit: int, unused_s: float
+    ) -> CursorKey | None:
+        """Look at ``limit`` cursors behind ``after``, and forget those not written for so long.
+
+        Returns the last one looked at, to go on after; None at the end.
+        """
 
     async def event_types(self) -> set[tuple[str, str, int]]:
         """Tell every (domain, type, type_version) that was ever appended."""

@@ -39,6 +39,7 @@ from ._errors import (
     StoreUnavailableError as StoreUnavailableError,
     UnavailableError as UnavailableError,
     WorkspaceHaltedError as WorkspaceHaltedError,
+    WorkspaceMovedError as WorkspaceMovedError,
     http_status as http_status,
 )
 from ._event import (

@@ -6,7 +6,8 @@
     ├── UnavailableError          nobody's: not applied, try again
     │   ├── OverloadedError       … after `retry_after_s`
     │   ├── StoreUnavailableError … the database is away
-    │   └── RuntimeClosedError    … this runtime is shutting down
+    │   ├── RuntimeClosedError    … this runtime is shutting down
+    │   └── WorkspaceMovedError   … another node owns the workspace: ask there
     ├── OutcomeUnknownError       nobody's: may have been applied, retry with the same key
     ├── WorkspaceHaltedError      the log's: the workspace needs a repair first
     │   ├── CorruptLogError       … a record that cannot be read
@@ -82,6 +83,26 @@ class RuntimeClosedError(UnavailableError):
     code = "STORE_UNAVAILABLE"
 
 
+class WorkspaceMovedError(UnavailableError):
+    """Another node owns the workspace: ask there, or here again when its lease has run out.
+
+    ``owner`` names the node; ``address`` is there where the node tells one; ``retry_after`` is what
+    is left of its lease, in seconds.
+    """
+
+    code = "WORKSPACE_MOVED"
+
+    def __init__(
+        self, owner: str | None, *, address: str | None = None, retry_after_s: float = 1.0
+    ) -> None:
+        details = {"owner": owner, "retry_after": round(max(retry_after_s, 0.0), 3)}
+        if address is not None:
+            details["address"] = address
+        super().__init__("another node owns this workspace", **details)
+        self.owner = owner
+        self.retry_after_s = retry_after_s
+
+
 class OutcomeUnknownError(DalsegnoError):
     """The command may have been applied; a repeat with the same idempotency key tells."""
 
@@ -153,6 +174,7 @@ HTTP_STATUS: dict[str, int] = {
     "CURSOR_DIVERGED": 409,
     "STALE_CURSOR": 409,
     "PAYLOAD_TOO_LARGE": 413,
+    "WORKSPACE_MOVED": 421,
     "UPGRADE_REQUIRED": 426,
     "RATE_LIMITED": 429,
     "INTERNAL_ERROR": 500,

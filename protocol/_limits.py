@@ -64,6 +64,22 @@ class Limits:
     places_cached_max: int = 65_536
     """Entities named by their id alone whose workspace is remembered."""
 
+    # Workspaces on this node
+    workspaces_active_max: int = 20_000
+    """Workspaces in memory; above it the idle ones leave early, and `OVERLOADED` if none is."""
+    passivate_after_s: float = 300.0
+    """An idle workspace leaves memory after this long; while followed it keeps its readers."""
+    activations_max: int = 32
+    """Workspaces that are being opened at the same time; others wait their turn."""
+    lease_s: float = 10.0
+    """A node that was not heard for so long, by the database's clock, may lose its workspaces."""
+    lease_beat_s: float = 2.0
+    """How often a node says that it is there."""
+    service_failures_max: int = 3
+    """Failures of a shared service after which it starts again; one more ends the runtime …"""
+    service_window_s: float = 60.0
+    """… where they come within this long."""
+
     # The committer
     commit_batches_max: int = 512
     """Workspaces merged into one statement."""
@@ -99,6 +115,12 @@ class Limits:
     """Events read at a time for replay and catch-up (websocket.replay_batch_size)."""
     page_bytes_max: int = 4 * MIB
     """Payload bytes in such a page, unless a single event has more."""
+    tail_bytes_max: int = 64 * MIB
+    """Recent events that all workspaces together keep for readers that are a little behind."""
+    pages_bytes_max: int = 32 * MIB
+    """Pages read from the store that are kept for others who are behind at the same place."""
+    subscribing_max: int = 64
+    """Subscriptions that look something up at the same time; others wait their turn."""
     send_buffer_bytes: int = 128 * KIB
     """``SO_SNDBUF``: a reader that stops would otherwise hold 4 MB of kernel memory."""
     write_deadline_s: float = 10.0
@@ -124,7 +146,18 @@ class Limits:
     cursors_per_client_max: int = 1_000
     """Stored cursors, a client; the oldest go."""
 
-    # HTTP
+    cursor_unused_s: float = 90 * 24 * 3600.0
+    """A cursor not moved for this long is forgotten."""
+
+    # HTTP and sockets
+    connections_max: int = 50_000
+    """Sockets at the same time; above it a new one hears 503 with ``retry-after``."""
+    handshakes_max: int = 256
+    """Sockets that are being let in at the same time; others wait within ``head_deadline_s``."""
+    reconnects_per_s: int = 1_000
+    """At shutdown each client is told when to come back: so many a second …"""
+    reconnect_window_s: float = 30.0
+    """… but all of them within this long."""
     head_deadline_s: float = 5.0
     """How long the head of a first request may take."""
     head_bytes_max: int = 16 * KIB

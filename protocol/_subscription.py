@@ -4,9 +4,9 @@ A subscription is *live* where it takes what is published as it comes, and *behi
 are read for it from the store: at its beginning, and again whenever it missed something.  What is
 due is told by numbers alone, so replay and live join without a gap and without a repeat (I6).
 
-    behind ──(a page reaches the published head)──▶ live
+    behind ──(everything published was given)──▶ live
     live ──(a gap in the numbers, or its reader's buffer overflowed)──▶ behind
-    either ──(everything up to ``last_visible`` was given)──▶ ended
+    either ──(everything up to ``last_visible`` was given, or the hub ended)──▶ ended
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ._frames import Frames
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ._errors import DalsegnoError
     from ._event import Event
 
     View = Callable[[Event], bytes]
@@ -30,7 +31,7 @@ def workspace_stream(workspace_id: str) -> str:
 
 
 class Published:
-    """The committed events of one stream that one commit published; made by the hub alone."""
+    """Committed and published events of one stream, in order: of one commit, or a page of them."""
 
     __slots__ = ("_frames", "events", "first", "last")
 
@@ -58,6 +59,8 @@ class Subscription:
     """One reader's place in one stream."""
 
     __slots__ = (
+        "ended",
+        "head",
         "last_visible",
         "live",
         "missed",
@@ -78,20 +81,30 @@ class Subscription:
         """The cursor that it began after."""
         self.sent = start
         """The last number given to the reader."""
+        self.head = start
+        """The highest number that is known to be in the stream; of an entity's, while behind."""
         self.live = False
         self.missed = False
         """Whether something was published while behind, since this was last reset."""
         self.last_visible: int | None = None
         """The ``event_seq`` above which the reader may see nothing (I8)."""
+        self.ended: DalsegnoError | None = None
+        """Why the hub takes care of it no longer."""
         self.view: View | None = None
 
     def __repr__(self) -> str:
         state = "live" if self.live else "behind"
         return f"<Subscription {self.stream_id} {state} at {self.sent}>"
 
-    def begin(self, start: int) -> None:
-        """Set the place to begin after."""
+    def begin(self, start: int, head: int) -> None:
+        """Set the place to begin after, and how long the stream is."""
         self.start = self.sent = start
+        self.head = max(self.head, head)
+
+    def check_not_ended(self) -> None:
+        """Raise what the hub ended it with."""
+        if self.ended is not None:
+            raise self.ended.with_traceback(None)  # many hear of the same
 
     def offer(self, item: Published) -> Sequence[Event] | None:
         """Take what is due of a published item; None where nothing is.
@@ -100,8 +113,10 @@ class Subscription:
         """
         if not self.live:
             self.missed = True
+            self.head = max(self.head, item.last)
             return None
         if item.first > self.sent + 1:
+            self.head = max(self.head, item.last)
             self.fall_behind(self.sent)
             return None
         due = item.events[self.sent + 1 - item.first :] if item.first <= self.sent else item.events
@@ -112,15 +127,36 @@ class Subscription:
         self.sent = number(due[-1], whole=self.whole)
         return due
 
+    def reaches(self, published: int) -> bool:
+        """Tell whether all that is due was given, the workspace being published up to a number."""
+        if not self.whole:
+            return self.sent >= self.head
+        last = self.last_visible
+        return self.sent >= (published if last is None else min(published, last))
+
+    def take(self, page: Published) -> Sequence[Event]:
+        """Take what is due of the page that follows, while behind; nothing: the reader may not.
+
+        The answer is ``page.events`` itself where all of it is due.
+        """
+        assert page.first == self.sent + 1, "the page that follows"
+        due = self.visible(page.events)
+        if due:
+            self.sent = number(due[-1], whole=self.whole)
+        return due
+
     def visible(self, events: Sequence[Event]) -> Sequence[Event]:
         """Leave out what the reader may not see."""
         last = self.last_visible
-        return events if last is None else [e for e in events if e.event_seq <= last]
+        if last is None or not events or events[-1].event_seq <= last:
+            return events
+        return [event for event in events if event.event_seq <= last]
 
     def fall_behind(self, sent: int) -> None:
-        """Go back to what was surely given; the rest is read from the store."""
+        """Go back to what was surely given; the rest is read again."""
         self.live = False
         self.missed = True
+        self.head = max(self.head, self.sent)
         self.sent = min(self.sent, sent)
 
     def revoke(self, last_visible: int) -> None:

@@ -39,10 +39,7 @@ class AccountStore(Protocol):
     async def put_session(
         self, id_hash: bytes, user_id: str, csrf_token: str, expires_at: datetime
     ) -> None:
-        """Begin a session; one that is there already stays as it is.
-
-        It also forgets sessions of this user that expired over a week ago.
-        """
+        """Begin a session; one that is there already stays as it is."""
 
     async def find_session(self, id_hash: bytes) -> SessionRow | None:
         """Read a session, expired and revoked ones too."""
@@ -57,6 +54,12 @@ class AccountStore(Protocol):
 
     async def revoke_sessions_of(self, user_id: str) -> None:
         """End every session of a user."""
+
+    async def sweep_sessions(self, *, limit: int) -> int:
+        """Forget sessions that expired over a week ago, at most ``limit``; tell how many went.
+
+        Until then an expired one is still told from one that never was.
+        """
 
     async def put_credential(self, user_id: str, password_hash: str) -> None:
         """Set a user's password hash."""

@@ -1,16 +1,13 @@
 """Where the log is kept: PostgreSQL, one's own or embedded."""
 
 from ._driver import (
+    CommitUncertainError as CommitUncertainError,
     Connection as Connection,
     ConnectionBrokenError as ConnectionBrokenError,
     DatabaseError as DatabaseError,
     DriverError as DriverError,
     Pool as Pool,
     PoolStatistics as PoolStatistics,
-)
-from ._exclusive import (
-    DatabaseInUseError as DatabaseInUseError,
-    hold_exclusively as hold_exclusively,
 )
 from ._migrations import (
     DatabaseRefusedError as DatabaseRefusedError,

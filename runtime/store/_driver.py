@@ -2,10 +2,12 @@
 
     DriverError
     ├── DatabaseError             the server refused the statement; the connection is fine
+    ├── CommitUncertainError      the server committed, and cannot say that standbys have it too
     └── ConnectionBrokenError     the connection is gone, or never came to be
 
 A statement whose connection broke has one of two fates, and a store that promises never to guess
 (I4) must know which: with ``sent=False`` it certainly did not run, with ``sent=True`` nobody knows.
+A commit that is uncertain is as good as unknown: it is there now, and gone after a failover.
 
 SQL is PostgreSQL's own, with ``$1`` placeholders.  Parameters are sent as text without a type, so
 the statement says what they are (``$1::text::bigint[]``).  What comes back: ``bigint`` as `int`,
@@ -43,6 +45,12 @@ class DatabaseError(DriverError):
 
     def __str__(self) -> str:
         return f"{self.sqlstate}: {self.message}"
+
+
+class CommitUncertainError(DriverError):
+    """A statement was committed here, but somebody ended its wait for the standbys."""
+
+    code = "OUTCOME_UNKNOWN"
 
 
 class ConnectionBrokenError(DriverError):

@@ -20,7 +20,7 @@ from dalsegno.protocol import (
     StoreUnavailableError,
 )
 
-from ._driver import ConnectionBrokenError, DatabaseError, DriverError
+from ._driver import CommitUncertainError, ConnectionBrokenError, DatabaseError, DriverError
 from ._sql import queries
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ async def lent(
                 yield connection
             except ConnectionBrokenError as error:
                 raise (lost if error.sent else StoreUnavailableError)(_away(error)) from error
+            except CommitUncertainError as error:
+                _log.warning("commit_uncertain", reason=error.message)
+                raise lost("the database cannot say whether its standbys have this") from error
             except DatabaseError as error:
                 if not error.sqlstate.startswith(_DATA_CLASSES):
                     # Perhaps it is the session: one with a server that a failover has left behind

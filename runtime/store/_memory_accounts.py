@@ -32,9 +32,6 @@ class MemoryAccounts:
         """Begin a session; see `AccountStore.put_session`."""
         await trio.lowlevel.checkpoint()
         now = self._world.now()
-        for row in self._of_user(user_id):
-            if row.expires_at <= now - _EXPIRED_KEPT:
-                del self._sessions[row.id_hash]
         row = SessionRow(
             id_hash=id_hash,
             user_id=user_id,
@@ -74,6 +71,18 @@ class MemoryAccounts:
         await trio.lowlevel.checkpoint()
         for row in self._of_user(user_id):
             self._revoke(row)
+
+    async def sweep_sessions(self, *, limit: int) -> int:
+        """Forget sessions that expired long ago; see `AccountStore.sweep_sessions`."""
+        await trio.lowlevel.checkpoint()
+        expired = sorted(
+            (row.expires_at, row.id_hash)
+            for row in self._sessions.values()
+            if row.expires_at <= self._world.now() - _EXPIRED_KEPT
+        )
+        for _, id_hash in expired[:limit]:
+            del self._sessions[id_hash]
+        return min(len(expired), limit)
 
     async def put_credential(self, user_id: str, password_hash: str) -> None:
         """Set a user's password hash; see `AccountStore.put_credential`."""

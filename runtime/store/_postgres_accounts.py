@@ -11,22 +11,21 @@ from ._lending import fetch
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from ._driver import Pool
+    from ._pools import Pools
 
 
 class PostgresAccounts:
     """An `AccountStore` on the connections of a store."""
 
-    def __init__(self, reading: Pool, writing: Pool) -> None:
-        self._reading = reading
-        self._writing = writing
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
 
     async def put_session(
         self, id_hash: bytes, user_id: str, csrf_token: str, expires_at: datetime
     ) -> None:
         """Begin a session; see `AccountStore.put_session`."""
         await fetch(
-            self._writing,
+            self._pools.writing,
             "put_session",
             id_hash.hex(),
             user_id,
@@ -36,7 +35,7 @@ class PostgresAccounts:
 
     async def find_session(self, id_hash: bytes) -> SessionRow | None:
         """Read a session; see `AccountStore.find_session`."""
-        rows = await fetch(self._reading, "find_session", id_hash.hex())
+        rows = await fetch(self._pools.reading, "find_session", id_hash.hex())
         if not rows:
             return None
         id_hash, user_id, csrf_token, created_at, expires_at, last_seen_at, revoked_at = rows[0]
@@ -55,7 +54,7 @@ class PostgresAccounts:
     ) -> None:
         """Note that a session was used; see `AccountStore.touch_session`."""
         await fetch(
-            self._writing,
+            self._pools.writing,
             "touch_session",
             id_hash.hex(),
             last_seen_at.isoformat(),
@@ -64,21 +63,25 @@ class PostgresAccounts:
 
     async def revoke_session(self, id_hash: bytes) -> None:
         """End a session; see `AccountStore.revoke_session`."""
-        await fetch(self._writing, "revoke_session", id_hash.hex())
+        await fetch(self._pools.writing, "revoke_session", id_hash.hex())
 
     async def revoke_sessions_of(self, user_id: str) -> None:
         """End every session of a user; see `AccountStore.revoke_sessions_of`."""
-        await fetch(self._writing, "revoke_sessions_of", user_id)
+        await fetch(self._pools.writing, "revoke_sessions_of", user_id)
+
+    async def sweep_sessions(self, *, limit: int) -> int:
+        """Forget sessions that expired long ago; see `AccountStore.sweep_sessions`."""
+        return len(await fetch(self._pools.keeping, "sweep_sessions", str(limit)))
 
     async def put_credential(self, user_id: str, password_hash: str) -> None:
         """Set a user's password hash; see `AccountStore.put_credential`."""
-        await fetch(self._writing, "put_credential", user_id, password_hash)
+        await fetch(self._pools.writing, "put_credential", user_id, password_hash)
 
     async def find_credential(self, user_id: str) -> str | None:
         """Read a user's password hash; see `AccountStore.find_credential`."""
-        rows = await fetch(self._reading, "find_credential", user_id)
+        rows = await fetch(self._pools.reading, "find_credential", user_id)
         return str(rows[0][0]) if rows else None
 
     async def delete_credential(self, user_id: str) -> None:
         """Forget a user's password hash; see `AccountStore.delete_credential`."""
-        await fetch(self._writing, "delete_credential", user_id)
+        await fetch(self._pools.writing, "delete_credential", user_id)

@@ -31,7 +31,7 @@ from psycopg.types.string import TextLoader
 from psycopg.waiting import Ready, Wait
 
 from ._address import addresses_of
-from ._driver import ConnectionBrokenError, DatabaseError, DriverError
+from ._driver import CommitUncertainError, ConnectionBrokenError, DatabaseError, DriverError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
@@ -50,6 +50,11 @@ _ROLLBACK_DEADLINE_S = 5.0
 _LOST = ("08", "57P0")
 _DATA_EXCEPTION = "22000"
 _INTERNAL_ERROR = "XX000"
+
+# src/backend/replication/syncrep.c: where a commit waits for standbys, and from where the server
+# warns that it no longer does.  The warning's SQLSTATE is everybody's, 01000, and its text is
+# translated; the name of the function is neither.
+_STANDBY_WAIT = "SyncRepWaitForLSN"
 
 # Where there is no POLLRDHUP (macOS), POLLHUP says the same.
 _HANG_UP = getattr(select, "POLLRDHUP", 0)
@@ -118,6 +123,8 @@ class PsycopgConnection:
         self._hang_up = select.poll()
         self._hang_up.register(self._socket, _HANG_UP)
         self._running = False
+        self._uncertain: str | None = None
+        session.add_notice_handler(self._note)
 
     def __repr__(self) -> str:
         state = "broken" if self.broken else "running" if self._running else "idle"
@@ -208,8 +215,16 @@ class PsycopgConnection:
         steps = cursor._execute_gen(  # noqa: SLF001 - see the module's docstring
             sql.encode(), params or None, prepare=bool(params)
         )
+        self._uncertain = None
         await self._drive(steps)
+        if self._uncertain is not None:
+            raise CommitUncertainError(self._uncertain)
         return cursor
+
+    def _note(self, notice: psycopg.errors.Diagnostic) -> None:
+        # A cancelled wait for a standby is no error to the server: the statement succeeds.
+        if notice.source_function == _STANDBY_WAIT:
+            self._uncertain = notice.message_primary or "the wait for a standby was cancelled"
 
     async def _drive(self, steps: PQGen[T]) -> T:
         assert not self._running, "one task at a time"

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dalsegno.actors import Batch, EntityItem, Head, StoredResult
+from dalsegno.actors import (
+    AuditEntry,
+    Batch,
+    CursorKey,
+    EntityItem,
+    EntityWrite,
+    Head,
+    Node,
+    StoredResult,
+)
 from dalsegno.protocol import SCHEMA_VERSION, Event, SchemaVersionError, instant
 
 from ._sql import NULL, array, columns, quoted, signed, texts, unsigned
@@ -116,9 +125,33 @@ def event_types_of(batches: Iterable[Batch]) -> set[tuple[str, str, int]]:
     }
 
 
+def state_columns(entities: Iterable[EntityWrite]) -> list[str]:
+    """Write the parameters of ``write_states`` behind workspace and epoch."""
+    rows = [
+        (quoted(write.stream_id), str(write.version), quoted(write.state),
+         str(write.domain_version))
+        for write in entities
+        if write.state is not None
+    ]  # fmt: skip
+    return columns(rows, 4)
+
+
+def cursor_elements(key: CursorKey) -> tuple[str, str, str, str]:
+    """Write a cursor's key for array literals."""
+    return (
+        quoted(key.user_id),
+        quoted(key.client_id),
+        quoted(key.workspace_id),
+        quoted(key.stream_id),
+    )
+
+
 def head_of(row: Row) -> Head:
-    """Make a head of a row of ``read_head``."""
-    workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason = row
+    """Make a head of a row of ``read_head``, ``read_heads`` or ``acquire``."""
+    (
+        workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason,
+        halted_code,
+    ) = row  # fmt: skip
     return Head(
         workspace_id=workspace_id,
         epoch=epoch,
@@ -128,7 +161,26 @@ def head_of(row: Row) -> Head:
         chain=unsigned(chain),
         recorded_at=recorded_at,
         halted_reason=halted_reason,
+        halted_code=halted_code,
     )
+
+
+def audit_entry_of(row: Row) -> AuditEntry:
+    """Make an entry of a row of ``read_audit``."""
+    recorded_at, workspace_id, actor, action, detail = row
+    return AuditEntry(
+        recorded_at=recorded_at,
+        workspace_id=workspace_id,
+        actor=actor,
+        action=action,
+        detail=detail,
+    )
+
+
+def node_of(row: Row) -> Node:
+    """Make a node of a row of ``find_node``."""
+    node_id, address, expires_in_s = row
+    return Node(node_id=node_id, address=address, expires_in_s=expires_in_s)
 
 
 def events_of(workspace_id: str, rows: Iterable[Row]) -> list[Event]:

@@ -41,6 +41,11 @@ def quoted(text: str | None) -> str:
     return f'"{text}"'
 
 
+def storable(text: str) -> str:
+    """Write a message of whatever origin without what is no text to PostgreSQL."""
+    return text.replace("\0", "?").encode(errors="replace").decode()
+
+
 def array(elements: Iterable[str]) -> str:
     """Write an array literal of elements that are quoted where they need be."""
     return "{" + ",".join(elements) + "}"

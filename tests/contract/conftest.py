@@ -11,10 +11,10 @@ import pytest
 import trio
 
 from dalsegno.actors import Store, World
-from dalsegno.actors.testing import MemoryStore
+from dalsegno.actors.testing import Link, LinkState, MemoryStore, Noise, SimStore, Weather
 from dalsegno.protocol import Limits
 from dalsegno.runtime._account_store import AccountStore
-from dalsegno.runtime.store import PostgresStore, connect
+from dalsegno.runtime.store import Connection, PostgresStore, connect
 from dalsegno.runtime.store._memory_accounts import MemoryAccounts
 from tests.contract._writing import START, new_id
 
@@ -28,7 +28,7 @@ class Harness(Protocol):
     accounts: AccountStore
 
     async def age(self, seconds: float) -> None:
-        """Let command results and sessions grow older."""
+        """Let command results, sessions, leases and cursors grow older."""
 
     async def put_head(self, workspace_id: str, head_seq: int) -> None:
         """Pretend that a log is this long."""
@@ -60,8 +60,13 @@ class PostgresHarness:
 
     async def age(self, seconds: float) -> None:
         step = "make_interval(secs => $1::text::double precision)"
-        for table in ("command_result", "session"):
-            sql = f"update dalsegno.{table} set expires_at = expires_at - {step}"
+        for table, column in (
+            ("command_result", "expires_at"),
+            ("session", "expires_at"),
+            ("node", "expires_at"),
+            ("ack_cursor", "updated_at"),
+        ):
+            sql = f"update dalsegno.{table} set {column} = {column} - {step}"
             await self._run(sql, str(seconds))
 
     async def put_head(self, workspace_id: str, head_seq: int) -> None:
@@ -78,16 +83,34 @@ class PostgresHarness:
         await connection.aclose()
 
 
-@pytest.fixture(params=["memory", "postgres"])
-def harness_dsn(request: pytest.FixtureRequest) -> str | None:
-    """Where the store is: a database, or nowhere for memory."""
-    return request.getfixturevalue("migrated") if request.param == "postgres" else None
+class SimulatedHarness(MemoryHarness):
+    """The memory store as a simulated process sees it, while nothing goes wrong."""
+
+    def __init__(self, wire: trio.Nursery) -> None:
+        super().__init__()
+        link = Link(wire, Noise(0))
+        link.set(LinkState.UP, Weather())  # not `CALM` itself: every statement goes over the wire
+        self.store = SimStore(self._store, link)
+
+
+@pytest.fixture(params=["memory", "simulated", "postgres"])
+def harness_dsn(request: pytest.FixtureRequest) -> str:
+    """Where the store is: a database's DSN, or the name of one in memory."""
+    in_memory: str = request.param
+    if in_memory != "postgres":
+        return in_memory
+    dsn: str = request.getfixturevalue("migrated")
+    return dsn
 
 
 @pytest.fixture
-async def harness(harness_dsn: str | None) -> AsyncIterator[Harness]:
-    if harness_dsn is None:
+async def harness(harness_dsn: str) -> AsyncIterator[Harness]:
+    if harness_dsn == "memory":
         yield MemoryHarness()
+        return
+    if harness_dsn == "simulated":
+        async with trio.open_nursery() as wire:
+            yield SimulatedHarness(wire)
         return
     async with PostgresStore.open(harness_dsn, limits=LIMITS) as store:
         yield PostgresHarness(store, harness_dsn)
@@ -101,3 +124,11 @@ def store(harness: Harness) -> Store:
 @pytest.fixture
 def accounts(harness: Harness) -> AccountStore:
     return harness.accounts
+
+
+@pytest.fixture
+async def other(migrated: str) -> AsyncIterator[Connection]:
+    """Somebody else's connection."""
+    connection = await connect(migrated, settings={"application_name": "other"})
+    yield connection
+    await connection.aclose()

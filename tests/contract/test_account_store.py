@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # Later than any clock of the suite, the database's too.
 UNTIL = START.replace(year=2100)
+DAY_S = 24 * 3600
 LATER = UNTIL + timedelta(hours=1)
 
 
@@ -67,22 +68,25 @@ async def test_all_sessions_of_a_user_are_revoked_and_nobody_elses(
     assert [row is not None and row.revoked_at is not None for row in rows] == [True, True, False]
 
 
-async def test_sessions_that_expired_long_ago_go_with_the_next(harness: Harness) -> None:
+async def test_sessions_that_expired_long_ago_are_swept_the_oldest_first(
+    harness: Harness,
+) -> None:
     accounts = harness.accounts
-    await accounts.put_session(b"probe", "v", "token", UNTIL)
-    probe = await accounts.find_session(b"probe")
+    await accounts.put_session(b"fresh", "v", "token", UNTIL)
+    probe = await accounts.find_session(b"fresh")
     assert probe is not None
-    soon = probe.created_at + timedelta(hours=1)
-    await accounts.put_session(b"old", "u", "token", soon)
-    await accounts.put_session(b"other", "v", "token", soon)
-    await harness.age(6 * 24 * 3600)
-    await accounts.put_session(b"new", "u", "token", UNTIL)
-    assert await accounts.find_session(b"old"), "its owner may still hear that it expired"
-    await harness.age(2 * 24 * 3600)
-    await accounts.put_session(b"newer", "u", "token", UNTIL)
-    assert await accounts.find_session(b"old") is None
-    assert await accounts.find_session(b"other")
-    assert await accounts.find_session(b"new")
+    for n in (3, 1, 2):
+        until = probe.created_at + timedelta(hours=n)
+        await accounts.put_session(b"old%d" % n, f"u{n}", "token", until)
+    await harness.age(6 * DAY_S)
+    assert await accounts.sweep_sessions(limit=9) == 0
+    assert await accounts.find_session(b"old1"), "its owner may still hear that it expired"
+    await harness.age(2 * DAY_S)
+    assert await accounts.sweep_sessions(limit=2) == 2
+    assert await accounts.find_session(b"old3"), "the limit was two"
+    assert [await accounts.find_session(b"old%d" % n) for n in (1, 2)] == [None, None]
+    assert [await accounts.sweep_sessions(limit=2) for _ in range(2)] == [1, 0]
+    assert await accounts.find_session(b"fresh")
 
 
 async def test_a_credential_is_replaced_and_forgotten(accounts: AccountStore) -> None:

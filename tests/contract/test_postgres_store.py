@@ -14,7 +14,8 @@ import trio
 
 from dalsegno.actors import Batch, BatchRejectedError, CursorKey, SnapshotWrite, Store
 from dalsegno.protocol import Limits, OutcomeUnknownError, StoreUnavailableError, UnavailableError
-from dalsegno.runtime.store import PostgresStore, SchemaTooOldError, connect
+from dalsegno.runtime.store import PostgresStore, SchemaTooOldError
+from tests.contract._locks import terminate_the_blocked, wait_until, wait_until_blocked
 from tests.contract._writing import (
     Writer,
     acquired,
@@ -36,38 +37,6 @@ if TYPE_CHECKING:
 async def store(migrated: str) -> AsyncIterator[PostgresStore]:
     async with PostgresStore.open(migrated) as store:
         yield store
-
-
-@pytest.fixture
-async def other(migrated: str) -> AsyncIterator[Connection]:
-    """Somebody else's connection."""
-    connection = await connect(migrated, settings={"application_name": "other"})
-    yield connection
-    await connection.aclose()
-
-
-async def wait_until(condition: Callable[[], Awaitable[bool]]) -> None:
-    with trio.fail_after(10):
-        while True:
-            if await condition():
-                return
-            await trio.sleep(0.005)
-
-
-async def wait_until_blocked(other: Connection, count: int = 1) -> None:
-    async def blocked() -> bool:
-        # Unlike pg_stat_activity, this is not frozen by the first look in a transaction.
-        rows = await other.fetch("select distinct pid from pg_locks where not granted")
-        return len(rows) == count
-
-    await wait_until(blocked)
-
-
-async def terminate_the_blocked(other: Connection) -> None:
-    await other.execute(
-        "select pg_terminate_backend(pid)"
-        " from (select distinct pid from pg_locks where not granted) blocked"
-    )
 
 
 # Locks
@@ -152,6 +121,9 @@ async def abandon(store: PostgresStore, batch: Batch, other: Connection) -> None
 async def cancel_when_blocked(scope: trio.CancelScope, other: Connection) -> None:
     await wait_until_blocked(other)
     scope.cancel()
+
+
+# Cursors
 
 
 async def test_two_servers_that_write_the_same_cursors_do_not_lock_each_other_out(
@@ -263,7 +235,7 @@ async def test_a_server_that_refuses_to_write_is_unavailable_and_asked_anew(
     w = await writer(store, "w")
     batch = w.batch(w.event("note:1"))
     await store.append([w.batch(w.event("note:2"))])  # refused; it opens the connection
-    async with store._appending.connection() as connection:
+    async with store._pools.appending.connection() as connection:
         await connection.execute("set default_transaction_read_only = on")
     with pytest.raises(StoreUnavailableError, match="25006"):
         await store.append([batch])
@@ -289,7 +261,7 @@ async def test_appends_are_not_timed_out_and_commits_are_on_disk(
         end $$
     """)
     async with PostgresStore.open(migrated) as store:
-        for pool, timeout in ((store._appending, "0"), (store._reading, "15s")):
+        for pool, timeout in ((store._pools.appending, "0"), (store._pools.reading, "15s")):
             async with pool.connection() as connection:
                 rows = await connection.fetch(
                     "select current_setting('synchronous_commit'),"
@@ -327,6 +299,11 @@ async def lengthen(other: Connection, workspace_id: str, length: int) -> None:
            select $1::text, 'note:' || n, $2::bigint / 10, true, '{}', '{}', $2::bigint / 10 - 3,
                   1, now()
              from generate_series(0, 9) n""",
+        """insert into dalsegno.audit (workspace_id, actor, action, detail)
+           select $1::text, 'x', 'halted', 'why' from generate_series(1, $2::bigint)""",
+        """insert into dalsegno.ack_cursor
+             (user_id, client_id, workspace_id, stream_id, seq, updated_at)
+           select 'u', $1::text, 'w' || n, 's', n, now() from generate_series(1, $2::bigint) n""",
         """insert into dalsegno.snapshot
              (workspace_id, stream_id, version, domain_version, state)
            select $1::text, 'note:' || n % 10, n / 10, 1, '{}'
@@ -340,7 +317,8 @@ async def touched(store: PostgresStore, other: Connection, call: Awaitable[objec
     """Count the pages of our tables and indexes that a call looks at."""
 
     async def total() -> int:
-        for pool in (store._appending, store._reading, store._writing):
+        pools = store._pools
+        for pool in (pools.appending, pools.reading, pools.keeping, pools.beating):
             async with pool.connection() as connection:
                 await connection.execute("select pg_stat_force_next_flush()")
         ((pages,),) = await other.fetch(
@@ -359,8 +337,8 @@ async def test_x_per_8_what_is_touched_does_not_grow_with_the_log(
     store: PostgresStore, other: Connection
 ) -> None:
     """Pages, not time, in a database that was never analysed."""
-    tables = "event", "command_result", "entity", "snapshot", "workspace_head", "ack_cursor"
-    for table in tables:
+    rows = await other.fetch("select tablename from pg_tables where schemaname = 'dalsegno'")
+    for (table,) in rows:
         await other.execute(f"alter table dalsegno.{table} set (autovacuum_enabled = off)")
     await lengthen(other, "short", SHORT)
     await lengthen(other, "long", LONG)
@@ -378,8 +356,16 @@ async def test_x_per_8_what_is_touched_does_not_grow_with_the_log(
         middle = length // 2
         return {
             "read_head": store.read_head(workspace_id),
+            "read_heads": store.read_heads([workspace_id, "absent"]),
             "append": store.append([batch]),
             "acquire": store.acquire(workspace_id, "x", create=True),
+            "write_states": store.write_states(workspace_id, 2, [entity("note:3", version, "{}")]),
+            "halt": store.halt(workspace_id, 2, "why", code="1", actor="x"),
+            "read_audit": store.read_audit(workspace_id, limit=5),
+            "sweep_cursors": store.sweep_cursors(
+                CursorKey("u", workspace_id, "w5", "s"), limit=5, unused_s=60
+            ),
+            "beat": store.beat(workspace_id, "1", address=None, lease_s=10.0, first=False),
             "read_events": store.read_events(workspace_id, middle, to_seq=length, **page),
             "read_stream": store.read_stream(
                 workspace_id, "note:1", version - 9, to_event_seq=length, **page

@@ -72,6 +72,158 @@ async def test_acquiring_keeps_the_log(store: Store) -> None:
     assert (head.epoch, head.head_seq, head.chain) == (2, 1, w.chain)
 
 
+async def test_many_heads_are_read_at_once(store: Store) -> None:
+    heads = {name: await acquired(store, name) for name in ('odd "name"', "v", "w")}
+    assert await store.read_heads(["w", "absent", 'odd "name"', "v"]) == heads
+    assert await store.read_heads(["absent"]) == {}
+    assert await store.read_heads([]) == {}
+
+
+# Owners and leases
+
+
+async def beat(store: Store, node: str, incarnation: str = "1", *, first: bool = False) -> float:
+    left_s = await store.beat(node, incarnation, address=None, lease_s=10.0, first=first)
+    assert left_s is not None
+    return left_s
+
+
+@pytest.mark.parametrize("create", [True, False])
+async def test_what_a_live_node_owns_stays_as_it_is(harness: Harness, create: bool) -> None:
+    store = harness.store
+    await beat(store, "a", first=True)
+    await beat(store, "b", first=True)
+    w = await writer(store, "w", "a")
+    before = await head_of(store, "w")
+    assert await store.acquire("w", "b", create=create) == before
+    assert await head_of(store, "w") == before
+    assert await store.append([w.batch(w.event("note:1"))]), "it was not fenced"
+    again = await store.acquire("w", "a", create=create)
+    assert again is not None
+    assert (again.epoch, again.owner) == (2, "a"), "its own node always gets it"
+
+
+async def test_what_a_dead_node_owns_is_for_the_first_who_asks(harness: Harness) -> None:
+    store = harness.store
+    for node in "abc":
+        await beat(store, node, first=True)
+    await acquired(store, "w", "a")
+    await harness.age(9)
+    await beat(store, "b")
+    assert (await acquired(store, "w", "b")).owner == "a"
+    await harness.age(1.1)
+    head = await acquired(store, "w", "b")
+    assert (head.epoch, head.owner) == (2, "b")
+    assert await acquired(store, "w", "c") == head
+    assert await acquired(store, "w", "a") == head, "who let it go has no claim"
+
+
+async def test_a_lapse_that_nobody_used_is_mended_by_a_beat(harness: Harness) -> None:
+    store = harness.store
+    await beat(store, "a", first=True)
+    head = await acquired(store, "w", "a")
+    await harness.age(11)
+    assert -2 < await beat(store, "a") <= -1
+    assert await acquired(store, "w", "b") == head
+
+
+async def test_a_node_that_never_beat_owns_nothing_for_long(store: Store) -> None:
+    """As one of an older release, whose leases nobody knows."""
+    await acquired(store, "w", "a")
+    head = await acquired(store, "w", "b")
+    assert (head.epoch, head.owner) == (2, "b")
+
+
+async def test_what_was_released_is_anybodys_at_once(store: Store) -> None:
+    await beat(store, "a", first=True)
+    head = await acquired(store, "w", "a")
+    assert not await store.release("w", head.epoch - 1)
+    assert not await store.release("absent", 1)
+    assert (await head_of(store, "w")).owner == "a"
+    assert await store.release("w", head.epoch)
+    released = await head_of(store, "w")
+    assert (released.epoch, released.owner) == (head.epoch, None)
+    taken = await acquired(store, "w", "b")
+    assert (taken.epoch, taken.owner) == (head.epoch + 1, "b")
+    assert not await store.release("w", head.epoch), "an owner that was fenced has no say"
+    assert await head_of(store, "w") == taken
+
+
+async def test_a_beat_tells_what_was_left(harness: Harness) -> None:
+    store = harness.store
+    assert await beat(store, "a", first=True) == 0
+    await harness.age(4)
+    assert 5 < await beat(store, "a") <= 6
+    await harness.age(7)
+    assert 2 < await beat(store, "a", first=True) <= 3
+    node = await store.find_node("a")
+    assert node is not None
+    assert 9 < node.expires_in_s <= 10
+    assert await store.find_node("b") is None
+
+
+async def test_a_beat_says_where_the_node_is(store: Store) -> None:
+    for address in ("http://10.0.0.1:8080", None, "http://10.0.0.2:8080"):
+        await store.beat("a", "1", address=address, lease_s=10.0, first=address is not None)
+        node = await store.find_node("a")
+        assert node is not None
+        assert (node.node_id, node.address) == ("a", address)
+
+
+async def test_the_newest_process_is_the_node(store: Store) -> None:
+    await beat(store, "a", "1", first=True)
+    head = await acquired(store, "w", "a")
+    await store.beat("a", "2", address="new", lease_s=100.0, first=True)
+    before = await store.find_node("a")
+    assert await store.beat("a", "1", address="old", lease_s=10.0, first=False) is None
+    await store.forget("a", "1")
+    after = await store.find_node("a")
+    assert before is not None
+    assert after is not None
+    assert after.address == "new"
+    assert before.expires_in_s >= after.expires_in_s > 90
+    assert await acquired(store, "w", "b") == head, "its workspaces came with it"
+
+
+async def test_a_node_that_forgets_itself_leaves_everything_at_once(harness: Harness) -> None:
+    store = harness.store
+    await beat(store, "a", first=True)
+    await beat(store, "b", first=True)
+    for name in ("v", "w"):
+        await acquired(store, name, "a")
+    await store.forget("a", "1")
+    await store.forget("absent", "1")
+    node = await store.find_node("a")
+    assert node is not None
+    assert node.expires_in_s <= 0
+    for name in ("v", "w"):
+        assert (await acquired(store, name, "b")).owner == "b"
+    await harness.age(20)
+    before = await store.find_node("a")
+    await store.forget("a", "1")
+    after = await store.find_node("a")
+    assert before is not None
+    assert after is not None
+    assert after.expires_in_s <= before.expires_in_s, "it does not end again"
+
+
+async def test_nodes_dead_for_a_day_are_forgotten_at_the_next_start(harness: Harness) -> None:
+    store = harness.store
+    for node in ("old", "back"):
+        await beat(store, node, first=True)
+    await harness.age(DAY_S - 60)
+    await beat(store, "a", first=True)
+    await harness.age(120)
+    assert await store.find_node("old"), "a day begins where the lease ends"
+    await beat(store, "a")
+    assert await store.find_node("old")
+    await beat(store, "a", first=True)
+    assert await store.find_node("old") is None
+    assert await store.find_node("a")
+    assert await beat(store, "back") == 0, "its row is made again"
+    assert await store.find_node("back")
+
+
 # Appending
 
 
@@ -152,7 +304,7 @@ async def test_a_batch_that_is_refused_leaves_its_neighbour_alone(store: Store, 
         case "head":
             bad.head_seq += 1
         case "halted":
-            assert await store.halt("bad", bad.epoch, "cannot be read")
+            assert await store.halt("bad", bad.epoch, "cannot be read", code="1", actor="n")
             before = await head_of(store, "bad")
         case "absent":
             bad.workspace_id = "nowhere"
@@ -286,15 +438,59 @@ async def test_every_kind_of_event_that_was_appended_is_known(store: Store) -> N
 
 async def test_x_per_9_a_halted_workspace_takes_nothing_until_it_is_cleared(store: Store) -> None:
     w = await writer(store, "w")
-    assert await store.halt("w", w.epoch, "checked and found wanting")
-    assert (await head_of(store, "w")).halted_reason == "checked and found wanting"
+    assert await store.halt("w", w.epoch, "found wanting", code="1.2", actor="node a")
+    head = await head_of(store, "w")
+    assert (head.halted_reason, head.halted_code) == ("found wanting", "1.2")
     batch = w.batch(w.event("note:1"))
     assert not await store.append([batch])
-    assert (await acquired(store, "w", "b")).halted_reason == "checked and found wanting"
-    assert not await store.halt("w", w.epoch, None), "an owner that was fenced has no say"
-    assert await store.halt("w", w.epoch + 1, None)
-    assert await store.append([msgspec.structs.replace(batch, epoch=w.epoch + 1)])
-    assert not await store.halt("nowhere", 1, "absent")
+    assert (await store.read_heads(["w"]))["w"] == head
+    head = await acquired(store, "w", "b")
+    assert (head.halted_reason, head.halted_code) == ("found wanting", "1.2")
+    old, new = w.epoch, w.epoch + 1
+    resumed = {"actor": "admin", "detail": "checked"}
+    assert not await store.resume("w", old, **resumed), "an owner that was fenced has no say"
+    assert await head_of(store, "w") == head
+    assert await store.resume("w", new, **resumed)
+    head = await head_of(store, "w")
+    assert (head.epoch, head.halted_reason, head.halted_code) == (new, None, None)
+    assert not await store.halt("w", old, "late", code="1", actor="node a")
+    assert await store.append([msgspec.structs.replace(batch, epoch=new)])
+    assert not await store.halt("nowhere", 1, "absent", code="1", actor="node a")
+    assert not await store.resume("nowhere", 1, **resumed)
+
+
+async def test_x_per_9_halts_and_their_ends_are_audited_once(store: Store) -> None:
+    w, v = await writer(store, "w"), await writer(store, "v")
+    assert await store.read_audit("w", limit=9) == []
+    assert await store.halt("v", v.epoch, "another's", code="1", actor="node a")
+    for n in range(3):
+        for reason in (f"reason {n}", "again"):
+            assert await store.halt("w", w.epoch, reason, code=f"{reason}'s", actor="node a")
+        head = await head_of(store, "w")
+        assert (head.halted_reason, head.halted_code) == (f"reason {n}", f"reason {n}'s")
+        for detail in (f"repair {n}", "again"):
+            assert await store.resume("w", w.epoch, actor="admin", detail=detail)
+    assert not await store.halt("w", w.epoch - 1, "fenced", code="1", actor="node a")
+    audit = await store.read_audit("w", limit=9)
+    assert [(e.actor, e.action, e.detail) for e in audit] == [
+        entry
+        for n in (2, 1, 0)
+        for entry in (("admin", "resumed", f"repair {n}"), ("node a", "halted", f"reason {n}"))
+    ]
+    assert {entry.workspace_id for entry in audit} == {"w"}
+    times = [entry.recorded_at for entry in audit]
+    assert times == sorted(times, reverse=True)
+    assert await store.read_audit("w", limit=2) == audit[:2]
+
+
+async def test_x_per_9_whatever_the_reason_says_it_can_be_stored(store: Store) -> None:
+    """It may quote what could not be read."""
+    w = await writer(store, "w")
+    assert await store.halt("w", w.epoch, "found \0 and \ud800 in ö", code="1", actor="node a")
+    assert (await head_of(store, "w")).halted_reason == "found ? and ? in ö"
+    assert await store.resume("w", w.epoch, actor="admin", detail="removed \0")
+    (resumed, halted) = await store.read_audit("w", limit=9)
+    assert (halted.detail, resumed.detail) == ("found ? and ? in ö", "removed ?")
 
 
 # Idempotency keys
@@ -543,6 +739,51 @@ async def test_a_state_keeps_the_domain_version_that_folded_it(store: Store) -> 
     assert (loaded["note:1"].state, loaded["note:1"].events) == ("1", (second,))
 
 
+async def test_states_are_stored_later_and_nothing_else_of_the_entity(store: Store) -> None:
+    w = await writer(store, "w")
+    events = [w.event(f"note:{n % 3}") for n in range(6)]
+    writes = tuple(
+        entity(f"note:{n}", 2, '"old"' if n else None, title=f"title {n}", keys=("k",))
+        for n in range(3)
+    )
+    assert await store.append([w.batch(*events, entities=writes)])
+    listed = await store.list_entities("w", "note", limit=9)
+    odd = r'{"b":1,"a":"\u0000 \"x\" \\"}'
+    later = [
+        entity("note:0", 2, odd, title="other", keys=("l",), live=False, domain_version=3),
+        entity("note:1", 1, '"stale"'),
+        entity("note:2", 3, '"early"'),
+        entity("note:9", 1, '"absent"'),
+    ]
+    assert await store.write_states("w", w.epoch, later)
+    assert await store.list_entities("w", "note", limit=9) == listed
+    versions = {"note:0": 3, "note:1": 1, "note:2": 1}
+    loaded = await store.load_entities("w", [f"note:{n}" for n in range(10)], versions)
+    assert [(e.version, e.state, e.state_version, e.events) for e in loaded.values()] == [
+        (2, odd, 2, ()),
+        (2, '"old"', 2, ()),
+        (2, '"old"', 2, ()),
+    ]
+    assert await store.write_states("w", w.epoch, [])
+    assert await store.write_states("w", w.epoch, [entity("note:1", 2)])
+    assert (await store.load_entities("w", ["note:1"], versions))["note:1"].state == '"old"'
+
+
+async def test_i3_who_was_fenced_stores_no_state(store: Store) -> None:
+    w = await writer(store, "w")
+    event = w.event("note:1")
+    assert await store.append([w.batch(event)])
+    await acquired(store, "w", "b")
+    write = [entity("note:1", 1, '"mine"')]
+    assert not await store.write_states("w", w.epoch, write)
+    assert not await store.write_states("nowhere", 1, write)
+    loaded = (await store.load_entities("w", ["note:1"], {"note:1": 1}))["note:1"]
+    assert (loaded.state, loaded.events) == (None, (event,))
+    assert await store.write_states("w", w.epoch + 1, write)
+    loaded = (await store.load_entities("w", ["note:1"], {"note:1": 1}))["note:1"]
+    assert (loaded.state, loaded.events) == ('"mine"', ())
+
+
 async def test_a_snapshot_that_is_nearer_than_the_state_is_used(store: Store) -> None:
     w = await writer(store, "w")
     events = tuple(w.event("note:1") for _ in range(5))
@@ -727,6 +968,45 @@ async def test_of_a_users_clients_the_oldest_go(store: Store) -> None:
     kept = await store.read_cursors(keys)
     assert {key.client_id for key in kept} == {"c0", "c2", "c3"}
     assert len(kept) == 5
+
+
+async def test_cursors_that_nobody_writes_any_more_are_swept(harness: Harness) -> None:
+    store = harness.store
+    keys = [
+        CursorKey(user, client, workspace, stream)
+        for user in ("B", "a", "ä")
+        for client in ("c", "d")
+        for workspace in ("v", "w")
+        for stream in ("note:1", "workspace:w")
+    ]
+    assert keys == sorted(keys)
+
+    async def sweep() -> list[CursorKey | None]:
+        """Go over all of them; tell where each portion ended."""
+        ends: list[CursorKey | None] = []
+        while not ends or ends[-1] is not None:
+            after = ends[-1] if ends else None
+            ends.append(await store.sweep_cursors(after, limit=10, unused_s=90 * DAY_S))
+        return ends
+
+    assert await store.sweep_cursors(None, limit=10, unused_s=1) is None
+    for key in keys[::-1]:
+        await store.write_cursors({key: 1})
+    await harness.age(80 * DAY_S)
+    await store.write_cursors(dict.fromkeys(keys[::2], 1))
+    await store.write_cursors({keys[1]: 2})
+    assert await sweep() == [keys[9], keys[19], None]
+    assert len(await store.read_cursors(keys)) == 24
+    await harness.age(11 * DAY_S)
+    assert await sweep() == [keys[9], keys[19], None]
+    kept = [key for key in keys if key in keys[::2] or key == keys[1]]
+    assert sorted(await store.read_cursors(keys)) == kept
+    assert await sweep() == [kept[9], None]
+    await harness.age(90 * DAY_S)
+    await sweep()
+    assert await store.read_cursors(keys) == {}
+    await store.write_cursors({keys[0]: 1})
+    assert await store.read_cursors(keys) == {keys[0]: 1}, "a swept cursor may begin again"
 
 
 # Anything at once

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given, strategies as st
 
-from dalsegno.protocol import Event, Published, Subscription, workspace_stream
+from dalsegno.protocol import Event, Published, Reject, Subscription, workspace_stream
 
 ENTITY = "box:a"
 
@@ -79,6 +79,50 @@ def test_falling_behind_only_goes_back() -> None:
     assert subscription.sent == 9
     subscription.fall_behind(4)
     assert subscription.sent == 4
+
+
+def test_an_entitys_reader_knows_how_far_there_is_to_go() -> None:
+    subscription = Subscription("w", ENTITY)
+    subscription.begin(2, 4)
+    assert not subscription.reaches(99)
+    subscription.offer(item(5, 6))
+    assert subscription.take(item(3, 5)) == item(3, 5).events
+    assert not subscription.reaches(99)
+    subscription.take(item(6, 6))
+    assert subscription.reaches(99), "whatever else the workspace has published"
+    subscription.live = True
+    subscription.offer(item(7, 9))
+    subscription.fall_behind(6)
+    assert not subscription.reaches(99)
+    subscription.begin(6, 3)
+    assert not subscription.reaches(99), "what it knows it does not forget"
+
+
+def test_a_reader_of_the_workspace_goes_as_far_as_that_is_published_or_to_its_barrier() -> None:
+    subscription = Subscription("w", workspace_stream("w"), start=3)
+    assert subscription.reaches(3)
+    assert not subscription.reaches(4)
+    page = item(4, 9)
+    subscription.revoke(5)
+    assert numbers(subscription.take(page)) == [4, 5]
+    assert subscription.reaches(9)
+    assert numbers(subscription.take(item(6, 9))) == []
+    assert subscription.sent == 5
+
+
+def test_a_page_that_is_due_as_a_whole_is_not_copied() -> None:
+    subscription, page = Subscription("w", workspace_stream("w")), item(1, 5)
+    subscription.revoke(5)
+    assert subscription.take(page) is page.events
+
+
+def test_one_that_was_ended_says_why_again_and_again() -> None:
+    subscription = live(3)
+    subscription.check_not_ended()
+    subscription.ended = Reject("GONE")
+    for _ in range(2):
+        with pytest.raises(Reject):
+            subscription.check_not_ended()
 
 
 def test_nothing_above_the_barrier_is_due() -> None:

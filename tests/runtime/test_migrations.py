@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from dalsegno.actors import CursorKey, EntityWrite
 from dalsegno.protocol import StoreUnavailableError
 from dalsegno.runtime.store import (
     DatabaseError,
+    PostgresStore,
     SchemaTooNewError,
     SchemaTooOldError,
     ServerUnsuitableError,
@@ -95,6 +97,72 @@ async def test_a_populated_older_schema_is_brought_up(connection: Connection) ->
     assert await connection.fetch("select colour from dalsegno.workspace_head") == [("red",)]
     with pytest.raises(SchemaTooNewError):
         await check(connection)
+
+
+# A workspace, as the release with the first migration alone would have left it.
+FIRST = """
+    insert into dalsegno.workspace_head
+      (workspace_id, epoch, owner, head_seq, chain, recorded_at, halted_reason)
+    values ('w', 3, 'node', 1, 5, '2030-01-02 03:04:05Z', null),
+           ('halted', 1, 'node', 0, 0, null, 'found wanting');
+    insert into dalsegno.event
+      (workspace_id, event_seq, stream_id, stream_seq, event_id, type, type_version,
+       schema_version, payload, actor_id, command_id, recorded_at, chain)
+    values ('w', 1, 'note:1', 1, '00000000-0000-7000-8000-000000000001', 'note_created', 1, 2,
+            '{ "text":"x" }', 'u', 'c', '2030-01-02 03:04:05Z', 5);
+    insert into dalsegno.entity
+    values ('w', 'note:1', 1, true, '{}', 'x', null, 0, 1, '2030-01-02 03:04:05Z');
+    insert into dalsegno.ack_cursor values ('u', 'c', 'w', 'note:1', 1, '2000-01-01 00:00:00Z');
+    insert into dalsegno.session
+    values ('old', 'u', 't', '2000-01-01Z', '2000-01-02Z', '2000-01-01Z', null),
+           ('new', 'u', 't', '2000-01-01Z', '2100-01-02Z', '2000-01-01Z', null);
+"""
+
+
+async def test_a_database_of_the_first_release_is_brought_up(
+    database: str, connection: Connection
+) -> None:
+    await migrate(connection, known=migrations()[:1])
+    await connection.execute(FIRST)
+    assert await migrate(connection) == NAMES[1:]
+
+    async with PostgresStore.open(database) as store:
+        head = await store.read_head("w")
+        assert head is not None
+        assert (head.epoch, head.owner, head.head_seq, head.chain) == (3, "node", 1, 5)
+        (event,) = await store.read_events("w", 1, to_seq=9, limit=9, bytes_max=99)
+        assert event.payload == '{ "text":"x" }'
+        halted = await store.read_head("halted")
+        assert halted is not None
+        assert (halted.halted_reason, halted.halted_code) == ("found wanting", None)
+        assert await store.read_audit("halted", limit=9) == []
+
+        # Nobody knows a lease of the owner, who is of the release before.
+        head = await store.acquire("w", "here", create=False)
+        assert head is not None
+        assert (head.epoch, head.owner) == (4, "here")
+        assert await store.beat("here", "1", address=None, lease_s=10.0, first=True) == 0
+        state = EntityWrite(stream_id="note:1", version=1, live=True, state="{}")
+        assert await store.write_states("w", 4, [state])
+        assert await store.halt("w", 4, "why", code="2", actor="here")
+        assert await store.resume("halted", 1, actor="here", detail="checked")
+
+        key = CursorKey("u", "c", "w", "note:1")
+        assert await store.read_cursors([key]) == {key: 1}
+        assert await store.sweep_cursors(None, limit=9, unused_s=60.0) is None
+        assert await store.read_cursors([key]) == {}
+        assert await store.accounts.sweep_sessions(limit=9) == 1
+        assert await store.accounts.find_session(b"new")
+
+
+async def test_the_release_before_runs_on_after_a_migration(connection: Connection) -> None:
+    """What it writes, it writes without what it does not know."""
+    await migrate(connection)
+    await connection.execute(FIRST)
+    await connection.execute("update dalsegno.workspace_head set halted_reason = null")
+    assert (
+        await connection.fetch("select halted_code from dalsegno.workspace_head") == [(None,)] * 2
+    )
 
 
 async def test_a_migration_that_fails_leaves_nothing(connection: Connection) -> None:

@@ -105,24 +105,163 @@ on conflict do nothing
 select domain, type, type_version from dalsegno.event_type
 
 -- read_head --
-select workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason
+select workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason,
+       halted_code
   from dalsegno.workspace_head where workspace_id = $1::text
 
+-- read_heads --
+select h.workspace_id, h.epoch, h.owner, h.head_seq, h.first_seq, h.chain, h.recorded_at,
+       h.halted_reason, h.halted_code
+  from unnest($1::text::text[]) as w(workspace_id)
+  cross join lateral (
+    select * from dalsegno.workspace_head
+     where workspace_id = w.workspace_id
+    offset 0) h
+
 -- acquire --
-update dalsegno.workspace_head set epoch = epoch + 1, owner = $2::text
- where workspace_id = $1::text
-returning workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason
+-- $1 workspace, $2 node, $3 whether to begin a workspace that is absent.
+-- One row: the head as it is now, or as it was found where another node keeps it.  No row: absent,
+-- or begun by somebody else just now, which the snapshot of this statement cannot see.
+with seen as materialized (
+  -- What another node serves is only looked at: appends of that node skip a head that is locked.
+  select h.*, h.owner is null or h.owner = $2::text or n.expires_at is null as free
+    from dalsegno.workspace_head h
+    left join lateral (
+      select expires_at from dalsegno.node
+       where node_id = h.owner and expires_at > clock_timestamp()
+      offset 0) n on true
+   where h.workspace_id = $1::text
+), locked as materialized (
+  -- In its latest version, for which this may have waited.
+  select h.*, h.owner is not distinct from s.owner as same_owner
+    from seen s cross join lateral (
+      select workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason,
+             halted_code
+        from dalsegno.workspace_head
+       where workspace_id = s.workspace_id
+         for no key update) h
+   where s.free
+), judged as materialized (
+  -- The lease too counts in its latest version, and is kept from being prolonged until the head is
+  -- taken: from the return of a beat on, nobody takes over what it had let run out.
+  -- An owner that came while this waited is not judged: its lease may be younger than the snapshot.
+  select l.*, l.owner is null or l.owner = $2::text
+           or l.same_owner and coalesce(n.expires_at <= clock_timestamp(), true) as free
+    from locked l
+    left join lateral (
+      select expires_at from dalsegno.node
+       where node_id = l.owner and l.owner <> $2::text and l.same_owner
+         for share) n on true
+), taken as (
+  update dalsegno.workspace_head h set epoch = h.epoch + 1, owner = $2::text
+    from judged j where h.workspace_id = j.workspace_id and j.free
+  returning h.workspace_id, h.epoch, h.owner, h.head_seq, h.first_seq, h.chain, h.recorded_at,
+            h.halted_reason, h.halted_code
+), begun as (
+  insert into dalsegno.workspace_head (workspace_id, epoch, owner)
+  select $1::text, 1, $2::text
+   where $3::text::boolean and not exists (select from seen)
+  on conflict (workspace_id) do nothing
+  returning workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason,
+            halted_code
+)
+select * from taken
+union all
+select * from begun
+union all
+select workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason,
+       halted_code
+  from judged where not free
+union all
+select workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason,
+       halted_code
+  from seen where not free
 
--- create_or_acquire --
-insert into dalsegno.workspace_head as h (workspace_id, epoch, owner)
-values ($1::text, 1, $2::text)
-on conflict (workspace_id) do update set epoch = h.epoch + 1, owner = excluded.owner
-returning workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason
-
--- halt --
-update dalsegno.workspace_head set halted_reason = $3::text
+-- release --
+update dalsegno.workspace_head set owner = null
  where workspace_id = $1::text and epoch = $2::text::bigint
 returning epoch
+
+-- halt --
+-- $1 workspace, $2 epoch, $3 reason, $4 code, $5 actor.
+with locked as materialized (
+  select workspace_id, halted_reason from dalsegno.workspace_head
+   where workspace_id = $1::text and epoch = $2::text::bigint
+     for no key update
+), halted as (
+  update dalsegno.workspace_head h set halted_reason = $3::text, halted_code = $4::text
+    from locked l where h.workspace_id = l.workspace_id and l.halted_reason is null
+  returning h.workspace_id
+), noted as (
+  insert into dalsegno.audit (workspace_id, actor, action, detail)
+  select workspace_id, $5::text, 'halted', $3::text from halted
+)
+select workspace_id from locked
+
+-- resume --
+-- $1 workspace, $2 epoch, $3 actor, $4 detail.
+with locked as materialized (
+  select workspace_id, halted_reason from dalsegno.workspace_head
+   where workspace_id = $1::text and epoch = $2::text::bigint
+     for no key update
+), resumed as (
+  update dalsegno.workspace_head h set halted_reason = null, halted_code = null
+    from locked l where h.workspace_id = l.workspace_id and l.halted_reason is not null
+  returning h.workspace_id
+), noted as (
+  insert into dalsegno.audit (workspace_id, actor, action, detail)
+  select workspace_id, $3::text, 'resumed', $4::text from resumed
+)
+select workspace_id from locked
+
+-- read_audit --
+select recorded_at, workspace_id, actor, action, detail from dalsegno.audit
+ where workspace_id = $1::text
+ order by id desc
+ limit $2::text::integer
+
+-- beat --
+-- $1 node, $2 incarnation, $3 address, $4 seconds, $5 whether this process is the node from now on.
+-- One row, what was left of the lease; none where another process is the node.
+with was as materialized (
+  select incarnation, expires_at from dalsegno.node where node_id = $1::text
+     for no key update
+), looked as materialized (
+  -- The time is asked for once the row is locked.
+  select w.incarnation, w.expires_at, clock_timestamp() as at
+    from (values (true)) as always left join was w on true
+), written as (
+  insert into dalsegno.node as n (node_id, incarnation, address, expires_at, started_at)
+  select $1::text, $2::text, $3::text,
+         at + make_interval(secs => $4::text::double precision), at
+    from looked
+   where $5::text::boolean or coalesce(incarnation, $2::text) = $2::text
+  on conflict (node_id) do update
+    set incarnation = excluded.incarnation, address = excluded.address,
+        expires_at = excluded.expires_at,
+        started_at = case when n.incarnation = excluded.incarnation then n.started_at
+                          else excluded.started_at end
+    where $5::text::boolean or n.incarnation = excluded.incarnation
+  returning n.node_id
+)
+select coalesce(extract(epoch from l.expires_at - l.at), 0)::double precision
+  from looked l cross join written
+
+-- forget --
+update dalsegno.node set expires_at = least(expires_at, clock_timestamp())
+ where node_id = $1::text and incarnation = $2::text
+
+-- sweep_nodes --
+with dead as materialized (
+  select node_id from dalsegno.node where expires_at <= clock_timestamp() - interval '1 day'
+   limit 1000
+     for update skip locked
+)
+delete from dalsegno.node n using dead d where n.node_id = d.node_id
+
+-- find_node --
+select node_id, address, extract(epoch from expires_at - clock_timestamp())::double precision
+  from dalsegno.node where node_id = $1::text
 
 -- read_events --
 -- The sum runs along the primary key, so reading stops at the limit; of a payload that does not
@@ -220,6 +359,22 @@ select e.event_seq, e.stream_id, e.stream_seq, e.event_id, e.type, e.type_versio
        and e.stream_seq >= w.first and e.stream_seq <= w.last
      order by e.stream_seq limit $5::text::integer) e
  order by e.stream_id, e.stream_seq
+
+-- write_states --
+-- $1 workspace, $2 epoch, $3 streams, $4 versions, $5 states, $6 the domain version of each.
+-- The head is locked first, as an append does: an owner that was fenced writes nothing.
+with locked as materialized (
+  select workspace_id from dalsegno.workspace_head
+   where workspace_id = $1::text and epoch = $2::text::bigint
+     for share
+), written as (
+  update dalsegno.entity e
+     set state = w.state::json, state_version = w.version, domain_version = w.domain_version
+    from locked l, unnest($3::text::text[], $4::text::bigint[], $5::text::text[],
+                          $6::text::integer[]) as w(stream_id, version, state, domain_version)
+   where e.workspace_id = l.workspace_id and e.stream_id = w.stream_id and e.version = w.version
+)
+select workspace_id from locked
 
 -- find_results --
 select w.scope, w.key, r.payload_hash, r.answer, r.event_seq,
@@ -328,18 +483,49 @@ delete from dalsegno.ack_cursor c using locked l
  where c.user_id = l.user_id and c.client_id = l.client_id
    and c.workspace_id = l.workspace_id and c.stream_id = l.stream_id
 
--- put_session --
--- A user's old sessions go when the next one comes; for a week an expired one is still told from
--- one that never was.
-with old as (
-  delete from dalsegno.session
-   where user_id = $2::text and expires_at <= statement_timestamp() - interval '7 days'
+-- sweep_cursors --
+-- $1-4 the key to begin after, $5 how many to look at, $6 seconds.
+-- The last row looked at, and how many were.  A cursor that is locked is being written just now.
+with seen as materialized (
+  select user_id, client_id, workspace_id, stream_id, updated_at from dalsegno.ack_cursor
+   where (user_id, client_id, workspace_id, stream_id) > ($1::text, $2::text, $3::text, $4::text)
+   order by user_id, client_id, workspace_id, stream_id
+   limit $5::text::integer
+), unused as materialized (
+  select s.user_id, s.client_id, s.workspace_id, s.stream_id from seen s cross join lateral (
+    select from dalsegno.ack_cursor c
+     where c.user_id = s.user_id and c.client_id = s.client_id
+       and c.workspace_id = s.workspace_id and c.stream_id = s.stream_id
+       and c.updated_at
+           <= statement_timestamp() - make_interval(secs => $6::text::double precision)
+       for update skip locked) c
+), gone as (
+  delete from dalsegno.ack_cursor c using unused u
+   where c.user_id = u.user_id and c.client_id = u.client_id
+     and c.workspace_id = u.workspace_id and c.stream_id = u.stream_id
 )
+select user_id, client_id, workspace_id, stream_id, count(*) over ()
+  from seen
+ order by user_id desc, client_id desc, workspace_id desc, stream_id desc
+ limit 1
+
+-- put_session --
 insert into dalsegno.session
   (id_hash, user_id, csrf_token, created_at, expires_at, last_seen_at)
 values (decode($1::text, 'hex'), $2::text, $3::text, statement_timestamp(), $4::text::timestamptz,
         statement_timestamp())
 on conflict (id_hash) do nothing
+
+-- sweep_sessions --
+-- For a week an expired session is still told from one that never was.
+with old as materialized (
+  select id_hash from dalsegno.session
+   where expires_at <= statement_timestamp() - interval '7 days'
+   order by expires_at limit $1::text::integer
+   for update skip locked
+)
+delete from dalsegno.session s using old o where s.id_hash = o.id_hash
+returning s.user_id
 
 -- find_session --
 select id_hash, user_id, csrf_token, created_at, expires_at, last_seen_at, revoked_at

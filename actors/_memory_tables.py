@@ -1,0 +1,152 @@
+"""What the store in memory keeps beside its logs: ack cursors, and nodes with their leases.
+
+Everything here is synchronous and takes the time as an argument; `MemoryStore` adds the rest.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from datetime import timedelta
+from itertools import count
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ._store import CursorKey, Node
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from datetime import datetime
+
+    from dalsegno.protocol import Limits
+
+_DEAD_KEPT = timedelta(days=1)
+
+
+class _Cursor(msgspec.Struct, frozen=True):
+    seq: int
+    written: int
+    """Which write it was: unlike a time, never the same for two."""
+    written_at: datetime
+
+
+class Cursors:
+    """Ack cursors by user and client."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._writes = count()
+        self._users: dict[str, dict[str, dict[CursorKey, _Cursor]]] = {}
+
+    def read(self, keys: Collection[CursorKey]) -> dict[CursorKey, int]:
+        """Read cursors, those that exist."""
+        found = ((key, self._of_client(key).get(key)) for key in keys)
+        return {key: row.seq for key, row in found if row is not None}
+
+    def write(self, cursors: dict[CursorKey, int], now: datetime) -> None:
+        """Raise cursors, and let the oldest above the bounds go."""
+        write = next(self._writes)
+        for key, seq in cursors.items():
+            rows = self._users.setdefault(key.user_id, {}).setdefault(key.client_id, {})
+            old = rows.get(key)
+            rows[key] = _Cursor(seq if old is None else max(seq, old.seq), write, now)
+        for key in cursors:
+            self._prune(key)
+
+    def sweep(
+        self, after: CursorKey | None, limit: int, written_before: datetime
+    ) -> CursorKey | None:
+        """Look at some behind ``after``, and forget those written too long ago."""
+        keys = sorted(self._keys())
+        start = 0 if after is None else bisect_right(keys, after)
+        seen = keys[start : start + limit]
+        for key in seen:
+            if self._of_client(key)[key].written_at <= written_before:
+                self._forget(key)
+        return seen[-1] if len(seen) == limit else None
+
+    def _keys(self) -> Iterator[CursorKey]:
+        for clients in self._users.values():
+            for rows in clients.values():
+                yield from rows
+
+    def _of_client(self, key: CursorKey) -> dict[CursorKey, _Cursor]:
+        return self._users.get(key.user_id, {}).get(key.client_id, {})
+
+    def _forget(self, key: CursorKey) -> None:
+        clients = self._users[key.user_id]
+        del clients[key.client_id][key]
+        if not clients[key.client_id]:
+            del clients[key.client_id]
+        if not clients:
+            del self._users[key.user_id]
+
+    def _prune(self, key: CursorKey) -> None:
+        rows = self._of_client(key)
+        oldest = sorted(rows, key=lambda cursor: (-rows[cursor].written, cursor))
+        for cursor in oldest[self._limits.cursors_per_client_max :]:
+            del rows[cursor]
+        clients = self._users[key.user_id]
+        written = {
+            client: max(row.written for row in clients[client].values()) for client in clients
+        }
+        stalest = sorted(written, key=lambda client: (-written[client], client))
+        for client in stalest[self._limits.clients_per_user_max :]:
+            del clients[client]
+
+
+class _Row(msgspec.Struct, frozen=True):
+    incarnation: str
+    address: str | None
+    expires_at: datetime
+
+
+class Nodes:
+    """Nodes and their leases."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, _Row] = {}
+
+    def beat(
+        self,
+        node_id: str,
+        incarnation: str,
+        *,
+        address: str | None,
+        lease: timedelta,
+        first: bool,
+        now: datetime,
+    ) -> float | None:
+        """Prolong a lease; see `Store.beat`."""
+        if first:
+            self._forget_dead(now)
+        old = self._rows.get(node_id)
+        if old is not None and old.incarnation != incarnation and not first:
+            return None
+        self._rows[node_id] = _Row(incarnation, address, now + lease)
+        return 0.0 if old is None else (old.expires_at - now).total_seconds()
+
+    def forget(self, node_id: str, incarnation: str, now: datetime) -> None:
+        """End a lease; see `Store.forget`."""
+        row = self._rows.get(node_id)
+        if row is not None and row.incarnation == incarnation:
+            ended = min(row.expires_at, now)
+            self._rows[node_id] = msgspec.structs.replace(row, expires_at=ended)
+
+    def find(self, node_id: str, now: datetime) -> Node | None:
+        """Read a node."""
+        row = self._rows.get(node_id)
+        if row is None:
+            return None
+        left_s = (row.expires_at - now).total_seconds()
+        return Node(node_id=node_id, address=row.address, expires_in_s=left_s)
+
+    def is_live(self, node_id: str, now: datetime) -> bool:
+        """Tell whether a node's lease runs."""
+        row = self._rows.get(node_id)
+        return row is not None and row.expires_at > now
+
+    def _forget_dead(self, now: datetime) -> None:
+        for node_id, row in list(self._rows.items()):
+            if row.expires_at <= now - _DEAD_KEPT:
+                del self._rows[node_id]

@@ -1,0 +1,90 @@
+"""The store's connections, by what they are for, so that nothing waits for what is not its affair.
+
+Every session runs generic plans without sequential scans.  The statements leave the planner one
+way each, and these settings keep it on that way in a database that was never analysed; a custom
+plan for each append would cost three times the append.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+from ._driver import Connection, Pool
+from ._psycopg import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dalsegno.protocol import Limits
+
+_PLANS = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "jit": "off",
+    "default_transaction_isolation": "read committed",
+}
+_APPENDING = _PLANS | {"statement_timeout": "0", "lock_timeout": "0"}
+_OTHERWISE = _PLANS | {"statement_timeout": "15s", "lock_timeout": "5s"}
+
+_READERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Pools of connections; each opens one when it is needed."""
+
+    appending: Pool
+    """Appends alone."""
+    reading: Pool
+    """Reads, and what changes who owns a workspace."""
+    writing: Pool
+    """Ack cursors and accounts."""
+    keeping: Pool
+    """What nobody waits for: sweeps, and states of entities that fell asleep."""
+    beating: Pool
+    """A node's lease alone, which others must not make late."""
+
+    @classmethod
+    def of(cls, dsn: str, limits: Limits) -> Self:
+        """Make them for a database."""
+        answer_s = limits.answer_deadline_s
+        otherwise = partial(_open, dsn, _OTHERWISE)
+        return cls(
+            appending=Pool(partial(_open, dsn, _APPENDING), 1),
+            reading=Pool(otherwise, _READERS, answer_deadline_s=answer_s),
+            writing=Pool(otherwise, 1, answer_deadline_s=answer_s),
+            keeping=Pool(otherwise, 1, answer_deadline_s=answer_s),
+            # A beat that is late is worth another try while the lease lasts, not a longer wait.
+            beating=Pool(
+                partial(_open, dsn, _PLANS | _timeouts(limits.lease_s / 4)),
+                1,
+                answer_deadline_s=limits.lease_s / 3,
+            ),
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection; statements that are under way end with theirs."""
+        for pool in (self.appending, self.reading, self.writing, self.keeping, self.beating):
+            await pool.aclose()
+
+
+def _timeouts(seconds: float) -> dict[str, str]:
+    milliseconds = f"{max(seconds * 1000, 1.0):.0f}ms"
+    return {"statement_timeout": milliseconds, "lock_timeout": milliseconds}
+
+
+async def _open(dsn: str, settings: Mapping[str, str]) -> Connection:
+    connection = await connect(dsn, settings=settings)
+    # A host's server may be set to answer before a commit is on disk.  Ours must be: what was
+    # acknowledged is kept, and an epoch that was handed out is never handed out again.
+    try:
+        await connection.execute(
+            "select set_config('synchronous_commit', 'on', false)"
+            " where current_setting('synchronous_commit') = 'off'"
+        )
+    except BaseException:
+        await connection.aclose()
+        raise
+    return connection
