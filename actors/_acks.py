@@ -9,6 +9,7 @@ a crash before that repeats events, it never skips one.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
@@ -38,6 +39,18 @@ class Frontier:
         return f"<Frontier {self.key.stream_id} of {self.key.client_id} at {self.acked}>"
 
 
+@dataclass(frozen=True, slots=True)
+class AckStatistics:
+    """The acks at one moment."""
+
+    frontiers: int
+    """Cursors in use."""
+    unwritten: int
+    """Cursors that moved and are not durable yet."""
+    written: int
+    """Cursors written since the start."""
+
+
 class AckFrontiers:
     """The frontiers in use, and the writing of those that moved."""
 
@@ -47,11 +60,17 @@ class AckFrontiers:
         self._frontiers: dict[CursorKey, Frontier] = {}
         self._moved: dict[CursorKey, int] = {}
         self._writing: dict[CursorKey, int] = {}
+        self._written = 0
         self._wake = trio.lowlevel.ParkingLot()
         self._one_writer = trio.Lock()
 
     def __repr__(self) -> str:
         return f"<AckFrontiers {len(self._frontiers)} in use, {len(self._moved)} to write>"
+
+    def statistics(self) -> AckStatistics:
+        """Tell what is in use and what is still to be written."""
+        unwritten = len(self._moved) + len(self._writing)
+        return AckStatistics(len(self._frontiers), unwritten, self._written)
 
     async def open(self, key: CursorKey) -> Frontier:
         """Take part in a frontier; `close` ends it.
@@ -115,8 +134,9 @@ class AckFrontiers:
             self._moved[frontier.key] = seq
             self._wake.unpark_all()
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write what moved, until cancelled; `flush` writes the rest."""
+        task_status.started()
         failures = 0
         while True:
             while not self._moved:
@@ -145,6 +165,7 @@ class AckFrontiers:
         try:
             if self._writing:
                 await self._store.write_cursors(self._writing)
+                self._written += len(self._writing)
         except BaseException:
             # Whatever ended it, what was not surely written is still to be written.
             self._moved = {**self._writing, **self._moved}

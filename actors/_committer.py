@@ -101,8 +101,12 @@ class Committer:
             unknown=self._unknown,
         )
 
-    async def run(self) -> None:
-        """Send what waits, until cancelled; the statement on its way is finished first."""
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Send what waits, until cancelled; the statement on its way is finished first.
+
+        Started again after a failure it goes on with what waits.
+        """
+        task_status.started()
         while True:
             while not self._waiting:
                 await self._filled.park()
@@ -187,6 +191,11 @@ class Committer:
             except DalsegnoError as error:
                 self._unknown += len(group) if isinstance(error, OutcomeUnknownError) else 0
                 _fail(group, error)
+            except Exception:
+                # A bug: the supervisor starts a new run, and nobody waits for this one's answer.
+                self._unknown += len(group)
+                _fail(group, OutcomeUnknownError("the committer failed"))
+                raise
         if scope.cancelled_caught:
             self._unknown += len(group)
             _fail(group, OutcomeUnknownError("the database did not answer in time"))

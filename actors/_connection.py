@@ -1,23 +1,13 @@
-"""One client: its subscriptions, its commands, its acks, and what is still to be written to it.
+"""One client: its commands, its subscriptions, its acks, and its end.
 
 The reading task takes one message after the other.  Commands are handed to their workspaces and
 answered by callback, so a client may have many under way; everything else is done before the next
-message is read.
-
-Output is of two kinds.  *Replies* cannot be read again: they keep their order, go first, and past
-their bound the connection is closed.  *Events* can be read again: past the outbox's bound they are
-dropped and their subscriptions fall behind, to be caught up page by page from the store.
-
-`Connection.offer` and `Connection.reply` are called from the step that publishes a commit: they
-put things into the outbox, and `Connection.flush_nowait` writes them there and then if nothing
-else is being written.  Only what does not fit starts a task, which writes, and reads pages, until
-there is nothing left to do.  So an idle connection is one task.
+message is read.  What is written, and when, is the `Writer`'s.
 """
 
 from __future__ import annotations
 
-import logging
-from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
@@ -28,13 +18,11 @@ from dalsegno.protocol import (
     Close,
     CommandMessage,
     DalsegnoError,
-    Frames,
     Ping,
     Reject,
     Subscribe,
     SubscribeNote,
     SubscribeWorkspace,
-    UnavailableError,
     Unsubscribe,
     UnsubscribeNote,
     UnsubscribeWorkspace,
@@ -44,24 +32,40 @@ from dalsegno.protocol import (
     request_id_of,
 )
 
-from ._catch_up import read_page
 from ._submit import Submission
-from ._subscribing import Follow, Subscribing
+from ._subscribing import Subscribing
 from ._transport import TransportClosedError
+from ._writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
 
-    from dalsegno.protocol import AnyMessage, Published, Subscription
+    from dalsegno.protocol import AnyMessage, Frames
 
     from ._command import Receipt
     from ._service import Service
+    from ._subscribing import Follow
     from ._transport import Transport
 
-_log = logging.getLogger("dalsegno.connection")
-
 _COMMANDS = (CommandMessage, ApplyPatch)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStatistics:
+    """A connection at one moment."""
+
+    subscriptions: int
+    behind: int
+    """Subscriptions that are being caught up."""
+    pending: int
+    """Commands that wait for their answer."""
+    replies_bytes: int
+    """Replies still to be written …"""
+    events_bytes: int
+    """… and events, those included that nobody can read again."""
+    is_sending: bool
+    """Whether it waits for the client to take something."""
 
 
 class Connection:
@@ -78,36 +82,42 @@ class Connection:
         role: str | None = None,
         expires_at: datetime | None = None,
     ) -> None:
-        self.user_id: str | None = user_id
+        self.user_id = user_id
         self.session_id = session_id
         """Whose end closes this connection; empty where there is none."""
         self.client_id = client_id
         self.role = role
         """Asserted by the host; None where the workspaces' logs tell it."""
+        self.transport = transport
+        self.writer = Writer(transport, service, user_id=user_id, close=self.close)
         self._expires_at = expires_at
         self._last_beat = trio.current_time()
         self._pinged_at: float | None = None
-        self.transport = transport
         self._service = service
         self._limits = service.limits
-        self._follows: dict[str, Follow] = {}
-        self._replies: deque[bytes] = deque()
-        self._replies_bytes = 0
-        self._events: deque[tuple[Subscription, Frames, int]] = deque()
-        self._events_bytes = 0
+        self._follows: dict[str, Follow] = self.writer.follows
         self._pending = 0
         self._room = trio.lowlevel.ParkingLot()
-        self._is_writing = False
-        self._is_behind = False
-        """Whether some subscription may have to be caught up."""
         self._closing: tuple[Close, str] | None = None
         self._nursery: trio.Nursery | None = None
 
     def __repr__(self) -> str:
-        state = "closing" if self._closing else "writing" if self._is_writing else "idle"
+        state = "closing" if self._closing else "writing" if self.writer.is_writing else "idle"
         return (
             f"<Connection of {self.user_id} {state}, {len(self._follows)} subscriptions, "
-            f"{self._events_bytes + self._replies_bytes} bytes to write>"
+            f"{self.writer.outbox.size} bytes to write>"
+        )
+
+    def statistics(self) -> ConnectionStatistics:
+        """Tell how it stands."""
+        outbox = self.writer.outbox
+        return ConnectionStatistics(
+            subscriptions=len(self._follows),
+            behind=self.writer.behind,
+            pending=self._pending,
+            replies_bytes=outbox.replies_bytes,
+            events_bytes=outbox.events_bytes + outbox.last_bytes,
+            is_sending=self.writer.is_sending,
         )
 
     # -------------------------------------------------------------------------------- life
@@ -120,9 +130,10 @@ class Connection:
                 `Service.close_session` finds this connection, so no end slips in between.
 
         """
+        writer = self.writer
         try:
             async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+                self._nursery = writer.nursery = nursery
                 self._service.connections[self] = None
                 if self._closing is not None:
                     nursery.cancel_scope.cancel(reason="closed before it began")
@@ -131,33 +142,25 @@ class Connection:
                 except TransportClosedError:
                     pass
                 except Exception:  # noqa: BLE001 - a fault here ends this connection alone
-                    self._fail()
+                    writer.fail()
                 finally:
                     # Not a step later: a nursery takes no task any more while its block is left,
                     # and whoever publishes in that moment must not be the one to hear of it.
-                    self._nursery = None
+                    self._nursery = writer.nursery = None
                     nursery.cancel_scope.cancel(reason="the connection ends")
         finally:
             self._service.connections.pop(self, None)
             self._closing = self._closing or (Close.NORMAL, "")
-            for follow in list(self._follows.values()):
-                self._end(follow)
+            writer.release()
             await self._say_goodbye()
 
     def close(self, code: Close, reason: str) -> None:
         """End the connection: from this step on, nothing more is written but the close."""
         if self._closing is None:
             self._closing = (code, reason)
-            self._replies.clear()
-            self._events.clear()
-            self._replies_bytes = self._events_bytes = 0
+            self.writer.shut()
             if self._nursery is not None:
                 self._nursery.cancel_scope.cancel(reason=reason)
-
-    def _fail(self) -> None:
-        """End the connection because of the bug being handled; nobody else notices (I10)."""
-        _log.exception("%r failed", self)
-        self.close(Close.INTERNAL, "INTERNAL_ERROR")
 
     async def _say_goodbye(self) -> None:
         code, reason = self._closing or (Close.NORMAL, "")
@@ -185,12 +188,12 @@ class Connection:
                 await self._room.park()
             if isinstance(received, bytes):
                 refusal = Reject("BAD_REQUEST", "binary payloads are unsupported")
-                self.reply(error_message(refusal, None))
+                self.writer.reply(error_message(refusal, None))
                 continue
             try:
                 said = decode_message(received, self._limits)
             except DalsegnoError as error:
-                self.reply(error_message(error, request_id_of(received)))
+                self.writer.reply(error_message(error, request_id_of(received)))
                 continue
             if isinstance(said, _COMMANDS):
                 await self._submit(Submission(said, self._service))
@@ -198,7 +201,7 @@ class Connection:
             try:
                 await self._act(said)
             except DalsegnoError as error:
-                self.reply(error_message(error, said.request_id))
+                self.writer.reply(error_message(error, said.request_id))
 
     async def _act(self, said: AnyMessage) -> None:
         """Do what is asked, if it is no command."""
@@ -210,12 +213,14 @@ class Connection:
             case UnsubscribeNote() | UnsubscribeWorkspace() | Unsubscribe():
                 self._unsubscribe(said)
             case Ping():
-                self.reply(message("pong", said.request_id, server_ts=self._service.world.now()))
+                self.writer.reply(
+                    message("pong", said.request_id, server_ts=self._service.world.now())
+                )
 
     async def _submit(self, submission: Submission) -> None:
         try:
             command = await submission.make(
-                user_id=str(self.user_id), role=self.role, reply=self._answered(submission)
+                user_id=self.user_id, role=self.role, reply=self._answered(submission)
             )
             slot = self._service.directory.slot(command.workspace_id)
             self._pending += 1
@@ -225,7 +230,7 @@ class Connection:
                 self._pending -= 1
                 raise
         except DalsegnoError as error:
-            self.reply(submission.show(error))
+            self.writer.reply(submission.show(error))
 
     def _answered(self, submission: Submission) -> Callable[[Receipt | DalsegnoError], None]:
         def reply(answer: Receipt | DalsegnoError) -> None:
@@ -233,9 +238,9 @@ class Connection:
             if self._room:
                 self._room.unpark()
             try:
-                self.reply(submission.show(answer))
+                self.writer.reply(submission.show(answer))
             except Exception:  # noqa: BLE001 - details that are no JSON, say
-                self._fail()
+                self.writer.fail()
 
         return reply
 
@@ -255,15 +260,12 @@ class Connection:
     async def _subscribe(self, subscribing: Subscribing) -> None:
         known = self._follows.get(subscribing.stream_id)
         if known is not None:
-            self.reply(subscribing.show_again(known))
+            self.writer.reply(subscribing.show_again(known))
             return
         if len(self._follows) >= self._limits.subscriptions_max:
             raise Reject("BAD_REQUEST", f"at most {self._limits.subscriptions_max} subscriptions")
-        follow = await subscribing.open(self)
-        self._follows[follow.subscription.stream_id] = follow
-        self._is_behind = True
-        self.reply(subscribing.show(follow))
-        self._write_on()
+        follow = await subscribing.open(self.writer, client_id=self.client_id, role=self.role)
+        self.writer.follow(follow, subscribing.show(follow))
 
     def _unsubscribe(self, said: UnsubscribeNote | UnsubscribeWorkspace | Unsubscribe) -> None:
         match said:
@@ -278,33 +280,21 @@ class Connection:
             raise Reject(
                 "NOT_SUBSCRIBED", "this connection does not follow it", stream_id=stream_id
             )
-        self._end(follow)
-        self._drop_events_of(follow.subscription)
-        self.reply(message("unsubscribed", said.request_id, stream_id=stream_id))
-
-    def _end(self, follow: Follow) -> None:
-        """Stop following; nothing of the stream is written after this step."""
-        del self._follows[follow.subscription.stream_id]
-        follow.hub.unregister(follow.subscription)
-        self._service.acks.close(follow.frontier)
-
-    def _drop_events_of(self, subscription: Subscription) -> None:
-        kept = [entry for entry in self._events if entry[0] is not subscription]
-        self._events_bytes = sum(frames.size for _, frames, _ in kept)
-        self._events = deque(kept)
+        self.writer.unfollow(follow)
+        self.writer.reply(message("unsubscribed", said.request_id, stream_id=stream_id))
 
     # ------------------------------------------------------------------------------ timers
 
     def tick(self, now: float, beat: Frames) -> None:
         """Do what is due by the clock: a heartbeat, a ping, or the end of a silent client."""
-        limits, transport = self._limits, self.transport
+        limits, transport, writer = self._limits, self.transport, self.writer
         if self._expires_at is not None and self._service.world.now() >= self._expires_at:
             self.close(Close.UNAUTHORIZED, "the session has expired")
             return
-        # While something is being written, the write deadline watches over the client; what it
-        # took is a sign of life, and a ping would have to wait behind the rest.
+        # While something is being sent, the write deadline watches over the client; what it took
+        # is a sign of life, and a ping would have to wait behind the rest.
         heard = max(transport.last_heard, transport.last_taken)
-        if now - heard > limits.client_timeout_s and not self._is_writing:
+        if now - heard > limits.client_timeout_s and not writer.is_sending:
             self.close(Close.NORMAL, "silent")
             return
         if self._pinged_at is not None and transport.last_pong >= self._pinged_at:
@@ -314,192 +304,10 @@ class Connection:
             return
         if now - self._last_beat >= limits.heartbeat_interval_s:
             self._last_beat = now
-            # One that has something to write anyway needs no sign of life.
-            if not self._is_writing and self._closing is None:
-                self._replies += beat.texts
-                self._replies_bytes += beat.size
-                self.flush_nowait()
+            # One that has something to take needs no sign of life.
+            if not writer.is_sending:
+                writer.reply(*beat.texts)
         is_due = now - transport.last_pong >= limits.ping_interval_s
-        if is_due and self._pinged_at is None and not self._is_writing:
+        if is_due and self._pinged_at is None and not writer.is_sending:
             self._pinged_at = now
             transport.ping_nowait()
-
-    # ----------------------------------------------------------------------------- writing
-
-    def reply(self, text: bytes) -> None:
-        """Put a reply into the outbox, and write it unless a commit is being published."""
-        if self._closing is not None:
-            return
-        self._replies.append(text)
-        self._replies_bytes += len(text)
-        if self._replies_bytes > self._limits.replies_bytes_max and len(self._replies) > 1:
-            self.close(Close.TRY_AGAIN, "replies are not read")
-            return
-        self._service.directory.delivery.touch(self)
-
-    def offer(self, subscription: Subscription, item: Published) -> None:
-        """Take what is due of a published item into the outbox."""
-        if self._closing is not None:
-            return
-        try:
-            self._offer(subscription, item)
-        except Exception:  # noqa: BLE001 - whoever publishes must not notice
-            self._fail()
-
-    def _offer(self, subscription: Subscription, item: Published) -> None:
-        before = subscription.sent
-        due = subscription.offer(item)
-        if due is None:
-            if not subscription.live:
-                self._is_behind = True
-                self._service.directory.delivery.touch(self)
-            return
-        view = subscription.view
-        assert view is not None, "chosen at subscribe"
-        try:
-            frames = item.frames(view) if due is item.events else Frames([view(e) for e in due])
-        except DalsegnoError as error:
-            self._end_with(subscription, error)
-            return
-        self._events.append((subscription, frames, before))
-        self._events_bytes += frames.size
-        if self._events_bytes > self._limits.outbox_bytes_max and self._is_writing:
-            self._fall_behind()
-        self._service.directory.delivery.touch(self)
-
-    def revoked(self, subscription: Subscription) -> None:
-        """End a subscription whose barrier was reached; one that is behind gets there later."""
-        if not subscription.live or self._closing is not None:
-            return
-        if self._is_writing:
-            # What waits could be dropped yet: let it be read from the store, and end after it.
-            waiting = [before for waits, _, before in self._events if waits is subscription]
-            self._drop_events_of(subscription)
-            subscription.fall_behind(min(waiting, default=subscription.sent))
-            self._is_behind = True
-        else:
-            self._end_with(subscription, _revoked())
-
-    def flush_nowait(self) -> None:
-        """Write what is due as far as that goes without waiting; a task does the rest."""
-        if self._is_writing or self._closing is not None:
-            return
-        if self._replies or self._events:
-            frames = self._take()
-            try:
-                if not self.transport.send_nowait(frames):
-                    self._write_on()
-                    return
-            except TransportClosedError:
-                self.close(Close.NORMAL, "the client is gone")
-                return
-            except Exception:  # noqa: BLE001 - whoever publishes must not notice
-                self._fail()
-                return
-        if self._is_behind:
-            self._write_on()
-
-    def _take(self) -> list[Frames]:
-        """Empty the outbox: replies first, then events."""
-        frames = [frames for _, frames, _ in self._events]
-        if self._replies:
-            frames.insert(0, Frames(tuple(self._replies)))
-        self._replies.clear()
-        self._events.clear()
-        self._replies_bytes = self._events_bytes = 0
-        return frames
-
-    def _fall_behind(self) -> None:
-        """Drop the events that wait; they are read from the store when there is room."""
-        kept: deque[tuple[Subscription, Frames, int]] = deque()
-        for entry in self._events:
-            subscription, _, before = entry
-            if subscription.stream_id in self._follows:
-                subscription.fall_behind(before)
-            else:
-                kept.append(entry)  # that it has ended is said only once
-        self._events = kept
-        self._events_bytes = 0
-        self._is_behind = True
-
-    def _write_on(self) -> None:
-        if not self._is_writing and self._nursery is not None and self._closing is None:
-            self._is_writing = True
-            self._nursery.start_soon(self._write)
-
-    async def _write(self) -> None:
-        """Write until there is nothing left to write and nobody is behind."""
-        try:
-            await self._flush()
-            while await self._write_some():
-                pass
-        except TransportClosedError:
-            self.close(Close.NORMAL, "the client is gone")
-        except trio.TooSlowError:
-            self.close(Close.TRY_AGAIN, "too slow")
-        except Exception:  # noqa: BLE001 - a fault here ends this connection alone
-            self._fail()
-        finally:
-            self._is_writing = False
-
-    async def _write_some(self) -> bool:
-        """Write what waits, or else the next page of somebody who is behind."""
-        if self._replies or self._events:
-            await self._send(self._take())
-            return True
-        for follow in self._follows.values():
-            if not follow.subscription.live:
-                await self._catch_up(follow)
-                return True
-        self._is_behind = False
-        return False
-
-    async def _catch_up(self, follow: Follow) -> None:
-        subscription = follow.subscription
-        view = subscription.view
-        assert view is not None, "chosen at subscribe"
-        try:
-            page = await read_page(self._service.store, follow.hub, subscription, self._limits)
-            texts = [view(event) for event in subscription.visible(page)]
-        except UnavailableError:
-            await trio.sleep(self._limits.backoff_first_s * (1 + self._service.world.random()))
-            return
-        except DalsegnoError as error:
-            _log.error("%r: %r: %s", self, subscription, error)
-            self._end_with(subscription, error)
-            return
-        if self._follows.get(subscription.stream_id) is not follow:
-            return  # unfollowed meanwhile, and perhaps followed again
-        if texts:
-            await self._send([Frames(texts)])
-        if subscription.live and subscription.last_visible is not None:
-            self._end_with(subscription, _revoked())
-
-    def _end_with(self, subscription: Subscription, error: DalsegnoError) -> None:
-        """End one stream, and say why behind the events that still go out."""
-        follow = self._follows.get(subscription.stream_id)
-        if follow is not None and follow.subscription is subscription:
-            self._end(follow)
-            text = error_message(error, None, stream_id=subscription.stream_id)
-            # Replies go first, so this is none of them.
-            self._events.append((subscription, Frames((text,)), subscription.sent))
-            self._service.directory.delivery.touch(self)
-
-    async def _send(self, frames: list[Frames]) -> None:
-        if not self.transport.send_nowait(frames):
-            await self._flush()
-
-    async def _flush(self) -> None:
-        """Wait until the client took all; whatever it takes gives it more time for the rest."""
-        deadline = trio.current_time() + self._limits.write_deadline_s
-        while True:
-            with trio.CancelScope(deadline=deadline):
-                await self.transport.flush()
-                return
-            deadline = self.transport.last_taken + self._limits.write_deadline_s
-            if deadline <= trio.current_time():
-                raise trio.TooSlowError
-
-
-def _revoked() -> Reject:
-    return Reject("ROLE_FORBIDDEN", "no longer a member")

@@ -16,6 +16,8 @@ from dalsegno.protocol import CorruptLogError, check_id
 from ._store import EntityWrite, SnapshotWrite
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from dalsegno.protocol import Domain, Index
 
     from ._store import StoredEntity
@@ -116,6 +118,17 @@ def entity_write(stream_id: str, entity: Entity, state: str | None) -> EntityWri
     )
 
 
+def state_write(stream_id: str, entity: Entity) -> EntityWrite:
+    """Write an entity's state alone, for `Store.write_states`."""
+    return EntityWrite(
+        stream_id=stream_id,
+        version=entity.version,
+        live=entity.state is not None,
+        state=entity.domain.encode_state(entity.state),
+        domain_version=entity.domain.version,
+    )
+
+
 class EntityCache:
     """Committed entities, the least recently used leave first; absent ones are remembered too."""
 
@@ -127,6 +140,10 @@ class EntityCache:
 
     def __len__(self) -> int:
         return len(self._entities)
+
+    def items(self) -> Iterable[tuple[str, Entity]]:
+        """Look at all of them, the least recently used first."""
+        return self._entities.items()
 
     @property
     def bytes(self) -> int:

@@ -1,8 +1,8 @@
 """Who listens to a workspace, and the one place where committed events leave it.
 
 A hub outlives the incarnations of its workspace.  Registering with it returns the published head
-in the same step, without the mailbox: what is at or below that head is read from the store, what is
-above it will be offered.  No lock and no buffer joins the two (DESIGN §5).
+in the same step, without the mailbox: what is at or below that head is read from the tail or from
+the store, what is above it will be offered.  No lock and no buffer joins the two (DESIGN §5).
 
 Publishing one commit:
 
@@ -10,71 +10,44 @@ Publishing one commit:
 2. the commands' answers go to their senders, so that who sent something hears of it first;
 3. each stream's events are offered to its readers, entities' streams before the workspace's;
 4. readers with something to write are flushed once each, and others run in between.
+
+Where the workspace is halted or moves to another node, the hub *ends*: every reader and everybody
+who waits for the head hears why, and what was kept for them is forgotten.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import trio
 
 from dalsegno.protocol import Published, workspace_stream
 
 from ._roles import MEMBER_REMOVED
+from ._tail import Tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from dalsegno.protocol import Event, Subscription
+    from dalsegno.protocol import DalsegnoError, Event, Subscription
+
+    from ._delivery import Delivery, Follower
 
 
-class Follower(Protocol):
-    """Who holds subscriptions: a connection, or a loop in the host's program."""
+@dataclass(frozen=True, slots=True)
+class HubStatistics:
+    """A workspace's readers at one moment."""
 
-    user_id: str | None
-    """Whose eyes these are; None for the host's own."""
-
-    def offer(self, subscription: Subscription, item: Published) -> None:
-        """Take what is due of an item; never waits, never raises."""
-
-    def revoked(self, subscription: Subscription) -> None:
-        """Notice that everything visible was offered; ends it unless it is behind."""
-
-    def flush_nowait(self) -> None:
-        """Write what is due, as far as that goes without waiting; never raises."""
-
-
-class Delivery:
-    """Collects those with something to write while a commit is published."""
-
-    def __init__(self, *, offers_per_yield: int) -> None:
-        self._dirty: dict[Follower, None] | None = None
-        self._offers_per_yield = offers_per_yield
-
-    def begin(self) -> None:
-        """Begin to collect; until `end`, which follows in the same step, nobody is flushed."""
-        assert self._dirty is None, "publishing does not nest"
-        self._dirty = {}
-
-    def touch(self, follower: Follower) -> None:
-        """Note that somebody has something to write, or write it at once."""
-        if self._dirty is None:
-            follower.flush_nowait()
-        else:
-            self._dirty[follower] = None
-
-    def end(self) -> Iterable[Follower]:
-        """Stop collecting; tell who is to be flushed."""
-        dirty, self._dirty = self._dirty, None
-        assert dirty is not None, "begun before"
-        return dirty
-
-    async def flush(self, dirty: Iterable[Follower]) -> None:
-        """Flush everybody once, and let others run in between."""
-        for count, follower in enumerate(dirty, 1):
-            follower.flush_nowait()
-            if count % self._offers_per_yield == 0:
-                await trio.lowlevel.cancel_shielded_checkpoint()
+    head: int
+    """The published head."""
+    streams: int
+    """Those that somebody follows."""
+    subscriptions: int
+    behind: int
+    """Subscriptions that are being caught up."""
+    tail: int
+    """Events in memory."""
 
 
 class Hub:
@@ -82,30 +55,94 @@ class Hub:
 
     def __init__(self, workspace_id: str, *, delivery: Delivery) -> None:
         self.workspace_id = workspace_id
+        self.stream_id = workspace_stream(workspace_id)
+        """The stream of all its events."""
         self.head = 0
         """The last published ``event_seq``; meaningful once `is_open`."""
         self.is_open = False
+        self.tail = Tail(workspace_id)
+        """The newest of what was published; it ends at the head."""
+        self.era = object()
+        """Whose pages may be shared: another one once the log may have been touched."""
         self._delivery = delivery
         self._streams: dict[str, dict[Subscription, Follower]] = {}
-        self._whole = workspace_stream(workspace_id)
         self._published = trio.lowlevel.ParkingLot()
+        self._ended: DalsegnoError | None = None
 
     def __repr__(self) -> str:
-        return f"<Hub {self.workspace_id} at {self.head}, {self.subscriptions} subscriptions>"
+        state = f"at {self.head}" if self.is_open else "closed"
+        return f"<Hub {self.workspace_id} {state}, {self.subscriptions} subscriptions>"
+
+    def statistics(self) -> HubStatistics:
+        """Tell who listens."""
+        every = [one for readers in self._streams.values() for one in readers]
+        return HubStatistics(
+            head=self.head,
+            streams=len(self._streams),
+            subscriptions=len(every),
+            behind=sum(not one.live for one in every),
+            tail=len(self.tail),
+        )
 
     @property
     def subscriptions(self) -> int:
         """How many subscriptions there are."""
         return sum(map(len, self._streams.values()))
 
+    @property
+    def is_used(self) -> bool:
+        """Whether there are subscriptions, or somebody waits for the head."""
+        return bool(self._streams) or bool(self._published)
+
+    # ------------------------------------------------------------------------------- the head
+
     def open(self, head: int) -> None:
-        """Begin at the head of the log as it was found."""
+        """Begin at the head of the log as it was found, at first and after `end`.
+
+        While there are readers the rest is published instead, so that they get it.
+        """
+        assert not self._streams, "readers get what was published, or hear of an end"
+        assert head >= self.head, "a log never goes back"
+        self.tail = self._delivery.tails.find(self.workspace_id, head)
         self.head = head
         self.is_open = True
+        self._ended = None
         self._published.unpark_all()
+
+    def end(self, error: DalsegnoError) -> None:
+        """End every subscription, and every wait for the head, with an error."""
+        self.is_open = False
+        self._ended = error
+        self._delivery.tails.forget(self.tail)
+        self.tail = Tail(self.workspace_id)
+        self.era = object()
+        streams, self._streams = self._streams, {}
+        self._delivery.begin()
+        for readers in streams.values():
+            for subscription, follower in readers.items():
+                subscription.ended = error
+                follower.ended(subscription, error)
+        for follower in self._delivery.end():
+            follower.flush_nowait()
+        self._published.unpark_all()
+
+    async def wait_head(self, event_seq: int) -> None:
+        """Wait until the hub is open, and an event and all before it are published.
+
+        Raises:
+            DalsegnoError: the hub ended meanwhile.
+
+        """
+        while not self.is_open or self.head < event_seq:
+            await self._published.park()
+            if self._ended is not None:
+                raise self._ended.with_traceback(None)
+
+    # ---------------------------------------------------------------------------- the readers
 
     def register(self, subscription: Subscription, follower: Follower) -> int:
         """Add a reader; return the published head of the workspace."""
+        assert self.is_open, "waited for"
         self._streams.setdefault(subscription.stream_id, {})[subscription] = follower
         return self.head
 
@@ -117,10 +154,7 @@ class Hub:
             if not readers:
                 del self._streams[subscription.stream_id]
 
-    async def wait_head(self, event_seq: int) -> None:
-        """Wait until the hub is open, and an event and all before it are published."""
-        while not self.is_open or self.head < event_seq:
-            await self._published.park()
+    # ----------------------------------------------------------------------------- publishing
 
     async def publish(self, events: Sequence[Event], answer: Callable[[], None]) -> None:
         """Publish what was committed; ``answer`` gives the answers that waited for it."""
@@ -135,8 +169,10 @@ class Hub:
     def _publish(self, events: Sequence[Event], answer: Callable[[], None]) -> None:
         revoked: list[tuple[Subscription, Follower]] = []
         if events:
+            assert self.is_open, "opened before"
             assert events[0].event_seq == self.head + 1, "published in order, without a gap"
             self.head = events[-1].event_seq
+            self._delivery.tails.extend(self.tail, events)
             revoked = self._revoke(events)
         answer()
         if events and self._streams:
@@ -146,15 +182,15 @@ class Hub:
 
     def _offer(self, events: Sequence[Event]) -> None:
         streams = self._streams
-        if len(streams) > (self._whole in streams):
+        if len(streams) > (self.stream_id in streams):
             by_stream: dict[str, list[Event]] = {}
             for event in events:
                 if event.stream_id in streams:
                     by_stream.setdefault(event.stream_id, []).append(event)
             for stream_id, its_events in by_stream.items():
                 self._offer_item(stream_id, Published(its_events, whole=False))
-        if self._whole in streams:
-            self._offer_item(self._whole, Published(events, whole=True))
+        if self.stream_id in streams:
+            self._offer_item(self.stream_id, Published(events, whole=True))
 
     def _offer_item(self, stream_id: str, item: Published) -> None:
         for subscription, follower in list(self._streams[stream_id].items()):

@@ -1,12 +1,14 @@
 """A host's own loop over a stream: the same subscription as a connection's, without a socket.
 
 The loop may be slow and may be left by ``break``.  What it has not taken yet is bounded as a
-connection's outbox is: past the bound it is dropped here and read again from the store.
+connection's outbox is: past the bound it is dropped here and read again, from the tail or the
+store.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import trio
@@ -14,14 +16,30 @@ import trio
 from dalsegno.protocol import Reject, Subscription, parse_cursor
 
 from ._catch_up import read_page
+from ._starting import check_not_ahead, read_length
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from dalsegno.protocol import Event, Published
+    from dalsegno.protocol import DalsegnoError, Event, Published
 
+    from ._hub import Hub
     from ._service import Service
+
+
+@dataclass(frozen=True, slots=True)
+class ListeningStatistics:
+    """A loop at one moment."""
+
+    given: int
+    """The last number that was put in front of it."""
+    is_live: bool
+    """Else it is behind, and reads pages."""
+    waiting: int
+    """Events that it has not taken yet …"""
+    waiting_bytes: int
+    """… and their payloads."""
 
 
 class Listening:
@@ -39,10 +57,12 @@ class Listening:
     ) -> None:
         self.user_id = user_id
         self._service = service
+        self._delivery = service.directory.delivery
         self._role = role
         self._after = after
         self._subscription = Subscription(workspace_id, stream_id)
-        self._slot = service.directory.slot(workspace_id)
+        self._hub: Hub | None = None
+        """Once it is entered."""
         self._events: deque[Event] = deque()
         self._bytes = 0
         self._wake = trio.Event()
@@ -51,26 +71,46 @@ class Listening:
     def __repr__(self) -> str:
         return f"<Listening {self._subscription!r}, {len(self._events)} waiting>"
 
+    def statistics(self) -> ListeningStatistics:
+        """Tell how it stands."""
+        return ListeningStatistics(
+            given=self._subscription.sent,
+            is_live=self._subscription.live,
+            waiting=len(self._events),
+            waiting_bytes=self._bytes,
+        )
+
     async def __aenter__(self) -> Self:
         """Begin to listen.
 
         Raises:
             Reject: ``ROLE_FORBIDDEN`` for a user who is no member, ``CURSOR_AHEAD``, or
                 ``BAD_REQUEST`` for what is no cursor.
+            WorkspaceMovedError: another node owns the workspace.
+            WorkspaceHaltedError: the log needs a repair first.
             UnavailableError: try again.
 
         """
-        subscription, hub = self._subscription, self._slot.hub
-        await self._slot.wait_open()
-        hub.register(subscription, self)
+        subscription = self._subscription
+        with self._service.directory.using(subscription.workspace_id) as slot:
+            await slot.wait_open()
+            hub = self._hub = slot.hub
+            hub.register(subscription, self)
         self._is_open = True
         try:
-            await self._check_role()
-            after = await self._checked_cursor()
+            # The program's own needs nothing of the store, and waits for nobody.
+            if subscription.whole and (self.user_id is None or self._role is not None):
+                head = hub.head
+            else:
+                async with self._delivery.subscribing:
+                    await self._check_role()
+                    head = await read_length(self._delivery, hub, subscription) or 0
+            after = head if self._after is None else parse_cursor(self._after).seq
+            check_not_ahead(subscription.stream_id, after, head)
         except BaseException:
             self._end()
             raise
-        subscription.begin(after)
+        subscription.begin(after, head)
         return self
 
     async def __aexit__(
@@ -91,19 +131,24 @@ class Listening:
 
         Raises:
             Reject: ``ROLE_FORBIDDEN`` after the last event that the user may see.
+            StaleCursorError: what follows is not kept any more.
+            WorkspaceMovedError: another node owns the workspace now; listen there.
+            WorkspaceHaltedError: the log needs a repair first; then listen again.
             UnavailableError: the store is away; ask again.
 
         """
         await trio.lowlevel.checkpoint()
+        subscription = self._subscription
         while not self._events:
             if not self._is_open:
                 raise StopAsyncIteration
-            if not self._subscription.live:
-                self._take(await self._read())
-            elif self._subscription.last_visible is not None:
+            subscription.check_not_ended()
+            if not subscription.live:
+                await self._read()
+            elif subscription.last_visible is not None:
                 self._end()
                 raise Reject(
-                    "ROLE_FORBIDDEN", "no longer a member", stream_id=self._subscription.stream_id
+                    "ROLE_FORBIDDEN", "no longer a member", stream_id=subscription.stream_id
                 )
             else:
                 self._wake = trio.Event()
@@ -129,6 +174,11 @@ class Listening:
         del subscription
         self._wake.set()
 
+    def ended(self, subscription: Subscription, error: DalsegnoError) -> None:
+        """Wake the loop: it gets what was offered before, and then the error."""
+        del subscription, error
+        self._wake.set()
+
     def flush_nowait(self) -> None:
         """Do nothing: the loop takes what it wants."""
 
@@ -137,10 +187,11 @@ class Listening:
             self._events.append(event)
             self._bytes += len(event.payload)
 
-    async def _read(self) -> Sequence[Event]:
-        return await read_page(
-            self._service.store, self._slot.hub, self._subscription, self._service.limits
-        )
+    async def _read(self) -> None:
+        assert self._hub is not None, "entered before"
+        read = await read_page(self._delivery, self._hub, self._subscription)
+        if read is not None:
+            self._take(read[1])
 
     async def _check_role(self) -> None:
         if self.user_id is None or self._role is not None:
@@ -149,28 +200,7 @@ class Listening:
         if await self._service.role_of(workspace_id, self.user_id) is None:
             raise Reject("ROLE_FORBIDDEN", "not a member of this workspace")
 
-    async def _checked_cursor(self) -> int:
-        head = await self._head()
-        after = head if self._after is None else parse_cursor(self._after).seq
-        if after > head:
-            raise Reject(
-                "CURSOR_AHEAD",
-                "the stream is not that long",
-                stream_id=self._subscription.stream_id,
-                event_seq=after,
-                latest_seq=head,
-            )
-        return after
-
-    async def _head(self) -> int:
-        subscription = self._subscription
-        if subscription.whole:
-            return self._slot.hub.head
-        versions = await self._service.store.read_versions(
-            subscription.workspace_id, [subscription.stream_id]
-        )
-        return versions.get(subscription.stream_id, 0)
-
     def _end(self) -> None:
         self._is_open = False
-        self._slot.hub.unregister(self._subscription)
+        if self._hub is not None:
+            self._hub.unregister(self._subscription)

@@ -93,7 +93,8 @@ class Mailbox(Generic[ItemT]):
         try:
             await admitted.wait()
         except trio.Cancelled:
-            # A wait that was over is not cancelled any more: the item is not in.
+            if admitted.is_set():
+                return  # let in while the cancellation was on its way here, which comes again
             del self._senders[admitted]
             self._let_in()
             raise

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
@@ -21,8 +22,12 @@ from dalsegno.protocol import (
 )
 
 from ._acks import AckFrontiers
+from ._bus import Alone
 from ._committer import Committer
 from ._directory import Directory
+from ._lease import Lease
+from ._repair import repair
+from ._supervisor import Supervisor
 from .domains.accounts import system_domains
 
 if TYPE_CHECKING:
@@ -30,10 +35,17 @@ if TYPE_CHECKING:
 
     from dalsegno.protocol import Domain, Limits
 
+    from ._acks import AckStatistics
+    from ._bus import Bus
     from ._command import Domains
+    from ._committer import CommitterStatistics
     from ._connection import Connection
+    from ._lease import LeaseStatistics
+    from ._repair import RepairReport
     from ._seams import World
-    from ._store import Store
+    from ._slot import SlotStatistics
+    from ._store import CursorKey, Store
+    from ._supervisor import ServiceStatistics
 
 _log = logging.getLogger("dalsegno.service")
 
@@ -48,6 +60,25 @@ def not_found(stream_id: str) -> Reject:
     return Reject(f"{kind.upper()}_NOT_FOUND", f"no such {kind}", stream_id=stream_id)
 
 
+class Sweep(Protocol):
+    """Something that grows old in the store."""
+
+    async def __call__(self, *, limit: int) -> int:
+        """Forget at most ``limit`` rows, and tell how many went; raises `UnavailableError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A runtime at one moment."""
+
+    connections: int
+    workspaces: dict[str, SlotStatistics]
+    committer: CommitterStatistics
+    acks: AckStatistics
+    lease: LeaseStatistics
+    services: list[ServiceStatistics]
+
+
 class Service:
     """The actors of one runtime: made together, run together, ended together."""
 
@@ -59,7 +90,26 @@ class Service:
         node_id: str,
         world: World,
         limits: Limits,
+        address: str | None = None,
+        version: str = "",
+        bus: Bus | None = None,
+        sweeps: Sequence[Sweep] = (),
     ) -> None:
+        """Make them.
+
+        Args:
+            store: the log.
+            domains: what the workspaces are about.
+            node_id: which node this is, the same over restarts.
+            world: wall time, randomness and ids.
+            limits: every bound.
+            address: where others find this node; told to those who ask here for what it owns.
+            version: of the program; with the domains' versions it tells code that halted a
+                workspace from code that may try it again.
+            bus: tells other nodes of commits; None where there are none.
+            sweeps: what else is to be kept from growing.
+
+        """
         self.store = store
         self.world = world
         self.limits = limits
@@ -67,13 +117,31 @@ class Service:
         self.views = Views(self.domains)
         self.committer = Committer(store, world=world, limits=limits)
         self.acks = AckFrontiers(store, limits=limits)
+        self.lease = Lease(
+            store, node_id=node_id, incarnation=world.new_id(), address=address, limits=limits
+        )
         self.directory = Directory(
             store,
             committer=self.committer,
+            lease=self.lease,
             domains=self.domains,
-            node_id=node_id,
+            code=_code(version, domains),
+            bus=bus or Alone(),
             world=world,
             limits=limits,
+        )
+        self._sweeps = (store.sweep_results, *sweeps)
+        self.supervisor = Supervisor(
+            [
+                ("directory", self.directory.run),
+                ("committer", self.committer.run),
+                ("acks", self.acks.run),
+                ("lease", self._keep_lease),
+                ("beat", self._beat),
+                ("sweep", self._sweep),
+            ],
+            failures_max=limits.service_failures_max,
+            window_s=limits.service_window_s,
         )
         self._places: OrderedDict[str, str] = OrderedDict()
         """The workspaces of entities; those in use last stay longest."""
@@ -94,21 +162,39 @@ class Service:
     def __repr__(self) -> str:
         return f"<Service {self.directory!r}, {len(self.connections)} connections>"
 
+    def statistics(self) -> Statistics:
+        """Tell how everything stands."""
+        return Statistics(
+            connections=len(self.connections),
+            workspaces=self.directory.statistics(),
+            committer=self.committer.statistics(),
+            acks=self.acks.statistics(),
+            lease=self.lease.statistics(),
+            services=self.supervisor.statistics(),
+        )
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run the actors until cancelled: services first, and last to go."""
-        async with trio.open_nursery() as services:
-            services.start_soon(self.committer.run)
-            services.start_soon(self.acks.run)
-            services.start_soon(self._beat)
-            services.start_soon(self._sweep)
-            try:
-                await services.start(self.directory.run)
-                task_status.started()
-                await trio.sleep_forever()
-            finally:
-                # It was drained before, within its bound; a frozen database gets no second one.
-                self.committer.give_up()
-                services.cancel_scope.cancel(reason="the runtime ends")
+        """Run the actors until cancelled.
+
+        Raises:
+            StoreUnavailableError: at the start: the store is away.
+            ServiceFailedError: a shared service failed too often, or another process is this node.
+
+        """
+        await self.lease.take()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._give_up_at_the_end)
+            await self.supervisor.run(task_status=task_status)
+
+    async def _give_up_at_the_end(self) -> None:
+        """Let the committer go once the runtime ends: it was drained before, within its bound.
+
+        It shields its statement, and a frozen database gets no second bound.
+        """
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.committer.give_up()
 
     @property
     def is_draining(self) -> bool:
@@ -116,9 +202,23 @@ class Service:
         return self.directory.is_draining
 
     async def drain(self) -> None:
-        """Settle what was taken and write what was acked; the caller bounds it."""
+        """Settle what was taken, write what was acked, leave the rest to others; bound it.
+
+        Raises:
+            UnavailableError: the store is away: acks come again, and others wait for the lease.
+
+        """
         await self.directory.drain()
-        await self.acks.flush()
+        try:
+            await self.acks.flush()
+        finally:
+            await self.lease.end()
+
+    async def _keep_lease(self, *, task_status: trio.TaskStatus[None]) -> None:
+        directory = self.directory
+        await self.lease.keep(
+            directory.compare, directory.tell_store_returned, task_status=task_status
+        )
 
     # ---------------------------------------------------------------------------- looking up
 
@@ -184,6 +284,14 @@ class Service:
             self._places.popitem(last=False)
         return places[0]
 
+    async def repair(self, workspace_id: str, *, actor: str) -> RepairReport:
+        """Check a workspace's log, and open the workspace again if it was halted; see `repair`."""
+        report = await repair(
+            self.store, self.domains, workspace_id, actor=actor, limits=self.limits
+        )
+        self.directory.reopen(workspace_id)
+        return report
+
     # ------------------------------------------------------------------------------ closing
 
     def close_session(self, session_id: bytes, code: Close, reason: str) -> None:
@@ -199,8 +307,9 @@ class Service:
 
     # ------------------------------------------------------------------------------- timers
 
-    async def _beat(self) -> None:
+    async def _beat(self, *, task_status: trio.TaskStatus[None]) -> None:
         """One timer for all connections: heartbeats, pings and their deadlines."""
+        task_status.started()
         while True:
             await trio.sleep(min(_TICK_S, self.limits.heartbeat_interval_s / 4))
             now = trio.current_time()
@@ -208,14 +317,28 @@ class Service:
             for connection in list(self.connections):
                 connection.tick(now, beat)
 
-    async def _sweep(self) -> None:
-        """Remove expired answers of idempotency keys, a few at a time."""
+    async def _sweep(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Forget what is too old, a few rows at a time and never two nodes' worth at once."""
+        task_status.started()
+        cursor: CursorKey | None = None
         while True:
-            await trio.sleep(_SWEEP_S)
-            swept = _SWEEP_ROWS
+            await trio.sleep(_SWEEP_S * (1 + self.world.random()))
             try:
-                while swept == _SWEEP_ROWS:
-                    swept = await self.store.sweep_results(limit=_SWEEP_ROWS)
-                    await trio.sleep(self.limits.ack_flush_s)
+                for sweep in self._sweeps:
+                    await self._sweep_all(sweep)
+                cursor = await self.store.sweep_cursors(
+                    cursor, limit=_SWEEP_ROWS, unused_s=self.limits.cursor_unused_s
+                )
             except UnavailableError as error:
-                _log.warning("expired answers were not swept: %s", error)
+                _log.warning("what is too old was not swept: %s", error)
+
+    async def _sweep_all(self, sweep: Sweep) -> None:
+        swept = _SWEEP_ROWS
+        while swept == _SWEEP_ROWS:
+            swept = await sweep(limit=_SWEEP_ROWS)
+            await trio.sleep(self.limits.ack_flush_s)
+
+
+def _code(version: str, domains: Sequence[Domain[Any, Any, Any]]) -> str:
+    """Name what folds a log here."""
+    return " ".join([version, *sorted(f"{domain.name}:{domain.version}" for domain in domains)])

@@ -404,6 +404,11 @@ class Speculation:
             or entity.lag_bytes >= self._limits.state_lag_bytes_max
         )
 
+    def lagging(self) -> list[tuple[str, Entity]]:
+        """Tell the committed entities whose stored state is older than they are."""
+        entities = self.entities.items()
+        return [(s, entity) for s, entity in entities if entity.stored_version < entity.version]
+
     def settle(self) -> Forming:
         """Make the batch in flight, which was committed, the committed state."""
         done, self.in_flight = self.in_flight, None

@@ -2,6 +2,8 @@
 
 The order matters.  The reader is registered with the hub first, and only then its role is read: a
 revocation before that step is seen by the reading, one after it becomes a barrier (I8).
+
+What has to be looked up in the store is looked up by so many at a time, in order of arrival.
 """
 
 from __future__ import annotations
@@ -10,12 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dalsegno.protocol import (
-    CHAIN_START,
-    SEQ_MAX,
     SYSTEM_WORKSPACE,
     Cursor,
     Reject,
-    StaleCursorError,
     Subscribe,
     SubscribeNote,
     Subscription,
@@ -28,13 +27,14 @@ from dalsegno.protocol import (
 )
 
 from ._service import not_found
+from ._starting import check_cursor, check_not_ahead, read_length
 from ._store import CursorKey
 
 if TYPE_CHECKING:
-    from dalsegno.protocol import Event, SubscribeWorkspace
+    from dalsegno.protocol import SubscribeWorkspace
 
     from ._acks import Frontier
-    from ._connection import Connection
+    from ._delivery import Follower
     from ._hub import Hub
     from ._service import Service
 
@@ -48,8 +48,8 @@ class Follow:
     frontier: Frontier
     head: int
     """The stream's last number when it began."""
-    chain: int
-    """The chain at the cursor it began after."""
+    chain: int | None
+    """The chain at the cursor it began after; None where that event is not kept any more."""
 
 
 class Subscribing:
@@ -65,50 +65,65 @@ class Subscribing:
         check_id(self.stream_id, chars_max=service.limits.id_chars_max + 70)
         check_id(said.client_id, chars_max=service.limits.id_chars_max, what="client id")
 
-    async def open(self, connection: Connection) -> Follow:
+    async def open(self, follower: Follower, *, client_id: str, role: str | None) -> Follow:
         """Register and look up what the first answer says.
+
+        Args:
+            follower: whose subscription it will be.
+            client_id: whose cursor to begin at, unless the message names another client.
+            role: asserted by the host; None where the workspace's log tells it.
 
         Raises:
             Reject: ``…_NOT_FOUND``, ``ROLE_FORBIDDEN``, ``CURSOR_AHEAD``, ``CURSOR_DIVERGED`` or
                 ``BAD_REQUEST``; nothing is left behind.
             StaleCursorError: what follows the cursor is not kept any more (§1.2.5 b).
+            WorkspaceMovedError: another node owns the workspace.
+            WorkspaceHaltedError: the log needs a repair first.
             UnavailableError: try again.
 
         """
-        user_id = str(connection.user_id)
-        workspace_id = await self._workspace_id()
-        slot = self._service.directory.slot(workspace_id)
-        await slot.wait_open()
+        delivery = self._service.directory.delivery
+        async with delivery.subscribing:
+            workspace_id = await self._workspace_id()
         subscription = Subscription(workspace_id, self.stream_id)
         subscription.view = self._service.views.of(subscription, generic=self._generic)
-        slot.hub.register(subscription, connection)
+        with self._service.directory.using(workspace_id) as slot:
+            await slot.wait_open()
+            hub = slot.hub
+            hub.register(subscription, follower)
+        key = CursorKey(
+            str(follower.user_id), self._client_id(client_id), workspace_id, self.stream_id
+        )
         frontier: Frontier | None = None
         try:
-            await self._check_role(workspace_id, user_id, connection.role)
-            head = await self._head(subscription, slot.hub)
-            key = CursorKey(user_id, self._client_id(connection), workspace_id, self.stream_id)
-            frontier = await self._service.acks.open(key)
-            cursor = self._cursor(frontier)
-            chain = await self._check_cursor(subscription, cursor, head)
+            # Not while the workspace opens: one that hangs would keep others from subscribing.
+            async with delivery.subscribing:
+                await self._check_role(workspace_id, key.user_id, role)
+                head = await self._head(subscription, hub)
+                frontier = await self._service.acks.open(key)
+                cursor = self._cursor(frontier)
+                check_not_ahead(self.stream_id, cursor.seq, head)
+                chain = await check_cursor(delivery, hub, subscription, cursor)
+            subscription.check_not_ended()
         except BaseException:
-            slot.hub.unregister(subscription)
+            hub.unregister(subscription)
             if frontier is not None:
                 self._service.acks.close(frontier)
             raise
-        subscription.begin(cursor.seq)
-        return Follow(subscription, slot.hub, frontier, head, chain)
+        subscription.begin(cursor.seq, head)
+        return Follow(subscription, hub, frontier, head, chain)
 
     def show(self, follow: Follow) -> bytes:
         """Show the first answer; the replay follows it."""
-        return self._show(follow, follow.subscription.start, follow.head, follow.chain)
+        return self._show(follow, follow.subscription.start, follow.head)
 
     def show_again(self, follow: Follow) -> bytes:
         """Show the answer to a second subscribe, which changes nothing (X-SUB-7)."""
         subscription = follow.subscription
         head = follow.hub.head if subscription.whole else max(follow.head, subscription.sent)
-        return self._show(follow, subscription.start, head, follow.chain)
+        return self._show(follow, subscription.start, head)
 
-    def _show(self, follow: Follow, cursor: int, head: int, chain: int) -> bytes:
+    def _show(self, follow: Follow, cursor: int, head: int) -> bytes:
         said = self._said
         stream_id = follow.subscription.stream_id
         if self._generic:
@@ -119,7 +134,7 @@ class Subscribing:
                 workspace_id=follow.subscription.workspace_id,
                 head=head,
                 cursor=cursor,
-                chain=chain_text(chain),
+                chain=None if follow.chain is None else chain_text(follow.chain),
             )
         return message(
             "subscribed",
@@ -153,70 +168,19 @@ class Subscribing:
             raise not_found(self.stream_id)
         raise Reject("ROLE_FORBIDDEN", "not a member", stream_id=self.stream_id)
 
-    def _client_id(self, connection: Connection) -> str:
-        return connection.client_id if self._said.client_id == "default" else self._said.client_id
+    def _client_id(self, connections: str) -> str:
+        return connections if self._said.client_id == "default" else self._said.client_id
 
     def _cursor(self, frontier: Frontier) -> Cursor:
         given = self._said.cursor
         return Cursor(frontier.acked) if given is None else parse_cursor(given)
 
     async def _head(self, subscription: Subscription, hub: Hub) -> int:
-        if subscription.whole:
-            return hub.head
-        versions = await self._service.store.read_versions(
-            subscription.workspace_id, [subscription.stream_id]
-        )
-        if subscription.stream_id not in versions:
+        length = await read_length(self._service.directory.delivery, hub, subscription)
+        if length is None:
             kind = subscription.stream_id.partition(":")[0]
             raise Reject(f"{kind.upper()}_NOT_FOUND", f"no such {kind}", stream_id=self.stream_id)
-        return versions[subscription.stream_id]
-
-    async def _check_cursor(self, subscription: Subscription, cursor: Cursor, head: int) -> int:
-        """Check that the cursor is of this history; tell the chain there."""
-        if cursor.seq > head:
-            raise Reject(
-                "CURSOR_AHEAD",
-                "the stream is not that long",
-                stream_id=self.stream_id,
-                event_seq=cursor.seq,
-                latest_seq=head,
-            )
-        if cursor.seq == 0:
-            chain = CHAIN_START
-        else:
-            event = await self._event_at(subscription, cursor.seq)
-            chain = event.chain
-        if cursor.chain is not None and cursor.chain != chain:
-            raise Reject(
-                "CURSOR_DIVERGED",
-                "this cursor is of another history: start again from the state",
-                stream_id=self.stream_id,
-                cursor=str(cursor),
-            )
-        return chain
-
-    async def _event_at(self, subscription: Subscription, seq: int) -> Event:
-        store = self._service.store
-        workspace_id = subscription.workspace_id
-        if subscription.whole:
-            found = await store.read_events(workspace_id, seq, to_seq=seq, limit=1, bytes_max=1)
-        else:
-            found = await store.read_stream(
-                workspace_id,
-                self.stream_id,
-                seq,
-                to_event_seq=SEQ_MAX,
-                limit=1,
-                bytes_max=1,
-            )
-        if not found:
-            raise StaleCursorError(
-                "what follows this cursor is not kept any more",
-                stream_id=self.stream_id,
-                requested_cursor=seq,
-                recovery="resubscribe_full",
-            )
-        return found[0]
+        return length
 
 
 def _stream_of(said: SubscribeNote | SubscribeWorkspace | Subscribe) -> str:

@@ -12,6 +12,7 @@ written waits in ``unresolved`` until the next incarnation has fenced this one a
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import trio
@@ -19,13 +20,17 @@ import trio
 from dalsegno.protocol import (
     CorruptLogError,
     DalsegnoError,
+    FencedError,
     InternalError,
     OutcomeUnknownError,
     Past,
+    StoreUnavailableError,
+    UnavailableError,
     WorkspaceHaltedError,
+    WorkspaceMovedError,
 )
 
-from ._entity import load_entity
+from ._entity import load_entity, state_write
 from ._speculation import Speculation
 from ._store import BatchRejectedError, Head
 
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
 
     from dalsegno.protocol import Limits
 
+    from ._bus import Bus
     from ._command import Command
     from ._committer import Committer
     from ._entity import Entity
@@ -41,7 +47,9 @@ if TYPE_CHECKING:
     from ._mailbox import Mailbox
     from ._seams import World
     from ._speculation import Forming
-    from ._store import Store
+    from ._store import EntityWrite, Store
+
+_log = logging.getLogger("dalsegno.workspace")
 
 
 class Incarnation:
@@ -56,8 +64,11 @@ class Incarnation:
         hub: Hub,
         store: Store,
         committer: Committer,
+        bus: Bus,
+        activating: trio.CapacityLimiter,
         owner_of: Callable[[str], Awaitable[str | None]],
         node_id: str,
+        code: str,
         world: World,
         limits: Limits,
     ) -> None:
@@ -69,8 +80,11 @@ class Incarnation:
         self._hub = hub
         self._store = store
         self._committer = committer
+        self._bus = bus
+        self._activating = activating
         self._owner_of = owner_of
         self._node_id = node_id
+        self._code = code
         self._world = world
         self._limits = limits
         self._speculation: Speculation | None = None
@@ -79,6 +93,8 @@ class Incarnation:
         self._is_sent = False
         """Whether the batch in flight may have reached the store."""
         self._in_hand: list[Command] = []
+        self._scope = trio.CancelScope()
+        self._stopped_for: DalsegnoError | None = None
         self._decided = trio.lowlevel.ParkingLot()
         self._settled = trio.lowlevel.ParkingLot()
 
@@ -93,13 +109,21 @@ class Incarnation:
 
     def committed(self, stream_id: str) -> Entity | None:
         """Look at an entity as it is committed; None where it is not in memory."""
-        return None if self._speculation is None else self._speculation.entities.get(stream_id)
+        if self._speculation is None or self._scope.cancel_called:
+            return None
+        return self._speculation.entities.get(stream_id)
+
+    def stop(self, failure: DalsegnoError | None = None) -> None:
+        """End it: `run` raises ``failure``, or returns where there is none."""
+        self._stopped_for = self._stopped_for or failure
+        self._scope.cancel(reason="stopped")
 
     async def run(self) -> None:
-        """Take commands until cancelled, or until it has to end.
+        """Take commands until cancelled or stopped, or until it has to end.
 
         Raises:
             FencedError: another incarnation owns the workspace now.
+            WorkspaceMovedError: another node does; what was unresolved here is answered.
             LiveKeyError: decide again.
             WorkspaceHaltedError: the log cannot be read, or was halted.
             BatchRejectedError: the store refused a batch; its commands have `InternalError`.
@@ -108,23 +132,33 @@ class Incarnation:
 
         """
         try:
-            self._speculation = await self._open()
-            self.ready.set()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._decide)
-                nursery.start_soon(self._commit)
+            with self._scope:
+                async with self._activating:
+                    self._speculation = await self._open()
+                self.ready.set()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._decide)
+                    nursery.start_soon(self._commit)
         finally:
             self._leave_behind()
+        if self._stopped_for is not None:
+            raise self._stopped_for
 
     # ------------------------------------------------------------------------------ opening
 
     async def _open(self) -> Speculation:
         head = await self._store.acquire(self.workspace_id, self._node_id, create=False)
         self._is_new = head is None
-        head = head or Head(workspace_id=self.workspace_id, epoch=0, owner=None)
+        head = head or Head(workspace_id=self.workspace_id, epoch=0, owner=self._node_id)
+        if head.owner != self._node_id:
+            # It was taken over, so nothing sent from here can be written any more: what the log
+            # says of the unresolved is final (I4).
+            moved = await self._moved(head.owner)
+            await self._resolve(moved)
+            raise moved
         self._epoch = head.epoch
         if head.halted_reason is not None:
-            raise WorkspaceHaltedError(head.halted_reason)
+            await self._try_again(head)
         # Events first: whoever hears that its command took effect can read what it did.
         await self._publish_rest(head)
         await self._resolve()
@@ -135,8 +169,28 @@ class Incarnation:
             limits=self._limits,
         )
 
-    async def _resolve(self) -> None:
-        """Answer what an earlier incarnation left open, now that it is fenced (I4)."""
+    async def _moved(self, owner: str | None) -> WorkspaceMovedError:
+        node = None if owner is None else await self._store.find_node(owner)
+        if node is None:
+            return WorkspaceMovedError(owner)
+        return WorkspaceMovedError(owner, address=node.address, retry_after_s=node.expires_in_s)
+
+    async def _try_again(self, head: Head) -> None:
+        """Open a halted workspace once more where other code than that which halted it runs."""
+        if head.halted_code == self._code:
+            raise WorkspaceHaltedError(str(head.halted_reason))
+        await self._store.resume(
+            self.workspace_id,
+            head.epoch,
+            actor=self._node_id,
+            detail=f"tried again by {self._code}, after: {head.halted_reason}",
+        )
+
+    async def _resolve(self, moved: WorkspaceMovedError | None = None) -> None:
+        """Answer what an earlier incarnation left open, now that it is fenced (I4).
+
+        What was not applied is decided again, or hears where the workspace is now.
+        """
         if not self._unresolved:
             return
         ids = [command.command_id for command in self._unresolved]
@@ -152,6 +206,8 @@ class Incarnation:
                 own = [e.stream_seq for e in events if e.stream_id == command.stream_id]
                 version = max(own) if own else versions.get(command.stream_id, 0)
                 command.answer(command.receipt(events[-1].event_seq, version))
+            elif moved is not None:
+                command.answer(moved)
             else:
                 again.append(command)
         self._unresolved.clear()
@@ -232,11 +288,18 @@ class Incarnation:
             speculation.settle()
             self._settled.unpark_all()
             await self._hub.publish(forming.events, forming.give_answers)
+            if forming.events:
+                self._bus.announce(self.workspace_id, forming.events[-1].event_seq)
 
     async def _append(self, speculation: Speculation, forming: Forming) -> None:
         if self._is_new:
             head = await self._store.acquire(self.workspace_id, self._node_id, create=True)
-            assert head is not None, "created where it was absent"
+            if head is None:
+                raise StoreUnavailableError("another node is making this workspace")
+            if head.owner != self._node_id:
+                raise await self._moved(head.owner)
+            if head.head_seq > 0:
+                raise FencedError("another node has written to this workspace meanwhile")
             speculation.epoch = head.epoch
             self._is_new = False
         batch = speculation.batch(forming)
@@ -258,6 +321,24 @@ class Incarnation:
         self._is_sent = False
 
     # -------------------------------------------------------------------------------- ending
+
+    async def store_states(self) -> None:
+        """Store the states that lag, once it has ended idle, so that waking folds little.
+
+        A command that comes meanwhile waits no longer than for one write.
+        """
+        writes = [] if self._speculation is None else self._speculation.lagging()
+        try:
+            while writes and not self._mailbox:
+                size = 0
+                several: list[EntityWrite] = []
+                while writes and (not several or size < self._limits.batch_bytes_max):
+                    several.append(state_write(*writes.pop()))
+                    size += len(several[-1].state or "")
+                if not await self._store.write_states(self.workspace_id, self.epoch, several):
+                    return
+        except UnavailableError as error:
+            _log.info("%s: states were not stored: %s", self.workspace_id, error)
 
     @property
     def is_idle(self) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from dalsegno.actors import Service
+from dalsegno.actors import Service, first_of
 from dalsegno.actors.domains.accounts import account_domains
 from dalsegno.protocol import (
     SYSTEM_WORKSPACE,
@@ -16,20 +17,22 @@ from dalsegno.protocol import (
     Domain,
     DomainError,
     Limits,
+    Reject,
     UnavailableError,
     check_workspace_id,
 )
 
+from ._node import is_node_id, node_id_in
 from ._seams import WORLD
 from ._workspace import Workspace
-from .store import PostgresStore, connect, hold_exclusively, migrate
+from .store import PostgresStore, connect, migrate
 from .store._embedded import open_embedded
 from .store._memory_accounts import MemoryAccounts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from dalsegno.actors import Store, World
+    from dalsegno.actors import Statistics, Store, World
 
     from ._account_store import AccountStore
 
@@ -56,6 +59,8 @@ class Runtime:
         *,
         domains: Sequence[Domain[Any, Any, Any]] = (),
         data_dir: Path | str = ".dalsegno",
+        node_id: str | None = None,
+        address: str | None = None,
         limits: Limits | None = None,
         world: World = WORLD,
         store: Store | None = None,
@@ -68,13 +73,17 @@ class Runtime:
             database: a DSN, ``postgresql://…``; None starts an embedded PostgreSQL.
             domains: what the workspaces are about; accounts and memberships are always there.
             data_dir: where the embedded PostgreSQL lives; made if it is not there.
+            node_id: which node this is, 1 to 64 of ``[A-Za-z0-9_.-]``.  A node that comes back
+                under its id has its workspaces back at once; under another one they wait until its
+                lease has run out, unless it was drained.  None: the one kept in ``data_dir``, or,
+                with a database of one's own, a new one.
+            address: where others find this node; told to those who ask here for what it owns.
             limits: every bound; the defaults have their reasons beside them.
             world: wall time, randomness and ids.
             store: any other store, instead of a database.
 
         Raises:
             DomainError: a domain is not complete, or cannot read what was written before.
-            DatabaseInUseError: another runtime has this database.
             StoreUnavailableError: the database cannot be reached.
             RuntimeFailedError: on the way out: a part that all stand on failed for good.
 
@@ -82,20 +91,31 @@ class Runtime:
         limits = limits or Limits()
         everything = (*account_domains, *domains)
         _check(everything)
+        if node_id is not None and not is_node_id(node_id):
+            raise Reject("BAD_REQUEST", "a node id has 1 to 64 of [A-Za-z0-9_.-]")
         async with AsyncExitStack() as stack:
             accounts: AccountStore
             if store is None:
                 dsn = database
                 if dsn is None:
                     dsn = (await stack.enter_async_context(open_embedded(Path(data_dir)))).dsn
-                await stack.enter_async_context(hold_exclusively(dsn))
+                    node_id = node_id or node_id_in(Path(data_dir))
                 await _migrate(dsn)
                 postgres = await stack.enter_async_context(PostgresStore.open(dsn, limits=limits))
                 store, accounts = postgres, postgres.accounts
             else:
                 accounts = MemoryAccounts(world)
             await _check_readable(store, everything)
-            service = Service(store, everything, node_id=world.new_id(), world=world, limits=limits)
+            service = Service(
+                store,
+                everything,
+                node_id=node_id or world.new_id(),
+                address=address,
+                world=world,
+                limits=limits,
+                version=version("dalsegno"),
+                sweeps=[accounts.sweep_sessions],
+            )
             async with _running(service, limits):
                 yield cls(service, accounts)
 
@@ -118,6 +138,10 @@ class Runtime:
     def system(self) -> Workspace:
         """The reserved workspace of users and workspaces."""
         return Workspace(self.service, SYSTEM_WORKSPACE)
+
+    def statistics(self) -> Statistics:
+        """Tell how everything stands."""
+        return self.service.statistics()
 
     async def drain(self) -> None:
         """Refuse new commands, settle what was taken, write what was acked; bound it."""
@@ -158,7 +182,10 @@ async def _running(service: Service, limits: Limits) -> AsyncIterator[None]:
                         await _drain(service)
                 nursery.cancel_scope.cancel(reason="the runtime closes")
     except ExceptionGroup as group:
-        raise RuntimeFailedError("a service failed") from group
+        failure = first_of(group)
+        if isinstance(failure, UnavailableError):
+            raise failure from None  # it never began
+        raise RuntimeFailedError(f"a service failed: {failure}") from group
     if raised is not None:
         raise raised
 

@@ -13,7 +13,7 @@ from dalsegno.protocol import SYSTEM, CorruptLogError, DalsegnoError, Event, Pri
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from dalsegno.actors import Entity, EntityItem, Service
+    from dalsegno.actors import Entity, EntityItem, RepairReport, Service
     from dalsegno.protocol import Domain
 
 StateT = TypeVar("StateT", bound=msgspec.Struct)
@@ -122,7 +122,8 @@ class Workspace:
         """Read an entity with its version; None where it never existed.  See `get`."""
         await self._check_role()
         if min_seq is not None:
-            await self._service.directory.slot(self.id).wait_open(min_seq)
+            with self._service.directory.using(self.id) as slot:
+                await slot.wait_open(min_seq)
         return await self._service.directory.look(self.id, domain, entity_id)
 
     async def entities(
@@ -142,14 +143,11 @@ class Workspace:
 
     async def events(self, *, after: int = 0, limit: int = 100) -> list[Event]:
         """Read a page of the log; concatenated pages are the whole log (X-REP-7)."""
-        await self._check_role()
-        slot = self._service.directory.slot(self.id)
-        await slot.wait_open()
         limits = self._service.limits
         return await self._service.store.read_events(
             self.id,
             after + 1,
-            to_seq=slot.hub.head,
+            to_seq=await self.head(),
             limit=min(limit, limits.list_limit_max),
             bytes_max=limits.page_bytes_max,
         )
@@ -157,9 +155,26 @@ class Workspace:
     async def head(self) -> int:
         """Tell the published head: the number of the last event."""
         await self._check_role()
-        slot = self._service.directory.slot(self.id)
-        await slot.wait_open()
-        return slot.hub.head
+        with self._service.directory.using(self.id) as slot:
+            await slot.wait_open()
+            return slot.hub.head
+
+    async def repair(self) -> RepairReport:
+        """Check the log from its first event to its last, and lift a halt marker; audited.
+
+        Raises:
+            Reject: ``ROLE_FORBIDDEN`` unless the program, an owner or an admin asks;
+                ``WORKSPACE_NOT_FOUND``.
+            WorkspaceHaltedError: what is wrong; the workspace stays halted.
+            UnavailableError: the store is away, or the workspace was written to meanwhile.
+
+        """
+        user_id, role = self.principal.user_id, self.principal.role
+        if user_id is not None:
+            role = role or await self.role_of(user_id)
+            if role not in {"owner", "admin"}:
+                raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
+        return await self._service.repair(self.id, actor=user_id or "program")
 
     async def role_of(self, user_id: str) -> str | None:
         """Tell a user's role as it is committed; None for who is no member."""

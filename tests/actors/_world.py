@@ -15,6 +15,7 @@ import trio
 
 from dalsegno.actors import (
     Batch,
+    EntityWrite,
     Head,
     Receipt,
     Service,
@@ -87,9 +88,27 @@ class FaultyStore(MemoryStore):
         if method in self.before:
             await self.before[method]()
 
+    async def beat(
+        self, node_id: str, incarnation: str, *, address: str | None, lease_s: float, first: bool
+    ) -> float | None:
+        await self._before("beat")
+        return await super().beat(
+            node_id, incarnation, address=address, lease_s=lease_s, first=first
+        )
+
     async def acquire(self, workspace_id: str, owner: str, *, create: bool) -> Head | None:
         await self._before("acquire")
         return await super().acquire(workspace_id, owner, create=create)
+
+    async def write_states(
+        self, workspace_id: str, epoch: int, entities: Sequence[EntityWrite]
+    ) -> bool:
+        await self._before("write_states")
+        return await super().write_states(workspace_id, epoch, entities)
+
+    async def release(self, workspace_id: str, epoch: int) -> bool:
+        await self._before("release")
+        return await super().release(workspace_id, epoch)
 
     async def load_entities(
         self, workspace_id: str, stream_ids: Collection[str], domain_versions: dict[str, int]
@@ -187,6 +206,12 @@ class Actors:
     def incarnations(self, workspace_id: str = "w") -> int:
         return self.service.directory.statistics()[workspace_id].incarnations
 
+    def forget(self, workspace_id: str = "w") -> None:
+        """Have nothing in memory for readers, so that the next page is read from the store."""
+        hub = self.service.directory.slot(workspace_id).hub
+        self.service.directory.delivery.tails.forget(hub.tail)
+        hub.era = object()
+
     def kill(self) -> None:
         """End everything at once: nothing is drained."""
         self.scope.cancel()
@@ -228,7 +253,7 @@ class Posted:
         )
         self.answer: Receipt | DalsegnoError | None = None
         self._answered = trio.Event()
-        service.directory.slot(workspace.id)._mailbox.send_nowait(self.command)
+        service.directory.slot(workspace.id).mailbox.send_nowait(self.command)
 
     def _reply(self, answer: Receipt | DalsegnoError) -> None:
         assert self.answer is None, "answered once"

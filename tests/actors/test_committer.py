@@ -145,7 +145,7 @@ async def test_a_halted_workspace_and_its_neighbour(
     committer: Committer, store: FaultyStore
 ) -> None:
     a, b = await batches_of(store, "ab")
-    await store.halt("a", a.epoch, "found corrupt")
+    await store.halt("a", a.epoch, "found corrupt", code="c", actor="t")
     outcomes = await commit_all(committer, [a, b])
     assert isinstance(outcomes["a"], WorkspaceHaltedError)
     assert outcomes["b"] is None

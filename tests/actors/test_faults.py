@@ -437,15 +437,16 @@ async def test_x_per_9_a_halt_marker_is_honoured_until_it_is_cleared(
 ) -> None:
     async with running(store, world) as actors:
         await actors.workspace().send(Put("a"))
+        code = actors.service.directory.code
     head = await store.read_head("w")
     assert head is not None
-    await store.halt("w", head.epoch, "found wanting")
+    await store.halt("w", head.epoch, "found wanting", code=code, actor="t")
     async with running(store, world) as actors:
         error = await refusal(actors.workspace(), Put("a"))
         assert (error.code, error.message) == ("WORKSPACE_HALTED", "found wanting")
     head = await store.read_head("w")
     assert head is not None
-    await store.halt("w", head.epoch, None)
+    await store.resume("w", head.epoch, actor="t", detail="")
     async with running(store, world) as actors:
         assert (await actors.workspace().send(Put("a"))).event_seq == 2
 

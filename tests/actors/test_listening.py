@@ -121,6 +121,7 @@ async def test_a_cancelled_wait_loses_nothing(actors: Actors, store: FaultyStore
     workspace = actors.workspace()
     await put_many(workspace, 3)
     async with workspace.subscribe() as events:
+        actors.forget()
         for seq in range(1, 4):
             reading = trio.Event()
             store.before["read_events"] = reading.wait
@@ -142,6 +143,7 @@ async def test_a_store_that_is_away_can_be_asked_again(actors: Actors, store: Fa
         raise StoreUnavailableError("away")
 
     await put_many(actors.workspace(), 2)
+    actors.forget()
     async with actors.workspace().subscribe() as events:
         store.before["read_events"] = fail
         with pytest.raises(StoreUnavailableError):
@@ -153,9 +155,11 @@ async def test_a_store_that_is_away_can_be_asked_again(actors: Actors, store: Fa
 async def test_a_gap_in_the_store_is_no_event_left_out(actors: Actors, store: FaultyStore) -> None:
     await put_many(actors.workspace(), 5)
     del store._logs["w"].events[2]
-    async with actors.workspace().subscribe(after=2) as events:
-        with pytest.raises(CorruptLogError):
-            await anext(events)
+    for after in (1, 2):
+        actors.forget()
+        async with actors.workspace().subscribe(after=after) as events:
+            with pytest.raises(CorruptLogError):
+                await anext(events)
 
 
 async def test_leaving_the_loop_leaves_nothing_behind(actors: Actors) -> None:
@@ -263,6 +267,7 @@ async def test_x_rbac_2_a_reader_that_is_behind_gets_nothing_above_the_revocatio
         assert (await anext(events)).event_seq == 1
         page = trio.Event()
         async with user.subscribe() as other:
+            actors.forget()
             store.before["read_events"] = page.wait
             seqs: list[int] = []
 
@@ -374,5 +379,5 @@ async def test_reprs_show_the_state(actors: Actors) -> None:
         await put_many(actors.workspace(), 2)
         await eventually(lambda: "2 waiting" in repr(events) or "behind" in repr(events))
     assert repr(actors.service.directory.slot("w").hub) == "<Hub w at 2, 0 subscriptions>"
-    assert repr(actors.service.directory) == "<Directory 1 workspaces>"
+    assert repr(actors.service.directory) == "<Directory 1 workspaces, 0 open>"
     assert "epoch 1" in repr(actors.service.directory.slot("w").incarnation)

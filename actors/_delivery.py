@@ -1,0 +1,99 @@
+"""What the hubs of one runtime share: who is to be flushed, and what is in memory for readers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from ._pages import Pages, PagesStatistics
+from ._tail import Tails, TailsStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dalsegno.protocol import DalsegnoError, Limits, Published, Subscription
+
+    from ._store import Store
+
+
+class Follower(Protocol):
+    """Who holds subscriptions: a connection, or a loop in the host's program."""
+
+    user_id: str | None
+    """Whose eyes these are; None for the host's own."""
+
+    def offer(self, subscription: Subscription, item: Published) -> None:
+        """Take what is due of an item; never waits, never raises."""
+
+    def revoked(self, subscription: Subscription) -> None:
+        """Notice that everything visible was offered; ends it unless it is behind."""
+
+    def ended(self, subscription: Subscription, error: DalsegnoError) -> None:
+        """Notice that nothing more comes, and why; never waits, never raises."""
+
+    def flush_nowait(self) -> None:
+        """Write what is due, as far as that goes without waiting; never raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryStatistics:
+    """What is in memory for readers, and how many wait to subscribe."""
+
+    tails: TailsStatistics
+    pages: PagesStatistics
+    subscribing: int
+    """Subscriptions that are being looked up."""
+    waiting: int
+    """… and those that wait for their turn."""
+
+
+class Delivery:
+    """What the hubs of one runtime share; see the module."""
+
+    def __init__(self, store: Store, *, limits: Limits) -> None:
+        self.store = store
+        self.limits = limits
+        self.tails = Tails(bytes_max=limits.tail_bytes_max)
+        self.pages = Pages(bytes_max=limits.pages_bytes_max)
+        self.subscribing = trio.CapacityLimiter(limits.subscribing_max)
+        """Those who look something up in the store to subscribe; in order of arrival."""
+        self._dirty: dict[Follower, None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self.tails!r}, {self.pages!r}>"
+
+    def statistics(self) -> DeliveryStatistics:
+        """Tell what is kept, and who waits."""
+        return DeliveryStatistics(
+            tails=self.tails.statistics(),
+            pages=self.pages.statistics(),
+            subscribing=self.subscribing.borrowed_tokens,
+            waiting=self.subscribing.statistics().tasks_waiting,
+        )
+
+    def begin(self) -> None:
+        """Begin to collect; until `end`, which follows in the same step, nobody is flushed."""
+        assert self._dirty is None, "publishing does not nest"
+        self._dirty = {}
+
+    def touch(self, follower: Follower) -> None:
+        """Note that somebody has something to write, or write it at once."""
+        if self._dirty is None:
+            follower.flush_nowait()
+        else:
+            self._dirty[follower] = None
+
+    def end(self) -> Iterable[Follower]:
+        """Stop collecting; tell who is to be flushed."""
+        dirty, self._dirty = self._dirty, None
+        assert dirty is not None, "begun before"
+        return dirty
+
+    async def flush(self, dirty: Iterable[Follower]) -> None:
+        """Flush everybody once, and let others run in between."""
+        for count, follower in enumerate(dirty, 1):
+            follower.flush_nowait()
+            if count % self.limits.offers_per_yield == 0:
+                await trio.lowlevel.cancel_shielded_checkpoint()

@@ -1,0 +1,175 @@
+"""This node's lease: one row, prolonged by one beat, whatever number of workspaces it owns.
+
+A lease tells others who should serve what; it never tells who may write, which is the epoch's part
+(I3).  So it may be wrong for a while, and all that follows is a workspace that waits or moves.
+
+It is compared by the database's clock alone.  Here the node's own monotonic clock tells, a margin
+early, when the lease may be over: from then on nothing is answered from memory, since another node
+may know better.  Whenever it was over, or may have been, what this node owned is compared with
+what the store says.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from dalsegno.protocol import UnavailableError
+
+from ._supervisor import FatalServiceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dalsegno.protocol import Limits
+
+    from ._store import Store
+
+_log = logging.getLogger("dalsegno.lease")
+
+_MARGIN = 0.1
+"""Of a lease: what two clocks may drift apart while it lasts, and much more."""
+
+
+class NodeReplacedError(FatalServiceError):
+    """Another process serves as this node."""
+
+    code = "STORE_UNAVAILABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseStatistics:
+    """A lease at one moment; the counts are since its start."""
+
+    left_s: float
+    """What is left of it by this node's clock; below 0: nothing is answered from memory."""
+    beats: int
+    missed: int
+    """Beats that the store did not answer."""
+    lapses: int
+    """How often it was over, or may have been."""
+
+
+class Compare(Protocol):
+    """How a node finds out what it owns no longer."""
+
+    async def __call__(self, *, everything: bool) -> None:
+        """Compare; raises `UnavailableError` where the store is away."""
+
+
+class Lease:
+    """A node's lease, for one incarnation of the node."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        node_id: str,
+        incarnation: str,
+        address: str | None,
+        limits: Limits,
+    ) -> None:
+        self.node_id = node_id
+        self._store = store
+        self._incarnation = incarnation
+        self._address = address
+        self._limits = limits
+        self._held_until = -1.0
+        self._is_doubtful = False
+        """Whether it was over, and what is owned here was not compared since."""
+        self._is_over = False
+        self._one_at_a_time = trio.Lock()
+        self._beats = self._missed = self._lapses = 0
+
+    def __repr__(self) -> str:
+        left_s = self._held_until - trio.current_time()
+        return f"<Lease of {self.node_id} {f'for {left_s:.1f} s' if left_s > 0 else 'not held'}>"
+
+    def statistics(self) -> LeaseStatistics:
+        """Tell how it stands."""
+        left_s = self._held_until - trio.current_time()
+        return LeaseStatistics(left_s, self._beats, self._missed, self._lapses)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether others leave alone what this node owns, as far as can be told from here."""
+        return trio.current_time() < self._held_until and not self._is_doubtful
+
+    async def take(self) -> None:
+        """Become the node, whichever process was it before.
+
+        Raises:
+            StoreUnavailableError: the store is away.
+
+        """
+        await self._beat(first=True)
+
+    async def end(self) -> None:
+        """Leave everything to others at once; the caller bounds it.
+
+        Raises:
+            StoreUnavailableError: they have to wait until the lease has run out.
+
+        """
+        self._is_over = True
+        self._held_until = -1.0
+        async with self._one_at_a_time:  # a beat on its way would begin it again
+            await self._store.forget(self.node_id, self._incarnation)
+
+    async def keep(
+        self,
+        compare: Compare,
+        returned: Callable[[], None],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Beat until cancelled.
+
+        Args:
+            compare: compares what this node owns with what the store says, everything of it where
+                the lease was over; asked again after it raised `UnavailableError`.
+            returned: is told when the store answers again.
+            task_status: the supervisor's.
+
+        Raises:
+            NodeReplacedError: another process serves as this node now.
+
+        """
+        task_status.started()
+        is_away = False
+        while True:
+            await trio.sleep(self._limits.lease_beat_s)
+            try:
+                await self._beat(first=False)
+                await compare(everything=self._is_doubtful)
+                self._is_doubtful = False
+                if is_away:
+                    _log.warning("the store answers again")
+                    is_away = False
+                    returned()
+            except UnavailableError as error:
+                self._missed += 1
+                if not is_away:
+                    _log.warning("the lease could not be prolonged: %s", error)
+                is_away = True
+
+    async def _beat(self, *, first: bool) -> None:
+        lease_s = self._limits.lease_s
+        async with self._one_at_a_time:
+            if self._is_over:
+                return
+            began = trio.current_time()
+            left_s = await self._store.beat(
+                self.node_id, self._incarnation, address=self._address, lease_s=lease_s, first=first
+            )
+        if left_s is None:
+            raise NodeReplacedError(f"another process serves as node {self.node_id}")
+        self._beats += 1
+        if not first and not self._is_doubtful and (left_s <= 0 or not self.is_held):
+            self._is_doubtful = True
+            self._lapses += 1
+        if not self._is_over:
+            self._held_until = began + lease_s * (1 - _MARGIN)

@@ -1,0 +1,65 @@
+"""A store that counts what is read of its logs, and loses their beginning when told to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+import msgspec
+
+from dalsegno.actors import Head
+from dalsegno.protocol import Event
+from tests.actors._world import FaultyStore
+
+
+class CountingStore(FaultyStore):
+    """Counts the reads of logs, by method."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # passed on as they are
+        self.reads: Counter[str] = Counter()
+
+    async def read_events(
+        self, workspace_id: str, from_seq: int, *, to_seq: int, limit: int, bytes_max: int
+    ) -> list[Event]:
+        self.reads["events"] += 1
+        return await super().read_events(
+            workspace_id, from_seq, to_seq=to_seq, limit=limit, bytes_max=bytes_max
+        )
+
+    async def read_stream(
+        self,
+        workspace_id: str,
+        stream_id: str,
+        from_seq: int,
+        *,
+        to_event_seq: int,
+        limit: int,
+        bytes_max: int,
+    ) -> list[Event]:
+        self.reads["stream"] += 1
+        await self._before("read_stream")
+        return await super().read_stream(
+            workspace_id,
+            stream_id,
+            from_seq,
+            to_event_seq=to_event_seq,
+            limit=limit,
+            bytes_max=bytes_max,
+        )
+
+    async def read_versions(self, workspace_id: str, stream_ids: Collection[str]) -> dict[str, int]:
+        self.reads["versions"] += 1
+        return await super().read_versions(workspace_id, stream_ids)
+
+    async def read_head(self, workspace_id: str) -> Head | None:
+        self.reads["head"] += 1
+        return await super().read_head(workspace_id)
+
+    def trim(self, last: int, workspace_id: str = "w") -> None:
+        """Keep nothing up to and with an event."""
+        log = self._logs[workspace_id]
+        log.head = msgspec.structs.replace(log.head, first_seq=last + 1)
+        log.events[:] = [event for event in log.events if event.event_seq > last]
+        for events in log.streams.values():
+            events[:] = [event for event in events if event.event_seq > last]

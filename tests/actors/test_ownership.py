@@ -1,0 +1,300 @@
+"""Who serves a workspace: leases decide when it moves, epochs that nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import trio
+
+from dalsegno.actors import Batch, NodeReplacedError, Receipt, ServiceFailedError, World
+from dalsegno.protocol import DalsegnoError, Limits, WorkspaceMovedError
+from tests.actors._boxes import Box, Put, boxes
+from tests.actors._nodes import LIMITS, Node, moving_world, node
+from tests.actors._world import (
+    FaultyStore,
+    applied_unknown,
+    check_log,
+    eventually,
+    lost_unknown,
+    refusal,
+    send_all,
+)
+
+
+@pytest.fixture
+async def world() -> World:
+    return moving_world()
+
+
+async def moved(at: Node, workspace_id: str = "w") -> WorkspaceMovedError:
+    error = await refusal(at.workspace(workspace_id), Put("x"))
+    assert isinstance(error, WorkspaceMovedError), error
+    return error
+
+
+async def taken_over(by: Node, *, within_s: float = 60) -> Receipt:
+    """Send until the node owns the workspace."""
+    with trio.fail_after(within_s):
+        while True:
+            try:
+                return await by.workspace().send(Put("taken", "over"))
+            except WorkspaceMovedError as error:
+                assert error.retry_after_s <= LIMITS.lease_s  # noqa: PT017 - others may follow
+                await trio.sleep(0.1)
+
+
+async def test_a_command_sent_to_the_wrong_node_is_told_where_the_owner_is(
+    store: FaultyStore, world: World
+) -> None:
+    async with (
+        node(store, "a", world=world, address="https://a.example") as a,
+        node(store, "b", world=world) as b,
+    ):
+        await a.workspace().send(Put("x"))
+        error = await moved(b)
+        assert error.code == "WORKSPACE_MOVED"
+        assert error.details["owner"] == "a"
+        assert error.details["address"] == "https://a.example"
+        assert 0 < error.details["retry_after"] <= LIMITS.lease_s
+        assert (await b.workspace("other").send(Put("x"))).event_seq == 1
+        assert "address" not in (await moved(a, "other")).details
+        assert (await a.workspace().send(Put("y"))).event_seq == 2
+    await check_log(store)
+
+
+async def test_reading_is_told_too_and_what_is_committed_can_be_read_anywhere(
+    store: FaultyStore, world: World
+) -> None:
+    async with node(store, "a", world=world) as a, node(store, "b", world=world) as b:
+        await a.workspace().send(Put("x", "from a"))
+        with pytest.raises(WorkspaceMovedError):
+            async with b.workspace().subscribe():
+                pass
+        assert await b.workspace().get(boxes, "x") == Box("from a")
+
+
+async def test_a_killed_owner_is_followed_when_its_lease_has_run_out(
+    store: FaultyStore, world: World
+) -> None:
+    async with node(store, "b", world=world) as b:
+        async with node(store, "a", world=world) as a:
+            await send_all(a.workspace(), [Put("x")] * 3)
+        killed = trio.current_time()
+        await moved(b)
+        assert (await taken_over(b)).event_seq == 4
+        waited = trio.current_time() - killed
+        assert LIMITS.lease_s - LIMITS.lease_beat_s <= waited <= LIMITS.lease_s + 1
+    await check_log(store)
+
+
+async def test_a_drained_owner_is_followed_at_once(store: FaultyStore, world: World) -> None:
+    async with node(store, "a", world=world) as a, node(store, "b", world=world) as b:
+        await a.workspace().send(Put("x"))
+        await a.service.drain()
+        assert not a.service.lease.is_held
+        assert (await b.workspace().send(Put("x"))).event_seq == 2
+        await trio.sleep(5 * LIMITS.lease_beat_s)
+        found = await store.find_node("a")
+        assert found is None or found.expires_in_s <= 0, "it beats no more"
+
+
+async def test_a_node_that_was_killed_has_its_workspaces_back_at_once(
+    store: FaultyStore, world: World
+) -> None:
+    async with node(store, "a", world=world) as a:
+        await a.workspace().send(Put("x"))
+    began = trio.current_time()
+    async with node(store, "a", world=world) as a:
+        assert (await a.workspace().send(Put("x"))).event_seq == 2
+    assert trio.current_time() - began < 1
+
+
+async def test_a_second_process_that_is_the_same_node_ends_the_first(
+    store: FaultyStore, world: World
+) -> None:
+
+    async def perform() -> None:
+        async with node(store, "a", world=world) as first:
+            await first.workspace().send(Put("x"))
+            async with node(store, "a", world=world) as second:
+                assert (await second.workspace().send(Put("x"))).event_seq == 2
+                await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await perform()
+    failed = caught.value
+    while isinstance(failed, ExceptionGroup):
+        (failed,) = failed.exceptions
+    assert isinstance(failed, ServiceFailedError)
+    assert isinstance(failed.__cause__, NodeReplacedError)
+
+
+async def test_a_paused_owner_is_fenced_and_tells_its_waiters_where_to_go(
+    store: FaultyStore, world: World
+) -> None:
+    async with node(store, "a", world=world) as a, node(store, "b", world=world) as b:
+        await a.workspace().send(Put("x", "old"))
+        async with a.workspace().subscribe() as events:
+            await anext(events)
+            a.gate.shut()
+            assert (await taken_over(b)).event_seq == 2
+            await b.workspace().send(Put("x", "new"))
+            assert not a.service.lease.is_held
+            answers: list[DalsegnoError] = []
+
+            async def send_late() -> None:
+                answers.append(await refusal(a.workspace(), Put("x", "late")))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send_late)
+                await trio.testing.wait_all_tasks_blocked()
+                a.gate.open()
+            assert [(e.code, e.details.get("owner")) for e in answers] == [("WORKSPACE_MOVED", "b")]
+            with pytest.raises(WorkspaceMovedError):
+                await anext(events)
+    assert [e.payload for e in await check_log(store)] == [
+        '{"text":"old"}',
+        '{"text":"over"}',
+        '{"text":"new"}',
+    ]
+
+
+async def test_readers_of_an_idle_owner_that_was_paused_hear_of_it_at_the_next_beat(
+    store: FaultyStore, world: World
+) -> None:
+    async with node(store, "a", world=world) as a, node(store, "b", world=world) as b:
+        await a.workspace().send(Put("x", "old"))
+        await a.workspace("mine").send(Put("x"))
+        async with a.workspace("mine").subscribe() as mine, a.workspace().subscribe() as events:
+            await anext(events)
+            a.gate.shut()
+            await taken_over(b)
+            await b.workspace().send(Put("x", "new"))
+            # What is answered from a's memory is known to be doubtful, so the store is asked.
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(a.workspace().get, boxes, "x")
+                await trio.testing.wait_all_tasks_blocked()
+                a.gate.open()
+            assert await a.workspace().get(boxes, "x") == Box("new", 2)
+            with trio.fail_after(LIMITS.lease_beat_s + 1), pytest.raises(WorkspaceMovedError):
+                await anext(events)
+            await anext(mine)
+            assert (await a.workspace("mine").send(Put("x"))).event_seq == 2
+            assert (await anext(mine)).event_seq == 2
+        assert a.service.lease.statistics().lapses == 1
+
+
+@pytest.mark.parametrize("fault", [applied_unknown, lost_unknown])
+async def test_i4_an_unknown_outcome_of_a_workspace_that_moved_is_told_from_the_log(
+    store: FaultyStore, world: World, fault: object
+) -> None:
+    async with node(store, "a", world=world) as a, node(store, "b", world=world) as b:
+        await a.workspace().send(Put("x", "old"))
+
+        async def unknown_then_shut(append: object, batches: list[Batch]) -> object:
+            try:
+                return await fault(append, batches)  # type: ignore[operator]  # one of two faults
+            finally:
+                a.gate.shut()
+
+        store.faults.append(unknown_then_shut)  # type: ignore[arg-type]
+        answers: list[Receipt | DalsegnoError] = []
+
+        async def send() -> None:
+            try:
+                answers.append(await a.workspace().send(Put("x", "unknown")))
+            except DalsegnoError as error:
+                answers.append(error)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            await eventually(lambda: not store.faults)
+            taken = await taken_over(b)
+            a.gate.open()
+        (answer,) = answers
+        if fault is applied_unknown:
+            assert isinstance(answer, Receipt)
+            assert (answer.event_seq, taken.event_seq) == (2, 3)
+        else:
+            assert isinstance(answer, WorkspaceMovedError)
+            assert taken.event_seq == 2
+    await check_log(store)
+
+
+async def test_a_workspace_that_another_node_made_is_noticed_by_its_readers(
+    store: FaultyStore, world: World
+) -> None:
+    async with node(store, "a", world=world) as a, node(store, "b", world=world) as b:
+        async with b.workspace().subscribe() as events:
+            await a.workspace().send(Put("x"))
+            with trio.fail_after(LIMITS.lease_beat_s + 1), pytest.raises(WorkspaceMovedError):
+                await anext(events)
+        await moved(b)
+
+
+async def test_two_nodes_that_make_one_workspace_at_the_same_time(
+    store: FaultyStore, world: World
+) -> None:
+    async with node(store, "a", world=world) as a, node(store, "b", world=world) as b:
+        async with a.workspace().subscribe(), b.workspace().subscribe():
+            outcomes: list[Receipt | DalsegnoError] = []
+
+            async def send(at: Node) -> None:
+                try:
+                    outcomes.append(await at.workspace().send(Put("x")))
+                except DalsegnoError as error:
+                    outcomes.append(error)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send, a)
+                nursery.start_soon(send, b)
+        done = [one for one in outcomes if isinstance(one, Receipt)]
+        assert [one.event_seq for one in done] == [1]
+    await check_log(store)
+
+
+async def test_x_seq_4_two_nodes_that_fight_for_a_workspace_double_and_skip_nothing(
+    store: FaultyStore, world: World
+) -> None:
+    chance = random.Random(4)
+    receipts: list[Receipt] = []
+    refused: set[str] = set()
+    limits = Limits(lease_s=0.3, lease_beat_s=0.1, passivate_after_s=0.4)
+
+    async def work(at: Node) -> None:
+        for _ in range(100):
+            await trio.sleep(chance.random() * 0.1)
+            try:
+                receipts.append(await at.workspace().send(Put("x")))
+            except DalsegnoError as error:
+                refused.add(error.code)
+                await trio.sleep(chance.random())
+
+    async def disturb(at: Node) -> None:
+        while True:
+            await trio.sleep(chance.random() * 3)
+            at.gate.shut()
+            await trio.sleep(0.3 + 2 * chance.random())
+            at.gate.open()
+
+    async with (
+        node(store, "a", world=world, limits=limits) as a,
+        node(store, "b", world=world, limits=limits) as b,
+        trio.open_nursery() as disturbing,
+    ):
+        disturbing.start_soon(disturb, a)
+        disturbing.start_soon(disturb, b)
+        async with trio.open_nursery() as working:
+            for at in (a, a, b, b):
+                working.start_soon(work, at)
+        disturbing.cancel_scope.cancel()
+    assert refused <= {"WORKSPACE_MOVED", "OUTCOME_UNKNOWN", "STORE_UNAVAILABLE"}
+    log = await check_log(store)
+    by_seq = {event.event_seq: event.command_id for event in log}
+    assert len({receipt.event_seq for receipt in receipts}) == len(receipts)
+    assert all(by_seq[receipt.event_seq] == receipt.command_id for receipt in receipts)
+    assert len({event.command_id for event in log}) == len(log)
+    head = await store.read_head("w")
+    assert head is not None
+    assert head.epoch > 3, "it moved to and fro"
