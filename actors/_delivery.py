@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from dalsegno.protocol import OverloadedError
+
 from ._pages import Pages, PagesStatistics
 from ._tail import Tails, TailsStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from dalsegno.protocol import DalsegnoError, Limits, Published, Subscription
 
@@ -44,7 +47,7 @@ class DeliveryStatistics:
     tails: TailsStatistics
     pages: PagesStatistics
     subscribing: int
-    """Subscriptions that are being looked up."""
+    """Those that ask the store …"""
     waiting: int
     """… and those that wait for their turn."""
 
@@ -57,8 +60,7 @@ class Delivery:
         self.limits = limits
         self.tails = Tails(bytes_max=limits.tail_bytes_max)
         self.pages = Pages(bytes_max=limits.pages_bytes_max)
-        self.subscribing = trio.CapacityLimiter(limits.subscribing_max)
-        """Those who look something up in the store to subscribe; in order of arrival."""
+        self._looking_up = trio.CapacityLimiter(limits.subscribing_max)
         self._dirty: dict[Follower, None] | None = None
 
     def __repr__(self) -> str:
@@ -69,9 +71,26 @@ class Delivery:
         return DeliveryStatistics(
             tails=self.tails.statistics(),
             pages=self.pages.statistics(),
-            subscribing=self.subscribing.borrowed_tokens,
-            waiting=self.subscribing.statistics().tasks_waiting,
+            subscribing=self._looking_up.borrowed_tokens,
+            waiting=self._looking_up.statistics().tasks_waiting,
         )
+
+    @asynccontextmanager
+    async def looking_up(self) -> AsyncIterator[None]:
+        """Be one of those who ask the store in order to subscribe; in order of arrival.
+
+        Raises:
+            OverloadedError: it was not this one's turn for too long.
+
+        """
+        with trio.move_on_after(self.limits.answer_deadline_s) as scope:
+            await self._looking_up.acquire()
+        if scope.cancelled_caught:
+            raise OverloadedError("too many subscribe at the same time")
+        try:
+            yield
+        finally:
+            self._looking_up.release()
 
     def begin(self) -> None:
         """Begin to collect; until `end`, which follows in the same step, nobody is flushed."""

@@ -11,8 +11,9 @@ Publishing one commit:
 3. each stream's events are offered to its readers, entities' streams before the workspace's;
 4. readers with something to write are flushed once each, and others run in between.
 
-Where the workspace is halted or moves to another node, the hub *ends*: every reader and everybody
-who waits for the head hears why, and what was kept for them is forgotten.
+Where the workspace is halted, moves to another node, or turns out to have another history than the
+one that was published here, the hub *ends*: every reader and everybody who waits for the head hears
+why, and what was kept for them is forgotten.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from dalsegno.protocol import Published, workspace_stream
+from dalsegno.protocol import CHAIN_START, Published, workspace_stream
 
 from ._roles import MEMBER_REMOVED
 from ._tail import Tail
@@ -59,6 +60,8 @@ class Hub:
         """The stream of all its events."""
         self.head = 0
         """The last published ``event_seq``; meaningful once `is_open`."""
+        self.chain = CHAIN_START
+        """… and its chain."""
         self.is_open = False
         self.tail = Tail(workspace_id)
         """The newest of what was published; it ends at the head."""
@@ -96,15 +99,14 @@ class Hub:
 
     # ------------------------------------------------------------------------------- the head
 
-    def open(self, head: int) -> None:
+    def open(self, head: int, chain: int) -> None:
         """Begin at the head of the log as it was found, at first and after `end`.
 
         While there are readers the rest is published instead, so that they get it.
         """
         assert not self._streams, "readers get what was published, or hear of an end"
-        assert head >= self.head, "a log never goes back"
-        self.tail = self._delivery.tails.find(self.workspace_id, head)
-        self.head = head
+        self.tail = self._delivery.tails.find(self.workspace_id, head, chain)
+        self.head, self.chain = head, chain
         self.is_open = True
         self._ended = None
         self._published.unpark_all()
@@ -171,7 +173,7 @@ class Hub:
         if events:
             assert self.is_open, "opened before"
             assert events[0].event_seq == self.head + 1, "published in order, without a gap"
-            self.head = events[-1].event_seq
+            self.head, self.chain = events[-1].event_seq, events[-1].chain
             self._delivery.tails.extend(self.tail, events)
             revoked = self._revoke(events)
         answer()

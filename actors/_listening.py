@@ -102,7 +102,7 @@ class Listening:
             if subscription.whole and (self.user_id is None or self._role is not None):
                 head = hub.head
             else:
-                async with self._delivery.subscribing:
+                async with self._delivery.looking_up():
                     await self._check_role()
                     head = await read_length(self._delivery, hub, subscription) or 0
             after = head if self._after is None else parse_cursor(self._after).seq

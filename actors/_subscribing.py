@@ -83,7 +83,7 @@ class Subscribing:
 
         """
         delivery = self._service.directory.delivery
-        async with delivery.subscribing:
+        async with delivery.looking_up():
             workspace_id = await self._workspace_id()
         subscription = Subscription(workspace_id, self.stream_id)
         subscription.view = self._service.views.of(subscription, generic=self._generic)
@@ -97,7 +97,7 @@ class Subscribing:
         frontier: Frontier | None = None
         try:
             # Not while the workspace opens: one that hangs would keep others from subscribing.
-            async with delivery.subscribing:
+            async with delivery.looking_up():
                 await self._check_role(workspace_id, key.user_id, role)
                 head = await self._head(subscription, hub)
                 frontier = await self._service.acks.open(key)

@@ -135,11 +135,12 @@ class Tails:
             bytes=self._bytes,
         )
 
-    def find(self, workspace_id: str, last: int) -> Tail:
+    def find(self, workspace_id: str, last: int, chain: int) -> Tail:
         """Take a workspace's tail up where its log ends; an empty one where it ends elsewhere."""
         tail = self._tails.get(workspace_id)
         if tail is not None:
-            if tail.last == last:
+            newest = tail.at(last, None)
+            if tail.last == last and newest is not None and newest.chain == chain:
                 return tail
             self.forget(tail)
         return Tail(workspace_id, last)

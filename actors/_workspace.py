@@ -24,6 +24,7 @@ from dalsegno.protocol import (
     InternalError,
     OutcomeUnknownError,
     Past,
+    Reject,
     StoreUnavailableError,
     UnavailableError,
     WorkspaceHaltedError,
@@ -215,20 +216,38 @@ class Incarnation:
 
     async def _publish_rest(self, head: Head) -> None:
         """Publish what was committed and never published; the first opening has nothing to."""
-        if not self._hub.is_open:
-            self._hub.open(head.head_seq)
+        hub, store = self._hub, self._store
+        if hub.is_open and not await self._continues(head):
+            # A failover lost the end of the log, or it was restored: what was published here is of
+            # another history, and so is every cursor above the place where they part.
+            _log.error("%s: the log is not the one that was published here", self.workspace_id)
+            hub.end(Reject("CURSOR_DIVERGED", "the log was restored to another history"))
+        if not hub.is_open:
+            hub.open(head.head_seq, head.chain)
             return
-        while self._hub.head < head.head_seq:
-            page = await self._store.read_events(
+        while hub.head < head.head_seq:
+            page = await store.read_events(
                 self.workspace_id,
-                self._hub.head + 1,
+                hub.head + 1,
                 to_seq=head.head_seq,
                 limit=self._limits.page_events,
                 bytes_max=self._limits.page_bytes_max,
             )
-            if not page or page[0].event_seq != self._hub.head + 1:
-                raise CorruptLogError(f"{self.workspace_id}: nothing after {self._hub.head}")
-            await self._hub.publish(page, _nothing)
+            if not page or page[0].event_seq != hub.head + 1:
+                raise CorruptLogError(f"{self.workspace_id}: nothing after {hub.head}")
+            await hub.publish(page, _nothing)
+
+    async def _continues(self, head: Head) -> bool:
+        """Tell whether the log goes on from what was published here."""
+        seq, chain = self._hub.head, self._hub.chain
+        if head.head_seq <= seq:
+            return (head.head_seq, head.chain) == (seq, chain)
+        if seq == 0:
+            return True
+        found = await self._store.read_events(
+            self.workspace_id, seq, to_seq=seq, limit=1, bytes_max=1
+        )
+        return bool(found) and found[0].chain == chain
 
     # ----------------------------------------------------------------------------- deciding
 

@@ -90,12 +90,13 @@ class Story:
         self.log.append(event)
         return event
 
-    def lose_tail(self, to_seq: int) -> None:
-        """Let the database forget."""
-        for event in self.log[to_seq:]:
+    def lose_tail(self, to_seq: int, *, is_known: bool = False) -> None:
+        """Let the database forget; the events may be known by name."""
+        lost = self.log[to_seq:]
+        for event in lost:
             self._versions[event.stream_id] -= 1
         del self.log[to_seq:]
-        self.recorder.rolled_back(W, to_seq)
+        self.recorder.rolled_back(W, to_seq, lost=lost if is_known else ())
 
     def ask(
         self,

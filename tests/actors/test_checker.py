@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -263,6 +264,21 @@ def test_what_was_seen_before_it_was_asked_for_is_out_of_order(story: Story) -> 
     assert story.verdicts() == [Verdict.REAL_TIME]
 
 
+def test_the_log_tells_the_number_that_a_receipt_does_not(story: Story) -> None:
+    early = story.commit("m2")
+    asked = story.ask("m1")
+    story.commit("m1")
+    asked.ok()
+    story.ask("m2").ok(early.event_seq)
+    assert story.verdicts() == [Verdict.REAL_TIME]
+
+
+def test_a_number_that_nothing_has_is_not_known(story: Story) -> None:
+    story.ask("m1").ok(1, 1)
+    story.write("m2")
+    assert story.verdicts() == [Verdict.LOST_WRITE]
+
+
 def test_a_repeat_has_the_number_of_its_first_attempt(story: Story) -> None:
     asked = story.ask("m1")
     story.commit("m1", command_id="c")
@@ -436,6 +452,21 @@ def test_what_was_seen_of_the_tail_is_excused(story: Story) -> None:
     assert story.check() == []
 
 
+def test_only_numbers_above_what_was_kept_are_excused(story: Story) -> None:
+    """Also where a delivery tells its number in an entity's stream alone."""
+    for stream_id in ("box:b", "box:b", "box:a", "box:a"):
+        story.write(f"m{len(story.log)}", stream_id)
+    entity, whole = story.follow("box:a"), story.follow(cursor=2)
+    entity.saw(1, event_id=story.log[2].event_id)
+    entity.saw(2, event_id=story.log[3].event_id)
+    story.lose_tail(3)
+    assert story.check() == []
+    whole.saw(3, event_id="never")
+    assert story.verdicts() == [Verdict.ABORTED_READ]
+    entity.saw(1, event_id="never")
+    assert Counter(story.verdicts())[Verdict.ABORTED_READ] == 2
+
+
 def test_what_was_under_way_meanwhile_is_excused(story: Story) -> None:
     story.write("m1")
     story.write("m2")
@@ -460,6 +491,19 @@ def test_what_comes_later_and_is_not_there_is_not_excused(story: Story) -> None:
     second = lost(story)
     story.follow(cursor=1).delivered(second, whole=True)
     assert story.verdicts() == [Verdict.ABORTED_READ]
+
+
+def test_what_is_known_to_be_lost_may_come_later_and_then_nothing_else(story: Story) -> None:
+    """From a node that has not noticed yet; what it goes on with is of that history too."""
+    story.write("m1")
+    second = story.write("m2")
+    story.lose_tail(1, is_known=True)
+    followed = story.follow(cursor=1)
+    followed.delivered(second, whole=True)
+    assert story.check() == []
+    story.commit("m3")
+    followed.delivered(story.commit("m4"), whole=True)
+    assert story.verdicts() == [Verdict.INCONSISTENT_OFFSET]
 
 
 def test_who_goes_on_silently_in_another_history_is_found(story: Story) -> None:
@@ -567,6 +611,9 @@ def test_a_block_records_how_it_was_left(story: Story) -> None:
         ("unknown", None),
     ]
     assert repr(story.recorder) == "<Recorder '', 12 records>"
+    assert repr(asked) == "<Asked 1, answered>"
+    assert repr(story.ask("m")) == "<Asked 7>"
+    assert repr(story.follow()) == "<Followed 8>"
 
 
 def test_a_history_is_written_line_by_line_and_read_again() -> None:

@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from dalsegno.actors.testing import (
-    Verdict,
-)
+from dalsegno.actors.testing import Followed, Verdict
 from tests.actors._story import Story, W, key_of
 
 
@@ -82,7 +80,13 @@ def test_what_came_and_was_replaced_was_never_committed_either(story: Story) -> 
 
 @pytest.mark.parametrize(
     "fields",
-    [{"chain": 7}, {"payload": "{}"}, {"event_seq": 3}, {"event_seq": 2, "event_id": "event-1"}],
+    [
+        {"chain": 7},
+        {"payload": "{}"},
+        {"event_seq": 3},
+        {"event_seq": 2, "event_id": "event-1", "chain": None},
+        {"event_seq": None, "event_id": "event-1", "chain": None},
+    ],
 )
 def test_what_came_with_another_content_is_inconsistent(
     story: Story, fields: dict[str, Any]
@@ -94,8 +98,6 @@ def test_what_came_with_another_content_is_inconsistent(
         "event_seq": 2,
         "chain": event.chain,
     } | fields
-    if seen["event_id"] == "event-1":
-        del seen["chain"]
     story.follow(cursor=1).saw(2, **seen)
     assert story.verdicts() == [Verdict.INCONSISTENT_OFFSET]
 
@@ -145,6 +147,16 @@ def test_who_left_before_or_came_after_needs_nothing(story: Story) -> None:
     assert story.check() == []
 
 
+def test_only_the_first_end_of_a_known_subscription_counts(story: Story) -> None:
+    story.follow().ended()
+    event = story.write("m1")
+    Followed(story.recorder, "unknown").delivered(event, whole=True)
+    Followed(story.recorder, "unknown").ended()
+    story.recorder.settled()
+    story.recorder.connection_ended("socket")
+    assert story.check() == []
+
+
 def test_who_leaves_after_all_had_settled_had_to_have_it(story: Story) -> None:
     followed = story.follow()
     story.write("m1")
@@ -169,6 +181,13 @@ def test_an_entity_s_reader_has_its_part(story: Story) -> None:
     story.follow("box:b", cursor=0)
     story.recorder.settled()
     assert story.verdicts() == [Verdict.UNSEEN]
+
+
+def test_who_came_only_just_needs_nothing_yet(story: Story) -> None:
+    story.write("m1")  # at 1 and 2
+    story.follow()
+    assert story.verdicts(seen_within_s=0.5) == []
+    assert story.verdicts(seen_within_s=0) == [Verdict.UNSEEN]
 
 
 def test_an_event_may_take_as_long_as_is_said(story: Story) -> None:
@@ -219,6 +238,13 @@ def test_a_member_again_sees_all_by_a_new_subscription_only(story: Story) -> Non
     assert story.verdicts() == [Verdict.AFTER_REVOCATION]
 
 
+def test_a_delivery_that_tells_its_id_alone_is_placed_by_the_log(story: Story) -> None:
+    followed = story.follow("box:a", user_id="u1")
+    story.write("m1", "member:u1", type_="member_removed")
+    followed.saw(1, event_id=story.write("m2").event_id)
+    assert story.verdicts() == [Verdict.AFTER_REVOCATION]
+
+
 def test_each_removal_counts(story: Story) -> None:
     story.write("m1", "member:u1", type_="member_added")
     story.write("m2", "member:u1", type_="member_removed")
@@ -237,8 +263,10 @@ def test_a_member_whom_nobody_is_known_to_have_taken_back_may_see_all(story: Sto
     story.commit("m1", "member:u1", type_="member_removed")
     story.commit("m2", "member:u1", type_="member_added")
     story.recorder.settled()
-    assert story.verdicts() == [Verdict.UNSEEN]  # up to where it may have been ended
-    for event in story.log:
+    assert story.verdicts() == [Verdict.UNSEEN]
+    followed.delivered(story.log[0], whole=True)  # after which it may have been ended
+    assert story.check() == []
+    for event in story.log[1:]:
         followed.delivered(event, whole=True)
     assert story.check() == []
 
@@ -253,6 +281,15 @@ def test_a_stored_cursor_that_moves_back_is_found(story: Story) -> None:
     assert story.check() == []
     story.stands_at(4)
     assert story.verdicts() == [Verdict.ACK_REGRESS]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_cursor_that_moved_back_is_measured_by_where_it_was(story: Story, durable: bool) -> None:
+    for cursor in (5, 3, 4):
+        story.stands_at(cursor, durable=durable)
+    found = story.check()
+    assert [violation.verdict for violation in found] == [Verdict.ACK_REGRESS] * 2
+    assert all(violation.exhibits[1:] == (story.history[1],) for violation in found)
 
 
 def test_an_ack_that_was_accepted_is_kept(story: Story) -> None:
@@ -293,11 +330,19 @@ def test_in_the_end_the_cursors_stand_where_they_were(story: Story) -> None:
     assert story.verdicts(cursors={}) == [Verdict.ACK_REGRESS]
 
 
-def test_a_crash_forgets_what_was_not_written_and_nothing_else(story: Story) -> None:
+def test_a_cursor_that_is_gone_in_the_end_has_moved_back(story: Story) -> None:
+    story.stands_at(1)
+    assert story.verdicts(cursors={}) == [Verdict.ACK_REGRESS]
+
+
+@pytest.mark.parametrize("unwritten_s", [3, 4])
+def test_a_crash_forgets_what_was_not_written_and_nothing_else(
+    story: Story, unwritten_s: float
+) -> None:
     story.stands_at(3)  # at 1 and 2
     story.stands_at(5)  # at 3 and 4
     story.stands_at(6)  # at 5 and 6
-    story.recorder.crashed(acks_unwritten_s=4)  # at 7: since 3
+    story.recorder.crashed(acks_unwritten_s=unwritten_s)  # at 7: since 4 or 3
     story.stands_at(3)
     assert story.check() == []
     story.stands_at(2)

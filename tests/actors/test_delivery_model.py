@@ -167,7 +167,7 @@ class Machine:
         """Let the workspace go and come back."""
         hub = self.actors.service.directory.slot("w").hub
         hub.end(WorkspaceMovedError("elsewhere"))
-        hub.open(hub.head)
+        hub.open(hub.head, hub.chain)
 
     async def loop_on(self) -> None:
         """Take some events in a loop of the program, or leave it."""

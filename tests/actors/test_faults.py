@@ -12,11 +12,13 @@ import trio.testing
 
 from dalsegno.actors import Batch, BatchRejectedError, Receipt, World
 from dalsegno.protocol import (
+    CHAIN_START,
     DalsegnoError,
     Event,
     InternalError,
     Limits,
     OutcomeUnknownError,
+    Reject,
     RuntimeClosedError,
     StoreUnavailableError,
     WorkspaceHaltedError,
@@ -601,3 +603,50 @@ async def test_who_waits_for_room_in_a_workspace_that_halts_gets_an_answer(
             with trio.fail_after(5):
                 await eventually(lambda: len(errors) == 5)
     assert {error.code for error in errors} == {"WORKSPACE_HALTED"}
+
+
+# ------------------------------------------------------------------------- another history
+
+
+@pytest.mark.parametrize("kept", [0, 2, 4])
+@pytest.mark.parametrize("rewritten", [0, 1, 2, 3])
+async def test_readers_of_a_history_that_a_failover_lost_are_told(
+    store: FaultyStore, world: World, kept: int, rewritten: int
+) -> None:
+    """Research §2.6: a new primary issues the same numbers again, with other content."""
+    async with running(store, world) as actors:
+        await send_all(actors.workspace(), [Put("a", str(n)) for n in range(4)])
+        async with actors.workspace().subscribe(after=4) as events:
+            roll_back(store, kept)
+            if rewritten:
+                async with running(store, world) as elsewhere:
+                    await send_all(elsewhere.workspace(), [Put("b")] * rewritten)
+            assert (await actors.workspace().send(Put("c"))).event_seq == kept + rewritten + 1
+            if kept == 4:
+                for n in range(rewritten + 1):
+                    assert (await anext(events)).event_seq == 5 + n
+            else:
+                with pytest.raises(Reject) as caught:
+                    await anext(events)
+                assert caught.value.code == "CURSOR_DIVERGED"
+        async with actors.workspace().subscribe(after=0) as again:
+            texts = [(await anext(again)).stream_id for _ in range(kept + rewritten + 1)]
+        assert texts == ["box:a"] * kept + ["box:b"] * rewritten + ["box:c"]
+    await check_log(store)
+
+
+def roll_back(store: FaultyStore, kept: int) -> None:
+    """Lose the end of a log, as an asynchronous standby does that becomes the primary."""
+    log = store._logs["w"]
+    for event in log.events[kept:]:
+        log.streams[event.stream_id].remove(event)
+    del log.events[kept:]
+    last = log.events[-1] if log.events else None
+    log.entities = {
+        stream_id: msgspec.structs.replace(row, version=len(log.streams[stream_id]))
+        for stream_id, row in log.entities.items()
+        if log.streams[stream_id]
+    }
+    log.head = msgspec.structs.replace(
+        log.head, head_seq=kept, chain=last.chain if last else CHAIN_START
+    )

@@ -32,7 +32,12 @@ from tests.actors._world import (
 
 # Small bounds, so that few events overflow something.
 LIMITS = Limits(
-    outbox_bytes_max=600, page_events=3, batch_commands_max=4, entities_cached_max=2, ack_flush_s=1
+    outbox_bytes_max=600,
+    page_events=3,
+    tail_bytes_max=4_000,
+    batch_commands_max=4,
+    entities_cached_max=2,
+    ack_flush_s=1,
 )
 FAULTS: dict[str, Fault] = {
     "away": away,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from dalsegno.actors._tail import Tail, Tails, event_bytes
-from dalsegno.protocol import Event
+from dalsegno.protocol import CHAIN_START, Event
 
 BIG = 2**30
 
@@ -47,7 +47,7 @@ ALL = {"bytes_max": BIG}
 
 def test_a_tail_is_read_from_any_number_that_it_holds() -> None:
     tails = Tails(bytes_max=BIG)
-    tail = tails.find("w", 10)
+    tail = tails.find("w", 10, CHAIN_START)
     assert tail.read(11, None, limit=9, bytes_max=BIG) == []
     extend(tails, tail, 5)
     assert repr(tail) == "<Tail w 11…15>"
@@ -59,7 +59,7 @@ def test_a_tail_is_read_from_any_number_that_it_holds() -> None:
 
 def test_only_the_first_event_may_take_a_read_over_its_bytes() -> None:
     tails = Tails(bytes_max=BIG)
-    tail = tails.find("w", 0)
+    tail = tails.find("w", 0, CHAIN_START)
     extend(tails, tail, 5)
     assert len(tail.read(1, None, limit=9, bytes_max=1)) == 1
     two = 2 * "{}".__sizeof__()
@@ -69,7 +69,7 @@ def test_only_the_first_event_may_take_a_read_over_its_bytes() -> None:
 
 def test_an_entitys_stream_is_known_from_the_first_version_that_is_here() -> None:
     tails = Tails(bytes_max=BIG)
-    tail = tails.find("w", 0)
+    tail = tails.find("w", 0, CHAIN_START)
     names = ["box:a", "box:b", "box:a", "box:a"]
     versions = [7, 1, 8, 9]
     tails.extend(
@@ -86,7 +86,7 @@ def test_an_entitys_stream_is_known_from_the_first_version_that_is_here() -> Non
 
 def test_the_oldest_commit_of_all_workspaces_goes_first() -> None:
     tails = Tails(bytes_max=5 * ONE)
-    idle, busy = tails.find("idle", 0), tails.find("busy", 0)
+    idle, busy = tails.find("idle", 0, CHAIN_START), tails.find("busy", 0, CHAIN_START)
     extend(tails, idle, 1)
     extend(tails, busy, 2)
     extend(tails, idle, 1)
@@ -108,10 +108,10 @@ def test_the_oldest_commit_of_all_workspaces_goes_first() -> None:
 
 def test_a_tail_is_taken_up_again_where_the_log_still_ends_there() -> None:
     tails = Tails(bytes_max=BIG)
-    tail = tails.find("w", 0)
+    tail = tails.find("w", 0, CHAIN_START)
     extend(tails, tail, 3)
-    assert tails.find("w", 3) is tail
-    other = tails.find("w", 4)
+    assert tails.find("w", 3, CHAIN_START) is tail
+    other = tails.find("w", 4, CHAIN_START)
     assert (len(other), other.last) == (0, 4)
     assert tails.statistics().bytes == 0
     assert repr(tails) == "<Tails of 0 workspaces, 0 bytes>"
@@ -133,12 +133,12 @@ def test_whatever_is_published_and_forgotten_tails_are_what_is_left_of_the_newes
     bound: int, steps: list[tuple[str, int]]
 ) -> None:
     tails = Tails(bytes_max=bound * ONE)
-    held = {name: tails.find(name, 0) for name in "abc"}
+    held = {name: tails.find(name, 0, CHAIN_START) for name in "abc"}
     model = Model(last=dict.fromkeys("abc", 0))
     for name, count in steps:
         if count == 0:
             tails.forget(held[name])
-            held[name] = tails.find(name, model.last[name])
+            held[name] = tails.find(name, model.last[name], CHAIN_START)
             model.commits = [commit for commit in model.commits if commit[0] != name]
         else:
             extend(tails, held[name], count)
@@ -165,3 +165,10 @@ def test_an_event_is_counted_with_what_its_text_takes_in_memory(text: str) -> No
         **{name: getattr(one, name) for name in one.__struct_fields__} | {"payload": text}
     )
     assert event_bytes(longer) - event_bytes(one) >= len(text.encode()) // 2 - 10
+
+
+def test_a_tail_of_another_history_is_not_taken_up() -> None:
+    tails = Tails(bytes_max=BIG)
+    tail = tails.find("w", 0, CHAIN_START)
+    extend(tails, tail, 3)
+    assert len(tails.find("w", 3, CHAIN_START + 1)) == 0
