@@ -1,0 +1,262 @@
+"""What was asked, against the log: commands and reads (I2, I4, I5, and the order of I1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._evidence import NEVER
+from ._history import Answered, CommandSent, ReadSent
+from ._verdicts import Verdict, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dalsegno.protocol import Event
+
+    from ._evidence import Attempt, Evidence, Thing
+
+_CONFLICT = "VERSION_CONFLICT"
+
+
+def check_commands(evidence: Evidence) -> Iterator[Violation]:
+    """Judge every command."""
+    for thing in evidence.things.values():
+        yield from _check_effects(evidence, thing)
+        yield from _check_order(evidence, thing)
+        for attempt in thing.attempts:
+            yield from _check_answer(evidence, thing, attempt)
+
+
+def check_reads(evidence: Evidence) -> Iterator[Violation]:
+    """Judge every read."""
+    for attempt in evidence.reads.values():
+        answer, sent = attempt.answer, attempt.sent
+        if answer is None:
+            yield from _check_waiting(evidence, attempt)
+        elif answer.outcome == "ok":
+            yield from _check_fresh(evidence, sent, answer)
+            yield from _check_committed(evidence, attempt, answer)
+
+
+# ---------------------------------------------------------------------------------------- effects
+
+
+def _check_effects(evidence: Evidence, thing: Thing) -> Iterator[Violation]:
+    """Judge what a thing did: once, all of it, and not where every attempt failed."""
+    if not thing.effects:
+        return
+    sent = thing.attempts[0].sent
+    events = [event for effect in thing.effects.values() for event in effect]
+    if len(thing.effects) > 1:
+        sentence = f"{_name(sent)} took effect {len(thing.effects)} times"
+        firsts = (effect[0] for effect in thing.effects.values())
+        yield _violation(Verdict.DUPLICATE, sent, sentence, *firsts)
+    elif sent.events_max is not None and len(events) > sent.events_max:
+        sentence = f"{_name(sent)} has {len(events)} events where {sent.events_max} are the most"
+        yield _violation(Verdict.DUPLICATE, sent, sentence, *events)
+    elif len(events) < sent.events_min:
+        sentence = f"{_name(sent)} has {len(events)} of at least {sent.events_min} events"
+        yield _violation(Verdict.LOST_WRITE, sent, sentence, *events)
+    answers = [attempt.answer for attempt in thing.attempts]
+    failed = [answer for answer in answers if answer is not None and answer.outcome == "fail"]
+    if len(failed) == len(answers):
+        sentence = f"{_name(sent)} was reported as {failed[0].code}, and is in the log"
+        yield _violation(Verdict.GHOST_FAIL, sent, sentence, failed[0], events[0])
+
+
+def _check_order(evidence: Evidence, thing: Thing) -> Iterator[Violation]:
+    """Judge the number of what a thing did by what was known before it was asked for."""
+    first = thing.attempts[0]
+    if any(attempt.answer is not None and attempt.answer.repeated for attempt in thing.attempts):
+        return  # the number is an earlier command's
+    known = _known(evidence, first)
+    for effect in thing.effects.values():
+        if effect[0].event_seq <= known:
+            sentence = (
+                f"{_name(first.sent)} got {effect[0].event_seq}, "
+                f"and {known} was known before it was sent"
+            )
+            yield Violation(
+                verdict=Verdict.REAL_TIME,
+                workspace_id=thing.workspace_id,
+                sentence=sentence,
+                exhibits=(first.sent, effect[0], *first.known[1]),
+            )
+
+
+# ---------------------------------------------------------------------------------------- answers
+
+
+def _check_answer(
+    evidence: Evidence, thing: Thing, attempt: Attempt[CommandSent]
+) -> Iterator[Violation]:
+    answer = attempt.answer
+    if answer is None:
+        yield from _check_waiting(evidence, attempt)
+    elif answer.outcome == "fail":
+        yield from _check_rejection(evidence, attempt, answer)
+    elif answer.outcome == "ok" and not _is_excused(evidence, attempt, answer):
+        if thing.effects:
+            yield from _check_receipt(thing, attempt.sent, answer)
+        elif attempt.sent.events_min > 0:
+            sentence = f"{_name(attempt.sent)} was acknowledged, and is not in the log"
+            yield _violation(Verdict.LOST_WRITE, attempt.sent, sentence, answer)
+        else:
+            yield from _check_no_change(evidence, thing, attempt.sent, answer)
+
+
+def _check_receipt(thing: Thing, sent: CommandSent, answer: Answered) -> Iterator[Violation]:
+    """Judge a receipt by the effect that it is about."""
+    effect = thing.effects.get(answer.command_id or "")
+    if effect is None:
+        if answer.command_id is not None:
+            sentence = f"the receipt of {_name(sent)} names a command that is not in the log"
+            yield _violation(Verdict.WRONG_RECEIPT, sent, sentence, answer)
+            return
+        effect = next(iter(thing.effects.values()))
+    if answer.event_seq not in {None, effect[-1].event_seq}:
+        sentence = (
+            f"the receipt of {_name(sent)} says {answer.event_seq}, the log {effect[-1].event_seq}"
+        )
+        yield _violation(Verdict.WRONG_RECEIPT, sent, sentence, answer, effect[-1])
+    stream_id = answer.stream_id or sent.stream_id
+    own = [event for event in effect if event.stream_id == stream_id]
+    if own and answer.version not in {None, own[-1].stream_seq}:
+        sentence = (
+            f"the receipt of {_name(sent)} says version {answer.version} of {stream_id}, "
+            f"the log {own[-1].stream_seq}"
+        )
+        yield _violation(Verdict.WRONG_RECEIPT, sent, sentence, answer, own[-1])
+
+
+def _check_no_change(
+    evidence: Evidence, thing: Thing, sent: CommandSent, answer: Answered
+) -> Iterator[Violation]:
+    """Judge the receipt of a command that changed nothing: it names the head that it saw."""
+    if answer.event_seq is None:
+        return
+    head = evidence.log(sent.workspace_id).head
+    if answer.event_seq > head:
+        sentence = f"{_name(sent)} saw {answer.event_seq}, and the log ends at {head}"
+        yield _violation(Verdict.ABORTED_READ, sent, sentence, answer)
+    # The receipt may be the first attempt's.
+    known = _known(evidence, thing.attempts[0])
+    if answer.event_seq < known and not answer.repeated:
+        sentence = f"{_name(sent)} saw {answer.event_seq}, and {known} was known before it was sent"
+        yield _violation(Verdict.STALE_READ, sent, sentence, answer)
+
+
+def _check_rejection(
+    evidence: Evidence, attempt: Attempt[CommandSent], answer: Answered
+) -> Iterator[Violation]:
+    """Judge a conflict: the version that it tells was current while the command was on its way.
+
+    A rejection that was decided on speculative state and given before the commit shows here when
+    that commit is lost: the version is not there, or somebody asked for it only later.
+    """
+    sent = attempt.sent
+    version = (answer.details or {}).get("current_version")
+    if answer.code != _CONFLICT or sent.stream_id is None or not isinstance(version, int):
+        return
+    why = _impossible(evidence, attempt, sent.stream_id, version)
+    known = evidence.log(sent.workspace_id).version_at(sent.stream_id, _known(evidence, attempt))
+    if why is None and version < known:
+        why = f"and {known} was known before it was sent"
+    if why is not None:
+        sentence = f"{_name(sent)} was told that {sent.stream_id} is at {version}, {why}"
+        yield _violation(Verdict.PHANTOM_REJECT, sent, sentence, answer)
+
+
+# ------------------------------------------------------------------------------------------ reads
+
+
+def _check_fresh(evidence: Evidence, sent: ReadSent, answer: Answered) -> Iterator[Violation]:
+    if answer.event_seq is not None and answer.event_seq < sent.min_seq:
+        sentence = f"a read that needs {sent.min_seq} reflects {answer.event_seq}"
+        yield _violation(Verdict.STALE_READ, sent, sentence, answer)
+    elif sent.stream_id is not None and answer.version is not None:
+        due = evidence.log(sent.workspace_id).version_at(sent.stream_id, sent.min_seq)
+        if answer.version < due:
+            sentence = (
+                f"a read that needs {sent.min_seq} shows version {answer.version} "
+                f"of {sent.stream_id}, which was at {due} then"
+            )
+            yield _violation(Verdict.STALE_READ, sent, sentence, answer)
+
+
+def _check_committed(
+    evidence: Evidence, attempt: Attempt[ReadSent], answer: Answered
+) -> Iterator[Violation]:
+    """Judge whether what was read was ever there."""
+    sent = attempt.sent
+    log, rollbacks = evidence.log(sent.workspace_id), evidence.rollbacks_of(sent.workspace_id)
+    seq = answer.event_seq
+    if seq is not None and seq > log.head and not rollbacks.excuse(attempt.position, seq):
+        sentence = f"a read reflects {seq}, and the log ends at {log.head}"
+        yield _violation(Verdict.ABORTED_READ, sent, sentence, answer)
+    elif sent.stream_id is not None and answer.version is not None:
+        why = _impossible(evidence, attempt, sent.stream_id, answer.version)
+        if why is not None:
+            sentence = f"a read shows version {answer.version} of {sent.stream_id}, {why}"
+            yield _violation(Verdict.ABORTED_READ, sent, sentence, answer)
+
+
+# ----------------------------------------------------------------------------------------- common
+
+
+def _impossible(
+    evidence: Evidence,
+    attempt: Attempt[CommandSent] | Attempt[ReadSent],
+    stream_id: str,
+    version: int,
+) -> str | None:
+    """Tell why an answer cannot have seen a version; None where it can."""
+    workspace_id = attempt.sent.workspace_id
+    kept = evidence.rollbacks_of(workspace_id).kept_since(attempt.position)
+    log = evidence.log(workspace_id)
+    if version == 0 or (kept is not None and version > log.version_at(stream_id, kept)):
+        return None
+    event = log.of_version(stream_id, version)
+    if event is None:
+        return "which it never was"
+    answered = NEVER if attempt.answered is None else attempt.answered
+    if evidence.was_asked(event) > answered:
+        return "which was asked for only later"
+    return None
+
+
+def _check_waiting(
+    evidence: Evidence, attempt: Attempt[CommandSent] | Attempt[ReadSent]
+) -> Iterator[Violation]:
+    if evidence.settled is not None and attempt.position < evidence.settled.position:
+        sentence = f"{_name(attempt.sent)} has no answer, and all has settled"
+        yield _violation(Verdict.UNANSWERED, attempt.sent, sentence)
+
+
+def _is_excused(evidence: Evidence, attempt: Attempt[CommandSent], answer: Answered) -> bool:
+    """Tell whether what was acknowledged was lost with a tail: perhaps, where no number is told."""
+    kept = evidence.rollbacks_of(attempt.sent.workspace_id).kept_since(attempt.position)
+    return kept is not None and (answer.event_seq is None or answer.event_seq > kept)
+
+
+def _known(evidence: Evidence, attempt: Attempt[CommandSent] | Attempt[ReadSent]) -> int:
+    """Tell the head that was known when something was sent, as far as it was not lost since."""
+    kept = evidence.rollbacks_of(attempt.sent.workspace_id).kept_since(attempt.position)
+    return attempt.known[0] if kept is None else min(attempt.known[0], kept)
+
+
+def _name(sent: CommandSent | ReadSent) -> str:
+    if isinstance(sent, ReadSent):
+        return f"a read by {sent.client}"
+    return f"command {sent.marker or sent.op} of {sent.client}"
+
+
+def _violation(
+    verdict: Verdict, sent: CommandSent | ReadSent, sentence: str, *exhibits: Answered | Event
+) -> Violation:
+    return Violation(
+        verdict=verdict,
+        workspace_id=sent.workspace_id,
+        sentence=sentence,
+        exhibits=(sent, *exhibits),
+    )

@@ -1,0 +1,189 @@
+"""What only goes up: stored cursors and epochs (I3, I7).
+
+Each has a *floor*, the highest that was surely reached, and an answer below the floor that stood
+when it was asked for is a step back.  A crash takes back what a node may not have written, a
+rollback all of a workspace; an answer that one of them overtook says nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._history import AckSent, Answered, Crashed, CursorAsked, ReadSent, RolledBack
+from ._verdicts import Verdict, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ._history import Record
+    from ._store import CursorKey, Head
+
+_STALE = "STALE_CURSOR"
+
+
+class _Floor:
+    """How far something surely is, and which record tells."""
+
+    __slots__ = ("_durable", "_remembered")
+
+    def __init__(self) -> None:
+        self._durable: tuple[int, tuple[Record, ...]] = (0, ())
+        self._remembered: list[tuple[int, float, Record]] = []
+        """Rising, in numbers and in times: the last ones may be forgotten."""
+
+    @property
+    def height(self) -> int:
+        """How far."""
+        return max(self._durable[0], self._remembered[-1][0] if self._remembered else 0)
+
+    @property
+    def witness(self) -> tuple[Record, ...]:
+        """Who tells."""
+        if self._remembered and self._remembered[-1][0] > self._durable[0]:
+            return (self._remembered[-1][2],)
+        return self._durable[1]
+
+    def rise(self, value: int, witness: Record, *, durable: bool) -> bool:
+        """Note how far it is; tell whether that is news."""
+        if value <= (self._durable[0] if durable else self.height):
+            return False
+        if durable:
+            self._durable = (value, (witness,))
+        else:
+            self._remembered.append((value, witness.at, witness))
+        return True
+
+    def forget(self, since: float) -> None:
+        """Take back what is known only by what a node remembered from a time on."""
+        while self._remembered and self._remembered[-1][1] >= since:
+            self._remembered.pop()
+
+
+class _Pending:
+    """A question on its way, and the floor under its answer."""
+
+    __slots__ = ("asked", "era", "floor", "height", "witness")
+
+    def __init__(self, asked: AckSent | CursorAsked | ReadSent, floor: _Floor, era: int) -> None:
+        self.asked = asked
+        self.era = era
+        """How many crashes and rollbacks there were before."""
+        self.floor = floor
+        self.height = floor.height
+        self.witness = floor.witness
+
+
+def check_cursors(
+    history: Sequence[Record], *, cursors: Mapping[CursorKey, int] | None, heads: Mapping[str, Head]
+) -> Iterator[Violation]:
+    """Judge what was told of stored cursors and of epochs, and where they stand in the end."""
+    watch = _Watch()
+    for record in history:
+        yield from watch.see(record)
+    for workspace_id, head in heads.items():
+        yield from watch.end_epoch(workspace_id, head)
+    if cursors is not None:
+        yield from watch.end_cursors(cursors)
+
+
+class _Watch:
+    """The floors, and the questions on their way."""
+
+    def __init__(self) -> None:
+        self._cursors: dict[str, dict[CursorKey, _Floor]] = {}
+        self._epochs: dict[str, _Floor] = {}
+        self._pending: dict[str, _Pending] = {}
+        self._remembered: list[tuple[float, _Floor]] = []
+        """The floors that rose by what a crash may take back, in the order of time."""
+        self._era = 0
+
+    def see(self, record: Record) -> Iterator[Violation]:
+        """Take the next record."""
+        if isinstance(record, AckSent | CursorAsked):
+            self._ask(record, self._cursor(record.cursor_of))
+        elif isinstance(record, ReadSent):
+            self._ask(record, self._epochs.setdefault(record.workspace_id, _Floor()))
+        elif isinstance(record, Answered):
+            pending = self._pending.pop(record.op, None)
+            if pending is not None and pending.era == self._era:
+                yield from self._answer(pending, record)
+        elif isinstance(record, Crashed):
+            self._era += 1
+            while self._remembered and self._remembered[-1][0] >= record.since:
+                self._remembered.pop()[1].forget(record.since)
+        elif isinstance(record, RolledBack):
+            self._era += 1
+            self._cursors.pop(record.workspace_id, None)
+            self._epochs.pop(record.workspace_id, None)
+
+    def _cursor(self, key: CursorKey) -> _Floor:
+        return self._cursors.setdefault(key.workspace_id, {}).setdefault(key, _Floor())
+
+    def _ask(self, asked: AckSent | CursorAsked | ReadSent, floor: _Floor) -> None:
+        self._pending[asked.op] = _Pending(asked, floor, self._era)
+
+    def _answer(self, pending: _Pending, answer: Answered) -> Iterator[Violation]:
+        asked = pending.asked
+        value = _told(asked, answer)
+        if value is None:
+            return
+        if value < pending.height:
+            if isinstance(asked, ReadSent):
+                yield _epoch_violation(asked.workspace_id, value, pending, answer)
+            else:
+                said = "an ack was accepted at" if isinstance(asked, AckSent) else "it stands at"
+                yield _cursor_violation(asked.cursor_of, f"{said} {value}", pending, answer)
+        durable = isinstance(asked, ReadSent) or (isinstance(asked, CursorAsked) and asked.durable)
+        if pending.floor.rise(value, answer, durable=durable) and not durable:
+            self._remembered.append((answer.at, pending.floor))
+
+    def end_epoch(self, workspace_id: str, head: Head) -> Iterator[Violation]:
+        """Judge an epoch by where it stands in the end."""
+        floor = self._epochs.get(workspace_id, _Floor())
+        if head.epoch < floor.height:
+            yield _epoch_violation(workspace_id, head.epoch, floor)
+
+    def end_cursors(self, cursors: Mapping[CursorKey, int]) -> Iterator[Violation]:
+        """Judge the stored cursors by where they stand in the end."""
+        for floors in self._cursors.values():
+            for key, floor in floors.items():
+                value = cursors.get(key, 0)
+                if value < floor.height:
+                    yield _cursor_violation(key, f"in the end it stands at {value}", floor)
+
+
+def _told(asked: AckSent | CursorAsked | ReadSent, answer: Answered) -> int | None:
+    """Tell where an answer says that the cursor, or the epoch, stands."""
+    if isinstance(asked, ReadSent):
+        return answer.epoch
+    if isinstance(asked, CursorAsked):
+        return answer.cursor
+    if answer.outcome == "ok":
+        return asked.number
+    current = (answer.details or {}).get("current_cursor") if answer.code == _STALE else None
+    return current if isinstance(current, int) else None
+
+
+def _epoch_violation(
+    workspace_id: str, epoch: int, floor: _Floor | _Pending, *answer: Answered
+) -> Violation:
+    return Violation(
+        verdict=Verdict.EPOCH_REGRESS,
+        workspace_id=workspace_id,
+        sentence=f"the epoch is {epoch}, and was {floor.height}",
+        exhibits=(*answer, *floor.witness),
+    )
+
+
+def _cursor_violation(
+    key: CursorKey, sentence: str, floor: _Floor | _Pending, *answer: Answered
+) -> Violation:
+    return Violation(
+        verdict=Verdict.ACK_REGRESS,
+        workspace_id=key.workspace_id,
+        sentence=(
+            f"the cursor of {key.user_id}/{key.client_id} in {key.stream_id}: "
+            f"{sentence}, and was at {floor.height}"
+        ),
+        exhibits=(*answer, *floor.witness),
+    )

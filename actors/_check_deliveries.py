@@ -1,0 +1,231 @@
+"""What came by subscriptions, against the log and against each other (I1, I2, I6, I8)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from itertools import accumulate, zip_longest
+from typing import TYPE_CHECKING
+
+from dalsegno.protocol import chain_text, number
+
+from ._evidence import NEVER
+from ._history import fingerprint
+from ._roles import MEMBER_REMOVED, role_stream
+from ._verdicts import Verdict, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dalsegno.protocol import Event
+
+    from ._evidence import Evidence, Following
+    from ._final_log import Log
+    from ._history import Delivered
+    from ._verdicts import Exhibit
+
+
+def check_deliveries(evidence: Evidence) -> Iterator[Violation]:
+    """Judge every subscription, and all of them together."""
+    barriers: dict[tuple[str, str], _Barriers] = {}
+    contents = _Contents()
+    for following in evidence.followings.values():
+        began = following.began
+        mine = None
+        if began.user_id is not None:
+            who = (began.workspace_id, began.user_id)
+            mine = barriers.get(who)
+            if mine is None:
+                mine = barriers[who] = _Barriers(evidence, *who)
+        yield from _check_dense(following)
+        yield from _check_contents(evidence, following, contents)
+        if mine is not None:
+            yield from _check_revoked(evidence, following, mine)
+        yield from _check_seen(evidence, following, mine)
+
+
+# ---------------------------------------------------------------------------------------- numbers
+
+
+def _check_dense(following: Following) -> Iterator[Violation]:
+    due = following.began.cursor + 1
+    before: Exhibit = following.began
+    was_back = False
+    for record in following.delivered:
+        if record.number > due:
+            sentence = f"{record.number} came where {due} was due"
+            yield _violation(Verdict.GAP, following, sentence, record, before)
+        elif record.number < due and not was_back:
+            # A repeated stretch is one step back.
+            sentence = f"{record.number} came again, {due} was due"
+            yield _violation(Verdict.STEP_BACK, following, sentence, record, before)
+        was_back = record.number < due
+        due = max(due, record.number + 1)
+        before = record
+
+
+# --------------------------------------------------------------------------------------- contents
+
+
+class _Contents:
+    """Which event each number was seen to be, by whoever saw it first."""
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[str, str, int], Delivered] = {}
+
+    def see(self, workspace_id: str, stream_id: str, record: Delivered) -> Delivered | None:
+        """Note a delivery; what another saw at the same number where that is something else."""
+        place = (workspace_id, stream_id, record.number)
+        first = self._first.setdefault(place, record)
+        return None if first.event_id == record.event_id else first
+
+
+def _check_contents(
+    evidence: Evidence, following: Following, contents: _Contents
+) -> Iterator[Violation]:
+    began = following.began
+    log = evidence.log(began.workspace_id)
+    lost: Delivered | None = None
+    for record in following.delivered:
+        event = log.by_id.get(record.event_id)
+        if event is None and _is_excused(evidence, log, following, record):
+            lost = lost or record
+            continue
+        other = contents.see(began.workspace_id, began.stream_id, record)
+        if other is not None:
+            sentence = f"{record.number} of {began.stream_id} is another event for another reader"
+            yield _violation(Verdict.INCONSISTENT_OFFSET, following, sentence, record, other)
+        if event is None:
+            sentence = f"event {record.event_id} came as {record.number}, and is not in the log"
+            yield _violation(Verdict.ABORTED_READ, following, sentence, record)
+            continue
+        differs = _difference(following, record, event)
+        if differs is not None:
+            sentence = f"{record.number} of {began.stream_id} came with another {differs}"
+            yield _violation(Verdict.INCONSISTENT_OFFSET, following, sentence, record, event)
+        if lost is not None:
+            sentence = f"{record.number} came after {lost.number} of a history that was lost"
+            yield _violation(Verdict.INCONSISTENT_OFFSET, following, sentence, record, lost)
+            lost = None
+
+
+def _is_excused(evidence: Evidence, log: Log, following: Following, record: Delivered) -> bool:
+    """Tell whether an event that is not in the log may have been lost with its tail."""
+    rollbacks = evidence.rollbacks_of(following.began.workspace_id)
+    if record.event_id in rollbacks.lost:
+        return True
+    kept = rollbacks.kept_since(following.position)
+    if kept is None:
+        return False
+    if not following.whole and record.event_seq is None:
+        return record.number > log.version_at(following.began.stream_id, kept)
+    return (record.number if record.event_seq is None else record.event_seq) > kept
+
+
+def _difference(following: Following, record: Delivered, event: Event) -> str | None:
+    """Tell in what a delivery differs from the log; None where it does not."""
+    if not following.whole and event.stream_id != following.began.stream_id:
+        return "stream in the log"
+    if record.number != number(event, whole=following.whole):
+        return "number in the log"
+    if record.event_seq not in {None, event.event_seq}:
+        return "event_seq"
+    if record.chain not in {None, chain_text(event.chain)}:
+        return "chain"
+    if record.payload is not None and record.payload != fingerprint(event.payload):
+        return "payload"
+    return None
+
+
+# ----------------------------------------------------------------------------------------- access
+
+
+class _Barriers:
+    """When a user's membership ended, and when it may have begun again."""
+
+    def __init__(self, evidence: Evidence, workspace_id: str, user_id: str) -> None:
+        self._removed: list[Event] = []
+        surely, perhaps = [], []
+        never = len(evidence.history)
+        events = evidence.log(workspace_id).streams.get(role_stream(workspace_id, user_id), [])
+        for event, after in zip_longest(events, events[1:]):
+            if event.type == MEMBER_REMOVED:
+                self._removed.append(event)
+                again = never if after is None else evidence.was_asked(after)
+                surely.append(again)
+                perhaps.append(never if again == NEVER else again)
+        # Before these positions a subscription is not one that a later membership allows; of a
+        # membership that nobody is known to have asked for, it may always be.
+        self._surely = list(accumulate(surely, max))
+        self._perhaps = list(accumulate(perhaps, max))
+
+    def of(self, began: int) -> Event | None:
+        """Tell which removal surely ends a subscription that began at a position."""
+        return next(iter(self._removed[bisect_right(self._surely, began) :][:1]), None)
+
+    def perhaps_of(self, began: int) -> Event | None:
+        """Tell which removal may have ended it."""
+        return next(iter(self._removed[bisect_right(self._perhaps, began) :][:1]), None)
+
+
+def _check_revoked(
+    evidence: Evidence, following: Following, barriers: _Barriers
+) -> Iterator[Violation]:
+    removed = barriers.of(following.position)
+    if removed is None:
+        return
+    log = evidence.log(following.began.workspace_id)
+    for record in following.delivered:
+        event = log.by_id.get(record.event_id)
+        event_seq = record.event_seq if event is None else event.event_seq
+        if event_seq is not None and event_seq > removed.event_seq:
+            sentence = (
+                f"{following.began.user_id} got {event_seq}, and was removed at {removed.event_seq}"
+            )
+            yield _violation(Verdict.AFTER_REVOCATION, following, sentence, record, removed)
+            return
+
+
+# ---------------------------------------------------------------------------------------- in time
+
+
+def _check_seen(
+    evidence: Evidence, following: Following, barriers: _Barriers | None
+) -> Iterator[Violation]:
+    """Judge whether one that still follows has what it must have by now."""
+    began = following.began
+    if evidence.rollbacks_of(began.workspace_id).kept_since(following.position) is not None:
+        return  # it followed a history that is no more
+    due = _due(evidence, following)
+    removed = None if barriers is None else barriers.perhaps_of(following.position)
+    if removed is not None:
+        due = min(due, removed.event_seq)
+    if not following.whole:
+        due = evidence.log(began.workspace_id).version_at(began.stream_id, due)
+    last = max((record.number for record in following.delivered), default=began.cursor)
+    if last < due:
+        sentence = f"still follows {began.stream_id}, has {last} of {due}"
+        yield _violation(Verdict.UNSEEN, following, sentence, *following.delivered[-1:])
+
+
+def _due(evidence: Evidence, following: Following) -> int:
+    """Tell the head that a subscription must have reached: 0 where it ended before."""
+    ended = len(evidence.history) + 1 if following.ended is None else following.ended
+    workspace_id = following.began.workspace_id
+    return max(
+        heads.by_workspace.get(workspace_id, 0)
+        if heads is not None and following.position < heads.position and heads.until < ended
+        else 0
+        for heads in (evidence.settled, evidence.lately)
+    )
+
+
+def _violation(
+    verdict: Verdict, following: Following, sentence: str, *exhibits: Exhibit
+) -> Violation:
+    began = following.began
+    return Violation(
+        verdict=verdict,
+        workspace_id=began.workspace_id,
+        sentence=f"{began.subscription} on {began.connection}: {sentence}",
+        exhibits=(*exhibits, began),
+    )

@@ -1,0 +1,74 @@
+"""The judge: what clients saw, against the log in the end, in linear time.
+
+    violations = check(recorder.history, {"acme": events})
+    assert not violations, "\\n".join(map(str, violations))
+
+Each answer of the runtime tells its number, so the order of what happened is given, and no search
+for one is needed, as checkers of linearizability do.  What remains are comparisons: everything
+acknowledged is in the log, once, where its receipt says; everything seen is in the log; whatever
+was asked for after something was known stands behind it; every reader got every number once, in
+order.  `Verdict` names all that can be found.
+
+The checker finds only what a history shows: what nobody recorded is not judged, and of what is
+ambiguous the favourable reading counts.  A `Report` tells how much there was to judge.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._check_commands import check_commands, check_reads
+from ._check_cursors import check_cursors
+from ._check_deliveries import check_deliveries
+from ._check_log import check_logs
+from ._evidence import Evidence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from dalsegno.protocol import Event
+
+    from ._check_log import RunRule
+    from ._history import Record
+    from ._store import CursorKey, Head
+    from ._verdicts import Violation
+
+
+def correlation_marker(event: Event) -> str | None:
+    """Find a command by its ``correlation_id``, which over the wire is the ``request_id``."""
+    return event.correlation_id
+
+
+def check(
+    history: Sequence[Record],
+    log: Mapping[str, Sequence[Event]],
+    *,
+    marker_of: Callable[[Event], str | None] = correlation_marker,
+    cursors: Mapping[CursorKey, int] | None = None,
+    heads: Mapping[str, Head] | None = None,
+    seen_within_s: float | None = None,
+    runs: RunRule | None = None,
+) -> list[Violation]:
+    """Find everything in a history that must not happen, in an order that is always the same.
+
+    Args:
+        history: what was asked and seen, in the order of time.
+        log: every workspace's events in the end, ascending from the first; one that the history
+            names and that is not here has none.
+        marker_of: tells by what marker a `CommandSent` names what led to an event.
+        cursors: where stored cursors stand in the end, after what was acknowledged was written.
+        heads: the heads in the end.
+        seen_within_s: how long an event may take to whoever follows; None: only what is not there
+            once all has `Settled` counts as unseen.
+        runs: how runs are told, where there are any.
+
+    """
+    heads = heads or {}
+    evidence = Evidence(history, log, marker_of, seen_within_s=seen_within_s)
+    return [
+        *check_logs(evidence, heads=heads, runs=runs),
+        *check_commands(evidence),
+        *check_reads(evidence),
+        *check_deliveries(evidence),
+        *check_cursors(history, cursors=cursors, heads=heads),
+    ]

@@ -1,0 +1,271 @@
+"""A history and a log, put in order for the checker: what belongs to what, and what was known when.
+
+Two bounds on the time of a commit do all the work, and no clock is compared with another.  An event
+was *not yet* committed when its command was asked for the first time; it was *surely* committed
+when somebody had seen it: by a receipt, a delivery or a read.  Whatever contradicts these bounds is
+a violation, whatever lies between them is not.
+
+Positions in the history stand for times.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
+
+from dalsegno.protocol import workspace_stream
+
+from ._final_log import Log, Rollbacks
+from ._history import (
+    Answered,
+    CommandSent,
+    ConnectionEnded,
+    Delivered,
+    ReadSent,
+    RolledBack,
+    Settled,
+    Subscribed,
+    SubscriptionEnded,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dalsegno.protocol import Event
+
+    from ._final_log import MarkerOf
+    from ._history import Record
+
+Known: TypeAlias = "tuple[int, tuple[Record, ...]]"
+"""A head that was surely reached, and the record that tells."""
+
+_NOTHING: Known = (0, ())
+
+NEVER = -1
+"""A position before everything."""
+
+SentT = TypeVar("SentT", bound=CommandSent | ReadSent)
+
+
+class Attempt(Generic[SentT]):
+    """A command or a read, and its answer."""
+
+    __slots__ = ("answer", "answered", "known", "position", "sent")
+
+    def __init__(self, position: int, sent: SentT, known: Known) -> None:
+        self.position = position
+        self.sent = sent
+        self.known = known
+        """The head that was surely reached when it was sent."""
+        self.answered: int | None = None
+        """The position of its answer."""
+        self.answer: Answered | None = None
+
+
+class Thing:
+    """What somebody wanted done: the attempts under one marker, and what the log has of it."""
+
+    __slots__ = ("attempts", "effects", "workspace_id")
+
+    def __init__(self, workspace_id: str) -> None:
+        self.workspace_id = workspace_id
+        self.attempts: list[Attempt[CommandSent]] = []
+        self.effects: dict[str, list[Event]] = {}
+        """By command, in the order of the log."""
+
+
+class Following:
+    """A subscription, and what came by it."""
+
+    __slots__ = ("began", "delivered", "ended", "position")
+
+    def __init__(self, position: int, began: Subscribed) -> None:
+        self.position = position
+        self.began = began
+        self.delivered: list[Delivered] = []
+        self.ended: int | None = None
+        """The position of its end."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is of the workspace's stream."""
+        return self.began.stream_id == workspace_stream(self.began.workspace_id)
+
+
+class Heads(NamedTuple):
+    """What was committed by a position, and has to have come to whoever follows."""
+
+    position: int
+    """Whoever began before it …"""
+    until: int
+    """… and still follows here."""
+    by_workspace: dict[str, int]
+
+
+class Evidence:
+    """All that the checker looks at."""
+
+    def __init__(
+        self,
+        history: Sequence[Record],
+        logs: Mapping[str, Sequence[Event]],
+        marker_of: MarkerOf,
+        *,
+        seen_within_s: float | None = None,
+    ) -> None:
+        self.history = history
+        self.logs = {name: Log(events, marker_of) for name, events in logs.items()}
+        self.commands: dict[str, Attempt[CommandSent]] = {}
+        self.reads: dict[str, Attempt[ReadSent]] = {}
+        self.things: dict[tuple[str, str, bool], Thing] = {}
+        """By workspace and marker; or, where there is none, the command's op, and False."""
+        self.followings: dict[str, Following] = {}
+        self._rollbacks: dict[str, Rollbacks] = {}
+        self.settled: Heads | None = None
+        """Of the last `Settled`."""
+        self.lately: Heads | None = None
+        """Of ``seen_within_s`` before the end."""
+        self.asked: dict[tuple[str, str], int] = {}
+        """Where a command of the log was asked for first: it was not committed before."""
+        self._marker_of = marker_of
+        self._known: dict[str, Known] = {}
+        self._by_connection: dict[str, list[Following]] = {}
+        self._read(seen_within_s)
+        self._find_effects()
+
+    def log(self, workspace_id: str) -> Log:
+        """Look up a workspace's log; one that was not given is empty."""
+        log = self.logs.get(workspace_id)
+        if log is None:
+            log = self.logs[workspace_id] = Log((), self._marker_of)
+        return log
+
+    def rollbacks_of(self, workspace_id: str) -> Rollbacks:
+        """Look up when a workspace's log lost its tail."""
+        return self._rollbacks.setdefault(workspace_id, Rollbacks())
+
+    def was_asked(self, event: Event) -> int:
+        """Tell from where on in the history an event may have been committed."""
+        return self.asked.get((event.workspace_id, event.command_id), NEVER)
+
+    # ------------------------------------------------------------------------------- reading
+
+    def _read(self, seen_within_s: float | None) -> None:
+        cutoff = None
+        if seen_within_s is not None and self.history:
+            cutoff = self.history[-1].at - seen_within_s
+        asked_since, end = False, len(self.history)
+        for position, record in enumerate(self.history):
+            if cutoff is not None and record.at > cutoff:
+                self.lately, cutoff = Heads(position, end, self._heads()), None
+            if isinstance(record, Delivered):
+                self._delivered(record)
+            elif isinstance(record, CommandSent):
+                asked_since = True
+                self._command_sent(position, record)
+            elif isinstance(record, Answered):
+                self._answered(position, record)
+            elif isinstance(record, Settled):
+                self.settled, asked_since = Heads(position, position, self._heads()), False
+            else:
+                self._other(position, record)
+        if cutoff is not None:
+            self.lately = Heads(end, end, self._heads())
+        if self.settled is not None and not asked_since:
+            # Nothing was asked since, so all that there is was there already.
+            everything = {name: log.head for name, log in self.logs.items()}
+            self.settled = self.settled._replace(by_workspace=everything)
+
+    def _heads(self) -> dict[str, int]:
+        return {name: head for name, (head, _) in self._known.items()}
+
+    def _other(self, position: int, record: Record) -> None:
+        if isinstance(record, ReadSent):
+            known = self._known.get(record.workspace_id, _NOTHING)
+            self.reads[record.op] = Attempt(position, record, known)
+        elif isinstance(record, Subscribed):
+            following = Following(position, record)
+            self.followings[record.subscription] = following
+            self._by_connection.setdefault(record.connection, []).append(following)
+        elif isinstance(record, SubscriptionEnded):
+            self._end(position, self.followings.get(record.subscription))
+        elif isinstance(record, ConnectionEnded):
+            for one in self._by_connection.pop(record.connection, ()):
+                self._end(position, one)
+        elif isinstance(record, RolledBack):
+            self.rollbacks_of(record.workspace_id).add(position, record.to_seq, record.lost)
+            head, witness = self._known.get(record.workspace_id, _NOTHING)
+            if head > record.to_seq:
+                self._known[record.workspace_id] = (record.to_seq, witness)
+
+    @staticmethod
+    def _end(position: int, following: Following | None) -> None:
+        if following is not None and following.ended is None:
+            following.ended = position
+
+    def _command_sent(self, position: int, sent: CommandSent) -> None:
+        attempt = Attempt(position, sent, self._known.get(sent.workspace_id, _NOTHING))
+        self.commands[sent.op] = attempt
+        named = sent.marker is not None
+        name = (sent.workspace_id, sent.op if sent.marker is None else sent.marker, named)
+        self.things.setdefault(name, Thing(sent.workspace_id)).attempts.append(attempt)
+
+    def _answered(self, position: int, answer: Answered) -> None:
+        attempt = self.commands.get(answer.op) or self.reads.get(answer.op)
+        if attempt is None or attempt.answer is not None:
+            return
+        attempt.answer, attempt.answered = answer, position
+        if answer.outcome == "ok":
+            workspace_id = attempt.sent.workspace_id
+            seq = self._committed_by(attempt.position, attempt.sent, answer)
+            if seq is not None and seq <= self.log(workspace_id).head:
+                self._learn(workspace_id, seq, answer)
+
+    def _committed_by(
+        self, position: int, sent: CommandSent | ReadSent, answer: Answered
+    ) -> int | None:
+        """Tell what an answer to what was sent at a position proves to be committed."""
+        if isinstance(sent, CommandSent):
+            log = self.log(sent.workspace_id)
+            command_id = answer.command_id
+            if command_id not in log.commands:
+                marked = () if sent.marker is None else log.markers.get(sent.marker, ())
+                command_id = next(iter(marked), None)
+            if command_id is not None:
+                return log.commands[command_id][-1].event_seq
+            if sent.events_min > 0:
+                return None
+        # A head, perhaps of a history that was lost meanwhile.
+        kept = self.rollbacks_of(sent.workspace_id).kept_since(position)
+        return answer.event_seq if kept is None else None
+
+    def _delivered(self, record: Delivered) -> None:
+        following = self.followings.get(record.subscription)
+        if following is None:
+            return
+        following.delivered.append(record)
+        workspace_id = following.began.workspace_id
+        event = self.log(workspace_id).by_id.get(record.event_id)
+        if event is not None:
+            self._learn(workspace_id, event.event_seq, record)
+
+    def _learn(self, workspace_id: str, event_seq: int, witness: Record) -> None:
+        if event_seq > self._known.get(workspace_id, _NOTHING)[0]:
+            self._known[workspace_id] = (event_seq, (witness,))
+
+    # ------------------------------------------------------------------------------- effects
+
+    def _find_effects(self) -> None:
+        for (workspace_id, marker, named), thing in self.things.items():
+            log = self.log(workspace_id)
+            found = dict(log.markers.get(marker, ())) if named else {}
+            for attempt in thing.attempts:
+                answer = attempt.answer
+                if answer is not None and answer.command_id in log.commands:
+                    found[answer.command_id] = None
+            for command_id in found:
+                thing.effects[command_id] = log.commands[command_id]
+                self._first_asked(workspace_id, command_id, thing.attempts[0].position)
+
+    def _first_asked(self, workspace_id: str, command_id: str, position: int) -> None:
+        name = (workspace_id, command_id)
+        self.asked[name] = min(position, self.asked.get(name, position))

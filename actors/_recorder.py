@@ -1,0 +1,370 @@
+"""Keeping a history: what a test calls as it asks and hears.
+
+    recorder = Recorder(trio.current_time)
+    with recorder.command("alice", "acme", marker="m1", stream_id="task:t1") as asked:
+        receipt = await workspace.send(AddTask("t1", "…"), correlation_id="m1")
+        asked.receipt(receipt)
+
+A block that is left by an error or a cancellation records that as the outcome: what a typed error
+says about it, or that it is unknown.  Where questions and answers are in different places, the
+methods do without the block.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any, Self
+
+from dalsegno.protocol import DalsegnoError, chain_text
+
+from ._history import (
+    AckSent,
+    Answered,
+    CommandSent,
+    ConnectionEnded,
+    Crashed,
+    CursorAsked,
+    Delivered,
+    ReadSent,
+    RolledBack,
+    Settled,
+    Subscribed,
+    SubscriptionEnded,
+    dump_record,
+    fingerprint,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from types import TracebackType
+
+    from dalsegno.protocol import Event
+
+    from ._command import Receipt
+    from ._history import Question, Record
+    from ._store import CursorKey, Head
+
+UNKNOWN_CODES = frozenset({"OUTCOME_UNKNOWN", "UNREACHABLE", "DISCONNECTED", "CLIENT_CLOSED"})
+"""The errors after which a command may have been applied, the server's and a client's."""
+
+
+class Recorder:
+    """Keeps one history; several with one clock can be merged.
+
+    Args:
+        clock: a monotonic clock, in seconds: `trio.current_time` within one run, the machine's
+            ``CLOCK_MONOTONIC`` for several processes.
+        name: told apart from other recorders whose histories will be merged with this one.
+        write: is given every record as a line of JSON at once, so that a kill loses none.
+
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        name: str = "",
+        write: Callable[[bytes], object] | None = None,
+    ) -> None:
+        self.history: list[Record] = []
+        self._clock = clock
+        self._name = name
+        self._write = write
+        self._numbers = itertools.count(1)
+
+    def __repr__(self) -> str:
+        return f"<Recorder {self._name!r}, {len(self.history)} records>"
+
+    def now(self) -> float:
+        """Tell the time that a record made now would have."""
+        return self._clock()
+
+    def add(self, record: Record) -> None:
+        """Keep a record that was made elsewhere; none is older than the last."""
+        self.history.append(record)
+        if self._write is not None:
+            self._write(dump_record(record))
+
+    def new_id(self) -> str:
+        """Name a question, a connection or a subscription."""
+        return f"{self._name}{next(self._numbers)}"
+
+    # -------------------------------------------------------------------------------- questions
+
+    def command(
+        self,
+        client: str,
+        workspace_id: str,
+        *,
+        marker: str | None,
+        stream_id: str | None = None,
+        key: str | None = None,
+        events_min: int = 1,
+        events_max: int | None = None,
+    ) -> Asked:
+        """Record a command, just before it is sent.
+
+        Args:
+            client: who sends it, for who reads the story.
+            workspace_id: where.
+            marker: by what its events are found in the log (`CommandSent`).
+            stream_id: its entity, where that is known.
+            key: its idempotency key.
+            events_min: 0 for one that may change nothing.
+            events_max: how many events it leads to at the most: tells a repetition within one.
+
+        """
+        sent = CommandSent(
+            at=self._clock(),
+            op=self.new_id(),
+            client=client,
+            workspace_id=workspace_id,
+            marker=marker,
+            stream_id=stream_id,
+            key=key,
+            events_min=events_min,
+            events_max=events_max,
+        )
+        return self._asked(sent)
+
+    def read(
+        self, client: str, workspace_id: str, *, stream_id: str | None = None, min_seq: int = 0
+    ) -> Asked:
+        """Record a read, of an entity or of the head, just before it is sent."""
+        sent = ReadSent(
+            at=self._clock(),
+            op=self.new_id(),
+            client=client,
+            workspace_id=workspace_id,
+            stream_id=stream_id,
+            min_seq=min_seq,
+        )
+        return self._asked(sent)
+
+    def ack(self, cursor_of: CursorKey, number: int) -> Asked:
+        """Record an ack, just before it is sent.
+
+        Success is silent: `Asked.ok` is for when something that was sent after it has its answer.
+        """
+        sent = AckSent(at=self._clock(), op=self.new_id(), cursor_of=cursor_of, number=number)
+        return self._asked(sent)
+
+    def cursor(self, cursor_of: CursorKey, *, durable: bool = False) -> Asked:
+        """Record that a stored cursor is looked up, by a subscribe or (durable) in the store."""
+        sent = CursorAsked(at=self._clock(), op=self.new_id(), cursor_of=cursor_of, durable=durable)
+        return self._asked(sent)
+
+    def _asked(self, question: Question) -> Asked:
+        self.add(question)
+        return Asked(self, question.op)
+
+    # ------------------------------------------------------------------------------- deliveries
+
+    def subscription(
+        self,
+        connection: str,
+        workspace_id: str,
+        stream_id: str,
+        *,
+        cursor: int,
+        user_id: str | None = None,
+    ) -> Followed:
+        """Record that a subscription began after a cursor: its answer came, no event yet."""
+        name = self.new_id()
+        self.add(
+            Subscribed(
+                at=self._clock(),
+                subscription=name,
+                connection=connection,
+                user_id=user_id,
+                workspace_id=workspace_id,
+                stream_id=stream_id,
+                cursor=cursor,
+            )
+        )
+        return Followed(self, name)
+
+    def connection_ended(self, connection: str, code: object = None) -> None:
+        """Record that a connection is over."""
+        said = None if code is None else str(code)
+        self.add(ConnectionEnded(at=self._clock(), connection=connection, code=said))
+
+    # -------------------------------------------------------------- what the test itself did
+
+    def crashed(self, *, acks_unwritten_s: float) -> None:
+        """Record that a node went without writing the acks of the last so many seconds."""
+        now = self._clock()
+        self.add(Crashed(at=now, since=now - acks_unwritten_s))
+
+    def rolled_back(self, workspace_id: str, to_seq: int, *, lost: Iterable[Event] = ()) -> None:
+        """Record that the events above a number were lost; name them where they are known."""
+        self.add(
+            RolledBack(
+                at=self._clock(),
+                workspace_id=workspace_id,
+                to_seq=to_seq,
+                lost=tuple(event.event_id for event in lost),
+            )
+        )
+
+    def settled(self) -> None:
+        """Record that all is quiet, and everybody has caught up who can."""
+        self.add(Settled(at=self._clock()))
+
+
+class Asked:
+    """A question on its way; only the first answer counts."""
+
+    def __init__(self, recorder: Recorder, op: str) -> None:
+        self.op = op
+        self.is_answered = False
+        self._recorder = recorder
+
+    def __repr__(self) -> str:
+        return f"<Asked {self.op}{', answered' if self.is_answered else ''}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(exc_value, DalsegnoError):
+            self.failed(exc_value)
+        else:
+            self.unknown()
+
+    def ok(
+        self,
+        event_seq: int | None = None,
+        version: int | None = None,
+        *,
+        stream_id: str | None = None,
+        command_id: str | None = None,
+        repeated: bool = False,
+    ) -> None:
+        """Record success: of a command its receipt, of a read up to where it reflects the log."""
+        self._answer(
+            Answered(
+                at=self._recorder.now(),
+                op=self.op,
+                outcome="ok",
+                event_seq=event_seq,
+                version=version,
+                stream_id=stream_id,
+                command_id=command_id,
+                repeated=repeated,
+            )
+        )
+
+    def receipt(self, receipt: Receipt) -> None:
+        """Record a command's success, as the embedding API tells it."""
+        self.ok(
+            receipt.event_seq,
+            receipt.version,
+            stream_id=receipt.stream_id,
+            command_id=receipt.command_id,
+            repeated=receipt.repeated,
+        )
+
+    def head(self, head: Head) -> None:
+        """Record the answer of a read of the head in the store: tells the epoch too."""
+        self._answer(
+            Answered(
+                at=self._recorder.now(),
+                op=self.op,
+                outcome="ok",
+                event_seq=head.head_seq,
+                epoch=head.epoch,
+            )
+        )
+
+    def stands_at(self, cursor: int) -> None:
+        """Record where a stored cursor stands; 0 for none."""
+        self._answer(Answered(at=self._recorder.now(), op=self.op, outcome="ok", cursor=cursor))
+
+    def failed(self, error: DalsegnoError | str, details: Mapping[str, Any] | None = None) -> None:
+        """Record a failure, by the error or its code; some codes mean an unknown outcome."""
+        code = error if isinstance(error, str) else error.code
+        if isinstance(error, DalsegnoError):
+            details = error.details
+        self._answer(
+            Answered(
+                at=self._recorder.now(),
+                op=self.op,
+                outcome="unknown" if code in UNKNOWN_CODES else "fail",
+                code=code,
+                details=dict(details) if details else None,
+            )
+        )
+
+    def unknown(self) -> None:
+        """Record that nobody waits for the answer any more: connection lost, caller cancelled."""
+        self._answer(Answered(at=self._recorder.now(), op=self.op, outcome="unknown"))
+
+    def _answer(self, answer: Answered) -> None:
+        if not self.is_answered:
+            self.is_answered = True
+            self._recorder.add(answer)
+
+
+class Followed:
+    """A subscription that events come by."""
+
+    def __init__(self, recorder: Recorder, name: str) -> None:
+        self.name = name
+        self._recorder = recorder
+
+    def __repr__(self) -> str:
+        return f"<Followed {self.name}>"
+
+    def delivered(self, event: Event, *, whole: bool) -> None:
+        """Record an event as the embedding API gives it; ``whole`` for the workspace's stream."""
+        self.saw(
+            event.event_seq if whole else event.stream_seq,
+            event_id=event.event_id,
+            event_seq=event.event_seq,
+            chain=event.chain,
+            payload=event.payload,
+        )
+
+    def saw(
+        self,
+        number: int,
+        *,
+        event_id: str,
+        event_seq: int | None = None,
+        chain: int | str | None = None,
+        payload: str | bytes | None = None,
+    ) -> None:
+        """Record an event by what its message says; what it does not say is not compared.
+
+        Args:
+            number: its number in the stream that was subscribed to.
+            event_id: its id.
+            event_seq: its number in the workspace.
+            chain: as a number, or as it stands on the wire.
+            payload: JSON, byte for byte, where it is the stored one: a domain may show another on
+                the workspace's stream.
+
+        """
+        self._recorder.add(
+            Delivered(
+                at=self._recorder.now(),
+                subscription=self.name,
+                number=number,
+                event_id=event_id,
+                event_seq=event_seq,
+                chain=chain_text(chain) if isinstance(chain, int) else chain,
+                payload=None if payload is None else fingerprint(payload),
+            )
+        )
+
+    def ended(self, code: str | None = None) -> None:
+        """Record that it is over, with the server's code where it ended it."""
+        self._recorder.add(
+            SubscriptionEnded(at=self._recorder.now(), subscription=self.name, code=code)
+        )
