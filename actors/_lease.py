@@ -80,7 +80,7 @@ class Lease:
         self._held_until = -1.0
         self._is_doubtful = False
         """Whether it was over, and what is owned here was not compared since."""
-        self._is_over = False
+        self._is_over = self._is_forgotten = False
         self._one_at_a_time = trio.Lock()
         self._beats = self._missed = self._lapses = 0
 
@@ -108,7 +108,7 @@ class Lease:
         await self._beat(first=True)
 
     async def end(self) -> None:
-        """Leave everything to others at once; the caller bounds it.
+        """Leave everything to others at once, and once is enough; the caller bounds it.
 
         Raises:
             StoreUnavailableError: they have to wait until the lease has run out.
@@ -117,7 +117,9 @@ class Lease:
         self._is_over = True
         self._held_until = -1.0
         async with self._one_at_a_time:  # a beat on its way would begin it again
-            await self._store.forget(self.node_id, self._incarnation)
+            if not self._is_forgotten:
+                await self._store.forget(self.node_id, self._incarnation)
+                self._is_forgotten = True
 
     async def keep(
         self,

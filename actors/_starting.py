@@ -71,6 +71,8 @@ async def check_cursor(
     """
     if cursor.seq == 0:
         chain = CHAIN_START
+    elif subscription.whole and cursor.seq == hub.head:
+        chain = hub.chain
     else:
         event = await read_event(delivery, hub, subscription.stream_id, cursor.seq)
         if event is None:
@@ -88,7 +90,7 @@ async def _check_kept(
     entity = None if subscription.whole else subscription.stream_id
     lowest = await first_cursor(delivery.store, hub.workspace_id, entity)
     # The chain of the workspace's next event tells: it is made of the one at the cursor.
-    can_be_checked = cursor.chain is None or (subscription.whole and cursor.seq < hub.head)
+    can_be_checked = cursor.chain is None or subscription.whole
     if cursor.seq < lowest or not can_be_checked:
         raise StaleCursorError(
             "what follows this cursor is not kept any more",

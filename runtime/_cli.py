@@ -10,25 +10,27 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import trio
+from click.core import ParameterSource
 
 from dalsegno.protocol import (
     DalsegnoError,
     DomainError,
-    StoreUnavailableError,
     UnavailableError,
 )
 
 from ._cli_client import send, tail
+from ._cli_database import DATA_DIR, DATABASE, migrate, repair
 from ._cli_options import CONFIG, FILE, option
-from ._config import ConfigError, parse_bind, read_limits
+from ._config import ConfigError, check_advertised, check_node_id, parse_bind, read_limits
+from ._node import node_id_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from ._config import LogFormat, LogLevel
 
@@ -90,25 +92,19 @@ def cli() -> None:
     """Serve durable, resumable workspaces for apps and agents, and look into them."""
 
 
+cli.add_command(migrate)
+cli.add_command(repair)
 cli.add_command(send)
 cli.add_command(tail)
-
-_DATA_DIR = option(
-    "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path(".data"),
-    help="Where the embedded PostgreSQL lives; made if it is not there.",
-)
-_DATABASE = option(
-    "--database", metavar="DSN", help="A PostgreSQL of your own instead: postgresql://…"
-)
 
 
 @cli.command()
 @CONFIG
 @option("--bind", default="127.0.0.1:8000", metavar="HOST:PORT", help="Where to listen.")
-@_DATA_DIR
-@_DATABASE
+@DATA_DIR
+@DATABASE
+@option("--node-id", metavar="ID", help="Which node this is, the same over restarts.")
+@option("--advertise", metavar="URL", help="Where this node is, for those sent here by others.")
 @option("--origins", multiple=True, metavar="URL", help="Pages from there may connect too.")
 @option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @option("--log-format", type=click.Choice(["text", "json"]), default="text")
@@ -118,6 +114,8 @@ def serve(
     bind: str,
     data_dir: Path,
     database: str | None,
+    node_id: str | None,
+    advertise: str | None,
     origins: tuple[str, ...],
     log_level: LogLevel,
     log_format: LogFormat,
@@ -133,6 +131,8 @@ def serve(
         port=port,
         data_dir=data_dir,
         database=database,
+        node_id=_node_id(context, node_id, data_dir, database),
+        advertise=None if advertise is None else check_advertised(advertise),
         origins=origins,
         limits=read_limits(context.meta[FILE].limits, os.environ),
     )
@@ -140,31 +140,11 @@ def serve(
     trio.run(run_server, config)
 
 
-@cli.command()
-@CONFIG
-@_DATA_DIR
-@_DATABASE
-def migrate(data_dir: Path, database: str | None) -> None:
-    """Bring the database's schema up to date; `serve` does so by itself."""
-    applied = trio.run(_migrate, data_dir, database)
-    click.echo("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
-
-
-async def _migrate(data_dir: Path, database: str | None) -> list[str]:
-    from .store import ConnectionBrokenError, connect, migrate
-    from .store._embedded import open_embedded
-
-    async def apply(dsn: str) -> list[str]:
-        try:
-            connection = await connect(dsn)
-        except ConnectionBrokenError as error:
-            raise StoreUnavailableError(f"the database is away: {error.message}") from error
-        try:
-            return await migrate(connection)
-        finally:
-            await connection.aclose()
-
-    if database is not None:
-        return await apply(database)
-    async with open_embedded(data_dir) as server:
-        return await apply(server.dsn)
+def _node_id(
+    context: click.Context, node_id: str | None, data_dir: Path, database: str | None
+) -> str | None:
+    """Tell which node this is; None: an embedded PostgreSQL's, or, without a folder, a new one."""
+    if node_id is not None:
+        return check_node_id(node_id)
+    named = context.get_parameter_source("data_dir") is not ParameterSource.DEFAULT
+    return node_id_in(data_dir) if database is not None and named else None

@@ -10,10 +10,13 @@ from __future__ import annotations
 import tomllib
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
 
 from dalsegno.protocol import Limits
+
+from ._node import is_node_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +43,8 @@ class FileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     bind: str | None = None
     data_dir: str | None = None
     database: str | None = None
+    node_id: str | None = None
+    advertise: str | None = None
     origins: list[str] | None = None
     log_level: LogLevel | None = None
     log_format: LogFormat | None = None
@@ -111,3 +116,31 @@ def parse_bind(text: str) -> tuple[str, int]:
     if not (port.isascii() and port.isdigit() and int(port) < 2**16):
         raise ConfigError(f"{port!r} is not a port")
     return host.strip("[]"), int(port)
+
+
+def check_node_id(text: str) -> str:
+    """Pass what a node can be called.
+
+    Raises:
+        ConfigError: it is not that.
+
+    """
+    if not is_node_id(text):
+        raise ConfigError(f"{text!r} is no node id: 1 to 64 of A-Z a-z 0-9 _ . -")
+    return text
+
+
+def check_advertised(text: str) -> str:
+    """Pass an address that clients can be told.
+
+    Raises:
+        ConfigError: it is not ``http://HOST…`` or ``https://HOST…``, or has a password in it.
+
+    """
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.password is not None:
+        raise ConfigError(f"{text!r} is not http://HOST:PORT or https://HOST")
+    return text.rstrip("/")

@@ -18,6 +18,7 @@ from dalsegno.protocol import (
     DomainError,
     Limits,
     Reject,
+    StoreUnavailableError,
     UnavailableError,
     check_workspace_id,
 )
@@ -25,7 +26,7 @@ from dalsegno.protocol import (
 from ._node import is_node_id, node_id_in
 from ._seams import WORLD
 from ._workspace import Workspace
-from .store import PostgresStore, connect, migrate
+from .store import ConnectionBrokenError, PostgresStore, connect, migrate
 from .store._embedded import open_embedded
 from .store._memory_accounts import MemoryAccounts
 
@@ -158,11 +159,14 @@ class Runtime:
 
 
 async def _migrate(dsn: str) -> None:
-    connection = await connect(dsn)
     try:
-        await migrate(connection)
-    finally:
-        await connection.aclose()
+        connection = await connect(dsn)
+        try:
+            await migrate(connection)
+        finally:
+            await connection.aclose()
+    except ConnectionBrokenError as error:
+        raise StoreUnavailableError(f"the database is away: {error.message}") from error
 
 
 @asynccontextmanager
@@ -180,6 +184,8 @@ async def _running(service: Service, limits: Limits) -> AsyncIterator[None]:
                 if not service.is_draining:  # what was drained once has had its time
                     with trio.move_on_after(limits.drain_deadline_s, shield=True):
                         await _drain(service)
+                with trio.move_on_after(limits.close_deadline_s, shield=True):
+                    await _leave(service)
                 nursery.cancel_scope.cancel(reason="the runtime closes")
     except ExceptionGroup as group:
         failure = first_of(group)
@@ -195,6 +201,14 @@ async def _drain(service: Service) -> None:
         await service.drain()
     except UnavailableError:
         return  # acks are repeated, never skipped: those that could not be written come again
+
+
+async def _leave(service: Service) -> None:
+    """Let others have the workspaces at once, also after a drain that was cut short."""
+    try:
+        await service.lease.end()
+    except UnavailableError:
+        return  # they wait until the lease has run out
 
 
 def _check(domains: Sequence[Domain[Any, Any, Any]]) -> None:

@@ -1,7 +1,9 @@
-"""The real world: the one place that touches the process's clock, randomness and ids."""
+"""The real world: the one place that touches the process's clock, randomness, ids and user."""
 
 from __future__ import annotations
 
+import getpass
+import os
 import random
 import secrets
 from datetime import UTC, datetime
@@ -26,3 +28,11 @@ WORLD = World(now=_now, random=random.random, new_id=_new_id)
 def new_secret() -> str:
     """Make an unguessable token of 256 bits, safe in a URL."""
     return secrets.token_urlsafe(32)
+
+
+def user_name() -> str:
+    """Tell who runs this process, by the name that the system knows."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # an id without a name, as in many a container
+        return f"uid {os.getuid()}"

@@ -1,7 +1,9 @@
 """The server: a runtime, the HTTP application and the sockets, behind one port.
 
-Shutdown, each step bounded: stop accepting; settle what was taken and write what was acked; close
-the sockets with 1001; let HTTP requests finish; stop the database that was started here.
+Shutdown, each step bounded: stop accepting; tell each socket when to come back; settle what was
+taken, write what was acked and give up the lease, so that another node may serve who comes back
+soon; close the sockets with 1001; let HTTP requests finish; stop the database that was started
+here.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ import trio
 
 from dalsegno.actors import Connection
 from dalsegno.actors.domains.notes import notes
-from dalsegno.protocol import Close, Limits, check_id
+from dalsegno.protocol import Close, Limits, RuntimeClosedError, check_id
 
+from ._farewell import Farewell
 from ._runtime import Runtime
 from ._seams import WORLD, new_secret
 from .web import authenticate, create_app, serve_port
@@ -38,6 +41,10 @@ class ServeConfig:
     """Of the embedded PostgreSQL."""
     database: str | None = None
     """A DSN of one's own, instead of the embedded PostgreSQL."""
+    node_id: str | None = None
+    """Which node this is; None: the data directory's, or, with a DSN, a new one."""
+    advertise: str | None = None
+    """Where clients of other nodes can be told to go."""
     origins: tuple[str, ...] = ()
     """Pages from these origins may open sockets, beside those from the host itself."""
     limits: Limits = field(default_factory=Limits)
@@ -78,6 +85,8 @@ class _Sockets:
         self._rt = rt
 
     async def accept(self, request: UpgradeRequest) -> _Accepted:
+        if self._rt.service.is_draining:
+            raise RuntimeClosedError("the server shuts down")
         cookies = request.headers.get("cookie")
         identity = await authenticate(self._rt, cookies)
         client_id = parse_qs(request.query).get("client_id", ["default"])[0]
@@ -125,7 +134,12 @@ async def serve(
             await stack.enter_async_context(listener)
         rt = await stack.enter_async_context(
             Runtime.open(
-                config.database, domains=[notes], data_dir=config.data_dir, limits=config.limits
+                config.database,
+                domains=[notes],
+                data_dir=config.data_dir,
+                node_id=config.node_id,
+                address=config.advertise,
+                limits=config.limits,
             )
         )
         setup_token = None if config.is_loopback else new_secret()
@@ -154,7 +168,10 @@ async def serve(
             port = listeners[0].socket.getsockname()[1]
             task_status.started(Ready(rt, config.host, port, setup_token))
             await stop.wait()
-            serving.stop_accepting()
+            # Twice the bound: to settle what was taken, and then to say goodbye.
+            serving.stop_accepting(drain_s=2 * config.limits.drain_deadline_s)
+            farewell = Farewell(rt.service)
+            await farewell.announce()
             with trio.move_on_after(config.limits.drain_deadline_s):
                 await rt.drain()
-            rt.service.close_all(Close.GOING_AWAY, "shutting down")
+            await farewell.close()

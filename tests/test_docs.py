@@ -34,12 +34,13 @@ from dalsegno.runtime.web import create_app
 from dalsegno.runtime.web._auth import COOKIE, open_session
 
 ROOT = Path(__file__).parents[1]
-README, PROTOCOL, EMBEDDING = (
+README, PROTOCOL, EMBEDDING, OPERATIONS = (
     ROOT / "README.md",
     ROOT / "docs" / "protocol.md",
     ROOT / "docs" / "embedding.md",
+    ROOT / "docs" / "operations.md",
 )
-DOCUMENTS = (README, PROTOCOL, EMBEDDING, ROOT / "CHANGELOG.md")
+DOCUMENTS = (README, PROTOCOL, EMBEDDING, OPERATIONS, ROOT / "CHANGELOG.md")
 PATIENCE_S = 30.0
 
 EMAIL, PASSWORD = "ada@example.com", "correct horse battery"
@@ -215,7 +216,11 @@ def test_the_conversation_has_every_message_of_a_client() -> None:
 
 
 def test_every_message_of_the_server_is_told() -> None:
-    sources = [*(ROOT / "actors").glob("*.py"), ROOT / "protocol" / "_views.py"]
+    sources = [
+        *(ROOT / "actors").glob("*.py"),
+        *(ROOT / "runtime").glob("*.py"),
+        ROOT / "protocol" / "_views.py",
+    ]
     said = {
         name
         for source in sources
@@ -227,6 +232,7 @@ def test_every_message_of_the_server_is_told() -> None:
         for name in re.findall(pattern, source.read_text())
     }
     assert {"subscribed", "note_event", "workspace_event", "error", "heartbeat"} <= said
+    assert "reconnect" in said
     text = PROTOCOL.read_text()
     assert not {name for name in said if f'"{name}"' not in text and f"`{name}`" not in text}
 
@@ -344,9 +350,10 @@ def test_the_codes_are_those_of_the_code() -> None:
     assert named - server - METHODS == client
 
 
-def test_the_readmes_codes_exist() -> None:
-    named = set(re.findall(r"`([A-Z]+_[A-Z_]+)`", README.read_text()))
-    assert "OUTCOME_UNKNOWN" in named
+@pytest.mark.parametrize("document", [README, OPERATIONS], ids=lambda path: path.name)
+def test_the_codes_that_are_told_exist(document: Path) -> None:
+    named = set(re.findall(r"`([A-Z]+_[A-Z_]+)`", document.read_text()))
+    assert "WORKSPACE_MOVED" in named
     ours = {name for name in named if not name.startswith("DALSEGNO_")}
     assert ours - {"WORKSPACE"} <= HTTP_STATUS.keys()
 
@@ -376,11 +383,29 @@ async def test_the_routes_are_those_of_the_server() -> None:
 def test_the_limits_are_those_of_the_code() -> None:
     units = {"KiB": 1024, "MiB": 1024**2, "s": 1, "h": 3600}
     declared = {field.name: field.default for field in fields(Limits)}
-    told = rows(README, "Limit")
-    assert told
-    for name, default, _ in told:
-        number, _, unit = default.partition(" ")
-        assert declared[plain(name)] == float(number) * units.get(unit, 1), name
+    for document in (README, OPERATIONS):
+        told = rows(document, "Limit")
+        assert told
+        for name, default, _ in told:
+            number, _, unit = default.partition(" ")
+            assert declared[plain(name)] == float(number) * units.get(unit, 1), name
+    assert [plain(name) for name, _, _ in told] == [*declared], "all of them, in their order"
+    named = set(re.findall(r"`(\w+_(?:max|s|bytes))`", OPERATIONS.read_text()))
+    assert named <= declared.keys()
+
+
+def test_what_is_seen_in_the_log_is_what_the_code_says() -> None:
+    sources = "".join(
+        path.read_text()
+        for folder in ("actors", "runtime")
+        for path in (ROOT / folder).rglob("*.py")
+    )
+    (alarms,) = re.findall(r"Worth an alarm: (.*?)\n\n", OPERATIONS.read_text(), re.DOTALL)
+    said = [plain(phrase) for phrase in re.findall(r"`[^`]+`", alarms)]
+    for row in rows(OPERATIONS, "What happens"):
+        said += re.findall(r'"(?:… )?(.*?)(?: …)?"', row[3])
+    assert len(said) > 10
+    assert not {phrase for phrase in said if phrase not in sources}
 
 
 def test_the_settings_are_those_of_serve() -> None:

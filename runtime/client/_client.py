@@ -8,13 +8,18 @@ that each takes effect once (I5), and each stream goes on after its last event.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
 
-from dalsegno.protocol import CommandMessage, DalsegnoError, UnavailableError
+from dalsegno.protocol import (
+    CommandMessage,
+    DalsegnoError,
+    UnavailableError,
+    WorkspaceMovedError,
+)
 
 from ._account import Account
 from ._errors import ClientClosedError, UnreachableError, error_of
@@ -26,6 +31,7 @@ from ._wire import (
     UNTRACKED,
     Committed,
     Hidden,
+    Reconnect,
     Refused,
     RemoteEvent,
     Subscribed,
@@ -34,7 +40,7 @@ from ._wire import (
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from dalsegno.actors import World
 
@@ -73,6 +79,10 @@ class Client:
         self._link: Link | None = None
         self._connections = 0
         self._retries = Retries(limits, world.random)
+        # One that is elsewhere is looked for at once, and patiently: so each node is tried soon,
+        # and a client of workspaces that are on different nodes does not run to and fro.
+        looks = replace(limits, backoff_first_s=limits.at_once_s)
+        self._looks = Retries(looks, world.random)
         self._may_log_in = True
         self._sends = Sends(limits, world)
         self._streams: dict[str, Events] = {}
@@ -212,6 +222,8 @@ class Client:
                 hear=self._hear,
             )
         finally:
+            if self._link is not None and not self._link.is_elsewhere:
+                self._looks.reset()
             self._link = None
             self._sends.disconnected()
             for events in self._streams.values():
@@ -243,6 +255,8 @@ class Client:
             return 0.0
         if ending.is_final:
             raise ending.as_error()
+        if ending.slot_s is not None:
+            return min(ending.slot_s, self.limits.slot_max_s)
         if ending.is_invitation:
             return self._retries.at_once()
         return self._retries.after(ending.as_error())
@@ -275,18 +289,23 @@ class Client:
             case Hidden():
                 if (events := self._streams.get(said.stream_id)) is not None:
                     events.skip(said)
+            case Reconnect():
+                if self._link is not None:
+                    self._link.slot_s = said.after_ms / 1000
             case Refused():
                 self._refused(said)
 
     def _refused(self, said: Refused) -> None:
         error = error_of(said.code, said.message, said.details)
+        if isinstance(error, WorkspaceMovedError):
+            self._look_elsewhere()
         if said.request_id == UNTRACKED:
             self._ack_refused(said)
         elif said.request_id is not None:
             if not self._sends.answered(said.request_id, error):
                 self._subscribe_refused(said.request_id, error)
         elif (events := self._streams.get(said.stream_id or "")) is not None:
-            events.fail(error)
+            self._stream_ended(events, error)
 
     def _ack_refused(self, said: Refused) -> None:
         current = (said.details or {}).get("current_cursor")
@@ -304,11 +323,33 @@ class Client:
                 except DalsegnoError as last:
                     events.fail(last)
                 else:
-                    assert self._nursery is not None, "heard from within it"
-                    self._nursery.start_soon(_ask_again, events, request_id, delay_s)
+                    if not isinstance(error, WorkspaceMovedError):  # the next connection asks
+                        self._begin_task(_ask_again, events, request_id, delay_s)
                 return
+
+    def _stream_ended(self, events: Events, error: DalsegnoError) -> None:
+        """A stream that had begun was ended by the server."""
+        if isinstance(error, WorkspaceMovedError):
+            events.moved()
+        else:
+            events.fail(error)
+
+    def _look_elsewhere(self) -> None:
+        """Leave this connection, once: behind the same address may be the node that is meant."""
+        if self._link is not None and not self._link.is_elsewhere:
+            self._link.is_elsewhere = True
+            self._begin_task(_leave, self._link, self._looks.again())
+
+    def _begin_task(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        assert self._nursery is not None, "messages are heard from within it"
+        self._nursery.start_soon(task, *arguments)
 
 
 async def _ask_again(events: Events, request_id: str, delay_s: float) -> None:
     await trio.sleep(delay_s)
     events.ask_again(request_id)
+
+
+async def _leave(link: Link, delay_s: float) -> None:
+    await trio.sleep(delay_s)
+    link.leave()

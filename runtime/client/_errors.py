@@ -22,6 +22,7 @@ from dalsegno.protocol import (
     StaleCursorError,
     StoreUnavailableError,
     WorkspaceHaltedError,
+    WorkspaceMovedError,
 )
 
 if TYPE_CHECKING:
@@ -77,7 +78,12 @@ def error_of(code: str, message: str, details: Mapping[str, Any] | None) -> Dals
     if code == "OVERLOADED":
         return OverloadedError(message, retry_after_s=seconds(given.get("retry_after")))
     kind = _BY_CODE.get(code)
-    error = Reject(code, message) if kind is None else kind(message)
+    error: DalsegnoError
+    if code == "WORKSPACE_MOVED":
+        error = WorkspaceMovedError(None, retry_after_s=seconds(given.get("retry_after")))
+        error.message = message
+    else:
+        error = Reject(code, message) if kind is None else kind(message)
     # Set afterwards: their names are the server's, and one may be an argument's.
     error.details = given
     return error

@@ -91,6 +91,8 @@ class Events:
             Reject: ``…_NOT_FOUND``, ``ROLE_FORBIDDEN``, ``CURSOR_AHEAD``, ``CURSOR_DIVERGED``.
             StaleCursorError: what follows the cursor is not kept any more.
             WorkspaceHaltedError: the workspace needs a repair first.
+            UnavailableError: not within the attempts that are allowed; a `WorkspaceMovedError`
+                where no node that could be reached serves the workspace.
             UnreachableError: no connection within the attempts that are allowed.
             DisconnectedError: the server wants nobody to come back.
 
@@ -124,7 +126,10 @@ class Events:
         Raises:
             Reject: ``ROLE_FORBIDDEN`` after the last event that the user may see;
                 ``CURSOR_DIVERGED`` where the server's history is another one now.
-            StaleCursorError: what follows is not kept any more.
+            StaleCursorError: what follows is not kept any more; the state is to be read anew, and
+                ``details["min_available_cursor"]``, if it is there, is where to go on from.
+            WorkspaceHaltedError: the workspace needs a repair first.
+            UnavailableError: as when it began.
             UnreachableError: no connection within the attempts that are allowed.
             DisconnectedError: the server wants nobody to come back.
             SequenceGapError: the server left something out.
@@ -175,6 +180,13 @@ class Events:
         self._ack_said = 0  # as far as is known
         if self._state is _State.LIVE:
             self._state = _State.ASKING
+
+    def moved(self) -> None:
+        """Wait for the next connection: another node serves the workspace now."""
+        if self._state is _State.LIVE:
+            self._state = _State.ASKING
+            self._request_id = None
+            self._ack_said = 0
 
     def ask_again(self, request_id: str) -> None:
         """Ask once more, if that request is still the last one."""

@@ -56,6 +56,11 @@ class Link:
         self._said_all.set()
         self.was_useful = False
         """Whether the server said anything but errors."""
+        self.slot_s: float | None = None
+        """After how long the server wants to see us again; None until it leaves."""
+        self.is_elsewhere = False
+        """Whether a workspace that was asked for turned out to be served by another node."""
+        self._is_leaving = False
 
     def __repr__(self) -> str:
         return f"<Link {self._websocket}, {len(self._messages)} to say>"
@@ -76,6 +81,11 @@ class Link:
         if seq is not None:
             self.say(_ack(stream_id, seq))
 
+    def leave(self) -> None:
+        """End the connection once what is to be said was said; there will be another one."""
+        self._is_leaving = True
+        self._stir()
+
     async def aclose(self) -> None:
         """Say what is still to be said, then goodbye; the caller bounds it."""
         await self._said_all.wait()
@@ -83,10 +93,12 @@ class Link:
 
     async def run(self, hear: Callable[[str], None]) -> Ending:
         """Talk until the connection ends."""
+        ending = self._ending(ABNORMAL, "the server did not answer the goodbye")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._write)
+            nursery.start_soon(self._write, nursery.cancel_scope)
             ending = await self._read(hear)
             nursery.cancel_scope.cancel(reason="the connection ended")
+        self._said_all.set()  # what was not will be said again, on the next one
         return ending
 
     def _stir(self) -> None:
@@ -94,15 +106,19 @@ class Link:
             self._said_all = trio.Event()
             self._wake.set()
 
-    async def _write(self) -> None:
+    async def _write(self, connection: trio.CancelScope) -> None:
         try:
-            while True:
+            while not self._is_leaving:
                 await self._wake.wait()
                 await self._say_all()
                 self._wake = trio.Event()
                 self._said_all.set()
+            with trio.move_on_after(self._limits.close_timeout_s) as waiting:
+                await self._websocket.aclose()
+            if waiting.cancelled_caught:
+                connection.cancel(reason="the server does not answer the goodbye")
         except ConnectionClosed:
-            await trio.sleep_forever()  # the reader tells how it ended
+            pass  # the reader tells how it ended
 
     async def _say_all(self) -> None:
         while self._messages or self._acks:
@@ -130,7 +146,14 @@ class Link:
                     return self._ending(Close.PROTOCOL_ERROR, f"not understood: {error}")
 
     def _ending(self, code: int, reason: str) -> Ending:
-        return Ending(code, reason, was_open=True, was_useful=self.was_useful)
+        return Ending(
+            code,
+            reason,
+            was_open=True,
+            was_useful=self.was_useful,
+            was_left=self._is_leaving,
+            slot_s=self.slot_s,
+        )
 
 
 def _ack(stream_id: str, seq: int) -> str:

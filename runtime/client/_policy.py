@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from dalsegno.protocol import Close, DalsegnoError, OverloadedError
+from dalsegno.protocol import Close, DalsegnoError, OverloadedError, WorkspaceMovedError
 
 from ._errors import DisconnectedError, UnreachableError
 
@@ -21,6 +21,7 @@ ABNORMAL = 1006
 
 _UNAUTHORIZED = {HTTPStatus.UNAUTHORIZED, Close.UNAUTHORIZED}
 _AT_ONCE = {Close.GOING_AWAY, Close.TRY_AGAIN}
+_LATER = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.MISDIRECTED_REQUEST}
 _APPLICATION = range(4000, 5000)
 """RFC 6455 §7.4.2: codes between a server and its clients; one that we do not know is a no."""
 
@@ -37,6 +38,8 @@ class ClientLimits:
     """… and the last; it doubles in between."""
     at_once_s: float = 0.25
     """Spread of those who are asked to come back at once, so that they do not come as one."""
+    slot_max_s: float = 60.0
+    """The longest that a server which leaves may keep us away; it names the time itself."""
     connect_timeout_s: float = 10.0
     """A login, or a connection with its handshake."""
     silence_s: float = 30.0
@@ -76,14 +79,23 @@ class Retries:
             DalsegnoError: ``error``, where that was the last attempt.
 
         """
-        self._failures += 1
+        delay_s = self.again()
         most = self._limits.attempts_max
         if most is not None and self._failures >= most:
             raise error
+        match error:
+            case OverloadedError():  # its server has spread us already
+                return max(delay_s, error.retry_after_s)
+            case WorkspaceMovedError():  # everybody who asked was told the same
+                return max(delay_s, self._random() * error.retry_after_s)
+        return delay_s
+
+    def again(self) -> float:
+        """Count a failure and tell the delay, of which none is the last."""
+        self._failures += 1
         # 2.0 ** 30 is far above any ratio of the two bounds, and no overflow.
         doubled = self._limits.backoff_first_s * 2.0 ** min(self._failures - 1, 30)
-        delay_s = self._random() * min(doubled, self._limits.backoff_max_s)
-        return max(delay_s, error.retry_after_s) if isinstance(error, OverloadedError) else delay_s
+        return self._random() * min(doubled, self._limits.backoff_max_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +109,10 @@ class Ending:
     """Whether there was a handshake."""
     was_useful: bool = False
     """Whether the server said anything but errors before."""
+    was_left: bool = False
+    """Whether it was us who ended it, to find another server behind the same address."""
+    slot_s: float | None = None
+    """After how long the server wanted to see us again."""
     error: DalsegnoError | None = None
     """What the server answered instead of a handshake."""
 
@@ -112,14 +128,14 @@ class Ending:
 
     @property
     def is_invitation(self) -> bool:
-        """Whether the server wants to see us again at once."""
-        return self.was_useful and self.code in _AT_ONCE
+        """Whether there is somebody to see again at once."""
+        return self.was_left or (self.was_useful and self.code in _AT_ONCE)
 
     @property
     def is_final(self) -> bool:
         """Whether the server does not want to see us again."""
         if self.error is not None:
-            return self.code < 500 and self.code != HTTPStatus.TOO_MANY_REQUESTS
+            return self.code < 500 and self.code not in _LATER
         try:
             return not Close(self.code).reconnect
         except ValueError:

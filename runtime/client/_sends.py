@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from dalsegno.protocol import WorkspaceMovedError
+
 from ._errors import UnreachableError
 from ._policy import Retries
 from ._wire import Committed, encode
@@ -22,15 +24,18 @@ if TYPE_CHECKING:
 class _Pending:
     """A command that waits for its answer."""
 
-    __slots__ = ("answer", "answered", "message")
+    __slots__ = ("answer", "answered", "link", "message")
 
     def __init__(self, message: str) -> None:
         self.message = message
         self.answer: Committed | DalsegnoError | None = None
         self.answered = trio.Event()
+        self.link: Link | None = None
+        """Where it was answered."""
 
-    def settle(self, answer: Committed | DalsegnoError) -> None:
+    def settle(self, answer: Committed | DalsegnoError, link: Link | None) -> None:
         self.answer = answer
+        self.link = link
         self.answered.set()
 
 
@@ -43,6 +48,7 @@ class Sends:
         self._room = trio.Semaphore(limits.sends_max)
         self._pending: dict[str, _Pending] = {}
         self._link: Link | None = None
+        self._connected = trio.Event()
         self._error: DalsegnoError | None = None
 
     @property
@@ -55,16 +61,27 @@ class Sends:
         retries = Retries(self._limits, self._world.random)
         async with self._room:
             while True:
-                answer = await self._ask(message)
+                answer, link = await self._ask(message)
                 if isinstance(answer, Committed):
                     return answer
                 if not answer.retryable or isinstance(answer, UnreachableError):
                     raise answer
-                await trio.sleep(retries.after(answer))
+                with trio.move_on_after(retries.after(answer)):
+                    if isinstance(answer, WorkspaceMovedError):
+                        await self._wait_other_than(link)
+                    else:
+                        await trio.sleep_forever()
+
+    async def _wait_other_than(self, link: Link | None) -> None:
+        """Wait for another connection: behind it may be the node that is meant."""
+        while self._link is link or self._link is None:
+            await self._connected.wait()
 
     def connected(self, link: Link) -> None:
         """Say on a new connection what waits."""
         self._link = link
+        self._connected.set()
+        self._connected = trio.Event()
         for pending in self._pending.values():
             link.say(pending.message)
 
@@ -76,18 +93,19 @@ class Sends:
         """Pass an answer on; False where nobody waits for it."""
         pending = self._pending.get(request_id or "")
         if pending is not None:
-            pending.settle(answer)
+            pending.settle(answer, self._link)
         return pending is not None
 
     def fail(self, error: DalsegnoError) -> None:
         """Answer everybody, also who comes yet: there is no connection any more."""
         self._error = error
         for pending in self._pending.values():
-            pending.settle(error)
+            pending.settle(error, None)
 
-    async def _ask(self, message: CommandMessage) -> Committed | DalsegnoError:
+    async def _ask(self, message: CommandMessage) -> tuple[Committed | DalsegnoError, Link | None]:
+        """Say it until it is answered; tell over which connection that was."""
         if self._error is not None:
-            return self._error
+            return self._error, None
         request_id = self._world.new_id()
         said = msgspec.structs.replace(message, request_id=request_id)
         pending = self._pending[request_id] = _Pending(encode(said))
@@ -98,4 +116,4 @@ class Sends:
         finally:
             del self._pending[request_id]
         assert pending.answer is not None, "that is what was waited for"
-        return pending.answer
+        return pending.answer, pending.link

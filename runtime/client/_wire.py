@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 T = TypeVar("T")
 
@@ -90,6 +91,12 @@ class Hidden(msgspec.Struct, frozen=True, kw_only=True):
     to: int
 
 
+class Reconnect(msgspec.Struct, frozen=True, kw_only=True):
+    """The server leaves; so long after this connection's end a client may come back."""
+
+    after_ms: Annotated[int, Meta(ge=0)]
+
+
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
     """``rejected`` and ``error``: the envelope of every failure."""
 
@@ -100,7 +107,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str | None = None
 
 
-Said: TypeAlias = RemoteEvent | Committed | Subscribed | Hidden | Refused
+Said: TypeAlias = RemoteEvent | Committed | Subscribed | Hidden | Reconnect | Refused
 
 
 class _Typed(msgspec.Struct):
@@ -113,6 +120,7 @@ _decoders: dict[str, msgspec.json.Decoder[Said]] = {
     "committed": msgspec.json.Decoder(Committed),
     "subscribed": msgspec.json.Decoder(Subscribed),
     "hidden": msgspec.json.Decoder(Hidden),
+    "reconnect": msgspec.json.Decoder(Reconnect),
     "rejected": msgspec.json.Decoder(Refused),
     "error": msgspec.json.Decoder(Refused),
 }

@@ -197,7 +197,8 @@ class PsycopgConnection:
     async def aclose(self) -> None:
         """Close, without waiting for the server; more than once is fine."""
         self.abandon()
-        await trio.lowlevel.checkpoint()
+        # Shielded: who closes several, cancelled or not, gets to the last one.
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
     def abandon(self) -> None:
         """Close the socket now, whatever is on it."""

@@ -23,6 +23,7 @@ from dalsegno.protocol import (
     InternalError,
     OverloadedError,
     Reject,
+    WorkspaceMovedError,
     check_id,
     check_nesting,
     check_nul,
@@ -202,7 +203,7 @@ def _failed(error: Exception) -> Response:
         if status == 500:
             _report(error)
         response = _refused(error, status)
-        if isinstance(error, OverloadedError):
+        if isinstance(error, (OverloadedError, WorkspaceMovedError)):
             response.headers["retry-after"] = str(math.ceil(error.retry_after_s))
         return response
     _report(error)

@@ -8,7 +8,13 @@ import msgspec
 import trio
 from quart import Blueprint, Response
 
-from dalsegno.protocol import SYSTEM_WORKSPACE, DalsegnoError, Reject
+from dalsegno.protocol import (
+    SYSTEM_WORKSPACE,
+    DalsegnoError,
+    Reject,
+    RuntimeClosedError,
+    StoreUnavailableError,
+)
 
 from ._envelope import answer
 
@@ -35,13 +41,18 @@ def health_routes(site: Site) -> Blueprint:
 
     @routes.get("/readyz")
     async def ready() -> Response:
-        # That the schema is current was made sure of when the runtime was opened; the look-up
-        # fails if it is not there any more.
+        # That the schema is current was made sure of when the runtime was opened, before the first
+        # request was read; the look-up fails if it is not there any more.
+        service = site.rt.service
+        if service.is_draining:
+            raise RuntimeClosedError("the server shuts down")
         try:
             with trio.fail_after(PROBE_DEADLINE_S):
                 await site.rt.store.read_head(SYSTEM_WORKSPACE)
         except (DalsegnoError, trio.TooSlowError) as error:
             raise Reject("DB_UNAVAILABLE", "the database does not answer") from error
+        if not service.lease.is_held:
+            raise StoreUnavailableError("this node's lease is not held")
         return answer(HealthBody(status="ready"))
 
     return routes

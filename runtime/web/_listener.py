@@ -29,6 +29,7 @@ from dalsegno.protocol import (
     StoreUnavailableError,
 )
 
+from ._admission import Admission, Place
 from ._handshake import (
     HandshakeRefusedError,
     UpgradeRequest,
@@ -68,26 +69,36 @@ class ServingStatistics:
     """WebSockets that are open natively."""
     http: int
     """Connections that Hypercorn serves, its WebSockets included."""
+    refused: int
+    """Connections so far that found no room."""
 
 
 class Serving:
     """The handle of a `serve` that runs."""
 
-    def __init__(self, accepting: trio.CancelScope, port: _Port[AcceptedT]) -> None:
+    def __init__(
+        self, accepting: trio.CancelScope, port: _Port[AcceptedT], *, drain_s: float
+    ) -> None:
         self._accepting = accepting
         self._port = port
+        self.drain_s = drain_s
+        """How long connections may last once no more are accepted."""
 
-    def stop_accepting(self) -> None:
+    def stop_accepting(self, *, drain_s: float | None = None) -> None:
         """Close the listeners and drain; `serve` returns when the connections have ended.
 
         Idle HTTP connections are closed, the others after their answer.  Native handlers are not
-        told: their owner closes them.  What is left after ``drain_deadline_s`` is cut off.
+        told: their owner closes them.  What is left after ``drain_s``, or ``drain_deadline_s``, is
+        cut off.
         """
+        if drain_s is not None:
+            self.drain_s = drain_s
         self._accepting.cancel(reason="no more connections are wanted")
 
     def statistics(self) -> ServingStatistics:
         """Count the connections."""
-        return ServingStatistics(self._port.accepted, self._port.native, self._port.http)
+        port = self._port
+        return ServingStatistics(port.accepted, port.native, port.http, port.admission.refused)
 
 
 def owns_ws(path: str) -> bool:
@@ -128,9 +139,11 @@ async def serve(
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
                     accepting.start_soon(port.accept_from, listener, connections)
-                task_status.started(Serving(accepting.cancel_scope, port))
+                drain_s = limits.drain_deadline_s
+                serving = Serving(accepting.cancel_scope, port, drain_s=drain_s)
+                task_status.started(serving)
             await http.drain()
-            connections.cancel_scope.deadline = trio.current_time() + limits.drain_deadline_s
+            connections.cancel_scope.deadline = trio.current_time() + serving.drain_s
 
 
 class _Port(Generic[AcceptedT]):
@@ -149,6 +162,8 @@ class _Port(Generic[AcceptedT]):
         self.accepted = 0
         self.native = 0
         self.http = 0
+        self.admission = Admission(limits, world.random)
+        self._upgrading = 0
         self._http = http
         self._accept = accept
         self._handle = handle
@@ -175,19 +190,35 @@ class _Port(Generic[AcceptedT]):
                 else:
                     backoff_s = _BACKOFF_FIRST_S
                     self.accepted += 1
-                    connections.start_soon(self._connection, stream)
+                    await self._admit(stream, connections)
 
-    async def _connection(self, stream: trio.SocketStream) -> None:
-        """Serve a connection; its faults end here."""
+    async def _admit(self, stream: trio.SocketStream, connections: trio.Nursery) -> None:
+        place = self.admission.enter()
+        if place is Place.CLOSED:
+            await trio.aclose_forcefully(stream)
+        else:
+            connections.start_soon(self._connection, stream, place)
+
+    async def _connection(self, stream: trio.SocketStream, place: Place) -> None:
+        """Serve a connection, or say that there is no room; its faults end here."""
         try:
-            upgraded = await self._greet(stream)
-            if upgraded is not None:
+            if place is Place.REFUSED:
+                await self._turn_away(stream)
+            elif (upgraded := await self._greet(stream)) is not None:
                 del stream  # its socket is the transport's now; an idle client keeps one object
                 await self._serve_native(*upgraded)
         except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             pass  # the client left, or took nothing, in the middle of a handshake
         except* Exception:
             log.exception("connection_failed")
+        finally:
+            self.admission.leave(place)
+
+    async def _turn_away(self, stream: trio.SocketStream) -> None:
+        """Say that there is no room, without asking who it is or what it wants."""
+        async with stream:
+            refusing = refused(self.admission.overloaded())
+            await self._refuse(stream, refusing.status, refusing.error, *refusing.headers)
 
     async def _greet(self, stream: trio.SocketStream) -> tuple[NativeTransport, AcceptedT] | None:
         """Read the head and go one of the two ways; None where the connection is over."""
@@ -246,8 +277,18 @@ class _Port(Generic[AcceptedT]):
         self, stream: trio.SocketStream, head: bytes, early: bytes
     ) -> tuple[NativeTransport, AcceptedT] | None:
         """Shake hands: 101 and the transport, or a refusal and None."""
+        self._upgrading += 1
+        try:
+            return await self._shake_hands(stream, head, early)
+        finally:
+            self._upgrading -= 1
+
+    async def _shake_hands(
+        self, stream: trio.SocketStream, head: bytes, early: bytes
+    ) -> tuple[NativeTransport, AcceptedT] | None:
         request_id = self._world.new_id()
         try:
+            self._check_room()
             request, answer = parse_upgrade(
                 head, peer=_peer(stream), new_request_id=request_id, origins=self._origins
             )
@@ -264,10 +305,17 @@ class _Port(Generic[AcceptedT]):
         sock = socket.socket(family, kind, fileno=stream.socket.detach())
         return NativeTransport(sock, self._limits, early), accepted
 
+    def _check_room(self) -> None:
+        try:
+            self.admission.check_websockets(self.native + self._upgrading)
+        except DalsegnoError as error:
+            raise refused(error) from error
+
     async def _authenticated(self, request: UpgradeRequest) -> AcceptedT:
         try:
-            with trio.fail_after(self._limits.command_deadline_s):
-                return await self._accept(request)
+            async with self.admission.handshake():
+                with trio.fail_after(self._limits.command_deadline_s):
+                    return await self._accept(request)
         except DalsegnoError as error:
             raise refused(error) from error
         except trio.TooSlowError as error:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import trio
 from quart import g, request
 
 from dalsegno.actors.domains.members import ADMINS
-from dalsegno.protocol import Reject
+from dalsegno.protocol import OverloadedError, Reject
 
 from ._auth import authenticate, check_csrf, session_token, set_cookie
 from ._passwords import Passwords
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from dalsegno.runtime._runtime import Runtime
 
@@ -35,6 +37,8 @@ class Site:
     close_session: Callable[[bytes], Awaitable[None]]
     """Closes the connections of a session, and returns when they are closed."""
     passwords: Passwords = field(default_factory=Passwords)
+    _repairs: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
+    """A repair reads a whole log, so one at a time has to do."""
 
     async def enter(self) -> Identity:
         """Tell who asks; a request that changes something must show the session's token.
@@ -50,6 +54,23 @@ class Site:
         if identity.renewed:
             self.keep(session_token(cookies) or "")
         return identity
+
+    @contextmanager
+    def repairing(self) -> Iterator[None]:
+        """Be the one repair under way.
+
+        Raises:
+            OverloadedError: another one is.
+
+        """
+        try:
+            self._repairs.acquire_nowait()
+        except trio.WouldBlock:
+            raise OverloadedError("another repair is under way", retry_after_s=5.0) from None
+        try:
+            yield
+        finally:
+            self._repairs.release()
 
     def keep(self, token: str) -> None:
         """Let the answer set the session's cookie."""

@@ -86,6 +86,17 @@ class MemberPutAnswer(msgspec.Struct, frozen=True, kw_only=True):
     event_seq: int
 
 
+class RepairBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What a repair found to be sound, and what it did."""
+
+    workspace_id: str
+    events: int
+    entities: int
+    states_rewritten: int
+    halted_reason: str | None
+    """Why it was halted, until now; None where it was not."""
+
+
 class EventBody(msgspec.Struct, frozen=True, kw_only=True):
     """An event; its payload is the log's, byte for byte."""
 
@@ -181,6 +192,21 @@ def workspace_routes(site: Site) -> Blueprint:
             .send(RemoveMember(user_id), key=idempotency_key(), correlation_id=request_id())
         )
         return nothing()
+
+    @routes.post("/api/workspaces/<workspace_id>/repair")
+    async def repair(workspace_id: str) -> Response:
+        identity = await site.enter()
+        await check_role(rt, workspace_id, identity.user_id, allow=ADMINS)
+        with site.repairing():
+            report = await rt.service.repair(workspace_id, actor=identity.user_id)
+        body = RepairBody(
+            workspace_id=workspace_id,
+            events=report.events,
+            entities=report.entities,
+            states_rewritten=report.states_rewritten,
+            halted_reason=report.halted_reason,
+        )
+        return answer(body)
 
     @routes.get("/api/workspaces/<workspace_id>/events")
     async def list_events(workspace_id: str) -> Response:

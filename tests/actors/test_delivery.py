@@ -217,6 +217,25 @@ async def test_1000_clients_that_resume_after_a_restart_share_a_handful_of_reads
         assert store.reads == {"events": 4}, "one for the chain, three pages to a multiple of 10"
 
 
+async def test_who_resumes_at_the_head_reads_nothing_also_after_a_restart(
+    store: CountingStore, world: World
+) -> None:
+    async with running(store, world) as actors:
+        await put(actors, 10)
+        await actors.service.drain()
+    chain = chain_text((await log_of(store))[-1].chain)
+    store.trim(10)
+    store.reads.clear()
+    async with running(store, world) as actors, wired(actors, role="viewer") as wire:
+        await actors.workspace().head()
+        before = store.reads.copy()
+        said = await wire.ask("subscribe", stream_id=STREAM, cursor=f"10-{chain}")
+        assert (said["cursor"], said["chain"]) == (10, chain)
+        await put(actors, 1, box="b")
+        assert (await wire.hear())["seq"] == 11
+        assert store.reads == before
+
+
 async def _resume(actors: Actors, count: int, *, cursor: int, head: int) -> None:
     heard = []
 

@@ -106,10 +106,10 @@ async def _logged_in(site: Site, user_id: str, workspace_id: str) -> Person:
 
 
 class Proxy:
-    """A TCP proxy whose connections can be cut, or go silent."""
+    """A TCP proxy before one server or several in turn; connections can be cut, or go silent."""
 
-    def __init__(self, port: int, nursery: trio.Nursery) -> None:
-        self.target = port
+    def __init__(self, ports: tuple[int, ...], nursery: trio.Nursery) -> None:
+        self.targets = ports
         self._nursery = nursery
         self._scopes: list[trio.CancelScope] = []
         self._flow = trio.Event()
@@ -138,11 +138,12 @@ class Proxy:
         self._flow.set()
 
     async def _serve(self, client: trio.SocketStream) -> None:
+        target = self.targets[self.connections % len(self.targets)]
         self.connections += 1
         with trio.CancelScope() as scope:
             self._scopes.append(scope)
             try:
-                server = await trio.open_tcp_stream("127.0.0.1", self.target)
+                server = await trio.open_tcp_stream("127.0.0.1", target)
             except OSError:
                 return
             async with client, server, trio.open_nursery() as nursery:
@@ -162,9 +163,9 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxied(port: int) -> AsyncIterator[Proxy]:
+async def proxied(*ports: int) -> AsyncIterator[Proxy]:
     async with trio.open_nursery() as nursery:
-        proxy = Proxy(port, nursery)
+        proxy = Proxy(ports, nursery)
         await nursery.start(proxy.run)
         yield proxy
         nursery.cancel_scope.cancel()

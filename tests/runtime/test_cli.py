@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import msgspec
@@ -10,8 +11,9 @@ import pytest
 import structlog
 import trio
 
+from dalsegno.actors.domains.notes import CreateNote, SetTitle, notes
 from dalsegno.protocol import Limits, StoreUnavailableError
-from dalsegno.runtime import RuntimeFailedError
+from dalsegno.runtime import Runtime, RuntimeFailedError
 from dalsegno.runtime._cli import _fail, cli, run
 from dalsegno.runtime._config import ConfigError, parse_bind, read_file, read_limits
 from dalsegno.runtime._logs import configure_logs
@@ -24,7 +26,8 @@ LOGIN = ["--email", "a@example.org", "--password", "a password"]
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CONFIG", "BIND", "DATA_DIR", "DATABASE", "URL", "EMAIL", "PASSWORD"):
+    names = "CONFIG BIND DATA_DIR DATABASE NODE_ID ADVERTISE ACTOR URL EMAIL PASSWORD"
+    for name in names.split():
         monkeypatch.delenv(f"DALSEGNO_{name}", raising=False)
 
 
@@ -37,7 +40,13 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
         (["serve", "--log-level", "loud"], "'loud' is not one of"),
         (["serve", "--no-such-option"], "No such option"),
         (["serve", "--config", "/nonexistent.toml"], "/nonexistent.toml: No such file"),
+        (["serve", "--node-id", "two words"], "'two words' is no node id"),
+        (["serve", "--advertise", "example.com"], "is not http://HOST:PORT"),
+        (["serve", "--advertise", "https://u:p@example.com"], "is not http://HOST:PORT"),
         (["dance"], "No such command 'dance'"),
+        (["repair"], "Missing argument 'WORKSPACE'"),
+        (["repair", "no/such"], "workspace"),
+        (["repair", "w", "--actor", "\x00"], "actor"),
         (["send", "w", "fly", "[]", *LOGIN], "Invalid value for JSON"),
         (["tail", *LOGIN], "Missing argument 'STREAM'"),
         (["tail", "workspace:w", "--email", "a@example.org"], "DALSEGNO_PASSWORD is needed"),
@@ -59,6 +68,7 @@ def test_what_is_typed_wrong_is_status_2(
         (["tail", "workspace:w", "--url", "http://127.0.0.1:1", *LOGIN], "does not answer"),
         (["send", "w", "c", "{}", "--url", "127.0.0.1:8000", *LOGIN], "is not http://HOST:PORT"),
         (["migrate", "--database", "postgresql://127.0.0.1:1/x"], "Connection refused"),
+        (["repair", "w", "--database", "postgresql://127.0.0.1:1/x"], "Connection refused"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_status_1(
@@ -169,6 +179,25 @@ def test_where_the_data_are_is_told_without_the_password() -> None:
     )
 
 
+def test_a_node_is_what_it_is_called_or_what_its_folder_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[ServeConfig] = []
+    monkeypatch.setattr(trio, "run", lambda _, config: seen.append(config))
+    monkeypatch.setattr("dalsegno.runtime._logs.configure_logs", lambda *_: None)
+    own = ["serve", "--database", "postgresql://x/y"]
+    assert run([*own, "--node-id", "north", "--advertise", "https://n.example.com/"]) == 0
+    assert run(own) == 0
+    assert run(["serve", "--data-dir", str(tmp_path)]) == 0
+    assert [config.node_id for config in seen] == ["north", None, None]
+    assert [config.advertise for config in seen] == ["https://n.example.com", None, None]
+    assert not [*tmp_path.iterdir()]
+    monkeypatch.setenv("DALSEGNO_DATA_DIR", str(tmp_path))
+    assert run(own) == 0
+    assert run(own) == 0
+    assert seen[-1].node_id == seen[-2].node_id == (tmp_path / "node-id").read_text().strip()
+
+
 # ------------------------------------------------------------------------------- schema and logs
 
 
@@ -187,6 +216,61 @@ def test_migrate_brings_a_database_up_to_date(
         return int(str(found))
 
     assert trio.run(count) == 0
+
+
+async def _in_the_database(dsn: str, *statements: str) -> list[tuple[object, ...]]:
+    connection = await connect(dsn)
+    try:
+        return [row for statement in statements for row in await connection.fetch(statement)]
+    finally:
+        await connection.aclose()
+
+
+async def _write_and_halt(dsn: str) -> None:
+    async with Runtime.open(dsn, domains=[notes]) as rt:
+        workspace = rt.workspace("acme")
+        await workspace.send(CreateNote(note_id="n", title="T", markdown="one"))
+        await workspace.send(SetTitle(note_id="n", title="U", base_version=1))
+        head = await rt.store.read_head("acme")
+        assert head is not None
+        assert await rt.store.halt("acme", head.epoch, "a test", code="x", actor="test")
+
+
+def test_x_per_9_a_repair_opens_what_was_halted_and_says_who_asked(
+    capsys: pytest.CaptureFixture[str], migrated: str
+) -> None:
+    trio.run(_write_and_halt, migrated)
+    arguments = ["repair", "acme", "--database", migrated]
+    assert run([*arguments, "--actor", "Ada in operation"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "acme: 2 events of 1 entities are sound",
+        "it was halted (a test) and is open again",
+    ]
+    assert run(arguments) == 0
+    assert capsys.readouterr().out.endswith("it was not halted\n")
+    document = Path(__file__).parents[2] / "docs" / "operations.md"
+    (query,) = re.findall(r"^```sql\n(.*?)^```$", document.read_text(), re.M | re.S)
+    audit = trio.run(_in_the_database, migrated, query.rstrip().rstrip(";"))
+    assert [row[1:3] for row in audit] == [("test", "halted"), ("Ada in operation", "resumed")]
+
+
+def test_a_repair_of_a_damaged_log_says_what_is_wrong_and_opens_nothing(
+    capsys: pytest.CaptureFixture[str], migrated: str
+) -> None:
+    trio.run(_write_and_halt, migrated)
+    trio.run(
+        _in_the_database,
+        migrated,
+        "update dalsegno.event set payload = '{}' where event_seq = 2 returning 1",
+    )
+    assert run(["repair", "acme", "--database", migrated]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "dalsegno: acme: event 2 does not fit the chain\n"
+    assert not captured.out
+    halted = "select halted_reason from dalsegno.workspace_head where workspace_id = 'acme'"
+    assert trio.run(_in_the_database, migrated, halted) == [("a test",)]
+    assert run(["repair", "nowhere", "--database", migrated]) == 1
+    assert capsys.readouterr().err == "dalsegno: no such workspace\n"
 
 
 @pytest.fixture

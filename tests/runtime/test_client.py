@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar, cast
 
 import httpx
@@ -18,6 +19,8 @@ from dalsegno.protocol import (
     Reject,
     StaleCursorError,
     StoreUnavailableError,
+    WorkspaceHaltedError,
+    WorkspaceMovedError,
 )
 from dalsegno.runtime._seams import WORLD
 from dalsegno.runtime.client import (
@@ -461,7 +464,7 @@ async def test_a_proxy_with_nothing_behind_it_is_no_long_wait(migrated: str) -> 
     async with serving(migrated) as site, proxied(site.port) as proxy:
         owner = await set_up(site)
         twice = ClientLimits(attempts_max=2, backoff_first_s=0.01)
-        proxy.target = 1
+        proxy.targets = (1,)
         with trio.fail_after(5):
             async with connect(owner, url=proxy.url, limits=twice) as client:
                 with pytest.raises(UnreachableError):
@@ -514,6 +517,91 @@ async def test_nothing_outlives_the_client(site: Site, owner: Person, workspace:
         await client.subscribe("workspace:x").__aenter__()
 
 
+# -------------------------------------------------------------------------------- several nodes
+
+
+async def test_behind_a_balancer_the_node_that_serves_a_workspace_is_found(migrated: str) -> None:
+    async with serving(migrated) as one, serving(migrated) as two:
+        owner = await set_up(one)
+        async with connect(owner, url=one.url) as client:
+            await write(client, owner.workspace, "here it is now")
+        async with (
+            proxied(two.port, two.port, one.port) as proxy,
+            connect(owner, url=proxy.url) as client,
+            client.subscribe(f"workspace:{owner.workspace}", cursor=0) as events,
+        ):
+            assert await write(client, owner.workspace, "found") == 2
+            assert await take(events, 2) == [1, 2]
+            assert client.statistics().connections == 3
+
+
+async def test_a_send_alone_finds_the_node_too(migrated: str) -> None:
+    async with serving(migrated) as one, serving(migrated) as two:
+        owner = await set_up(one)
+        async with connect(owner, url=one.url) as client:
+            await write(client, owner.workspace, "here it is now")
+        async with (
+            proxied(two.port, one.port) as proxy,
+            connect(owner, url=proxy.url) as client,
+        ):
+            assert await write(client, owner.workspace, "found") == 2
+
+
+async def test_a_workspace_that_moves_takes_its_readers_along(migrated: str) -> None:
+    async with serving(migrated) as two, proxied(two.port) as proxy, serving(migrated) as one:
+        owner = await set_up(one)
+        proxy.targets = (one.port,)
+        async with (
+            connect(owner, url=proxy.url) as client,
+            client.subscribe(f"workspace:{owner.workspace}", cursor=0) as events,
+        ):
+            await write(client, owner.workspace, "one")
+            assert await take(events, 1) == [1]
+            proxy.targets = (two.port,)
+            proxy.cut()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write, client, owner.workspace, "two")
+                # The other node says that this one has it, as long as it has.
+                await until(lambda: client.statistics().connections > 2)
+                await one.runtime.drain()
+                assert await take(events, 1) == [2]
+
+
+async def test_a_workspace_that_no_node_serves_is_given_up(migrated: str) -> None:
+    few = ClientLimits(attempts_max=3, backoff_first_s=0.01, at_once_s=0.01)
+    world = replace(WORLD, random=lambda: 0.001)  # a thousandth of the lease that is left
+    async with serving(migrated) as one, serving(migrated) as two:
+        owner = await set_up(one)
+        async with connect(owner) as client:
+            await write(client, owner.workspace, "here it is now")
+        async with open_client(two.url, cookie=owner.cookie, limits=few, world=world) as client:
+            with pytest.raises(WorkspaceMovedError) as caught:
+                await write(client, owner.workspace, "lost")
+            assert caught.value.details["owner"]
+            with pytest.raises(WorkspaceMovedError):
+                async with client.subscribe(f"workspace:{owner.workspace}"):
+                    pass
+
+
+async def test_x_per_9_a_halted_workspace_is_said_at_once(
+    site: Site, client: Client, workspace: str
+) -> None:
+    await write(client, workspace, "before")
+    async with client.subscribe(f"workspace:{workspace}", cursor=0) as events:
+        assert await take(events, 1) == [1]
+        store = site.runtime.store
+        head = await store.read_head(workspace)
+        assert head is not None
+        await store.halt(workspace, head.epoch, "a test", code="0", actor="test")
+        with pytest.raises(WorkspaceHaltedError):
+            await write(client, workspace, "after")
+        with pytest.raises(WorkspaceHaltedError):
+            await drain(events, [])
+    with pytest.raises(WorkspaceHaltedError):
+        async with client.subscribe(f"workspace:{workspace}"):
+            pass
+
+
 # ------------------------------------------------------------------------------ without a server
 
 
@@ -521,6 +609,7 @@ class Recorder:
     """What a client says, instead of a connection."""
 
     was_useful = False
+    slot_s: float | None = None
 
     def __init__(self) -> None:
         self.said: list[dict[str, Any]] = []
@@ -634,6 +723,8 @@ async def test_what_is_no_message_is_an_error() -> None:
     [
         ("STALE_CURSOR", StaleCursorError),
         ("STORE_UNAVAILABLE", StoreUnavailableError),
+        ("WORKSPACE_MOVED", WorkspaceMovedError),
+        ("WORKSPACE_HALTED", WorkspaceHaltedError),
         ("TASK_EXISTS", Reject),
     ],
 )
@@ -658,6 +749,10 @@ def test_delays_double_below_a_cap_with_full_jitter_and_end() -> None:
     assert most.after(error) == 1
     assert Retries(limits, lambda: 0.0).after(error) == 0
     assert Retries(limits, lambda: 0.0).after(OverloadedError(retry_after_s=3)) == 3
+    # Everybody was told the same, so chance decides; but nobody asks much sooner.
+    moved = WorkspaceMovedError("n", retry_after_s=8)
+    assert Retries(limits, lambda: 0.0).after(moved) == 0
+    assert Retries(limits, lambda: 0.5).after(moved) == 4
 
 
 @pytest.mark.parametrize(
@@ -677,10 +772,25 @@ def test_delays_double_below_a_cap_with_full_jitter_and_end() -> None:
         (Ending(403, error=Reject("ORIGIN_FORBIDDEN")), True, False),
         (Ending(429, error=Reject("RATE_LIMITED")), False, False),
         (Ending(503, error=StoreUnavailableError()), False, False),
+        (Ending(421, error=WorkspaceMovedError("n")), False, False),
+        (Ending(1000, was_left=True), False, True),
     ],
 )
 def test_an_ending_says_whether_to_come_back(ending: Ending, final: bool, invited: bool) -> None:
     assert (ending.is_final, ending.is_invitation) == (final, invited)
+
+
+async def test_a_slot_goes_before_a_delay_of_ones_own_and_after_a_no() -> None:
+    client, recorder = unconnected()
+    hear(client, {"type": "reconnect", "after_ms": 12_345})
+    assert recorder.slot_s == 12.345
+    told = Ending(1001, was_open=True, was_useful=True, slot_s=recorder.slot_s)
+    assert client._consider(told) == 12.345
+    assert client._consider(replace(told, code=1006)) == 12.345
+    assert client._consider(replace(told, slot_s=1e9)) == client.limits.slot_max_s
+    assert client._consider(replace(told, slot_s=None)) <= client.limits.at_once_s
+    with pytest.raises(DisconnectedError):
+        client._consider(replace(told, code=1008))
 
 
 def test_an_ending_is_told_in_words() -> None:

@@ -685,6 +685,19 @@ async def test_what_does_not_finish_is_cut_off_at_the_deadline() -> None:
             await trio.aclose_forcefully(stream)
 
 
+async def test_who_stops_it_may_say_how_long_the_rest_has() -> None:
+    async def handle(_transport: NativeTransport, _: object) -> None:
+        await trio.sleep_forever()
+
+    async with serving(limits=Limits(drain_deadline_s=60), handle=handle) as port:
+        assert port.serving is not None
+        async with websockets.trio.client.connect(port.url) as client:
+            await until(lambda: port.counts() == (1, 0))
+            port.serving.stop_accepting(drain_s=0.1)
+            assert await closed(client) == Close.GOING_AWAY
+            await port.ended.wait()
+
+
 async def test_cancelling_ends_everything_at_once() -> None:
     limits = Limits(write_deadline_s=60, send_buffer_bytes=16 * 1024)
     async with serving(limits=limits) as port:

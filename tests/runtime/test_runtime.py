@@ -31,6 +31,7 @@ from dalsegno.runtime import (
     Workspace,
     World,
 )
+from dalsegno.runtime.store import PostgresStore
 from tests.tasks_domain import AddTask, FinishTask, Task, TaskAdded, TaskFinished, tasks
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -248,11 +249,28 @@ async def test_leaving_is_bounded_where_the_store_hangs(
         except DalsegnoError as error:
             errors.append(error)
 
-    async with trio.open_nursery() as callers, opened(store, world, limits=limits) as rt:
+    async with (
+        trio.open_nursery() as callers,
+        opened(store, world, limits=limits, node_id="a-node") as rt,
+    ):
         callers.start_soon(send, rt.workspace("acme"))
         await trio.testing.wait_all_tasks_blocked()
     assert trio.current_time() <= limits.drain_deadline_s + limits.commit_deadline_s
     assert [type(error) for error in errors] == [OutcomeUnknownError]
+    left = await store.find_node("a-node")
+    assert left is not None
+    assert left.expires_in_s <= 0, "others need not wait for a lease"
+
+
+async def test_a_cancelled_runtime_closes_every_connection(migrated: str) -> None:
+    async with trio.open_nursery() as nursery, Runtime.open(migrated, domains=[tasks]) as rt:
+        await rt.workspace("acme").send(AddTask("t1", "One"))
+        assert isinstance(rt.store, PostgresStore)
+        pools = rt.store._pools
+        assert pools.appending.statistics().open == 1
+        nursery.cancel_scope.cancel()
+    several = (pools.appending, pools.reading, pools.writing, pools.keeping, pools.beating)
+    assert [pool.statistics().open for pool in several] == [0] * 5
 
 
 class Thing(msgspec.Struct, frozen=True):

@@ -490,7 +490,7 @@ async def test_x_bp_2_a_reader_that_stops_falls_behind_and_misses_nothing(site: 
                 assert answer["type"] == "patch_committed"
                 version += 1
         (behind,) = [c for c in site.rt.service.connections if stream_id in c._follows]
-        assert behind._events_bytes <= site.rt.limits.outbox_bytes_max
+        assert behind.statistics().events_bytes <= site.rt.limits.outbox_bytes_max
         seen = [(await reader.next())["event_seq"] for _ in range(version)]
         assert seen == [*range(1, version + 1)]
         await patch(writer, note_id, version, patch_ops=[])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,6 +13,7 @@ from quart.testing.connections import WebsocketResponseError
 from quart_trio.testing import connections
 from structlog.testing import capture_logs
 
+from dalsegno.actors.domains.accounts import RegisterUser
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import Limits, OverloadedError, StoreUnavailableError
 from dalsegno.runtime._seams import WORLD
@@ -204,6 +206,15 @@ class AbsentStore(MemoryStore):
             await trio.sleep_forever()
         return await super().read_head(workspace_id)
 
+    async def beat(
+        self, node_id: str, incarnation: str, *, address: str | None, lease_s: float, first: bool
+    ) -> float | None:
+        if self.mode == "without leases":
+            raise StoreUnavailableError("connection refused")
+        return await super().beat(
+            node_id, incarnation, address=address, lease_s=lease_s, first=first
+        )
+
 
 async def test_readiness_is_the_databases(autojump_clock: trio.testing.MockClock) -> None:
     store = AbsentStore(WORLD)
@@ -218,6 +229,42 @@ async def test_readiness_is_the_databases(autojump_clock: trio.testing.MockClock
             assert (await site.send("GET", "/healthz")).status == 200
         store.mode = "there"
         assert (await site.send("GET", "/readyz")).status == 200
+
+
+async def test_readiness_is_the_leases_too(autojump_clock: trio.testing.MockClock) -> None:
+    store = AbsentStore(WORLD)
+    async with open_site(store=store) as site:
+        store.mode = "without leases"
+        limits = site.rt.limits
+        assert (await site.send("GET", "/readyz")).status == 200
+        await trio.sleep(limits.lease_s)
+        answer = await site.send("GET", "/readyz")
+        assert (answer.status, answer.code) == (503, "STORE_UNAVAILABLE")
+        assert (await site.send("GET", "/healthz")).status == 200
+        store.mode = "there"
+        await trio.sleep(2 * limits.lease_beat_s)
+        assert (await site.send("GET", "/readyz")).status == 200
+
+
+async def test_who_drains_is_not_ready(site: Site) -> None:
+    await site.rt.drain()
+    answer = await site.send("GET", "/readyz")
+    assert (answer.status, answer.code) == (503, "STORE_UNAVAILABLE")
+    assert (await site.send("GET", "/healthz")).status == 200
+
+
+async def test_what_another_node_serves_is_misdirected_here() -> None:
+    store = MemoryStore(WORLD)
+    body = {"email": "ada@example.com", "password": PASSWORD, "display_name": "Ada"}
+    async with open_site(store=store) as north, open_site(store=store) as south:
+        await north.rt.system.send(
+            RegisterUser(user_id="u", email="u@example.com", display_name="U", role="viewer")
+        )
+        answer = await south.send("POST", "/api/setup/register", body)
+        assert (answer.status, answer.code) == (421, "WORKSPACE_MOVED")
+        left_s = answer.body["details"]["retry_after"]
+        assert 0 < left_s <= south.rt.limits.lease_s
+        assert answer.headers["retry-after"] == str(math.ceil(left_s))
 
 
 async def test_readiness_on_postgres(database: str) -> None:

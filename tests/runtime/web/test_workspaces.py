@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
+import trio
 
 from dalsegno.actors.domains.accounts import CreateSpace
 from dalsegno.actors.domains.members import PutMember, RemoveMember
 from dalsegno.actors.domains.notes import CreateNote
-from dalsegno.protocol import SEQ_MAX, chain_text
+from dalsegno.actors.testing import MemoryStore
+from dalsegno.protocol import SEQ_MAX, Event, chain_text
+from dalsegno.runtime._seams import WORLD
 
-from ._client import Site, User
+from ._client import Answer, Site, User
 from .conftest import open_site
 
 # -------------------------------------------------------------------------------- workspaces
@@ -300,3 +305,82 @@ async def test_a_cursor_of_the_future_is_refused(owner: User) -> None:
 async def test_a_malformed_query_is_refused(owner: User, query: str) -> None:
     answer = await owner.get(f"{owner.space}/events?{query}")
     assert (answer.status, answer.code) == (400, "BAD_REQUEST")
+
+
+# ------------------------------------------------------------------------------------ repair
+
+
+async def _halt(site: Site, workspace_id: str) -> None:
+    head = await site.rt.store.read_head(workspace_id)
+    assert head is not None
+    code = site.rt.service.directory.code
+    assert await site.rt.store.halt(workspace_id, head.epoch, "a test", code=code, actor="test")
+
+
+async def test_x_per_9_an_admin_opens_what_was_halted_and_nobody_else(
+    site: Site, owner: User
+) -> None:
+    note_id = await owner.write()
+    editor, stranger = await site.add_member(owner, "editor"), await site.add_user()
+    admin = await site.add_member(owner, "admin")
+    await _halt(site, owner.workspace_id)
+    repair, title = f"{owner.space}/repair", {"title": "New", "base_version": 1}
+    with trio.fail_after(10):
+        while (answer := await owner.patch(f"/api/notes/{note_id}/title", title)).status != 503:
+            title["base_version"] = 2
+    assert answer.code == "WORKSPACE_HALTED"
+    for user in (editor, stranger):
+        refused = await user.post(repair)
+        assert (refused.status, refused.code) == (403, "ROLE_FORBIDDEN")
+    refused = await admin.post(repair, x_csrf_token="another")
+    assert (refused.status, refused.code) == (403, "CSRF_INVALID")
+    assert (await admin.post("/api/workspaces/nowhere/repair")).code == "WORKSPACE_NOT_FOUND"
+    done = await admin.post(repair)
+    assert done.status == 200, done.raw
+    assert done.body["halted_reason"] == "a test"
+    assert done.body["events"] == len((await owner.get(f"{owner.space}/events")).body["items"])
+    assert (await owner.patch(f"/api/notes/{note_id}/title", title)).status == 200
+    entries = await site.rt.store.read_audit(owner.workspace_id, limit=10)
+    assert [(entry.action, entry.actor) for entry in entries] == [
+        ("resumed", admin.id),
+        ("halted", "test"),
+    ]
+    again = await admin.post(repair)
+    assert (again.status, again.body["halted_reason"]) == (200, None)
+
+
+class SlowStore(MemoryStore):
+    """A store that reads events when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__(WORLD)
+        self.reading = trio.Event()
+        self.let = trio.Event()
+        self.let.set()
+
+    async def read_events(self, *arguments: Any, **named: Any) -> list[Event]:
+        self.reading.set()
+        await self.let.wait()
+        return await super().read_events(*arguments, **named)
+
+
+async def test_one_repair_at_a_time() -> None:
+    store = SlowStore()
+    async with open_site(store=store) as site:
+        owner = await site.set_up()
+        await owner.write()
+        answers: list[Answer] = []
+
+        async def repair() -> None:
+            answers.append(await owner.post(f"{owner.space}/repair"))
+
+        store.let, store.reading = trio.Event(), trio.Event()
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(repair)
+                await store.reading.wait()
+                refused = await owner.post(f"{owner.space}/repair")
+                assert (refused.status, refused.code) == (503, "OVERLOADED")
+                store.let.set()
+        assert [answer.status for answer in answers] == [200]
+        assert (await owner.post(f"{owner.space}/repair")).status == 200

@@ -1,0 +1,136 @@
+"""``dalsegno migrate`` and ``dalsegno repair``: work on a database that needs no server."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from dalsegno.protocol import (
+    SYSTEM_WORKSPACE,
+    Reject,
+    StoreUnavailableError,
+    check_id,
+    check_workspace_id,
+)
+
+from ._cli_options import CONFIG, FILE, option
+from ._config import read_limits
+from ._seams import user_name
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from dalsegno.actors import RepairReport
+    from dalsegno.protocol import Limits
+
+DATA_DIR = option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".data"),
+    help="Where the embedded PostgreSQL lives; made if it is not there.",
+)
+DATABASE = option(
+    "--database", metavar="DSN", help="A PostgreSQL of your own instead: postgresql://…"
+)
+
+
+@click.command()
+@CONFIG
+@DATA_DIR
+@DATABASE
+def migrate(data_dir: Path, database: str | None) -> None:
+    """Bring the database's schema up to date; `serve` does so by itself."""
+    applied = trio.run(_migrate, data_dir, database)
+    click.echo("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
+
+
+@click.command()
+@CONFIG
+@DATA_DIR
+@DATABASE
+@option("--actor", help="Who does it, for the audit; by default the system's user.")
+@click.argument("workspace")
+@click.pass_context
+def repair(
+    context: click.Context,
+    workspace: str,
+    data_dir: Path,
+    database: str | None,
+    actor: str | None,
+) -> None:
+    """Check a workspace's log from end to end, and open the workspace again if it was halted.
+
+    Nothing of the log is changed.  What is wrong with it is said, and then the workspace stays
+    halted.  With a server on the embedded PostgreSQL, ask that server instead.
+    """
+    try:
+        if workspace != SYSTEM_WORKSPACE:
+            check_workspace_id(workspace)
+        actor = check_id(actor or user_name(), chars_max=200, what="actor")
+    except Reject as error:
+        raise click.UsageError(error.message) from error
+    limits = read_limits(context.meta[FILE].limits, os.environ)
+    _tell(trio.run(_repair, data_dir, database, workspace, actor, limits))
+
+
+def _tell(report: RepairReport) -> None:
+    click.echo(
+        f"{report.workspace_id}: {report.events} events of {report.entities} entities are sound"
+    )
+    if report.states_rewritten:
+        click.echo(f"{report.states_rewritten} stored states differed and were made again from it")
+    if report.halted_reason is None:
+        click.echo("it was not halted")
+    else:
+        click.echo(f"it was halted ({report.halted_reason}) and is open again")
+
+
+async def _migrate(data_dir: Path, database: str | None) -> list[str]:
+    async with _database(data_dir, database) as dsn:
+        return await _bring_up_to_date(dsn)
+
+
+async def _repair(
+    data_dir: Path, database: str | None, workspace_id: str, actor: str, limits: Limits
+) -> RepairReport:
+    from dalsegno.actors import repair
+    from dalsegno.actors.domains.accounts import account_domains
+    from dalsegno.actors.domains.notes import notes
+
+    from .store import PostgresStore
+
+    domains = {domain.name: domain for domain in (*account_domains, notes)}
+    async with _database(data_dir, database) as dsn:
+        await _bring_up_to_date(dsn)
+        async with PostgresStore.open(dsn, limits=limits) as store:
+            return await repair(store, domains, workspace_id, actor=actor, limits=limits)
+
+
+@asynccontextmanager
+async def _database(data_dir: Path, database: str | None) -> AsyncIterator[str]:
+    """Give the address; an embedded server runs meanwhile."""
+    from .store._embedded import open_embedded
+
+    if database is not None:
+        yield database
+        return
+    async with open_embedded(data_dir) as server:
+        yield server.dsn
+
+
+async def _bring_up_to_date(dsn: str) -> list[str]:
+    from .store import ConnectionBrokenError, connect, migrate
+
+    try:
+        connection = await connect(dsn)
+    except ConnectionBrokenError as error:
+        raise StoreUnavailableError(f"the database is away: {error.message}") from error
+    try:
+        return await migrate(connection)
+    finally:
+        await connection.aclose()
