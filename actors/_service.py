@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ._command import Domains
     from ._committer import CommitterStatistics
     from ._connection import Connection
+    from ._delivery import DeliveryStatistics
     from ._lease import LeaseStatistics
     from ._repair import RepairReport
     from ._seams import World
@@ -75,6 +76,7 @@ class Statistics:
     workspaces: dict[str, SlotStatistics]
     committer: CommitterStatistics
     acks: AckStatistics
+    delivery: DeliveryStatistics
     lease: LeaseStatistics
     services: list[ServiceStatistics]
 
@@ -169,6 +171,7 @@ class Service:
             workspaces=self.directory.statistics(),
             committer=self.committer.statistics(),
             acks=self.acks.statistics(),
+            delivery=self.directory.delivery.statistics(),
             lease=self.lease.statistics(),
             services=self.supervisor.statistics(),
         )

@@ -200,7 +200,8 @@ class Events:
         self._state = _State.LIVE
         self.retries.reset()
         if not self._began.is_set():
-            self._move(said.cursor, f"{said.cursor}-{said.chain}")
+            chain = "" if said.chain is None else f"-{said.chain}"
+            self._move(said.cursor, f"{said.cursor}{chain}")
             self._began.set()
         self._say_ack()
 

@@ -80,7 +80,8 @@ class Subscribed(msgspec.Struct, frozen=True, kw_only=True):
     stream_id: str
     head: int
     cursor: int
-    chain: str
+    chain: str | None
+    """At the cursor; None where the event that tells it is not kept any more."""
     request_id: str | None = None
 
 
