@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from ._store import CursorKey, Store
 
 _log = logging.getLogger("dalsegno.acks")
+
+_ROWS = 5_000
+"""Cursors in one statement: a fraction of a second, so it always ends before its time-out."""
 
 
 class Frontier:
@@ -71,6 +75,11 @@ class AckFrontiers:
         """Tell what is in use and what is still to be written."""
         unwritten = len(self._moved) + len(self._writing)
         return AckStatistics(len(self._frontiers), unwritten, self._written)
+
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether something moved that is not durable yet."""
+        return bool(self._moved or self._writing)
 
     async def open(self, key: CursorKey) -> Frontier:
         """Take part in a frontier; `close` ends it.
@@ -163,9 +172,12 @@ class AckFrontiers:
     async def _write(self) -> None:
         self._writing, self._moved = self._moved, {}
         try:
-            if self._writing:
-                await self._store.write_cursors(self._writing)
-                self._written += len(self._writing)
+            while self._writing:
+                several = dict(islice(self._writing.items(), _ROWS))
+                await self._store.write_cursors(several)
+                self._written += len(several)
+                for key in several:
+                    del self._writing[key]
         except BaseException:
             # Whatever ended it, what was not surely written is still to be written.
             self._moved = {**self._writing, **self._moved}

@@ -23,6 +23,7 @@ from dalsegno.protocol import (
     Subscribe,
     SubscribeNote,
     SubscribeWorkspace,
+    UnavailableError,
     Unsubscribe,
     UnsubscribeNote,
     UnsubscribeWorkspace,
@@ -165,9 +166,20 @@ class Connection:
     async def _say_goodbye(self) -> None:
         code, reason = self._closing or (Close.NORMAL, "")
         with trio.move_on_after(self._limits.close_deadline_s, shield=True) as scope:
+            await self._keep_acks()
             await self.transport.aclose(code, reason)
         if scope.cancelled_caught:
             self.transport.abort()
+
+    async def _keep_acks(self) -> None:
+        """Write what was acked before the client hears of the end, and perhaps asks elsewhere."""
+        if not self._service.acks.has_unwritten:
+            return
+        with trio.move_on_after(self._limits.close_deadline_s / 2):
+            try:
+                await self._service.acks.flush()
+            except UnavailableError:
+                return  # they are tried again, and until then their events come again
 
     # ----------------------------------------------------------------------------- reading
 

@@ -7,6 +7,7 @@ first; at it a workspace that is not active is refused with `OVERLOADED`, and th
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from dalsegno.protocol import (
 )
 
 from ._delivery import Delivery
-from ._entity import load_entity
+from ._entity import absent_entity, load_entity
 from ._roles import role_in, role_stream
 from ._slot import Slot
 from ._workspace import Incarnation
@@ -74,6 +75,8 @@ class Directory:
         self._committer = committer
         self._lease = lease
         self._slots: dict[str, Slot] = {}
+        self._owners: OrderedDict[str, str] = OrderedDict()
+        """First owners of workspaces; those asked for last stay longest."""
         self._activating = trio.CapacityLimiter(limits.activations_max)
         self._store_returned = trio.lowlevel.ParkingLot()
         self._nursery: trio.Nursery | None = None
@@ -256,20 +259,36 @@ class Directory:
         stream_id = domain.stream_id(entity_id)
         slot = self._slots.get(workspace_id)
         # Once the lease may be over, another node may know better than this one's memory.
-        if slot is not None and slot.incarnation is not None and self._lease.is_held:
-            cached = slot.incarnation.committed(stream_id)
-            if cached is not None:
-                return cached if cached.version else None
-        versions = {stream_id: domain.version}
-        stored = await self.store.load_entities(workspace_id, versions, versions)
-        return load_entity(domain, stored[stream_id]) if stream_id in stored else None
+        incarnation = slot.incarnation if slot is not None and self._lease.is_held else None
+        entity = None if incarnation is None else incarnation.committed(stream_id)
+        if entity is None:
+            head = 0 if slot is None else slot.hub.head
+            versions = {stream_id: domain.version}
+            stored = await self.store.load_entities(workspace_id, versions, versions)
+            entity = (
+                load_entity(domain, stored[stream_id])
+                if stream_id in stored
+                else absent_entity(domain)
+            )
+            # Where nothing was committed meanwhile the next one need not ask.
+            if slot is not None and incarnation is not None and slot.hub.head == head:
+                incarnation.remember(stream_id, entity)
+        return entity if entity.version else None
 
     async def owner_of(self, workspace_id: str) -> str | None:
-        """Tell a workspace's first owner, whom ``$system`` records."""
+        """Tell a workspace's first owner, whom ``$system`` records and who stays that for ever."""
         if workspace_id == SYSTEM_WORKSPACE or "space" not in self.domains:
             return None
+        if workspace_id in self._owners:
+            self._owners.move_to_end(workspace_id)
+            return self._owners[workspace_id]
         space = await self.look(SYSTEM_WORKSPACE, self.domains["space"], workspace_id)
-        return None if space is None or space.state is None else str(space.state.owner_id)
+        if space is None or space.state is None:
+            return None
+        owner_id = self._owners[workspace_id] = str(space.state.owner_id)
+        if len(self._owners) > self.limits.places_cached_max:
+            self._owners.popitem(last=False)
+        return owner_id
 
     async def role_of(self, workspace_id: str, user_id: str) -> str | None:
         """Tell a user's role as it is committed; None for who has none."""

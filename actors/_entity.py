@@ -42,6 +42,11 @@ class Entity(msgspec.Struct, frozen=True):
     """What it is listed under; None where it was only read."""
 
 
+def absent_entity(domain: Domain[Any, Any, Any]) -> Entity:
+    """Make what stands for an entity that never existed."""
+    return Entity(domain, 0, None, 0, 0, 0)
+
+
 def load_entity(domain: Domain[Any, Any, Any], stored: StoredEntity) -> Entity:
     """Fold an entity as the store has it.
 

@@ -228,7 +228,7 @@ class Slot:
         is_well = self.hub.head > head or lived_s > self._limits.backoff_max_s
         self._failures = 1 if is_well else min(self._failures + 1, 32)
         await self._back_off(failure)
-        return True
+        return bool(self.mailbox or self.unresolved) or self.is_used
 
     async def _incarnate(self) -> DalsegnoError | None:
         """Run one incarnation to its end; None where it was idle."""
@@ -291,6 +291,8 @@ class Slot:
         """Do what is due: answer who has waited too long, and rest where nothing is asked."""
         if not self.is_running:
             self._expire(now)
+        elif not self.is_settled:
+            self._expire_late(now)
         if self._resting is not None and not self.is_used:
             self._resting.cancel(reason="nobody needs the slot")
         if now - self.used_at >= self._limits.passivate_after_s:
@@ -325,6 +327,16 @@ class Slot:
         for command in self.unresolved:
             if command.sent_at <= now - limits.command_deadline_s:
                 command.answer(OutcomeUnknownError("the commit had no answer yet"))
+        # In place: an incarnation that opens has this very list, and looks the rest up.
+        self.unresolved[:] = [command for command in self.unresolved if not command.answered]
+
+    def _expire_late(self, now: float) -> None:
+        """Answer those for whom even a workspace that runs has had no time."""
+        assert self.incarnation is not None, "it is running"
+        before = now - self._limits.command_deadline_s
+        self.incarnation.expire(before)
+        old = self.mailbox.drain(lambda command: command.sent_at > before)
+        _answer(old, StoreUnavailableError("the workspace had no time for it"))
 
     # ---------------------------------------------------------------------------------- ends
 

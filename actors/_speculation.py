@@ -39,7 +39,15 @@ from dalsegno.protocol import (
 )
 
 from ._command import Receipt, stored_answer
-from ._entity import Entity, EntityCache, entity_write, fold, load_entity, snapshot_write
+from ._entity import (
+    Entity,
+    EntityCache,
+    absent_entity,
+    entity_write,
+    fold,
+    load_entity,
+    snapshot_write,
+)
 from ._roles import SYSTEM_ROLE, asserted_role, role_in, role_stream
 from ._store import Batch, Head, ResultWrite, SnapshotWrite, StoredResult
 
@@ -142,7 +150,7 @@ class Speculation:
             entity = (
                 load_entity(domain, stored[stream_id])
                 if stream_id in stored
-                else Entity(domain, 0, None, 0, 0, 0)
+                else absent_entity(domain)
             )
             self._loaded[stream_id] = entity
             self.entities.put(stream_id, entity)

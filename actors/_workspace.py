@@ -114,6 +114,11 @@ class Incarnation:
             return None
         return self._speculation.entities.get(stream_id)
 
+    def remember(self, stream_id: str, entity: Entity) -> None:
+        """Keep a committed entity that was read from outside, unless it is in memory already."""
+        if self._speculation is not None and self._speculation.entities.get(stream_id) is None:
+            self._speculation.entities.put(stream_id, entity)
+
     def stop(self, failure: DalsegnoError | None = None) -> None:
         """End it: `run` raises ``failure``, or returns where there is none."""
         self._stopped_for = self._stopped_for or failure
@@ -358,6 +363,20 @@ class Incarnation:
                     return
         except UnavailableError as error:
             _log.info("%s: states were not stored: %s", self.workspace_id, error)
+        except Exception:  # noqa: BLE001 - the log has it all: nobody needs to hear of it
+            _log.exception("%s: states were not stored", self.workspace_id)
+
+    def expire(self, before: float) -> None:
+        """Answer what was sent before then and is not settled; it may yet be committed."""
+        if self._speculation is None:
+            return
+        in_flight, forming = self._speculation.in_flight, self._speculation.forming
+        taken = () if in_flight is None else in_flight.commands
+        for commands in (taken, forming.commands, self._in_hand):
+            for command in commands:
+                if command.sent_at > before:
+                    break
+                command.answer(OutcomeUnknownError("the commit had no answer yet"))
 
     @property
     def is_idle(self) -> bool:

@@ -9,11 +9,18 @@ import pytest
 import trio
 import trio.testing
 
-from dalsegno.actors import TransportClosedError, World
+from dalsegno.actors import CursorKey, TransportClosedError, World
 from dalsegno.actors.domains.accounts import RegisterUser
 from dalsegno.actors.domains.members import PutMember, RemoveMember
 from dalsegno.actors.domains.notes import CreateNote
-from dalsegno.protocol import Close, Limits, Reject, chain_text
+from dalsegno.protocol import (
+    Close,
+    DalsegnoError,
+    Limits,
+    Reject,
+    StoreUnavailableError,
+    chain_text,
+)
 from tests.actors._boxes import Put
 from tests.actors._wire import Message, Wire, wired
 from tests.actors._world import (
@@ -24,6 +31,7 @@ from tests.actors._world import (
     log_of,
     post_all,
     running,
+    send_all,
 )
 
 STREAM = "workspace:w"
@@ -1026,3 +1034,62 @@ async def test_i10_a_client_that_goes_while_it_catches_up_harms_no_publisher(
             nursery.start_soon(publish, wire, number % 6)
             wire.client.vanish()
             await wire.ended.wait()
+
+
+@pytest.mark.parametrize("fault", [None, StoreUnavailableError("away"), "hangs"])
+async def test_x_ack_2_what_was_acked_is_durable_before_the_close_frame(
+    actors: Actors, store: FaultyStore, fault: DalsegnoError | str | None
+) -> None:
+    """A client that comes back to another node finds its place there."""
+    await send_all(actors.workspace(), [Put("a")] * 3)
+
+    gate = trio.Event()
+
+    async def refuse() -> None:
+        if fault == "hangs":
+            await gate.wait()
+        if isinstance(fault, DalsegnoError):
+            await trio.lowlevel.checkpoint()
+            raise fault
+
+    store.before["write_cursors"] = refuse
+    async with wired(actors, role="viewer") as wire:
+        await wire.say("subscribe", stream_id="workspace:w", cursor=0, client_id="c")
+        await wire.hear_many(4)
+        await wire.say("ack", stream_id="workspace:w", event_seq=2)
+        await wire.silence()
+        key = CursorKey("u", "c", "w", "workspace:w")
+        assert await store.read_cursors([key]) == {}
+        began = trio.current_time()
+        wire.connection.close(Close.GOING_AWAY, "shutting down")
+        with pytest.raises(TransportClosedError):
+            await wire.hear()
+        assert trio.current_time() - began <= actors.service.limits.close_deadline_s / 2
+        assert await store.read_cursors([key]) == ({key: 2} if fault is None else {})
+        store.before.clear()
+        gate.set()
+        await trio.sleep(60)
+        assert await store.read_cursors([key]) == {key: 2}
+
+
+async def test_who_connects_again_and_again_has_its_role_looked_up_once(
+    actors: Actors, store: FaultyStore
+) -> None:
+    await actors.workspace().send(PutMember("u", "viewer"))
+    reads = 0
+
+    async def count() -> None:
+        nonlocal reads
+        await trio.lowlevel.checkpoint()
+        reads += 1
+
+    actors.forget()
+    store.before["load_entities"] = count
+    for _ in range(5):
+        async with wired(actors) as wire:
+            assert (await wire.ask("subscribe", stream_id="workspace:w"))["type"] == "subscribed"
+    assert reads <= 2
+    await actors.workspace().send(RemoveMember("u"))
+    async with wired(actors) as wire:
+        answer = await wire.ask("subscribe", stream_id="workspace:w")
+        assert answer["code"] == "ROLE_FORBIDDEN"

@@ -19,6 +19,7 @@ from tests.actors._world import (
     away,
     check_log,
     eventually,
+    lost_unknown,
     running,
     send_all,
 )
@@ -275,3 +276,28 @@ async def test_everything_tells_how_it_stands(store: FaultyStore, world: World) 
         ):
             assert repr(one).startswith(f"<{type(one).__name__}")
             assert " at 0x" not in repr(one)
+
+
+async def test_a_workspace_that_nobody_waits_for_is_not_opened_for_ever(
+    store: FaultyStore, world: World
+) -> None:
+    opened = 0
+
+    async def gone() -> None:
+        nonlocal opened
+        opened += 1
+        await trio.lowlevel.checkpoint()
+        raise StoreUnavailableError("away")
+
+    async with running(store, world) as actors:
+        await actors.workspace("unknown").send(Put("a"))
+        store.before["acquire"] = gone
+        store.faults.append(lost_unknown)
+        posted = [Posted(actors.workspace(f"w{n}"), Put("a")) for n in range(5)]
+        posted.append(Posted(actors.workspace("unknown"), Put("a")))
+        await trio.sleep(200)
+        assert [one.code for one in posted] == ["STORE_UNAVAILABLE"] * 5 + ["OUTCOME_UNKNOWN"]
+        assert actors.service.directory.statistics() == {}
+        before = opened
+        await trio.sleep(600)
+        assert opened == before
