@@ -17,6 +17,8 @@ hypothesis.settings.register_profile("soak", deadline=None, max_examples=5_000)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="fifty times the examples")
+    parser.addoption("--soak-minutes", default="10", help="of the soak of the whole system")
+    parser.addoption("--soak-seed", help="what breaks there, and when")
 
 
 def pytest_configure(config: pytest.Config) -> None:

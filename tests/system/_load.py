@@ -10,6 +10,7 @@ import trio
 from dalsegno.protocol import DalsegnoError
 from dalsegno.runtime.client import Client, ClientLimits, Committed, RemoteEvent, open_client
 
+from ._database import read_logs
 from ._processes import Owner, Server, connect, until
 
 ONCE = ClientLimits(attempts_max=1, backoff_first_s=0.05)
@@ -70,11 +71,11 @@ class Load:
         self.receipts[key] = receipt
 
     async def check(self) -> None:
-        """Every acknowledged note is there, once, where its receipt says, and nothing else is."""
-        log = await read_log(self._server, self._owner, len(self.receipts))
-        assert [event.seq for event in log] == list(range(1, len(log) + 1))
-        there = {event.entity: event.event_seq for event in log}
-        assert len(there) == len(log), "a note was created twice"
+        """Every acknowledged note is there, once, where its receipt says, and no other of ours."""
+        logs = await read_logs(self._server.dsn, self._owner.workspace)
+        ours = [event for event in logs[self._owner.workspace] if '"title":"key-' in event.payload]
+        there = {event.stream_id: event.event_seq for event in ours}
+        assert len(there) == len(ours), "a note was created twice"
         receipts = {receipt.entity: receipt.event_seq for receipt in self.receipts.values()}
         assert receipts == there
 

@@ -16,9 +16,22 @@ import msgspec
 import trio
 
 from dalsegno.runtime.client import Client, ClientLimits, open_client
+from dalsegno.runtime.store._embedded import EmbeddedPostgres
 
 EMAIL, PASSWORD = "owner@example.org", "a long enough password"
 SOON = ClientLimits(backoff_first_s=0.05, backoff_max_s=0.2, at_once_s=0.05, attempts_max=None)
+
+QUICK = {
+    "DALSEGNO_LIMIT_MAILBOX_DEADLINE_S": "1",
+    "DALSEGNO_LIMIT_COMMIT_DEADLINE_S": "2",
+    "DALSEGNO_LIMIT_COMMAND_DEADLINE_S": "4",
+    "DALSEGNO_LIMIT_ANSWER_DEADLINE_S": "2",
+    "DALSEGNO_LIMIT_BACKOFF_MAX_S": "0.5",
+    "DALSEGNO_LIMIT_HEARTBEAT_INTERVAL_S": "0.5",
+    "DALSEGNO_LIMIT_LEASE_S": "2",
+    "DALSEGNO_LIMIT_LEASE_BEAT_S": "0.4",
+}
+"""Bounds for a server whose outages a test waits through: nobody waits long for anything."""
 
 DALSEGNO = (sys.executable, "-m", "dalsegno.runtime")
 
@@ -26,6 +39,7 @@ DALSEGNO = (sys.executable, "-m", "dalsegno.runtime")
 class Owner(msgspec.Struct, frozen=True):
     workspace: str
     cookie: str
+    user_id: str
 
 
 def free_port() -> int:
@@ -67,6 +81,20 @@ class Command:
     @property
     def is_running(self) -> bool:
         return self._process.poll() is None
+
+    @property
+    def resident_bytes(self) -> int:
+        """What it holds of the machine's memory (proc(5), ``VmRSS``)."""
+        (line,) = (
+            line
+            for line in Path(f"/proc/{self.pid}/status").read_text().splitlines()
+            if line.startswith("VmRSS:")
+        )
+        return int(line.split()[1]) * 1024
+
+    @property
+    def open_files(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -119,18 +147,42 @@ class Processes:
 
 
 class Server:
-    """A server with a data directory, through the lives of several processes."""
+    """A server, through the lives of several processes.
 
-    def __init__(self, processes: Processes, data_dir: Path, port: int | None = None) -> None:
+    Its data are in a data directory, or, with ``database``, in a PostgreSQL that somebody else
+    looks after.
+    """
+
+    def __init__(
+        self,
+        processes: Processes,
+        data_dir: Path,
+        port: int | None = None,
+        *,
+        database: str | None = None,
+        node_id: str | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self._processes = processes
+        self._environment = environment
         self.data_dir = data_dir
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.node_id = node_id
+        self._database = database
         self.process: Command | None = None
 
     async def start(self, *arguments: str) -> Command:
-        place = ["--bind", f"127.0.0.1:{self.port}", "--data-dir", str(self.data_dir)]
-        self.process = await self._processes.run("serve", *place, *arguments)
+        place = ["--bind", f"127.0.0.1:{self.port}"]
+        if self._database is None:
+            place += ["--data-dir", str(self.data_dir)]
+        else:
+            place += ["--database", self._database]
+        if self.node_id is not None:
+            place += ["--node-id", self.node_id]
+        self.process = await self._processes.run(
+            "serve", *place, *arguments, environment=self._environment
+        )
         await self.wait_ready()
         return self.process
 
@@ -156,6 +208,11 @@ class Server:
         assert self.process is not None
         self.process.signal(signal.SIGTERM)
         return await self.process.ended(within_s)
+
+    @property
+    def dsn(self) -> str:
+        """How to connect to its PostgreSQL, past the server."""
+        return self._database or EmbeddedPostgres(self.data_dir).dsn
 
     def postmaster(self) -> int:
         """The process of its PostgreSQL; 0 while there is none."""

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import trio
 
+from tests.system._database import Database, open_database
 from tests.system._processes import EMAIL, PASSWORD, Owner, Processes, Server
 
 
@@ -32,7 +33,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
             assert answer.status_code == 201, answer.text
             cookies = "; ".join(f"{name}={value}" for name, value in http.cookies.items())
         assert await server.stop() == 0, server.process and server.process.err
-        return Owner(answer.json()["workspace_id"], cookies)
+        return Owner(answer.json()["workspace_id"], cookies, answer.json()["user_id"])
 
     return Prepared(folder / "data", trio.run(prepare))
 
@@ -52,6 +53,13 @@ def data_dir(prepared: Prepared, tmp_path: Path) -> Iterator[Path]:
     pid_file = copy / "postgres" / "postmaster.pid"
     if pid_file.exists():
         subprocess.run(["kill", "-9", pid_file.read_text().split()[0]], check=False)  # noqa: S607
+
+
+@pytest.fixture
+async def cluster(data_dir: Path) -> AsyncIterator[Database]:
+    """A PostgreSQL that was set up, for servers that are given its DSN."""
+    async with open_database(data_dir) as database:
+        yield database
 
 
 @pytest.fixture

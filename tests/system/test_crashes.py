@@ -7,61 +7,71 @@ import signal
 
 import trio
 
+from tests.system._crowd import ACKS_UNWRITTEN_S, NOT_NOW, ORDINARY, Crowd
 from tests.system._load import Load, read_log
 from tests.system._processes import Owner, Processes, Server, connect, is_alive, until, write
 
 
-async def test_x_per_4_ops_02_the_server_is_killed_in_the_middle_of_a_load(
+async def test_x_per_4_fi_9_the_server_is_killed_in_the_middle_of_a_load(
     server: Server, owner: Owner
 ) -> None:
-    load = Load(server, owner)
+    load, crowd = Load(server, owner), Crowd(owner, server.port)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(load.run)
         nursery.start_soon(load.run_impatiently)
+        nursery.start_soon(crowd.run)
         for _ in range(2):
             await load.wait(more=60)
+            await crowd.wait(more=60)
             postmaster = server.postmaster()
             await server.kill()
+            crowd.recorder.crashed(acks_unwritten_s=ACKS_UNWRITTEN_S)
             await server.start()
             assert server.postmaster() == postmaster, "the PostgreSQL that was left is adopted"
         await load.wait(more=60)
         load.enough()
+        await crowd.settle()
     await load.check()
+    await crowd.judge(server.dsn)
     assert set(load.failures) <= {"UNREACHABLE", "STORE_UNAVAILABLE", "OUTCOME_UNKNOWN"}
     assert await server.stop() == 0
     assert not is_alive(postmaster), "who adopts it also stops it"
 
 
-async def test_x_sup_8_postgres_is_killed_in_the_middle_of_a_load(
+async def test_x_sup_8_fi_10_postgres_is_killed_in_the_middle_of_a_load(
     server: Server, owner: Owner
 ) -> None:
-    load = Load(server, owner)
+    load, crowd = Load(server, owner), Crowd(owner, server.port)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(load.run)
-        nursery.start_soon(load.run_impatiently)
+        nursery.start_soon(crowd.run)
         for _ in range(2):
             await load.wait(more=60)
+            await crowd.wait(more=60)
             os.kill(killed := server.postmaster(), signal.SIGKILL)
-            await until(lambda: server.postmaster() != killed)
+            await until(lambda: server.postmaster() not in {0, killed})
         await load.wait(more=60)  # by itself
         load.enough()
+        await crowd.settle()
     await load.check()
-    assert set(load.failures) <= {"STORE_UNAVAILABLE", "OUTCOME_UNKNOWN", "OVERLOADED"}
+    await crowd.judge(server.dsn)
+    assert set(crowd.codes) <= NOT_NOW | ORDINARY
     assert server.process is not None
     assert "Traceback" not in server.process.err
 
 
 async def test_both_are_killed_in_the_middle_of_a_load(server: Server, owner: Owner) -> None:
-    load = Load(server, owner)
+    crowd = Crowd(owner, server.port)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(load.run)
-        await load.wait(more=60)
+        nursery.start_soon(crowd.run)
+        await crowd.wait(more=60)
         os.kill(server.postmaster(), signal.SIGKILL)
         await server.kill()
+        crowd.recorder.crashed(acks_unwritten_s=ACKS_UNWRITTEN_S)
         await server.start()
-        await load.wait(more=60)
-        load.enough()
-    await load.check()
+        await crowd.wait(more=60)
+        await crowd.settle()
+    await crowd.judge(server.dsn)
 
 
 async def test_x_seq_6_x_ack_2_a_restart_goes_on_where_it_was(server: Server, owner: Owner) -> None:
@@ -90,20 +100,6 @@ async def test_a_second_server_is_refused(
     assert f"in use by process {server.process.pid}" in line
     async with connect(server, owner) as client:
         assert await write(client, owner, "undisturbed") == 1
-
-
-async def test_a_second_server_of_a_database_is_refused(
-    database: str, processes: Processes
-) -> None:
-    arguments = ["serve", "--bind", "127.0.0.1:0", "--database", database]
-    first = await processes.run(*arguments)
-    await until(lambda: "Dal Segno serves on" in first.out)
-    second = await processes.run(*arguments)
-    assert await second.ended() == 1
-    (line,) = second.err.splitlines()
-    assert "another dalsegno server" in line
-    first.signal(signal.SIGTERM)
-    assert await first.ended(within_s=10) == 0
 
 
 async def test_postgres_away_at_the_start_is_said_in_a_line(processes: Processes) -> None:

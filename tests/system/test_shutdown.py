@@ -46,9 +46,12 @@ async def test_x_sup_6_sigterm_drains_and_stops_postgres(server: Server, owner: 
         assert not is_alive(postmaster)
         assert server.process is not None
         assert "Traceback" not in server.process.err
-        said = await deaf[0].receive_some()
-        assert said[0] == 0x88, "a close frame, RFC 6455 §5.5.1"
-        assert int.from_bytes(said[2:4]) == Close.GOING_AWAY
+        said = b"".join([data async for data in deaf[0]])
+        assert said[0] == 0x81, "a text, RFC 6455 §5.6"
+        slot, close = said[2 : 2 + said[1]], said[2 + said[1] :]
+        assert slot.startswith(b'{"type":"reconnect","after_ms":')
+        assert close[0] == 0x88, "a close frame, RFC 6455 §5.5.1"
+        assert int.from_bytes(close[2:4]) == Close.GOING_AWAY
         for stream in (*deaf, idle, late):
             await stream.aclose()
         await server.start()

@@ -1,0 +1,203 @@
+"""Full load on two servers while something breaks all the time; the checker sees all of it.
+
+    pytest tests/system/test_soak.py --soak                      ten minutes
+    pytest tests/system/test_soak.py --soak --soak-minutes 60    an hour
+
+In rounds of some seconds: each has new workspaces with a crowd in each, so that no history and no
+log grows without a bound, and ends with all of it healed, settled and judged.  What breaks and when
+is drawn from ``--soak-seed``; what comes of it is not the same twice, as processes are not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+import httpx
+import pytest
+import trio
+
+from dalsegno.actors.testing import Report
+from dalsegno.runtime.store import ConnectionBrokenError, DatabaseError, connect
+from tests.system._crowd import NOT_NOW, ORDINARY, Crowd
+from tests.system._database import Database, children_of
+from tests.system._processes import EMAIL, PASSWORD, QUICK, Owner, Processes, Server
+
+WORKSPACES = 3
+ROUND_S = 30.0
+SETTLE_S = 120.0
+SILENCE_S = 2.0
+
+
+class Breaker:
+    """Breaks one thing after the other, and mends it."""
+
+    def __init__(self, cluster: Database, servers: list[Server], chance: random.Random) -> None:
+        self.faults: Counter[str] = Counter()
+        self._cluster = cluster
+        self._servers = servers
+        self._chance = chance
+        self._ways: list[Callable[[], Awaitable[None]]] = [
+            self.kill_a_server,
+            self.drain_a_server,
+            self.stop_a_server_for_a_while,
+            self.kill_the_postmaster,
+            self.restart_the_database,
+            self.terminate_backends,
+            self.stop_the_database_for_a_while,
+        ]
+
+    async def run_for(self, seconds: float) -> None:
+        """Each fault is mended before the next one comes; all are at the end."""
+        end = trio.current_time() + seconds
+        while trio.current_time() < end:
+            await trio.sleep(self._chance.uniform(0.2, 2))
+            way = self._chance.choice(self._ways)
+            await way()
+            self.faults[way.__name__] += 1
+            self.check_alive()
+
+    def check_alive(self) -> None:
+        """No server ends because of what happens around it."""
+        for server in self._servers:
+            assert server.process is not None
+            assert server.process.is_running, server.process.err[-5_000:]
+            assert "Traceback" not in server.process.err, server.process.err[-5_000:]
+
+    async def kill_a_server(self) -> None:
+        server = self._chance.choice(self._servers)
+        await server.kill()
+        await trio.sleep(self._chance.uniform(0, 3))
+        await server.start()
+
+    async def drain_a_server(self) -> None:
+        server = self._chance.choice(self._servers)
+        assert await server.stop(within_s=20) == 0
+        await server.start()
+
+    async def stop_a_server_for_a_while(self) -> None:
+        process = self._chance.choice(self._servers).process
+        assert process is not None
+        await self._stop_for_a_while([process.pid], most_s=4)
+
+    async def stop_the_database_for_a_while(self) -> None:
+        postmaster = self._cluster.postmaster
+        await self._stop_for_a_while([postmaster, *children_of(postmaster)], most_s=3)
+
+    async def kill_the_postmaster(self) -> None:
+        await self._cluster.kill()
+
+    async def restart_the_database(self) -> None:
+        await self._cluster.restart(self._chance.choice(["fast", "immediate"]))
+
+    async def terminate_backends(self) -> None:
+        operator = await connect(f"{self._cluster.dsn}&application_name=operator")
+        with suppress(ConnectionBrokenError, DatabaseError):
+            for _ in range(self._chance.randrange(1, 100)):
+                await operator.fetch(
+                    "select pg_terminate_backend(pid) from pg_stat_activity"
+                    " where application_name = 'dalsegno' order by random() limit 1"
+                )
+                await trio.sleep(0.01)
+        await operator.aclose()
+
+    async def _stop_for_a_while(self, pids: list[int], *, most_s: float) -> None:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        try:
+            await trio.sleep(self._chance.uniform(0.1, most_s))
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+
+async def new_workspace(servers: list[Server], owner: Owner, name: str) -> Owner:
+    """Make one at whichever server has the reserved workspace."""
+    login = {"email": EMAIL, "password": PASSWORD}
+    body = {"slug": name, "name": name}
+    with trio.fail_after(SETTLE_S):
+        for server in itertools.cycle(servers):
+            async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as http:
+                token = (await http.post("/api/auth/login", json=login)).json()["csrf_token"]
+                headers = {"x-csrf-token": token}
+                answer = await http.post("/api/workspaces", json=body, headers=headers)
+            if answer.status_code == 201:
+                return Owner(answer.json()["workspace_id"], owner.cookie, owner.user_id)
+            assert answer.json()["code"] in NOT_NOW, answer.text
+            await trio.sleep(0.2)
+    raise AssertionError("not reached")
+
+
+@asynccontextmanager
+async def start_servers(processes: Processes, cluster: Database) -> AsyncIterator[list[Server]]:
+    servers = [
+        Server(
+            processes,
+            cluster.data_dir,
+            database=cluster.dsn,
+            node_id=node_id,
+            environment=QUICK,
+        )
+        for node_id in ("a", "b")
+    ]
+    for server in servers:
+        await server.start()
+    yield servers
+    for server in servers:
+        assert await server.stop(within_s=20) == 0
+
+
+async def do_round(
+    cluster: Database, servers: list[Server], breaker: Breaker, owners: list[Owner]
+) -> Report:
+    ports = [server.port for server in servers]
+    crowds = [Crowd(owner, *ports, silence_s=SILENCE_S) for owner in owners]
+    async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+        for crowd in crowds:
+            nursery.start_soon(crowd.run)
+            await stack.enter_async_context(crowd.without_acks())
+        await breaker.run_for(ROUND_S)
+        for crowd in crowds:
+            await crowd.settle(SETTLE_S)
+    report = Report()
+    for crowd in crowds:
+        report += await crowd.judge(cluster.dsn)
+        assert set(crowd.codes) <= NOT_NOW | ORDINARY
+    return report
+
+
+async def test_soak(
+    processes: Processes,
+    cluster: Database,
+    owner: Owner,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if not request.config.getoption("--soak"):
+        pytest.skip("needs --soak")
+    lasts_s = 60 * float(request.config.getoption("--soak-minutes"))
+    seed = int(request.config.getoption("--soak-seed") or random.randrange(2**32))
+    report = Report()
+    async with start_servers(processes, cluster) as servers:
+        breaker = Breaker(cluster, servers, random.Random(seed))
+        began = trio.current_time()
+        try:
+            for number in itertools.count():
+                if trio.current_time() > began + lasts_s:
+                    break
+                owners = [
+                    await new_workspace(servers, owner, f"soak-{number}-{which}")
+                    for which in range(WORKSPACES)
+                ]
+                report += await do_round(cluster, servers, breaker, owners)
+        finally:
+            lasted_s = trio.current_time() - began
+            with capsys.disabled():
+                print(f"\nseed {seed}, {lasted_s:.0f} s\n{report}\n{dict(breaker.faults)}")
