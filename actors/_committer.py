@@ -9,8 +9,9 @@ What a statement says of a batch, and what follows:
 * not committed: the workspace's own task reads why, on another connection.  The epoch moved:
   `FencedError`; halted: `WorkspaceHaltedError`; a live key: `LiveKeyError`.  Nothing moved: the
   head's row was locked; the batch is sent again, alone, a bounded number of times.
-* the data was refused: nothing of the statement was written; each batch is sent alone, and one
-  that is refused alone fails with `BatchRejectedError`.  Its neighbours do not notice.
+* the data was refused, or what is stored under it is damaged: nothing of the statement was
+  written; each batch is sent alone, and one that fails alone fails with `BatchRejectedError`, or
+  with `CorruptLogError`.  Its neighbours do not notice (I10).
 * no answer within ``commit_deadline_s``: the connection is abandoned, the outcome unknown (I4).
   A statement on its way is never cancelled at the server.
 """
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from dalsegno.protocol import (
+    CorruptLogError,
     DalsegnoError,
     FencedError,
     OutcomeUnknownError,
@@ -108,6 +110,7 @@ class Committer:
         """
         task_status.started()
         while True:
+            await trio.lowlevel.checkpoint_if_cancelled()  # the statements are shielded
             while not self._waiting:
                 await self._filled.park()
             await self._send(self._take())
@@ -127,6 +130,7 @@ class Committer:
             WorkspaceHaltedError: nothing was written.
             LiveKeyError: a key of it was answered before; nothing was written.
             BatchRejectedError: the store refuses this batch's data; nothing was written.
+            CorruptLogError: what is stored of this workspace is damaged; nothing was written.
             StoreUnavailableError: nothing was written.
             OutcomeUnknownError: it may or may not be written.
 
@@ -180,13 +184,13 @@ class Committer:
         return group
 
     async def _send(self, group: list[_Waiting]) -> None:
-        rejected: BatchRejectedError | None = None
+        rejected: BatchRejectedError | CorruptLogError | None = None
         deadline = trio.current_time() + self._limits.commit_deadline_s
         with trio.CancelScope(deadline=deadline, shield=True) as scope:
             self._sending = scope
             try:
                 await self._append(group)
-            except BatchRejectedError as error:
+            except (BatchRejectedError, CorruptLogError) as error:
                 rejected = error
             except DalsegnoError as error:
                 self._unknown += len(group) if isinstance(error, OutcomeUnknownError) else 0
@@ -204,7 +208,8 @@ class Committer:
             _fail(group, rejected)
         elif rejected is not None:
             for waiting in group:
-                await self._send([waiting])
+                waiting.alone = True
+            self._waiting.extendleft(reversed(group))
 
     async def _append(self, group: list[_Waiting]) -> None:
         self._statements += 1

@@ -69,7 +69,8 @@ class Hub:
         """Whose pages may be shared: another one once the log may have been touched."""
         self._delivery = delivery
         self._streams: dict[str, dict[Subscription, Follower]] = {}
-        self._published = trio.lowlevel.ParkingLot()
+        self._waiting: dict[int, trio.lowlevel.ParkingLot] = {}
+        """Who waits for the head, by the number that each waits for."""
         self._ended: DalsegnoError | None = None
 
     def __repr__(self) -> str:
@@ -95,7 +96,7 @@ class Hub:
     @property
     def is_used(self) -> bool:
         """Whether there are subscriptions, or somebody waits for the head."""
-        return bool(self._streams) or bool(self._published)
+        return bool(self._streams) or bool(self._waiting)
 
     # ------------------------------------------------------------------------------- the head
 
@@ -109,7 +110,7 @@ class Hub:
         self.head, self.chain = head, chain
         self.is_open = True
         self._ended = None
-        self._published.unpark_all()
+        self._wake()
 
     def end(self, error: DalsegnoError) -> None:
         """End every subscription, and every wait for the head, with an error."""
@@ -126,7 +127,7 @@ class Hub:
                 follower.ended(subscription, error)
         for follower in self._delivery.end():
             follower.flush_nowait()
-        self._published.unpark_all()
+        self._wake()
 
     async def wait_head(self, event_seq: int) -> None:
         """Wait until the hub is open, and an event and all before it are published.
@@ -136,9 +137,26 @@ class Hub:
 
         """
         while not self.is_open or self.head < event_seq:
-            await self._published.park()
+            await self._wait_for(event_seq)
             if self._ended is not None:
                 raise self._ended.with_traceback(None)
+
+    async def _wait_for(self, event_seq: int) -> None:
+        lot = self._waiting.setdefault(event_seq, trio.lowlevel.ParkingLot())
+        try:
+            await lot.park()
+        finally:
+            if not lot and self._waiting.get(event_seq) is lot:
+                del self._waiting[event_seq]
+
+    def _wake(self) -> None:
+        """Wake who waits for what is there now, or for what will not come.
+
+        Nobody else: whoever waits for a number far ahead must not make each commit dearer.
+        """
+        is_open, head = self.is_open, self.head
+        for event_seq in [seq for seq in self._waiting if seq <= head or not is_open]:
+            self._waiting.pop(event_seq).unpark_all()
 
     # ---------------------------------------------------------------------------- the readers
 
@@ -165,7 +183,7 @@ class Hub:
             self._publish(events, answer)
         finally:
             dirty = self._delivery.end()
-        self._published.unpark_all()
+        self._wake()
         await self._delivery.flush(dirty)
 
     def _publish(self, events: Sequence[Event], answer: Callable[[], None]) -> None:

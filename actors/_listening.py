@@ -17,6 +17,7 @@ from dalsegno.protocol import Reject, Subscription, parse_cursor
 
 from ._catch_up import read_page
 from ._starting import check_not_ahead, read_length
+from ._tail import event_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +40,7 @@ class ListeningStatistics:
     waiting: int
     """Events that it has not taken yet …"""
     waiting_bytes: int
-    """… and their payloads."""
+    """… and about how much memory they take."""
 
 
 class Listening:
@@ -154,7 +155,7 @@ class Listening:
                 self._wake = trio.Event()
                 await self._wake.wait()
         event = self._events.popleft()
-        self._bytes -= len(event.payload)
+        self._bytes -= event_bytes(event)
         return event
 
     def offer(self, subscription: Subscription, item: Published) -> None:
@@ -165,7 +166,7 @@ class Listening:
             if self._bytes > self._service.limits.outbox_bytes_max:
                 # What was offered before this item is still to be taken; this is read again.
                 for _ in due:
-                    self._bytes -= len(self._events.pop().payload)
+                    self._bytes -= event_bytes(self._events.pop())
                 subscription.fall_behind(subscription.sent - len(due))
         self._wake.set()
 
@@ -185,7 +186,7 @@ class Listening:
     def _take(self, events: Sequence[Event]) -> None:
         for event in events:
             self._events.append(event)
-            self._bytes += len(event.payload)
+            self._bytes += event_bytes(event)
 
     async def _read(self) -> None:
         assert self._hub is not None, "entered before"

@@ -317,8 +317,11 @@ class Service:
             await trio.sleep(min(_TICK_S, self.limits.heartbeat_interval_s / 4))
             now = trio.current_time()
             beat = Frames((heartbeat(self.world.now()),))
-            for connection in list(self.connections):
+            for count, connection in enumerate(list(self.connections), 1):
                 connection.tick(now, beat)
+                # After a pause all may be due at once, and from then on in step.
+                if count % self.limits.offers_per_yield == 0:
+                    await trio.lowlevel.checkpoint()
 
     async def _sweep(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Forget what is too old, a few rows at a time and never two nodes' worth at once."""

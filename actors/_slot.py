@@ -91,6 +91,8 @@ class Slot:
         self._resting: trio.CancelScope | None = None
         """Around the wait of a slot without an incarnation; cancelled, it goes on."""
         self._is_backing_off = False
+        self._is_doubtful = False
+        """Whether another node may own it since the last incarnation ended."""
         self._ended_with: WorkspaceHaltedError | WorkspaceMovedError | None = None
         """What whoever still asks hears."""
         self._failure: DalsegnoError | None = None
@@ -233,6 +235,7 @@ class Slot:
     async def _incarnate(self) -> DalsegnoError | None:
         """Run one incarnation to its end; None where it was idle."""
         self._incarnations += 1
+        self._is_doubtful = False
         incarnation = self.incarnation = self._directory.incarnation(self)
         try:
             await incarnation.run()
@@ -279,6 +282,8 @@ class Slot:
             if not self.is_used:
                 await self._directory.release(self.workspace_id, self._epoch)
                 return bool(self.mailbox) or self.is_used
+            if self._is_doubtful:
+                return True
             with trio.CancelScope() as self._resting:
                 await self.mailbox.wait_filled()
             if self._resting.cancelled_caught and self.is_used:
@@ -310,7 +315,9 @@ class Slot:
         """Ask the store who owns the workspace: another node may."""
         if self.incarnation is not None:
             self.incarnation.stop(FencedError("the lease had run out"))
-        elif self._resting is not None:
+            return
+        self._is_doubtful = True  # it may not rest yet: its states are stored before
+        if self._resting is not None:
             self._resting.cancel(reason="another node may own the workspace")
 
     def reopen(self) -> bool:

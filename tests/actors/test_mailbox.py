@@ -174,3 +174,23 @@ def test_the_repr_shows_how_full_it_is() -> None:
     box = mailbox()
     fill(box, "ab", 2)
     assert repr(box) == "<Mailbox 2/3, 4 bytes>"
+
+
+async def test_a_sender_that_is_let_in_as_it_is_cancelled_was_let_in() -> None:
+    box = mailbox(count_max=1)
+    fill(box, "a")
+    scope = trio.CancelScope()
+    sent = []
+
+    async def send() -> None:
+        with scope:
+            await box.send(Item("b"))
+            sent.append("b")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+        assert names(box.take(count_max=1, bytes_max=10)) == "a"
+    assert sent == ["b"]
+    assert names(box.drain()) == "b"
