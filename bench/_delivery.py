@@ -28,27 +28,24 @@ from ._commits import WORKSPACE, asked, commits
 from ._domain import tasks
 
 if TYPE_CHECKING:
-    from dalsegno.actors import Head
     from dalsegno.protocol import Event
     from dalsegno.runtime.web import NativeTransport, UpgradeRequest
 
 
 class _WrittenAhead(MemoryStore):
-    """A log that is written already, and that the workspace's actor believes to be empty."""
+    """A log that grows behind the back of the workspace's actor, which opened it empty."""
 
     async def write(self, events: list[Event]) -> None:
-        """Append."""
+        """Append, under the epoch that the actor has."""
+        head = await self.read_head(WORKSPACE)
+        assert head is not None
         batch = Batch(
             workspace_id=WORKSPACE,
-            epoch=1,
+            epoch=head.epoch,
             old_head=events[0].event_seq - 1,
             events=tuple(events),
         )
         assert await self.append([batch])
-
-    async def acquire(self, workspace_id: str, owner: str, *, create: bool) -> Head | None:
-        """Own it at first, and then find nothing."""
-        return await super().acquire(workspace_id, owner, create=True) if create else None
 
 
 class Delivery:

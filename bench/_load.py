@@ -1,11 +1,18 @@
 """The load: WebSocket clients that each change a note of their own, as fast as they are answered.
 
-    python -m bench._load SEED FORM PORT COOKIE WORKSPACE CHARS NOTE …
+    python -m bench._load SEED FORM PORT COOKIE WORKSPACE CHARS NOTES …
 
-One client a note, since who changes a note must know its version: a client that does not wait for
-its answers numbers its patches ahead.  Each line on standard input, ``SECONDS CLIENTS IN_FLIGHT``,
-lets the first so many clients keep so many patches on their way; the answer is a line of JSON when
-the last of them is answered.
+One client for each of ``NOTES``, which are one note's id, or several with commas between them that
+the client changes in turn; a note of another workspace is ``workspace/note``.  No two clients have
+the same one, since who changes a note must know its version: a client that does not wait for its
+answers numbers its patches ahead.
+
+Each line on standard input, ``SECONDS CLIENTS IN_FLIGHT``, lets the first so many clients keep so
+many patches on their way, or with 0 lets one after the other send a patch when the last one was
+answered.  The answer is a line of JSON when nothing is on its way any more.
+
+An answer is taken for that of a client's oldest patch; of several workspaces, which answer in an
+order of their own, only the latencies' mean is right.
 
 A patch names its note; in the form ``placed`` also the workspace, and in the form ``keyed`` an
 idempotency key beside that.  ``bare`` is the seed's own form: the server has to know the place.
@@ -21,8 +28,13 @@ import select
 import sys
 import time
 from collections import deque
+from itertools import cycle
+from typing import TYPE_CHECKING
 
 from ._client import PONG, TextCounter, upgraded, written
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 _PATCH_CHARS = 20
 _READ_BYTES = 1 << 18
@@ -31,44 +43,43 @@ _COMMITTED = b'{"type":"patch_committed"'
 _BAD = (b'"type":"error"', b'"type":"patch_rejected"')
 
 
-class Message:
-    """How a patch of one note is asked for; the note stays as long as it is."""
+class Note:
+    """How a patch of one note is asked for, again and again; the note stays as long as it is."""
 
     def __init__(self, form: str, workspace: str, note: str, chars: int) -> None:
+        self.note_id = note
+        self.version = 1
         self._places = chars - _PATCH_CHARS
         self._is_keyed = form == "keyed"
         placed = "" if form == "bare" else f'"workspace_id":"{workspace}",'
         self._head = f'{{"type":"apply_patch",{placed}"note_id":"{note}"'
         self._tail = f'}},{{"insert":"{"y" * _PATCH_CHARS}"}},{{"delete":{_PATCH_CHARS}}}]}}'
 
-    def text(self, version: int) -> str:
-        """Write one that is based on a version."""
+    def patch(self) -> bytes:
+        """Write the next one, on top of the last."""
+        version, place = self.version, random.randrange(self._places)
+        self.version += 1
         key = f',"idempotency_key":"patch {version}"' if self._is_keyed else ""
-        place = random.randrange(self._places)
         ops = f'"patch_ops":[{{"retain":{place}{self._tail}'
-        return f'{self._head}{key},"base_version":{version},{ops}'
+        return written(f'{self._head}{key},"base_version":{version},{ops}')
 
 
 class Client:
-    """One connection and its note."""
+    """One connection and its notes."""
 
-    def __init__(self, port: int, cookie: str, message: Message) -> None:
+    def __init__(self, port: int, cookie: str, notes: Sequence[Note]) -> None:
         self.sock, rest = upgraded(port, "/ws", cookie)
         self.sock.setblocking(False)
         self.sent_at: deque[float] = deque()
         self._counter = TextCounter(_COMMITTED)
         self._counter.feed(rest)
-        self._message = message
-        self._version = 1
+        self._notes = cycle(notes)
         self._unsent = b""
 
     def send(self, count: int) -> None:
-        """Send so many patches, each on top of the last."""
-        frames = [self._unsent]
-        for _ in range(count):
-            frames.append(written(self._message.text(self._version)))
-            self._version += 1
-        self._write(b"".join(frames))
+        """Send so many patches, of one note after the other."""
+        frames = [next(self._notes).patch() for _ in range(count)]
+        self._write(b"".join([self._unsent, *frames]))
         self.sent_at.extend([time.perf_counter()] * count)
 
     def _write(self, data: bytes) -> None:
@@ -101,6 +112,8 @@ class Load:
         self._by_number = {client.sock.fileno(): client for client in clients}
         self._epoll = select.epoll()
         self._latencies: list[float] = []
+        self._turns: Iterator[Client] | None = None
+        """Whose turn is next, where only one patch may be on its way."""
         for client in clients:
             self._epoll.register(client.sock, select.EPOLLIN)
 
@@ -117,8 +130,10 @@ class Load:
         """Let clients work, and tell how that went."""
         self._latencies = []
         cpu, began = time.process_time(), time.perf_counter()
-        for client in self._clients[:clients]:
-            client.send(in_flight)
+        first = self._clients[:clients]
+        self._turns = None if in_flight else cycle(first)
+        for client in first if self._turns is None else [next(self._turns)]:
+            client.send(in_flight or 1)
         while any(client.sent_at for client in self._clients):
             self._read(end=began + seconds)
         return json.dumps(
@@ -141,19 +156,32 @@ class Load:
             for _ in range(answered):
                 self._latencies.append(now - client.sent_at.popleft())
             if answered and now < end:
-                client.send(answered)
+                (client if self._turns is None else next(self._turns)).send(answered)
+
+
+def _note(place: str, form: str, workspace: str, chars: int) -> Note:
+    elsewhere, _, note = place.rpartition("/")
+    return Note(form, elsewhere or workspace, note, chars)
 
 
 def main() -> None:
     """Connect, and do what is asked for."""
-    seed, form, port, cookie, workspace, chars, *notes = sys.argv[1:]
+    seed, form, port, cookie, workspace, chars, *clients = sys.argv[1:]
     random.seed(int(seed))
-    messages = [Message(form, workspace, note, int(chars)) for note in notes]
-    load = Load([Client(int(port), cookie, message) for message in messages])
+    load = Load(
+        [
+            Client(
+                int(port),
+                cookie,
+                [_note(place, form, workspace, int(chars)) for place in places.split(",")],
+            )
+            for places in clients
+        ]
+    )
     print("ready", flush=True)
     while line := load.idle():
-        seconds, clients, in_flight = line.split()
-        print(load.run(float(seconds), int(clients), int(in_flight)), flush=True)
+        seconds, first, in_flight = line.split()
+        print(load.run(float(seconds), int(first), int(in_flight)), flush=True)
 
 
 if __name__ == "__main__":

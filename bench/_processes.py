@@ -6,14 +6,14 @@ import math
 import os
 import subprocess
 import sys
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).parent.parent
 
@@ -125,13 +125,40 @@ class Child:
         """Tell how much processor time it has had."""
         return cpu_s(self.pid)
 
+    async def kill(self) -> None:
+        """End it as a lost machine would: no signal that it could heed."""
+        self._process.kill()
+        await self._process.wait()
+
 
 @asynccontextmanager
-async def child(name: str, command: Sequence[str], *, core: int) -> AsyncIterator[Child]:
-    """Run a command on a core for the length of a block; then it is asked to end."""
-    process = await trio.lowlevel.open_process(
-        list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
-    )
+async def child(
+    name: str,
+    command: Sequence[str],
+    *,
+    core: int,
+    environ: Mapping[str, str] | None = None,
+    log: Path | None = None,
+) -> AsyncIterator[Child]:
+    """Run a command for the length of a block; then it is asked to end.
+
+    Args:
+        name: what it is called where it fails.
+        command: the program and its arguments.
+        core: where it runs.
+        environ: variables beside those of this process.
+        log: a file for what it says on stderr; None: what this process says goes there too.
+
+    """
+    with nullcontext() if log is None else log.open("ab") as stderr:
+        process = await trio.lowlevel.open_process(
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            cwd=ROOT,
+            env={**os.environ, **(environ or {})},
+        )
     if _CAN_PIN:
         os.sched_setaffinity(process.pid, {core})  # Trio starts it from a thread of any core
     try:

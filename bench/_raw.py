@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from dalsegno.actors import Batch, EntityWrite, ResultWrite, SnapshotWrite
 from dalsegno.protocol import Limits
 from dalsegno.runtime.store import connect
-from dalsegno.runtime.store._postgres import _APPENDING, _open
+from dalsegno.runtime.store._pools import _APPENDING, _open
 from dalsegno.runtime.store._rows import append_parameters, events_of
 from dalsegno.runtime.store._sql import array, queries, quoted, texts
 
@@ -88,7 +88,7 @@ class RawStatement:
         """Make the twins: empty, of epoch 1."""
         for workspace_id in self._seen:
             await self._appending.fetch(
-                queries()["create_or_acquire"], (_twin(workspace_id), "bench")
+                queries()["acquire"], (_twin(workspace_id), "bench", "true")
             )
 
     async def repeat(self) -> tuple[Sample, Sample]:

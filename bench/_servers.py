@@ -11,14 +11,16 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import psycopg
 import trio
+from psycopg.sql import SQL, Identifier
 
 from dalsegno.runtime.store._embedded import embedded
 
 from ._processes import OTHER_CORE, SUBJECT_CORE, Child, child, cpu_s, pinned, python
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
 _WHO = {"email": "bench@example.com", "password": "correct horse battery", "display_name": "B"}
 
@@ -38,18 +40,33 @@ class Postgres:
 
 
 @contextmanager
-def postgres() -> Iterator[Postgres]:
-    """Have a fresh embedded PostgreSQL, with the settings that users get, on the other core."""
+def postgres(**settings: str) -> Iterator[Postgres]:
+    """Have a fresh embedded PostgreSQL on the other core.
+
+    It has the settings that users get, and those that a measurement needs to see something.
+    """
     with TemporaryDirectory(prefix="dalsegno-bench-") as name:
-        folder = Path(name)
-        with pinned(OTHER_CORE):
-            server = embedded(folder / "data")
-            running = server.__enter__()
-        try:
-            pid = (folder / "data" / "postgres" / "postmaster.pid").read_text().split("\n")[0]
-            yield Postgres(running.dsn, int(pid), folder)
-        finally:
-            server.__exit__(None, None, None)
+        folder, data = Path(name), Path(name) / "data"
+        if settings:
+            with _embedded(data) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
+                for setting, value in settings.items():
+                    names = SQL("alter system set {} = {}").format(Identifier(setting), value)
+                    connection.execute(names)
+        with _embedded(data) as dsn:
+            pid = (data / "postgres" / "postmaster.pid").read_text().split("\n")[0]
+            yield Postgres(dsn, int(pid), folder)
+
+
+@contextmanager
+def _embedded(data: Path) -> Iterator[str]:
+    """Start a server, whose processes then stay on the other core."""
+    server = embedded(data)
+    with pinned(OTHER_CORE):
+        running = server.__enter__()
+    try:
+        yield running.dsn
+    finally:
+        server.__exit__(None, None, None)
 
 
 class Server:
@@ -60,6 +77,10 @@ class Server:
         self.port = port
         self.cookie = ""
         self._csrf_token = ""
+
+    def join(self, other: Server) -> None:
+        """Use the session of another server on the same database."""
+        self.cookie, self._csrf_token = other.cookie, other._csrf_token
 
     async def set_up(self) -> None:
         """Register the first user, who is then logged in."""
@@ -100,12 +121,36 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(database: Postgres) -> AsyncIterator[Server]:
-    """Have a server on the core for subjects, with a user."""
+async def started(
+    database: Postgres,
+    *options: str,
+    environ: Mapping[str, str] | None = None,
+    log: Path | None = None,
+) -> AsyncIterator[Server]:
+    """Have a server on the core for subjects, on a database that may know users already.
+
+    Args:
+        database: where its log is.
+        options: of ``dalsegno serve``, beside the usual ones; of two of a kind the last counts.
+        environ: more settings.
+        log: a file for its log.
+
+    """
     command = python("dalsegno.runtime", "serve", "--bind", "127.0.0.1:0")
-    command += ["--database", database.dsn, "--log-level", "warning"]
-    async with child("serve", command, core=SUBJECT_CORE) as process:
+    command += ["--database", database.dsn, "--log-level", "warning", *options]
+    async with child("serve", command, core=SUBJECT_CORE, environ=environ, log=log) as process:
         url = (await process.hear()).split()[-1]
-        server = Server(process, urlsplit(url).port or 0)
+        yield Server(process, urlsplit(url).port or 0)
+
+
+@asynccontextmanager
+async def serving(
+    database: Postgres,
+    *options: str,
+    environ: Mapping[str, str] | None = None,
+    log: Path | None = None,
+) -> AsyncIterator[Server]:
+    """Have a server as `started` does, the first on its database, with a user."""
+    async with started(database, *options, environ=environ, log=log) as server:
         await server.set_up()
         yield server

@@ -66,7 +66,7 @@ async def sink(
         folder: where the program may be built.
         port: where the server listens, on loopback.
         connections: how many clients.
-        path: what they ask for.
+        path: what they ask for; empty where they speak NATS, which the Python one cannot.
         cookie: with which cookies; none if empty.
         first: what each says then; nothing if empty.
         prefix: how a message begins that counts.
@@ -82,13 +82,19 @@ async def sink(
         yield Sink(process, connections=connections, is_python=program is None)
 
 
+def compiler() -> str | None:
+    """Find what `sink.c` can be built with, on a system that it is written for."""
+    is_linux = sys.platform.startswith("linux")
+    return (shutil.which("cc") or shutil.which("gcc")) if is_linux else None
+
+
 def _build(folder: Path) -> Path | None:
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or not sys.platform.startswith("linux"):
+    found = compiler()
+    if found is None:
         return None
     program = folder / "sink"
     if not program.exists():
-        subprocess.run([compiler, "-O2", "-o", program, _SOURCE], check=True)
+        subprocess.run([found, "-O2", "-o", program, _SOURCE], check=True)
     return program
 
 

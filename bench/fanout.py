@@ -1,8 +1,8 @@
 """How many deliveries a second, from a commit to every one of its readers?
 
-The subject is our delivery path in a process of its own (`_delivery`).  Two references send the
-same messages to as many clients: `websockets.broadcast` (`_broadcast`), and a bare loop around
-``send`` (`_bare`), which is what the kernel alone costs.
+The subject is our delivery path in a process of its own (`_delivery`).  The references send the
+same messages to as many clients (`_senders`): servers in Python, brokers that are programs of
+their own, and a bare loop around ``send`` (`_bare`), which is what the kernel alone costs.
 
 End to end, a burst of patches goes into a ``dalsegno serve`` whose workspace all of them read; the
 reference is the same burst into a workspace that nobody reads.
@@ -11,73 +11,33 @@ reference is the same burst into a workspace that nobody reads.
 from __future__ import annotations
 
 import json
-from contextlib import AsyncExitStack, asynccontextmanager
+import math
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ._commits import PREFIX, WORKSPACE, commits, messages
+from ._commits import PREFIX, commits, messages
 from ._harness import Report, Sample, rounds
-from ._processes import OTHER_CORE, SUBJECT_CORE, Child, child, python
+from ._processes import OTHER_CORE, Child, child, python
+from ._senders import OURS, REFERENCES, Kind, Sender, subscribe
 from ._servers import Server, postgres, serving
-from ._sink import Sink, sink
+from ._sink import Sink, compiler, sink
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from ._harness import Options, Series
 
-_READERS = 200
 _EVENTS_A_COMMIT = (1, 10, 100)
-_FIRST_EVENTS = 100
-_WRITERS = 50
-_BURST = 20
-"""Patches of each writer."""
+_READERS = (200, 2_000)
+_QUICK_READERS = 20
+_SHORTER = 2
+"""Times shorter than others are the rounds with many readers: they are as many again."""
+_WARM_UP_DELIVERIES = 20_000
 _NOTE_CHARS = 1_000
 
-
-def _subscribe(workspace: str, cursor: int) -> str:
-    return json.dumps(
-        {"type": "subscribe", "stream_id": f"workspace:{workspace}", "cursor": cursor}
-    )
-
-
-@dataclass(slots=True)
-class Sender:
-    """A process that sends commits, with its readers."""
-
-    process: Child
-    sink: Sink
-
-    async def send(self, commits: int, events: int) -> Sample:
-        """Have commits of so many events sent, and wait until every reader has them."""
-        await self.sink.expect(commits * events)
-        cpu_s = await self.process.ask(f"{commits} {events}")
-        return Sample(
-            count=commits * events * self.sink.connections,
-            wall_s=await self.sink.wait(),
-            cpu_s=float(cpu_s),
-            commits=commits,
-        )
-
-
-@asynccontextmanager
-async def _sender(
-    folder: Path, module: str, *, path: str = "/", first: str = "", replies: int = 0
-) -> AsyncIterator[Sender]:
-    async with child(module, python(module), core=SUBJECT_CORE) as process:
-        port = int(await process.hear())
-        async with sink(
-            folder,
-            port,
-            connections=_READERS,
-            path=path,
-            first=first,
-            prefix=PREFIX,
-            replies=replies,
-        ) as clients:
-            yield Sender(process, clients)
+# What DESIGN asks for.
+_REACH = {("picows", 1, 200): 1.0, ("nats", 100, 200): 1.3}
 
 
 @dataclass(slots=True)
@@ -85,33 +45,74 @@ class Publishing:
     """One sender at one size of commits."""
 
     sender: Sender
+    kind: Kind
     events: int
     series: Series
-    commits: int
+    messages: int
+    seconds: float
 
-    async def measure(self, options: Options, *, counts: bool) -> None:
-        """Send for about as long as a round lasts; the warm-up tells how many commits that is."""
-        sample = await self.sender.send(self.commits, self.events)
+    async def measure(self, *, counts: bool) -> None:
+        """Send for about so many seconds; the warm-up tells how much that is."""
+        sample = await self.sender.send(*self._cut())
         if counts:
             self.series.samples.append(sample)
         else:
-            a_second = sample.rate / self.events / self.sender.sink.connections
-            self.commits = max(1, round(options.seconds * a_second))
+            self.messages = round(self.seconds * sample.rate / self.sender.readers)
+
+    def _cut(self) -> tuple[int, int]:
+        """Make commits of that many messages.
+
+        To a reference a commit is no more than its messages: where a whole one would take much
+        longer than a round, it is sent a part of one.
+        """
+        if self.kind.joins or self.messages >= self.events:
+            return max(1, round(self.messages / self.events)), self.events
+        return 1, max(1, self.messages)
 
 
-def _publishing(report: Report, senders: dict[str, Sender]) -> list[Publishing]:
-    cases = []
+def _publishing(
+    report: Report, senders: dict[str, tuple[Kind, Sender]], size: int
+) -> list[Publishing]:
+    """Make the rows and the ratios of one size."""
+    options, cases = report.options, []
+    readers = options.pick(size, quick=_QUICK_READERS)
+    seconds = options.seconds / (1 if size == _READERS[0] else _SHORTER)
     for events in _EVENTS_A_COMMIT:
-        each = f"{events} event{'s' if events > 1 else ''} a commit"
-        ours, broadcast, bare = (report.add(f"{name}, {each}", "delivery") for name in senders)
-        reach = 3.0 if events == max(_EVENTS_A_COMMIT) else 1.0
-        report.compare(f"{each} / websockets.broadcast", ours, broadcast, at_least=reach)
-        report.compare(f"{each} / bare send()", ours, bare)
-        cases += [
-            Publishing(sender, events, series, _FIRST_EVENTS // events)
-            for sender, series in zip(senders.values(), (ours, broadcast, bare), strict=True)
-        ]
+        which = f"{events} event{'s' if events > 1 else ''} a commit, {readers:,} readers"
+        ours = None
+        for key, (kind, sender) in senders.items():
+            indent = "" if ours is None else "  "
+            series = report.add(f"{indent}{kind.name}, {which}", "delivery")
+            first = max(1, _WARM_UP_DELIVERIES // readers)
+            cases.append(Publishing(sender, kind, events, series, first, seconds))
+            if ours is None:
+                ours = series
+                continue
+            report.compare(
+                f"{which} / {kind.name}",
+                ours,
+                series,
+                ratio_id=f"{key}-{events}-{size}",
+                at_least=_REACH.get((key, events, size), math.nan),
+            )
     return cases
+
+
+async def _publish(report: Report, options: Options, folder: Path, size: int) -> None:
+    readers = options.pick(size, quick=_QUICK_READERS)
+    async with AsyncExitStack() as stack:
+        senders = {}
+        for kind in (OURS, *REFERENCES):
+            if why := kind.missing():
+                ids = [f"{kind.key}-{events}-{size}" for events in _EVENTS_A_COMMIT]
+                report.skip(why, *ids)
+                continue
+            sender = await stack.enter_async_context(kind.open(folder, readers))
+            senders[kind.key] = kind, sender
+        cases = _publishing(report, senders, size)
+        for counts in rounds(options):
+            for case in cases:
+                await case.measure(counts=counts)
 
 
 @dataclass(slots=True)
@@ -121,94 +122,95 @@ class Burst:
     server: Server
     load: Child
     sink: Sink | None
+    writers: int
+    patches: int
     commands: Series
-    deliveries: Series | None
+    deliveries: Series | None = None
 
     async def measure(self, *, counts: bool) -> None:
         """Send all patches at once; wait for the last answer and the last delivery."""
+        count = self.writers * self.patches
         if self.sink is not None:
-            await self.sink.expect(_WRITERS * _BURST)
+            await self.sink.expect(count)
         cpu = self.server.process.cpu_s()
-        told = json.loads(await self.load.ask(f"0 {_WRITERS} {_BURST}"))
+        told = json.loads(await self.load.ask(f"0 {self.writers} {self.patches}"))
         delivered_s = 0.0 if self.sink is None else await self.sink.wait()
         cpu_s = self.server.process.cpu_s() - cpu
         if not counts:
             return
-        count = _WRITERS * _BURST
         self.commands.samples.append(Sample(count=count, wall_s=told["wall_s"], cpu_s=cpu_s))
-        if self.deliveries is not None:
-            self.deliveries.samples.append(Sample(count=count * _READERS, wall_s=delivered_s))
+        if self.deliveries is not None and self.sink is not None:
+            delivered = count * self.sink.connections
+            self.deliveries.samples.append(Sample(count=delivered, wall_s=delivered_s))
 
 
-async def _burst(
-    report: Report, stack: AsyncExitStack, server: Server, folder: Path, seed: int, *, is_read: bool
-) -> Burst:
-    whose = f"{_READERS} readers" if is_read else "no reader"
-    commands = report.add(f"end to end, {whose}", "command")
-    deliveries = report.add("  its deliveries", "delivery") if is_read else None
-    workspace = await server.workspace("read" if is_read else "unread")
-    notes = [await server.note(workspace, _NOTE_CHARS) for _ in range(_WRITERS)]
-    command = python("bench._load", str(seed), "placed", str(server.port), server.cookie, workspace)
-    load = await stack.enter_async_context(
-        child("load", [*command, str(_NOTE_CHARS), *notes], core=OTHER_CORE)
-    )
-    await load.hear()
-    if not is_read:
-        return Burst(server, load, None, commands, deliveries)
-    readers = await stack.enter_async_context(
-        sink(
-            folder,
-            server.port,
-            connections=_READERS,
-            path="/ws",
-            cookie=server.cookie,
-            first=_subscribe(workspace, _WRITERS),
-            prefix=PREFIX,
-            replies=1,
+class EndToEnd:
+    """A server, and bursts into it."""
+
+    def __init__(self, report: Report, server: Server, stack: AsyncExitStack, folder: Path) -> None:
+        self._report = report
+        self._server = server
+        self._stack = stack
+        self._folder = folder
+        options = report.options
+        self.readers = options.pick(200, quick=20)
+        self.writers = options.pick(50, quick=5)
+        self.patches = options.pick(20, quick=5)
+
+    async def burst(self, *, is_read: bool) -> Burst:
+        """Make a workspace with a note a writer, and perhaps readers."""
+        report, server = self._report, self._server
+        whose = f"{self.readers} readers" if is_read else "no reader"
+        commands = report.add(f"end to end, {whose}", "command")
+        deliveries = report.add("  its deliveries", "delivery") if is_read else None
+        workspace = await server.workspace("read" if is_read else "unread")
+        notes = [await server.note(workspace, _NOTE_CHARS) for _ in range(self.writers)]
+        command = python("bench._load", str(report.options.seed), "placed", str(server.port))
+        command += [server.cookie, workspace, str(_NOTE_CHARS), *notes]
+        load = await self._stack.enter_async_context(child("load", command, core=OTHER_CORE))
+        await load.hear()
+        readers = await self._readers(workspace) if is_read else None
+        return Burst(server, load, readers, self.writers, self.patches, commands, deliveries)
+
+    async def _readers(self, workspace: str) -> Sink:
+        return await self._stack.enter_async_context(
+            sink(
+                self._folder,
+                self._server.port,
+                connections=self.readers,
+                path="/ws",
+                cookie=self._server.cookie,
+                first=subscribe(workspace, self.writers),
+                prefix=PREFIX,
+                replies=1,
+            )
         )
-    )
-    return Burst(server, load, readers, commands, deliveries)
-
-
-async def _publish(report: Report, options: Options) -> None:
-    subscribe = _subscribe(WORKSPACE, 0)
-    with TemporaryDirectory(prefix="dalsegno-bench-") as name:
-        folder = Path(name)
-        async with (
-            _sender(folder, "bench._delivery", path="/ws", first=subscribe, replies=1) as ours,
-            _sender(folder, "bench._broadcast") as broadcast,
-            _sender(folder, "bench._bare") as bare,
-        ):
-            senders = {"hub to sockets": ours, "  websockets.broadcast": broadcast}
-            cases = _publishing(report, senders | {"  bare send()": bare})
-            for counts in rounds(options):
-                for case in cases:
-                    await case.measure(options, counts=counts)
-            if ours.sink.is_python:
-                report.notes.append("No C compiler: the readers are in Python and the bottleneck.")
 
 
 async def _end_to_end(report: Report, options: Options) -> None:
     with postgres() as database:
         async with serving(database) as server, AsyncExitStack() as stack:
-            read, unread = [
-                await _burst(report, stack, server, database.folder, options.seed, is_read=is_read)
-                for is_read in (True, False)
-            ]
-            report.compare("end to end: read / unread", read.commands, unread.commands)
+            whole = EndToEnd(report, server, stack, database.folder)
+            read, unread = [await whole.burst(is_read=is_read) for is_read in (True, False)]
+            says = "end to end: read / unread"
+            report.compare(says, read.commands, unread.commands, ratio_id="end-to-end")
             for counts in rounds(options):
                 for case in (read, unread):
                     await case.measure(counts=counts)
+            report.notes.append(
+                f"End to end, {whole.writers} writers send {whole.patches} patches each at once."
+            )
 
 
 async def ask(options: Options) -> Report:
     """Measure."""
     report = Report("fanout", options)
-    await _publish(report, options)
-    await _end_to_end(report, options)
     size = len(messages(next(commits(0, 1, 1)))[0])
-    report.notes.append(
-        f"{_READERS} readers; a message has {size} bytes; end to end, {_WRITERS} writers send "
-        f"{_BURST} patches each at once."
-    )
+    report.notes.append(f"A message has {size} bytes.")
+    if compiler() is None:
+        report.notes.append("No C compiler: the readers are in Python and the bottleneck.")
+    for size in options.pick(_READERS, quick=_READERS[:1]):
+        with TemporaryDirectory(prefix="dalsegno-bench-") as folder:
+            await _publish(report, options, Path(folder), size)
+    await _end_to_end(report, options)
     return report

@@ -1,13 +1,14 @@
-/* Who listens: many WebSocket clients that only count what they are sent.
+/* Who listens: many clients that only count what they are sent.
  *
  *   sink PORT CONNECTIONS PATH COOKIE FIRST PREFIX REPLIES
  *
- * Connects them all, says FIRST on each (nothing if it is empty), waits until each has had REPLIES
+ * They speak WebSocket, or where PATH is empty the lines of NATS.  Connects them all, says FIRST on each (nothing if it is empty), waits until each has had REPLIES
  * messages, and prints "ready".  Then each line on standard input, a number N, is answered twice:
  * "go" at once, and when every connection has had N more messages that begin with PREFIX, the
  * seconds from the first byte to the last.
  *
- * Pings are answered, without what they carried.  Frames are counted by their headers (RFC 6455, section 5.2); a server's are not masked.
+ * Pings are answered, without what they carried.  Frames are counted by their headers (RFC 6455,
+ * section 5.2); a server's are not masked.  To NATS every message counts, whatever it begins with.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -24,7 +25,8 @@
 
 #define HEAD_MAX 10
 #define PREFIX_MAX 64
-#define CARRY_MAX (HEAD_MAX + PREFIX_MAX)
+#define LINE_MAX 1024 /* of a line of NATS; its first one describes the server */
+#define CARRY_MAX LINE_MAX
 #define READ_BYTES (1 << 20)
 #define SILENCE_MS 30000
 
@@ -40,6 +42,7 @@ static const char *prefix;
 static size_t prefix_bytes;
 static struct client *clients;
 static int connections, epoll;
+static int is_nats;
 static int waiting;          /* clients that lack something */
 static long replies;         /* other messages that each is to have */
 static double first_s;       /* when the first byte came since the last line; 0 before */
@@ -97,6 +100,39 @@ static void feed(struct client *client, size_t bytes) {
   }
 }
 
+/* The same for NATS: "MSG subject number bytes", and then so many bytes and an end of line. */
+static void feed_lines(struct client *client, size_t bytes) {
+  unsigned char *at = buffer + CARRY_MAX - client->carried, *end = buffer + CARRY_MAX + bytes;
+  memcpy(at, client->carry, client->carried);
+  client->carried = 0;
+  while ((size_t)(end - at) > client->skip) {
+    at += client->skip;
+    client->skip = 0;
+    unsigned char *stop = memchr(at, '\n', end - at);
+    if (!stop) {
+      if (end - at > CARRY_MAX) fail("a line is too long");
+      memcpy(client->carry, at, end - at);
+      client->carried = end - at;
+      return;
+    }
+    if (!memcmp(at, "MSG ", 4)) {
+      unsigned char *digits = stop - 1;
+      while (digits[-1] != ' ') digits--;
+      client->counted++;
+      client->skip = strtoul((char *)digits, NULL, 10) + 2;
+    } else if (!memcmp(at, "PING", 4)) {
+      write_all(client->fd, "PONG\r\n", 6);
+    } else if (*at == '-') {
+      fwrite(at, 1, stop - at, stderr);
+      fail("the server refuses");
+    } else {
+      client->other++;
+    }
+    at = stop + 1;
+  }
+  client->skip -= end - at;
+}
+
 static void connect_one(struct client *client, int port, const char *path, const char *cookie) {
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -104,6 +140,7 @@ static void connect_one(struct client *client, int port, const char *path, const
   client->fd = socket(AF_INET, SOCK_STREAM, 0);
   if (connect(client->fd, (void *)&address, sizeof address)) fail("cannot connect");
   setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  if (is_nats) return;
   char head[4096];
   int length = snprintf(head, sizeof head,
                         "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
@@ -136,6 +173,10 @@ static void await_upgrade(struct client *client) {
 static void say(struct client *client, const char *text) {
   size_t length = strlen(text);
   if (!length) return;
+  if (is_nats) {
+    write_all(client->fd, text, length);
+    return;
+  }
   unsigned char brief[] = {0x81, 0x80 | length, 0, 0, 0, 0};
   unsigned char longer[] = {0x81, 0x80 | 126, length >> 8, length & 255, 0, 0, 0, 0};
   if (length < 126) write_all(client->fd, brief, sizeof brief);
@@ -163,7 +204,8 @@ static int pump(void) {
     if (got <= 0) fail("the server hung up");
     if (!first_s) first_s = now_s();
     int waited = waits(client);
-    feed(client, got);
+    if (is_nats) feed_lines(client, got);
+    else feed(client, got);
     waiting -= waited && !waits(client);
   }
   return asked;
@@ -200,6 +242,7 @@ int main(int count, char **arguments) {
   if (count != 8) fail("arguments: port connections path cookie first prefix replies");
   int port = atoi(arguments[1]);
   connections = atoi(arguments[2]);
+  is_nats = !*arguments[3];
   prefix = arguments[6];
   prefix_bytes = strlen(prefix);
   if (prefix_bytes > PREFIX_MAX) fail("the prefix is too long");
@@ -208,7 +251,7 @@ int main(int count, char **arguments) {
   for (int i = 0; i < connections; i++) {
     struct client *client = &clients[i];
     connect_one(client, port, arguments[3], arguments[4]);
-    await_upgrade(client);
+    if (!is_nats) await_upgrade(client);
     say(client, arguments[5]);
     fcntl(client->fd, F_SETFL, O_NONBLOCK);
     watch(client->fd, client);

@@ -1,0 +1,64 @@
+"""A process with many clients (`_crowd`), as the one who asks sees it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ._processes import OTHER_CORE, Child, child, python
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from ._servers import Server
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How clients fared."""
+
+    wall_s: float
+    cpu_s: float
+    """Processor time of the clients themselves."""
+    refused: int
+    """How often one was sent away, or cut off, and came back."""
+    latencies_s: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Guests:
+    """Clients in a process of their own."""
+
+    process: Child
+
+    async def storm(self, clients: int, text: str, mark: str) -> Outcome:
+        """Let so many connect at once, say something and read up to a mark."""
+        return await self._do("storm", clients=clients, texts=[text], mark=mark)
+
+    async def connect(self, clients: int) -> Outcome:
+        """Let so many more connect, and stay."""
+        return await self._do("connect", clients=clients)
+
+    async def say(self, texts: Sequence[str], mark: str) -> Outcome:
+        """Let all say some messages at once, and read up to a mark."""
+        return await self._do("say", texts=texts, mark=mark)
+
+    async def leave(self) -> None:
+        """Let all go."""
+        await self._do("leave")
+
+    async def _do(self, what: str, **arguments: Any) -> Outcome:  # noqa: ANN401 - JSON
+        answer = await self.process.ask(json.dumps({"do": what, **arguments}))
+        return msgspec.json.decode(answer, type=Outcome)
+
+
+@asynccontextmanager
+async def guests(server: Server) -> AsyncIterator[Guests]:
+    """Have clients of a server for the length of a block, none of them connected yet."""
+    command = python("bench._crowd", str(server.port), server.cookie)
+    async with child("crowd", command, core=OTHER_CORE) as process:
+        await process.hear()
+        yield Guests(process)

@@ -1,0 +1,127 @@
+"""What does a durable append cost from Python, beside the `eventsourcing` library?
+
+Both on the same PostgreSQL, in the same process, one after the other.  The subject is the
+embedding API, `Workspace.send`, with a tiny domain; every command is decided, and answered when it
+is durable.  The reference is `Application.save` with aggregates that stay in memory, in its default
+settings and with its functions in the database.
+
+One by one is the same on both sides: one event, wait, the next one.  By the hundred it is not
+quite: there a hundred events of one aggregate are one save, all or none; here a hundred commands
+on one task are on their way at a time, each with an answer of its own.  Over a thousand
+workspaces, and as many aggregates there, one event each in turn: one by one on both sides, and
+here also all at once, which a library that blocks has no word for.
+
+`Workspace.send` decides on what is there now.  An application with that library gets the aggregate
+from its repository for that, which is one more read; *with a get* is that, with its cache on.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dalsegno.runtime import Runtime
+
+from ._domain import tasks
+from ._harness import Report, Sample, rounds
+from ._processes import SUBJECT_CORE, pinned
+from ._servers import Postgres, postgres
+from ._theirs import Theirs, theirs
+from ._writers import TaskWriter, create, round_robin, write
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from ._harness import Options, Series
+    from ._writers import Send
+
+_HUNDRED = 100
+
+
+@dataclass(slots=True)
+class Bench:
+    """Both sides on one database, and what is to be measured of them."""
+
+    report: Report
+    runtime: Runtime
+    database: Postgres
+    plain: Theirs
+    tuned: Theirs
+    measures: list[tuple[Series, Callable[[], Awaitable[Sample]]]] = field(default_factory=list)
+
+    def ours(self, name: str, senders: Sequence[Send]) -> Series:
+        """Add senders of commands."""
+        seconds = self.report.options.seconds
+        return self._add(name, partial(write, self.runtime, self.database, senders, seconds))
+
+    def theirs(self, aggregates: int, *, events: int = 1) -> dict[str, Series]:
+        """Add saves of so many events each; by what is added to the name of their ratio."""
+        seconds = self.report.options.seconds
+
+        def saving(side: Theirs, *, gets: bool = False) -> Callable[[], Awaitable[Sample]]:
+            made = side.tasks(aggregates)
+            return partial(side.run, made, events=events, seconds=seconds, gets=gets)
+
+        series = {
+            "": self._add("  eventsourcing", saving(self.plain)),
+            "-functions": self._add("  … with its functions", saving(self.tuned)),
+        }
+        if events == 1:
+            series["-get"] = self._add("  … with a get", saving(self.plain, gets=True))
+        return series
+
+    def _add(self, name: str, measure: Callable[[], Awaitable[Sample]]) -> Series:
+        series = self.report.add(name, "event")
+        self.measures.append((series, measure))
+        return series
+
+    def compare(
+        self, ratio_id: str, subject: Series, references: dict[str, Series], reach: float = math.nan
+    ) -> None:
+        """Compare one of ours with theirs, and say what is to be reached beside the plain one."""
+        for suffix, reference in references.items():
+            self.report.compare(
+                f"{subject.name} / {reference.name.lstrip(' …')}",
+                subject,
+                reference,
+                ratio_id=ratio_id + suffix,
+                at_least=math.nan if suffix else reach,
+            )
+
+    async def prepare(self) -> None:
+        """Say what is measured, and what is compared with what."""
+        count = self.report.options.pick(1_000, quick=50)
+        lone, hot = (TaskWriter(self.runtime.workspace(name)) for name in ("lone", "hot"))
+        many = [TaskWriter(self.runtime.workspace(f"w{n}")) for n in range(count)]
+        await create([lone, hot, *many])
+        one = self.ours("one by one", [lone.send])
+        self.compare("one-by-one", one, self.theirs(1), 4.0)
+        several = self.ours("a hundred on their way", [hot.send] * _HUNDRED)
+        self.compare("by-the-hundred", several, self.theirs(1, events=_HUNDRED), 2.0)
+        in_turn = self.ours(f"{count:,} workspaces in turn", [round_robin(many)])
+        at_once = self.ours(f"{count:,} workspaces at once", [task.send for task in many])
+        saves = self.theirs(count)
+        self.compare("many-in-turn", in_turn, saves)
+        self.compare("many-at-once", at_once, saves)
+
+
+async def ask(options: Options) -> Report:
+    """Measure."""
+    report = Report("store", options)
+    with ExitStack() as stack:
+        database = stack.enter_context(postgres())
+        stack.enter_context(pinned(SUBJECT_CORE))
+        plain = stack.enter_context(theirs(database))
+        tuned = stack.enter_context(theirs(database, functions=True))
+        async with Runtime.open(database.dsn, domains=[tasks]) as runtime:
+            bench = Bench(report, runtime, database, plain, tuned)
+            await bench.prepare()
+            for counts in rounds(options):
+                for series, measure in bench.measures:
+                    sample = await measure()
+                    if counts:
+                        series.samples.append(sample)
+    return report
