@@ -101,20 +101,23 @@ class Directory:
                     now = trio.current_time()
                     for slot in list(self._slots.values()):
                         slot.tick(now)
-                    self._make_room()
+                    self._make_room(now)
             finally:
                 self._nursery = None
 
-    def _make_room(self) -> None:
-        """Let idle workspaces leave, the longest unused first, while the table is crowded."""
+    def _make_room(self, now: float) -> None:
+        """Let idle workspaces leave, the longest unused first, and no herd of them at once."""
         excess = len(self._slots) - int(self.limits.workspaces_active_max * _CROWDED)
+        idle_since = now - self.limits.passivate_after_s
+        left = self.limits.activations_max
+        running = [slot for slot in self._slots.values() if slot.is_running]
         if excess <= 0:
-            return
-        for slot in sorted(self._slots.values(), key=lambda slot: slot.used_at):
-            if not slot.is_used and slot.passivate():
+            running = [slot for slot in running if slot.used_at <= idle_since]
+        for slot in sorted(running, key=lambda slot: slot.used_at):
+            is_due = slot.used_at <= idle_since and left > 0
+            if (is_due or (excess > 0 and not slot.is_used)) and slot.passivate():
+                left -= 1
                 excess -= 1
-                if excess <= 0:
-                    return
 
     # ---------------------------------------------------------------------------------- slots
 
@@ -247,7 +250,8 @@ class Directory:
     async def drain(self) -> None:
         """Refuse new commands and wait until those that were taken are settled; bound it."""
         self.is_draining = True
-        while not all(slot.is_settled for slot in self._slots.values()):  # noqa: ASYNC110 - rare
+        slots = list(self._slots.values())
+        while slots := [slot for slot in slots if not slot.is_settled]:  # noqa: ASYNC110 - rare
             await trio.sleep(0.01)
 
     # -------------------------------------------------------------------------------- reading

@@ -6,6 +6,7 @@ index columns.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Domain, Index
 
     from ._store import StoredEntity
+
+_log = logging.getLogger("dalsegno.workspace")
 
 _INDEX_CHARS_MAX = 1_024
 """Of a key or a title: what fits a B-tree's page with room to spare."""
@@ -100,12 +103,26 @@ def fold(before: Entity, fact: Any, stream_id: str, size: int) -> Entity:  # noq
     )
 
 
-def snapshot_write(stream_id: str, entity: Entity) -> SnapshotWrite:
+def encoded_state(stream_id: str, entity: Entity) -> str | None:
+    """Write a state as JSON; None where it cannot be, and then it is folded from the log."""
+    domain = entity.domain
+    try:
+        text = domain.encode_state(entity.state)
+        # An infinity is written as null, and would not be read again.
+        if "null" not in text or domain.decode_state(text) == entity.state:
+            return text
+    except Exception:  # noqa: BLE001 - a state is a user's type
+        _log.debug("the state of %s cannot be written", stream_id, exc_info=True)
+    _log.warning("the state of %s cannot be stored: it is folded from the log", stream_id)
+    return None
+
+
+def snapshot_write(stream_id: str, entity: Entity, state: str) -> SnapshotWrite:
     return SnapshotWrite(
         stream_id=stream_id,
         version=entity.version,
         domain_version=entity.domain.version,
-        state=entity.domain.encode_state(entity.state),
+        state=state,
     )
 
 
@@ -123,13 +140,13 @@ def entity_write(stream_id: str, entity: Entity, state: str | None) -> EntityWri
     )
 
 
-def state_write(stream_id: str, entity: Entity) -> EntityWrite:
+def state_write(stream_id: str, entity: Entity, state: str) -> EntityWrite:
     """Write an entity's state alone, for `Store.write_states`."""
     return EntityWrite(
         stream_id=stream_id,
         version=entity.version,
         live=entity.state is not None,
-        state=entity.domain.encode_state(entity.state),
+        state=state,
         domain_version=entity.domain.version,
     )
 

@@ -20,7 +20,7 @@ from dalsegno.protocol import (
     chained,
 )
 
-from ._entity import load_entity, state_write
+from ._entity import encoded_state, load_entity, state_write
 
 if TYPE_CHECKING:
     from dalsegno.protocol import Domain, Event, Limits
@@ -130,7 +130,9 @@ async def _check_entity(
 ) -> int:
     """Fold an entity from its first event, and make its stored state again where it differs."""
     folded = await _load(store, head, domain, stream_id, _NO_STORED_STATE)
-    state = domain.encode_state(folded.state)
+    state = encoded_state(stream_id, folded)
+    if state is None:
+        return 0  # it was never stored, nor will it be
     try:
         stored = await _load(store, head, domain, stream_id, domain.version)
         if domain.encode_state(stored.state) == state:
@@ -140,7 +142,7 @@ async def _check_entity(
     except DalsegnoError:
         pass  # the log alone counts
     if not await store.write_states(
-        head.workspace_id, head.epoch, [state_write(stream_id, folded)]
+        head.workspace_id, head.epoch, [state_write(stream_id, folded, state)]
     ):
         raise UnavailableError(f"{head.workspace_id} was opened meanwhile: try again")
     return 1

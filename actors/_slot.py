@@ -300,8 +300,6 @@ class Slot:
             self._expire_late(now)
         if self._resting is not None and not self.is_used:
             self._resting.cancel(reason="nobody needs the slot")
-        if now - self.used_at >= self._limits.passivate_after_s:
-            self.passivate()
 
     def passivate(self) -> bool:
         """Leave memory if nothing is being done; tell whether that is so."""
@@ -358,11 +356,11 @@ class Slot:
         _log.error("%s is halted: %s", self.workspace_id, failure)
         self._end(failure)
         self._failures = 0
-        while not await self._directory.mark_halted(self.workspace_id, self._epoch, failure):
-            self._failures = min(self._failures + 1, 32)
-            await self._back_off(failure)
-        with trio.move_on_after(_HALTED_REST_S) as self._resting:
-            await trio.sleep_forever()
+        with trio.CancelScope() as self._resting:
+            while not await self._directory.mark_halted(self.workspace_id, self._epoch, failure):
+                self._failures = min(self._failures + 1, 32)
+                await self._back_off(failure)
+            await trio.sleep(_HALTED_REST_S)
 
     def _close(self) -> None:
         ended = self._ended_with or RuntimeClosedError("this node stops")

@@ -43,6 +43,7 @@ from ._entity import (
     Entity,
     EntityCache,
     absent_entity,
+    encoded_state,
     entity_write,
     fold,
     load_entity,
@@ -266,7 +267,9 @@ class Speculation:
             total += size
             after = fold(before, fact, stream_id, size)
             if after.version % domain.snapshot_every == 0:
-                snapshots.append(snapshot_write(stream_id, after))
+                state = encoded_state(stream_id, after)
+                if state is not None:
+                    snapshots.append(snapshot_write(stream_id, after, state))
             entities[stream_id] = after
         if not events:
             return self._leave(command, self._known(command.stream_id).version)
@@ -297,6 +300,8 @@ class Speculation:
             raise Reject("BAD_REQUEST", "a lone surrogate is not text") from None
         if "\\u0000" in payload:
             check_nul(payload.encode())
+        if "null" in payload and domain.decode(type_, type_version, payload) != fact:
+            raise DomainError(f"{type_} has a value that JSON cannot hold, an infinity say")
         actor_id = command.principal.user_id
         return Event(
             workspace_id=self.workspace_id,
@@ -385,9 +390,8 @@ class Speculation:
         """Write a batch for the store."""
         writes = []
         for stream_id, entity in forming.entities.items():
-            state = None
-            if self._is_lagging(entity):
-                state = entity.domain.encode_state(entity.state)
+            state = encoded_state(stream_id, entity) if self._is_lagging(entity) else None
+            if state is not None:
                 stored = msgspec.structs.replace(
                     entity, stored_version=entity.version, lag_bytes=0, size=len(state)
                 )

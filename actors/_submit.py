@@ -58,6 +58,7 @@ class Submission:
         # Most are for an active workspace: to await nothing for them saves a fiftieth of each.
         if place is None or place == SYSTEM_WORKSPACE or not directory.is_known(place):
             place = await self._place()
+            await self._check_member(place, user_id, role)
         return make_command(
             place,
             self._service.domain_of(name),
@@ -72,6 +73,14 @@ class Submission:
             key=said.idempotency_key,
             correlation_id=said.request_id,
         )
+
+    async def _check_member(self, place: str, user_id: str, role: str | None) -> None:
+        """See to it that a stranger neither opens a workspace nor hears where it lives."""
+        service = self._service
+        if role is not None or service.directory.is_known(place):
+            return
+        if await service.role_of(place, user_id) is None:
+            raise Reject("ROLE_FORBIDDEN", "not a member of this workspace")
 
     def _any(self, said: CommandMessage) -> tuple[str, Any, int]:
         type_ = self._service.domain_of(said.name).commands[said.name]

@@ -85,6 +85,9 @@ class Subscribing:
         delivery = self._service.directory.delivery
         async with delivery.looking_up():
             workspace_id = await self._workspace_id()
+            # A stranger neither opens a workspace, nor moves it here, nor hears where it lives.
+            if not self._service.directory.is_known(workspace_id):
+                await self._check_role(workspace_id, str(follower.user_id), role)
         subscription = Subscription(workspace_id, self.stream_id)
         subscription.view = self._service.views.of(subscription, generic=self._generic)
         with self._service.directory.using(workspace_id) as slot:

@@ -31,7 +31,7 @@ from dalsegno.protocol import (
     WorkspaceMovedError,
 )
 
-from ._entity import load_entity, state_write
+from ._entity import encoded_state, load_entity, state_write
 from ._speculation import Speculation
 from ._store import BatchRejectedError, Head
 
@@ -351,14 +351,17 @@ class Incarnation:
 
         A command that comes meanwhile waits no longer than for one write.
         """
-        writes = [] if self._speculation is None else self._speculation.lagging()
+        lagging = [] if self._speculation is None else self._speculation.lagging()
         try:
-            while writes and not self._mailbox:
+            while lagging and not self._mailbox:
                 size = 0
                 several: list[EntityWrite] = []
-                while writes and (not several or size < self._limits.batch_bytes_max):
-                    several.append(state_write(*writes.pop()))
-                    size += len(several[-1].state or "")
+                while lagging and size < self._limits.batch_bytes_max:
+                    stream_id, entity = lagging.pop()
+                    state = encoded_state(stream_id, entity)
+                    if state is not None:
+                        several.append(state_write(stream_id, entity, state))
+                        size += len(state)
                 if not await self._store.write_states(self.workspace_id, self.epoch, several):
                     return
         except UnavailableError as error:

@@ -119,7 +119,7 @@ class PostgresStore:
 
     async def release(self, workspace_id: str, epoch: int) -> bool:
         """Own the workspace no longer; see `Store.release`."""
-        return bool(await fetch(self._pools.reading, "release", workspace_id, str(epoch)))
+        return bool(await fetch(self._pools.keeping, "release", workspace_id, str(epoch)))
 
     async def halt(
         self, workspace_id: str, epoch: int, reason: str, *, code: str, actor: str

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
 
 from dalsegno.actors import Batch, BatchRejectedError, CursorKey, World
+from dalsegno.actors.domains.members import PutMember
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import (
     CorruptLogError,
     DalsegnoError,
+    Domain,
     InternalError,
     Limits,
     OutcomeUnknownError,
@@ -22,7 +25,9 @@ from dalsegno.protocol import (
 )
 from tests.actors._boxes import Put
 from tests.actors._nodes import LIMITS, moving_world, node
+from tests.actors._wire import wired
 from tests.actors._world import (
+    DOMAINS,
     Actors,
     Append,
     FaultyStore,
@@ -259,3 +264,100 @@ async def test_i9_acks_are_written_so_many_at_a_time(world: World) -> None:
         assert sum(sizes) == 12_000
         keys = [frontier.key for frontier in frontiers]
         assert await store.read_cursors(keys) == dict.fromkeys(keys, 1)
+
+
+async def test_a_stranger_neither_opens_nor_moves_a_workspace_nor_hears_where_it_lives(
+    store: FaultyStore,
+) -> None:
+    world = moving_world()
+    async with (
+        node(store, "a", world=world, address="https://internal.example") as a,
+        node(store, "b", world=world) as b,
+    ):
+        await a.workspace().send(PutMember("member", "editor"))
+        async with wired(b, user_id="stranger") as wire:
+            put = {"name": "put", "payload": {"box_id": "a", "text": "x"}}
+            for answer in (
+                await wire.ask("subscribe", stream_id="workspace:w"),
+                await wire.ask("command", workspace_id="w", **put),
+            ):
+                assert answer["code"] == "ROLE_FORBIDDEN", answer
+                assert "internal" not in str(answer)
+        assert b.service.directory.statistics() == {}
+        async with wired(b, user_id="member") as wire:
+            answer = await wire.ask("subscribe", stream_id="workspace:w")
+            assert answer["code"] == "WORKSPACE_MOVED"
+        # Released, it is whose member asks first; a stranger moves it nowhere.
+        await a.service.directory.release("w", 1)
+        async with wired(b, user_id="stranger") as wire:
+            answer = await wire.ask("subscribe", stream_id="workspace:w")
+            assert answer["code"] == "ROLE_FORBIDDEN"
+        head = await store.read_head("w")
+        assert head is not None
+        assert (head.owner, head.epoch) == (None, 1)
+
+
+class Sum(msgspec.Struct, frozen=True):
+    total: float | int | None = None
+
+
+class Add(msgspec.Struct, frozen=True):
+    sum_id: str
+    by: float | int
+
+
+class Added(msgspec.Struct, frozen=True):
+    total: float
+
+
+class Grown(msgspec.Struct, frozen=True):
+    times: int
+
+
+sums = Domain("sum", version=1, state=Sum, commands=Add, events=Added | Grown)
+
+
+@sums.decide
+def add(sum_: Sum | None, command: Add) -> Added | Grown:
+    if isinstance(command.by, int):
+        return Grown(command.by)
+    old = 0.0 if sum_ is None or sum_.total is None else float(sum_.total)
+    return Added(old + command.by)
+
+
+@sums.evolve
+def added(_sum: Sum | None, event: Added) -> Sum:
+    return Sum(event.total)
+
+
+@sums.evolve
+def grown(_sum: Sum | None, event: Grown) -> Sum:
+    return Sum(10**event.times)
+
+
+async def test_an_infinity_is_refused_and_not_written_as_null(
+    store: FaultyStore, world: World
+) -> None:
+    async with running(store, world, domains=[*DOMAINS, sums]) as actors:
+        workspace = actors.workspace()
+        await workspace.send(Add("s", 1.7e308))
+        with pytest.raises(DalsegnoError) as caught:
+            await workspace.send(Add("s", 1.7e308))
+        assert caught.value.code == "INTERNAL_ERROR"
+        assert (await workspace.send(Add("s", -1.0))).event_seq == 2
+    await check_log(store)
+
+
+async def test_a_state_that_cannot_be_written_is_folded_from_the_log(
+    store: FaultyStore, world: World
+) -> None:
+    limits = Limits(state_lag_events_max=2, passivate_after_s=10)
+    async with running(store, world, limits=limits, domains=[*DOMAINS, sums]) as actors:
+        workspace = actors.workspace()
+        for _ in range(6):
+            await workspace.send(Add("s", 5_000))  # more digits than Python writes
+        await trio.sleep(20)
+        assert await workspace.get(sums, "s") == Sum(10**5_000)
+        assert (await workspace.send(Add("s", 5_000))).event_seq == 7
+        assert (await workspace.repair()).states_rewritten == 0
+    await check_log(store)

@@ -192,7 +192,7 @@ async def test_a_directory_that_fails_answers_everybody_and_comes_back(
         posted = Posted(actors.workspace(), Put("a"))
         await trio.testing.wait_all_tasks_blocked()
         with monkeypatch.context() as patch:
-            patch.setattr(directory, "_make_room", lambda: 1 / 0)
+            patch.setattr(directory, "_make_room", lambda _: 1 / 0)
             answer = await posted.wait()
         assert isinstance(answer, DalsegnoError)
         assert answer.code in {"OUTCOME_UNKNOWN", "STORE_UNAVAILABLE"}
