@@ -1,0 +1,59 @@
+"""A memory store that loses its tail: an asynchronous standby that is promoted.
+
+What the primary had answered and not yet sent over is gone, events, epochs, leases and all.  No
+store can prevent that; what must hold is that nobody takes the new history for the old one.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+from dalsegno.protocol import workspace_stream
+
+from ._memory_store import MemoryStore
+
+if TYPE_CHECKING:
+    from dalsegno.protocol import Event
+
+
+class FailoverStore(MemoryStore):
+    """A `MemoryStore` that can be put back to an earlier state of itself."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Copy everything that is stored."""
+        return {name: _copied(value) for name, value in vars(self).items()}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Become what was copied, and nothing that was stored since."""
+        vars(self).update({name: _copied(value) for name, value in snapshot.items()})
+
+    def logs(self) -> dict[str, list[Event]]:
+        """Copy every log, behind everybody's back."""
+        return {workspace_id: [*log.events] for workspace_id, log in self._logs.items()}
+
+    def owners(self) -> dict[str | None, None]:
+        """Tell which nodes own something, behind everybody's back."""
+        return {log.head.owner: None for log in self._logs.values()}
+
+    def head_of(self, workspace_id: str, stream_id: str) -> int:
+        """Tell the last number of a stream, behind everybody's back."""
+        log = self._logs.get(workspace_id)
+        if log is None:
+            return 0
+        if stream_id == workspace_stream(workspace_id):
+            return log.head.head_seq
+        return len(log.streams.get(stream_id, ()))
+
+
+def _copied(value: Any) -> Any:  # noqa: ANN401 - whatever a store is made of
+    """Copy containers and the store's own objects; records are immutable and shared."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    if type(value).__module__.startswith(__package__ or "") and hasattr(value, "__dict__"):
+        twin = copy(value)
+        vars(twin).update({name: _copied(item) for name, item in vars(value).items()})
+        return twin
+    return value

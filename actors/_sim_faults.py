@@ -1,0 +1,279 @@
+"""What goes wrong in a simulation, and how it is healed.
+
+Each kind of fault is a method of `Faults`; it strikes at once and heals after a time that is
+decided when it strikes, also if others strike in between.  At the end `Faults.heal` mends all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ._sim_failover import FailoverStore
+from ._sim_link import LinkState, Weather
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from dalsegno.protocol import Limits
+
+    from ._recorder import Recorder
+    from ._sim_choices import Choices
+    from ._sim_client import SimClient
+    from ._sim_node import Process, SimNode
+
+FAULTS = (
+    "weather",
+    "drop",
+    "partition",
+    "outage",
+    "crash",
+    "crash_within",
+    "freeze",
+    "freeze_within",
+    "replace",
+    "drain",
+    "cut",
+    "silence",
+    "stall",
+    "clock",
+)
+"""Everything but `failover`, after which only what was lost with the tail is excused."""
+
+_SNAPSHOTS_KEPT = 4
+_STEPS_MAX = (10, 50, 300)
+_JUMP_S = 30.0
+_OWNING = 0.8
+
+
+class Faults:
+    """Strikes nodes, clients and the database."""
+
+    def __init__(
+        self,
+        choices: Choices,
+        *,
+        store: FailoverStore,
+        nodes: Sequence[SimNode],
+        clients: Sequence[SimClient],
+        nursery: trio.Nursery,
+        recorder: Recorder,
+        limits: Limits,
+        counts: Counter[str],
+    ) -> None:
+        self.counts = counts
+        """How often what happened."""
+        self._choices = choices
+        self._store = store
+        self._nodes = nodes
+        self._clients = clients
+        self._nursery = nursery
+        self._recorder = recorder
+        self._limits = limits
+        self._snapshots: deque[dict[str, Any]] = deque(maxlen=_SNAPSHOTS_KEPT)
+
+    async def strike(self, kind: str) -> None:
+        """Have one fault happen."""
+        self.counts[kind] += 1
+        fault: Callable[[], Awaitable[None]] = getattr(self, kind)
+        await fault()
+
+    def _for_a_while(self, heal: Callable[[], object]) -> None:
+        self._later(self._a_while(), heal)
+
+    def _later(self, seconds: float, heal: Callable[[], object]) -> None:
+        self._nursery.start_soon(self._after, seconds, heal)
+
+    def _a_while(self) -> float:
+        """Decide how long: mostly short, sometimes longer than a lease."""
+        lease_s = self._limits.lease_s
+        longest = self._choices.pick([0.2, lease_s, 3 * lease_s, 3 * lease_s])
+        return self._choices.uniform(0, longest)
+
+    @staticmethod
+    async def _after(seconds: float, heal: Callable[[], object]) -> None:
+        await trio.sleep(seconds)
+        heal()
+
+    def _node(self) -> SimNode:
+        """Choose a node, mostly one that owns a workspace: others have little to lose."""
+        choices = self._choices
+        owners = self._store.owners()
+        owning = [node for node in self._nodes if node.node_id in owners]
+        return choices.pick(owning if owning and choices.chance(_OWNING) else self._nodes)
+
+    def _process(self) -> Process:
+        return self._node().process
+
+    # ------------------------------------------------------------------------- the database
+
+    async def weather(self) -> None:
+        """Make one node's link slow, lossy, or both."""
+        choices, link = self._choices, self._process().link
+        weather = Weather(
+            latency_s=choices.pick([0.001, 0.05, 0.5]),
+            refused=choices.pick([0.0, 0.1]),
+            lost=choices.pick([0.1, 0.3, 0.6]),
+            late_s=choices.pick([0.0, 0.2, 2 * self._limits.lease_s]),
+            locked=choices.pick([0.0, 0.0, 0.5]),
+            rejected=choices.pick([0.0, 0.0, 0.0, 0.3]),
+        )
+        link.set(LinkState.UP, weather)
+        self._for_a_while(lambda: link.set(LinkState.UP))
+
+    async def drop(self) -> None:
+        """Lose one node's connections, once."""
+        self._process().link.drop()
+
+    async def partition(self) -> None:
+        """Cut one node off from the database."""
+        link = self._process().link
+        link.set(self._choices.pick([LinkState.REFUSING, LinkState.SILENT]))
+        self._for_a_while(lambda: link.set(LinkState.UP))
+
+    async def outage(self) -> None:
+        """Have the database restart, or freeze."""
+        links = [node.process.link for node in self._nodes]
+        state = self._choices.pick([LinkState.REFUSING, LinkState.SILENT])
+        for link in links:
+            link.set(state)
+
+        def heal() -> None:
+            for link in links:
+                link.set(LinkState.UP)
+
+        self._for_a_while(heal)
+
+    def remember(self) -> None:
+        """Note what a standby has received so far."""
+        self._snapshots.append(self._store.snapshot())
+
+    async def failover(self) -> None:
+        """Promote a standby that lacks the newest events; clients lose what was on its way."""
+        if not self._snapshots:
+            return
+        snapshot = self._choices.pick([*self._snapshots])
+        self._snapshots.clear()
+        self._recorder.crashed(acks_unwritten_s=trio.current_time())
+        before = self._store.logs()
+        self._store.restore(snapshot)
+        after = self._store.logs()
+        for node in self._nodes:
+            node.process.link.drop()
+        for client in self._clients:
+            if client.cable is not None:
+                client.cable.cut()
+        for workspace_id, events in before.items():
+            kept = len(after.get(workspace_id, ()))
+            if kept < len(events):
+                self._recorder.rolled_back(workspace_id, kept)
+
+    # ------------------------------------------------------------------------------- nodes
+
+    async def crash(self) -> None:
+        """Kill a node; it starts again later."""
+        self._kill(self._node(), self._a_while())
+
+    async def crash_within(self) -> None:
+        """Kill a node in one of its next steps, whatever it is at then."""
+        node = self._node()
+        seconds = self._a_while()
+        node.process.gate.trap(self._steps(), lambda: self._kill(node, seconds))
+
+    def _steps(self) -> int:
+        return self._choices.integer(1, self._choices.pick(_STEPS_MAX))
+
+    def _kill(self, node: SimNode, seconds: float) -> None:
+        process = node.process
+        process.kill()
+        self._later(seconds, lambda: self._restart(node, process))
+
+    def _restart(self, node: SimNode, process: Process) -> None:
+        if node.process is process:
+            node.start()
+
+    async def freeze(self) -> None:
+        """Stop a node; it goes on later."""
+        self._freeze(self._process(), self._a_while())
+
+    async def freeze_within(self) -> None:
+        """Stop a node in one of its next steps, whatever it is at then."""
+        process = self._process()
+        seconds = self._a_while()
+        process.gate.trap(self._steps(), lambda: self._freeze(process, seconds))
+
+    def _freeze(self, process: Process, seconds: float) -> None:
+        process.freeze()
+        self._later(seconds, process.thaw)
+
+    async def replace(self) -> None:
+        """Start a node's next process while the one before is only frozen."""
+        node = self._node()
+        old = node.process
+        old.freeze()
+        node.start()
+        self._for_a_while(old.thaw)
+
+    async def drain(self) -> None:
+        """Shut a node down as an operator does; it starts again later."""
+        node = self._node()
+        self._nursery.start_soon(self._drain, node, self._a_while())
+
+    async def _drain(self, node: SimNode, seconds: float) -> None:
+        process = node.process
+        await process.drain()
+        await trio.sleep(seconds)
+        self._restart(node, process)
+
+    async def clock(self) -> None:
+        """Have a node's wall clock jump."""
+        self._choices.pick(self._nodes).clock.offset_s = self._choices.uniform(-_JUMP_S, _JUMP_S)
+
+    # ------------------------------------------------------------------------------- clients
+
+    async def cut(self) -> None:
+        """Cut a client's connection."""
+        cable = self._choices.pick(self._clients).cable
+        if cable is not None:
+            cable.cut()
+
+    async def silence(self) -> None:
+        """Leave a client's connection half open."""
+        cable = self._choices.pick(self._clients).cable
+        if cable is not None:
+            cable.set_silent(is_silent=True)
+            self._for_a_while(lambda: cable.set_silent(is_silent=False))
+
+    async def stall(self) -> None:
+        """Have a client read nothing, or read slowly from its next connection on."""
+        client = self._choices.pick(self._clients)
+        client.latency_s = self._choices.pick([0.0, 0.01, 0.2])
+        cable = client.cable
+        if cable is not None:
+            cable.set_stalled(is_stalled=True)
+            self._for_a_while(lambda: cable.set_stalled(is_stalled=False))
+
+    # ------------------------------------------------------------------------------- healing
+
+    def heal(self) -> None:
+        """Mend everything, and start what is down."""
+        self.thaw()
+        for node in self._nodes:
+            for process in node.processes:
+                process.link.set(LinkState.UP)
+            if node.process.ended.is_set():
+                node.start()
+        for client in self._clients:
+            client.latency_s = 0.0
+            if client.cable is not None:
+                client.cable.set_silent(is_silent=False)
+                client.cable.set_stalled(is_stalled=False)
+
+    def thaw(self) -> None:
+        """Let every process go on, so that it can also be ended."""
+        for node in self._nodes:
+            for process in node.processes:
+                process.gate.disarm()
+                process.thaw()

@@ -1,0 +1,256 @@
+"""What lies between a simulated process and its database: time, loss, and what arrives late.
+
+A statement that was sent is on its own: whether its sender is cancelled, killed, or cut off, it
+arrives by and by, is executed, and its answer may find nobody.  So each one that changes something
+is a task of the *wire*, which outlives the processes; its sender only waits for the answer.  That
+is what a real database does: a statement whose connection was lost may be executed before the next
+`Store.acquire`, and then it counts, or after it, and then the epoch refuses it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from math import inf
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import trio
+
+from dalsegno.protocol import DalsegnoError, OutcomeUnknownError, StoreUnavailableError
+
+from ._sim_gate import outside
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from ._sim_choices import Noise
+
+ResultT = TypeVar("ResultT")
+
+_RECOVERED_S = 10.0
+"""After which everything that could not be written before has been."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weather:
+    """How likely what happens to each statement; the default is calm."""
+
+    latency_s: float = 0.0
+    """How long it takes each way, at most."""
+    refused: float = 0.0
+    """The chance that it is not sent."""
+    lost: float = 0.0
+    """The chance that the connection is lost before its answer comes."""
+    late_s: float = 0.0
+    """How much later it may arrive when the connection was lost."""
+    locked: float = 0.0
+    """The chance that an append leaves a batch out, as if somebody held its head."""
+    rejected: float = 0.0
+    """The chance that an append is refused as if its data were bad."""
+
+
+CALM = Weather()
+
+
+class LinkState(Enum):
+    """Whether anything passes."""
+
+    UP = "up"
+    REFUSING = "refusing"
+    """Every connection is refused at once."""
+    SILENT = "silent"
+    """Nothing passes, and nobody is told; what was sent arrives when this is over."""
+
+
+class Statement(Generic[ResultT]):
+    """A change on its way."""
+
+    def __init__(self, call: Callable[[], Awaitable[ResultT]]) -> None:
+        self._call = call
+        self._results: list[ResultT] = []
+        self._error: DalsegnoError | None = None
+        self.done = trio.Event()
+
+    async def execute(self) -> None:
+        """Execute it at the database."""
+        try:
+            self._results.append(await self._call())
+        except DalsegnoError as error:
+            self._error = error
+        self.done.set()
+
+    def result(self) -> ResultT:
+        """Tell, or raise, what came of it."""
+        if self._error is not None:
+            raise self._error
+        return self._results[0]
+
+
+class Link:
+    """One process's connections to the database."""
+
+    def __init__(
+        self,
+        wire: trio.Nursery,
+        noise: Noise,
+        *,
+        silence_s: float = 20.0,
+        faults: Counter[str] | None = None,
+    ) -> None:
+        self.state = LinkState.UP
+        self.weather = CALM
+        self._trouble = (-inf, -inf)
+        """When things were last not calm, from and to: what was to be written then is at risk."""
+        self.faults: Counter[str] = Counter() if faults is None else faults
+        """How often what happened."""
+        self.noise = noise
+        self._wire = wire
+        self._silence_s = silence_s
+        self._sessions: dict[trio.CancelScope, None] = {}
+        self._changed = trio.Event()
+        self._is_dead = False
+
+    def __repr__(self) -> str:
+        return f"<Link {self.state.value}, {len(self._sessions)} waiting>"
+
+    # ------------------------------------------------------------------------------- faults
+
+    def set(self, state: LinkState, weather: Weather = CALM) -> None:
+        """Change what passes, and how; connections that are refused from now on are lost too."""
+        if self._is_dead:
+            return
+        self.state, self.weather = state, weather
+        self._note_trouble(lasts=not self._is_calm)
+        if state is LinkState.REFUSING:
+            self.drop()
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+    def drop(self) -> None:
+        """Lose the connections: nobody here hears what came of the statements on their way."""
+        self._note_trouble(lasts=not self._is_calm)
+        for scope in list(self._sessions):
+            scope.cancel(reason="the connection was lost")
+
+    def kill(self) -> None:
+        """Send nothing any more: the process is gone, though its tasks may not know."""
+        self.set(LinkState.REFUSING)
+        self._note_trouble(lasts=False)
+        self._is_dead = True
+
+    def set_frozen(self, *, is_frozen: bool) -> None:
+        """Note that its process does nothing, or goes on."""
+        self._note_trouble(lasts=is_frozen or not self._is_calm)
+
+    def unwritten_since(self, now: float) -> float:
+        """Tell from when on what was to be written soon may be lost, or not be written yet."""
+        began, ended = self._trouble
+        return began if ended > now - _RECOVERED_S else now
+
+    def _note_trouble(self, *, lasts: bool) -> None:
+        now = trio.current_time()
+        self._trouble = (self.unwritten_since(now), inf if lasts else now)
+
+    # ---------------------------------------------------------------------------- statements
+
+    async def read(self, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        """Ask for something.
+
+        Raises:
+            StoreUnavailableError: the connection was refused or lost, or no answer came in time.
+
+        """
+        if self._is_calm:
+            return await call()
+        await self._leave()
+        with self._session(self._silence_s) as scope:
+            if self._happens(self.weather.lost, "a read lost"):
+                scope.deadline = trio.current_time() + self._delay()
+            await self._travel()
+            result = await call()
+            await self._travel()
+            return result
+        raise StoreUnavailableError("the connection was lost")
+
+    async def change(
+        self,
+        call: Callable[[], Awaitable[ResultT]],
+        lost: type[DalsegnoError] = StoreUnavailableError,
+        *,
+        is_bounded: bool = True,
+    ) -> ResultT:
+        """Have something changed; it may be, or come to be, whatever is raised.
+
+        Raises:
+            StoreUnavailableError: nothing was sent.
+            DalsegnoError: of type ``lost``; the connection was lost.
+
+        """
+        if self._is_calm:
+            return await call()
+        await self._leave()
+        statement = Statement(call)
+        with self._session(self._silence_s if is_bounded else inf) as scope:
+            fault = "an outcome unknown" if lost is OutcomeUnknownError else "a write lost"
+            if self._happens(self.weather.lost, fault):
+                self._lose(statement, scope)
+            else:
+                self._start(statement, 0.0)
+            await statement.done.wait()
+            await self._travel()
+            return statement.result()
+        raise lost("the connection was lost")
+
+    def _lose(self, statement: Statement[ResultT], scope: trio.CancelScope) -> None:
+        """Lose the connection: before it arrives, after it, or while it waits somewhere."""
+        scope.deadline = trio.current_time() + 2 * self._delay()
+        fate = self.noise.randrange(3)
+        if fate == 1:
+            self._start(statement, 0.0)
+        elif fate == 2:
+            self._start(statement, self.noise.uniform(0, self.weather.late_s))
+
+    def _start(self, statement: Statement[ResultT], late_s: float) -> None:
+        with outside():
+            self._wire.start_soon(self._carry, statement, late_s)
+
+    async def _carry(self, statement: Statement[ResultT], late_s: float) -> None:
+        await trio.sleep(late_s)
+        await self._travel()
+        await statement.execute()
+
+    async def _leave(self) -> None:
+        """Get a connection."""
+        await trio.lowlevel.checkpoint()
+        if self.state is LinkState.REFUSING or self._happens(self.weather.refused, "refused"):
+            await trio.sleep(self._delay())
+            raise StoreUnavailableError("the connection was refused")
+
+    async def _travel(self) -> None:
+        await trio.sleep(self._delay())
+        while self.state is LinkState.SILENT:
+            await self._changed.wait()
+
+    def _delay(self) -> float:
+        return self.noise.uniform(0, self.weather.latency_s)
+
+    def _happens(self, chance: float, fault: str) -> bool:
+        if self.noise.random() >= chance:
+            return False
+        self.faults[fault] += 1
+        return True
+
+    @property
+    def _is_calm(self) -> bool:
+        return self.weather is CALM and self.state is LinkState.UP
+
+    @contextmanager
+    def _session(self, bound_s: float) -> Iterator[trio.CancelScope]:
+        with trio.CancelScope(deadline=trio.current_time() + bound_s) as scope:
+            self._sessions[scope] = None
+            try:
+                yield scope
+            finally:
+                del self._sessions[scope]

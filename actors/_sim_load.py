@@ -1,0 +1,258 @@
+"""What simulated clients do: commands, reads, subscriptions, acks, and who is a member.
+
+Every operation is recorded before it leaves and when its answer is there.  One whose outcome is
+unknown is sent again if it has an idempotency key, under the same key and the same marker, so that
+its effects can be counted.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from dalsegno.protocol import DalsegnoError, workspace_stream
+
+from ._recorder import UNKNOWN_CODES
+from .domains.members import PutMember, RemoveMember
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from dalsegno.protocol import Domain
+
+    from ._recorder import Recorder
+    from ._sim_choices import Choices
+    from ._sim_client import SimClient, Wanted
+    from ._sim_node import SimNode
+    from ._store import Store
+
+_ATTEMPTS_MAX = 4
+_READ_S = 15.0
+_PAUSE_S = 0.2
+_KEYED = 0.6
+"""How many commands have an idempotency key."""
+_ELSEWHERE = 0.1
+"""How many are for any workspace, not for the client's own."""
+_AGAIN = frozenset({"WORKSPACE_MOVED", "STORE_UNAVAILABLE", "OVERLOADED"})
+"""Nothing happened, and it may be asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A command to send, and what is known of its effect where it is accepted."""
+
+    command: msgspec.Struct
+    events_min: int = 0
+    """How many events it leads to, at the least …"""
+    events_max: int | None = None
+    """… and at the most."""
+
+
+class Load:
+    """The operations, each on a client and a workspace that are chosen."""
+
+    def __init__(
+        self,
+        choices: Choices,
+        *,
+        store: Store,
+        clients: Sequence[SimClient],
+        nodes: Sequence[SimNode],
+        workspaces: Sequence[str],
+        domains: Mapping[type, tuple[str, Domain[Any, Any, Any]]],
+        commands: Callable[[Choices], msgspec.Struct | Ask],
+        recorder: Recorder,
+    ) -> None:
+        self._choices = choices
+        self._store = store
+        self._clients = clients
+        self._nodes = nodes
+        self._workspaces = workspaces
+        self._domains = domains
+        self._commands = commands
+        self._recorder = recorder
+        self._markers = count(1)
+        self._streams: dict[str, dict[str, None]] = {name: {} for name in workspaces}
+        """Entities that commands named."""
+
+    # ---------------------------------------------------------------------------- operations
+
+    async def command(self) -> None:
+        """Send a command of the user's, perhaps with a key."""
+        choices = self._choices
+        drawn = self._commands(choices)
+        ask = drawn if isinstance(drawn, Ask) else Ask(drawn)
+        client, workspace_id = self._any_place()
+        await self._send(client, workspace_id, ask, is_keyed=choices.chance(_KEYED))
+
+    async def burst(self) -> None:
+        """Send several commands of one client at once."""
+        choices = self._choices
+        client, workspace_id = self._any_place()
+        drawn = [self._commands(choices) for _ in range(choices.integer(2, 8))]
+        is_keyed = choices.chance(_KEYED)
+        async with trio.open_nursery() as nursery:
+            for one in drawn:
+                ask = one if isinstance(one, Ask) else Ask(one)
+                nursery.start_soon(self._send_some, client, workspace_id, ask, is_keyed)
+
+    async def member(self) -> None:
+        """Have the owner, the first client, end a membership or begin one."""
+        owner, *others = self._clients
+        if not others:
+            return
+        user_id = self._choices.pick(others).user_id
+        workspace_id = owner.home
+        command = (
+            RemoveMember(user_id) if self._choices.chance(0.5) else PutMember(user_id, "editor")
+        )
+        await self._send(owner, workspace_id, Ask(command), is_keyed=True)
+
+    async def subscribe(self) -> None:
+        """Follow a stream, after any cursor that it might have."""
+        choices = self._choices
+        client = choices.pick(self._clients)
+        workspace_id = client.home
+        streams = [workspace_stream(workspace_id), *self._streams[workspace_id]]
+        stream_id = choices.pick(streams)
+        cursor = choices.pick([0, None, client.seen.get(workspace_id, 0) // 2])
+        client.want(workspace_id, stream_id, cursor)
+        await trio.lowlevel.checkpoint()
+
+    async def unsubscribe(self) -> None:
+        """Follow a stream no longer."""
+        client, wanted = self._any_wanted()
+        if wanted is not None:
+            await client.leave(wanted.stream_id)
+
+    async def ack(self) -> None:
+        """Acknowledge what came, or less, or more."""
+        choices = self._choices
+        client, wanted = self._any_wanted()
+        if wanted is None or wanted.followed is None:
+            return
+        number = max(0, wanted.sent - choices.pick([0, 0, 0, 1, 3, -1]))
+        client.note_unwritten()
+        asked = self._recorder.ack(client.cursor_key(wanted), number)
+        said = await client.tell(asked.op, "ack", stream_id=wanted.stream_id, seq=number)
+        if said is None:
+            asked.unknown()
+        elif said["type"] == "error":
+            asked.failed(said["code"], said.get("details"))
+        else:
+            asked.ok()
+
+    async def read(self) -> None:
+        """Read an entity at any node, sometimes so that it reflects what the client knows."""
+        choices = self._choices
+        client, workspace_id = self._any_place()
+        node = choices.pick(self._nodes)
+        if not self._streams[workspace_id] or not node.is_up:
+            return
+        stream_id = choices.pick([*self._streams[workspace_id]])
+        min_seq = client.seen.get(workspace_id, 0) if choices.chance(0.7) else 0
+        name, _, entity_id = stream_id.partition(":")
+        domain = next(d for _, d in self._domains.values() if d.name == name)
+        with (
+            trio.move_on_after(_READ_S),
+            self._recorder.read(
+                client.name, workspace_id, stream_id=stream_id, min_seq=min_seq
+            ) as asked,
+            suppress(DalsegnoError),
+        ):
+            entity = await node.process.read(workspace_id, domain, entity_id, min_seq)
+            asked.ok(version=0 if entity is None else entity.version)
+
+    async def look_at_head(self) -> None:
+        """Read a head in the store, to see how its epoch goes on."""
+        workspace_id = self._choices.pick(self._workspaces)
+        asked = self._recorder.read("operator", workspace_id)
+        head = await self._store.read_head(workspace_id)
+        if head is None:
+            asked.unknown()
+        else:
+            asked.head(head)
+
+    async def idle(self) -> None:
+        """Do nothing for so long that what is idle leaves memory."""
+        await trio.sleep(self._choices.uniform(0, 3))
+
+    # ------------------------------------------------------------------------------- sending
+
+    async def _send_some(
+        self,
+        client: SimClient,
+        workspace_id: str,
+        ask: Ask,
+        is_keyed: bool,
+    ) -> None:
+        await self._send(client, workspace_id, ask, is_keyed=is_keyed)
+
+    async def _send(
+        self, client: SimClient, workspace_id: str, ask: Ask, *, is_keyed: bool
+    ) -> None:
+        marker = f"m{next(self._markers)}"
+        key = f"k{marker}" if is_keyed else None
+        for _ in range(_ATTEMPTS_MAX):
+            code = await self._attempt(client, workspace_id, ask, marker, key)
+            if code is None or (code in UNKNOWN_CODES and key is None):
+                return
+            if code not in _AGAIN and code not in UNKNOWN_CODES:
+                return
+            if key is None:
+                marker = f"m{next(self._markers)}"
+            await trio.sleep(_PAUSE_S)
+
+    async def _attempt(
+        self, client: SimClient, workspace_id: str, ask: Ask, marker: str, key: str | None
+    ) -> str | None:
+        """Send it once; tell the code of a failure."""
+        name, domain = self._domains[type(ask.command)]
+        entity_id = getattr(ask.command, domain.id_field)
+        stream_id = None if entity_id is None else domain.stream_id(entity_id)
+        if stream_id is not None:
+            self._streams[workspace_id][stream_id] = None
+        asked = self._recorder.command(
+            client.name,
+            workspace_id,
+            marker=marker,
+            stream_id=stream_id,
+            key=key,
+            events_min=ask.events_min,
+            events_max=ask.events_max,
+        )
+        said = await client.ask(
+            marker,
+            "command",
+            workspace_id=workspace_id,
+            name=name,
+            payload=ask.command,
+            idempotency_key=key,
+        )
+        if said is None:
+            asked.unknown()
+            return "DISCONNECTED"
+        if said["type"] == "committed":
+            asked.ok(said["event_seq"], said["version"], stream_id=said["entity"])
+            seen = client.seen.get(workspace_id, 0)
+            client.seen[workspace_id] = max(seen, said["event_seq"])
+            return None
+        asked.failed(said["code"], said.get("details"))
+        return str(said["code"])
+
+    def _any_place(self) -> tuple[SimClient, str]:
+        """Choose a client, and its workspace or, seldom, another one."""
+        client = self._choices.pick(self._clients)
+        if self._choices.chance(_ELSEWHERE):
+            return client, self._choices.pick(self._workspaces)
+        return client, client.home
+
+    def _any_wanted(self) -> tuple[SimClient, Wanted | None]:
+        client = self._choices.pick(self._clients)
+        wanted = [*client.wanted.values()]
+        return client, self._choices.pick(wanted) if wanted else None

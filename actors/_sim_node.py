@@ -1,0 +1,374 @@
+"""A whole node: the actors over a failing link, with a clock of its own, one process at a time.
+
+What happens to a process happens to all of it: it is *killed* and does nothing more, not even on
+its way out; it is *frozen* in the middle of a step and goes on later as if no time had passed; it
+is *drained* as by an operator.  A node that starts again is a new process under the old node id,
+also while the old one is frozen: a supervisor of processes that was too quick.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from dalsegno.protocol import (
+    SYSTEM,
+    Close,
+    DalsegnoError,
+    StoreUnavailableError,
+    UnavailableError,
+)
+
+from ._command import make_command
+from ._connection import Connection
+from ._lease import NodeReplacedError
+from ._seams import World
+from ._service import Service
+from ._sim_gate import Gate
+from ._sim_link import Link
+from ._sim_network import Cable
+from ._sim_store import SimStore
+from ._supervisor import first_of
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Awaitable, Callable, Sequence
+
+    import msgspec
+
+    from dalsegno.protocol import Domain, Limits
+
+    from ._command import Receipt
+    from ._entity import Entity
+    from ._sim_choices import Noise
+    from ._store import Store
+
+ResultT = TypeVar("ResultT")
+
+START = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+"""The wall time at which simulations begin."""
+
+_RESTART_S = 0.5
+"""After which a process that died by itself is started again."""
+
+
+class SimClock:
+    """A node's wall clock: off by something, and not quite of the right speed."""
+
+    def __init__(self, offset_s: float = 0.0, rate: float = 1.0) -> None:
+        self.offset_s = offset_s
+        """May be changed: the clock jumps."""
+        self._rate = rate
+
+    def now(self) -> datetime:
+        """Tell what it shows."""
+        return START + timedelta(seconds=trio.current_time() * self._rate + self.offset_s)
+
+
+class Process:
+    """One process of a node, from its start to its end."""
+
+    def __init__(
+        self,
+        node_id: str,
+        store: Store,
+        domains: Sequence[Domain[Any, Any, Any]],
+        *,
+        link: Link,
+        world: World,
+        limits: Limits,
+        make_service: Callable[..., Service],
+    ) -> None:
+        self.node_id = node_id
+        self.gate = Gate()
+        self.link = link
+        self.cables: dict[Cable, None] = {}
+        self.service = make_service(
+            SimStore(store, link),
+            domains,
+            node_id=node_id,
+            world=world,
+            limits=limits,
+            address=f"sim://{node_id}",
+        )
+        self.ended = trio.Event()
+        self.failure: Exception | None = None
+        """What it died of, if of anything but a kill."""
+        self._limits = limits
+        self._scope = trio.CancelScope()
+        self._jobs: deque[Callable[[], Awaitable[None]]] = deque()
+        self._filled = trio.Event()
+        self.is_serving = False
+        self.is_killed = False
+
+    def __repr__(self) -> str:
+        state = "ended" if self.ended.is_set() else "serving" if self.is_serving else "starting"
+        return f"<Process {state} {self.gate!r} {self.link!r}>"
+
+    # --------------------------------------------------------------------------------- life
+
+    async def run(self) -> None:
+        """Live until killed, drained or failed; a failure is a value."""
+        try:
+            with self._scope, self.gate.inside():
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(self.service.run)
+                    self.is_serving = True
+                    nursery.start_soon(self._serve)
+        except* Exception as group:  # noqa: BLE001 - a process that dies harms no other
+            self.failure = first_of(group)
+        finally:
+            self.is_serving = False
+            for cable in self.cables:
+                cable.cut()
+            self.ended.set()
+
+    async def _serve(self) -> None:
+        """Start what comes from outside, inside: behind the gate."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                while self._jobs:
+                    nursery.start_soon(self._jobs.popleft())
+                self._filled = trio.Event()
+                await self._filled.wait()
+
+    def start_soon(self, job: Callable[[], Awaitable[None]]) -> None:
+        """Have the process do something."""
+        self._jobs.append(job)
+        self._filled.set()
+
+    def freeze(self) -> None:
+        """Stop it in the middle of whatever it does."""
+        self.gate.shut()
+        self.link.set_frozen(is_frozen=True)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self.gate.open()
+        self.link.set_frozen(is_frozen=False)
+
+    def kill(self) -> None:
+        """Let nothing more leave it, and end it."""
+        self.is_killed = True
+        self.link.kill()
+        for cable in self.cables:
+            cable.cut()
+        self.gate.open()
+        self._scope.cancel(reason="killed")
+
+    async def drain(self) -> None:
+        """Shut it down as an operator does, in bounded time."""
+        done = trio.Event()
+
+        async def shut_down() -> None:
+            try:
+                with trio.move_on_after(self._limits.drain_deadline_s):
+                    await self.service.drain()
+            except UnavailableError:
+                pass
+            self.service.close_all(Close.GOING_AWAY, "shutting down")
+            done.set()
+
+        self.start_soon(shut_down)
+        with trio.move_on_after(2 * self._limits.drain_deadline_s):
+            await done.wait()
+        self._scope.cancel(reason="drained")
+        await self.ended.wait()
+
+    # ------------------------------------------------------------------------------ clients
+
+    def connect(self, cable: Cable, *, user_id: str, client_id: str) -> None:
+        """Serve a client on a cable."""
+        self.cables[cable] = None
+
+        async def serve() -> None:
+            try:
+                connection = Connection(
+                    cable.transport, self.service, user_id=user_id, client_id=client_id
+                )
+                await connection.run()
+            finally:
+                self.cables.pop(cable, None)
+
+        self.start_soon(serve)
+
+    async def read(
+        self, workspace_id: str, domain: Domain[Any, Any, Any], entity_id: str, min_seq: int
+    ) -> Entity | None:
+        """Read an entity as a host does over HTTP.
+
+        Raises:
+            DalsegnoError: the process's answer; `StoreUnavailableError` where it has ended.
+
+        """
+
+        async def look() -> Entity | None:
+            directory = self.service.directory
+            with directory.using(workspace_id) as slot:
+                await slot.wait_open(min_seq)
+                return await directory.look(workspace_id, domain, entity_id)
+
+        return await self._inside(look)
+
+    async def send(self, workspace_id: str, command: msgspec.Struct) -> Receipt:
+        """Send a command as the embedding program does.
+
+        Raises:
+            DalsegnoError: the process's answer; `StoreUnavailableError` where it has ended.
+
+        """
+        service = self.service
+        name, domain = service.commands[type(command)]
+
+        async def submit() -> Receipt:
+            answers: list[Receipt | DalsegnoError] = []
+            done = trio.Event()
+
+            def reply(answer: Receipt | DalsegnoError) -> None:
+                answers.append(answer)
+                done.set()
+
+            envelope = make_command(
+                workspace_id,
+                domain,
+                name,
+                command,
+                principal=SYSTEM,
+                reply=reply,
+                limits=service.limits,
+                domains=service.domains,
+                new_id=service.world.new_id,
+            )
+            await service.directory.slot(workspace_id).admit(envelope)
+            await done.wait()
+            if isinstance(answers[0], DalsegnoError):
+                raise answers[0]
+            return answers[0]
+
+        return await self._inside(submit)
+
+    async def _inside(self, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        """Have the process do something and wait for what comes of it."""
+        results: list[ResultT] = []
+        errors: list[Exception] = []
+        done = trio.Event()
+
+        async def do() -> None:
+            try:
+                results.append(await call())
+            except Exception as error:  # noqa: BLE001 - raised where it was asked
+                errors.append(error)
+            done.set()
+
+        self.start_soon(do)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_set_after, self.ended, done)
+            await done.wait()
+            nursery.cancel_scope.cancel()
+        if results:
+            return results[0]
+        raise errors[0] if errors else StoreUnavailableError("the process has ended")
+
+
+async def _set_after(first: trio.Event, second: trio.Event) -> None:
+    await first.wait()
+    second.set()
+
+
+def _is_expected(failure: Exception) -> bool:
+    """Tell whether a process may die of this: no store at its start, another one in its place."""
+    return isinstance(failure, UnavailableError) or isinstance(failure.__cause__, NodeReplacedError)
+
+
+class SimNode:
+    """A node: an id that stays, and the processes that are it one after the other."""
+
+    def __init__(
+        self,
+        node_id: str,
+        store: Store,
+        domains: Sequence[Domain[Any, Any, Any]],
+        *,
+        nursery: trio.Nursery,
+        noise: Noise,
+        limits: Limits,
+        faults: Counter[str],
+        make_service: Callable[..., Service] = Service,
+    ) -> None:
+        self.node_id = node_id
+        self.clock = SimClock()
+        self.failures: list[Exception] = []
+        """What its processes died of and should not."""
+        self._store = store
+        self._domains = domains
+        self._nursery = nursery
+        self._noise = noise
+        self._limits = limits
+        self._faults = faults
+        self._make_service = make_service
+        self._ids = count(1)
+        self.processes: list[Process] = []
+        """Those that have not ended."""
+        self._steps = 0
+        self._links: list[Link] = []
+        self.process = self.start()
+
+    def __repr__(self) -> str:
+        return f"<SimNode {self.node_id} {self.process!r}>"
+
+    @property
+    def is_up(self) -> bool:
+        """Whether clients can connect."""
+        return self.process.is_serving
+
+    def start(self) -> Process:
+        """Start a process; the one before it, if it still is there, is not asked."""
+        link = Link(
+            self._nursery,
+            self._noise,
+            silence_s=self._limits.answer_deadline_s,
+            faults=self._faults,
+        )
+        world = World(now=self.clock.now, random=self._noise.random, new_id=self._new_id)
+        self.process = Process(
+            self.node_id,
+            self._store,
+            self._domains,
+            link=link,
+            world=world,
+            limits=self._limits,
+            make_service=self._make_service,
+        )
+        self.processes.append(self.process)
+        self._links.append(link)
+        self._nursery.start_soon(self._run, self.process)
+        return self.process
+
+    @property
+    def steps(self) -> int:
+        """How many steps the tasks of its processes have taken."""
+        return self._steps + sum(process.gate.steps for process in self.processes)
+
+    def acks_unwritten_since(self, now: float) -> float:
+        """Tell from when on acks may be forgotten; now where all are written in time."""
+        since = min(link.unwritten_since(now) for link in self._links)
+        return since - 2 * self._limits.ack_flush_s if since < now else now
+
+    async def _run(self, process: Process) -> None:
+        await process.run()
+        self.processes.remove(process)
+        self._steps += process.gate.steps
+        if process.failure is None or process.is_killed:
+            return
+        if not _is_expected(process.failure):
+            self.failures.append(process.failure)
+        await trio.sleep(_RESTART_S)
+        if self.process is process:
+            self.start()
+
+    def _new_id(self) -> str:
+        return f"{self.node_id:0>8.8}-0000-7000-8000-{next(self._ids):012x}"

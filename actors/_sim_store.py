@@ -1,0 +1,250 @@
+"""Any store, as a process sees it over a link that fails.
+
+Each process has its own `SimStore` on the same inner store, so that one of them can be cut off.
+With a calm link it is the inner store, and passes the same contract suite.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dalsegno.protocol import OutcomeUnknownError
+
+from ._store import BatchRejectedError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from dalsegno.protocol import Event
+
+    from ._sim_link import Link
+    from ._store import (
+        AuditEntry,
+        Batch,
+        CursorKey,
+        EntityItem,
+        EntityWrite,
+        Head,
+        Node,
+        Refusal,
+        Store,
+        StoredEntity,
+        StoredResult,
+    )
+
+
+class SimStore:
+    """A `Store` over a `Link`."""
+
+    def __init__(self, inner: Store, link: Link) -> None:
+        self._inner = inner
+        self.link = link
+
+    def __repr__(self) -> str:
+        return f"<SimStore {self._inner!r} over {self.link!r}>"
+
+    # ------------------------------------------------------------------------------ the log
+
+    async def read_head(self, workspace_id: str) -> Head | None:
+        """See `Store.read_head`."""
+        return await self.link.read(lambda: self._inner.read_head(workspace_id))
+
+    async def read_heads(self, workspace_ids: Collection[str]) -> dict[str, Head]:
+        """See `Store.read_heads`."""
+        return await self.link.read(lambda: self._inner.read_heads(workspace_ids))
+
+    async def acquire(self, workspace_id: str, owner: str, *, create: bool) -> Head | None:
+        """See `Store.acquire`."""
+        return await self.link.change(
+            lambda: self._inner.acquire(workspace_id, owner, create=create), OutcomeUnknownError
+        )
+
+    async def release(self, workspace_id: str, epoch: int) -> bool:
+        """See `Store.release`."""
+        return await self.link.change(lambda: self._inner.release(workspace_id, epoch))
+
+    async def append(self, batches: Sequence[Batch]) -> Collection[str]:
+        """See `Store.append`; how long to wait for it is its caller's to say."""
+        link, weather = self.link, self.link.weather
+        if weather.rejected and link.noise.random() < weather.rejected:
+            link.faults["data rejected"] += 1
+            raise BatchRejectedError("as if the data were bad")
+        if weather.locked:
+            kept = [batch for batch in batches if link.noise.random() >= weather.locked]
+            link.faults["a head locked"] += len(batches) - len(kept)
+            batches = kept
+        return await link.change(
+            lambda: self._inner.append(batches), OutcomeUnknownError, is_bounded=False
+        )
+
+    async def explain(self, batch: Batch) -> Refusal:
+        """See `Store.explain`."""
+        return await self.link.read(lambda: self._inner.explain(batch))
+
+    async def read_events(
+        self, workspace_id: str, from_seq: int, *, to_seq: int, limit: int, bytes_max: int
+    ) -> list[Event]:
+        """See `Store.read_events`."""
+        return await self.link.read(
+            lambda: self._inner.read_events(
+                workspace_id, from_seq, to_seq=to_seq, limit=limit, bytes_max=bytes_max
+            )
+        )
+
+    async def read_stream(
+        self,
+        workspace_id: str,
+        stream_id: str,
+        from_seq: int,
+        *,
+        to_event_seq: int,
+        limit: int,
+        bytes_max: int,
+    ) -> list[Event]:
+        """See `Store.read_stream`."""
+        return await self.link.read(
+            lambda: self._inner.read_stream(
+                workspace_id,
+                stream_id,
+                from_seq,
+                to_event_seq=to_event_seq,
+                limit=limit,
+                bytes_max=bytes_max,
+            )
+        )
+
+    async def find_commands(
+        self, workspace_id: str, command_ids: Collection[str], *, after_seq: int
+    ) -> dict[str, list[Event]]:
+        """See `Store.find_commands`."""
+        return await self.link.read(
+            lambda: self._inner.find_commands(workspace_id, command_ids, after_seq=after_seq)
+        )
+
+    async def find_results(
+        self, workspace_id: str, keys: Collection[tuple[str, str]]
+    ) -> dict[tuple[str, str], StoredResult]:
+        """See `Store.find_results`."""
+        return await self.link.read(lambda: self._inner.find_results(workspace_id, keys))
+
+    async def sweep_results(self, *, limit: int) -> int:
+        """See `Store.sweep_results`."""
+        return await self.link.change(lambda: self._inner.sweep_results(limit=limit))
+
+    async def event_types(self) -> set[tuple[str, str, int]]:
+        """See `Store.event_types`."""
+        return await self.link.read(self._inner.event_types)
+
+    # ---------------------------------------------------------------------------- entities
+
+    async def read_versions(self, workspace_id: str, stream_ids: Collection[str]) -> dict[str, int]:
+        """See `Store.read_versions`."""
+        return await self.link.read(lambda: self._inner.read_versions(workspace_id, stream_ids))
+
+    async def load_entities(
+        self, workspace_id: str, stream_ids: Collection[str], domain_versions: dict[str, int]
+    ) -> dict[str, StoredEntity]:
+        """See `Store.load_entities`."""
+        return await self.link.read(
+            lambda: self._inner.load_entities(workspace_id, stream_ids, domain_versions)
+        )
+
+    async def load_entity_at(
+        self, workspace_id: str, stream_id: str, version: int, domain_version: int
+    ) -> StoredEntity | None:
+        """See `Store.load_entity_at`."""
+        return await self.link.read(
+            lambda: self._inner.load_entity_at(workspace_id, stream_id, version, domain_version)
+        )
+
+    async def write_states(
+        self, workspace_id: str, epoch: int, entities: Sequence[EntityWrite]
+    ) -> bool:
+        """See `Store.write_states`."""
+        return await self.link.change(
+            lambda: self._inner.write_states(workspace_id, epoch, entities)
+        )
+
+    async def list_entities(
+        self,
+        workspace_id: str,
+        domain: str,
+        *,
+        after: str = "",
+        limit: int,
+        key: str | None = None,
+    ) -> list[EntityItem]:
+        """See `Store.list_entities`."""
+        return await self.link.read(
+            lambda: self._inner.list_entities(
+                workspace_id, domain, after=after, limit=limit, key=key
+            )
+        )
+
+    async def locate(
+        self, stream_id: str, *, after: str = "", limit: int = 2, live_only: bool = False
+    ) -> list[str]:
+        """See `Store.locate`."""
+        return await self.link.read(
+            lambda: self._inner.locate(stream_id, after=after, limit=limit, live_only=live_only)
+        )
+
+    # -------------------------------------------------------------------- nodes and repairs
+
+    async def beat(
+        self, node_id: str, incarnation: str, *, address: str | None, lease_s: float, first: bool
+    ) -> float | None:
+        """See `Store.beat`."""
+        return await self.link.change(
+            lambda: self._inner.beat(
+                node_id, incarnation, address=address, lease_s=lease_s, first=first
+            )
+        )
+
+    async def forget(self, node_id: str, incarnation: str) -> None:
+        """See `Store.forget`."""
+        await self.link.change(lambda: self._inner.forget(node_id, incarnation))
+
+    async def find_node(self, node_id: str) -> Node | None:
+        """See `Store.find_node`."""
+        return await self.link.read(lambda: self._inner.find_node(node_id))
+
+    async def halt(
+        self, workspace_id: str, epoch: int, reason: str, *, code: str, actor: str
+    ) -> bool:
+        """See `Store.halt`."""
+        return await self.link.change(
+            lambda: self._inner.halt(workspace_id, epoch, reason, code=code, actor=actor)
+        )
+
+    async def resume(self, workspace_id: str, epoch: int, *, actor: str, detail: str) -> bool:
+        """See `Store.resume`."""
+        return await self.link.change(
+            lambda: self._inner.resume(workspace_id, epoch, actor=actor, detail=detail)
+        )
+
+    async def read_audit(self, workspace_id: str, *, limit: int) -> list[AuditEntry]:
+        """See `Store.read_audit`."""
+        return await self.link.read(lambda: self._inner.read_audit(workspace_id, limit=limit))
+
+    # ----------------------------------------------------------------------------- cursors
+
+    async def read_cursors(self, keys: Collection[CursorKey]) -> dict[CursorKey, int]:
+        """See `Store.read_cursors`."""
+        return await self.link.read(lambda: self._inner.read_cursors(keys))
+
+    async def write_cursors(self, cursors: dict[CursorKey, int]) -> None:
+        """See `Store.write_cursors`."""
+        await self.link.change(lambda: self._inner.write_cursors(cursors))
+
+    async def sweep_cursors(
+        self, after: CursorKey | None, *, limit: int, unused_s: float
+    ) -> CursorKey | None:
+        """See `Store.sweep_cursors`."""
+        return await self.link.change(
+            lambda: self._inner.sweep_cursors(after, limit=limit, unused_s=unused_s)
+        )
+
+    async def aclose(self) -> None:
+        """Leave the inner store open: others are on it."""
+        self.link.kill()

@@ -1,0 +1,421 @@
+"""Whole nodes, many clients and every fault, in one thread and in no time, the same every time.
+
+A simulation runs several nodes on one store in one ``trio.run`` whose clock jumps.  Clients send,
+read, follow, acknowledge, come and go, while links, processes, clocks and connections fail.  Then
+everything is healed, what is live has to converge, and the history is judged by the checker.
+
+All decisions come from one source (`Choices`), so one seed is one schedule, to the last step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+import trio
+import trio.testing
+
+from dalsegno.protocol import Limits, UnavailableError, workspace_stream
+
+from ._checker import check
+from ._history import dump_record
+from ._recorder import Recorder
+from ._seams import World
+from ._service import Service
+from ._sim_client import SimClient
+from ._sim_failover import FailoverStore
+from ._sim_faults import FAULTS, Faults
+from ._sim_gate import Gates
+from ._sim_load import Load
+from ._sim_node import SimClock, SimNode
+from ._verdicts import Report
+from .domains.accounts import account_domains
+from .domains.members import PutMember
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from dalsegno.protocol import Domain, Event
+
+    from ._history import Record
+    from ._sim_choices import Choices
+    from ._sim_client import Wanted
+    from ._sim_load import Ask
+    from ._verdicts import Violation
+
+SIM_LIMITS = Limits(
+    mailbox_commands_max=8,
+    batch_commands_max=3,
+    entities_cached_max=3,
+    state_lag_events_max=3,
+    results_cached_max=3,
+    mailbox_deadline_s=2.0,
+    command_deadline_s=6.0,
+    workspaces_active_max=20,
+    passivate_after_s=1.0,
+    activations_max=2,
+    lease_s=2.0,
+    lease_beat_s=0.5,
+    service_failures_max=20,
+    commit_deadline_s=2.0,
+    locked_retries_max=5,
+    answer_deadline_s=3.0,
+    backoff_max_s=2.0,
+    outbox_bytes_max=1_500,
+    replies_bytes_max=8_192,
+    page_events=3,
+    page_bytes_max=2_048,
+    tail_bytes_max=2_048,
+    pages_bytes_max=2_048,
+    subscribing_max=2,
+    write_deadline_s=2.0,
+    heartbeat_interval_s=1.0,
+    client_timeout_s=6.0,
+    ping_interval_s=2.0,
+    pong_deadline_s=2.0,
+    close_deadline_s=0.5,
+    ack_flush_s=0.05,
+    drain_deadline_s=1.0,
+)
+"""Bounds so small that short schedules reach them."""
+
+_PATIENCE_S = 60.0
+"""How long, of simulated time, everything may take to come to rest after it was healed."""
+_LOOK_S = 0.5
+_PAUSES = (0.0, 0.0, 0.0, 0.01, 0.1, 0.5, 1.0)
+"""What may lie between two steps of a schedule, in seconds."""
+_FAULTY = 0.25
+"""How many steps are faults."""
+_UNDER_LOAD = 0.5
+"""How many faults strike under load."""
+_REMEMBERED = 0.2
+OPERATIONS = (
+    *("command",) * 8,
+    *("ack", "read", "subscribe") * 2,
+    *("burst", "member", "unsubscribe", "look_at_head", "idle"),
+)
+"""The steps that are none, as likely as they stand here."""
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What came of a simulation."""
+
+    violations: list[Violation]
+    """What must not happen and did."""
+    bugs: list[str]
+    """Errors that the nodes logged: exceptions that nobody expects, workspaces that were halted."""
+    history: list[Record] = field(repr=False)
+    log: dict[str, list[Event]] = field(repr=False)
+    """Every workspace's events at the end."""
+    report: Report
+    """How much this rests on."""
+    faults: Counter[str]
+    """How often what happened."""
+    steps: int
+    """Of the nodes' tasks."""
+    lasted_s: float
+    """Of simulated time."""
+    digest: str
+    """Of all that clients saw and of the logs: the same for the same schedule."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing happened that must not."""
+        return not self.violations and not self.bugs
+
+    def __str__(self) -> str:
+        """Tell what went wrong, and how much was done."""
+        return "\n".join(
+            [
+                *map(str, self.violations),
+                *self.bugs,
+                f"{self.report}; {self.lasted_s:.1f} s, {self.steps} steps",
+                ", ".join(f"{count} {fault}" for fault, count in sorted(self.faults.items())),
+            ]
+        )
+
+
+def simulate(
+    choices: Choices,
+    *,
+    domains: Sequence[Domain[Any, Any, Any]],
+    commands: Callable[[Choices], msgspec.Struct | Ask],
+    nodes: int = 3,
+    clients: int = 4,
+    workspaces: int = 2,
+    steps: int = 40,
+    faults: Sequence[str] = FAULTS,
+    operations: Sequence[str] = OPERATIONS,
+    limits: Limits = SIM_LIMITS,
+    make_service: Callable[..., Service] = Service,
+) -> Simulated:
+    """Run one schedule to its end and judge it.
+
+    Args:
+        choices: where decisions come from: `SeededChoices`, or `HypothesisChoices`.
+        domains: what the workspaces are about, besides members.
+        commands: makes a command, by decisions of its own.
+        nodes: how many there are.
+        clients: how many there are; the first is the workspaces' owner, the others are editors.
+        workspaces: how many there are.
+        steps: how many operations and faults the schedule has.
+        faults: the kinds of faults, all as likely; none for a schedule without.
+        operations: the kinds of operations, all as likely; the same several times is likelier.
+        limits: every bound.
+        make_service: makes a node's actors.
+
+    """
+    simulation = _Simulation(
+        choices,
+        domains=(*account_domains, *domains),
+        commands=commands,
+        sizes=(nodes, clients, workspaces, steps),
+        faults=faults,
+        operations=operations,
+        limits=limits,
+        make_service=make_service,
+    )
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    with _Errors(only_raised="failover" in faults) as errors, choices.scheduling():
+        trio.run(simulation.run, clock=clock, instruments=[Gates()])
+    return simulation.result(errors.messages)
+
+
+class _Simulation:
+    """One schedule."""
+
+    def __init__(
+        self,
+        choices: Choices,
+        *,
+        domains: Sequence[Domain[Any, Any, Any]],
+        commands: Callable[[Choices], msgspec.Struct | Ask],
+        sizes: tuple[int, int, int, int],
+        faults: Sequence[str],
+        operations: Sequence[str],
+        limits: Limits,
+        make_service: Callable[..., Service],
+    ) -> None:
+        self._choices = choices
+        self._domains = domains
+        self._make_command = commands
+        self._node_count, self._client_count, workspaces, self._steps = sizes
+        self._workspaces = [f"w{number}" for number in range(workspaces)]
+        self._kinds = faults
+        self._operations = operations
+        self._limits = limits
+        self._make_service = make_service
+        self._counts: Counter[str] = Counter()
+        self._noise = choices.noise()
+        self._recorder = Recorder(trio.current_time)
+        world = World(now=SimClock().now, random=self._noise.random, new_id=self._recorder.new_id)
+        self._store = FailoverStore(world, limits=limits)
+        self._nodes: list[SimNode] = []
+        self._clients: list[SimClient] = []
+        self._under_way = 0
+        """Operations without an end."""
+        self._stuck: list[str] = []
+        """Who did not come to rest."""
+        self._lasted_s = 0.0
+
+    async def run(self) -> None:
+        """Run the schedule."""
+        async with trio.open_nursery() as nursery:
+            self._nodes += [self._node(f"n{n}", nursery) for n in range(self._node_count)]
+            await self._found()
+            self._clients += [self._client(number) for number in range(self._client_count)]
+            for client in self._clients:
+                nursery.start_soon(client.run)
+            faults = self._faults(nursery)
+            try:
+                await self._interleave(self._load(), faults, nursery)
+                faults.heal()
+                await self._settle(faults)
+                self._lasted_s = trio.current_time()
+            finally:
+                faults.thaw()
+            nursery.cancel_scope.cancel()
+
+    def result(self, bugs: list[str]) -> Simulated:
+        """Judge it."""
+        log = self._store.logs()
+        history = self._recorder.history
+        digest = blake2b(digest_size=16)
+        for record in history:
+            digest.update(dump_record(record))
+        for events in log.values():
+            digest.update(msgspec.json.encode(events))
+        died = [f"{node!r} died: {error!r}" for node in self._nodes for error in node.failures]
+        return Simulated(
+            violations=check(history, log),
+            bugs=[*bugs, *died, *self._stuck],
+            history=history,
+            log=log,
+            report=Report.of(history, log),
+            faults=self._counts,
+            steps=sum(node.steps for node in self._nodes),
+            lasted_s=self._lasted_s,
+            digest=digest.hexdigest(),
+        )
+
+    # -------------------------------------------------------------------------------- parts
+
+    def _node(self, node_id: str, nursery: trio.Nursery) -> SimNode:
+        return SimNode(
+            node_id,
+            self._store,
+            self._domains,
+            nursery=nursery,
+            noise=self._noise,
+            limits=self._limits,
+            faults=self._counts,
+            make_service=self._make_service,
+        )
+
+    def _client(self, number: int) -> SimClient:
+        return SimClient(
+            f"c{number}",
+            _user(number),
+            home=self._workspaces[number % len(self._workspaces)],
+            nodes=self._nodes,
+            recorder=self._recorder,
+            noise=self._noise,
+            limits=self._limits,
+            with_chains="failover" in self._kinds,
+        )
+
+    def _faults(self, nursery: trio.Nursery) -> Faults:
+        return Faults(
+            self._choices,
+            store=self._store,
+            nodes=self._nodes,
+            clients=self._clients,
+            nursery=nursery,
+            recorder=self._recorder,
+            limits=self._limits,
+            counts=self._counts,
+        )
+
+    def _load(self) -> Load:
+        return Load(
+            self._choices,
+            store=self._store,
+            clients=self._clients,
+            nodes=self._nodes,
+            workspaces=self._workspaces,
+            domains=self._nodes[0].process.service.commands,
+            commands=self._make_command,
+            recorder=self._recorder,
+        )
+
+    # ------------------------------------------------------------------------------- phases
+
+    async def _found(self) -> None:
+        """Make the workspaces, with everybody a member."""
+        process = self._nodes[0].process
+        for workspace_id in self._workspaces:
+            for number in range(self._client_count):
+                command = PutMember(_user(number), "owner" if number == 0 else "editor")
+                await process.send(workspace_id, command)
+
+    async def _interleave(self, load: Load, faults: Faults, nursery: trio.Nursery) -> None:
+        choices = self._choices
+        for client in self._clients:
+            client.want(client.home, workspace_stream(client.home), 0)
+        operations = [getattr(load, name) for name in self._operations]
+        for _ in range(self._steps):
+            if self._kinds and choices.chance(_FAULTY):
+                await faults.strike(choices.pick(self._kinds))
+                if "burst" in self._operations and choices.chance(_UNDER_LOAD):
+                    nursery.start_soon(self._operate, load.burst)
+            else:
+                nursery.start_soon(self._operate, choices.pick(operations))
+            if "failover" in self._kinds and choices.chance(_REMEMBERED):
+                faults.remember()
+            await trio.sleep(choices.pick(_PAUSES))
+
+    async def _operate(self, operation: Callable[[], Awaitable[None]]) -> None:
+        self._under_way += 1
+        await operation()
+        self._under_way -= 1
+
+    async def _settle(self, faults: Faults) -> None:
+        """Heal until all is quiet, or until it should have been long ago."""
+        with trio.move_on_after(_PATIENCE_S):
+            await self._wait_quiet(faults)
+            for workspace_id in self._workspaces:
+                await self._touch(workspace_id)
+            await self._wait_quiet(faults)
+        self._recorder.settled()
+        for client in self._clients:
+            for wanted in client.wanted.values():
+                if not self._is_at_rest(wanted):
+                    self._stuck.append(f"{client!r} does not get on with {wanted!r}")
+
+    async def _wait_quiet(self, faults: Faults) -> None:
+        while not self._is_quiet():
+            faults.heal()
+            await trio.sleep(_LOOK_S)
+
+    async def _touch(self, workspace_id: str) -> None:
+        """Write once more to a workspace, wherever it is: it has to be alive."""
+        while True:
+            for node in self._nodes:
+                try:
+                    await node.process.send(workspace_id, PutMember("last", "viewer"))
+                except UnavailableError:
+                    await trio.sleep(_LOOK_S)
+                else:
+                    return
+
+    def _is_quiet(self) -> bool:
+        return (
+            self._under_way == 0
+            and all(node.is_up for node in self._nodes)
+            and all(client.cable is not None for client in self._clients)
+            and all(self._is_at_rest(w) for c in self._clients for w in c.wanted.values())
+        )
+
+    def _is_at_rest(self, wanted: Wanted) -> bool:
+        """Tell whether a stream is followed to its end, or may not be."""
+        if wanted.followed is None:
+            refused = wanted.refused or ""
+            return refused == "ROLE_FORBIDDEN" or refused.endswith("_NOT_FOUND")
+        return wanted.sent == self._store.head_of(wanted.workspace_id, wanted.stream_id)
+
+
+def _user(number: int) -> str:
+    return f"u{number}"
+
+
+class _Errors(logging.Handler):
+    """Collects what the nodes log as errors, and keeps the rest from being formatted at all."""
+
+    def __init__(self, *, only_raised: bool) -> None:
+        super().__init__(logging.ERROR)
+        self._only_raised = only_raised
+        """Whether only exceptions are: a node that finds its log replaced says so, rightly."""
+        self.messages: list[str] = []
+        self._logger = logging.getLogger("dalsegno")
+        self._before = (self._logger.level, self._logger.propagate)
+
+    def __enter__(self) -> Self:
+        self._before = (self._logger.level, self._logger.propagate)
+        self._logger.setLevel(logging.ERROR)
+        self._logger.propagate = False
+        self._logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeHandler(self)
+        self._logger.level, self._logger.propagate = self._before
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a message with its traceback."""
+        if record.exc_info or not self._only_raised:
+            self.messages.append(self.format(record))

@@ -1,0 +1,319 @@
+"""The simulation finds what is broken: each variant breaks one promise, and is caught by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from dalsegno.actors import Batch
+from dalsegno.actors._acks import AckFrontiers, Frontier
+from dalsegno.actors._committer import Committer
+from dalsegno.actors._memory_log import MemoryLog
+from dalsegno.actors._memory_tables import Cursors
+from dalsegno.actors._outbox import Outbox
+from dalsegno.actors._slot import Slot
+from dalsegno.actors._speculation import Forming, Speculation
+from dalsegno.actors._store import Head
+from dalsegno.actors._workspace import Incarnation
+from dalsegno.actors.testing import (
+    OPERATIONS,
+    SIM_LIMITS,
+    Ask,
+    Choices,
+    SeededChoices,
+    Simulated,
+    Verdict,
+)
+from dalsegno.protocol import (
+    DalsegnoError,
+    FencedError,
+    OutcomeUnknownError,
+    Published,
+    Reject,
+    StoreUnavailableError,
+    Subscription,
+    chained,
+    number,
+)
+from tests.simulation._schedules import commands, pairs, simulated
+
+SEEDS = 150
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A broken promise, what names it, and the schedules that reach it soon."""
+
+    break_it: Patch
+    verdicts: tuple[Verdict, ...]
+    how: dict[str, Any] = field(default_factory=dict)
+    make_commands: Callable[[], Callable[[Choices], Ask]] = lambda: commands
+
+    def simulated(self, seed: int) -> Simulated:
+        """Run one of its schedules."""
+        return simulated(SeededChoices(seed), commands=self.make_commands(), **self.how)
+
+
+# ------------------------------------------------------------------------------------ the log
+
+
+def publishes_before_the_commit(patch: pytest.MonkeyPatch) -> None:
+    async def commit(self: Incarnation) -> None:
+        speculation = self._speculation
+        assert speculation is not None
+        while True:
+            while not speculation.forming.answers:
+                await self._decided.park()
+            forming = speculation.start()
+            await self._hub.publish(forming.events, forming.give_answers)
+            if forming.events or forming.results:
+                await self._append(speculation, forming)
+            speculation.settle()
+            self._settled.unpark_all()
+
+    patch.setattr(Incarnation, "_commit", commit)
+
+
+async def rebased(committer: Committer, batch: Batch, head: Head) -> Batch:
+    """Number a batch anew, behind whatever is there now."""
+    streams = [event.stream_id for event in batch.events]
+    versions = await committer._store.read_versions(batch.workspace_id, streams)
+    events, link, seq = [], head.chain, head.head_seq
+    for event in batch.events:
+        seq += 1
+        versions[event.stream_id] = versions.get(event.stream_id, 0) + 1
+        moved = msgspec.structs.replace(event, event_seq=seq, stream_seq=versions[event.stream_id])
+        link = chained(link, moved)
+        events.append(msgspec.structs.replace(moved, chain=link))
+    entities = tuple(
+        msgspec.structs.replace(write, version=versions.get(write.stream_id, write.version))
+        for write in batch.entities
+    )
+    return msgspec.structs.replace(
+        batch,
+        old_head=head.head_seq,
+        events=tuple(events),
+        entities=entities,
+        results=(),
+        snapshots=(),
+    )
+
+
+def rebases_under_the_old_epoch_after_an_unknown_outcome(patch: pytest.MonkeyPatch) -> None:
+    original = Committer.commit
+
+    async def commit(self: Committer, batch: Batch) -> None:
+        try:
+            await original(self, batch)
+        except OutcomeUnknownError:
+            head = await self._store.read_head(batch.workspace_id)
+            assert head is not None
+            await original(self, await rebased(self, batch, head))
+
+    patch.setattr(Committer, "commit", commit)
+
+
+def answers_an_unknown_outcome_without_fencing(patch: pytest.MonkeyPatch) -> None:
+    original = Incarnation._append
+
+    async def append(self: Incarnation, speculation: Speculation, forming: Forming) -> None:
+        try:
+            await original(self, speculation, forming)
+        except OutcomeUnknownError:
+            ids = [command.command_id for command in forming.commands]
+            found = await self._store.find_commands(self.workspace_id, ids, after_seq=0)
+            for command in forming.commands:
+                if command.command_id not in found:
+                    command.answer(StoreUnavailableError("it is not there, so it was not applied"))
+            raise
+
+    patch.setattr(Incarnation, "_append", append)
+
+
+def counts_in_each_process_and_the_store_does_not_compare(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemoryLog, "admits", lambda *_: True)
+    patch.setattr(MemoryLog, "refuse_bad_rows", lambda *_: None)
+
+
+def retries_as_whoever_owns_it_now(patch: pytest.MonkeyPatch) -> None:
+    original = Committer.commit
+
+    async def commit(self: Committer, batch: Batch) -> None:
+        try:
+            await original(self, batch)
+        except FencedError:
+            head = await self._store.read_head(batch.workspace_id)
+            assert head is not None
+            again = await rebased(self, batch, head)
+            await original(self, msgspec.structs.replace(again, epoch=head.epoch))
+
+    patch.setattr(Committer, "commit", commit)
+
+
+# ------------------------------------------------------------------------------------ answers
+
+
+def drops_what_arrives_at_a_passivation(patch: pytest.MonkeyPatch) -> None:
+    original = Slot._rest
+
+    async def rest(self: Slot) -> bool:
+        self.mailbox.drain()
+        return await original(self)
+
+    def passivate(self: Slot) -> bool:
+        if self.incarnation is None or not self.is_running:
+            return False
+        self.incarnation.stop()
+        return True
+
+    patch.setattr(Slot, "_rest", rest)
+    patch.setattr(Slot, "passivate", passivate)
+
+
+def rejects_on_what_is_not_committed(patch: pytest.MonkeyPatch) -> None:
+    original = Speculation.decide
+
+    def decide(self: Speculation, command: Any, past: Any = None) -> None:
+        original(self, command, past)
+        answer = self.forming.answers[-1][1]
+        if isinstance(answer, DalsegnoError):
+            command.answer(answer)
+
+    patch.setattr(Speculation, "decide", decide)
+
+
+def drops_replies_with_the_outbox(patch: pytest.MonkeyPatch) -> None:
+    original = Outbox.drop_all
+
+    def drop_all(self: Outbox) -> dict[Subscription, int]:
+        self._replies.clear()
+        self.replies_bytes = 0
+        return original(self)
+
+    patch.setattr(Outbox, "drop_all", drop_all)
+
+
+# ----------------------------------------------------------------------------------- delivery
+
+
+def skips_what_a_slow_reader_missed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Subscription, "fall_behind", lambda *_: None)
+
+
+def joins_replay_and_live_without_a_seam(patch: pytest.MonkeyPatch) -> None:
+    def offer(self: Subscription, item: Published) -> Sequence[Any] | None:
+        if not self.live:
+            return None
+        due = self.visible(item.events[max(0, self.sent + 1 - item.first) :])
+        if due:
+            self.sent = number(due[-1], whole=self.whole)
+        return due or None
+
+    patch.setattr(Subscription, "offer", offer)
+    patch.setattr(Subscription, "reaches", lambda self, _: self.sent >= self.head)
+
+
+def sends_a_revocation_as_a_message(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Subscription, "revoke", lambda *_: None)
+
+
+def stores_an_ack_without_comparing(patch: pytest.MonkeyPatch) -> None:
+    original = Cursors.write
+
+    def ack(self: AckFrontiers, frontier: Frontier, seq: int, *, sent: int) -> None:
+        if seq > sent:
+            raise Reject("CURSOR_AHEAD")
+        frontier.acked = seq
+        self._moved[frontier.key] = seq
+        self._wake.unpark_all()
+
+    def write(self: Cursors, cursors: Any, now: Any) -> None:
+        for key in cursors:
+            self._of_client(key).pop(key, None)
+        original(self, cursors, now)
+
+    patch.setattr(AckFrontiers, "ack", ack)
+    patch.setattr(Cursors, "write", write)
+
+
+def one_workspace(*faults: str, **how: Any) -> dict[str, Any]:
+    return {"workspaces": 1, "faults": faults, **how}
+
+
+WRITES = ("burst", "command")
+LOSSY = one_workspace("weather", "drop", nodes=1, clients=2, operations=("burst",))
+SLOW = one_workspace("stall", nodes=1, operations=WRITES)
+CALM = one_workspace(nodes=1)
+HASTY = replace(SIM_LIMITS, passivate_after_s=0.0)
+
+VARIANTS = [
+    Variant(publishes_before_the_commit, (Verdict.ABORTED_READ,), LOSSY),
+    Variant(rebases_under_the_old_epoch_after_an_unknown_outcome, (Verdict.DUPLICATE,), LOSSY),
+    Variant(
+        answers_an_unknown_outcome_without_fencing,
+        (Verdict.GHOST_FAIL,),
+        {**LOSSY, "operations": OPERATIONS},
+    ),
+    Variant(
+        counts_in_each_process_and_the_store_does_not_compare,
+        (Verdict.LOG_GAP, Verdict.INCONSISTENT_OFFSET),
+        one_workspace("freeze_within", "replace", nodes=2, clients=3, operations=WRITES),
+    ),
+    Variant(
+        retries_as_whoever_owns_it_now,
+        (Verdict.WRONG_RECEIPT, Verdict.INCONSISTENT_OFFSET),
+        one_workspace("replace", nodes=2, operations=WRITES, steps=60),
+    ),
+    Variant(
+        drops_what_arrives_at_a_passivation,
+        (Verdict.UNANSWERED,),
+        one_workspace("weather", "outage", nodes=1, operations=("burst",), limits=HASTY),
+    ),
+    Variant(
+        rejects_on_what_is_not_committed,
+        (Verdict.PHANTOM_REJECT,),
+        one_workspace("crash_within", "weather", nodes=1, operations=("burst",)),
+        make_commands=pairs,
+    ),
+    Variant(drops_replies_with_the_outbox, (Verdict.UNANSWERED,), SLOW),
+    Variant(skips_what_a_slow_reader_missed, (Verdict.GAP,), SLOW),
+    Variant(joins_replay_and_live_without_a_seam, (Verdict.GAP, Verdict.STEP_BACK), CALM),
+    Variant(
+        sends_a_revocation_as_a_message,
+        (Verdict.AFTER_REVOCATION,),
+        {**CALM, "operations": ("burst", "burst", "member")},
+    ),
+    Variant(
+        stores_an_ack_without_comparing,
+        (Verdict.ACK_REGRESS,),
+        {**CALM, "operations": (*OPERATIONS, *("ack", "subscribe", "unsubscribe") * 4)},
+    ),
+]
+
+
+def seeds_until(variant: Variant, seeds: int) -> int | None:
+    """Tell after how many schedules the variant was caught by its name."""
+    for seed in range(seeds):
+        done = variant.simulated(seed)
+        if {violation.verdict for violation in done.violations} & {*variant.verdicts}:
+            return seed + 1
+    return None
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.break_it.__name__)
+def test_a_broken_variant_is_caught_and_the_unbroken_one_is_not(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        variant.break_it(patch)
+        needed = seeds_until(variant, SEEDS)
+    assert needed is not None, f"not caught within {SEEDS} schedules"
+    for seed in range(needed):
+        done = variant.simulated(seed)
+        assert done.is_sound, f"seed {seed}:\n{done}"

@@ -1,0 +1,14 @@
+"""What docs/testing.md shows is run as it stands there."""
+
+import sys
+from pathlib import Path
+
+from tests.test_docs import programs, run
+
+TESTING = Path(__file__).parents[2] / "docs" / "testing.md"
+
+
+def test_the_documented_simulation_runs(tmp_path: Path) -> None:
+    ((name, program, _),) = programs(TESTING)
+    (tmp_path / name).write_text(program)
+    assert "6 passed" in run(tmp_path, sys.executable, "-m", "pytest", "-q", name)

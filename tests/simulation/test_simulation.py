@@ -1,0 +1,108 @@
+"""Whole nodes under every fault: whatever the schedule, nothing happens that must not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from dalsegno.actors.testing import (
+    FAULTS,
+    Choices,
+    HypothesisChoices,
+    Report,
+    SeededChoices,
+    Simulated,
+    Verdict,
+)
+from tests.simulation._schedules import simulated
+
+BATCHES, BATCH = 20, 10
+SOAK = 20_000
+LOSSES = 15
+ONE_HISTORY = {
+    Verdict.LOG_GAP,
+    Verdict.TIME_REGRESS,
+    Verdict.DUPLICATE,
+    Verdict.GHOST_FAIL,
+    Verdict.GAP,
+    Verdict.STEP_BACK,
+}
+SIZES: Sequence[dict[str, Any]] = (
+    {},
+    {"nodes": 1, "clients": 2},
+    {"nodes": 2, "workspaces": 1, "clients": 3},
+    {"steps": 80},
+    {"faults": ("weather", "crash_within", "freeze_within", "partition"), "nodes": 2},
+)
+
+
+def run(choices: Choices, number: int) -> Simulated:
+    """Run a schedule of one of several sizes and kinds."""
+    return simulated(choices, **SIZES[number % len(SIZES)])
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_seeded_schedules(batch: int) -> None:
+    for seed in range(batch * BATCH, (batch + 1) * BATCH):
+        done = run(SeededChoices(seed), seed)
+        assert done.is_sound, f"seed {seed}:\n{done}"
+
+
+def test_a_lost_tail_makes_no_second_history() -> None:
+    """A standby is promoted that lacks the newest events: the log stays one, and is read in order.
+
+    How soon a node notices that what it remembers is gone is another matter.
+    """
+    for seed in range(LOSSES):
+        done = simulated(SeededChoices(seed), faults=(*FAULTS, *["failover"] * 3))
+        found = {violation.verdict for violation in done.violations}
+        assert not found & ONE_HISTORY, f"seed {seed}:\n{done}"
+
+
+def test_a_seed_is_a_schedule() -> None:
+    first, again, other = (run(SeededChoices(seed), 3) for seed in (5, 5, 6))
+    assert first.digest == again.digest
+    assert (first.steps, first.history) == (again.steps, again.history)
+    assert first.digest != other.digest
+
+
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_drawn_schedules(data: st.DataObject) -> None:
+    done = simulated(HypothesisChoices(data), nodes=2, clients=3, workspaces=1, steps=25)
+    assert done.is_sound, str(done)
+
+
+def test_schedules_do_reach_what_they_are_for() -> None:
+    """A simulation in which nothing happens proves nothing."""
+    report, faults = Report(), Counter[str]()
+    for seed in range(12):
+        done = run(SeededChoices(seed), 0)
+        report += done.report
+        faults += done.faults
+    assert faults.keys() >= set(FAULTS)
+    assert report.commands["ok"] > 100
+    assert report.commands["unknown"] > 5
+    assert report.deliveries > report.events
+    assert report.acks > 10
+    assert report.reads > 10
+
+
+def test_soak(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
+    if not request.config.getoption("--soak"):
+        pytest.skip("needs --soak")
+    report, faults = Report(), Counter[str]()
+    began = perf_counter()
+    for seed in range(SOAK):
+        done = run(SeededChoices(seed), seed)
+        assert done.is_sound, f"seed {seed}:\n{done}"
+        report += done.report
+        faults += done.faults
+    rate = SOAK / (perf_counter() - began)
+    with capsys.disabled():
+        print(f"\n{SOAK} schedules, {rate:.1f}/s\n{report}\n{dict(sorted(faults.items()))}")
