@@ -46,7 +46,7 @@ _TICK_S = 0.5
 _CROWDED = 0.9
 """Of the table's bound: from there on idle workspaces leave before their time."""
 _COMPARED_AT_ONCE = 500
-"""Heads read in one query after the lease was over."""
+"""Heads read in one query, and with every beat."""
 
 
 class Directory:
@@ -78,6 +78,8 @@ class Directory:
         self._owners: OrderedDict[str, str] = OrderedDict()
         """First owners of workspaces; those asked for last stay longest."""
         self._activating = trio.CapacityLimiter(limits.activations_max)
+        self._compared = 0
+        """Where the next comparison goes on."""
         self._store_returned = trio.lowlevel.ParkingLot()
         self._nursery: trio.Nursery | None = None
         self.is_draining = False
@@ -165,7 +167,7 @@ class Directory:
             bus=self._bus,
             activating=self._activating,
             owner_of=self.owner_of,
-            node_id=self._lease.node_id,
+            lease=self._lease,
             code=self.code,
             world=self.world,
             limits=self.limits,
@@ -210,26 +212,27 @@ class Directory:
     # --------------------------------------------------------------------------- the lease's
 
     async def compare(self, *, everything: bool) -> None:
-        """Compare what is owned here with what the store says, once the lease was over.
+        """Compare what is served here with what the store says of it.
 
-        Workspaces that do not exist yet have no owner: those that are read here are looked at
-        anyway, since another node may have made them.
+        A node can be wrong about a workspace without hearing of it: its lease was over, another
+        process was the same node, another node made what it reads, a failover lost the log's end.
+        So some are compared with every beat, each in its turn, and all where there is a reason.
 
         Raises:
             UnavailableError: ask again.
 
         """
-        slots = [
-            slot
-            for slot in self._slots.values()
-            if (everything and slot.epoch > 0) or (slot.epoch == 0 and slot.hub.is_used)
-        ]
-        for first in range(0, len(slots), _COMPARED_AT_ONCE):
-            several = slots[first : first + _COMPARED_AT_ONCE]
-            heads = await self.store.read_heads([slot.workspace_id for slot in several])
-            for slot in several:
+        served = [slot for slot in self._slots.values() if slot.epoch > 0 or slot.hub.is_used]
+        if not everything and len(served) > _COMPARED_AT_ONCE:
+            first = self._compared % len(served)
+            self._compared = first + _COMPARED_AT_ONCE
+            served = (served + served)[first : first + _COMPARED_AT_ONCE]
+        for first in range(0, len(served), _COMPARED_AT_ONCE):
+            known = [(slot, slot.known) for slot in served[first : first + _COMPARED_AT_ONCE]]
+            heads = await self.store.read_heads([slot.workspace_id for slot, _ in known])
+            for slot, before in known:
                 head = heads.get(slot.workspace_id)
-                if head is not None and head.epoch > slot.epoch:
+                if head is not None and slot.epoch == before.epoch and not before.fits(head):
                     slot.fence()
 
     def tell_store_returned(self) -> None:

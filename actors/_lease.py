@@ -73,8 +73,9 @@ class Lease:
         limits: Limits,
     ) -> None:
         self.node_id = node_id
+        self.incarnation = incarnation
+        """Which process the node is."""
         self._store = store
-        self._incarnation = incarnation
         self._address = address
         self._limits = limits
         self._held_until = -1.0
@@ -118,7 +119,7 @@ class Lease:
         self._held_until = -1.0
         async with self._one_at_a_time:  # a beat on its way would begin it again
             if not self._is_forgotten:
-                await self._store.forget(self.node_id, self._incarnation)
+                await self._store.forget(self.node_id, self.incarnation)
                 self._is_forgotten = True
 
     async def keep(
@@ -132,7 +133,8 @@ class Lease:
 
         Args:
             compare: compares what this node owns with what the store says, everything of it where
-                the lease was over; asked again after it raised `UnavailableError`.
+                the lease was over or the store was away; asked again after it raised
+                `UnavailableError`.
             returned: is told when the store answers again.
             task_status: the supervisor's.
 
@@ -146,7 +148,7 @@ class Lease:
             await trio.sleep(self._limits.lease_beat_s)
             try:
                 await self._beat(first=False)
-                await compare(everything=self._is_doubtful)
+                await compare(everything=self._is_doubtful or is_away)
                 self._is_doubtful = False
                 if is_away:
                     _log.warning("the store answers again")
@@ -165,7 +167,7 @@ class Lease:
                 return
             began = trio.current_time()
             left_s = await self._store.beat(
-                self.node_id, self._incarnation, address=self._address, lease_s=lease_s, first=first
+                self.node_id, self.incarnation, address=self._address, lease_s=lease_s, first=first
             )
         if left_s is None:
             raise NodeReplacedError(f"another process serves as node {self.node_id}")

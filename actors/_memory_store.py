@@ -12,6 +12,7 @@ from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from dalsegno.protocol import Event, Limits
@@ -70,17 +71,22 @@ class MemoryStore:
         logs = ((workspace_id, self._logs.get(workspace_id)) for workspace_id in workspace_ids)
         return {workspace_id: log.head for workspace_id, log in logs if log}
 
-    async def acquire(self, workspace_id: str, owner: str, *, create: bool) -> Head | None:
+    async def acquire(
+        self, workspace_id: str, owner: str, *, create: bool, incarnation: str | None = None
+    ) -> Head | None:
         """Raise the epoch and own the workspace; see `Store.acquire`."""
         await trio.lowlevel.checkpoint()
         log = self._logs.get(workspace_id)
+        is_replaced = incarnation is not None and self._nodes.is_replaced(owner, incarnation)
         if log is None:
-            if not create:
+            if not create or is_replaced:
                 return None
             log = self._logs[workspace_id] = MemoryLog(workspace_id)
         other = log.head.owner
         if other not in (None, owner) and self._nodes.is_live(other, self._world.now()):
             return log.head
+        if is_replaced:
+            return msgspec.structs.replace(log.head, owner=None)
         return log.acquire(owner)
 
     async def release(self, workspace_id: str, epoch: int) -> bool:

@@ -141,6 +141,11 @@ class Nodes:
         left_s = (row.expires_at - now).total_seconds()
         return Node(node_id=node_id, address=row.address, expires_in_s=left_s)
 
+    def is_replaced(self, node_id: str, incarnation: str) -> bool:
+        """Tell whether another process is the node."""
+        row = self._rows.get(node_id)
+        return row is not None and row.incarnation != incarnation
+
     def is_live(self, node_id: str, now: datetime) -> bool:
         """Tell whether a node's lease runs."""
         row = self._rows.get(node_id)

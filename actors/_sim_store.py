@@ -53,10 +53,15 @@ class SimStore:
         """See `Store.read_heads`."""
         return await self.link.read(lambda: self._inner.read_heads(workspace_ids))
 
-    async def acquire(self, workspace_id: str, owner: str, *, create: bool) -> Head | None:
+    async def acquire(
+        self, workspace_id: str, owner: str, *, create: bool, incarnation: str | None = None
+    ) -> Head | None:
         """See `Store.acquire`."""
         return await self.link.change(
-            lambda: self._inner.acquire(workspace_id, owner, create=create), OutcomeUnknownError
+            lambda: self._inner.acquire(
+                workspace_id, owner, create=create, incarnation=incarnation
+            ),
+            OutcomeUnknownError,
         )
 
     async def release(self, workspace_id: str, epoch: int) -> bool:

@@ -44,6 +44,7 @@ from ._supervisor import first_of
 if TYPE_CHECKING:
     from ._command import Command
     from ._directory import Directory
+    from ._store import Head
     from ._workspace import Incarnation
 
 _log = logging.getLogger("dalsegno.workspace")
@@ -69,6 +70,22 @@ class SlotStatistics:
     subscriptions: int
     incarnations: int
     """Since the slot was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a slot took for granted of its log, at one moment."""
+
+    epoch: int
+    head: int
+    """The published head; 0 where nothing was opened."""
+    chain: int
+
+    def fits(self, head: Head) -> bool:
+        """Tell whether what the store says, or said later, can follow from it."""
+        if head.epoch != self.epoch or head.head_seq < self.head:
+            return False
+        return head.head_seq > self.head or head.chain == self.chain or self.epoch == 0
 
 
 class Slot:
@@ -132,6 +149,11 @@ class Slot:
     def epoch(self) -> int:
         """The epoch that it owns the workspace under, as far as it knows; 0: it never did."""
         return self._epoch if self.incarnation is None else self.incarnation.epoch or self._epoch
+
+    @property
+    def known(self) -> Known:
+        """What it takes for granted of its log."""
+        return Known(self.epoch, self.hub.head if self.hub.is_open else 0, self.hub.chain)
 
     @property
     def is_running(self) -> bool:
@@ -239,20 +261,32 @@ class Slot:
         incarnation = self.incarnation = self._directory.incarnation(self)
         try:
             await incarnation.run()
+        except BaseExceptionGroup as group:
+            # Cancelled, it may have failed as well: that is no news any more to anybody.
+            cancelled = group.subgroup(trio.Cancelled)
+            if cancelled is not None:
+                raise cancelled from None
+            if not isinstance(group, ExceptionGroup):
+                raise
+            return self._failed(group)
         except Exception as error:  # noqa: BLE001 - a fault here stays in this workspace
-            failure = first_of(error)
-            if isinstance(failure, DalsegnoError):
-                # That another node owns it is nothing to warn of, and anybody may ask for it.
-                level = logging.DEBUG if isinstance(failure, WorkspaceMovedError) else logging.WARN
-                _log.log(level, "%s: the incarnation ends: %s", self.workspace_id, failure)
-                return failure
-            _log.error("%s: the incarnation failed", self.workspace_id, exc_info=error)
-            return self._crashed()
+            return self._failed(error)
         finally:
             self.incarnation = None
             self._epoch = incarnation.epoch or self._epoch
         await incarnation.store_states()
         return None
+
+    def _failed(self, error: Exception) -> DalsegnoError:
+        """Tell what an incarnation ended with."""
+        failure = first_of(error)
+        if isinstance(failure, DalsegnoError):
+            # That another node owns it is nothing to warn of, and anybody may ask for it.
+            level = logging.DEBUG if isinstance(failure, WorkspaceMovedError) else logging.WARN
+            _log.log(level, "%s: the incarnation ends: %s", self.workspace_id, failure)
+            return failure
+        _log.error("%s: the incarnation failed", self.workspace_id, exc_info=error)
+        return self._crashed()
 
     def _crashed(self) -> DalsegnoError:
         """Count a bug in the loop; tell what follows where there were too many (DESIGN §7)."""

@@ -185,11 +185,15 @@ class Store(Protocol):
     async def read_head(self, workspace_id: str) -> Head | None:
         """Read where a log ends; None where it never began."""
 
-    async def acquire(self, workspace_id: str, owner: str, *, create: bool) -> Head | None:
+    async def acquire(
+        self, workspace_id: str, owner: str, *, create: bool, incarnation: str | None = None
+    ) -> Head | None:
         """Raise the epoch and own the workspace; None where it is absent and not ``create``.
 
         A workspace that another node owns, one whose lease runs, stays as it is: the head's
-        ``owner`` is that node then.  ``owner`` itself, whose lease it may be, always gets it.
+        ``owner`` is that node then.  ``owner`` itself, whose lease it may be, gets it, unless
+        another ``incarnation`` is that node by now: then the head's ``owner`` is None, and what
+        was sent before may still be written.
         """
 
     async def release(self, workspace_id: str, epoch: int) -> bool:

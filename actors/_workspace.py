@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ._committer import Committer
     from ._entity import Entity
     from ._hub import Hub
+    from ._lease import Lease
     from ._mailbox import Mailbox
     from ._seams import World
     from ._speculation import Forming
@@ -68,7 +69,7 @@ class Incarnation:
         bus: Bus,
         activating: trio.CapacityLimiter,
         owner_of: Callable[[str], Awaitable[str | None]],
-        node_id: str,
+        lease: Lease,
         code: str,
         world: World,
         limits: Limits,
@@ -84,7 +85,7 @@ class Incarnation:
         self._bus = bus
         self._activating = activating
         self._owner_of = owner_of
-        self._node_id = node_id
+        self._lease = lease
         self._code = code
         self._world = world
         self._limits = limits
@@ -153,10 +154,10 @@ class Incarnation:
     # ------------------------------------------------------------------------------ opening
 
     async def _open(self) -> Speculation:
-        head = await self._store.acquire(self.workspace_id, self._node_id, create=False)
+        head = await self._acquire(create=False)
         self._is_new = head is None
-        head = head or Head(workspace_id=self.workspace_id, epoch=0, owner=self._node_id)
-        if head.owner != self._node_id:
+        head = head or Head(workspace_id=self.workspace_id, epoch=0, owner=self._lease.node_id)
+        if head.owner != self._lease.node_id:
             # It was taken over, so nothing sent from here can be written any more: what the log
             # says of the unresolved is final (I4).
             moved = await self._moved(head.owner)
@@ -175,6 +176,17 @@ class Incarnation:
             limits=self._limits,
         )
 
+    async def _acquire(self, *, create: bool) -> Head | None:
+        head = await self._store.acquire(
+            self.workspace_id,
+            self._lease.node_id,
+            create=create,
+            incarnation=self._lease.incarnation,
+        )
+        if head is not None and head.owner is None:
+            raise FencedError("another process is this node")
+        return head
+
     async def _moved(self, owner: str | None) -> WorkspaceMovedError:
         node = None if owner is None else await self._store.find_node(owner)
         if node is None:
@@ -188,7 +200,7 @@ class Incarnation:
         await self._store.resume(
             self.workspace_id,
             head.epoch,
-            actor=self._node_id,
+            actor=self._lease.node_id,
             detail=f"tried again by {self._code}, after: {head.halted_reason}",
         )
 
@@ -309,18 +321,26 @@ class Incarnation:
             forming = speculation.start()
             if forming.events or forming.results:
                 await self._append(speculation, forming)
+            elif not self._lease.is_held:
+                await self._check_owner(speculation)
             speculation.settle()
             self._settled.unpark_all()
             await self._hub.publish(forming.events, forming.give_answers)
             if forming.events:
                 self._bus.announce(self.workspace_id, forming.events[-1].event_seq)
 
+    async def _check_owner(self, speculation: Speculation) -> None:
+        """Let no answer leave that rests on what may be another's by now; a commit tells itself."""
+        head = await self._store.read_head(self.workspace_id)
+        if head is not None and head.epoch != speculation.epoch:
+            raise FencedError(f"{self.workspace_id} was taken over")
+
     async def _append(self, speculation: Speculation, forming: Forming) -> None:
         if self._is_new:
-            head = await self._store.acquire(self.workspace_id, self._node_id, create=True)
+            head = await self._acquire(create=True)
             if head is None:
                 raise StoreUnavailableError("another node is making this workspace")
-            if head.owner != self._node_id:
+            if head.owner != self._lease.node_id:
                 raise await self._moved(head.owner)
             if head.head_seq > 0:
                 raise FencedError("another node has written to this workspace meanwhile")

@@ -99,7 +99,9 @@ class PostgresStore:
         rows = await fetch(self._pools.reading, "read_heads", texts(workspace_ids))
         return {head.workspace_id: head for head in map(head_of, rows)}
 
-    async def acquire(self, workspace_id: str, owner: str, *, create: bool) -> Head | None:
+    async def acquire(
+        self, workspace_id: str, owner: str, *, create: bool, incarnation: str | None = None
+    ) -> Head | None:
         """Raise the epoch and own the workspace; see `Store.acquire`.
 
         It waits for an append under way, which holds the row, at most five seconds.
@@ -110,7 +112,7 @@ class PostgresStore:
             rows = await fetch(
                 self._pools.reading,
                 "acquire",
-                *(workspace_id, owner, str(create)),
+                *(workspace_id, owner, str(create), incarnation),
                 lost=OutcomeUnknownError,
             )
             if rows:

@@ -96,9 +96,11 @@ class FaultyStore(MemoryStore):
             node_id, incarnation, address=address, lease_s=lease_s, first=first
         )
 
-    async def acquire(self, workspace_id: str, owner: str, *, create: bool) -> Head | None:
+    async def acquire(
+        self, workspace_id: str, owner: str, *, create: bool, incarnation: str | None = None
+    ) -> Head | None:
         await self._before("acquire")
-        return await super().acquire(workspace_id, owner, create=create)
+        return await super().acquire(workspace_id, owner, create=create, incarnation=incarnation)
 
     async def write_states(
         self, workspace_id: str, epoch: int, entities: Sequence[EntityWrite]

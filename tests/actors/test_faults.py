@@ -24,6 +24,7 @@ from dalsegno.protocol import (
     WorkspaceHaltedError,
 )
 from tests.actors._boxes import Box, Expect, Give, Put, boxes
+from tests.actors._nodes import node
 from tests.actors._world import (
     Actors,
     Append,
@@ -621,8 +622,9 @@ async def test_readers_of_a_history_that_a_failover_lost_are_told(
         async with actors.workspace().subscribe(after=4) as events:
             roll_back(store, kept)
             if rewritten:
-                async with running(store, world) as elsewhere:
+                async with node(store, "another", world=world) as elsewhere:
                     await send_all(elsewhere.workspace(), [Put("b")] * rewritten)
+                    await elsewhere.service.drain()
             assert (await actors.workspace().send(Put("c"))).event_seq == kept + rewritten + 1
             if kept == 4:
                 for n in range(rewritten + 1):
@@ -650,5 +652,5 @@ def roll_back(store: FaultyStore, kept: int) -> None:
         if log.streams[stream_id]
     }
     log.head = msgspec.structs.replace(
-        log.head, head_seq=kept, chain=last.chain if last else CHAIN_START
+        log.head, head_seq=kept, chain=last.chain if last else CHAIN_START, owner=None
     )

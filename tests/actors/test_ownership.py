@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 import trio
 
 from dalsegno.actors import Batch, NodeReplacedError, Receipt, ServiceFailedError, World
 from dalsegno.protocol import DalsegnoError, Limits, WorkspaceMovedError
-from tests.actors._boxes import Box, Put, boxes
+from tests.actors._boxes import Box, Expect, Put, boxes
 from tests.actors._nodes import LIMITS, Node, moving_world, node
 from tests.actors._world import (
     FaultyStore,
+    Posted,
     applied_unknown,
     check_log,
     eventually,
@@ -299,3 +301,82 @@ async def test_x_seq_4_two_nodes_that_fight_for_a_workspace_double_and_skip_noth
     head = await store.read_head("w")
     assert head is not None
     assert head.epoch >= 12, "it moved to and fro"
+
+
+async def test_a_process_that_was_replaced_takes_nothing_back(
+    store: FaultyStore, world: World
+) -> None:
+    """It thaws after another process became the same node, and has a beat yet to hear of it."""
+
+    async def perform() -> None:
+        async with node(store, "a", world=world) as first:
+            await first.workspace().send(Put("x"))
+            first.gate.shut()
+            async with (
+                node(store, "a", world=world) as second,
+                second.workspace().subscribe(after=1) as events,
+            ):
+                assert (await second.workspace().send(Put("x"))).event_seq == 2
+                posted = Posted(first.workspace(), Put("x", "late"))
+                first.gate.open()
+                await trio.sleep(LIMITS.lease_beat_s / 2)
+                assert (await anext(events)).event_seq == 2
+                head = await store.read_head("w")
+                assert head is not None
+                assert (head.epoch, head.head_seq) == (2, 2)
+                answers.append(posted)
+                await trio.sleep_forever()
+
+    answers: list[Posted] = []
+    with pytest.raises(ExceptionGroup):
+        await perform()
+    assert answers[0].code == "STORE_UNAVAILABLE"
+
+
+async def test_a_rejection_of_an_owner_that_may_be_none_any_more_is_checked(
+    store: FaultyStore, world: World
+) -> None:
+    async with node(store, "a", world=world) as a, node(store, "b", world=world) as b:
+        await a.workspace().send(Put("x", "old"))
+        a.gate.shut()
+        await taken_over(b)
+        await b.workspace().send(Put("x", "new"))
+        codes: list[str] = []
+
+        async def expect() -> None:
+            codes.append((await refusal(a.workspace(), Expect("x", "new"))).code)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(expect)
+            await trio.testing.wait_all_tasks_blocked()
+            assert codes == [], "from a's memory it would be refused"
+            a.gate.open()
+        assert codes == ["WORKSPACE_MOVED"]
+
+
+async def test_some_of_what_is_served_is_compared_with_every_beat(
+    store: FaultyStore, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dalsegno.actors._directory._COMPARED_AT_ONCE", 3)
+    async with node(store, "a", world=world) as a:
+        for n in range(7):
+            await a.workspace(f"w{n}").send(Put("x"))
+        async with trio.open_nursery() as nursery:
+            told: list[str] = []
+
+            async def listen(workspace_id: str) -> None:
+                async with a.workspace(workspace_id).subscribe(after=1) as events:
+                    with pytest.raises(WorkspaceMovedError):
+                        await anext(events)
+                    told.append(workspace_id)
+
+            for n in range(7):
+                nursery.start_soon(listen, f"w{n}")
+            await trio.testing.wait_all_tasks_blocked()
+            assert await store.beat("b", "b", address=None, lease_s=1e6, first=True) == 0
+            for n in range(7):  # nothing told a that its lease was over
+                log = store._logs[f"w{n}"]
+                log.head = msgspec.structs.replace(log.head, epoch=9, owner="b")
+            with trio.fail_after(4 * LIMITS.lease_beat_s):
+                await eventually(lambda: len(told) == 7)
+        assert a.service.lease.statistics().lapses == 0

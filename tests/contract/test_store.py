@@ -1033,3 +1033,22 @@ async def test_x_seq_1_twenty_tasks_make_one_dense_log(store: Store) -> None:
     assert [e.event_seq for e in log] == list(range(1, 101))
     assert sorted(e.event_id for e in log) == sorted(committed)
     assert log[0].recorded_at > START
+
+
+async def test_a_process_that_another_one_replaced_acquires_nothing(store: Store) -> None:
+    first, second = "00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002"
+    assert await store.beat("n", first, address=None, lease_s=60.0, first=True) is not None
+    head = await store.acquire("w", "n", create=True, incarnation=first)
+    assert head is not None
+    assert head.owner == "n"
+    assert await store.beat("n", second, address=None, lease_s=60.0, first=True) is not None
+    refused = await store.acquire("w", "n", create=False, incarnation=first)
+    assert refused is not None
+    assert (refused.owner, refused.epoch) == (None, head.epoch)
+    assert await store.acquire("new", "n", create=True, incarnation=first) is None
+    taken = await store.acquire("w", "n", create=False, incarnation=second)
+    assert taken is not None
+    assert (taken.owner, taken.epoch) == ("n", head.epoch + 1)
+    unknown = await store.acquire("w", "m", create=False, incarnation=first)
+    assert unknown is not None
+    assert unknown.owner == "n"

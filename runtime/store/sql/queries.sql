@@ -119,13 +119,20 @@ select h.workspace_id, h.epoch, h.owner, h.head_seq, h.first_seq, h.chain, h.rec
     offset 0) h
 
 -- acquire --
--- $1 workspace, $2 node, $3 whether to begin a workspace that is absent.
--- One row: the head as it is now, or as it was found where another node keeps it.  No row: absent,
--- or begun by somebody else just now, which the snapshot of this statement cannot see.
-with seen as materialized (
+-- $1 workspace, $2 node, $3 whether to begin a workspace that is absent, $4 the node's incarnation.
+-- One row: the head as it is now, or as it was found where another node keeps it, or, without its
+-- owner, where another process is this node.  No row: absent, or begun by somebody else just now,
+-- which the snapshot of this statement cannot see.
+with me as materialized (
+  -- A process that was replaced a moment ago may still get through: its epoch is not the last one,
+  -- and whoever replaced it compares what it owns with every beat.
+  select coalesce(bool_or(incarnation <> $4::text), false) as replaced
+    from dalsegno.node where node_id = $2::text
+), seen as materialized (
   -- What another node serves is only looked at: appends of that node skip a head that is locked.
-  select h.*, h.owner is null or h.owner = $2::text or n.expires_at is null as free
-    from dalsegno.workspace_head h
+  select h.*, me.replaced,
+         not me.replaced and (h.owner is null or h.owner = $2::text or n.expires_at is null) as free
+    from dalsegno.workspace_head h cross join me
     left join lateral (
       select expires_at from dalsegno.node
        where node_id = h.owner and expires_at > clock_timestamp()
@@ -160,7 +167,7 @@ with seen as materialized (
 ), begun as (
   insert into dalsegno.workspace_head (workspace_id, epoch, owner)
   select $1::text, 1, $2::text
-   where $3::text::boolean and not exists (select from seen)
+    from me where $3::text::boolean and not replaced and not exists (select from seen)
   on conflict (workspace_id) do nothing
   returning workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason,
             halted_code
@@ -173,8 +180,8 @@ select workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halt
        halted_code
   from judged where not free
 union all
-select workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason,
-       halted_code
+select workspace_id, epoch, case when replaced then null else owner end, head_seq, first_seq, chain,
+       recorded_at, halted_reason, halted_code
   from seen where not free
 
 -- release --
