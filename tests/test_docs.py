@@ -40,7 +40,8 @@ README, PROTOCOL, EMBEDDING, OPERATIONS = (
     ROOT / "docs" / "embedding.md",
     ROOT / "docs" / "operations.md",
 )
-DOCUMENTS = (README, PROTOCOL, EMBEDDING, OPERATIONS, ROOT / "CHANGELOG.md")
+TESTING = ROOT / "docs" / "testing.md"
+DOCUMENTS = (README, PROTOCOL, EMBEDDING, OPERATIONS, TESTING, ROOT / "CHANGELOG.md")
 PATIENCE_S = 30.0
 
 EMAIL, PASSWORD = "ada@example.com", "correct horse battery"
