@@ -33,7 +33,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from typing import Any
 
-from ._client import written
+from ._client import PONG, written
 from ._machine import raise_file_limit
 
 _READ_BYTES = 1 << 18
@@ -42,6 +42,8 @@ _SILENCE_S = 60.0
 _RETRY_S = 1.0
 _HEAD_END = b"\r\n\r\n"
 _RETRY_AFTER = re.compile(rb"(?i)\r\nretry-after: *([0-9.]+)")
+_PING = b"\x89\x00"
+"""A ping that carries nothing; what looks like one in a message gets a pong too, as it may."""
 _PULLED = struct.pack("ii", 1, 0)
 _FILES = 65_536
 
@@ -167,6 +169,8 @@ class Crowd:
         data = client.sock.recv(_READ_BYTES)
         if not data:
             raise ConnectionError("the server hung up")
+        if _PING in data and not client.unsent:
+            client.sock.send(PONG)
         if client.state is State.UPGRADING:
             self._upgrade(client, client.seen + data)
         elif client.state is State.READING:

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ._machine import raise_file_limit
 from ._processes import OTHER_CORE, Child, child, python
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from ._harness import Report
     from ._servers import Server
+
+_OTHER_FILES = 500
+"""Of a process with many connections, beside them."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -53,6 +58,14 @@ class Guests:
     async def _do(self, what: str, **arguments: Any) -> Outcome:  # noqa: ANN401 - JSON
         answer = await self.process.ask(json.dumps({"do": what, **arguments}))
         return msgspec.json.decode(answer, type=Outcome)
+
+
+def as_many(wanted: int, report: Report) -> int:
+    """Tell how many clients one server can have here; a note says where they are fewer."""
+    allowed = raise_file_limit(wanted + _OTHER_FILES) - _OTHER_FILES
+    if allowed < wanted:
+        report.notes.append(f"{allowed:,} clients instead of {wanted:,}: the limit of open files.")
+    return min(allowed, wanted)
 
 
 @asynccontextmanager

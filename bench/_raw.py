@@ -45,6 +45,11 @@ select e.xmin::text::bigint, w.workspace_id,
  order by 1, 2, 3
 """
 
+_TWINS = """
+insert into dalsegno.workspace_head (workspace_id, epoch, owner)
+select w, 1, 'bench' from unnest($1::text::text[]) as w
+"""
+
 _ENTITIES = """
 select w.workspace_id, w.stream_id, e.live, to_json(e.keys), e.title, e.state, e.domain_version
   from unnest($1::text::text[], $2::text::text[]) as w(workspace_id, stream_id)
@@ -86,10 +91,7 @@ class RawStatement:
 
     async def create(self) -> None:
         """Make the twins: empty, of epoch 1."""
-        for workspace_id in self._seen:
-            await self._appending.fetch(
-                queries()["acquire"], (_twin(workspace_id), "bench", "true")
-            )
+        await self._appending.fetch(_TWINS, (texts(map(_twin, self._seen)),))
 
     async def repeat(self) -> tuple[Sample, Sample]:
         """Write once more what was written since the last time.

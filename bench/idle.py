@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ._commits import PREFIX
+from ._guests import as_many
 from ._harness import Report
 from ._machine import resident_bytes
 from ._senders import subscribe
@@ -66,8 +67,8 @@ class Crowd:
 async def ask(options: Options) -> Report:
     """Measure."""
     report = Report("idle", options)
-    connections = options.pick(10_000, quick=400, full=24_000)
-    window_s = options.pick(20.0, quick=0.5, full=60.0)
+    connections = as_many(options.pick(10_000, quick=400, full=24_000), report)
+    window_s = options.pick(12.0, quick=0.5, full=60.0)
     step = connections // 2 // (options.rounds + 1)
     plain = report.figure("a connection", "bytes")
     following = report.figure("a connection that follows a workspace", "bytes")

@@ -81,5 +81,8 @@ async def ask(options: Options) -> Report:
                 (again, back.bytes - first.bytes),
             ):
                 figure.rounds += [more / workspaces] * options.rounds
-    report.notes.append(f"{workspaces:,} workspaces, behind {_FIRST} that do not count.")
+    report.notes.append(
+        f"{workspaces:,} workspaces, behind {_FIRST} that do not count; what is left, and what is "
+        "there again, was measured once."
+    )
     return report

@@ -69,7 +69,7 @@ class Bench:
             "": self._add("  eventsourcing", saving(self.plain)),
             "-functions": self._add("  … with its functions", saving(self.tuned)),
         }
-        if events == 1:
+        if aggregates == events == 1:
             series["-get"] = self._add("  … with a get", saving(self.plain, gets=True))
         return series
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from dalsegno.runtime.store import connect
 
 from ._filled import fill, mark
-from ._guests import guests
+from ._guests import as_many, guests
 from ._harness import Report, Sample, rounds
 from ._processes import cpu_s
 from ._senders import subscribe
@@ -91,7 +91,8 @@ async def _scans(database: Postgres) -> dict[str, int]:
     return {str(what): int(scans) for what, scans in rows}
 
 
-def _storm(report: Report, clients: int) -> Storm:
+def _storm(report: Report, size: int) -> Storm:
+    clients = as_many(report.options.pick(size, quick=size // 20), report)
     name = f"{clients:,} clients"
     storm = Storm(
         clients,
@@ -104,14 +105,14 @@ def _storm(report: Report, clients: int) -> Storm:
         f"{name}: pages read / those that one needs",
         storm.pages,
         storm.alone,
-        ratio_id=f"shared-reads-{clients}",
+        ratio_id=f"shared-reads-{size}",
     )
     return storm
 
 
 async def ask(options: Options) -> Report:
     """Measure."""
-    sizes = options.pick((1_000,), quick=(50,), full=(1_000, 10_000))
+    sizes = (1_000, 10_000) if options.full else (1_000,)
     report = Report("storm", options, percentiles=(0.5, 0.99, 1.0))
     storms = [_storm(report, clients) for clients in sizes]
     with postgres() as database:

@@ -97,9 +97,8 @@ async def _round(
 async def ask(options: Options) -> Report:
     """Measure."""
     report = Report("wake", options)
-    lengths = options.pick(
-        (100, 10_000, 100_000), quick=(100, 1_000), full=(100, 10_000, 100_000, 1_000_000)
-    )
+    named = (100, 10_000, 100_000, *((1_000_000,) if options.full else ()))
+    lengths = options.pick(named, quick=(100, 200, 2_000))
     results = options.pick(100_000, quick=1_000)
     random_ = random.Random(options.seed)
     with postgres() as database, pinned(SUBJECT_CORE):
@@ -108,12 +107,12 @@ async def ask(options: Options) -> Report:
         async with Runtime.open(database.dsn, domains=[notes]) as runtime:
             sleepers = [_sleeper(report, runtime, length) for length in lengths]
             shortest = sleepers[0]
-            for length, sleeper in list(zip(lengths, sleepers, strict=True))[1:]:
+            for name, length, sleeper in list(zip(named, lengths, sleepers, strict=True))[1:]:
                 report.compare(
                     f"wake {length:,} events / {lengths[0]}",
                     sleeper.woken,
                     shortest.woken,
-                    ratio_id=f"wake-{length}",
+                    ratio_id=f"wake-{name}",
                     of=p50,
                     at_most=1.2,
                 )
@@ -121,7 +120,7 @@ async def ask(options: Options) -> Report:
                     f"append to {length:,} events / {lengths[0]}",
                     sleeper.appended,
                     shortest.appended,
-                    ratio_id=f"append-{length}",
+                    ratio_id=f"append-{name}",
                     of=p50,
                     at_most=1.2,
                 )
