@@ -712,6 +712,18 @@ async def test_a_stream_goes_on_after_what_waits_with_its_chain() -> None:
     assert await take(events, 2) == [1, 2]
 
 
+async def test_a_stream_of_a_trimmed_log_begins_without_a_chain() -> None:
+    client, recorder = unconnected()
+    events = client.subscribe("workspace:w", cursor=7)
+    client.follow(events)
+    answer = {"type": "subscribed", "stream_id": "workspace:w", "head": 9, "cursor": 7}
+    hear(client, {**answer, "chain": None, "request_id": recorder.said[-1]["request_id"]})
+    events.disconnected()
+    again = Recorder()
+    events.connected(cast("Link", again))
+    assert again.said[-1]["cursor"] in {7, "7"}
+
+
 async def test_what_is_no_message_is_an_error() -> None:
     for text in ("{", "[]", '{"type": 1}', '{"type":"event","seq":"x"}'):
         with pytest.raises(msgspec.MsgspecError):
