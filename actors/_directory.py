@@ -223,6 +223,7 @@ class Directory:
 
         """
         served = [slot for slot in self._slots.values() if slot.epoch > 0 or slot.hub.is_used]
+        served = [slot for slot in served if not slot.is_opening]  # it asks the store itself
         if not everything and len(served) > _COMPARED_AT_ONCE:
             first = self._compared % len(served)
             self._compared = first + _COMPARED_AT_ONCE
@@ -232,7 +233,8 @@ class Directory:
             heads = await self.store.read_heads([slot.workspace_id for slot, _ in known])
             for slot, before in known:
                 head = heads.get(slot.workspace_id)
-                if head is not None and slot.epoch == before.epoch and not before.fits(head):
+                is_same = slot.epoch == before.epoch and not slot.is_opening
+                if head is not None and is_same and not before.fits(head):
                     slot.fence()
 
     def tell_store_returned(self) -> None:

@@ -156,6 +156,11 @@ class Slot:
         return Known(self.epoch, self.hub.head if self.hub.is_open else 0, self.hub.chain)
 
     @property
+    def is_opening(self) -> bool:
+        """Whether an incarnation is asking the store whose the workspace is."""
+        return self.incarnation is not None and not self.incarnation.ready.is_set()
+
+    @property
     def is_running(self) -> bool:
         """Whether commands are being taken."""
         return self.incarnation is not None and self.incarnation.ready.is_set()
