@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ._command import Domains
     from ._committer import Committer
     from ._entity import Entity
+    from ._hub import Hub
     from ._lease import Lease
     from ._seams import World
     from ._slot import SlotStatistics
@@ -73,7 +74,7 @@ class Directory:
         self.delivery = Delivery(store, limits=limits)
         self._bus = bus
         self._committer = committer
-        self._lease = lease
+        self.lease = lease
         self._slots: dict[str, Slot] = {}
         self._owners: OrderedDict[str, str] = OrderedDict()
         """First owners of workspaces; those asked for last stay longest."""
@@ -167,7 +168,7 @@ class Directory:
             bus=self._bus,
             activating=self._activating,
             owner_of=self.owner_of,
-            lease=self._lease,
+            lease=self.lease,
             code=self.code,
             world=self.world,
             limits=self.limits,
@@ -196,7 +197,7 @@ class Directory:
         """
         try:
             await self.store.halt(
-                workspace_id, epoch, failure.message, code=self.code, actor=self._lease.node_id
+                workspace_id, epoch, failure.message, code=self.code, actor=self.lease.node_id
             )
         except UnavailableError as error:
             _log.error("%s: the halt could not be recorded: %s", workspace_id, error)
@@ -237,6 +238,10 @@ class Directory:
                 if head is not None and is_same and not before.fits(head):
                     slot.fence()
 
+    def is_certain(self, hub: Hub) -> bool:
+        """Tell whether a hub's head is the log's, as far as can be told from here."""
+        return self.lease.is_held and not hub.is_doubtful
+
     def tell_store_returned(self) -> None:
         """Let those who back off try at once."""
         self._store_returned.unpark_all()
@@ -268,7 +273,7 @@ class Directory:
         stream_id = domain.stream_id(entity_id)
         slot = self._slots.get(workspace_id)
         # Once the lease may be over, another node may know better than this one's memory.
-        incarnation = slot.incarnation if slot is not None and self._lease.is_held else None
+        incarnation = slot.incarnation if slot is not None and self.lease.is_held else None
         entity = None if incarnation is None else incarnation.committed(stream_id)
         if entity is None:
             head = 0 if slot is None else slot.hub.head

@@ -63,6 +63,8 @@ class Hub:
         self.chain = CHAIN_START
         """… and its chain."""
         self.is_open = False
+        self.is_doubtful = False
+        """Whether another node may have written on since it was looked at."""
         self.tail = Tail(workspace_id)
         """The newest of what was published; it ends at the head."""
         self.era = object()
@@ -109,6 +111,7 @@ class Hub:
         self.tail = self._delivery.tails.find(self.workspace_id, head, chain)
         self.head, self.chain = head, chain
         self.is_open = True
+        self.is_doubtful = False
         self._ended = None
         self._wake()
 
@@ -129,6 +132,12 @@ class Hub:
             follower.flush_nowait()
         self._wake()
 
+    def trust(self) -> None:
+        """Take it that the head is the log's: the store was asked."""
+        if self.is_doubtful:
+            self.is_doubtful = False
+            self._wake()
+
     async def wait_head(self, event_seq: int) -> None:
         """Wait until the hub is open, and an event and all before it are published.
 
@@ -136,7 +145,7 @@ class Hub:
             DalsegnoError: the hub ended meanwhile.
 
         """
-        while not self.is_open or self.head < event_seq:
+        while not self.is_open or self.is_doubtful or self.head < event_seq:
             await self._wait_for(event_seq)
             if self._ended is not None:
                 raise self._ended.with_traceback(None)

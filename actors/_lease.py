@@ -83,6 +83,7 @@ class Lease:
         """Whether it was over, and what is owned here was not compared since."""
         self._is_over = self._is_forgotten = False
         self._one_at_a_time = trio.Lock()
+        self._returned = trio.lowlevel.ParkingLot()
         self._beats = self._missed = self._lapses = 0
 
     def __repr__(self) -> str:
@@ -98,6 +99,11 @@ class Lease:
     def is_held(self) -> bool:
         """Whether others leave alone what this node owns, as far as can be told from here."""
         return trio.current_time() < self._held_until and not self._is_doubtful
+
+    async def wait_held(self) -> None:
+        """Wait until what is in memory here counts again."""
+        while not self.is_held:
+            await self._returned.park()
 
     async def take(self) -> None:
         """Become the node, whichever process was it before.
@@ -150,6 +156,7 @@ class Lease:
                 await self._beat(first=False)
                 await compare(everything=self._is_doubtful or is_away)
                 self._is_doubtful = False
+                self._returned.unpark_all()
                 if is_away:
                     _log.warning("the store answers again")
                     is_away = False

@@ -107,7 +107,8 @@ class Listening:
                     await self._check_role()
                     head = await read_length(self._delivery, hub, subscription) or 0
             after = head if self._after is None else parse_cursor(self._after).seq
-            check_not_ahead(subscription.stream_id, after, head)
+            is_certain = self._service.directory.is_certain(hub)
+            check_not_ahead(subscription.stream_id, after, head, is_certain=is_certain)
         except BaseException:
             self._end()
             raise

@@ -215,12 +215,15 @@ class Slot:
 
         """
         self._check_not_ended()
+        lease = self._directory.lease
         with trio.move_on_after(self._limits.mailbox_deadline_s):
+            await lease.wait_held()
             await self.hub.wait_head(event_seq)
             self._check_not_ended()
             return
         self._check_not_ended()
-        if isinstance(self._failure, UnavailableError) or not self.hub.is_open:
+        is_certain = self.hub.is_open and lease.is_held and not self.hub.is_doubtful
+        if isinstance(self._failure, UnavailableError) or not is_certain:
             raise StoreUnavailableError("the workspace could not be opened") from self._failure
         raise OverloadedError(f"event {event_seq} is not there yet")
 
@@ -350,6 +353,7 @@ class Slot:
 
     def fence(self) -> None:
         """Ask the store who owns the workspace: another node may."""
+        self.hub.is_doubtful = True
         if self.incarnation is not None:
             self.incarnation.stop(FencedError("the lease had run out"))
             return

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dalsegno.protocol import CHAIN_START, Reject, StaleCursorError, chained
+from dalsegno.protocol import (
+    CHAIN_START,
+    Reject,
+    StaleCursorError,
+    StoreUnavailableError,
+    chained,
+)
 
 from ._catch_up import first_cursor, read_event
 
@@ -37,13 +43,16 @@ async def read_length(delivery: Delivery, hub: Hub, subscription: Subscription) 
     return version
 
 
-def check_not_ahead(stream_id: str, seq: int, head: int) -> None:
+def check_not_ahead(stream_id: str, seq: int, head: int, *, is_certain: bool) -> None:
     """Pass a cursor within the stream.
 
     Raises:
         Reject: ``CURSOR_AHEAD``.
+        StoreUnavailableError: another node may have written on, so who knows.
 
     """
+    if seq > head and not is_certain:
+        raise StoreUnavailableError("this node was away for a while: ask again")
     if seq > head:
         raise Reject(
             "CURSOR_AHEAD",

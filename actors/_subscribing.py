@@ -105,7 +105,8 @@ class Subscribing:
                 head = await self._head(subscription, hub)
                 frontier = await self._service.acks.open(key)
                 cursor = self._cursor(frontier)
-                check_not_ahead(self.stream_id, cursor.seq, head)
+                is_certain = self._service.directory.is_certain(hub)
+                check_not_ahead(self.stream_id, cursor.seq, head, is_certain=is_certain)
                 chain = await check_cursor(delivery, hub, subscription, cursor)
             subscription.check_not_ended()
         except BaseException:

@@ -253,6 +253,7 @@ class Incarnation:
             if not page or page[0].event_seq != hub.head + 1:
                 raise CorruptLogError(f"{self.workspace_id}: nothing after {hub.head}")
             await hub.publish(page, _nothing)
+        hub.trust()
 
     async def _continues(self, head: Head) -> bool:
         """Tell whether the log goes on from what was published here."""

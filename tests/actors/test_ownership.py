@@ -380,3 +380,52 @@ async def test_some_of_what_is_served_is_compared_with_every_beat(
             with trio.fail_after(4 * LIMITS.lease_beat_s):
                 await eventually(lambda: len(told) == 7)
         assert a.service.lease.statistics().lapses == 0
+
+
+@pytest.mark.parametrize("checkpoints", range(0, 40, 3))
+async def test_a_cursor_that_an_owner_does_not_know_which_was_paused_is_not_called_ahead(
+    store: FaultyStore, world: World, checkpoints: int
+) -> None:
+    """A client comes back to it with what it got at the next owner, before the first beat."""
+    async with node(store, "a", world=world) as a, node(store, "b", world=world) as b:
+        await a.workspace().send(Put("x", "old"))
+        async with a.workspace().subscribe(after=1):  # its readers keep the slot
+            a.gate.shut()
+            await taken_over(b)
+            await b.workspace().send(Put("x", "new"))
+            codes: list[str] = []
+
+            async def come_back() -> None:
+                for _ in range(checkpoints):
+                    await trio.lowlevel.checkpoint()
+                try:
+                    async with a.workspace().subscribe(after=3):
+                        pass
+                except DalsegnoError as error:
+                    codes.append(error.code)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(come_back)
+                a.gate.open()
+            assert codes in (["WORKSPACE_MOVED"], ["STORE_UNAVAILABLE"])
+
+
+async def test_who_reads_the_head_of_an_owner_that_was_paused_waits_until_it_is_certain(
+    store: FaultyStore, world: World
+) -> None:
+    async with node(store, "a", world=world) as a:
+        await a.workspace().send(Put("x"))
+        a.gate.shut()
+        await trio.sleep(LIMITS.lease_s * 2)
+        heads: list[int] = []
+
+        async def read() -> None:
+            heads.append(await a.workspace().head())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            assert heads == []
+            a.gate.open()
+        assert heads == [1]
+        assert (await a.workspace().send(Put("x"))).event_seq == 2
