@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
-from dalsegno.actors.testing import Ask, Choices, Simulated, simulate
+from dalsegno.actors.testing import Ask, Choices, Report, SeededChoices, Simulated, simulate
 from tests.actors._boxes import Burn, Expect, Fill, Give, Move, Put, Restore, boxes
 
 BOXES = "abcd"
+SIZES: Sequence[dict[str, Any]] = (
+    {},
+    {"nodes": 1, "clients": 2},
+    {"nodes": 2, "workspaces": 1, "clients": 3},
+    {"steps": 80},
+    {"faults": ("weather", "crash_within", "freeze_within", "partition"), "nodes": 2},
+)
 
 
 def commands(choices: Choices) -> Ask:
@@ -34,6 +42,22 @@ def commands(choices: Choices) -> Ask:
 def simulated(choices: Choices, **how: Any) -> Simulated:
     """Run a schedule on boxes."""
     return simulate(choices, **{"domains": [boxes], "commands": commands, **how})
+
+
+def run(choices: Choices, number: int) -> Simulated:
+    """Run a schedule of one of several sizes and kinds."""
+    return simulated(choices, **SIZES[number % len(SIZES)])
+
+
+def run_sound(seeds: range) -> tuple[Report, Counter[str]]:
+    """Run a schedule a seed; tell how much there was to them."""
+    report, faults = Report(), Counter[str]()
+    for seed in seeds:
+        done = run(SeededChoices(seed), seed)
+        assert done.is_sound, f"seed {seed}:\n{done}"
+        report += done.report
+        faults += done.faults
+    return report, faults
 
 
 def pairs() -> Callable[[Choices], Ask]:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import Counter
-from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from time import perf_counter
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from dalsegno.actors.testing import (
-    FAULTS,
-    Choices,
-    HypothesisChoices,
-    Report,
-    SeededChoices,
-    Simulated,
-    Verdict,
-)
-from tests.simulation._schedules import simulated
+from dalsegno.actors.testing import FAULTS, HypothesisChoices, Report, SeededChoices, Verdict
+from tests.simulation._schedules import run, run_sound, simulated
 
 BATCHES, BATCH = 20, 10
 SOAK = 20_000
@@ -32,25 +24,11 @@ ONE_HISTORY = {
     Verdict.GAP,
     Verdict.STEP_BACK,
 }
-SIZES: Sequence[dict[str, Any]] = (
-    {},
-    {"nodes": 1, "clients": 2},
-    {"nodes": 2, "workspaces": 1, "clients": 3},
-    {"steps": 80},
-    {"faults": ("weather", "crash_within", "freeze_within", "partition"), "nodes": 2},
-)
-
-
-def run(choices: Choices, number: int) -> Simulated:
-    """Run a schedule of one of several sizes and kinds."""
-    return simulated(choices, **SIZES[number % len(SIZES)])
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_seeded_schedules(batch: int) -> None:
-    for seed in range(batch * BATCH, (batch + 1) * BATCH):
-        done = run(SeededChoices(seed), seed)
-        assert done.is_sound, f"seed {seed}:\n{done}"
+    run_sound(range(batch * BATCH, (batch + 1) * BATCH))
 
 
 def test_a_lost_tail_makes_no_second_history() -> None:
@@ -98,11 +76,12 @@ def test_soak(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
         pytest.skip("needs --soak")
     report, faults = Report(), Counter[str]()
     began = perf_counter()
-    for seed in range(SOAK):
-        done = run(SeededChoices(seed), seed)
-        assert done.is_sound, f"seed {seed}:\n{done}"
-        report += done.report
-        faults += done.faults
+    seeds = range(SOAK)
+    # Not forked: this process has threads, and a scheduler that must be made deterministic first.
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        for one, happened in pool.map(run_sound, (seeds[n : n + BATCH] for n in seeds[::BATCH])):
+            report += one
+            faults += happened
     rate = SOAK / (perf_counter() - began)
     with capsys.disabled():
         print(f"\n{SOAK} schedules, {rate:.1f}/s\n{report}\n{dict(sorted(faults.items()))}")

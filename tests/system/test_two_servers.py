@@ -21,8 +21,11 @@ from tests.system._processes import QUICK, Owner, Processes, Server, until
 from tests.system._proxy import Proxy, open_proxy
 from tests.system._socket import Message, Socket, open_socket
 
-LONG = QUICK | {"DALSEGNO_LIMIT_LEASE_S": "600"}
-"""Who has to wait for a lease to run out does not get anywhere."""
+LONG = QUICK | {"DALSEGNO_LIMIT_LEASE_S": "600", "DALSEGNO_LIMIT_COMMIT_DEADLINE_S": "60"}
+"""Who has to wait for a lease to run out, or for an answer that does not come, gets nowhere.
+
+A commit that a pause outlasts has no known outcome, and takes a new epoch (I4).
+"""
 SOON_S = 20.0
 SILENCE_S = 2.0
 
