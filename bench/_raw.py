@@ -22,7 +22,7 @@ from dalsegno.actors import Batch, EntityWrite, ResultWrite, SnapshotWrite
 from dalsegno.protocol import Limits
 from dalsegno.runtime.store import connect
 from dalsegno.runtime.store._pools import _APPENDING, _open
-from dalsegno.runtime.store._rows import append_parameters, events_of
+from dalsegno.runtime.store._rows import append_statement, events_of
 from dalsegno.runtime.store._sql import array, queries, quoted, texts
 
 from ._harness import Sample
@@ -102,14 +102,14 @@ class RawStatement:
         """
         statements = await self._read()
         began = time.perf_counter()
-        prepared = [append_parameters(batches, self._limits.result_ttl_s) for batches in statements]
+        prepared = [append_statement(batches, self._limits.result_ttl_s) for batches in statements]
         made_s = time.perf_counter() - began
-        append, fetch = queries()["append"], self._appending.fetch
+        sql, fetch = queries(), self._appending.fetch
         latencies: list[float] = []
         cpu, postgres = time.process_time(), self._database.cpu_s()
         first = last = time.perf_counter()
-        for batches, parameters in zip(statements, prepared, strict=True):
-            rows = await fetch(append, parameters)
+        for batches, (name, parameters) in zip(statements, prepared, strict=True):
+            rows = await fetch(sql[name], parameters)
             if len(rows) != len(batches):
                 raise RuntimeError("a twin was refused: somebody else wrote to it")
             now = time.perf_counter()

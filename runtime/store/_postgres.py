@@ -36,7 +36,7 @@ from ._migrations import check
 from ._pools import Pools
 from ._postgres_accounts import PostgresAccounts
 from ._rows import (
-    append_parameters,
+    append_statement,
     audit_entry_of,
     cursor_elements,
     event_types_of,
@@ -174,11 +174,11 @@ class PostgresStore:
         new_types = event_types_of(batches) - self._known_types
         if new_types:
             await self._add_event_types(sorted(new_types))
-        parameters = append_parameters(batches, self._limits.result_ttl_s)
+        statement, parameters = append_statement(batches, self._limits.result_ttl_s)
         async with lent(
             self._pools.appending, lost=OutcomeUnknownError, refused=BatchRejectedError
         ) as connection:
-            rows = await connection.fetch(queries()["append"], parameters)
+            rows = await connection.fetch(queries()[statement], parameters)
         return {workspace_id for (workspace_id,) in rows}
 
     async def _add_event_types(self, types: list[tuple[str, str, int]]) -> None:

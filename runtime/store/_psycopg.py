@@ -5,8 +5,9 @@ and yield what they wait for, "readable" or "writable".  Whoever drives such a g
 how to wait.  So this is no wrapper around asyncio or around threads; a statement is one generator
 and, most of the time, one `trio.lowlevel.wait_readable`.
 
-Two of psycopg's private methods are needed, ``_connect_gen`` and ``_execute_gen``; pyproject.toml
-pins psycopg below the next minor version because of them.
+Statements go to libpq past psycopg's cursors: what is sent is text already, and what a cursor does
+for parameters of any type, twice a statement's own work, is not needed.  One private method of
+psycopg is, ``_connect_gen``; pyproject.toml pins psycopg below the next minor version because of it.
 
 A wait that is cancelled leaves an answer on the wire that nobody will read.  Asking the server to
 cancel the statement (PQcancel) would turn an append that is about to succeed into one that fails,
@@ -24,19 +25,21 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import psycopg
 import trio
 from psycopg import generators
-from psycopg.adapt import Dumper, Loader
+from psycopg.adapt import Loader, PyFormat, Transformer
 from psycopg.conninfo import make_conninfo
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.types.string import TextLoader
 from psycopg.waiting import Ready, Wait
 
 from ._address import addresses_of
 from ._driver import CommitUncertainError, ConnectionBrokenError, DatabaseError, DriverError
+from ._sql import texts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 
     from psycopg.abc import Buffer, ConnDict, PQGen, PQGenConn
+    from psycopg.pq.abc import PGresult
 
 T = TypeVar("T")
 
@@ -44,6 +47,9 @@ T = TypeVar("T")
 _SESSION = {"TimeZone": "UTC", "DateStyle": "ISO", "bytea_output": "hex"}
 
 _ROLLBACK_DEADLINE_S = 5.0
+
+_PREPARED_MAX = 100
+"""Statements that a session prepares; it knows half as many.  Others are parsed each time."""
 
 # PostgreSQL manual, appendix A: connection exceptions, and operator interventions that end the
 # session (but not 57014, a statement cancelled by a timeout).
@@ -58,13 +64,6 @@ _STANDBY_WAIT = "SyncRepWaitForLSN"
 
 # Where there is no POLLRDHUP (macOS), POLLHUP says the same.
 _HANG_UP = getattr(select, "POLLRDHUP", 0)
-
-
-class _IntDumper(Dumper):
-    """Sends the digits without a type, so that a number's size does not change the statement."""
-
-    def dump(self, obj: int) -> Buffer:
-        return b"%d" % obj
 
 
 class _UtcLoader(Loader):
@@ -114,11 +113,13 @@ class PsycopgConnection:
 
     def __init__(self, session: psycopg.Connection[tuple[Any, ...]]) -> None:
         session.autocommit = True
-        session.adapters.register_dumper(int, _IntDumper)
         session.adapters.register_loader("json", TextLoader)
         session.adapters.register_loader("jsonb", TextLoader)
         session.adapters.register_loader("timestamptz", _UtcLoader)
         self._session = session
+        self._values = Transformer(session)
+        self._prepared: dict[str, bytes] = {}
+        """The names of statements that this session has prepared."""
         self._socket = session.fileno()
         self._hang_up = select.poll()
         self._hang_up.register(self._socket, _HANG_UP)
@@ -143,16 +144,16 @@ class PsycopgConnection:
         """Set parameters of the session in one round trip."""
         await self.fetch(
             "select set_config(name, value, false) "
-            "from unnest($1::text[], $2::text[]) as setting(name, value)",
-            (list(settings), list(settings.values())),
+            "from unnest($1::text::text[], $2::text::text[]) as setting(name, value)",
+            (texts(settings), texts(settings.values())),
         )
 
     async def fetch(self, sql: str, params: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return all its rows; see `Connection.fetch`."""
         with self._translated():
-            cursor = await self._run(sql, params)
-            result = cursor.pgresult
-            return cursor.fetchall() if result and result.nfields else []
+            result = await self._run(sql, params)
+            self._values.set_pgresult(result)
+            return self._values.load_rows(0, result.ntuples, tuple) if result.nfields else []
 
     async def execute(self, sql: str, params: Sequence[object] = ()) -> None:
         """Run one statement, or without parameters several; see `Connection.execute`."""
@@ -208,19 +209,53 @@ class PsycopgConnection:
             trio.lowlevel.notify_closing(self._socket)
         self._session.close()
 
-    async def _run(self, sql: str, params: Sequence[object]) -> psycopg.RawCursor[tuple[Any, ...]]:
+    async def _run(self, sql: str, params: Sequence[object]) -> PGresult:
         if self.broken:
             self.abandon()
             raise ConnectionBrokenError("the connection to the database was lost", sent=False)
-        cursor = psycopg.RawCursor(self._session)
-        steps = cursor._execute_gen(  # noqa: SLF001 - see the module's docstring
-            sql.encode(), params or None, prepare=bool(params)
-        )
         self._uncertain = None
-        await self._drive(steps)
+        result = await self._drive(self._steps(sql, params))
         if self._uncertain is not None:
             raise CommitUncertainError(self._uncertain)
-        return cursor
+        return result
+
+    def _steps(self, sql: str, params: Sequence[object]) -> PQGen[PGresult]:
+        """Run a statement, prepared where it has parameters."""
+        pgconn = self._session.pgconn
+        if not params:
+            pgconn.send_query(sql.encode())
+            return (yield from self._results())[-1]
+        values = [param if param is None else self._dump(param) for param in params]
+        name = self._prepared.get(sql)
+        if name is None and len(self._prepared) < _PREPARED_MAX:
+            name = b"s%d" % len(self._prepared)
+            pgconn.send_prepare(name, sql.encode(), [0] * len(values))
+            yield from self._results()
+            self._prepared[sql] = name
+        if name is None:
+            pgconn.send_query_params(sql.encode(), values)
+        else:
+            pgconn.send_query_prepared(name, values)
+        return (yield from self._results())[-1]
+
+    def _results(self) -> PQGen[list[PGresult]]:
+        """Take what the server answers to what was sent."""
+        results: list[PGresult] = yield from generators.execute(self._session.pgconn)
+        for result in results:
+            if result.status == ExecStatus.FATAL_ERROR:
+                raise psycopg.errors.error_from_result(result)
+        return results
+
+    def _dump(self, param: object) -> Buffer:
+        """Write a parameter as the text that PostgreSQL reads it from."""
+        if not isinstance(param, str):
+            # Psycopg would give a number the smallest type that holds it.
+            dumped = self._values.get_dumper(param, PyFormat.TEXT).dump(param)
+            assert dumped is not None, "None is dumped nowhere"
+            return dumped
+        if "\0" in param:
+            raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+        return param.encode()
 
     def _note(self, notice: psycopg.errors.Diagnostic) -> None:
         # A cancelled wait for a standby is no error to the server: the statement succeeds.

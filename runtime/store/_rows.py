@@ -28,7 +28,47 @@ if TYPE_CHECKING:
 Row = tuple[Any, ...]
 
 
-def append_parameters(batches: Sequence[Batch], result_ttl_s: float) -> list[str]:
+def append_statement(
+    batches: Sequence[Batch], result_ttl_s: float
+) -> tuple[str, Sequence[str | None]]:
+    """Name the statement that appends these, and write its parameters."""
+    if len(batches) == 1 and _is_one(batches[0]):
+        return "append_one", _one_parameters(batches[0], result_ttl_s)
+    return "append", _append_parameters(batches, result_ttl_s)
+
+
+def _is_one(batch: Batch) -> bool:
+    """Tell whether it is one event, its entity, and perhaps the result of its command's key."""
+    return (
+        [(e.stream_id, e.stream_seq) for e in batch.events]
+        == [(e.stream_id, e.version) for e in batch.entities]
+        and len(batch.events) == 1
+        and not batch.snapshots
+        and (not batch.results or [r.event_seq for r in batch.results] == [batch.new_head])
+    )
+
+
+def _one_parameters(batch: Batch, result_ttl_s: float) -> list[str | None]:
+    """Write the parameters of ``append_one``."""
+    (event,), (entity,) = batch.events, batch.entities
+    assert event.event_seq == batch.old_head + 1
+    parameters = [
+        batch.workspace_id, str(batch.epoch), str(batch.old_head), str(batch.new_head),
+        str(signed(event.chain)), instant(event.recorded_at),
+        event.stream_id, str(event.stream_seq), event.event_id, event.type,
+        str(event.type_version), str(event.schema_version), event.payload, event.actor_id,
+        event.command_id, event.source, event.causation, event.correlation_id,
+        "t" if entity.live else "f", texts(entity.keys), entity.title, entity.state,
+        str(entity.domain_version),
+    ]  # fmt: skip
+    if not batch.results:
+        return [*parameters, None, None, None, None, None]
+    (result,) = batch.results
+    answered = (result.scope, result.key, result.payload_hash.hex(), result.answer)
+    return [*parameters, *answered, repr(result_ttl_s)]
+
+
+def _append_parameters(batches: Sequence[Batch], result_ttl_s: float) -> list[str]:
     """Write the parameters of ``append``."""
     heads: list[tuple[str, ...]] = []
     results: list[tuple[str, ...]] = []

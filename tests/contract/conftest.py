@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -10,13 +10,13 @@ import msgspec
 import pytest
 import trio
 
-from dalsegno.actors import Store, World
+from dalsegno.actors import Batch, Store, World
 from dalsegno.actors.testing import Link, LinkState, MemoryStore, Noise, SimStore, Weather
 from dalsegno.protocol import Limits
 from dalsegno.runtime._account_store import AccountStore
 from dalsegno.runtime.store import Connection, PostgresStore, connect
 from dalsegno.runtime.store._memory_accounts import MemoryAccounts
-from tests.contract._writing import START, new_id
+from tests.contract._writing import START, new_id, writer
 
 LIMITS = Limits(clients_per_user_max=3, cursors_per_client_max=5)
 
@@ -83,6 +83,22 @@ class PostgresHarness:
         await connection.aclose()
 
 
+class Accompanied(PostgresStore):
+    """Appends nothing alone: a batch of one event has a statement of its own."""
+
+    _neighbours = 0
+
+    async def append(self, batches: Sequence[Batch]) -> Collection[str]:
+        if len(batches) != 1:
+            return await super().append(batches)
+        self._neighbours += 1
+        beside = await writer(self, f"neighbour-{self._neighbours}")
+        batch = beside.batch(beside.event("note:neighbours"))
+        won = set(await super().append([*batches, batch]))
+        assert beside.workspace_id in won
+        return won - {beside.workspace_id}
+
+
 class SimulatedHarness(MemoryHarness):
     """The memory store as a simulated process sees it, while nothing goes wrong."""
 
@@ -93,18 +109,18 @@ class SimulatedHarness(MemoryHarness):
         self.store = SimStore(self._store, link)
 
 
-@pytest.fixture(params=["memory", "simulated", "postgres"])
+@pytest.fixture(params=["memory", "simulated", "postgres", "postgres, several"])
 def harness_dsn(request: pytest.FixtureRequest) -> str:
     """Where the store is: a database's DSN, or the name of one in memory."""
     in_memory: str = request.param
-    if in_memory != "postgres":
+    if not in_memory.startswith("postgres"):
         return in_memory
     dsn: str = request.getfixturevalue("migrated")
     return dsn
 
 
 @pytest.fixture
-async def harness(harness_dsn: str) -> AsyncIterator[Harness]:
+async def harness(request: pytest.FixtureRequest, harness_dsn: str) -> AsyncIterator[Harness]:
     if harness_dsn == "memory":
         yield MemoryHarness()
         return
@@ -112,7 +128,8 @@ async def harness(harness_dsn: str) -> AsyncIterator[Harness]:
         async with trio.open_nursery() as wire:
             yield SimulatedHarness(wire)
         return
-    async with PostgresStore.open(harness_dsn, limits=LIMITS) as store:
+    kind = Accompanied if "several" in request.node.callspec.id else PostgresStore
+    async with kind.open(harness_dsn, limits=LIMITS) as store:
         yield PostgresHarness(store, harness_dsn)
 
 

@@ -85,7 +85,7 @@ class Proxy:
         )
         """How to connect through it."""
         self.requests: Counter[str] = Counter()
-        """Executions of the store's statements, by name."""
+        """Executions of the store's statements, by name; both forms of an append are one."""
         self.accidents = 0
         """Those that have happened."""
         self._ready: deque[tuple[str, Accident | None]] = deque()
@@ -168,7 +168,7 @@ class _Session:
         """Set when the server is ready again; while it is there, answers are kept."""
         self._server = server
         self._proxy = proxy
-        self._names = {sql.encode(): name for name, sql in queries().items()}
+        self._names = {sql.encode(): name.removesuffix("_one") for name, sql in queries().items()}
         self._prepared: dict[bytes, str] = {}
 
     async def run(self) -> None:

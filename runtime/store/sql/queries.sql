@@ -96,6 +96,63 @@ with want as materialized (
 )
 select workspace_id from won
 
+-- append_one --
+-- The same for one event of one workspace, with a key or without ($24 and $25 are null).  A command
+-- that comes alone is waited for, and to set up the statement above takes longer than to run it.
+-- $1-6 the head, $7-18 the event, $19-23 its entity, $24-27 the result, $28 lifetime of a key in
+-- seconds.
+with locked as materialized (
+  select h.workspace_id from dalsegno.workspace_head h
+   where h.workspace_id = $1::text and h.epoch = $2::text::bigint
+     and h.head_seq = $3::text::bigint and h.halted_reason is null
+     and not exists (
+       select from dalsegno.command_result c
+        where c.workspace_id = $1::text and c.scope = $24::text and c.key = $25::text
+          and c.expires_at > statement_timestamp())
+     for no key update skip locked
+), won as (
+  update dalsegno.workspace_head h
+     set head_seq = $4::text::bigint, chain = $5::text::bigint,
+         recorded_at = $6::text::timestamptz
+    from locked l where h.workspace_id = l.workspace_id
+  returning h.workspace_id
+), new_event as (
+  insert into dalsegno.event (workspace_id, event_seq, stream_id, stream_seq, event_id, type,
+    type_version, schema_version, payload, actor_id, command_id, source, causation, correlation_id,
+    recorded_at, chain)
+  select workspace_id, $4::text::bigint, $7::text, $8::text::bigint, $9::text::uuid, $10::text,
+    $11::text::integer, $12::text::integer, $13::text::json, $14::text, $15::text, $16::text,
+    $17::text, $18::text, $6::text::timestamptz, $5::text::bigint
+    from won
+), new_result as (
+  insert into dalsegno.command_result
+    (workspace_id, scope, key, payload_hash, answer, event_seq, expires_at)
+  select workspace_id, $24::text, $25::text, decode($26::text, 'hex'), $27::text::json,
+    $4::text::bigint,
+    statement_timestamp() + make_interval(secs => $28::text::double precision)
+    from won where $25::text is not null
+  on conflict (workspace_id, scope, key) do update
+    set payload_hash = excluded.payload_hash, answer = excluded.answer,
+        event_seq = excluded.event_seq, expires_at = excluded.expires_at
+), new_entity as (
+  insert into dalsegno.entity as old
+    (workspace_id, stream_id, version, live, keys, title, state, state_version, domain_version,
+     updated_at)
+  select workspace_id, $7::text, $8::text::bigint, $19::text::boolean, $20::text::text[],
+    $21::text, $22::text::json, case when $22::text is null then 0 else $8::text::bigint end,
+    $23::text::integer, $6::text::timestamptz
+    from won
+  on conflict (workspace_id, stream_id) do update
+    set version = excluded.version, live = excluded.live, keys = excluded.keys,
+        title = excluded.title, updated_at = excluded.updated_at,
+        state = coalesce(excluded.state, old.state),
+        state_version = case when excluded.state is null then old.state_version
+                             else excluded.state_version end,
+        domain_version = case when excluded.state is null then old.domain_version
+                              else excluded.domain_version end
+)
+select workspace_id from won
+
 -- add_event_types --
 insert into dalsegno.event_type (domain, type, type_version)
 select * from unnest($1::text::text[], $2::text::text[], $3::text::integer[])
