@@ -73,6 +73,7 @@ class Command(msgspec.Struct, eq=False, kw_only=True):
     reply: Callable[[Receipt | DalsegnoError], None]
     """Called once, by the workspace's task; must not raise and must not wait."""
     size: int
+    decider: Decider
     streams: dict[str, Domain[Any, Any, Any]]
     """Every entity that deciding it looks at: its own, those it touches, the principal's role."""
     needs: int | None = None
@@ -161,22 +162,25 @@ def make_command(
         # What comes from around the command stands in the log as well.
         around = (principal.user_id, correlation_id, causation)
         encode_checked(around, nesting_max=limits.nesting_max)
-    entity_id = getattr(command, domain.id_field)
-    target = domain.stream_id(entity_id or "")
-    if entity_id is None:
-        entity_id, target = new_id(), name
-    stream_id = domain.stream_id(check_id(str(entity_id), chars_max=limits.id_chars_max))
+    named = getattr(command, domain.id_field)
+    entity_id = new_id() if named is None else str(named)
+    stream_id = domain.stream_id(check_id(entity_id, chars_max=limits.id_chars_max))
+    scope, payload_hash = "", b""
     if key is not None:
         check_key(key, chars_max=limits.key_chars_max)
+        scope = f"{principal.user_id or ''}\x1f{name if named is None else stream_id}"
+        payload_hash = _digest(command)
     decider = domain.decider(type(command))
     streams = {stream_id: domain}
     if asserted_role(principal) is None and principal.user_id is not None:
         role = role_stream(workspace_id, principal.user_id)
         streams[role] = domains[role.partition(":")[0]]
-    others, needs = _declared(decider, command)
-    for touched, touched_id in others:
-        check_id(touched_id, chars_max=limits.id_chars_max)
-        streams[touched.stream_id(touched_id)] = touched
+    needs = None
+    if decider.touches is not None or decider.needs is not None:
+        others, needs = _declared(decider, command)
+        for touched, touched_id in others:
+            check_id(touched_id, chars_max=limits.id_chars_max)
+            streams[touched.stream_id(touched_id)] = touched
     return Command(
         workspace_id=workspace_id,
         domain=domain,
@@ -187,11 +191,12 @@ def make_command(
         command_id=new_id(),
         reply=reply,
         size=checked_bytes,
+        decider=decider,
         streams=streams,
         needs=needs,
         key=key,
-        scope="" if key is None else f"{principal.user_id or ''}\x1f{target}",
-        payload_hash=b"" if key is None else _digest(command),
+        scope=scope,
+        payload_hash=payload_hash,
         correlation_id=correlation_id,
         causation=causation,
     )

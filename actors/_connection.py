@@ -90,6 +90,7 @@ class Connection:
         self.role = role
         """Asserted by the host; None where the workspaces' logs tell it."""
         self.transport = transport
+        self._principal = service.principal(user_id, role)
         self.writer = Writer(transport, service, user_id=user_id, close=self.close)
         self._expires_at = expires_at
         self._last_beat = trio.current_time()
@@ -208,7 +209,7 @@ class Connection:
                 self.writer.reply(error_message(error, request_id_of(received)))
                 continue
             if isinstance(said, _COMMANDS):
-                await self._submit(Submission(said, self._service))
+                await self._submit(Submission(said, self._service, self._principal))
                 continue
             try:
                 await self._act(said)
@@ -231,9 +232,7 @@ class Connection:
 
     async def _submit(self, submission: Submission) -> None:
         try:
-            command = await submission.make(
-                user_id=self.user_id, role=self.role, reply=self._answered(submission)
-            )
+            command = await submission.make(self._answered(submission))
             slot = self._service.directory.slot(command.workspace_id)
             self._pending += 1
             try:

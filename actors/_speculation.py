@@ -202,7 +202,7 @@ class Speculation:
         return None if stored is None else command.repeat(stored.answer, stored.payload_hash)
 
     def _decide(self, command: Command, role: str, past: Past | None) -> Receipt:
-        decider = command.domain.decider(type(command.command))
+        decider = command.decider
         if role != SYSTEM_ROLE and role not in decider.allow:
             raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
         entity = self._known(command.stream_id)
@@ -210,28 +210,33 @@ class Speculation:
             name = command.domain.name
             raise Reject(f"{name.upper()}_NOT_FOUND", f"no such {name}")
         _check_base_version(command, entity.version)
-        now = self._now
-        extras: dict[str, Any] = {"past": past}
-        if "context" in decider.extras:
-            extras["context"] = Context(
-                principal=command.principal,
-                role=role,
-                owner_id=self._owner_id,
-                now=now,
-                new_id=self._world.new_id,
-            )
-        if decider.touches is not None:
-            extras["touched"] = self._touched_view(command)
-        decided = decider.function(
-            entity.state, command.command, *(extras[name] for name in decider.extras)
-        )
+        extras = self._extras(command, role, past) if decider.extras else ()
+        decided = decider.function(entity.state, command.command, *extras)
         if decided is None:
             return self._leave(command, entity.version)
         several = decided if isinstance(decided, (list, tuple)) else (decided,)
-        return self._apply(command, several, now)
+        return self._apply(command, several, self._now)
 
-    def _touched_view(self, command: Command) -> Touched:
-        return Touched({stream_id: self._known(stream_id).state for stream_id in command.streams})
+    def _extras(self, command: Command, role: str, past: Past | None) -> list[Any]:
+        """Make what a decider takes beside state and command, in its order."""
+        made: list[Any] = []
+        for name in command.decider.extras:
+            match name:
+                case "context":
+                    made.append(
+                        Context(
+                            principal=command.principal,
+                            role=role,
+                            owner_id=self._owner_id,
+                            now=self._now,
+                            new_id=self._world.new_id,
+                        )
+                    )
+                case "touched":
+                    made.append(Touched({s: self._known(s).state for s in command.streams}))
+                case _:
+                    made.append(past)
+        return made
 
     def _role(self, principal: Principal) -> str:
         role = asserted_role(principal)
@@ -298,7 +303,7 @@ class Speculation:
             type_, type_version, payload = domain.encode(fact)
         except UnicodeEncodeError:
             raise Reject("BAD_REQUEST", "a lone surrogate is not text") from None
-        if "\\u0000" in payload:
+        if "\\" in payload:
             check_nul(payload.encode())
         if "null" in payload and domain.decode(type_, type_version, payload) != fact:
             raise DomainError(f"{type_} has a value that JSON cannot hold, an infinity say")

@@ -24,7 +24,7 @@ from .domains.notes import ApplyPatch as NotePatch, notes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dalsegno.protocol import CommandMessage
+    from dalsegno.protocol import CommandMessage, Principal
 
     from ._command import Command, Receipt
     from ._service import Service
@@ -33,67 +33,64 @@ if TYPE_CHECKING:
 class Submission:
     """One such message: what it asks, and how its answer looks."""
 
-    __slots__ = ("_said", "_service")
+    __slots__ = ("_said", "_service", "principal")
 
-    def __init__(self, said: CommandMessage | ApplyPatch, service: Service) -> None:
+    def __init__(
+        self, said: CommandMessage | ApplyPatch, service: Service, principal: Principal
+    ) -> None:
         self._said = said
         self._service = service
+        self.principal = principal
 
-    async def make(
-        self,
-        *,
-        user_id: str,
-        role: str | None,
-        reply: Callable[[Receipt | DalsegnoError], None],
-    ) -> Command:
+    async def make(self, reply: Callable[[Receipt | DalsegnoError], None]) -> Command:
         """Make the command.
 
         Raises:
             Reject: an unknown command, workspace or note, or a payload that is not what it says.
 
         """
-        said = self._said
+        said, service = self._said, self._service
         name, command, size = self._patch(said) if isinstance(said, ApplyPatch) else self._any(said)
-        place, directory = said.workspace_id, self._service.directory
+        place = said.workspace_id
         # Most are for an active workspace: to await nothing for them saves a fiftieth of each.
-        if place is None or place == SYSTEM_WORKSPACE or not directory.is_known(place):
+        if place is None or place == SYSTEM_WORKSPACE or not service.directory.is_known(place):
             place = await self._place()
-            await self._check_member(place, user_id, role)
+            await self._check_member(place)
         return make_command(
             place,
-            self._service.domain_of(name),
+            service.domain_of(name),
             name,
             command,
-            principal=self._service.principal(user_id, role),
+            principal=self.principal,
             reply=reply,
-            limits=self._service.limits,
-            domains=self._service.domains,
-            new_id=self._service.world.new_id,
+            limits=service.limits,
+            domains=service.domains,
+            new_id=service.world.new_id,
             checked_bytes=size,
             key=said.idempotency_key,
             correlation_id=said.request_id,
         )
 
-    async def _check_member(self, place: str, user_id: str, role: str | None) -> None:
+    async def _check_member(self, place: str) -> None:
         """See to it that a stranger neither opens a workspace nor hears where it lives."""
-        service = self._service
-        if role is not None or service.directory.is_known(place):
+        service, who = self._service, self.principal
+        if who.role is not None or service.directory.is_known(place):
             return
-        if await service.role_of(place, user_id) is None:
+        if await service.role_of(place, str(who.user_id)) is None:
             raise Reject("ROLE_FORBIDDEN", "not a member of this workspace")
 
     def _any(self, said: CommandMessage) -> tuple[str, Any, int]:
         type_ = self._service.domain_of(said.name).commands[said.name]
-        command = decode_payload(said.payload, type_, self._service.limits)
-        return said.name, command, len(bytes(said.payload))
+        payload = bytes(said.payload)
+        return said.name, decode_payload(payload, type_, self._service.limits), len(payload)
 
     def _patch(self, said: ApplyPatch) -> tuple[str, Any, int]:
         """Make the note domain's command of the seed's message."""
         if self._service.domain_of("apply_patch") is not notes:
             raise Reject("UNKNOWN_COMMAND", "there are no notes here")
-        operations = decode_payload(said.patch_ops, PatchOps, self._service.limits)
-        command = NotePatch(said.note_id, operations, said.base_version)
-        return "apply_patch", command, len(bytes(said.patch_ops))
+        payload = bytes(said.patch_ops)
+        operations = decode_payload(payload, PatchOps, self._service.limits)
+        return "apply_patch", NotePatch(said.note_id, operations, said.base_version), len(payload)
 
     async def _place(self) -> str:
         """Find the workspace where it is not named, or not known yet."""

@@ -153,7 +153,8 @@ def decode_message(text: str, limits: Limits) -> AnyMessage:
     except (msgspec.MsgspecError, RecursionError) as error:
         detail = {} if isinstance(error, RecursionError) else {"reason": str(error)}
         raise Reject("BAD_REQUEST", "invalid websocket payload", **detail) from None
-    check_nul(document)
+    if "\\" in text:
+        check_nul(document)
     return message
 
 
@@ -178,14 +179,13 @@ def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 - any typ
     return decoder
 
 
-def decode_payload(payload: bytes | Raw, type_: Any, limits: Limits) -> Any:  # noqa: ANN401 - the type's
+def decode_payload(document: bytes, type_: Any, limits: Limits) -> Any:  # noqa: ANN401 - the type's
     """Read a command's payload into its struct.
 
     Raises:
         Reject: ``BAD_REQUEST``, a field's own code (`refusal`) or ``PAYLOAD_TOO_LARGE``.
 
     """
-    document = bytes(payload)
     if len(document) > limits.command_bytes_max:
         raise Reject("PAYLOAD_TOO_LARGE", f"a command has at most {limits.command_bytes_max} bytes")
     try:

@@ -5,9 +5,9 @@ and yield what they wait for, "readable" or "writable".  Whoever drives such a g
 how to wait.  So this is no wrapper around asyncio or around threads; a statement is one generator
 and, most of the time, one `trio.lowlevel.wait_readable`.
 
-Statements go to libpq past psycopg's cursors: what is sent is text already, and what a cursor does
-for parameters of any type, twice a statement's own work, is not needed.  One private method of
-psycopg is, ``_connect_gen``; pyproject.toml pins psycopg below the next minor version because of it.
+Statements go to libpq past psycopg's cursors: what is sent is text already, and adapting parameters
+of any type costs as much again as the statement itself.  One private method of psycopg is needed,
+``_connect_gen``; pyproject.toml pins psycopg below the next minor version because of it.
 
 A wait that is cancelled leaves an answer on the wire that nobody will read.  Asking the server to
 cancel the statement (PQcancel) would turn an append that is about to succeed into one that fails,
