@@ -322,7 +322,7 @@ class Incarnation:
             forming = speculation.start()
             if forming.events or forming.results:
                 await self._append(speculation, forming)
-            elif not self._lease.is_held:
+            else:
                 await self._check_owner(speculation)
             speculation.settle()
             self._settled.unpark_all()
@@ -331,7 +331,10 @@ class Incarnation:
                 self._bus.announce(self.workspace_id, forming.events[-1].event_seq)
 
     async def _check_owner(self, speculation: Speculation) -> None:
-        """Let no answer leave that rests on what may be another's by now; a commit tells itself."""
+        """Let no answer leave that rests on what may be another's by now; a commit tells itself.
+
+        A lease does not tell: another process may have become this very node, and owns at once.
+        """
         head = await self._store.read_head(self.workspace_id)
         if head is not None and head.epoch != speculation.epoch:
             raise FencedError(f"{self.workspace_id} was taken over")

@@ -333,6 +333,29 @@ async def test_a_process_that_was_replaced_takes_nothing_back(
     assert answers[0].code == "STORE_UNAVAILABLE"
 
 
+@pytest.mark.parametrize("text", ["old", "new"], ids=["done", "refused"])
+async def test_a_process_that_was_replaced_answers_nothing_that_it_remembers(
+    store: FaultyStore, world: World, text: str
+) -> None:
+    """Its lease is the node's, and tells nothing of which process the node is."""
+
+    async def perform() -> None:
+        async with node(store, "a", world=world) as first:
+            await first.workspace().send(Put("x", "old"))
+            async with node(store, "a", world=world) as second:
+                await second.workspace().send(Put("x", "new"))
+                assert first.service.lease.is_held
+                posted = Posted(first.workspace(), Expect("x", text))
+                await trio.sleep(LIMITS.lease_beat_s / 2)
+                answers.append(posted)
+                await trio.sleep_forever()
+
+    answers: list[Posted] = []
+    with pytest.raises(ExceptionGroup):
+        await perform()
+    assert answers[0].code == "STORE_UNAVAILABLE"
+
+
 async def test_a_rejection_of_an_owner_that_may_be_none_any_more_is_checked(
     store: FaultyStore, world: World
 ) -> None:
