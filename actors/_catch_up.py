@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from dalsegno.protocol import SEQ_MAX, CorruptLogError, StaleCursorError, number
+from dalsegno.protocol import SEQ_MAX, CorruptLogError, DalsegnoError, StaleCursorError, number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dalsegno.protocol import DalsegnoError, Event, Published, Subscription
+    from dalsegno.protocol import Event, Published, Subscription
 
     from ._delivery import Delivery
     from ._hub import Hub
@@ -54,6 +54,14 @@ async def read_page(
             break  # what the store has beyond this is not published yet
     subscription.live = True
     return None
+
+
+async def read_ahead(delivery: Delivery, hub: Hub, subscription: Subscription) -> None:
+    """Read the page that follows what was taken, to be there when `read_page` is asked for it."""
+    try:
+        await _page(delivery, hub, subscription)
+    except DalsegnoError:
+        return  # who needs the page will meet it too
 
 
 async def read_event(delivery: Delivery, hub: Hub, stream_id: str, seq: int) -> Event | None:

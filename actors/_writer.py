@@ -25,7 +25,7 @@ from dalsegno.protocol import (
     error_message,
 )
 
-from ._catch_up import read_page
+from ._catch_up import read_ahead, read_page
 from ._outbox import Outbox
 from ._transport import TransportClosedError
 
@@ -280,6 +280,7 @@ class Writer:
             read = await read_page(self._delivery, follow.hub, subscription)
             if read is not None:
                 page, due = read
+                await self._read_ahead(follow)
                 whole = due is page.events
                 frames = page.frames(view) if whole else Frames([view(event) for event in due])
         except UnavailableError:
@@ -296,6 +297,13 @@ class Writer:
             await self._send([frames])
         if subscription.live and subscription.last_visible is not None:
             self.ended(subscription, Reject("ROLE_FORBIDDEN", "no longer a member"))
+
+    async def _read_ahead(self, follow: Follow) -> None:
+        """Let the next page be read while this one is encoded and written."""
+        if self.nursery is not None and not follow.subscription.reaches(follow.hub.head):
+            self.nursery.start_soon(read_ahead, self._delivery, follow.hub, follow.subscription)
+            for _ in range(2):  # the new task may come after this one, but it comes before that
+                await trio.lowlevel.checkpoint()
 
     async def _wait_store(self) -> None:
         """Wait until the store answers again, or there is something else to write."""

@@ -41,10 +41,13 @@ class PatchOp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False)
     delete: int | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        if self.insert is not UNSET and self.retain is UNSET and self.delete is UNSET:
-            _check_insert(self.insert)
-        elif self.insert is UNSET and (self.retain is UNSET) is not (self.delete is UNSET):
-            _check_count(self.delete if self.retain is UNSET else self.retain)
+        retain, insert, delete = self.retain, self.insert, self.delete
+        if insert is UNSET and (retain is UNSET) is not (delete is UNSET):
+            count = delete if retain is UNSET else retain
+            if type(count) is not int or count < 0:  # exactly int: True is no count
+                raise _invalid("a count is a whole number, not negative")
+        elif insert is not UNSET and retain is UNSET and delete is UNSET:
+            _check_insert(insert)
         else:
             raise _invalid("exactly one of retain, insert and delete")
 
@@ -110,11 +113,6 @@ def _check_insert(text: object) -> None:
             text.encode()
         except UnicodeEncodeError:
             raise _invalid("a lone surrogate is not text") from None
-
-
-def _check_count(count: object) -> None:
-    if type(count) is not int or count < 0:  # exactly int: True is no count
-        raise _invalid("a count is a whole number, not negative")
 
 
 def _check_bound(ops: Sequence[PatchOp]) -> None:

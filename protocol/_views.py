@@ -7,6 +7,7 @@ Payloads are stored JSON text and go out byte for byte, so a view joins texts ar
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -47,56 +48,35 @@ class Views:
 
     def _encode_seed_entity(self, event: Event) -> bytes:
         name, _, entity_id = event.stream_id.partition(":")
-        return b"".join(
-            (
-                b'{"type":"note_event","stream_id":',
-                _encode(event.stream_id),
-                b',"%s_id":' % name.encode(),
-                _encode(entity_id),
-                b',"event_seq":%d,"version":%d,"event_type":'
-                % (event.stream_seq, event.stream_seq),
-                _encode(event.type),
-                b',"event_id":"%s","actor_id":' % event.event_id.encode(),
-                _encode(event.actor_id),
-                b',"payload":',
-                event.payload.encode(),
-                b"}",
-            )
-        )
+        return (
+            f'{{"type":"note_event","stream_id":{_quoted(event.stream_id)},'
+            f'"{name}_id":{_quoted(entity_id)},'
+            f'"event_seq":{event.stream_seq},"version":{event.stream_seq},'
+            f'"event_type":{_quoted(event.type)},"event_id":"{event.event_id}",'
+            f'"actor_id":{_quoted(event.actor_id)},"payload":{event.payload}}}'
+        ).encode()
 
     def _encode_seed_workspace(self, event: Event) -> bytes:
         payload = self._workspace_payload(event)
-        kind, extra = b"workspace_event", b""
+        kind, extra = "workspace_event", ""
         if event.type.startswith(_AUTOMATION):
-            kind, extra = b"automation_event", _automation_fields(payload)
-        return b"".join(
-            (
-                b'{"type":"',
-                kind,
-                b'","workspace_id":',
-                _encode(event.workspace_id),
-                b',"stream_id":',
-                _encode(f"workspace:{event.workspace_id}"),
-                b',"event_seq":%d' % event.event_seq,
-                extra,
-                b',"event_type":',
-                _encode(event.type),
-                b',"event_id":"%s","actor_id":' % event.event_id.encode(),
-                _encode(event.actor_id),
-                b',"payload":',
-                payload,
-                b"}",
-            )
-        )
+            kind, extra = "automation_event", _automation_fields(payload)
+        return (
+            f'{{"type":"{kind}","workspace_id":{_quoted(event.workspace_id)},'
+            f'"stream_id":{_quoted(f"workspace:{event.workspace_id}")},'
+            f'"event_seq":{event.event_seq}{extra},'
+            f'"event_type":{_quoted(event.type)},"event_id":"{event.event_id}",'
+            f'"actor_id":{_quoted(event.actor_id)},"payload":{payload}}}'
+        ).encode()
 
     def _encode_generic_entity(self, event: Event) -> bytes:
-        return _generic(event, event.stream_id, event.stream_seq, event.payload.encode())
+        return _generic(event, event.stream_id, event.stream_seq, event.payload)
 
     def _encode_generic_workspace(self, event: Event) -> bytes:
         stream_id = f"workspace:{event.workspace_id}"
         return _generic(event, stream_id, event.event_seq, self._workspace_payload(event))
 
-    def _workspace_payload(self, event: Event) -> bytes:
+    def _workspace_payload(self, event: Event) -> str:
         """Show an event as its domain wants it on the workspace's stream; unknown ones verbatim.
 
         Raises:
@@ -106,35 +86,32 @@ class Views:
         name, _, entity_id = event.stream_id.partition(":")
         domain = self._domains.get(name)
         if domain is None:
-            return event.payload.encode()
+            return event.payload
         known = domain.decode(event.type, event.type_version, event.payload)
         if known is None:
-            return event.payload.encode()
+            return event.payload
         try:
             view = domain.viewed(known, entity_id, event.stream_seq)
-            return event.payload.encode() if view is None else _encode(view)
+            return event.payload if view is None else _encode(view).decode()
         except Exception as error:
             raise InternalError(f"the view of {event.type} on {name} raised") from error
 
 
-def _generic(event: Event, stream_id: str, seq: int, payload: bytes) -> bytes:
-    return b"".join(
-        (
-            b'{"type":"event","stream_id":',
-            _encode(stream_id),
-            b',"seq":%d,"event_seq":%d,"entity":' % (seq, event.event_seq),
-            _encode(event.stream_id),
-            b',"version":%d,"event_type":' % event.stream_seq,
-            _encode(event.type),
-            b',"event_id":"%s","actor_id":' % event.event_id.encode(),
-            _encode(event.actor_id),
-            b',"recorded_at":',
-            _encode(event.recorded_at),
-            b',"chain":"%s","payload":' % chain_text(event.chain).encode(),
-            payload,
-            b"}",
-        )
-    )
+def _generic(event: Event, stream_id: str, seq: int, payload: str) -> bytes:
+    return (
+        f'{{"type":"event","stream_id":{_quoted(stream_id)},"seq":{seq},'
+        f'"event_seq":{event.event_seq},"entity":{_quoted(event.stream_id)},'
+        f'"version":{event.stream_seq},"event_type":{_quoted(event.type)},'
+        f'"event_id":"{event.event_id}","actor_id":{_quoted(event.actor_id)},'
+        f'"recorded_at":{_encode(event.recorded_at).decode()},'
+        f'"chain":"{chain_text(event.chain)}","payload":{payload}}}'
+    ).encode()
+
+
+@lru_cache(maxsize=4_096)
+def _quoted(text: str | None) -> str:
+    """Write a name as JSON: the same few come with event after event."""
+    return _encode(text).decode()
 
 
 class _AutomationFields(msgspec.Struct):
@@ -142,13 +119,14 @@ class _AutomationFields(msgspec.Struct):
     status: Any = None
 
 
-def _automation_fields(payload: bytes) -> bytes:
+def _automation_fields(payload: str) -> str:
     """Copy a run's id and status to the top of its message (REQUIREMENTS §1.2.3)."""
     try:
         fields = msgspec.json.decode(payload, type=_AutomationFields)
     except msgspec.MsgspecError:
-        return b""
-    return b',"run_id":%s,"status":%s' % (_encode(fields.run_id), _encode(fields.status))
+        return ""
+    run_id, status = _encode(fields.run_id).decode(), _encode(fields.status).decode()
+    return f',"run_id":{run_id},"status":{status}'
 
 
 def error_message(error: DalsegnoError, request_id: str | None, **context: Any) -> bytes:  # noqa: ANN401 - JSON
