@@ -72,6 +72,26 @@ class ConnectionStatistics:
 class Connection:
     """One client's connection, over any transport."""
 
+    __slots__ = (
+        "_closing",
+        "_expires_at",
+        "_follows",
+        "_last_beat",
+        "_limits",
+        "_nursery",
+        "_pending",
+        "_pinged_at",
+        "_principal",
+        "_room",
+        "_service",
+        "client_id",
+        "role",
+        "session_id",
+        "transport",
+        "user_id",
+        "writer",
+    )
+
     def __init__(
         self,
         transport: Transport,
@@ -99,7 +119,8 @@ class Connection:
         self._limits = service.limits
         self._follows: dict[str, Follow] = self.writer.follows
         self._pending = 0
-        self._room = trio.lowlevel.ParkingLot()
+        self._room: trio.Event | None = None
+        """Set once fewer answers are pending; there is one while the reading task waits for it."""
         self._closing: tuple[Close, str] | None = None
         self._nursery: trio.Nursery | None = None
 
@@ -198,7 +219,8 @@ class Connection:
             if read % self._limits.offers_per_yield == 0:
                 await trio.lowlevel.checkpoint()  # a transport hands out what came at once at once
             while self._pending >= self._limits.replies_pending_max:
-                await self._room.park()
+                self._room = trio.Event()
+                await self._room.wait()
             if isinstance(received, bytes):
                 refusal = Reject("BAD_REQUEST", "binary payloads are unsupported")
                 self.writer.reply(error_message(refusal, None))
@@ -246,8 +268,9 @@ class Connection:
     def _answered(self, submission: Submission) -> Callable[[Receipt | DalsegnoError], None]:
         def reply(answer: Receipt | DalsegnoError) -> None:
             self._pending -= 1
-            if self._room:
-                self._room.unpark()
+            if self._room is not None:
+                self._room.set()
+                self._room = None
             try:
                 self.writer.reply(submission.show(answer))
             except Exception:  # noqa: BLE001 - details that are no JSON, say

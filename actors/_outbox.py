@@ -7,7 +7,6 @@ that has ended are *last words*: nobody reads them again, so they and the error 
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 from dalsegno.protocol import Frames
@@ -23,8 +22,9 @@ class Outbox:
 
     def __init__(self, *, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        self._replies: deque[bytes] = deque()
-        self._events: deque[tuple[Subscription, Frames, int | None]] = deque()
+        # Lists, since it is emptied at once: an empty deque takes 0.7 KB of an idle connection.
+        self._replies: list[bytes] = []
+        self._events: list[tuple[Subscription, Frames, int | None]] = []
         """Each with the number before it; None where these are a stream's last words."""
         self.replies_bytes = 0
         self.events_bytes = 0
@@ -81,10 +81,10 @@ class Outbox:
         if self.last_bytes + waiting > self._bytes_max:
             self.drop(subscription)
         else:
-            self._events = deque(
+            self._events = [
                 (whose, frames, None if whose is subscription else before)
                 for whose, frames, before in self._events
-            )
+            ]
             self.events_bytes -= waiting
             self.last_bytes += waiting
         self._events.append((subscription, last, None))
@@ -93,7 +93,7 @@ class Outbox:
     def drop(self, subscription: Subscription) -> int | None:
         """Drop a stream's events; tell the number before the first of them if there was one."""
         first: int | None = None
-        kept: deque[tuple[Subscription, Frames, int | None]] = deque()
+        kept: list[tuple[Subscription, Frames, int | None]] = []
         for entry in self._events:
             if entry[0] is subscription and entry[2] is not None:
                 self.events_bytes -= entry[1].size
@@ -109,7 +109,7 @@ class Outbox:
         for subscription, _, before in self._events:
             if before is not None:
                 dropped.setdefault(subscription, before)
-        self._events = deque(entry for entry in self._events if entry[2] is None)
+        self._events = [entry for entry in self._events if entry[2] is None]
         self.events_bytes = 0
         return dropped
 
