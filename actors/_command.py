@@ -17,7 +17,7 @@ from dalsegno.protocol import (
     encode_checked,
 )
 
-from ._roles import asserted_role, role_stream
+from ._roles import role_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,6 +76,8 @@ class Command(msgspec.Struct, eq=False, kw_only=True):
     decider: Decider
     streams: dict[str, Domain[Any, Any, Any]]
     """Every entity that deciding it looks at: its own, those it touches, the principal's role."""
+    role_stream: str | None = None
+    """The one that tells the principal's role; None where the role is asserted."""
     needs: int | None = None
     """The past version of its entity that it needs to see."""
     key: str | None = None
@@ -172,7 +174,8 @@ def make_command(
         payload_hash = _digest(command)
     decider = domain.decider(type(command))
     streams = {stream_id: domain}
-    if asserted_role(principal) is None and principal.user_id is not None:
+    role = None
+    if principal.role is None and principal.user_id is not None:
         role = role_stream(workspace_id, principal.user_id)
         streams[role] = domains[role.partition(":")[0]]
     needs = None
@@ -193,6 +196,7 @@ def make_command(
         size=checked_bytes,
         decider=decider,
         streams=streams,
+        role_stream=role,
         needs=needs,
         key=key,
         scope=scope,

@@ -30,7 +30,6 @@ from dalsegno.protocol import (
     InternalError,
     On,
     Past,
-    Principal,
     Reject,
     SequenceOverflowError,
     Touched,
@@ -49,7 +48,7 @@ from ._entity import (
     load_entity,
     snapshot_write,
 )
-from ._roles import SYSTEM_ROLE, asserted_role, role_in, role_stream
+from ._roles import SYSTEM_ROLE, asserted_role, role_in
 from ._store import Batch, Head, ResultWrite, SnapshotWrite, StoredResult
 
 if TYPE_CHECKING:
@@ -181,7 +180,7 @@ class Speculation:
         forming = self.forming
         answer: Receipt | DalsegnoError
         try:
-            role = self._role(command.principal)
+            role = self._role(command)
             answer = self._repeated(command) or self._decide(command, role, past)
         except DalsegnoError as error:
             answer = error
@@ -238,10 +237,12 @@ class Speculation:
                     made.append(past)
         return made
 
-    def _role(self, principal: Principal) -> str:
-        role = asserted_role(principal)
-        if role is None and principal.user_id is not None:
-            entity = self._known(role_stream(self.workspace_id, principal.user_id))
+    def _role(self, command: Command) -> str:
+        principal = command.principal
+        if command.role_stream is None:
+            role = asserted_role(principal)
+        else:
+            entity = self._known(command.role_stream)
             role = role_in(entity.version, entity.state, principal.user_id, self._owner_id)
         if role is None:
             raise Reject("ROLE_FORBIDDEN", "not a member of this workspace")
@@ -379,9 +380,10 @@ class Speculation:
     @property
     def is_full(self) -> bool:
         """True where the forming batch should be on its way before more is decided."""
+        forming, limits = self.forming, self._limits
         return (
-            len(self.forming.commands) >= self._limits.batch_commands_max
-            or self.forming.payload_bytes >= self._limits.batch_bytes_max
+            len(forming.commands) >= limits.batch_commands_max
+            or forming.payload_bytes >= limits.batch_bytes_max
         )
 
     def start(self) -> Forming:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+from msgspec import UNSET, UnsetType
+
 from dalsegno.protocol import (
     SYSTEM_WORKSPACE,
     ApplyPatch,
@@ -28,6 +31,30 @@ if TYPE_CHECKING:
 
     from ._command import Command, Receipt
     from ._service import Service
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Committed(msgspec.Struct, tag="committed", kw_only=True, gc=False):
+    """The answer to a generic command: a struct, since it is written as often as any message."""
+
+    workspace_id: str
+    event_seq: int
+    entity: str
+    version: int
+    idempotency_key: str | None
+    request_id: str | UnsetType
+
+
+class PatchCommitted(msgspec.Struct, tag="patch_committed", kw_only=True, gc=False):
+    """The answer to the seed's patch."""
+
+    note_id: str
+    version: int
+    event_seq: int
+    idempotency_key: str | None
+    request_id: str | UnsetType
 
 
 class Submission:
@@ -119,27 +146,29 @@ class Submission:
                 details=answer.details or None,
                 idempotency_key=said.idempotency_key,
             )
-        return message(
-            "committed",
-            said.request_id,
-            workspace_id=answer.workspace_id,
-            event_seq=answer.event_seq,
-            entity=answer.stream_id,
-            version=answer.version,
-            idempotency_key=said.idempotency_key,
+        return _encode(
+            Committed(
+                workspace_id=answer.workspace_id,
+                event_seq=answer.event_seq,
+                entity=answer.stream_id,
+                version=answer.version,
+                idempotency_key=said.idempotency_key,
+                request_id=UNSET if said.request_id is None else said.request_id,
+            )
         )
 
 
 def _show_patch(said: ApplyPatch, answer: Receipt | DalsegnoError) -> bytes:
     """REQUIREMENTS §1.2.3: a note's ``event_seq`` is its version."""
     if not isinstance(answer, DalsegnoError):
-        return message(
-            "patch_committed",
-            said.request_id,
-            note_id=said.note_id,
-            version=answer.version,
-            event_seq=answer.version,
-            idempotency_key=said.idempotency_key,
+        return _encode(
+            PatchCommitted(
+                note_id=said.note_id,
+                version=answer.version,
+                event_seq=answer.version,
+                idempotency_key=said.idempotency_key,
+                request_id=UNSET if said.request_id is None else said.request_id,
+            )
         )
     if answer.code == "VERSION_CONFLICT":
         return message(

@@ -282,7 +282,10 @@ class Incarnation:
             self._in_hand = [command for command in self._in_hand if not command.answered]
             await self._load(speculation, self._in_hand)
             while self._in_hand:
-                past = await self._load_past(speculation, self._in_hand[0])
+                needs = self._in_hand[0].needs
+                past = None
+                if needs is not None:
+                    past = await self._load_past(speculation, self._in_hand[0], needs)
                 speculation.decide(self._in_hand.pop(0), past)
                 if self._decided:
                     self._decided.unpark()
@@ -299,17 +302,15 @@ class Incarnation:
             stored = await self._store.load_entities(self.workspace_id, versions, versions)
             speculation.loaded(missing, stored)
 
-    async def _load_past(self, speculation: Speculation, command: Command) -> Past | None:
+    async def _load_past(self, speculation: Speculation, command: Command, version: int) -> Past:
         """Load the past version that a command declared; it may have been decided just now."""
-        if command.needs is None:
-            return None
         while not speculation.is_settled:
             await self._settled.park()
         stored = await self._store.load_entity_at(
-            self.workspace_id, command.stream_id, command.needs, command.domain.version
+            self.workspace_id, command.stream_id, version, command.domain.version
         )
         state = None if stored is None else load_entity(command.domain, stored).state
-        return Past(version=command.needs, state=state)
+        return Past(version=version, state=state)
 
     # --------------------------------------------------------------------------- committing
 

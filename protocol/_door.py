@@ -102,7 +102,8 @@ def check_id(value: str, *, chars_max: int, what: str = "id") -> str:
         Reject: ``BAD_REQUEST``.
 
     """
-    if not 1 <= len(value) <= chars_max or _UNPRINTABLE.search(value):
+    is_plain = value.isascii() and value.isprintable()
+    if not 1 <= len(value) <= chars_max or (not is_plain and _UNPRINTABLE.search(value)):
         raise Reject("BAD_REQUEST", f"{what}: 1 to {chars_max} printable characters")
     return value
 
