@@ -21,6 +21,14 @@ class RenameTask(msgspec.Struct, frozen=True):
     title: str
 
 
+class RenameOften(msgspec.Struct, frozen=True):
+    """Rename a task so many times at once: all of it happens, or none."""
+
+    task_id: str
+    title: str
+    times: int
+
+
 class TaskAdded(msgspec.Struct, frozen=True):
     title: str
 
@@ -29,7 +37,9 @@ class TaskRenamed(msgspec.Struct, frozen=True):
     title: str
 
 
-tasks = Domain("task", state=Task, commands=AddTask | RenameTask, events=TaskAdded | TaskRenamed)
+tasks = Domain(
+    "task", state=Task, commands=AddTask | RenameTask | RenameOften, events=TaskAdded | TaskRenamed
+)
 
 
 @tasks.decide
@@ -42,6 +52,11 @@ def add(task: Task | None, command: AddTask) -> TaskAdded:
 @tasks.decide
 def rename(_task: Task, command: RenameTask) -> TaskRenamed:
     return TaskRenamed(command.title)
+
+
+@tasks.decide
+def rename_often(_task: Task, command: RenameOften) -> list[TaskRenamed]:
+    return [TaskRenamed(command.title) for _ in range(command.times)]
 
 
 @tasks.evolve

@@ -13,7 +13,7 @@ from dalsegno.actors.domains.notes import ApplyPatch, CreateNote
 from dalsegno.protocol import PatchOp
 from dalsegno.runtime import Runtime, Workspace
 
-from ._domain import AddTask, RenameTask
+from ._domain import AddTask, RenameOften, RenameTask
 from ._harness import Sample
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Send = Callable[[], Awaitable[object]]
 
 NOTE_CHARS = 1_000
+HUNDRED = 100
 _PATCH_CHARS = 20
 
 
@@ -73,6 +74,10 @@ class TaskWriter:
         """Rename the task."""
         await self.workspace.send(RenameTask(self.task_id, "again"))
 
+    async def send_hundred(self) -> None:
+        """Rename the task a hundred times with one command."""
+        await self.workspace.send(RenameOften(self.task_id, "again", HUNDRED))
+
     async def add(self) -> None:
         """Add another task, which the runtime first has to look for in the store."""
         self.added += 1
@@ -99,9 +104,14 @@ async def create(writers: Sequence[NoteWriter | TaskWriter]) -> None:
 
 
 async def write(
-    runtime: Runtime, database: Postgres, senders: Sequence[Send], seconds: float
+    runtime: Runtime,
+    database: Postgres,
+    senders: Sequence[Send],
+    seconds: float,
+    *,
+    events: int = 1,
 ) -> Sample:
-    """Let every sender send one command after the other for so long."""
+    """Let every sender send one command after the other, of so many events each, for so long."""
     latencies: list[float] = []
     statistics = runtime.service.committer.statistics
     before = statistics()
@@ -111,7 +121,7 @@ async def write(
         for send in senders:
             nursery.start_soon(_send_until, began + seconds, send, latencies)
     return Sample(
-        count=len(latencies),
+        count=len(latencies) * events,
         wall_s=time.perf_counter() - began,
         cpu_s=time.process_time() - cpu,
         postgres_s=database.cpu_s() - postgres,

@@ -321,6 +321,8 @@ async def touched(store: PostgresStore, other: Connection, call: Awaitable[objec
         for pool in (pools.appending, pools.reading, pools.keeping, pools.beating):
             async with pool.connection() as connection:
                 await connection.execute("select pg_stat_force_next_flush()")
+        # What filled the tables is else told up to a second later, amid what is counted.
+        await other.execute("select pg_stat_force_next_flush()")
         ((pages,),) = await other.fetch(
             "select sum(heap_blks_hit + heap_blks_read + coalesce(idx_blks_hit + idx_blks_read, 0)"
             " + coalesce(toast_blks_hit + toast_blks_read, 0))::bigint"

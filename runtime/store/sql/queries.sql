@@ -5,18 +5,24 @@
 -- and a database that was never analysed says nothing, there is one way to run them.
 
 -- append --
--- The group commit: all that it writes hangs on the heads that were won.
+-- The group commit: all that it writes hangs on the heads that were won.  Arrays are unnested side
+-- by side in a select list, a tenth faster than `from unnest(…, …)`, which stores each one first.
 -- $1-6 heads, $7 lifetime of a key in seconds, $8-13 results, $14-29 events, $30-38 entities,
 -- $39-43 snapshots.
 with want as materialized (
-  select * from unnest($1::text::text[], $2::text::bigint[], $3::text::bigint[], $4::text::bigint[],
-                       $5::text::bigint[], $6::text::timestamptz[])
-    as w(workspace_id, epoch, old_head, new_head, chain, recorded_at)
+  select * from (
+      select unnest($1::text::text[]) as workspace_id,
+             unnest($2::text::bigint[]) as epoch, unnest($3::text::bigint[]) as old_head,
+             unnest($4::text::bigint[]) as new_head, unnest($5::text::bigint[]) as chain,
+             unnest($6::text::timestamptz[]) as recorded_at
+    ) as w
    order by workspace_id
 ), result as materialized (
-  select * from unnest($8::text::text[], $9::text::text[], $10::text::text[], $11::text::text[],
-                       $12::text::text[], $13::text::bigint[])
-    as r(workspace_id, scope, key, payload_hash, answer, event_seq)
+  select * from (
+      select unnest($8::text::text[]) as workspace_id, unnest($9::text::text[]) as scope,
+             unnest($10::text::text[]) as key, unnest($11::text::text[]) as payload_hash,
+             unnest($12::text::text[]) as answer, unnest($13::text::bigint[]) as event_seq
+    ) as r
 ), taken as materialized (
   -- A live key refuses its own workspace and nobody else's.
   select distinct r.workspace_id from result r cross join lateral (
@@ -46,14 +52,21 @@ with want as materialized (
   select workspace_id, event_seq, stream_id, stream_seq, event_id, type,
     type_version, schema_version, payload::json, actor_id, command_id, source, causation,
     correlation_id, recorded_at, chain
-    from unnest($14::text::text[], $15::text::bigint[], $16::text::text[], $17::text::bigint[],
-                $18::text::uuid[], $19::text::text[], $20::text::integer[], $21::text::integer[],
-                $22::text::text[], $23::text::text[], $24::text::text[], $25::text::text[],
-                $26::text::text[], $27::text::text[], $28::text::timestamptz[],
-                $29::text::bigint[])
-      as e(workspace_id, event_seq, stream_id, stream_seq, event_id, type,
-           type_version, schema_version, payload, actor_id, command_id, source, causation,
-           correlation_id, recorded_at, chain)
+    from (
+      select unnest($14::text::text[]) as workspace_id,
+             unnest($15::text::bigint[]) as event_seq,
+             unnest($16::text::text[]) as stream_id,
+             unnest($17::text::bigint[]) as stream_seq,
+             unnest($18::text::uuid[]) as event_id, unnest($19::text::text[]) as type,
+             unnest($20::text::integer[]) as type_version,
+             unnest($21::text::integer[]) as schema_version,
+             unnest($22::text::text[]) as payload, unnest($23::text::text[]) as actor_id,
+             unnest($24::text::text[]) as command_id, unnest($25::text::text[]) as source,
+             unnest($26::text::text[]) as causation,
+             unnest($27::text::text[]) as correlation_id,
+             unnest($28::text::timestamptz[]) as recorded_at,
+             unnest($29::text::bigint[]) as chain
+    ) as e
    where workspace_id in (select workspace_id from won)
 ), new_result as (
   -- A row that is in the way has expired, or its workspace would not have won.
@@ -71,10 +84,15 @@ with want as materialized (
      updated_at)
   select workspace_id, stream_id, version, live, keys::text[], title, state::json,
     case when state is null then 0 else version end, domain_version, updated_at
-    from unnest($30::text::text[], $31::text::text[], $32::text::bigint[], $33::text::boolean[],
-                $34::text::text[], $35::text::text[], $36::text::text[], $37::text::integer[],
-                $38::text::timestamptz[])
-      as n(workspace_id, stream_id, version, live, keys, title, state, domain_version, updated_at)
+    from (
+      select unnest($30::text::text[]) as workspace_id,
+             unnest($31::text::text[]) as stream_id,
+             unnest($32::text::bigint[]) as version, unnest($33::text::boolean[]) as live,
+             unnest($34::text::text[]) as keys, unnest($35::text::text[]) as title,
+             unnest($36::text::text[]) as state,
+             unnest($37::text::integer[]) as domain_version,
+             unnest($38::text::timestamptz[]) as updated_at
+    ) as n
    where workspace_id in (select workspace_id from won)
   on conflict (workspace_id, stream_id) do update
     set version = excluded.version, live = excluded.live, keys = excluded.keys,
@@ -87,9 +105,13 @@ with want as materialized (
 ), new_snapshot as (
   insert into dalsegno.snapshot (workspace_id, stream_id, version, domain_version, state)
   select workspace_id, stream_id, version, domain_version, state::json
-    from unnest($39::text::text[], $40::text::text[], $41::text::bigint[], $42::text::integer[],
-                $43::text::text[])
-      as s(workspace_id, stream_id, version, domain_version, state)
+    from (
+      select unnest($39::text::text[]) as workspace_id,
+             unnest($40::text::text[]) as stream_id,
+             unnest($41::text::bigint[]) as version,
+             unnest($42::text::integer[]) as domain_version,
+             unnest($43::text::text[]) as state
+    ) as s
    where workspace_id in (select workspace_id from won)
   on conflict (workspace_id, stream_id, version) do update
     set domain_version = excluded.domain_version, state = excluded.state
