@@ -236,6 +236,22 @@ async def test_who_resumes_at_the_head_reads_nothing_also_after_a_restart(
         assert store.reads == before
 
 
+async def test_the_next_page_and_no_more_is_read_while_one_is_written(
+    store: CountingStore, world: World
+) -> None:
+    limits = Limits(page_events=10, tail_bytes_max=0)
+    async with running(store, world, limits=limits) as actors:
+        await put(actors, 50)
+        await actors.workspace().head()
+        store.reads.clear()
+        async with wired(actors, role="viewer", room_bytes=300) as wire:
+            await wire.ask("subscribe", stream_id=STREAM, cursor=0)
+            await trio.testing.wait_all_tasks_blocked()
+            assert store.reads == {"events": 2}, "the client has not taken the first page yet"
+            assert await hear_up_to(wire, 50) == [*range(1, 51)]
+        assert store.reads == {"events": 5}
+
+
 async def _resume(actors: Actors, count: int, *, cursor: int, head: int) -> None:
     heard = []
 
