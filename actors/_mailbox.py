@@ -109,7 +109,8 @@ class Mailbox(Generic[ItemT]):
 
     async def wait_filled(self) -> None:
         """Wait until there is something to take."""
-        await trio.lowlevel.checkpoint()
+        if self._items:
+            await trio.lowlevel.checkpoint()
         while not self._items:
             await self._filled.park()
 

@@ -49,9 +49,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The request or conversation that all this belongs to."""
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=1_024)
 def instant(at: datetime) -> str:
-    """Write a time with microseconds; the events of one command, and many of a batch, share one."""
+    """Write a time with microseconds; the events of a batch share one, and it is asked for often.
+
+    As many are kept as workspaces commit at the same time.
+    """
     return at.isoformat(timespec="microseconds")
 
 

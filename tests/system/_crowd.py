@@ -197,7 +197,8 @@ class _Member:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._hear, socket, connection)
                 await self._subscribe(socket, self._whole)
-                if self._hot.cursor is not None:
+                # What was heard meanwhile may have led to it: asked for twice, it begins once.
+                if self._hot.cursor is not None and not self._hot.is_asked_for:
                     await self._subscribe(socket, self._hot)
                 for _ in range(self._senders):
                     nursery.start_soon(self._send, socket)
