@@ -228,12 +228,13 @@ def test_every_message_of_the_server_is_told() -> None:
         for pattern in (
             r'\bmessage\(\s*"([a-z_]+)"',
             r'"type": ?"([a-z_]+)"',
-            r'b"([a-z]+_event)"',
+            r'kind, extra = "([a-z]+_event)"',
+            r'\bmsgspec\.Struct, tag="([a-z_]+)"',
         )
         for name in re.findall(pattern, source.read_text())
     }
     assert {"subscribed", "note_event", "workspace_event", "error", "heartbeat"} <= said
-    assert "reconnect" in said
+    assert {"reconnect", "committed", "patch_committed", "automation_event"} <= said
     text = PROTOCOL.read_text()
     assert not {name for name in said if f'"{name}"' not in text and f"`{name}`" not in text}
 
