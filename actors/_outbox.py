@@ -115,6 +115,9 @@ class Outbox:
 
     def take(self) -> list[Frames]:
         """Empty it: replies first, then events; nothing where nothing waits."""
+        if not self._replies and len(self._events) == 1:  # what a reader in step has
+            self.events_bytes = self.last_bytes = 0
+            return [self._events.pop()[1]]
         frames = [entry[1] for entry in self._events]
         if self._replies:
             frames.insert(0, Frames(tuple(self._replies)))

@@ -145,30 +145,29 @@ class Writer:
         if self.is_closed:
             return
         try:
-            self._offer(subscription, item)
+            before = subscription.sent
+            due = subscription.offer(item)
+            if due is None:
+                if not subscription.live:
+                    self._lag(subscription)
+                return
+            view = subscription.view
+            assert view is not None, "chosen at subscribe"
+            frames = item.frames(view) if due is item.events else Frames([view(e) for e in due])
+            self.outbox.add(subscription, frames, before)
+            if self.is_writing and self.outbox.is_over:
+                self._drop()
+            self._delivery.touch(self)
+        except DalsegnoError as error:
+            self.ended(subscription, error)
         except Exception:  # noqa: BLE001 - whoever publishes must not notice
             self.fail()
 
-    def _offer(self, subscription: Subscription, item: Published) -> None:
-        before = subscription.sent
-        due = subscription.offer(item)
-        if due is None:
-            if not subscription.live:
-                self._lag(subscription)
-            return
-        view = subscription.view
-        assert view is not None, "chosen at subscribe"
-        try:
-            frames = item.frames(view) if due is item.events else Frames([view(e) for e in due])
-        except DalsegnoError as error:
-            self.ended(subscription, error)
-            return
-        self.outbox.add(subscription, frames, before)
-        if self.is_writing and self.outbox.is_over:
-            for dropped, before_it in self.outbox.drop_all().items():
-                dropped.fall_behind(before_it)
-                self._lag(dropped)
-        self._delivery.touch(self)
+    def _drop(self) -> None:
+        """Let go of what can be read again, and read it later."""
+        for dropped, before in self.outbox.drop_all().items():
+            dropped.fall_behind(before)
+            self._lag(dropped)
 
     def _lag(self, subscription: Subscription) -> None:
         if subscription.stream_id in self.follows:  # else it is being subscribed to

@@ -27,17 +27,20 @@ def text_frame(payload: bytes) -> bytes:
 class Frames:
     """Some messages in order: as texts, and joined as WebSocket frames once somebody asks."""
 
-    __slots__ = ("_wire", "size", "texts")
+    __slots__ = ("size", "texts", "wire")
+
+    wire: bytes
+    """The WebSocket frames, joined."""
 
     def __init__(self, texts: Sequence[bytes]) -> None:
         self.texts = texts
         self.size = sum(map(len, texts))
         """Bytes of the texts: what bounds count."""
-        self._wire: bytes | None = None
 
-    @property
-    def wire(self) -> bytes:
-        """The WebSocket frames, joined."""
-        if self._wire is None:
-            self._wire = b"".join([text_frame(text) for text in self.texts])
-        return self._wire
+    def __getattr__(self, name: str) -> bytes:
+        # Asked for once, by the first of many readers: for the others it is there, and a property
+        # would be a tenth of a delivery.
+        if name != "wire":
+            raise AttributeError(name)
+        self.wire = b"".join([text_frame(text) for text in self.texts])
+        return self.wire
