@@ -120,9 +120,13 @@ class Crowd:
         goal = self.receipts + more
         await until(lambda: self.receipts >= goal, within_s)
 
-    async def settle(self, within_s: float = 60) -> None:
-        """Write nothing new, wait until all is answered and everybody has seen all; leave."""
+    async def settle(self, within_s: float = 60, *, beside: int = 0) -> None:
+        """Write nothing new, wait until all is answered and everybody has seen all; leave.
+
+        ``beside`` is the highest number that somebody else wrote, who has finished.
+        """
         self.is_calm = True
+        self.head = max(self.head, beside)
         await until(lambda: not any(member.is_busy for member in self._members), within_s)
         await until(lambda: all(member.has_seen(self.head) for member in self._members), within_s)
         self.recorder.settled()

@@ -26,15 +26,19 @@ class Load:
         self._owner = owner
         self._keys = (f"key-{number}" for number in itertools.count())
         self._is_enough = False
+        self._runs = 0
 
     async def run(self, *, clients: int = 3, senders: int = 4) -> None:
-        """Write until `enough`, over as many connections as it takes."""
+        """Write until `finish`, over as many connections as it takes."""
+        self._runs += 1
         async with trio.open_nursery() as nursery:
             for _ in range(clients):
                 nursery.start_soon(self._client, senders)
+        self._runs -= 1
 
     async def run_impatiently(self) -> None:
         """Write as one that is told of every failure, and tries again under the same key."""
+        self._runs += 1
         while not self._is_enough:
             key = next(self._keys)
             while key not in self.receipts:
@@ -46,14 +50,18 @@ class Load:
                 except DalsegnoError as error:
                     self.failures[error.code] += 1
                     await trio.sleep(0.02)
+        self._runs -= 1
 
     async def wait(self, more: int) -> None:
         """Wait until so many more are acknowledged."""
         goal = len(self.receipts) + more
         await until(lambda: len(self.receipts) >= goal, within_s=40)
 
-    def enough(self) -> None:
+    async def finish(self) -> int:
+        """Begin nothing more; tell the highest number once all that was begun has its receipt."""
         self._is_enough = True
+        await until(lambda: self._runs == 0, within_s=40)
+        return max(receipt.event_seq for receipt in self.receipts.values())
 
     async def _client(self, senders: int) -> None:
         async with connect(self._server, self._owner) as client, trio.open_nursery() as nursery:

@@ -29,8 +29,7 @@ async def test_x_per_4_fi_9_the_server_is_killed_in_the_middle_of_a_load(
             await server.start()
             assert server.postmaster() == postmaster, "the PostgreSQL that was left is adopted"
         await load.wait(more=60)
-        load.enough()
-        await crowd.settle()
+        await crowd.settle(beside=await load.finish())
     await load.check()
     await crowd.judge(server.dsn)
     assert set(load.failures) <= {"UNREACHABLE", "STORE_UNAVAILABLE", "OUTCOME_UNKNOWN"}
@@ -51,8 +50,7 @@ async def test_x_sup_8_fi_10_postgres_is_killed_in_the_middle_of_a_load(
             os.kill(killed := server.postmaster(), signal.SIGKILL)
             await until(lambda: server.postmaster() not in {0, killed})
         await load.wait(more=60)  # by itself
-        load.enough()
-        await crowd.settle()
+        await crowd.settle(beside=await load.finish())
     await load.check()
     await crowd.judge(server.dsn)
     assert set(crowd.codes) <= NOT_NOW | ORDINARY

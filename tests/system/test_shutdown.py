@@ -56,7 +56,7 @@ async def test_x_sup_6_sigterm_drains_and_stops_postgres(server: Server, owner: 
             await stream.aclose()
         await server.start()
         await load.wait(more=20)
-        load.enough()
+        await load.finish()
     await load.check()
 
 
@@ -77,7 +77,7 @@ async def test_a_frozen_postgres_does_not_hold_the_shutdown(server: Server, owne
                 os.kill(pid, signal.SIGCONT)
         await server.start()
         await load.wait(more=20)
-        load.enough()
+        await load.finish()
     await load.check()
 
 
