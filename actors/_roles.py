@@ -26,7 +26,7 @@ def role_stream(workspace_id: str, user_id: str) -> str:
     return f"user:{user_id}" if workspace_id == SYSTEM_WORKSPACE else f"member:{user_id}"
 
 
-def role_in(version: int, state: Any, user_id: str | None, owner_id: str | None) -> str | None:  # noqa: ANN401 - a member's or a user's state
+def role_in(version: int, state: Any, user_id: str, owner_id: str | None) -> str | None:  # noqa: ANN401 - a member's or a user's state
     """Tell a user's role from the entity of `role_stream`; None for who has none."""
     if version == 0:
         return "owner" if user_id == owner_id else None

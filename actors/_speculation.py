@@ -238,12 +238,12 @@ class Speculation:
         return made
 
     def _role(self, command: Command) -> str:
-        principal = command.principal
-        if command.role_stream is None:
-            role = asserted_role(principal)
+        user_id = command.principal.user_id
+        if command.role_stream is None or user_id is None:
+            role = asserted_role(command.principal)
         else:
             entity = self._known(command.role_stream)
-            role = role_in(entity.version, entity.state, principal.user_id, self._owner_id)
+            role = role_in(entity.version, entity.state, user_id, self._owner_id)
         if role is None:
             raise Reject("ROLE_FORBIDDEN", "not a member of this workspace")
         return role

@@ -60,14 +60,14 @@ class PatchCommitted(msgspec.Struct, tag="patch_committed", kw_only=True, gc=Fal
 class Submission:
     """One such message: what it asks, and how its answer looks."""
 
-    __slots__ = ("_said", "_service", "principal")
+    __slots__ = ("_principal", "_said", "_service")
 
     def __init__(
         self, said: CommandMessage | ApplyPatch, service: Service, principal: Principal
     ) -> None:
         self._said = said
         self._service = service
-        self.principal = principal
+        self._principal = principal
 
     async def make(self, reply: Callable[[Receipt | DalsegnoError], None]) -> Command:
         """Make the command.
@@ -88,7 +88,7 @@ class Submission:
             service.domain_of(name),
             name,
             command,
-            principal=self.principal,
+            principal=self._principal,
             reply=reply,
             limits=service.limits,
             domains=service.domains,
@@ -100,7 +100,7 @@ class Submission:
 
     async def _check_member(self, place: str) -> None:
         """See to it that a stranger neither opens a workspace nor hears where it lives."""
-        service, who = self._service, self.principal
+        service, who = self._service, self._principal
         if who.role is not None or service.directory.is_known(place):
             return
         if await service.role_of(place, str(who.user_id)) is None:

@@ -44,7 +44,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # What the loaders below, and those of psycopg, rely on.
-_SESSION = {"TimeZone": "UTC", "DateStyle": "ISO", "bytea_output": "hex"}
+_SESSION = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",
+    "bytea_output": "hex",
+    "client_encoding": "UTF8",  # which is what we send, whatever the DSN says
+}
 
 _ROLLBACK_DEADLINE_S = 5.0
 
@@ -249,7 +254,6 @@ class PsycopgConnection:
     def _dump(self, param: object) -> Buffer:
         """Write a parameter as the text that PostgreSQL reads it from."""
         if not isinstance(param, str):
-            # Psycopg would give a number the smallest type that holds it.
             dumped = self._values.get_dumper(param, PyFormat.TEXT).dump(param)
             assert dumped is not None, "None is dumped nowhere"
             return dumped

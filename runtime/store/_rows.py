@@ -40,9 +40,9 @@ def append_statement(
 def _is_one(batch: Batch) -> bool:
     """Tell whether it is one event, its entity, and perhaps the result of its command's key."""
     return (
-        [(e.stream_id, e.stream_seq) for e in batch.events]
+        len(batch.events) == 1
+        and [(e.stream_id, e.stream_seq) for e in batch.events]
         == [(e.stream_id, e.version) for e in batch.entities]
-        and len(batch.events) == 1
         and not batch.snapshots
         and (not batch.results or [r.event_seq for r in batch.results] == [batch.new_head])
     )

@@ -354,12 +354,14 @@ async def test_x_per_8_what_is_touched_does_not_grow_with_the_log(
             SnapshotWrite(stream_id="note:0", version=version + 1, domain_version=1, state="{}"),
         )
         batch = w.batch(event, results=(result("new", length + 1),), snapshots=snapshots)
+        alone = w.batch(w.event("note:0"), results=(result("alone", length + 2),))
         page = {"limit": 10, "bytes_max": 10_000}
         middle = length // 2
         return {
             "read_head": store.read_head(workspace_id),
             "read_heads": store.read_heads([workspace_id, "absent"]),
             "append": store.append([batch]),
+            "append_one": store.append([alone]),
             "acquire": store.acquire(workspace_id, "x", create=True),
             "write_states": store.write_states(workspace_id, 2, [entity("note:3", version, "{}")]),
             "halt": store.halt(workspace_id, 2, "why", code="1", actor="x"),

@@ -110,6 +110,12 @@ async def test_session_settings(database: str) -> None:
     await connection.aclose()
 
 
+async def test_texts_are_utf_8_whatever_a_dsn_asks_for(database: str) -> None:
+    connection = await connect(f"{database}&client_encoding=latin1")
+    assert await connection.fetch("select $1::text", ("ö\u2028",)) == [("ö\u2028",)]
+    await connection.aclose()
+
+
 async def test_a_setting_that_the_server_refuses(database: str) -> None:
     with pytest.raises(DatabaseError, match="no_such_thing"):
         await connect(database, settings={"no_such_thing": "1"})
