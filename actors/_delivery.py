@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from dalsegno.protocol import DalsegnoError, Limits, Published, Subscription
 
+    from ._hub import Hub
     from ._store import Store
+    from ._transport import Transport
 
 
 class Follower(Protocol):
@@ -38,6 +40,21 @@ class Follower(Protocol):
 
     def flush_nowait(self) -> None:
         """Write what is due, as far as that goes without waiting; never raises."""
+
+    def step_out(self, hub: Hub) -> None:
+        """Let its subscriptions at a hub go on by themselves; never raises."""
+
+
+class Writing(Follower, Protocol):
+    """A follower that may be in step with others: what is due to all is written to each."""
+
+    transport: Transport
+
+    def write_on(self) -> None:
+        """Have written what the transport did not take at once; never raises."""
+
+    def broke(self, error: Exception) -> None:
+        """Notice the error of a write, in its handler; never raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +126,11 @@ class Delivery:
         dirty, self._dirty = self._dirty, None
         assert dirty is not None, "begun before"
         return dirty
+
+    def part(self, hub: Hub) -> None:
+        """Let those who have something to write go on by themselves at a hub, to write it all."""
+        for follower in self._dirty or ():
+            follower.step_out(hub)
 
     async def flush(self, dirty: Iterable[Follower]) -> None:
         """Flush everybody once, and let others run in between."""

@@ -8,8 +8,10 @@ Publishing one commit:
 
 1. revocations in it become barriers on the readers they concern, before any offer (I8);
 2. the commands' answers go to their senders, so that who sent something hears of it first;
-3. each stream's events are offered to its readers, entities' streams before the workspace's;
-4. readers with something to write are flushed once each, and others run in between.
+3. each stream's events are offered to its readers, entities' streams before the workspace's; those
+   who are in step move on together (`Readers`), but for those who have an answer to be written too;
+4. who has something to write is flushed once, then those in step are written to.  Others run in
+   between, and may leave, or end, what is not written yet.
 
 Where the workspace is halted, moves to another node, or turns out to have another history than the
 one that was published here, the hub *ends*: every reader and everybody who waits for the head hears
@@ -25,15 +27,20 @@ import trio
 
 from dalsegno.protocol import CHAIN_START, Published, workspace_stream
 
+from ._readers import Readers
 from ._roles import MEMBER_REMOVED
 from ._tail import Tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from dalsegno.protocol import DalsegnoError, Event, Subscription
+    from dalsegno.protocol import DalsegnoError, Event, Frames, Subscription
 
-    from ._delivery import Delivery, Follower
+    from ._delivery import Delivery, Follower, Writing
+    from ._readers import InStep, Member
+
+    _Due = tuple[InStep, Frames, list[Member]]
+    """What is to be written to those who were in step when it was published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ class Hub:
         self.era = object()
         """Whose pages may be shared: another one once the log may have been touched."""
         self._delivery = delivery
-        self._streams: dict[str, dict[Subscription, Follower]] = {}
+        self._streams: dict[str, Readers] = {}
         self._waiting: dict[int, trio.lowlevel.ParkingLot] = {}
         """Who waits for the head, by the number that each waits for."""
         self._ended: DalsegnoError | None = None
@@ -86,7 +93,7 @@ class Hub:
             head=self.head,
             streams=len(self._streams),
             subscriptions=len(every),
-            behind=sum(not one.live for one in every),
+            behind=sum(not one.live for one, _ in every),
             tail=len(self.tail),
         )
 
@@ -125,7 +132,8 @@ class Hub:
         streams, self._streams = self._streams, {}
         self._delivery.begin()
         for readers in streams.values():
-            for subscription, follower in readers.items():
+            for subscription, follower in list(readers):
+                readers.remove(subscription)
                 subscription.ended = error
                 follower.ended(subscription, error)
         for follower in self._delivery.end():
@@ -172,16 +180,28 @@ class Hub:
     def register(self, subscription: Subscription, follower: Follower) -> int:
         """Add a reader; return the published head of the workspace."""
         assert self.is_open, "waited for"
-        self._streams.setdefault(subscription.stream_id, {})[subscription] = follower
+        self._streams.setdefault(subscription.stream_id, Readers()).add(subscription, follower)
         return self.head
 
     def unregister(self, subscription: Subscription) -> None:
         """Take a reader out; nothing where it is out already."""
         readers = self._streams.get(subscription.stream_id)
         if readers is not None:
-            readers.pop(subscription, None)
+            readers.remove(subscription)
             if not readers:
                 del self._streams[subscription.stream_id]
+
+    def join(self, subscription: Subscription, writing: Writing) -> None:
+        """Let a reader for whom nothing waits go on in step with others, if that may be."""
+        readers = self._streams.get(subscription.stream_id)
+        if readers is not None:
+            readers.join(subscription, writing)
+
+    def part(self, subscription: Subscription) -> None:
+        """Let a reader go on by itself."""
+        readers = self._streams.get(subscription.stream_id)
+        if readers is not None:
+            readers.part(subscription)
 
     # ----------------------------------------------------------------------------- publishing
 
@@ -189,13 +209,14 @@ class Hub:
         """Publish what was committed; ``answer`` gives the answers that waited for it."""
         self._delivery.begin()
         try:
-            self._publish(events, answer)
+            due = self._publish(events, answer)
         finally:
             dirty = self._delivery.end()
         self._wake()
         await self._delivery.flush(dirty)
+        await self._write(due)
 
-    def _publish(self, events: Sequence[Event], answer: Callable[[], None]) -> None:
+    def _publish(self, events: Sequence[Event], answer: Callable[[], None]) -> list[_Due]:
         revoked: list[tuple[Subscription, Follower]] = []
         if events:
             assert self.is_open, "opened before"
@@ -204,39 +225,65 @@ class Hub:
             self._delivery.tails.extend(self.tail, events)
             revoked = self._revoke(events)
         answer()
+        due: list[_Due] = []
         if events and self._streams:
-            self._offer(events)
+            self._delivery.part(self)
+            due = self._offer(events)
         for subscription, follower in revoked:
             follower.revoked(subscription)
+        return due
 
-    def _offer(self, events: Sequence[Event]) -> None:
-        streams = self._streams
+    def _offer(self, events: Sequence[Event]) -> list[_Due]:
+        streams, due = self._streams, []
         if len(streams) > (self.stream_id in streams):
             by_stream: dict[str, list[Event]] = {}
             for event in events:
                 if event.stream_id in streams:
                     by_stream.setdefault(event.stream_id, []).append(event)
             for stream_id, its_events in by_stream.items():
-                self._offer_item(stream_id, Published(its_events, whole=False))
+                due += self._offer_item(streams[stream_id], Published(its_events, whole=False))
         if self.stream_id in streams:
-            self._offer_item(self.stream_id, Published(events, whole=True))
+            due += self._offer_item(streams[self.stream_id], Published(events, whole=True))
+        return due
 
-    def _offer_item(self, stream_id: str, item: Published) -> None:
-        for subscription, follower in list(self._streams[stream_id].items()):
+    def _offer_item(self, readers: Readers, item: Published) -> list[_Due]:
+        due = [(*one, list(one[0].members.values())) for one in readers.advance(item)]
+        for subscription, follower in list(readers.apart.items()):
             follower.offer(subscription, item)
+        return due
+
+    async def _write(self, due: list[_Due]) -> None:
+        """Write to everybody who is in step, and let others run in between."""
+        chunk, written = self._delivery.limits.offers_per_yield, 0
+        for step, frames, members in due:
+            one = (frames,)
+            for first in range(0, len(members), chunk):
+                for subscription, writing, send in step.still(members[first : first + chunk]):
+                    try:
+                        if send(one):
+                            continue
+                        writing.write_on()
+                    except Exception as error:  # noqa: BLE001 - it is that reader's alone
+                        writing.broke(error)
+                    self.part(subscription)
+                written += min(chunk, len(members) - first)
+                if written >= chunk:
+                    written = 0
+                    await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _revoke(self, events: Sequence[Event]) -> list[tuple[Subscription, Follower]]:
         revoked = []
         for event in events:
             if event.type == MEMBER_REMOVED and event.stream_id.startswith("member:"):
                 user_id = event.stream_id.partition(":")[2]
-                for subscription, follower in self._of(user_id):
+                for subscription, follower in list(self._of(user_id)):
+                    self.part(subscription)
                     subscription.revoke(event.event_seq)
                     revoked.append((subscription, follower))
         return revoked
 
     def _of(self, user_id: str) -> Iterable[tuple[Subscription, Follower]]:
         for readers in self._streams.values():
-            for subscription, follower in readers.items():
+            for subscription, follower in readers:
                 if follower.user_id == user_id:
                     yield subscription, follower

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from dalsegno.protocol import Published, Subscription
 
+    from ._hub import Hub
     from ._service import Service
     from ._subscribing import Follow
     from ._transport import Transport
@@ -104,6 +105,8 @@ class Writer:
     def shut(self) -> None:
         """Write nothing from this step on."""
         self.is_closed = True
+        for follow in self.follows.values():
+            follow.hub.part(follow.subscription)
         self.outbox.clear()
 
     def release(self) -> None:
@@ -217,23 +220,42 @@ class Writer:
             if self._pause is not None:
                 self._pause.cancel(reason="there is something to write")
             return
+        has_events = bool(self.outbox.events)
         frames = self.outbox.take()
         if frames:
             try:
                 if not self.transport.send_nowait(frames):
-                    self._write_on()
+                    self.write_on()
                     return
-            except TransportClosedError:
-                self._close(Close.NORMAL, "the client is gone")
-                return
-            except Exception:  # noqa: BLE001 - whoever publishes must not notice
-                self.fail()
+            except Exception as error:  # noqa: BLE001 - whoever publishes must not notice
+                self.broke(error)
                 return
         if self._behind:
-            self._write_on()
+            self.write_on()
+        elif has_events:
+            self._step_in()
 
-    def _write_on(self) -> None:
-        if self.nursery is not None:
+    def broke(self, error: Exception) -> None:
+        """End the connection because of a write whose error is being handled."""
+        if isinstance(error, TransportClosedError):
+            self._close(Close.NORMAL, "the client is gone")
+        else:
+            self.fail()
+
+    def _step_in(self) -> None:
+        """Go on in step with others, now that nothing waits and nobody is behind."""
+        for follow in self.follows.values():
+            follow.hub.join(follow.subscription, self)
+
+    def step_out(self, hub: Hub) -> None:
+        """Go on by itself at a hub: there is more to write than what others are given."""
+        for follow in self.follows.values():
+            if follow.hub is hub:
+                hub.part(follow.subscription)
+
+    def write_on(self) -> None:
+        """Start the task, unless it runs."""
+        if self.nursery is not None and not self.is_writing:
             self.is_writing = True
             self.nursery.start_soon(self._write)
 
@@ -251,6 +273,8 @@ class Writer:
             self.fail()
         finally:
             self.is_writing = False
+        if not self.is_closed:
+            self._step_in()
 
     async def _write_some(self) -> bool:
         """Write what waits, or else the next page of somebody who is behind."""

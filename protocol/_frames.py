@@ -27,20 +27,18 @@ def text_frame(payload: bytes) -> bytes:
 class Frames:
     """Some messages in order: as texts, and joined as WebSocket frames once somebody asks."""
 
-    __slots__ = ("size", "texts", "wire")
-
-    wire: bytes
-    """The WebSocket frames, joined."""
+    __slots__ = ("joined", "size", "texts")
 
     def __init__(self, texts: Sequence[bytes]) -> None:
         self.texts = texts
         self.size = sum(map(len, texts))
         """Bytes of the texts: what bounds count."""
+        self.joined = b""
+        """`wire`, once somebody asked for it: who writes to many reads it without a call."""
 
-    def __getattr__(self, name: str) -> bytes:
-        # Asked for once, by the first of many readers: for the others it is there, and a property
-        # would be a tenth of a delivery.
-        if name != "wire":
-            raise AttributeError(name)
-        self.wire = b"".join([text_frame(text) for text in self.texts])
-        return self.wire
+    @property
+    def wire(self) -> bytes:
+        """The WebSocket frames, joined for all who ask."""
+        if not self.joined:
+            self.joined = b"".join([text_frame(text) for text in self.texts])
+        return self.joined

@@ -140,10 +140,16 @@ class NativeTransport:
         """Write the frames' shared bytes; see `Transport`."""
         if self._over is not None:
             raise self._closed()
-        if len(frames) == 1 and not self._kept and not self._pong:
-            return self._send(frames[0].wire)
-        self._kept += [wire for frame in frames if (wire := frame.wire)]
-        return self._push()
+        if len(frames) != 1 or self._kept or self._pong:
+            self._kept += filter(None, [frame.wire for frame in frames])
+            return self._push()
+        frame = frames[0]
+        wire = frame.joined or frame.wire
+        try:
+            sent = self._sock.send(wire)
+        except OSError as error:
+            sent = self._none_sent(error)
+        return sent == len(wire) or self._keep(wire, sent)
 
     async def flush(self) -> None:
         """Write what is kept; see `Transport`."""
@@ -155,19 +161,18 @@ class NativeTransport:
     def ping_nowait(self) -> None:
         """Send a ping unless something is on its way already."""
         if self._over is None and not self._kept:
+            self._kept.append(_PING)
             with suppress(TransportClosedError):  # the reader meets it too
-                self._send(_PING)
+                self._push()
 
-    def _send(self, wire: bytes) -> bool:
-        """Write past the empty line; keep what the socket does not take."""
-        try:
-            sent = self._sock.send(wire)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
+    def _none_sent(self, error: OSError) -> int:
+        """Take it that the socket is full, if that is what it says."""
+        if not isinstance(error, BlockingIOError):
             self._lose(error)
-        if sent == len(wire):
-            return True
+        return 0
+
+    def _keep(self, wire: bytes, sent: int) -> bool:
+        """Keep what the socket did not take; tell that there is something left."""
         self._kept.append(memoryview(wire)[sent:])
         return False
 

@@ -444,6 +444,7 @@ async def test_catching_up_from_memory_lets_others_run(actors: Actors) -> None:
         await trio.testing.wait_all_tasks_blocked()
         async with trio.open_nursery() as nursery:
             subscription = wire.connection._follows[STREAM].subscription
+            hub_of(actors).part(subscription)
             subscription.fall_behind(0)
             wire.connection.writer._behind[STREAM] = None
             wire.connection.writer.flush_nowait()

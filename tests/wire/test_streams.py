@@ -482,7 +482,7 @@ async def test_x_bp_2_a_reader_that_stops_falls_behind_and_misses_nothing(site: 
         await reader.ask("subscribe_note", note_id=note_id)
         version = 1
         hub = site.rt.service.directory.slot(owner.workspace_id).hub
-        (subscription,) = hub._streams[stream_id]
+        ((subscription, _),) = hub._streams[stream_id]
         with trio.fail_after(30):
             while subscription.live or version < 300:
                 operations = [{"insert": text}, {"delete": len(text) if version > 1 else 0}]
