@@ -65,6 +65,7 @@ SIM_LIMITS = Limits(
     locked_retries_max=5,
     answer_deadline_s=3.0,
     backoff_max_s=2.0,
+    offers_per_yield=1,
     outbox_bytes_max=1_500,
     replies_bytes_max=8_192,
     page_events=3,
