@@ -14,6 +14,10 @@ SCHEMA_VERSION = 2
 CHAIN_START = 0
 """The chain before the first event."""
 
+# To copy one is a third quicker than to make it of its parameters.
+_PAYLOAD = blake2b(digest_size=16)
+_LINK = blake2b(digest_size=8)
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One committed, or about to be committed, event."""
@@ -78,13 +82,16 @@ def chain(
     """
     actor = "-" if actor_id is None else f"+{actor_id}"
     at = instant(recorded_at)
-    digest = blake2b(payload.encode(), digest_size=16).hexdigest()
+    digest = _PAYLOAD.copy()
+    digest.update(payload.encode())
     text = (
         f"{previous:016x}\x1f{len(workspace_id)}:{workspace_id}\x1f{event_seq}\x1f"
         f"{len(stream_id)}:{stream_id}\x1f{stream_seq}\x1f{len(type_)}:{type_}\x1f{type_version}\x1f"
-        f"{len(actor)}:{actor}\x1f{at}\x1f{digest}"
+        f"{len(actor)}:{actor}\x1f{at}\x1f{digest.hexdigest()}"
     )
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+    link = _LINK.copy()
+    link.update(text.encode())
+    return int.from_bytes(link.digest())
 
 
 def chained(previous: int, event: Event) -> int:

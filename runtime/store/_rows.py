@@ -68,7 +68,7 @@ def _one_parameters(batch: Batch, result_ttl_s: float) -> list[str | None]:
     return [*parameters, *answered, repr(result_ttl_s)]
 
 
-def _append_parameters(batches: Sequence[Batch], result_ttl_s: float) -> list[str]:
+def _append_parameters(batches: Sequence[Batch], result_ttl_s: float) -> list[str | None]:
     """Write the parameters of ``append``."""
     heads: list[tuple[str, ...]] = []
     results: list[tuple[str, ...]] = []
@@ -115,27 +115,34 @@ class _Memo(dict[str | None, str]):
         return written
 
 
-def _event_columns(events: Sequence[Event]) -> list[str]:
+def _event_columns(events: Sequence[Event]) -> list[str | None]:
     """Write the events column by column: this is most of what an append costs here."""
     memo = _Memo()
     return [
-        array([memo[event.workspace_id] for event in events]),
+        *_shared([event.workspace_id for event in events], memo),
         array([str(event.event_seq) for event in events]),
-        array([memo[event.stream_id] for event in events]),
+        *_shared([event.stream_id for event in events], memo),
         array([str(event.stream_seq) for event in events]),
         array([event.event_id for event in events]),
-        array([memo[event.type] for event in events]),
-        array([str(event.type_version) for event in events]),
-        array([str(event.schema_version) for event in events]),
+        *_shared([event.type for event in events], memo),
+        *_shared([str(event.type_version) for event in events], memo),
+        *_shared([str(event.schema_version) for event in events], memo),
         array([quoted(event.payload) for event in events]),
-        array([memo[event.actor_id] for event in events]),
-        array([quoted(event.command_id) for event in events]),
-        array([memo[event.source] for event in events]),
-        array([memo[event.causation] for event in events]),
-        array([memo[event.correlation_id] for event in events]),
-        array([instant(event.recorded_at) for event in events]),
+        *_shared([event.actor_id for event in events], memo),
+        *_shared([event.command_id for event in events], memo),
+        *_shared([event.source for event in events], memo),
+        *_shared([event.causation for event in events], memo),
+        *_shared([event.correlation_id for event in events], memo),
+        *_shared([instant(event.recorded_at) for event in events], memo),
         array([str(signed(event.chain)) for event in events]),
     ]
+
+
+def _shared(values: Sequence[str | None], memo: _Memo) -> tuple[str, str | None]:
+    """Write a column, or where all its values are the same that one, which is read once."""
+    if values and values.count(values[0]) == len(values):
+        return "{}", values[0]
+    return array([memo[value] for value in values]), None
 
 
 def _entities_elements(workspace: str, batch: Batch) -> list[tuple[str, ...]]:
@@ -158,11 +165,8 @@ def _entities_elements(workspace: str, batch: Batch) -> list[tuple[str, ...]]:
 
 def event_types_of(batches: Iterable[Batch]) -> set[tuple[str, str, int]]:
     """Tell the (domain, type, type_version) of every event."""
-    return {
-        (event.stream_id.partition(":")[0], event.type, event.type_version)
-        for batch in batches
-        for event in batch.events
-    }
+    kinds = {(e.stream_id, e.type, e.type_version) for batch in batches for e in batch.events}
+    return {(stream_id.partition(":")[0], type_, version) for stream_id, type_, version in kinds}
 
 
 def state_columns(entities: Iterable[EntityWrite]) -> list[str]:
