@@ -38,7 +38,7 @@ from typing import (
 
 import msgspec
 
-from ._errors import DalsegnoError
+from ._errors import DalsegnoError, InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -50,6 +50,7 @@ CommandT = TypeVar("CommandT", bound=msgspec.Struct)
 EventT = TypeVar("EventT", bound=msgspec.Struct)
 OneCommandT = TypeVar("OneCommandT", bound=msgspec.Struct)
 OneEventT = TypeVar("OneEventT", bound=msgspec.Struct)
+SeenT = TypeVar("SeenT", bound=msgspec.Struct)
 P = ParamSpec("P")
 
 WRITERS = frozenset({"owner", "admin", "editor"})
@@ -202,8 +203,9 @@ class Domain(Generic[StateT, CommandT, EventT]):
         self._evolvers: dict[type, tuple[Callable[..., Any], bool]] = {}
         self._upcasts: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
         self._index: Callable[[Any], Index] | None = None
-        self._view: Callable[[Any, str, int], Any] | None = None
-        self._codecs = {type_: _EventCodec(name_, type_) for name_, type_ in self.events.items()}
+        self._view: _View | None = None
+        self._named = {name: _EventCodec(name, struct) for name, struct in self.events.items()}
+        self._codecs = {codec.struct: codec for codec in self._named.values()}
         self._state_decoder = msgspec.json.Decoder(state | None)
         for tag, command in self.commands.items():
             if self.id_field not in command.__struct_fields__:
@@ -311,12 +313,39 @@ class Domain(Generic[StateT, CommandT, EventT]):
         self._index = function
         return function
 
+    @overload
     def view(
         self, function: Callable[[EventT, str, int], Any]
-    ) -> Callable[[EventT, str, int], Any]:
-        """Say how an event looks on the workspace's stream, from (event, entity id, version)."""
-        self._view = function
-        return function
+    ) -> Callable[[EventT, str, int], Any]: ...
+    @overload
+    def view(
+        self, *, of: type[SeenT]
+    ) -> Callable[[Callable[[SeenT, str, int], Any]], Callable[[SeenT, str, int], Any]]: ...
+    def view(
+        self,
+        function: Callable[..., Any] | None = None,
+        *,
+        of: type[msgspec.Struct] | None = None,
+    ) -> Callable[..., Any]:
+        """Say how an event looks on the workspace's stream, from (event, entity id, version).
+
+        Args:
+            function: the view, where this is used as a bare decorator.
+            of: the fields of payloads that it looks at, read instead of whole events: every
+                event is shown to every reader, and a large one need not be taken apart for that.
+
+        """
+
+        def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+            needed = set() if of is None else _required(of)
+            for event in self.events.values():
+                if lacking := needed.difference(_fields(event)):
+                    lacks = f"{event.__name__} has no {', '.join(sorted(lacking))}"
+                    raise DomainError(f"{function.__name__}: {lacks}")
+            self._view = _View(function, of)
+            return function
+
+        return declare if function is None else declare(function)
 
     def upcast(
         self, event: str, version: int
@@ -331,7 +360,7 @@ class Domain(Generic[StateT, CommandT, EventT]):
             if version < 1 or (event, version) in self._upcasts:
                 raise DomainError(f"{event} version {version}: below 1, or has an upcast already")
             self._upcasts[event, version] = function
-            codec = self._codecs[self.events[event]]
+            codec = self._named[event]
             codec.version = max(codec.version, version + 1)
             return function
 
@@ -374,7 +403,7 @@ class Domain(Generic[StateT, CommandT, EventT]):
 
     def type_version(self, event: str) -> int:
         """Tell the payload version that is written now."""
-        return self._codecs[self.events[event]].version
+        return self._named[event].version
 
     def reads(self, event: str, type_version: int) -> bool:
         """Tell whether a stored event can be folded or, being unknown, passed over."""
@@ -392,23 +421,33 @@ class Domain(Generic[StateT, CommandT, EventT]):
             DalsegnoError: a payload that cannot be read; the caller halts the workspace.
 
         """
-        struct = self.events.get(type_)
-        if struct is None:
+        codec = self._named.get(type_)
+        if codec is None:
             return None
-        codec = self._codecs[struct]
+        known: EventT = self._read(codec, type_version, payload, codec.decode, codec.struct)
+        return known
+
+    def _read(
+        self,
+        codec: _EventCodec,
+        type_version: int,
+        payload: str,
+        decode: Callable[[str], Any],
+        struct: type[msgspec.Struct],
+    ) -> Any:  # noqa: ANN401 - one of the struct
+        """Read a payload of whatever version into a struct."""
+        type_ = codec.name
         try:
             if type_version == codec.version:
-                known: EventT = codec.decode(payload)
-                return known
+                return decode(payload)
             if not self.reads(type_, type_version):
                 raise DalsegnoError(f"this code reads {type_} up to version {codec.version}")
             raw: dict[str, Any] = msgspec.json.decode(payload, type=dict[str, Any])
             for version in range(type_version, codec.version):
                 raw = self._upcasts[type_, version](raw)
-            upcast: EventT = msgspec.convert(raw, struct, str_keys=True)
+            return msgspec.convert(raw, struct, str_keys=True)
         except (msgspec.MsgspecError, LookupError, TypeError, ValueError) as error:
             raise DalsegnoError(f"{type_} version {type_version}: {error!r}") from error
-        return upcast
 
     def evolve_by(self, state: StateT | None, event: EventT) -> StateT | None:
         """Fold one event."""
@@ -431,9 +470,31 @@ class Domain(Generic[StateT, CommandT, EventT]):
         """Tell the index columns of a state."""
         return Index() if self._index is None or state is None else self._index(state)
 
-    def viewed(self, event: EventT, entity_id: str, version: int) -> Any:  # noqa: ANN401 - JSON
-        """Tell how an event looks on the workspace's stream; None: as it is."""
-        return None if self._view is None else self._view(event, entity_id, version)
+    def viewed(
+        self, type_: str, type_version: int, payload: str, entity_id: str, version: int
+    ) -> str:
+        """Write how a stored event looks on the workspace's stream; unknown ones verbatim.
+
+        Raises:
+            DalsegnoError: the payload cannot be read.
+            InternalError: the view raised, or what it returned is no JSON.
+
+        """
+        view, codec = self._view, self._named.get(type_)
+        if codec is None:
+            return payload
+        if view is None:
+            if not self.reads(type_, type_version):
+                raise DalsegnoError(f"{type_} version {type_version} is not known here")
+            return payload
+        event = self._read(
+            codec, type_version, payload, view.decode or codec.decode, view.of or codec.struct
+        )
+        try:
+            seen = view.function(event, entity_id, version)
+            return payload if seen is None else msgspec.json.encode(seen).decode()
+        except Exception as error:
+            raise InternalError(f"the view of {type_} on {self.name} raised") from error
 
     def json_schema(self) -> dict[str, Any]:
         """Describe payloads for other languages: JSON Schema 2020-12, by command and by event."""
@@ -450,11 +511,31 @@ class Domain(Generic[StateT, CommandT, EventT]):
         }
 
 
+def _fields(struct: type[msgspec.Struct]) -> set[str]:
+    return {field.encode_name for field in msgspec.structs.fields(struct)}
+
+
+def _required(struct: type[msgspec.Struct]) -> set[str]:
+    return {field.encode_name for field in msgspec.structs.fields(struct) if field.required}
+
+
+class _View:
+    """How a domain shows its events, and what of them it looks at, if not all."""
+
+    def __init__(
+        self, function: Callable[[Any, str, int], Any], of: type[msgspec.Struct] | None
+    ) -> None:
+        self.function = function
+        self.of = of
+        self.decode = None if of is None else msgspec.json.Decoder(of).decode
+
+
 class _EventCodec:
     """How one type of event is written and read; the tag stays out of the payload."""
 
     def __init__(self, name: str, struct: type[msgspec.Struct]) -> None:
         self.name = name
+        self.struct = struct
         self.version = 1
         self.decode: Callable[[str], Any] = msgspec.json.Decoder(struct).decode
         config = struct.__struct_config__

@@ -85,7 +85,7 @@ def chain(
     digest = _PAYLOAD.copy()
     digest.update(payload.encode())
     text = (
-        f"{previous:016x}\x1f{len(workspace_id)}:{workspace_id}\x1f{event_seq}\x1f"
+        f"{previous.to_bytes(8).hex()}\x1f{len(workspace_id)}:{workspace_id}\x1f{event_seq}\x1f"
         f"{len(stream_id)}:{stream_id}\x1f{stream_seq}\x1f{len(type_)}:{type_}\x1f{type_version}\x1f"
         f"{len(actor)}:{actor}\x1f{at}\x1f{digest.hexdigest()}"
     )

@@ -49,4 +49,4 @@ def parse_cursor(value: object) -> Cursor:
 
 def chain_text(chain: int) -> str:
     """Write a chain as it stands on the wire: sixteen hex digits."""
-    return f"{chain:016x}"
+    return chain.to_bytes(8).hex()

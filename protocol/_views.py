@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ._errors import DalsegnoError, InternalError
+from ._errors import DalsegnoError
 from ._position import chain_text
 
 if TYPE_CHECKING:
@@ -77,24 +77,14 @@ class Views:
         return _generic(event, stream_id, event.event_seq, self._workspace_payload(event))
 
     def _workspace_payload(self, event: Event) -> str:
-        """Show an event as its domain wants it on the workspace's stream; unknown ones verbatim.
-
-        Raises:
-            DalsegnoError: the payload cannot be read, or the domain's view raised.
-
-        """
+        """Show an event as its domain wants it on the workspace's stream."""
         name, _, entity_id = event.stream_id.partition(":")
         domain = self._domains.get(name)
         if domain is None:
             return event.payload
-        known = domain.decode(event.type, event.type_version, event.payload)
-        if known is None:
-            return event.payload
-        try:
-            view = domain.viewed(known, entity_id, event.stream_seq)
-            return event.payload if view is None else _encode(view).decode()
-        except Exception as error:
-            raise InternalError(f"the view of {event.type} on {name} raised") from error
+        return domain.viewed(
+            event.type, event.type_version, event.payload, entity_id, event.stream_seq
+        )
 
 
 def _generic(event: Event, stream_id: str, seq: int, payload: str) -> bytes:

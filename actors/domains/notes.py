@@ -302,10 +302,17 @@ def index(note: Note) -> Index:
     return Index(title=note.title)
 
 
-@notes.view
-def on_workspace_stream(event: NoteEvent, note_id: str, version: int) -> dict[str, Any]:
+class _Seen(msgspec.Struct, frozen=True, gc=False):
+    """What the workspace's stream tells of any of them."""
+
+    version: int
+    rolled_back_to: int | None = None
+
+
+@notes.view(of=_Seen)
+def on_workspace_stream(event: _Seen, note_id: str, version: int) -> dict[str, Any]:
     """Say which note changed, not how: ``event_seq`` is the number in the note's stream."""
     seen: dict[str, Any] = {"note_id": note_id, "version": event.version, "event_seq": version}
-    if isinstance(event, NoteRollback):
+    if event.rolled_back_to is not None:
         seen["rolled_back_to"] = event.rolled_back_to
     return seen

@@ -18,6 +18,7 @@ from dalsegno.actors.domains.notes import (
     Note,
     NoteCommand,
     NoteCreated,
+    NoteEvent,
     NotePatched,
     NoteRollback,
     RollbackNote,
@@ -307,11 +308,14 @@ def test_a_command_is_read_from_the_wire() -> None:
 
 
 def test_the_workspace_stream_says_which_note_changed_and_not_how() -> None:
-    seen = {"note_id": "n1", "version": 3, "event_seq": 3}
-    assert notes.viewed(NotePatched([], 0, 3), "n1", 3) == seen
-    assert notes.viewed(NoteCreated("A", "x", 3, "markdown", "workspace", None), "n1", 3) == seen
-    rolled_back = notes.viewed(NoteRollback("A", "x", 3, 1), "n1", 3)
-    assert rolled_back == {**seen, "rolled_back_to": 1}
+    def seen(event: NoteEvent) -> object:
+        return msgspec.json.decode(notes.viewed(*notes.encode(event), "n1", 3))
+
+    expected = {"note_id": "n1", "version": 3, "event_seq": 3}
+    patch = NotePatched([PatchOp(retain=1), PatchOp(insert='"version":9')], 12, 3)
+    assert seen(patch) == expected
+    assert seen(NoteCreated("A", "x", 3, "markdown", "workspace", None)) == expected
+    assert seen(NoteRollback("A", "x", 3, 1)) == {**expected, "rolled_back_to": 1}
 
 
 def test_notes_are_listed_by_title() -> None:

@@ -466,7 +466,8 @@ def test_a_state_survives_the_store(state: Task | None) -> None:
 def test_index_and_view_are_a_domains_own() -> None:
     domain = declare()
     assert domain.indexed(Task("a")) == Index()
-    assert domain.viewed(TaskAdded("a"), "t1", 1) is None
+    added = TaskAdded("a")
+    assert domain.viewed(*domain.encode(added), "t1", 1) == domain.encode(added)[2]
 
     @domain.index
     def index(task: Task) -> Index:
@@ -478,7 +479,50 @@ def test_index_and_view_are_a_domains_own() -> None:
 
     assert domain.indexed(Task("a")) == Index(title="a", keys=("open",))
     assert domain.indexed(None) == Index()
-    assert domain.viewed(TaskAdded("a"), "t1", 2) == ["a", "t1", 2]
+    assert domain.viewed(*domain.encode(added), "t1", 2) == '["a","t1",2]'
+
+
+class JustX(msgspec.Struct):
+    x: int
+    z: int = 0
+
+
+def test_a_view_of_some_fields_reads_no_others_of_any_version() -> None:
+    domain = moving()
+
+    @domain.upcast("moved", 1)
+    def renamed(payload: dict[str, Any]) -> dict[str, Any]:
+        return {"x": payload["left"], "y": 0}
+
+    @domain.view(of=JustX)
+    def view(event: JustX, entity_id: str, version: int) -> dict[str, object]:
+        return {"x": event.x, "z": event.z, "of": entity_id, "version": version}
+
+    for type_version, payload in (2, '{"x":4,"y":"of no number"}'), (1, '{"left":4}'):
+        seen = domain.viewed("moved", type_version, payload, "t1", 7)
+        assert seen == '{"x":4,"z":0,"of":"t1","version":7}'
+    assert domain.viewed("vanished", 3, '{"a": 1}', "t1", 7) == '{"a": 1}'
+    for type_version, payload in (2, '{"y":4}'), (3, '{"x":4}'), (1, '{"x":4}'):
+        with pytest.raises(DalsegnoError, match=f"moved version {type_version}|up to version 2"):
+            domain.viewed("moved", type_version, payload, "t1", 7)
+
+
+def test_a_view_of_fields_that_an_event_lacks_is_refused() -> None:
+    class Title(msgspec.Struct):
+        title: str
+
+    with pytest.raises(DomainError, match="view: Moved has no title"):
+
+        @moving().view(of=Title)
+        def view(event: Title, entity_id: str, version: int) -> str:
+            return event.title
+
+
+def test_i11_without_a_view_a_version_that_is_not_known_is_not_shown_either() -> None:
+    domain = moving()
+    assert domain.viewed("moved", 1, '{"x": 1}', "t1", 1) == '{"x": 1}', "byte for byte"
+    with pytest.raises(DalsegnoError, match="moved version 2"):
+        domain.viewed("moved", 2, '{"x":1}', "t1", 1)
 
 
 def test_the_example_decides_and_folds() -> None:
