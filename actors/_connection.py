@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from dalsegno.protocol import AnyMessage, Frames
 
-    from ._command import Receipt
+    from ._command import Command, Receipt
     from ._service import Service
     from ._subscribing import Follow
     from ._transport import Transport
@@ -212,11 +212,13 @@ class Connection:
             except DalsegnoError as error:
                 self.close(Close.UNAUTHORIZED, error.code)
                 return
-        read = 0
-        while True:
-            received = await self.transport.receive()
+        read, transport, chunk = 0, self.transport, self._limits.offers_per_yield
+        while self._closing is None:
+            received = transport.receive_nowait()
+            if received is None:
+                received = await transport.receive()
             read += 1
-            if read % self._limits.offers_per_yield == 0:
+            if read % chunk == 0:
                 await trio.lowlevel.checkpoint()  # a transport hands out what came at once at once
             while self._pending >= self._limits.replies_pending_max:
                 self._room = trio.Event()
@@ -231,7 +233,9 @@ class Connection:
                 self.writer.reply(error_message(error, request_id_of(received)))
                 continue
             if isinstance(said, _COMMANDS):
-                await self._submit(Submission(said, self._service, self._principal))
+                rest = self._submit(Submission(said, self._service, self._principal))
+                if rest is not None:
+                    await rest
                 continue
             try:
                 await self._act(said)
@@ -252,18 +256,46 @@ class Connection:
                     message("pong", said.request_id, server_ts=self._service.world.now())
                 )
 
-    async def _submit(self, submission: Submission) -> None:
+    def _submit(self, submission: Submission) -> Awaitable[None] | None:
+        """Hand a command over, or say why not; to be awaited where that has to wait.
+
+        Most go to an active workspace with room: to await nothing saves a twentieth of each.
+        """
+        reply = self._answered(submission)
         try:
-            command = await submission.make(self._answered(submission))
+            command = submission.make_nowait(reply)
+            if command is None:
+                return self._submit_later(submission, reply)
             slot = self._service.directory.slot(command.workspace_id)
+            if not slot.admit_nowait(command):
+                return self._admit(submission, command)
             self._pending += 1
-            try:
-                await slot.admit(command)
-            except BaseException:
-                self._pending -= 1
-                raise
         except DalsegnoError as error:
             self.writer.reply(submission.show(error))
+        return None
+
+    async def _submit_later(
+        self, submission: Submission, reply: Callable[[Receipt | DalsegnoError], None]
+    ) -> None:
+        """Hand over a command whose place has to be found."""
+        try:
+            command = await submission.make(reply)
+        except DalsegnoError as error:
+            self.writer.reply(submission.show(error))
+        else:
+            await self._admit(submission, command)
+
+    async def _admit(self, submission: Submission, command: Command) -> None:
+        """Wait for room in the mailbox."""
+        self._pending += 1
+        try:
+            await self._service.directory.slot(command.workspace_id).admit(command)
+        except DalsegnoError as error:
+            self._pending -= 1
+            self.writer.reply(submission.show(error))
+        except BaseException:
+            self._pending -= 1
+            raise
 
     def _answered(self, submission: Submission) -> Callable[[Receipt | DalsegnoError], None]:
         def reply(answer: Receipt | DalsegnoError) -> None:

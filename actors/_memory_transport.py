@@ -108,16 +108,22 @@ class MemoryTransport:
         if self._line.cut:
             raise self._line.error()
 
+    def receive_nowait(self) -> str | bytes | None:
+        """Take the client's next message if it is here; see `Transport`."""
+        line = self._line
+        if not line.to_server:
+            return None
+        message = line.to_server.popleft()
+        line.changed.set()
+        return message
+
     async def receive(self) -> str | bytes:
         """Wait for the client's next message; see `Transport`."""
         await trio.lowlevel.checkpoint()
-        line = self._line
-        while not line.to_server:
-            if line.closed is not None:
-                raise line.error()
-            await line.changed.wait()
-        message = line.to_server.popleft()
-        line.changed.set()
+        while (message := self.receive_nowait()) is None:
+            if self._line.closed is not None:
+                raise self._line.error()
+            await self._line.changed.wait()
         return message
 
     def ping_nowait(self) -> None:

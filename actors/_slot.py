@@ -178,6 +178,17 @@ class Slot:
 
     # ------------------------------------------------------------------------------- callers
 
+    def admit_nowait(self, command: Command) -> bool:
+        """Put a command into the mailbox, but False where there is no room; see `admit`."""
+        self._directory.check_admission()
+        self._check_not_ended()
+        self.used_at = command.sent_at = trio.current_time()
+        try:
+            self.mailbox.send_nowait(command)
+        except trio.WouldBlock:
+            return False
+        return True
+
     async def admit(self, command: Command) -> None:
         """Put a command into the mailbox; cancelled while it waits for room, it is not there.
 
@@ -188,15 +199,8 @@ class Slot:
             RuntimeClosedError: the runtime drains.
 
         """
-        self._directory.check_admission()
-        self._check_not_ended()
-        self.used_at = command.sent_at = trio.current_time()
-        try:
-            self.mailbox.send_nowait(command)
-        except trio.WouldBlock:
-            await self._admit_later(command)
-
-    async def _admit_later(self, command: Command) -> None:
+        if self.admit_nowait(command):
+            return
         deadline_s = self._limits.mailbox_deadline_s
         with trio.move_on_after(deadline_s) as scope:
             await self.mailbox.send(command)

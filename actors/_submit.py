@@ -27,10 +27,13 @@ from .domains.notes import ApplyPatch as NotePatch, notes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dalsegno.protocol import CommandMessage, Principal
+    from dalsegno.protocol import CommandMessage, Domain, Principal
 
     from ._command import Command, Receipt
     from ._service import Service
+
+    _Asked = tuple[str, Domain[Any, Any, Any], Any, int]
+    """A command's name, its domain, itself, and its length in bytes."""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -60,7 +63,9 @@ class PatchCommitted(msgspec.Struct, tag="patch_committed", kw_only=True, gc=Fal
 class Submission:
     """One such message: what it asks, and how its answer looks."""
 
-    __slots__ = ("_principal", "_said", "_service")
+    __slots__ = ("_asked", "_principal", "_said", "_service")
+
+    _asked: _Asked
 
     def __init__(
         self, said: CommandMessage | ApplyPatch, service: Service, principal: Principal
@@ -69,23 +74,38 @@ class Submission:
         self._service = service
         self._principal = principal
 
-    async def make(self, reply: Callable[[Receipt | DalsegnoError], None]) -> Command:
-        """Make the command.
+    def make_nowait(self, reply: Callable[[Receipt | DalsegnoError], None]) -> Command | None:
+        """Make the command; None where the store has to be asked for its place: see `make`.
 
         Raises:
-            Reject: an unknown command, workspace or note, or a payload that is not what it says.
+            Reject: an unknown command, or a payload that is not what it says.
 
         """
-        said, service = self._said, self._service
-        name, command, size = self._patch(said) if isinstance(said, ApplyPatch) else self._any(said)
+        said, directory = self._said, self._service.directory
+        self._asked = self._patch(said) if isinstance(said, ApplyPatch) else self._any(said)
         place = said.workspace_id
-        # Most are for an active workspace: to await nothing for them saves a fiftieth of each.
-        if place is None or place == SYSTEM_WORKSPACE or not service.directory.is_known(place):
-            place = await self._place()
-            await self._check_member(place)
+        if place is None or place == SYSTEM_WORKSPACE or not directory.is_known(place):
+            return None
+        return self._make(place, reply)
+
+    async def make(self, reply: Callable[[Receipt | DalsegnoError], None]) -> Command:
+        """Find the place and make the command, behind `make_nowait`.
+
+        Raises:
+            Reject: an unknown workspace or note, or nobody who may write there.
+            UnavailableError: try again.
+
+        """
+        place = await self._place()
+        await self._check_member(place)
+        return self._make(place, reply)
+
+    def _make(self, place: str, reply: Callable[[Receipt | DalsegnoError], None]) -> Command:
+        said, service = self._said, self._service
+        name, domain, command, size = self._asked
         return make_command(
             place,
-            service.domain_of(name),
+            domain,
             name,
             command,
             principal=self._principal,
@@ -106,18 +126,19 @@ class Submission:
         if await service.role_of(place, str(who.user_id)) is None:
             raise Reject("ROLE_FORBIDDEN", "not a member of this workspace")
 
-    def _any(self, said: CommandMessage) -> tuple[str, Any, int]:
-        type_ = self._service.domain_of(said.name).commands[said.name]
-        payload = bytes(said.payload)
-        return said.name, decode_payload(payload, type_, self._service.limits), len(payload)
+    def _any(self, said: CommandMessage) -> _Asked:
+        domain, payload = self._service.domain_of(said.name), bytes(said.payload)
+        command = decode_payload(payload, domain.commands[said.name], self._service.limits)
+        return said.name, domain, command, len(payload)
 
-    def _patch(self, said: ApplyPatch) -> tuple[str, Any, int]:
+    def _patch(self, said: ApplyPatch) -> _Asked:
         """Make the note domain's command of the seed's message."""
-        if self._service.domain_of("apply_patch") is not notes:
+        domain, payload = self._service.domain_of("apply_patch"), bytes(said.patch_ops)
+        if domain is not notes:
             raise Reject("UNKNOWN_COMMAND", "there are no notes here")
-        payload = bytes(said.patch_ops)
         operations = decode_payload(payload, PatchOps, self._service.limits)
-        return "apply_patch", NotePatch(said.note_id, operations, said.base_version), len(payload)
+        command = NotePatch(said.note_id, operations, said.base_version)
+        return "apply_patch", domain, command, len(payload)
 
     async def _place(self) -> str:
         """Find the workspace where it is not named, or not known yet."""

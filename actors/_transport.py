@@ -56,6 +56,9 @@ class Transport(Protocol):
 
         """
 
+    def receive_nowait(self) -> str | bytes | None:
+        """Take the next message if it is here already; None: `receive` waits, or tells why not."""
+
     async def receive(self) -> str | bytes:
         """Wait for the next message, text or binary.
 

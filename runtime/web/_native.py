@@ -216,15 +216,16 @@ class NativeTransport:
 
     # In
 
+    def receive_nowait(self) -> str | bytes | None:
+        """Take the next message of those that came in one read; see `Transport`."""
+        return None if self._reading.is_taken else self._next()
+
     async def receive(self) -> str | bytes:
         """Wait for the next message; see `Transport`.
 
         Messages that came in one read are handed out without letting others run in between.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        # Where a message is there already nothing is awaited, so nobody needs to wait for a turn.
-        if not self._reading.is_taken and (message := self._next()) is not None:
-            return message
         await self._reading.take()
         try:
             while True:
