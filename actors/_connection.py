@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
 
-    from dalsegno.protocol import AnyMessage, Frames
+    from dalsegno.protocol import AnyMessage
 
     from ._command import Command, Receipt
     from ._service import Service
@@ -351,7 +351,7 @@ class Connection:
 
     # ------------------------------------------------------------------------------ timers
 
-    def tick(self, now: float, beat: Frames) -> None:
+    def tick(self, now: float, beat: bytes) -> None:
         """Do what is due by the clock: a heartbeat, a ping, or the end of a silent client."""
         limits, transport, writer = self._limits, self.transport, self.writer
         if self._expires_at is not None and self._service.world.now() >= self._expires_at:
@@ -372,7 +372,7 @@ class Connection:
             self._last_beat = now
             # One that has something to take needs no sign of life.
             if not writer.is_sending:
-                writer.reply(*beat.texts)
+                writer.reply(beat)
         is_due = now - transport.last_pong >= limits.ping_interval_s
         if is_due and self._pinged_at is None and not writer.is_sending:
             self._pinged_at = now

@@ -116,15 +116,17 @@ class Mailbox(Generic[ItemT]):
 
     def take(self, *, count_max: int, bytes_max: int) -> list[ItemT]:
         """Take from the front, as much as is there and fits; a first item always fits."""
-        taken: list[ItemT] = []
-        size = 0
-        while self._items and len(taken) < count_max:
-            size += self._items[0].size
+        items, taken = self._items, list[ItemT]()
+        size = fitting = 0
+        while items and len(taken) < count_max:
+            size += items[0].size
             if taken and size > bytes_max:
                 break
-            taken.append(self._items.popleft())
-            self._bytes -= taken[-1].size
-        self._let_in()
+            fitting = size
+            taken.append(items.popleft())
+        self._bytes -= fitting
+        if self._senders:
+            self._let_in()
         return taken
 
     def drain(self, keep: Callable[[ItemT], bool] = _nothing) -> list[ItemT]:
@@ -135,9 +137,8 @@ class Mailbox(Generic[ItemT]):
         return drained
 
     def _is_full(self, item: ItemT) -> bool:
-        return len(self._items) >= self._count_max or (
-            bool(self._items) and self._bytes + item.size > self._bytes_max
-        )
+        count = len(self._items)
+        return count >= self._count_max or (count > 0 and self._bytes + item.size > self._bytes_max)
 
     def _put(self, item: ItemT) -> None:
         self._items.append(item)

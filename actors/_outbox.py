@@ -55,10 +55,10 @@ class Outbox:
         """Whether more events wait than may."""
         return self.events_bytes > self._bytes_max
 
-    def reply(self, *texts: bytes) -> None:
-        """Add replies."""
-        self._replies += texts
-        self.replies_bytes += sum(map(len, texts))
+    def reply(self, text: bytes) -> None:
+        """Add a reply."""
+        self._replies.append(text)
+        self.replies_bytes += len(text)
 
     def add(self, subscription: Subscription, frames: Frames, before: int) -> None:
         """Add events, with the number that the reader was given before them."""

@@ -12,7 +12,6 @@ import trio
 from dalsegno.protocol import (
     SYSTEM_WORKSPACE,
     Close,
-    Frames,
     Principal,
     Reject,
     UnavailableError,
@@ -316,7 +315,7 @@ class Service:
         while True:
             await trio.sleep(min(_TICK_S, self.limits.heartbeat_interval_s / 4))
             now = trio.current_time()
-            beat = Frames((heartbeat(self.world.now()),))
+            beat = heartbeat(self.world.now())
             for count, connection in enumerate(list(self.connections), 1):
                 connection.tick(now, beat)
                 # After a pause all may be due at once, and from then on in step.

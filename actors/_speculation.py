@@ -256,11 +256,10 @@ class Speculation:
         link = self._chain
         total = 0
         for one in decided:
-            domain, stream_id, fact = (
-                (one.domain, one.stream_id, one.event)
-                if isinstance(one, On)
-                else (command.domain, command.stream_id, one)
-            )
+            if isinstance(one, On):
+                domain, stream_id, fact = one.domain, one.stream_id, one.event
+            else:
+                domain, stream_id, fact = command.domain, command.stream_id, one
             if stream_id not in command.streams:
                 raise DomainError(f"{stream_id} is not in touches=")
             before = entities.get(stream_id) or self._known(stream_id)

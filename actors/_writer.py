@@ -201,12 +201,12 @@ class Writer:
 
     # ----------------------------------------------------------------------------------- writing
 
-    def reply(self, *texts: bytes) -> None:
-        """Put replies into the outbox, and write them unless a commit is being published."""
+    def reply(self, text: bytes) -> None:
+        """Put a reply into the outbox, and write it unless a commit is being published."""
         if self.is_closed:
             return
         outbox = self.outbox
-        outbox.reply(*texts)
+        outbox.reply(text)
         if outbox.replies_bytes > self._limits.replies_bytes_max and outbox.replies > 1:
             self._close(Close.TRY_AGAIN, "replies are not read")
             return

@@ -23,7 +23,8 @@ def test_replies_go_first_and_everything_keeps_its_order() -> None:
     outbox.add(ONE, frames(b"e1"), 0)
     outbox.reply(b"r1")
     outbox.add(TWO, frames(b"e2"), 0)
-    outbox.reply(b"r2", b"r3")
+    outbox.reply(b"r2")
+    outbox.reply(b"r3")
     assert (outbox.replies, outbox.replies_bytes, outbox.events_bytes) == (3, 6, 4)
     assert repr(outbox) == "<Outbox 3 replies, 2 items, 10 bytes>"
     assert texts(outbox.take()) == [b"r1", b"r2", b"r3", b"e1", b"e2"]
