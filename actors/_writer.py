@@ -6,7 +6,9 @@ written.  Only what does not fit starts a task, which writes, and reads pages, u
 nothing left to do.  So an idle connection is one task, the one that reads.
 
 A stream is *live*, or *behind* and caught up page by page, each in its turn.  It falls behind where
-it missed something, and where the outbox is over its bound while the client takes its time.
+it missed something, and where the outbox is over its bound while the client takes its time.  While
+nothing waits here and nothing is behind, its streams go *in step* with those of others: the hub
+writes what is due to all of them to the transport, and nothing of it comes by here (`Readers`).
 """
 
 from __future__ import annotations
