@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from dalsegno.actors import CursorKey, TransportClosedError, World
+from dalsegno.actors import Connection, CursorKey, TransportClosedError, World
 from dalsegno.actors.domains.accounts import RegisterUser
 from dalsegno.actors.domains.members import PutMember, RemoveMember
 from dalsegno.actors.domains.notes import CreateNote
@@ -930,6 +930,25 @@ async def test_a_silent_client_is_closed(store: FaultyStore, world: World) -> No
 
 
 # ---------------------------------------------------------------------------------------- the end
+
+
+async def test_what_came_with_a_message_that_closed_it_is_not_taken(
+    office: Actors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = office.service.directory.slot("w").hub.head
+    async with wired(office) as wire:
+
+        async def close(_: object) -> None:
+            wire.connection.close(Close.UNAUTHORIZED, "the session has ended")
+
+        monkeypatch.setattr(Connection, "_act", lambda _, said: close(said))
+        for type_, rest in ("ping", {}), ("command", {"name": "put", "payload": {"box_id": "c"}}):
+            said = {"type": type_, "workspace_id": "w"} | rest
+            wire.client._line.to_server.append(msgspec.json.encode(said).decode())
+        wire.client._line.changed.set()
+        assert (await wire.hear_end())[0] == []
+    await trio.testing.wait_all_tasks_blocked()
+    assert office.service.directory.slot("w").hub.head == head
 
 
 async def test_close_session_writes_nothing_after_but_the_close(office: Actors) -> None:
