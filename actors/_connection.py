@@ -259,7 +259,7 @@ class Connection:
     def _submit(self, submission: Submission) -> Awaitable[None] | None:
         """Hand a command over, or say why not; to be awaited where that has to wait.
 
-        Most go to an active workspace with room: to await nothing saves a twentieth of each.
+        Most go to an active workspace with room: to await nothing saves a thirtieth of each.
         """
         reply = self._answered(submission)
         try:

@@ -38,17 +38,17 @@ class Follower(Protocol):
     def ended(self, subscription: Subscription, error: DalsegnoError) -> None:
         """Notice that nothing more comes, and why; never waits, never raises."""
 
+
+class Writing(Follower, Protocol):
+    """A follower that writes; it may be in step with others, and what is due to all is written."""
+
+    transport: Transport
+
     def flush_nowait(self) -> None:
         """Write what is due, as far as that goes without waiting; never raises."""
 
     def step_out(self, hub: Hub) -> None:
         """Let its subscriptions at a hub go on by themselves; never raises."""
-
-
-class Writing(Follower, Protocol):
-    """A follower that may be in step with others: what is due to all is written to each."""
-
-    transport: Transport
 
     def write_on(self) -> None:
         """Have written what the transport did not take at once; never raises."""
@@ -78,7 +78,7 @@ class Delivery:
         self.tails = Tails(bytes_max=limits.tail_bytes_max)
         self.pages = Pages(bytes_max=limits.pages_bytes_max)
         self._looking_up = trio.CapacityLimiter(limits.subscribing_max)
-        self._dirty: dict[Follower, None] | None = None
+        self._dirty: dict[Writing, None] | None = None
 
     def __repr__(self) -> str:
         return f"<Delivery {self.tails!r}, {self.pages!r}>"
@@ -114,14 +114,14 @@ class Delivery:
         assert self._dirty is None, "publishing does not nest"
         self._dirty = {}
 
-    def touch(self, follower: Follower) -> None:
+    def touch(self, writing: Writing) -> None:
         """Note that somebody has something to write, or write it at once."""
         if self._dirty is None:
-            follower.flush_nowait()
+            writing.flush_nowait()
         else:
-            self._dirty[follower] = None
+            self._dirty[writing] = None
 
-    def end(self) -> Iterable[Follower]:
+    def end(self) -> Iterable[Writing]:
         """Stop collecting; tell who is to be flushed."""
         dirty, self._dirty = self._dirty, None
         assert dirty is not None, "begun before"
@@ -129,12 +129,12 @@ class Delivery:
 
     def part(self, hub: Hub) -> None:
         """Let those who have something to write go on by themselves at a hub, to write it all."""
-        for follower in self._dirty or ():
-            follower.step_out(hub)
+        for writing in self._dirty or ():
+            writing.step_out(hub)
 
-    async def flush(self, dirty: Iterable[Follower]) -> None:
+    async def flush(self, dirty: Iterable[Writing]) -> None:
         """Flush everybody once, and let others run in between."""
-        for count, follower in enumerate(dirty, 1):
-            follower.flush_nowait()
+        for count, writing in enumerate(dirty, 1):
+            writing.flush_nowait()
             if count % self.limits.offers_per_yield == 0:
                 await trio.lowlevel.cancel_shielded_checkpoint()

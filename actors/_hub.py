@@ -256,20 +256,26 @@ class Hub:
         """Write to everybody who is in step, and let others run in between."""
         chunk, written = self._delivery.limits.offers_per_yield, 0
         for step, frames, members in due:
-            one = (frames,)
+            last = step.sent
             for first in range(0, len(members), chunk):
-                for subscription, writing, send in step.still(members[first : first + chunk]):
-                    try:
-                        if send(one):
-                            continue
-                        writing.write_on()
-                    except Exception as error:  # noqa: BLE001 - it is that reader's alone
-                        writing.broke(error)
-                    self.part(subscription)
-                written += min(chunk, len(members) - first)
+                here = members[first : first + chunk]
+                self._give(step.still(here), (frames,), last)
+                written += len(here)
                 if written >= chunk:
                     written = 0
                     await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _give(self, members: list[Member], frames: tuple[Frames], last: int) -> None:
+        """Write the same to each, up to the same number; who does not take it goes on by itself."""
+        for subscription, writing, send in members:
+            subscription.sent = last
+            try:
+                if send(frames):
+                    continue
+                writing.write_on()
+            except Exception as error:  # noqa: BLE001 - it is that reader's alone
+                writing.broke(error)
+            self.part(subscription)
 
     def _revoke(self, events: Sequence[Event]) -> list[tuple[Subscription, Follower]]:
         revoked = []

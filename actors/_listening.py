@@ -181,12 +181,6 @@ class Listening:
         del subscription, error
         self._wake.set()
 
-    def flush_nowait(self) -> None:
-        """Do nothing: the loop takes what it wants."""
-
-    def step_out(self, hub: Hub) -> None:
-        """Do nothing: it is never in step."""
-
     def _take(self, events: Sequence[Event]) -> None:
         for event in events:
             self._events.append(event)

@@ -1,17 +1,15 @@
 """The readers of one stream: many in step with one another, and the rest each apart.
 
 Nearly all readers of a stream were given the same, see it the same way, and take what they get at
-once.  What is due to them is the same bytes then: their place is kept once for all of them, and a
-commit costs each of them a write and nothing else.  Who needs more than that is *apart*: at its
-beginning, while it is behind or slow, where it may not see all, and where answers are to be written
-together with the events.  It is offered each item by itself, and comes back once it has everything.
+once.  What is due to them is the same bytes then: it is found once for all of them, and a commit
+costs each of them a write and nothing else.  Who needs more than that is *apart*: at its beginning,
+while it is behind or slow, where it may not see all, and where answers are to be written together
+with the events.  It is offered each item by itself, and comes back once it has everything.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-from dalsegno.protocol import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,13 +22,14 @@ if TYPE_CHECKING:
     """A reader in step, and its transport's `send_nowait`, looked up once."""
 
 
-class InStep(Step):
+class InStep:
     """Readers of one stream who see it the same way and were given the same."""
 
-    __slots__ = ("has_lost", "members")
+    __slots__ = ("has_lost", "members", "sent")
 
     def __init__(self, sent: int) -> None:
-        super().__init__(sent)
+        self.sent = sent
+        """The number that all of them have, or are about to be given."""
         self.members: dict[Subscription, Member] = {}
         self.has_lost = False
         """Whether somebody left since they moved on."""
@@ -72,11 +71,12 @@ class Readers:
 
     def join(self, subscription: Subscription, writing: Writing) -> None:
         """Let a reader for whom nothing waits step in with the others, if it is where they are."""
-        view = subscription.view
-        if view is None or subscription not in self.apart:
+        view, sent = subscription.view, subscription.sent
+        sees_all = subscription.live and subscription.last_visible is None
+        if view is None or not sees_all or subscription not in self.apart:
             return
-        step = self._in_step.get(view) or InStep(subscription.sent)
-        if subscription.enter(step):
+        step = self._in_step.get(view) or InStep(sent)
+        if step.sent == sent:
             del self.apart[subscription]
             step.members[subscription] = subscription, writing, writing.transport.send_nowait
             self._in_step[view] = step
@@ -87,7 +87,6 @@ class Readers:
         step = None if view is None else self._in_step.get(view)
         if view is None or step is None or subscription not in step.members:
             return
-        subscription.leave()
         step.has_lost = True
         self.apart[subscription] = step.members.pop(subscription)[1]
         if not step.members:

@@ -222,7 +222,7 @@ class Writer:
             if self._pause is not None:
                 self._pause.cancel(reason="there is something to write")
             return
-        has_events = bool(self.outbox.events)
+        has_events = self.outbox.has_events
         frames = self.outbox.take()
         if frames:
             try:

@@ -79,7 +79,6 @@ from ._patch import (
 from ._position import Cursor as Cursor, chain_text as chain_text, parse_cursor as parse_cursor
 from ._subscription import (
     Published as Published,
-    Step as Step,
     Subscription as Subscription,
     View as View,
     number as number,

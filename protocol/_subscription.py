@@ -55,27 +55,16 @@ def number(event: Event, *, whole: bool) -> int:
     return event.event_seq if whole else event.stream_seq
 
 
-class Step:
-    """The place that readers of one stream share, who were given the same."""
-
-    __slots__ = ("sent",)
-
-    def __init__(self, sent: int) -> None:
-        self.sent = sent
-        """The last number given to them."""
-
-
 class Subscription:
-    """One reader's place in one stream: its own, or one that it shares while it is in step."""
+    """One reader's place in one stream."""
 
     __slots__ = (
-        "_sent",
-        "_step",
         "ended",
         "head",
         "last_visible",
         "live",
         "missed",
+        "sent",
         "start",
         "stream_id",
         "view",
@@ -90,8 +79,8 @@ class Subscription:
         """Whether this is the workspace's stream; else an entity's."""
         self.start = start
         """The cursor that it began after."""
-        self._sent = start
-        self._step: Step | None = None
+        self.sent = start
+        """The last number given to the reader."""
         self.head = start
         """The highest number that is known to be in the stream; of an entity's, while behind."""
         self.live = False
@@ -107,25 +96,9 @@ class Subscription:
         state = "live" if self.live else "behind"
         return f"<Subscription {self.stream_id} {state} at {self.sent}>"
 
-    @property
-    def sent(self) -> int:
-        """The last number given to the reader."""
-        return self._sent if self._step is None else self._step.sent
-
-    def enter(self, step: Step) -> bool:
-        """Share a place; tell whether it is this reader's, who sees all that comes as it comes."""
-        fits = self.live and self.last_visible is None and self._sent == step.sent
-        if fits:
-            self._step = step
-        return fits
-
-    def leave(self) -> None:
-        """Go on from the place that was shared."""
-        self._sent, self._step = self.sent, None
-
     def begin(self, start: int, head: int) -> None:
         """Set the place to begin after, and how long the stream is."""
-        self.start = self._sent = start
+        self.start = self.sent = start
         self.head = max(self.head, head)
 
     def check_not_ended(self) -> None:
@@ -138,41 +111,38 @@ class Subscription:
 
         The answer is ``item.events`` itself where all of it is due.
         """
-        assert self._step is None, "who is in step is given the same as others"
         if not self.live:
             self.missed = True
             self.head = max(self.head, item.last)
             return None
-        if item.first > self._sent + 1:
+        if item.first > self.sent + 1:
             self.head = max(self.head, item.last)
-            self.fall_behind(self._sent)
+            self.fall_behind(self.sent)
             return None
-        due = (
-            item.events[self._sent + 1 - item.first :] if item.first <= self._sent else item.events
-        )
+        due = item.events[self.sent + 1 - item.first :] if item.first <= self.sent else item.events
         if self.last_visible is not None:
             due = self.visible(due)
         if not due:
             return None
-        self._sent = number(due[-1], whole=self.whole)
+        self.sent = number(due[-1], whole=self.whole)
         return due
 
     def reaches(self, published: int) -> bool:
         """Tell whether all that is due was given, the workspace being published up to a number."""
         if not self.whole:
-            return self._sent >= self.head
+            return self.sent >= self.head
         last = self.last_visible
-        return self._sent >= (published if last is None else min(published, last))
+        return self.sent >= (published if last is None else min(published, last))
 
     def take(self, page: Published) -> Sequence[Event]:
         """Take what is due of the page that follows, while behind; nothing: the reader may not.
 
         The answer is ``page.events`` itself where all of it is due.
         """
-        assert page.first == self._sent + 1, "the page that follows"
+        assert page.first == self.sent + 1, "the page that follows"
         due = self.visible(page.events)
         if due:
-            self._sent = number(due[-1], whole=self.whole)
+            self.sent = number(due[-1], whole=self.whole)
         return due
 
     def visible(self, events: Sequence[Event]) -> Sequence[Event]:
@@ -184,11 +154,10 @@ class Subscription:
 
     def fall_behind(self, sent: int) -> None:
         """Go back to what was surely given; the rest is read again."""
-        assert self._step is None, "it goes on by itself"
         self.live = False
         self.missed = True
-        self.head = max(self.head, self._sent)
-        self._sent = min(self._sent, sent)
+        self.head = max(self.head, self.sent)
+        self.sent = min(self.sent, sent)
 
     def revoke(self, last_visible: int) -> None:
         """Let the reader see nothing above an event; a barrier once set only moves down."""

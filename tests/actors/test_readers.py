@@ -70,6 +70,11 @@ class Crowd:
     def subscription(self, wire: Wire) -> Subscription:
         return wire.connection._follows[STREAM].subscription
 
+    def ack(self, wire: Wire, seq: int) -> None:
+        follow = wire.connection._follows[STREAM]
+        acks = self.actors.service.acks
+        acks.ack(follow.frontier, seq, sent=follow.subscription.sent)
+
     async def put_and_meanwhile(self, act: Callable[[], Awaitable[None]]) -> None:
         """Commit, and do something once the first reader, and not the last, was written to."""
         first, last = self.wires[0], self.wires[-1]
@@ -164,6 +169,20 @@ async def test_who_does_not_read_goes_on_by_itself_and_comes_back(
         assert await heard(slow, 1) == [12]
 
 
+async def test_what_a_transport_did_not_take_comes_without_another_commit(crowd: Crowd) -> None:
+    async with wired(crowd.actors, role="viewer", room_bytes=500) as slow:
+        await slow.ask("subscribe", stream_id=STREAM, cursor=1)
+        await eventually(lambda: crowd.apart == [])
+        subscription = crowd.subscription(slow)
+        while not crowd.apart:
+            await crowd.actors.workspace().send(Put("a"))
+            await trio.testing.wait_all_tasks_blocked()  # it is written to everybody
+        assert (crowd.apart, slow.connection.writer.is_writing) == ([subscription], True)
+        head = crowd.hub.head
+        assert await heard(slow, head - 1) == [*range(2, head + 1)]
+        await eventually(lambda: crowd.apart == [])
+
+
 async def test_a_write_that_fails_ends_that_connection_alone(crowd: Crowd) -> None:
     gone, broken, *others = crowd.wires
     gone.client.vanish()
@@ -248,7 +267,9 @@ async def test_a_connection_that_closes_meanwhile_hears_nothing_but_the_close(
     last = crowd.wires[-1]
 
     async def close() -> None:
+        subscription = crowd.subscription(last)
         last.connection.close(Close.UNAUTHORIZED, "the session has ended")
+        assert crowd.apart == [subscription], "from this very step on"
 
     await crowd.put_and_meanwhile(close)
     assert [await heard(wire, 1) for wire in crowd.wires[:-1]] == [[2]] * 7
@@ -285,6 +306,18 @@ async def test_an_ack_meanwhile_of_what_was_just_read_is_taken(crowd: Crowd) -> 
         await first.silence()
 
     await crowd.put_and_meanwhile(ack)
+
+
+async def test_an_ack_meanwhile_of_what_is_not_written_yet_is_refused(crowd: Crowd) -> None:
+    last = crowd.wires[-1]
+
+    async def ack() -> None:
+        with pytest.raises(Reject, match="CURSOR_AHEAD"):
+            crowd.ack(last, 2)
+
+    await crowd.put_and_meanwhile(ack)
+    assert await heard(last, 1) == [2]
+    crowd.ack(last, 2)
 
 
 # --------------------------------------------------------------------------------- who fits in
@@ -326,27 +359,14 @@ def test_who_is_elsewhere_or_behind_or_may_not_see_all_stays_apart() -> None:
     assert list(readers.apart) == [behind, elsewhere, revoked, blind]
     ((step, frames),) = readers.advance(item(4, 5))
     assert (list(step.members), frames.texts) == ([here, also_here], [b"4", b"5"])
-    assert (here.sent, also_here.sent, elsewhere.sent) == (5, 5, 2)
+    assert (step.sent, here.sent) == (5, 3), "nothing is written yet"
+    members = list(step.members.values())
     readers.part(here)
-    assert [(here.sent, here.live), step.still(list(step.members.values()))[0][0]] == [
-        (5, True),
-        also_here,
-    ]
+    assert [one[0] for one in step.still(members)] == [also_here]
     assert readers.advance(item(7, 7)) == [], "a gap: each has to see for itself"
-    assert (also_here in readers.apart, also_here.sent) == (True, 5)
+    assert also_here in readers.apart
     assert len(readers) == len([*readers]) == 6
     for subscription, _ in list(readers):
         readers.remove(subscription)
         readers.remove(subscription)
     assert not readers
-
-
-def test_who_is_in_step_is_not_offered_anything() -> None:
-    readers, taker = Readers(), Taker()
-    subscription = reader(3, text)
-    readers.add(subscription, taker)  # type: ignore[arg-type]
-    readers.join(subscription, taker)  # type: ignore[arg-type]
-    with pytest.raises(AssertionError):
-        subscription.offer(item(4, 4))
-    with pytest.raises(AssertionError):
-        subscription.fall_behind(1)

@@ -233,6 +233,24 @@ async def test_a_cancelled_receive_loses_no_message(open_client: Opener) -> None
         assert await client.transport.receive() == "still here"
 
 
+async def test_what_came_together_is_taken_without_waiting(open_client: Opener) -> None:
+    async with open_client() as client:
+        transport = client.transport
+        assert transport.receive_nowait() is None
+        await client.send("one")
+        await client.send("two")
+        await trio.sleep(0.1)  # both are here, whoever carries them
+        assert await transport.receive() == "one"
+        assert transport.receive_nowait() == "two"
+        assert transport.receive_nowait() is None
+        await client.send("three")
+        assert await transport.receive() == "three", "it goes on where there is nothing"
+        transport.abort()
+        assert transport.receive_nowait() is None, "`receive` tells why"
+        with pytest.raises(TransportClosedError):
+            await transport.receive()
+
+
 async def test_abort_wakes_who_reads_and_who_writes(open_client: Opener) -> None:
     async with open_client() as client:
         transport = client.transport

@@ -212,7 +212,7 @@ def joins_replay_and_live_without_a_seam(patch: pytest.MonkeyPatch) -> None:
             return None
         due = self.visible(item.events[max(0, self.sent + 1 - item.first) :])
         if due:
-            self._sent = number(due[-1], whole=self.whole)
+            self.sent = number(due[-1], whole=self.whole)
         return due or None
 
     patch.setattr(Subscription, "offer", offer)
