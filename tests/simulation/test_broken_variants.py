@@ -12,8 +12,6 @@ import pytest
 from dalsegno.actors import Batch
 from dalsegno.actors._acks import AckFrontiers, Frontier
 from dalsegno.actors._committer import Committer
-from dalsegno.actors._memory_log import MemoryLog
-from dalsegno.actors._memory_tables import Cursors
 from dalsegno.actors._outbox import Outbox
 from dalsegno.actors._slot import Slot
 from dalsegno.actors._speculation import Forming, Speculation
@@ -28,6 +26,8 @@ from dalsegno.actors.testing import (
     Simulated,
     Verdict,
 )
+from dalsegno.actors.testing.memory._log import MemoryLog
+from dalsegno.actors.testing.memory._tables import Cursors
 from dalsegno.protocol import (
     DalsegnoError,
     FencedError,

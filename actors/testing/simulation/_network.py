@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from ._memory_transport import memory_connection
-from ._transport import TransportClosedError
+from dalsegno.actors._transport import TransportClosedError
+from dalsegno.actors.testing.memory import memory_connection
 
 if TYPE_CHECKING:
+    from dalsegno.actors.testing.memory import MemoryTransport
     from dalsegno.protocol import Limits
 
-    from ._memory_transport import MemoryTransport
-    from ._sim_choices import Noise
+    from ._choices import Noise
 
 _ABNORMAL = 1006
 

@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
+    from dalsegno.actors._command import Receipt
+    from dalsegno.actors._store import CursorKey, Head
     from dalsegno.protocol import Event
 
-    from ._command import Receipt
     from ._history import Question, Record
-    from ._store import CursorKey, Head
 
 UNKNOWN_CODES = frozenset({"OUTCOME_UNKNOWN", "UNREACHABLE", "DISCONNECTED", "CLIENT_CLOSED"})
 """The errors after which a command may have been applied, the server's and a client's."""

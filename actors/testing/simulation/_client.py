@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ._sim_network import Cable
-from ._store import CursorKey
-from ._transport import TransportClosedError
+from dalsegno.actors._store import CursorKey
+from dalsegno.actors._transport import TransportClosedError
+
+from ._network import Cable
 
 if TYPE_CHECKING:
+    from dalsegno.actors.testing.checker import Asked, Followed, Recorder
     from dalsegno.protocol import Limits
 
-    from ._recorder import Asked, Followed, Recorder
-    from ._sim_choices import Noise
-    from ._sim_node import Process, SimNode
+    from ._choices import Noise
+    from ._node import Process, SimNode
 
 Message = dict[str, Any]
 

@@ -11,15 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dalsegno.protocol import (
-    SCHEMA_VERSION,
-    SEQ_MAX,
-    CorruptLogError,
-    Event,
-    SchemaVersionError,
-)
-
-from ._store import (
+from dalsegno.actors._store import (
     AuditEntry,
     Batch,
     BatchRejectedError,
@@ -29,6 +21,13 @@ from ._store import (
     SnapshotWrite,
     StoredEntity,
     StoredResult,
+)
+from dalsegno.protocol import (
+    SCHEMA_VERSION,
+    SEQ_MAX,
+    CorruptLogError,
+    Event,
+    SchemaVersionError,
 )
 
 if TYPE_CHECKING:

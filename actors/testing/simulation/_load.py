@@ -15,21 +15,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
+from dalsegno.actors.domains.members import PutMember, RemoveMember
+from dalsegno.actors.testing.checker import UNKNOWN_CODES
 from dalsegno.protocol import DalsegnoError, workspace_stream
-
-from ._recorder import UNKNOWN_CODES
-from .domains.members import PutMember, RemoveMember
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from dalsegno.actors._store import Store
+    from dalsegno.actors.testing.checker import Recorder
     from dalsegno.protocol import Domain
 
-    from ._recorder import Recorder
-    from ._sim_choices import Choices
-    from ._sim_client import SimClient, Wanted
-    from ._sim_node import SimNode
-    from ._store import Store
+    from ._choices import Choices
+    from ._client import SimClient, Wanted
+    from ._node import SimNode
 
 _ATTEMPTS_MAX = 4
 _READ_S = 15.0

@@ -9,9 +9,8 @@ from __future__ import annotations
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
+from dalsegno.actors.testing.memory import MemoryStore
 from dalsegno.protocol import workspace_stream
-
-from ._memory_store import MemoryStore
 
 if TYPE_CHECKING:
     from dalsegno.protocol import Event

@@ -15,6 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
+from dalsegno.actors._command import make_command
+from dalsegno.actors._connection import Connection
+from dalsegno.actors._lease import NodeReplacedError
+from dalsegno.actors._seams import World
+from dalsegno.actors._service import Service
+from dalsegno.actors._supervisor import first_of
 from dalsegno.protocol import (
     SYSTEM,
     Close,
@@ -23,16 +29,10 @@ from dalsegno.protocol import (
     UnavailableError,
 )
 
-from ._command import make_command
-from ._connection import Connection
-from ._lease import NodeReplacedError
-from ._seams import World
-from ._service import Service
-from ._sim_gate import Gate
-from ._sim_link import Link
-from ._sim_network import Cable
-from ._sim_store import SimStore
-from ._supervisor import first_of
+from ._gate import Gate
+from ._link import Link
+from ._network import Cable
+from ._store import SimStore
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 
     import msgspec
 
+    from dalsegno.actors._command import Receipt
+    from dalsegno.actors._entity import Entity
+    from dalsegno.actors._store import Store
     from dalsegno.protocol import Domain, Limits
 
-    from ._command import Receipt
-    from ._entity import Entity
-    from ._sim_choices import Noise
-    from ._store import Store
+    from ._choices import Noise
 
 ResultT = TypeVar("ResultT")
 

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dalsegno.actors._store import BatchRejectedError
 from dalsegno.protocol import OutcomeUnknownError
-
-from ._store import BatchRejectedError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from dalsegno.protocol import Event
-
-    from ._sim_link import Link
-    from ._store import (
+    from dalsegno.actors._store import (
         AuditEntry,
         Batch,
         CursorKey,
@@ -31,6 +27,9 @@ if TYPE_CHECKING:
         StoredEntity,
         StoredResult,
     )
+    from dalsegno.protocol import Event
+
+    from ._link import Link
 
 
 class SimStore:

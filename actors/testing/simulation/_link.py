@@ -20,12 +20,12 @@ import trio
 
 from dalsegno.protocol import DalsegnoError, OutcomeUnknownError, StoreUnavailableError
 
-from ._sim_gate import outside
+from ._gate import outside
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from ._sim_choices import Noise
+    from ._choices import Noise
 
 ResultT = TypeVar("ResultT")
 

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ._sim_failover import FailoverStore
-from ._sim_link import LinkState, Weather
+from ._failover import FailoverStore
+from ._link import LinkState, Weather
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from dalsegno.actors.testing.checker import Recorder
     from dalsegno.protocol import Limits
 
-    from ._recorder import Recorder
-    from ._sim_choices import Choices
-    from ._sim_client import SimClient
-    from ._sim_node import Process, SimNode
+    from ._choices import Choices
+    from ._client import SimClient
+    from ._node import Process, SimNode
 
 FAULTS = (
     "weather",

@@ -14,11 +14,11 @@ from ._verdicts import Verdict, Violation
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from dalsegno.actors._store import Head
     from dalsegno.protocol import Event
 
     from ._evidence import Evidence
     from ._final_log import Log
-    from ._store import Head
 
 
 class RunRule(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,8 +15,9 @@ from ._verdicts import Verdict, Violation
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from dalsegno.actors._store import CursorKey, Head
+
     from ._history import Record
-    from ._store import CursorKey, Head
 
 _STALE = "STALE_CURSOR"
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from dalsegno.actors._transport import TransportClosedError
 from dalsegno.protocol import Close, Limits
-
-from ._transport import TransportClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,20 +17,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._check_commands import check_commands, check_reads
-from ._check_cursors import check_cursors
-from ._check_deliveries import check_deliveries
-from ._check_log import check_logs
+from ._commands import check_commands, check_reads
+from ._cursors import check_cursors
+from ._deliveries import check_deliveries
 from ._evidence import Evidence
+from ._log import check_logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from dalsegno.actors._store import CursorKey, Head
     from dalsegno.protocol import Event
 
-    from ._check_log import RunRule
     from ._history import Record
-    from ._store import CursorKey, Head
+    from ._log import RunRule
     from ._verdicts import Violation
 
 

@@ -15,11 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from dalsegno.protocol import Event, Limits
-
-from ._memory_log import MemoryLog, refuse_bad_text
-from ._memory_tables import Cursors, Nodes
-from ._store import (
+from dalsegno.actors._store import (
     AuditEntry,
     Batch,
     CursorKey,
@@ -31,11 +27,15 @@ from ._store import (
     StoredEntity,
     StoredResult,
 )
+from dalsegno.protocol import Event, Limits
+
+from ._log import MemoryLog, refuse_bad_text
+from ._tables import Cursors, Nodes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from ._seams import World
+    from dalsegno.actors._seams import World
 
 
 class MemoryStore:

@@ -19,33 +19,29 @@ import msgspec
 import trio
 import trio.testing
 
+from dalsegno.actors._seams import World
+from dalsegno.actors._service import Service
+from dalsegno.actors.domains.accounts import account_domains
+from dalsegno.actors.domains.members import PutMember
+from dalsegno.actors.testing.checker import Recorder, Report, check, dump_record
 from dalsegno.protocol import Limits, UnavailableError, workspace_stream
 
-from ._checker import check
-from ._history import dump_record
-from ._recorder import Recorder
-from ._seams import World
-from ._service import Service
-from ._sim_client import SimClient
-from ._sim_failover import FailoverStore
-from ._sim_faults import FAULTS, Faults
-from ._sim_gate import Gates
-from ._sim_load import Load
-from ._sim_node import SimClock, SimNode
-from ._verdicts import Report
-from .domains.accounts import account_domains
-from .domains.members import PutMember
+from ._client import SimClient
+from ._failover import FailoverStore
+from ._faults import FAULTS, Faults
+from ._gate import Gates
+from ._load import Load
+from ._node import SimClock, SimNode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from dalsegno.actors.testing.checker import Record, Violation
     from dalsegno.protocol import Domain, Event
 
-    from ._history import Record
-    from ._sim_choices import Choices
-    from ._sim_client import Wanted
-    from ._sim_load import Ask
-    from ._verdicts import Violation
+    from ._choices import Choices
+    from ._client import Wanted
+    from ._load import Ask
 
 SIM_LIMITS = Limits(
     mailbox_commands_max=8,
