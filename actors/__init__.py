@@ -1,19 +1,18 @@
 """Who acts: mailbox, workspace, committer, hub, connection.  Trio, nothing outside the process."""
 
-from ._bus import Bus as Bus
-from ._command import Receipt as Receipt, make_command as make_command
-from ._connection import Connection as Connection
-from ._entity import Entity as Entity
-from ._lease import NodeReplacedError as NodeReplacedError
-from ._listening import Listening as Listening
-from ._repair import RepairReport as RepairReport, repair as repair
-from ._roles import role_in as role_in, role_stream as role_stream
-from ._seams import World as World
 from ._service import Service as Service, Statistics as Statistics
-from ._store import (
+from .node import (
+    NodeReplacedError as NodeReplacedError,
+    RepairReport as RepairReport,
+    ServiceFailedError as ServiceFailedError,
+    first_of as first_of,
+    repair as repair,
+)
+from .ports import (
     AuditEntry as AuditEntry,
     Batch as Batch,
     BatchRejectedError as BatchRejectedError,
+    Bus as Bus,
     CursorKey as CursorKey,
     EntityItem as EntityItem,
     EntityWrite as EntityWrite,
@@ -25,6 +24,11 @@ from ._store import (
     Store as Store,
     StoredEntity as StoredEntity,
     StoredResult as StoredResult,
+    Transport as Transport,
+    TransportClosedError as TransportClosedError,
+    World as World,
+    role_in as role_in,
+    role_stream as role_stream,
 )
-from ._supervisor import ServiceFailedError as ServiceFailedError, first_of as first_of
-from ._transport import Transport as Transport, TransportClosedError as TransportClosedError
+from .session import Connection as Connection, Listening as Listening
+from .workspace import Entity as Entity, Receipt as Receipt, make_command as make_command

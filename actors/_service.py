@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
+from dalsegno.actors.delivery import AckFrontiers
+from dalsegno.actors.node import Directory, Lease, Supervisor, repair
+from dalsegno.actors.ports import Alone
+from dalsegno.actors.workspace import Committer
 from dalsegno.protocol import (
     SYSTEM_WORKSPACE,
     Close,
@@ -20,32 +24,22 @@ from dalsegno.protocol import (
     heartbeat,
 )
 
-from ._acks import AckFrontiers
-from ._bus import Alone
-from ._committer import Committer
-from ._directory import Directory
-from ._lease import Lease
-from ._repair import repair
-from ._supervisor import Supervisor
 from .domains.accounts import system_domains
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dalsegno.actors.delivery import AckStatistics, DeliveryStatistics
+    from dalsegno.actors.node import (
+        LeaseStatistics,
+        RepairReport,
+        ServiceStatistics,
+        SlotStatistics,
+    )
+    from dalsegno.actors.ports import Bus, CursorKey, Store, World
+    from dalsegno.actors.session import Connection
+    from dalsegno.actors.workspace import CommitterStatistics, Domains
     from dalsegno.protocol import Domain, Limits
-
-    from ._acks import AckStatistics
-    from ._bus import Bus
-    from ._command import Domains
-    from ._committer import CommitterStatistics
-    from ._connection import Connection
-    from ._delivery import DeliveryStatistics
-    from ._lease import LeaseStatistics
-    from ._repair import RepairReport
-    from ._seams import World
-    from ._slot import SlotStatistics
-    from ._store import CursorKey, Store
-    from ._supervisor import ServiceStatistics
 
 _log = logging.getLogger("dalsegno.service")
 

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from dalsegno.actors import CursorKey
-from dalsegno.actors._acks import AckFrontiers
+from dalsegno.actors.delivery._acks import AckFrontiers
 from dalsegno.protocol import Limits, Reject, StaleCursorError, StoreUnavailableError
 from tests.actors._world import FaultyStore, eventually
 

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from dalsegno.actors import Batch, BatchRejectedError, Refusal, World
-from dalsegno.actors._committer import Committer, CommitterStatistics, LiveKeyError
+from dalsegno.actors.workspace._committer import Committer, CommitterStatistics, LiveKeyError
 from dalsegno.protocol import (
     DalsegnoError,
     FencedError,

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from dalsegno.actors import Batch, World
-from dalsegno.actors._hub import HubStatistics
+from dalsegno.actors.delivery._hub import HubStatistics
 from dalsegno.actors.domains.members import PutMember, RemoveMember
 from dalsegno.protocol import (
     Close,

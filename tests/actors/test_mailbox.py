@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from dalsegno.actors._mailbox import Mailbox, MailboxStatistics
+from dalsegno.actors.workspace._mailbox import Mailbox, MailboxStatistics
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dalsegno.actors._outbox import Outbox
+from dalsegno.actors.session._outbox import Outbox
 from dalsegno.protocol import Frames, Subscription
 
 ONE, TWO = Subscription("w", "box:a"), Subscription("w", "box:b")

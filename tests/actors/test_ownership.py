@@ -380,7 +380,7 @@ async def test_a_rejection_of_an_owner_that_may_be_none_any_more_is_checked(
 async def test_some_of_what_is_served_is_compared_with_every_beat(
     store: FaultyStore, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dalsegno.actors._directory._COMPARED_AT_ONCE", 3)
+    monkeypatch.setattr("dalsegno.actors.node._directory._COMPARED_AT_ONCE", 3)
     async with node(store, "a", world=world) as a:
         for n in range(7):
             await a.workspace(f"w{n}").send(Put("x"))

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from dalsegno.actors._pages import Page, PageKey, Pages, PagesStatistics
+from dalsegno.actors.delivery._pages import Page, PageKey, Pages, PagesStatistics
 from dalsegno.protocol import Event, StoreUnavailableError
 from tests.actors.test_tail import event
 

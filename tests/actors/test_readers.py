@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from dalsegno.actors import World
-from dalsegno.actors._readers import Readers
+from dalsegno.actors.delivery._cohorts import Readers
 from dalsegno.protocol import (
     Close,
     Event,

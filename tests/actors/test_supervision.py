@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from dalsegno.actors import Receipt, ServiceFailedError, World
-from dalsegno.actors._supervisor import FatalServiceError, Supervisor
+from dalsegno.actors.node._supervisor import FatalServiceError, Supervisor
 from dalsegno.protocol import DalsegnoError, Limits, StoreUnavailableError
 from tests.actors._boxes import Put
 from tests.actors._nodes import moving_world

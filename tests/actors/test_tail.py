@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given, strategies as st
 
-from dalsegno.actors._tail import Tail, Tails, event_bytes
+from dalsegno.actors.delivery._tail import Tail, Tails, event_bytes
 from dalsegno.protocol import CHAIN_START, Event
 
 BIG = 2**30

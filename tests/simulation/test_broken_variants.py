@@ -10,13 +10,10 @@ import msgspec
 import pytest
 
 from dalsegno.actors import Batch
-from dalsegno.actors._acks import AckFrontiers, Frontier
-from dalsegno.actors._committer import Committer
-from dalsegno.actors._outbox import Outbox
-from dalsegno.actors._slot import Slot
-from dalsegno.actors._speculation import Forming, Speculation
-from dalsegno.actors._store import Head
-from dalsegno.actors._workspace import Incarnation
+from dalsegno.actors.delivery._acks import AckFrontiers, Frontier
+from dalsegno.actors.node._workspace_supervisor import Slot
+from dalsegno.actors.ports._store import Head
+from dalsegno.actors.session._outbox import Outbox
 from dalsegno.actors.testing import (
     OPERATIONS,
     SIM_LIMITS,
@@ -28,6 +25,9 @@ from dalsegno.actors.testing import (
 )
 from dalsegno.actors.testing.memory._log import MemoryLog
 from dalsegno.actors.testing.memory._tables import Cursors
+from dalsegno.actors.workspace._committer import Committer
+from dalsegno.actors.workspace._incarnation import Incarnation
+from dalsegno.actors.workspace._speculation import Forming, Speculation
 from dalsegno.protocol import (
     DalsegnoError,
     FencedError,

@@ -26,7 +26,7 @@ from ._log import check_logs
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from dalsegno.actors._store import CursorKey, Head
+    from dalsegno.actors.ports import CursorKey, Head
     from dalsegno.protocol import Event
 
     from ._history import Record

@@ -15,7 +15,7 @@ from ._verdicts import Verdict, Violation
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from dalsegno.actors._store import CursorKey, Head
+    from dalsegno.actors.ports import CursorKey, Head
 
     from ._history import Record
 

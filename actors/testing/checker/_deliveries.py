@@ -6,7 +6,7 @@ from bisect import bisect_right
 from itertools import accumulate, zip_longest
 from typing import TYPE_CHECKING
 
-from dalsegno.actors._roles import MEMBER_REMOVED, role_stream
+from dalsegno.actors.ports import MEMBER_REMOVED, role_stream
 from dalsegno.protocol import chain_text, number
 
 from ._evidence import NEVER

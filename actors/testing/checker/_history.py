@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
-from dalsegno.actors._store import CursorKey
+from dalsegno.actors.ports import CursorKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -14,7 +14,7 @@ from ._verdicts import Verdict, Violation
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from dalsegno.actors._store import Head
+    from dalsegno.actors.ports import Head
     from dalsegno.protocol import Event
 
     from ._evidence import Evidence

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
-    from dalsegno.actors._command import Receipt
-    from dalsegno.actors._store import CursorKey, Head
+    from dalsegno.actors.ports import CursorKey, Head
+    from dalsegno.actors.workspace import Receipt
     from dalsegno.protocol import Event
 
     from ._history import Question, Record

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dalsegno.actors._store import (
+from dalsegno.actors.ports import (
     AuditEntry,
     Batch,
     BatchRejectedError,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from dalsegno.actors._store import (
+from dalsegno.actors.ports import (
     AuditEntry,
     Batch,
     CursorKey,
@@ -35,7 +35,7 @@ from ._tables import Cursors, Nodes
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from dalsegno.actors._seams import World
+    from dalsegno.actors.ports import World
 
 
 class MemoryStore:

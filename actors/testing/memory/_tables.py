@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dalsegno.actors._store import CursorKey, Node
+from dalsegno.actors.ports import CursorKey, Node
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from dalsegno.actors._transport import TransportClosedError
+from dalsegno.actors.ports import TransportClosedError
 from dalsegno.protocol import Close, Limits
 
 if TYPE_CHECKING:

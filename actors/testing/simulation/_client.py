@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from dalsegno.actors._store import CursorKey
-from dalsegno.actors._transport import TransportClosedError
+from dalsegno.actors.ports import CursorKey, TransportClosedError
 
 from ._network import Cable
 

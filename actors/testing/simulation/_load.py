@@ -22,7 +22,7 @@ from dalsegno.protocol import DalsegnoError, workspace_stream
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from dalsegno.actors._store import Store
+    from dalsegno.actors.ports import Store
     from dalsegno.actors.testing.checker import Recorder
     from dalsegno.protocol import Domain
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from dalsegno.actors._transport import TransportClosedError
+from dalsegno.actors.ports import TransportClosedError
 from dalsegno.actors.testing.memory import memory_connection
 
 if TYPE_CHECKING:

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from dalsegno.actors._command import make_command
-from dalsegno.actors._connection import Connection
-from dalsegno.actors._lease import NodeReplacedError
-from dalsegno.actors._seams import World
 from dalsegno.actors._service import Service
-from dalsegno.actors._supervisor import first_of
+from dalsegno.actors.node import NodeReplacedError, first_of
+from dalsegno.actors.ports import World
+from dalsegno.actors.session import Connection
+from dalsegno.actors.workspace import make_command
 from dalsegno.protocol import (
     SYSTEM,
     Close,
@@ -40,9 +39,8 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from dalsegno.actors._command import Receipt
-    from dalsegno.actors._entity import Entity
-    from dalsegno.actors._store import Store
+    from dalsegno.actors.ports import Store
+    from dalsegno.actors.workspace import Entity, Receipt
     from dalsegno.protocol import Domain, Limits
 
     from ._choices import Noise

@@ -19,10 +19,10 @@ import msgspec
 import trio
 import trio.testing
 
-from dalsegno.actors._seams import World
 from dalsegno.actors._service import Service
 from dalsegno.actors.domains.accounts import account_domains
 from dalsegno.actors.domains.members import PutMember
+from dalsegno.actors.ports import World
 from dalsegno.actors.testing.checker import Recorder, Report, check, dump_record
 from dalsegno.protocol import Limits, UnavailableError, workspace_stream
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dalsegno.actors._store import BatchRejectedError
+from dalsegno.actors.ports import BatchRejectedError
 from dalsegno.protocol import OutcomeUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from dalsegno.actors._store import (
+    from dalsegno.actors.ports import (
         AuditEntry,
         Batch,
         CursorKey,

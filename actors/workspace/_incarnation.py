@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from dalsegno.actors.ports import BatchRejectedError, Head
 from dalsegno.protocol import (
     CorruptLogError,
     DalsegnoError,
@@ -33,23 +34,20 @@ from dalsegno.protocol import (
 
 from ._entity import encoded_state, load_entity, state_write
 from ._speculation import Speculation
-from ._store import BatchRejectedError, Head
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from dalsegno.actors.delivery import Hub
+    from dalsegno.actors.node import Lease
+    from dalsegno.actors.ports import Bus, EntityWrite, Store, World
     from dalsegno.protocol import Limits
 
-    from ._bus import Bus
     from ._command import Command
     from ._committer import Committer
     from ._entity import Entity
-    from ._hub import Hub
-    from ._lease import Lease
     from ._mailbox import Mailbox
-    from ._seams import World
     from ._speculation import Forming
-    from ._store import EntityWrite, Store
 
 _log = logging.getLogger("dalsegno.workspace")
 

@@ -11,6 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dalsegno.actors._service import not_found
+from dalsegno.actors.delivery import check_cursor, check_not_ahead, read_length
+from dalsegno.actors.ports import CursorKey
 from dalsegno.protocol import (
     SYSTEM_WORKSPACE,
     Cursor,
@@ -26,17 +29,10 @@ from dalsegno.protocol import (
     workspace_stream,
 )
 
-from ._service import not_found
-from ._starting import check_cursor, check_not_ahead, read_length
-from ._store import CursorKey
-
 if TYPE_CHECKING:
+    from dalsegno.actors._service import Service
+    from dalsegno.actors.delivery import Follower, Frontier, Hub
     from dalsegno.protocol import SubscribeWorkspace
-
-    from ._acks import Frontier
-    from ._delivery import Follower
-    from ._hub import Hub
-    from ._service import Service
 
 
 @dataclass(slots=True, eq=False)

@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dalsegno.actors.ports import EntityWrite, SnapshotWrite
 from dalsegno.protocol import CorruptLogError, check_id
-
-from ._store import EntityWrite, SnapshotWrite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from dalsegno.actors.ports import StoredEntity
     from dalsegno.protocol import Domain, Index
-
-    from ._store import StoredEntity
 
 _log = logging.getLogger("dalsegno.workspace")
 

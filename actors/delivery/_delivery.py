@@ -16,11 +16,10 @@ from ._tail import Tails, TailsStatistics
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
+    from dalsegno.actors.ports import Store, Transport
     from dalsegno.protocol import DalsegnoError, Limits, Published, Subscription
 
     from ._hub import Hub
-    from ._store import Store
-    from ._transport import Transport
 
 
 class Follower(Protocol):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dalsegno.actors.ports import role_stream
 from dalsegno.protocol import (
     DalsegnoError,
     InternalError,
@@ -16,8 +17,6 @@ from dalsegno.protocol import (
     check_key,
     encode_checked,
 )
-
-from ._roles import role_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from dalsegno.actors.delivery import Delivery
+from dalsegno.actors.ports import role_in, role_stream
+from dalsegno.actors.workspace import Incarnation, absent_entity, load_entity
 from dalsegno.protocol import (
     SYSTEM_WORKSPACE,
     OverloadedError,
@@ -20,26 +23,18 @@ from dalsegno.protocol import (
     UnavailableError,
 )
 
-from ._delivery import Delivery
-from ._entity import absent_entity, load_entity
-from ._roles import role_in, role_stream
-from ._slot import Slot
-from ._workspace import Incarnation
+from ._workspace_supervisor import Slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dalsegno.actors.delivery import Hub
+    from dalsegno.actors.ports import Bus, Store, World
+    from dalsegno.actors.workspace import Committer, Domains, Entity
     from dalsegno.protocol import Domain, Limits, WorkspaceHaltedError
 
-    from ._bus import Bus
-    from ._command import Domains
-    from ._committer import Committer
-    from ._entity import Entity
-    from ._hub import Hub
     from ._lease import Lease
-    from ._seams import World
-    from ._slot import SlotStatistics
-    from ._store import Store
+    from ._workspace_supervisor import SlotStatistics
 
 _log = logging.getLogger("dalsegno.workspace")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dalsegno.actors.workspace import encoded_state, load_entity, state_write
 from dalsegno.protocol import (
     CHAIN_START,
     CorruptLogError,
@@ -20,14 +21,10 @@ from dalsegno.protocol import (
     chained,
 )
 
-from ._entity import encoded_state, load_entity, state_write
-
 if TYPE_CHECKING:
+    from dalsegno.actors.ports import Head, Store
+    from dalsegno.actors.workspace import Domains, Entity
     from dalsegno.protocol import Domain, Event, Limits
-
-    from ._command import Domains
-    from ._entity import Entity
-    from ._store import Head, Store
 
 _NO_STORED_STATE = -1
 """A domain's version that no stored state is of."""

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from dalsegno.actors.ports import MEMBER_REMOVED
 from dalsegno.protocol import CHAIN_START, Published, workspace_stream
 
-from ._readers import Readers
-from ._roles import MEMBER_REMOVED
+from ._cohorts import Readers
 from ._tail import Tail
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
     from dalsegno.protocol import DalsegnoError, Event, Frames, Subscription
 
+    from ._cohorts import InStep, Member
     from ._delivery import Delivery, Follower, Writing
-    from ._readers import InStep, Member
 
     _Due = tuple[InStep, Frames, list[Member]]
     """What is to be written to those who were in step when it was published."""

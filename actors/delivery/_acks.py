@@ -18,9 +18,8 @@ import trio
 from dalsegno.protocol import Reject, StaleCursorError, UnavailableError
 
 if TYPE_CHECKING:
+    from dalsegno.actors.ports import CursorKey, Store
     from dalsegno.protocol import Limits
-
-    from ._store import CursorKey, Store
 
 _log = logging.getLogger("dalsegno.acks")
 

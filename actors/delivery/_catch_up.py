@@ -17,11 +17,11 @@ from dalsegno.protocol import SEQ_MAX, CorruptLogError, DalsegnoError, StaleCurs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dalsegno.actors.ports import Store
     from dalsegno.protocol import Event, Published, Subscription
 
     from ._delivery import Delivery
     from ._hub import Hub
-    from ._store import Store
 
 _ALONE = 0
 """In a key: an event looked up by itself, published or not, which no page may begin with."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from dalsegno.actors.ports import TransportClosedError
 from dalsegno.protocol import (
     Ack,
     ApplyPatch,
@@ -35,19 +36,18 @@ from dalsegno.protocol import (
 
 from ._submit import Submission
 from ._subscribing import Subscribing
-from ._transport import TransportClosedError
 from ._writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
 
+    from dalsegno.actors._service import Service
+    from dalsegno.actors.ports import Transport
+    from dalsegno.actors.workspace import Command, Receipt
     from dalsegno.protocol import AnyMessage
 
-    from ._command import Command, Receipt
-    from ._service import Service
     from ._subscribing import Follow
-    from ._transport import Transport
 
 _COMMANDS = (CommandMessage, ApplyPatch)
 

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from dalsegno.actors._service import not_found
+from dalsegno.actors.domains.notes import ApplyPatch as NotePatch, notes
+from dalsegno.actors.workspace import make_command
 from dalsegno.protocol import (
     SYSTEM_WORKSPACE,
     ApplyPatch,
@@ -20,17 +23,12 @@ from dalsegno.protocol import (
     message,
 )
 
-from ._command import make_command
-from ._service import not_found
-from .domains.notes import ApplyPatch as NotePatch, notes
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dalsegno.actors._service import Service
+    from dalsegno.actors.workspace import Command, Receipt
     from dalsegno.protocol import CommandMessage, Domain, Principal
-
-    from ._command import Command, Receipt
-    from ._service import Service
 
     _Asked = tuple[str, Domain[Any, Any, Any], Any, int]
     """A command's name, its domain, itself, and its length in bytes."""

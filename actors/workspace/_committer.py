@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from dalsegno.actors.ports import BatchRejectedError
 from dalsegno.protocol import (
     CorruptLogError,
     DalsegnoError,
@@ -33,13 +34,9 @@ from dalsegno.protocol import (
     WorkspaceHaltedError,
 )
 
-from ._store import BatchRejectedError
-
 if TYPE_CHECKING:
+    from dalsegno.actors.ports import Batch, Store, World
     from dalsegno.protocol import Limits
-
-    from ._seams import World
-    from ._store import Batch, Store
 
 
 class LiveKeyError(DalsegnoError):

@@ -13,20 +13,16 @@ from typing import TYPE_CHECKING, Self
 
 import trio
 
+from dalsegno.actors.delivery import check_not_ahead, event_bytes, read_length, read_page
 from dalsegno.protocol import Reject, Subscription, parse_cursor
-
-from ._catch_up import read_page
-from ._starting import check_not_ahead, read_length
-from ._tail import event_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from dalsegno.actors._service import Service
+    from dalsegno.actors.delivery import Hub
     from dalsegno.protocol import DalsegnoError, Event, Published
-
-    from ._hub import Hub
-    from ._service import Service
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from dalsegno.actors.delivery import Hub
+from dalsegno.actors.workspace import LiveKeyError, Mailbox
 from dalsegno.protocol import (
     DalsegnoError,
     FencedError,
@@ -36,16 +38,13 @@ from dalsegno.protocol import (
     WorkspaceMovedError,
 )
 
-from ._committer import LiveKeyError
-from ._hub import Hub
-from ._mailbox import Mailbox
 from ._supervisor import first_of
 
 if TYPE_CHECKING:
-    from ._command import Command
+    from dalsegno.actors.ports import Head
+    from dalsegno.actors.workspace import Command, Incarnation
+
     from ._directory import Directory
-    from ._store import Head
-    from ._workspace import Incarnation
 
 _log = logging.getLogger("dalsegno.workspace")
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from dalsegno.actors.delivery import read_ahead, read_page
+from dalsegno.actors.ports import TransportClosedError
 from dalsegno.protocol import (
     Close,
     DalsegnoError,
@@ -27,19 +29,17 @@ from dalsegno.protocol import (
     error_message,
 )
 
-from ._catch_up import read_ahead, read_page
 from ._outbox import Outbox
-from ._transport import TransportClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dalsegno.actors._service import Service
+    from dalsegno.actors.delivery import Hub
+    from dalsegno.actors.ports import Transport
     from dalsegno.protocol import Published, Subscription
 
-    from ._hub import Hub
-    from ._service import Service
     from ._subscribing import Follow
-    from ._transport import Transport
 
 _log = logging.getLogger("dalsegno.connection")
 

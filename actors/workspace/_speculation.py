@@ -21,6 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dalsegno.actors.ports import (
+    SYSTEM_ROLE,
+    Batch,
+    Head,
+    ResultWrite,
+    SnapshotWrite,
+    StoredResult,
+    asserted_role,
+    role_in,
+)
 from dalsegno.protocol import (
     SEQ_MAX,
     Context,
@@ -48,17 +58,14 @@ from ._entity import (
     load_entity,
     snapshot_write,
 )
-from ._roles import SYSTEM_ROLE, asserted_role, role_in
-from ._store import Batch, Head, ResultWrite, SnapshotWrite, StoredResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from dalsegno.actors.ports import StoredEntity, World
     from dalsegno.protocol import Domain, Limits
 
     from ._command import Command
-    from ._seams import World
-    from ._store import StoredEntity
 
 _log = logging.getLogger("dalsegno.workspace")
 

@@ -24,9 +24,8 @@ from ._supervisor import FatalServiceError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dalsegno.actors.ports import Store
     from dalsegno.protocol import Limits
-
-    from ._store import Store
 
 _log = logging.getLogger("dalsegno.lease")
 

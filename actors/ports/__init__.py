@@ -1,0 +1,28 @@
+"""What the actors need of the outside, and what they may rely on."""
+
+from ._bus import Alone as Alone, Bus as Bus
+from ._roles import (
+    MEMBER_REMOVED as MEMBER_REMOVED,
+    SYSTEM_ROLE as SYSTEM_ROLE,
+    asserted_role as asserted_role,
+    role_in as role_in,
+    role_stream as role_stream,
+)
+from ._seams import World as World
+from ._store import (
+    AuditEntry as AuditEntry,
+    Batch as Batch,
+    BatchRejectedError as BatchRejectedError,
+    CursorKey as CursorKey,
+    EntityItem as EntityItem,
+    EntityWrite as EntityWrite,
+    Head as Head,
+    Node as Node,
+    Refusal as Refusal,
+    ResultWrite as ResultWrite,
+    SnapshotWrite as SnapshotWrite,
+    Store as Store,
+    StoredEntity as StoredEntity,
+    StoredResult as StoredResult,
+)
+from ._transport import Transport as Transport, TransportClosedError as TransportClosedError
