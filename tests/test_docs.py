@@ -149,6 +149,13 @@ def test_the_embedding_programs_run(name: str, tmp_path: Path, migrated: str) ->
         assert looks_like(run(tmp_path, sys.executable, name), told)
 
 
+def test_the_documented_store_passes_the_suite(tmp_path: Path) -> None:
+    name, program, _ = programs(TESTING)[1]
+    (tmp_path / name).write_text(program)
+    told = run(tmp_path, sys.executable, "-m", "pytest", "-q", name)
+    assert re.search(r"^\d{2,} passed", told, re.MULTILINE)
+
+
 # ------------------------------------------------------------------------------ a server, as told
 
 

@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from dalsegno.actors import Batch, BatchRejectedError, Refusal, World
+from dalsegno.actors.testing.contract.store._writing import result, writer
 from dalsegno.actors.workspace._committer import Committer, CommitterStatistics, LiveKeyError
 from dalsegno.protocol import (
     DalsegnoError,
@@ -29,7 +30,6 @@ from tests.actors._world import (
     leaves_out,
     log_of,
 )
-from tests.contract._writing import result, writer
 
 LIMITS = Limits(commit_batches_max=3, commit_bytes_max=100, locked_retries_max=4)
 POISON = '"poison"'

@@ -3,53 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
-from datetime import timedelta
 from typing import Protocol
 
-import msgspec
 import pytest
 import trio
 
-from dalsegno.actors import Batch, Store, World
-from dalsegno.actors.testing import Link, LinkState, MemoryStore, Noise, SimStore, Weather
-from dalsegno.protocol import Limits
+from dalsegno.actors import Batch, Store
+from dalsegno.actors.testing import Link, LinkState, Noise, SimStore, Weather, contract
+from dalsegno.actors.testing.contract import STORE_LIMITS, StoreHarness
+from dalsegno.actors.testing.contract.store._writing import writer
 from dalsegno.runtime._account_store import AccountStore
 from dalsegno.runtime.store import Connection, PostgresStore, connect
 from dalsegno.runtime.store._memory_accounts import MemoryAccounts
-from tests.contract._writing import START, new_id, writer
-
-LIMITS = Limits(clients_per_user_max=3, cursors_per_client_max=5)
 
 
-class Harness(Protocol):
-    """A store, and ways behind its back."""
+class Harness(StoreHarness, Protocol):
+    """A store with its accounts, and what the suites do to it behind its back."""
 
-    store: Store
     accounts: AccountStore
 
-    async def age(self, seconds: float) -> None:
-        """Let command results, sessions, leases and cursors grow older."""
 
-    async def put_head(self, workspace_id: str, head_seq: int) -> None:
-        """Pretend that a log is this long."""
-
-
-class MemoryHarness:
+class MemoryHarness(contract.MemoryHarness):
     def __init__(self) -> None:
-        self._now = START
-        world = World(now=lambda: self._now, random=lambda: 0.5, new_id=new_id)
-        self._store = MemoryStore(world, limits=LIMITS)
-        self.store: Store = self._store
-        self.accounts: AccountStore = MemoryAccounts(world)
-
-    async def age(self, seconds: float) -> None:
-        self._now += timedelta(seconds=seconds)
-        await trio.lowlevel.checkpoint()
-
-    async def put_head(self, workspace_id: str, head_seq: int) -> None:
-        log = self._store._logs[workspace_id]
-        log.head = msgspec.structs.replace(log.head, head_seq=head_seq)
-        await trio.lowlevel.checkpoint()
+        super().__init__()
+        self.accounts: AccountStore = MemoryAccounts(self.world)
 
 
 class PostgresHarness:
@@ -106,7 +83,7 @@ class SimulatedHarness(MemoryHarness):
         super().__init__()
         link = Link(wire, Noise(0))
         link.set(LinkState.UP, Weather())  # not `CALM` itself: every statement goes over the wire
-        self.store = SimStore(self._store, link)
+        self.store = SimStore(self.store, link)
 
 
 @pytest.fixture(params=["memory", "simulated", "postgres", "postgres, several"])
@@ -129,13 +106,8 @@ async def harness(request: pytest.FixtureRequest, harness_dsn: str) -> AsyncIter
             yield SimulatedHarness(wire)
         return
     kind = Accompanied if "several" in request.node.callspec.id else PostgresStore
-    async with kind.open(harness_dsn, limits=LIMITS) as store:
+    async with kind.open(harness_dsn, limits=STORE_LIMITS) as store:
         yield PostgresHarness(store, harness_dsn)
-
-
-@pytest.fixture
-def store(harness: Harness) -> Store:
-    return harness.store
 
 
 @pytest.fixture

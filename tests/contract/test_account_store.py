@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from tests.contract._writing import START
+from dalsegno.actors.testing.contract.store._writing import START
 
 if TYPE_CHECKING:
     from dalsegno.runtime._account_store import AccountStore

@@ -13,11 +13,17 @@ import pytest
 import trio
 
 from dalsegno.actors import CursorKey, Store
+from dalsegno.actors.testing.contract.store._writing import (
+    Writer,
+    acquired,
+    entity,
+    head_of,
+    writer,
+)
 from dalsegno.protocol import Limits, StoreUnavailableError
 from dalsegno.runtime.store import PostgresStore
 from dalsegno.runtime.store._sql import queries
 from tests.contract._locks import wait_until_blocked
-from tests.contract._writing import Writer, acquired, entity, head_of, writer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

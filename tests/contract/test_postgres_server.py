@@ -10,17 +10,17 @@ import pytest
 import trio
 
 from dalsegno.actors import CursorKey
+from dalsegno.actors.testing.contract.store._writing import acquired, head_of, log_of, writer
 from dalsegno.protocol import Limits, OutcomeUnknownError, StoreUnavailableError
 from dalsegno.runtime.store import CommitUncertainError, PostgresStore, connect, migrate
 from dalsegno.runtime.store._cluster import find_binaries
 from dalsegno.runtime.store._embedded import EmbeddedPostgres, embedded
 from tests.contract._locks import wait_until
-from tests.contract._writing import acquired, head_of, log_of, writer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from tests.contract._writing import Writer
+    from dalsegno.actors.testing.contract.store._writing import Writer
 
 KEY = CursorKey("u", "c", "w", "s")
 PATIENCE_S = 20.0

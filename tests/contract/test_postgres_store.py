@@ -13,10 +13,7 @@ import pytest
 import trio
 
 from dalsegno.actors import Batch, BatchRejectedError, CursorKey, SnapshotWrite, Store
-from dalsegno.protocol import Limits, OutcomeUnknownError, StoreUnavailableError, UnavailableError
-from dalsegno.runtime.store import PostgresStore, SchemaTooOldError
-from tests.contract._locks import terminate_the_blocked, wait_until, wait_until_blocked
-from tests.contract._writing import (
+from dalsegno.actors.testing.contract.store._writing import (
     Writer,
     acquired,
     entity,
@@ -26,6 +23,9 @@ from tests.contract._writing import (
     result,
     writer,
 )
+from dalsegno.protocol import Limits, OutcomeUnknownError, StoreUnavailableError, UnavailableError
+from dalsegno.runtime.store import PostgresStore, SchemaTooOldError
+from tests.contract._locks import terminate_the_blocked, wait_until, wait_until_blocked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

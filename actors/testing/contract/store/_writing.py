@@ -9,15 +9,17 @@ from typing import Any
 
 import msgspec
 
-from dalsegno.actors import Batch, EntityWrite, Head, ResultWrite, SnapshotWrite, Store
+from dalsegno.actors.ports import Batch, EntityWrite, Head, ResultWrite, SnapshotWrite, Store
 from dalsegno.protocol import CHAIN_START, Event, chained
 
 START = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+"""Before every event of the suite."""
 
 _ids = itertools.count(1)
 
 
 def new_id() -> str:
+    """Return an id that no other call returns."""
     return f"00000000-0000-7000-8000-{next(_ids):012x}"
 
 
@@ -32,6 +34,7 @@ class Writer:
     versions: dict[str, int] = field(default_factory=dict)
 
     def event(self, stream_id: str, payload: str = "{}", **more: Any) -> Event:
+        """Return the next event of the workspace and of a stream; ``more`` are its other fields."""
         self.versions[stream_id] = self.versions.get(stream_id, 0) + 1
         self.head_seq += 1
         fields: dict[str, Any] = {
@@ -58,6 +61,7 @@ class Writer:
         results: tuple[ResultWrite, ...] = (),
         snapshots: tuple[SnapshotWrite, ...] = (),
     ) -> Batch:
+        """Return these events as a batch; without ``entities`` each stream gets a plain row."""
         if entities is None:
             versions = {event.stream_id: event.stream_seq for event in events}
             entities = tuple(entity(s, version) for s, version in versions.items())
@@ -78,11 +82,13 @@ def entity(
     state: str | None = None,
     **more: Any,
 ) -> EntityWrite:
+    """Return the row of an entity that exists."""
     fields: dict[str, Any] = {"stream_id": stream_id, "version": version, "state": state}
     return EntityWrite(**({"live": True} | fields | more))
 
 
 def result(key: str, event_seq: int, scope: str = "u1|note:1") -> ResultWrite:
+    """Return the row of an idempotency key."""
     return ResultWrite(
         scope=scope,
         key=key,
@@ -99,16 +105,19 @@ async def writer(store: Store, workspace_id: str, owner: str = "here") -> Writer
 
 
 async def acquired(store: Store, workspace_id: str, owner: str = "here") -> Head:
+    """Acquire a workspace, which is created where it is absent."""
     head = await store.acquire(workspace_id, owner, create=True)
     assert head is not None
     return head
 
 
 async def head_of(store: Store, workspace_id: str) -> Head:
+    """Read the head of a workspace that exists."""
     head = await store.read_head(workspace_id)
     assert head is not None
     return head
 
 
 async def log_of(store: Store, workspace_id: str) -> list[Event]:
+    """Read all of a log."""
     return await store.read_events(workspace_id, 1, to_seq=2**63 - 1, limit=10_000, bytes_max=2**30)

@@ -1,0 +1,42 @@
+"""The suite as one class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ._appending import AppendContract
+from ._cursors import CursorContract
+from ._entities import EntityContract
+from ._heads import HeadContract
+from ._nodes import NodeContract
+from ._reading import ReadContract
+from ._results import ResultContract
+
+if TYPE_CHECKING:
+    from dalsegno.actors.ports import Store
+
+    from ._harness import StoreHarness
+
+
+@pytest.mark.trio
+class StoreContract(
+    HeadContract,
+    NodeContract,
+    AppendContract,
+    ResultContract,
+    ReadContract,
+    EntityContract,
+    CursorContract,
+):
+    """What every store guarantees; the docstrings of `dalsegno.actors.Store` are the specification.
+
+    A subclass, or a ``conftest.py``, adds the fixture ``harness``: a `StoreHarness` around a store
+    that is empty and was opened with `STORE_LIMITS`.
+    """
+
+    @pytest.fixture
+    def store(self, harness: StoreHarness) -> Store:
+        """Return the store of the harness."""
+        return harness.store
