@@ -225,7 +225,7 @@ def test_the_conversation_has_every_message_of_a_client() -> None:
 
 def test_every_message_of_the_server_is_told() -> None:
     sources = [
-        *(ROOT / "actors").glob("*.py"),
+        *(ROOT / "actors").rglob("*.py"),
         *(ROOT / "runtime").glob("*.py"),
         ROOT / "protocol" / "_views.py",
     ]
