@@ -21,7 +21,7 @@ import trio
 from dalsegno.actors import Batch, Connection, Service
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import Limits
-from dalsegno.runtime._seams import WORLD
+from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.web import serve_port
 
 from ._commits import WORKSPACE, asked, commits

@@ -20,7 +20,7 @@ from dalsegno.protocol import (
 
 from ._cli_options import CONFIG, FILE, option
 from ._config import read_limits
-from ._seams import user_name
+from .seams import user_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from dalsegno.protocol import DalsegnoError
 
-from ._seams import WORLD
+from .seams import WORLD
 
 if TYPE_CHECKING:
     from pathlib import Path

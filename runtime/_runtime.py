@@ -24,8 +24,8 @@ from dalsegno.protocol import (
 )
 
 from ._node import is_node_id, node_id_in
-from ._seams import WORLD
 from ._workspace import Workspace
+from .seams import WORLD
 from .store import ConnectionBrokenError, PostgresStore, connect, migrate
 from .store._embedded import open_embedded
 from .store._memory_accounts import MemoryAccounts

@@ -23,7 +23,7 @@ from dalsegno.protocol import Close, Limits, RuntimeClosedError, check_id
 
 from ._farewell import Farewell
 from ._runtime import Runtime
-from ._seams import WORLD, new_secret
+from .seams import WORLD, new_secret
 from .web import authenticate, create_app, serve_port
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from dalsegno.protocol._errors import HTTP_STATUS
 from dalsegno.runtime import Runtime
 from dalsegno.runtime._cli import cli
 from dalsegno.runtime._config import FileSettings
-from dalsegno.runtime._seams import WORLD
 from dalsegno.runtime._server import Ready, ServeConfig, serve
+from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.web import create_app
 from dalsegno.runtime.web._auth import COOKIE, open_session
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import trio
 
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 
     from dalsegno.protocol import DalsegnoError
 
-    from ._client import Client
     from ._link import Link
-    from ._policy import Retries
+    from ._policy import ClientLimits, Retries
 
 
 class _State(Enum):
@@ -44,12 +43,27 @@ class _State(Enum):
     ENDED = "ended"
 
 
+class StreamClient(Protocol):
+    """What a stream needs of the client that follows it."""
+
+    limits: ClientLimits
+
+    def follow(self, events: Events) -> None:
+        """Include a stream in this connection and those after it."""
+
+    def unfollow(self, events: Events) -> None:
+        """Leave a stream out from now on."""
+
+    def new_request_id(self) -> str:
+        """Return an id for a request."""
+
+
 class Events:
     """An async iterator of a stream's events, inside ``async with``; `Client.subscribe`."""
 
     def __init__(
         self,
-        client: Client,
+        client: StreamClient,
         stream_id: str,
         *,
         workspace_id: str | None,

@@ -10,7 +10,7 @@ import trio
 
 from dalsegno.protocol import Reject, UnavailableError
 from dalsegno.runtime._beside import beside
-from dalsegno.runtime._seams import WORLD
+from dalsegno.runtime.seams import WORLD
 
 from ._account import Account
 from ._client import Client

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dalsegno.runtime._seams import new_secret
+from dalsegno.runtime.seams import new_secret
 
 from ._account import EmbeddedPostgresError, own_account
 

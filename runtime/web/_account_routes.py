@@ -20,7 +20,7 @@ from ._site import Site, check_global_admin, refuse_foreign_pages
 
 if TYPE_CHECKING:
     from dalsegno.actors import Receipt
-    from dalsegno.runtime._workspace import Workspace
+    from dalsegno.runtime import Workspace
 
 
 class RegisterBody(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from quart import Response
 
-    from dalsegno.runtime._runtime import Runtime
+    from dalsegno.runtime import Runtime
 
 
 def create_app(

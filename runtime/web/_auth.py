@@ -16,10 +16,10 @@ import msgspec
 
 from dalsegno.actors.domains.accounts import User, users
 from dalsegno.protocol import Reject
-from dalsegno.runtime._seams import new_secret
+from dalsegno.runtime.seams import new_secret
 
 if TYPE_CHECKING:
-    from dalsegno.runtime._runtime import Runtime
+    from dalsegno.runtime import Runtime
 
 COOKIE = "dalsegno_session"
 SESSION_TTL = timedelta(days=7)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from datetime import datetime
 
-    from dalsegno.runtime._runtime import Runtime
+    from dalsegno.runtime import Runtime
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):

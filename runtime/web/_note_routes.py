@@ -25,8 +25,7 @@ from ._site import Site, idempotency_key
 
 if TYPE_CHECKING:
     from dalsegno.actors import Receipt
-    from dalsegno.runtime._runtime import Runtime
-    from dalsegno.runtime._workspace import Workspace
+    from dalsegno.runtime import Runtime, Workspace
 
     from ._auth import Identity
 

@@ -18,7 +18,7 @@ from ._passwords import Passwords
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from dalsegno.runtime._runtime import Runtime
+    from dalsegno.runtime import Runtime
 
     from ._auth import Identity
 

@@ -25,8 +25,7 @@ from ._membership import Membership, check_role, memberships
 from ._site import Site, idempotency_key
 
 if TYPE_CHECKING:
-    from dalsegno.runtime._runtime import Runtime
-    from dalsegno.runtime._workspace import Workspace
+    from dalsegno.runtime import Runtime, Workspace
 
 
 class WorkspaceCreateBody(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from dalsegno.actors import Transport, TransportClosedError
 from dalsegno.actors.testing import memory_connection
 from dalsegno.actors.testing.contract import TRANSPORT_LIMITS, TransportClient, TransportContract
 from dalsegno.protocol import Close
-from dalsegno.runtime import _seams
+from dalsegno.runtime import seams
 from dalsegno.runtime.web._handshake import UpgradeRequest
 from dalsegno.runtime.web._listener import serve
 from dalsegno.runtime.web._native import NativeTransport
@@ -100,7 +100,7 @@ async def open_native() -> AsyncIterator[TransportClient]:
                 accept=accept,
                 handle=handle,
                 limits=TRANSPORT_LIMITS,
-                world=_seams.WORLD,
+                world=seams.WORLD,
                 task_status=task_status,
             )
         )

@@ -15,9 +15,9 @@ from dalsegno.actors.domains.accounts import RegisterUser, SetUp, users
 from dalsegno.actors.domains.members import PutMember
 from dalsegno.protocol import Limits
 from dalsegno.runtime import Runtime
-from dalsegno.runtime._seams import WORLD
 from dalsegno.runtime._server import ServeConfig, serve
 from dalsegno.runtime.client import ClientLimits
+from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.web._auth import COOKIE, open_session
 
 EMAIL, PASSWORD = "owner@example.org", "a long enough password"

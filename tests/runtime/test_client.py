@@ -22,7 +22,6 @@ from dalsegno.protocol import (
     WorkspaceHaltedError,
     WorkspaceMovedError,
 )
-from dalsegno.runtime._seams import WORLD
 from dalsegno.runtime.client import (
     Client,
     ClientClosedError,
@@ -38,6 +37,7 @@ from dalsegno.runtime.client._errors import error_of
 from dalsegno.runtime.client._link import Link
 from dalsegno.runtime.client._policy import Ending, Retries
 from dalsegno.runtime.client._wire import decode_said
+from dalsegno.runtime.seams import WORLD
 from tests.runtime._serving import (
     EMAIL,
     PASSWORD,

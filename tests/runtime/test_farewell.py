@@ -17,9 +17,9 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket
 
 from dalsegno.protocol import Close, Limits
 from dalsegno.runtime._farewell import slots_ms
-from dalsegno.runtime._seams import WORLD
 from dalsegno.runtime._server import Ready, ServeConfig, serve
 from dalsegno.runtime.client import ClientLimits, open_client
+from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.store import connect
 from tests.runtime._serving import Person, Site, proxied, set_up, until
 

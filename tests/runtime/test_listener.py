@@ -27,7 +27,7 @@ from websockets.trio.client import ClientConnection
 
 from dalsegno.actors import TransportClosedError
 from dalsegno.protocol import Close, Frames, Limits, OverloadedError, Reject
-from dalsegno.runtime import _seams
+from dalsegno.runtime import seams
 from dalsegno.runtime.web._handshake import UpgradeRequest
 from dalsegno.runtime.web._listener import Serving, serve
 from dalsegno.runtime.web._native import NativeTransport
@@ -190,7 +190,7 @@ async def serving(
                 accept=accept_noted,
                 handle=handle,
                 limits=limits,
-                world=_seams.WORLD,
+                world=seams.WORLD,
                 task_status=task_status,
                 origins=origins,
             )

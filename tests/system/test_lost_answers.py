@@ -19,7 +19,7 @@ import trio
 from dalsegno.actors import World
 from dalsegno.actors.testing import Recorder
 from dalsegno.runtime import Runtime
-from dalsegno.runtime._seams import WORLD
+from dalsegno.runtime.seams import WORLD
 from tests.system._hosts import Host, send
 from tests.system._judge import judge
 from tests.system._proxy import (

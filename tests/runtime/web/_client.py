@@ -12,7 +12,7 @@ from argon2 import PasswordHasher
 from quart.testing.utils import sentinel
 
 from dalsegno.actors.domains.accounts import RegisterUser, SetUp
-from dalsegno.runtime._seams import WORLD
+from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.web._auth import COOKIE
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 from dalsegno.actors.domains.notes import notes
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.runtime import Limits, Runtime
-from dalsegno.runtime._seams import WORLD
+from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.web import create_app
 
 from ._client import Clock, Site, User

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from dalsegno.actors.domains.accounts import RegisterUser
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import Limits, OverloadedError, StoreUnavailableError
-from dalsegno.runtime._seams import WORLD
+from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.web._health_routes import PROBE_DEADLINE_S
 from dalsegno.runtime.web._passwords import WAITING_MAX, Passwords
 

@@ -12,7 +12,7 @@ from dalsegno.actors.domains.members import PutMember, RemoveMember
 from dalsegno.actors.domains.notes import CreateNote
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.runtime import Runtime
-from dalsegno.runtime._seams import WORLD
+from dalsegno.runtime.seams import WORLD
 
 from ._client import Answer, Site, User
 from .conftest import open_site
