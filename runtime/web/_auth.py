@@ -13,6 +13,7 @@ from hmac import compare_digest
 from typing import TYPE_CHECKING
 
 import msgspec
+from werkzeug.http import dump_cookie, parse_cookie
 
 from dalsegno.actors.domains.accounts import User, users
 from dalsegno.protocol import Reject
@@ -40,12 +41,10 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def session_token(cookies: str | None) -> str | None:
-    """Find the session's id in a ``Cookie`` header (RFC 6265 §4.2); the first counts."""
-    for pair in (cookies or "").split(";"):
-        name, found, value = pair.strip().partition("=")
-        if found and name == COOKIE:
-            return value
-    return None
+    """Find the session's id in a ``Cookie`` header; the first counts."""
+    # The parser raises on bytes that are not UTF-8, and cookies of other applications may hold any.
+    text = (cookies or "").encode("ascii", "replace").decode()
+    return parse_cookie(text).get(COOKIE)
 
 
 def session_hash(token: str) -> bytes:
@@ -117,14 +116,21 @@ def same_secret(secret: str, given: str | None) -> bool:
 
 def set_cookie(token: str, *, secure: bool) -> str:
     """Write the ``Set-Cookie`` header that begins or prolongs a session."""
-    return _cookie(token, int(SESSION_TTL.total_seconds()), secure=secure)
+    return _cookie(token, SESSION_TTL, secure=secure)
 
 
 def clear_cookie(*, secure: bool) -> str:
     """Write the ``Set-Cookie`` header that ends a session."""
-    return _cookie("", 0, secure=secure)
+    return _cookie("", timedelta(), secure=secure)
 
 
-def _cookie(value: str, max_age_s: int, *, secure: bool) -> str:
-    cookie = f"{COOKIE}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Lax"
-    return f"{cookie}; Secure" if secure else cookie
+def _cookie(value: str, max_age: timedelta, *, secure: bool) -> str:
+    return dump_cookie(
+        COOKIE,
+        value,
+        max_age=max_age,
+        sync_expires=False,  # Max-Age alone: a client's clock may be wrong
+        secure=secure,
+        httponly=True,
+        samesite="Lax",
+    )
