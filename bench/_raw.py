@@ -235,7 +235,7 @@ async def raw_statement(
     database: Postgres, workspaces: Sequence[str], domains: Iterable[Domain[Any, Any, Any]]
 ) -> AsyncIterator[RawStatement]:
     """Have twins of workspaces whose logs are at their beginning, or still short."""
-    appending = await _open(database.dsn, _APPENDING)
+    appending = await _open(connect, database.dsn, _APPENDING)
     reading = await connect(database.dsn)
     try:
         by_name = {domain.name: domain for domain in domains}

@@ -28,7 +28,7 @@ import trio
 from dalsegno.protocol import DalsegnoError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
 
@@ -103,6 +103,18 @@ class Connection(Protocol):
 
     async def aclose(self) -> None:
         """Close, without waiting for the server; more than once is fine."""
+
+
+class Connect(Protocol):
+    """What a driver opens a session with."""
+
+    async def __call__(self, dsn: str, *, settings: Mapping[str, str]) -> Connection:
+        """Open a session, with ``settings`` as by ``SET``.
+
+        Raises:
+            ConnectionBrokenError: the server could not be reached, or refused us.
+            DatabaseError: the server does not know a setting, or refuses its value.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

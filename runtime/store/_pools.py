@@ -1,4 +1,4 @@
-"""The store's connections, by what they are for, so that nothing waits for what is not its affair.
+"""The store's connections, by what they are for, so that unrelated work never queues behind it.
 
 Every session runs generic plans without sequential scans.  The statements leave the planner one
 way each, and these settings keep it on that way in a database that was never analysed; a custom
@@ -12,12 +12,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from ._driver import Connection, Pool
-from ._psycopg import connect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dalsegno.protocol import Limits
+
+    from ._driver import Connect
 
 _PLANS = {
     "plan_cache_mode": "force_generic_plan",
@@ -41,24 +42,25 @@ class Pools:
     """Reads, and what changes who owns a workspace."""
     writing: Pool
     """Ack cursors and accounts."""
-    keeping: Pool
-    """What nobody waits for: sweeps, and states of entities that fell asleep."""
-    beating: Pool
-    """A node's lease alone, which others must not make late."""
+    maintenance: Pool
+    """What nobody waits for: sweeps, and states of entities that are passivated."""
+    heartbeat: Pool
+    """A node's lease alone, which other statements must not delay."""
 
     @classmethod
-    def of(cls, dsn: str, limits: Limits) -> Self:
-        """Make them for a database."""
+    def of(cls, dsn: str, limits: Limits, connect: Connect) -> Self:
+        """Make the pools of a database, whose sessions a driver's ``connect`` opens."""
         answer_s = limits.answer_deadline_s
-        otherwise = partial(_open, dsn, _OTHERWISE)
+        open_session = partial(_open, connect, dsn)
+        otherwise = partial(open_session, _OTHERWISE)
         return cls(
-            appending=Pool(partial(_open, dsn, _APPENDING), 1),
+            appending=Pool(partial(open_session, _APPENDING), 1),
             reading=Pool(otherwise, _READERS, answer_deadline_s=answer_s),
             writing=Pool(otherwise, 1, answer_deadline_s=answer_s),
-            keeping=Pool(otherwise, 1, answer_deadline_s=answer_s),
+            maintenance=Pool(otherwise, 1, answer_deadline_s=answer_s),
             # A beat that is late is worth another try while the lease lasts, not a longer wait.
-            beating=Pool(
-                partial(_open, dsn, _PLANS | _timeouts(limits.lease_s / 4)),
+            heartbeat=Pool(
+                partial(open_session, _PLANS | _timeouts(limits.lease_s / 4)),
                 1,
                 answer_deadline_s=limits.lease_s / 3,
             ),
@@ -66,7 +68,7 @@ class Pools:
 
     async def aclose(self) -> None:
         """Close every connection; statements that are under way end with theirs."""
-        for pool in (self.appending, self.reading, self.writing, self.keeping, self.beating):
+        for pool in (self.appending, self.reading, self.writing, self.maintenance, self.heartbeat):
             await pool.aclose()
 
 
@@ -75,7 +77,7 @@ def _timeouts(seconds: float) -> dict[str, str]:
     return {"statement_timeout": milliseconds, "lock_timeout": milliseconds}
 
 
-async def _open(dsn: str, settings: Mapping[str, str]) -> Connection:
+async def _open(connect: Connect, dsn: str, settings: Mapping[str, str]) -> Connection:
     connection = await connect(dsn, settings=settings)
     # A host's server may be set to answer before a commit is on disk.  Ours must be: what was
     # acknowledged is kept, and an epoch that was handed out is never handed out again.

@@ -35,6 +35,7 @@ from ._loading import load
 from ._migrations import check
 from ._pools import Pools
 from ._postgres_accounts import PostgresAccounts
+from ._psycopg import connect
 from ._rows import (
     append_statement,
     audit_entry_of,
@@ -58,7 +59,7 @@ class PostgresStore:
 
     def __init__(self, dsn: str, limits: Limits) -> None:
         self._limits = limits
-        self._pools = Pools.of(dsn, limits)
+        self._pools = Pools.of(dsn, limits, connect)
         self._known_types: set[tuple[str, str, int]] = set()
         self.accounts = PostgresAccounts(self._pools)
         """Sessions and credentials, on the same connections."""
@@ -121,7 +122,7 @@ class PostgresStore:
 
     async def release(self, workspace_id: str, epoch: int) -> bool:
         """Own the workspace no longer; see `Store.release`."""
-        return bool(await fetch(self._pools.keeping, "release", workspace_id, str(epoch)))
+        return bool(await fetch(self._pools.maintenance, "release", workspace_id, str(epoch)))
 
     async def halt(
         self, workspace_id: str, epoch: int, reason: str, *, code: str, actor: str
@@ -150,14 +151,14 @@ class PostgresStore:
         It gives up while there is still time to beat again.
         """
         if first:
-            await fetch(self._pools.beating, "sweep_nodes")
+            await fetch(self._pools.heartbeat, "sweep_nodes")
         row = (node_id, incarnation, address, repr(lease_s))
-        rows = await fetch(self._pools.beating, "beat", *row, str(first))
+        rows = await fetch(self._pools.heartbeat, "beat", *row, str(first))
         return rows[0][0] if rows else None
 
     async def forget(self, node_id: str, incarnation: str) -> None:
         """End a node's lease now; see `Store.forget`."""
-        await fetch(self._pools.beating, "forget", node_id, incarnation)
+        await fetch(self._pools.heartbeat, "forget", node_id, incarnation)
 
     async def find_node(self, node_id: str) -> Node | None:
         """Read a node; see `Store.find_node`."""
@@ -258,7 +259,7 @@ class PostgresStore:
         """Store the states of entities; see `Store.write_states`."""
         states = state_columns(entities)
         return bool(
-            await fetch(self._pools.keeping, "write_states", workspace_id, str(epoch), *states)
+            await fetch(self._pools.maintenance, "write_states", workspace_id, str(epoch), *states)
         )
 
     async def load_entity_at(
@@ -310,7 +311,7 @@ class PostgresStore:
 
     async def sweep_results(self, *, limit: int) -> int:
         """Forget expired idempotency keys; see `Store.sweep_results`."""
-        return len(await fetch(self._pools.keeping, "sweep_results", str(limit)))
+        return len(await fetch(self._pools.maintenance, "sweep_results", str(limit)))
 
     # Cursors
 
@@ -351,7 +352,9 @@ class PostgresStore:
     ) -> CursorKey | None:
         """Forget some that are not written any more; see `Store.sweep_cursors`."""
         key = ("", "", "", "") if after is None else msgspec.structs.astuple(after)
-        rows = await fetch(self._pools.keeping, "sweep_cursors", *key, str(limit), repr(unused_s))
+        rows = await fetch(
+            self._pools.maintenance, "sweep_cursors", *key, str(limit), repr(unused_s)
+        )
         if not rows:
             return None
         *last, looked_at = rows[0]

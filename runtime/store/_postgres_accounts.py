@@ -71,7 +71,7 @@ class PostgresAccounts:
 
     async def sweep_sessions(self, *, limit: int) -> int:
         """Forget sessions that expired long ago; see `AccountStore.sweep_sessions`."""
-        return len(await fetch(self._pools.keeping, "sweep_sessions", str(limit)))
+        return len(await fetch(self._pools.maintenance, "sweep_sessions", str(limit)))
 
     async def put_credential(self, user_id: str, password_hash: str) -> None:
         """Set a user's password hash; see `AccountStore.put_credential`."""

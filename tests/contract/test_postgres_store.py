@@ -318,7 +318,7 @@ async def touched(store: PostgresStore, other: Connection, call: Awaitable[objec
 
     async def total() -> int:
         pools = store._pools
-        for pool in (pools.appending, pools.reading, pools.keeping, pools.beating):
+        for pool in (pools.appending, pools.reading, pools.maintenance, pools.heartbeat):
             async with pool.connection() as connection:
                 await connection.execute("select pg_stat_force_next_flush()")
         # What filled the tables is else told up to a second later, amid what is counted.

@@ -269,7 +269,7 @@ async def test_a_cancelled_runtime_closes_every_connection(migrated: str) -> Non
         pools = rt.store._pools
         assert pools.appending.statistics().open == 1
         nursery.cancel_scope.cancel()
-    several = (pools.appending, pools.reading, pools.writing, pools.keeping, pools.beating)
+    several = (pools.appending, pools.reading, pools.writing, pools.maintenance, pools.heartbeat)
     assert [pool.statistics().open for pool in several] == [0] * 5
 
 
