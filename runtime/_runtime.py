@@ -23,6 +23,7 @@ from dalsegno.protocol import (
     check_workspace_id,
 )
 
+from ._background import in_background
 from ._node import is_node_id, node_id_in
 from ._workspace import Workspace
 from .seams import WORLD
@@ -171,29 +172,26 @@ async def _migrate(dsn: str) -> None:
 
 @asynccontextmanager
 async def _running(service: Service, limits: Limits) -> AsyncIterator[None]:
-    """Run the actors beside the body; the body's own exception stays as it is, in no group."""
-    raised: Exception | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(service.run)
-            try:
-                yield
-            except Exception as error:  # noqa: BLE001 - raised again, outside of the nursery
-                raised = error
-            finally:
-                if not service.is_draining:  # what was drained once has had its time
-                    with trio.move_on_after(limits.drain_deadline_s, shield=True):
-                        await _drain(service)
-                with trio.move_on_after(limits.close_deadline_s, shield=True):
-                    await _leave(service)
-                nursery.cancel_scope.cancel(reason="the runtime closes")
-    except ExceptionGroup as group:
-        failure = first_of(group)
-        if isinstance(failure, UnavailableError):
-            raise failure from None  # it never began
-        raise RuntimeFailedError(f"a service failed: {failure}") from group
-    if raised is not None:
-        raise raised
+    """Run the actors in the background of a block, and drain them at its end."""
+    async with in_background(service.run, starts=True, translate=_failure):
+        try:
+            yield
+        finally:
+            if not service.is_draining:  # what was drained once has had its time
+                with trio.move_on_after(limits.drain_deadline_s, shield=True):
+                    await _drain(service)
+            with trio.move_on_after(limits.close_deadline_s, shield=True):
+                await _leave(service)
+
+
+def _failure(group: ExceptionGroup[Exception]) -> Exception:
+    """Return what a program gets where the actors failed."""
+    first = first_of(group)
+    if isinstance(first, UnavailableError):
+        return first  # it never began
+    failure = RuntimeFailedError(f"a service failed: {first}")
+    failure.__cause__ = group
+    return failure
 
 
 async def _drain(service: Service) -> None:

@@ -21,8 +21,8 @@ from dalsegno.actors import Connection
 from dalsegno.actors.domains.notes import notes
 from dalsegno.protocol import Close, Limits, RuntimeClosedError, check_id
 
-from ._farewell import Farewell
 from ._runtime import Runtime
+from ._shutdown import Shutdown
 from .seams import WORLD, new_secret
 from .web import authenticate, create_app, serve_port
 
@@ -170,8 +170,8 @@ async def serve(
             await stop.wait()
             # Twice the bound: to settle what was taken, and then to say goodbye.
             serving.stop_accepting(drain_s=2 * config.limits.drain_deadline_s)
-            farewell = Farewell(rt.service)
-            await farewell.announce()
+            shutdown = Shutdown(rt.service)
+            await shutdown.announce()
             with trio.move_on_after(config.limits.drain_deadline_s):
                 await rt.drain()
-            await farewell.close()
+            await shutdown.close()

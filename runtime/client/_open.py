@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import trio
 
 from dalsegno.protocol import Reject, UnavailableError
-from dalsegno.runtime._beside import beside
+from dalsegno.runtime._background import in_background
 from dalsegno.runtime.seams import WORLD
 
 from ._account import Account
@@ -74,7 +74,7 @@ async def open_client(
     client = Client(
         account, client_id=client_id, limits=limits, world=world, ssl_context=ssl_context
     )
-    async with beside(client.run):
+    async with in_background(client.run):
         try:
             yield client
         finally:

@@ -38,7 +38,7 @@ from urllib.parse import quote
 
 import trio
 
-from dalsegno.runtime._beside import beside
+from dalsegno.runtime._background import in_background
 
 from ._account import EmbeddedPostgresError, choose_account
 from ._cluster import (
@@ -250,7 +250,7 @@ async def open_embedded(directory: Path) -> AsyncGenerator[EmbeddedPostgres]:
     server = EmbeddedPostgres(directory)
     await trio.to_thread.run_sync(server.start)
     try:
-        async with beside(partial(_keep, server)):
+        async with in_background(partial(_keep_running, server)):
             yield server
     finally:
         with trio.move_on_after(sum(wait + _GRACE_S for _, wait in _STOPS), shield=True):
@@ -261,7 +261,7 @@ async def open_embedded(directory: Path) -> AsyncGenerator[EmbeddedPostgres]:
                 _log.warning("%s; it is left as it is", error.message)
 
 
-async def _keep(server: EmbeddedPostgres) -> None:
+async def _keep_running(server: EmbeddedPostgres) -> None:
     revived: deque[float] = deque(maxlen=_REVIVALS_MAX)
     while True:
         await trio.sleep(_LOOK_S)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from dalsegno.actors import StoredEntity
 from dalsegno.protocol import CorruptLogError, Event
 
-from ._lending import fetch
 from ._rows import events_of, version_elements
 from ._sql import array, columns, quoted, texts
+from ._statements import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -30,7 +30,6 @@ from dalsegno.actors import (
 )
 from dalsegno.protocol import Event, Limits, OutcomeUnknownError
 
-from ._lending import fetch, lent
 from ._loading import load
 from ._migrations import check
 from ._pools import Pools
@@ -49,6 +48,7 @@ from ._rows import (
     state_columns,
 )
 from ._sql import columns, queries, quoted, storable, texts
+from ._statements import fetch, lent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence

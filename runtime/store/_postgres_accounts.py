@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dalsegno.runtime._account_store import SessionRow
 
-from ._lending import fetch
+from ._statements import fetch
 
 if TYPE_CHECKING:
     from datetime import datetime

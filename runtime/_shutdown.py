@@ -30,7 +30,7 @@ def slots_ms(count: int, limits: Limits, random: Callable[[], float]) -> list[in
     return [int((index + random()) * window_s / count * 1000) for index in range(count)]
 
 
-class Farewell:
+class Shutdown:
     """The end of a server's connections."""
 
     def __init__(self, service: Service) -> None:

@@ -16,8 +16,8 @@ from hypothesis import given, strategies as st
 from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
 
 from dalsegno.protocol import Close, Limits
-from dalsegno.runtime._farewell import slots_ms
 from dalsegno.runtime._server import Ready, ServeConfig, serve
+from dalsegno.runtime._shutdown import slots_ms
 from dalsegno.runtime.client import ClientLimits, open_client
 from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.store import connect
