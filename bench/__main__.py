@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ._questions import Question
 
 _FILES = 65_536
-"""Ten thousand clients in a process, and room."""
+"""Ten thousand clients in one process, with a margin."""
 _QUICK = Options(rounds=1, seconds=0.05, quick=True)
 
 
@@ -60,13 +60,13 @@ def main() -> int:
 def _parse(known: Iterable[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("question", nargs="*", help=f"of {', '.join(known)}")
-    parser.add_argument("--list", action="store_true", help="say what is asked, and end")
+    parser.add_argument("--list", action="store_true", help="list the questions, and exit")
     usual = Options()
-    parser.add_argument("--rounds", type=int, help=f"that count; {usual.rounds}")
+    parser.add_argument("--rounds", type=int, help=f"rounds that count; {usual.rounds}")
     parser.add_argument("--seconds", type=float, help=f"of a round; {usual.seconds:g}")
     parser.add_argument("--seed", type=int, default=usual.seed)
     sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--quick", action="store_true", help="only see that everything runs")
+    sizes.add_argument("--quick", action="store_true", help="only check that everything runs")
     sizes.add_argument("--full", action="store_true", help="also the sizes that take long")
     given = parser.parse_args()
     if unknown := set(given.question).difference(known):
@@ -75,7 +75,7 @@ def _parse(known: Iterable[str]) -> argparse.Namespace:
 
 
 def _ask(asked: Iterable[Question], options: Options) -> tuple[list[Report], list[str]]:
-    """Ask one after the other; what goes wrong with one is shown and does not stop the others."""
+    """Ask one after the other; a failure is shown and does not stop the others."""
     reports, failed = [], []
     for question in asked:
         try:

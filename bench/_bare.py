@@ -1,9 +1,10 @@
 """The floor: a process that hands the same bytes to the same number of sockets, and does no more.
 
-No scheduler, no connection's state, no slow reader: a loop around `send` with each commit's frames
-ready made and joined.  What our delivery path costs beyond this is ours; the rest is the kernel's.
+No scheduler, no connection state, no slow reader: a loop around `send` with each commit's frames
+prepared and joined in advance.  What our delivery path costs beyond this is ours; the rest is the
+kernel's.
 
-It says its port, then answers each ``COMMITS EVENTS`` with the processor time that this took.
+It prints its port, then answers each ``COMMITS EVENTS`` with the processor time that this took.
 """
 
 from __future__ import annotations

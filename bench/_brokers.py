@@ -1,6 +1,6 @@
 """References that are programs of their own: NATS, and nginx with Nchan, each on one core.
 
-They are used where they are on the PATH.  The messages come from this process, as from a program
+They are used if they are on the PATH.  The messages come from this process, as from a program
 behind the broker: to NATS as ``PUB`` lines, to Nchan as pipelined ``POST`` requests.
 """
 
@@ -69,14 +69,14 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """A broker that runs, and how it is told what to send."""
+    """A running broker, and how to publish to it."""
 
     process: Child
     port: int
     is_nats: bool
 
     async def publish(self, messages: Sequence[bytes]) -> None:
-        """Hand it messages, and return when it has taken them all."""
+        """Send it messages, and return when it has accepted them all."""
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         last, request = (b"PONG\r\n", _nats_lines) if self.is_nats else (b"", _posts)
         async with stream, trio.open_nursery() as nursery:
@@ -116,7 +116,7 @@ def nats_server() -> str | None:
 
 def nginx_with_nchan() -> tuple[str, str] | None:
     """Find nginx and its module, where Debian and others put it: beside it, in ``lib``."""
-    # Debian's is where only root's PATH looks.
+    # Debian installs it in a folder that only root's PATH has.
     nginx = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
     if nginx is None:
         return None
@@ -158,7 +158,7 @@ async def _running(name: str, command: Sequence[str]) -> AsyncIterator[Child]:
 
 
 async def _started(is_there: Callable[[], bool]) -> None:
-    """Wait for what a program does when it is ready; only it knows when that is."""
+    """Wait for the sign by which a program shows that it is ready."""
     with trio.fail_after(_START_DEADLINE_S):
         while not is_there():  # noqa: ASYNC110 - nobody here can set an event
             await trio.sleep(_POLL_S)

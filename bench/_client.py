@@ -1,7 +1,7 @@
-"""The client's half of a WebSocket in as few steps as will do, so that it is not what is measured.
+"""The client's half of a WebSocket in as few steps as possible, so that it is not what is measured.
 
-`websockets` writes the frames: its mask is made in C.  What comes in is told apart by the frames'
-headers alone (RFC 6455 §5.2).
+`websockets` writes the frames: its mask is computed in C.  Incoming messages are told apart by
+their frames' headers alone (RFC 6455 §5.2).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PONG = Frame(Opcode.PONG, b"").serialize(mask=True)
 
 
 def upgraded(port: int, path: str, cookie: str = "") -> tuple[socket.socket, bytes]:
-    """Connect on loopback and shake hands; also give what came behind the answer."""
+    """Connect on loopback and shake hands; also return what came after the answer."""
     sock = socket.create_connection(("127.0.0.1", port))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     lines = [

@@ -21,7 +21,7 @@ _AT = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 def commits(head: int, count: int, events: int) -> Iterator[list[Event]]:
-    """Make commits of so many events each, behind a head."""
+    """Make commits of so many events each, after a head."""
     for first in range(head + 1, head + 1 + count * events, events):
         yield [_event(seq) for seq in range(first, first + events)]
 

@@ -3,18 +3,18 @@
 Each line on standard input is a JSON object, and is answered with one when all clients are done:
 
     {"do": "storm", "clients": N, "texts": [T, …], "mark": M}
-        N new clients connect, and each, once it is let in, says all T and reads until it finds M
+        N new clients connect; each, once it is accepted, sends all T and reads until it finds M
     {"do": "connect", "clients": N}
         N new clients connect, and wait
     {"do": "say", "texts": [T, …], "mark": M}
-        all that are connected say all T at once, and read until they find M
+        all connected clients send all T at once, and read until they find M
     {"do": "leave"}
-        all go, as if their cables were pulled
+        all disconnect, as if their cables were pulled
 
-The latencies of an answer are from the line to where each client was done.  Who is refused, or cut
-off before, comes back when the server said, or a second later, and is counted.
+The latencies of an answer are from the line to when each client was done.  A client that is
+refused, or cut off before that, comes back when the server said, or a second later, and is counted.
 
-Sockets and epoll; what comes is searched for the mark and not taken apart, so that many readers
+Sockets and epoll; incoming bytes are searched for the mark and not parsed, so that many readers
 cost this process little more than the bytes.
 """
 
@@ -43,7 +43,7 @@ _RETRY_S = 1.0
 _HEAD_END = b"\r\n\r\n"
 _RETRY_AFTER = re.compile(rb"(?i)\r\nretry-after: *([0-9.]+)")
 _PING = b"\x89\x00"
-"""A ping that carries nothing; what looks like one in a message gets a pong too, as it may."""
+"""A ping without a payload; bytes in a message that look like one get a pong too: it is allowed."""
 _PULLED = struct.pack("ii", 1, 0)
 _FILES = 65_536
 
@@ -82,7 +82,7 @@ class Crowd:
         self._by_file: dict[int, Client] = {}
         self._epoll = select.epoll()
         self._away: list[tuple[float, int]] = []
-        """Who comes back, and when."""
+        """Clients that come back, and when."""
         self._said = b""
         self._mark = b""
         self._is_storm = False

@@ -1,13 +1,13 @@
-"""A process with our delivery path, as it is, and commits that come from nowhere.
+"""A process with our real delivery path, and commits made up for it.
 
     Hub.publish → Connection.offer → NativeTransport → loopback sockets
 
 The listener, the connections, the subscriptions and the hub are the server's.  No command is
 decided and no database is asked: the log is in memory, and complete before anything is published,
-so that a reader who falls behind is caught up as ever.
+so that a reader that falls behind catches up as usual.
 
-It says its port, then answers each ``COMMITS EVENTS`` with the processor time that it has had up
-to where all of it was handed to the sockets.
+It prints its port, then answers each ``COMMITS EVENTS`` with the processor time that it took until
+all of it was handed to the sockets.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A tiny domain, as a host's first one would be: the cost of a command with next to no work."""
+"""A tiny domain, as a host's first one would be: the cost of a command with almost no work."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A log that is there already: notes and their events, written by one statement.
+"""A prepared log: notes and their events, written by one statement.
 
-It says what the runtime would have written, less the snapshots, and takes a second instead of a
+It has what the runtime would have written, except the snapshots, and takes a second instead of a
 minute: a hundred versions of each note, patched again and again, whose stored state lags 32 of
 them.
-The database is left as a new one is: nothing is vacuumed or analysed.
+As in a new database, nothing is vacuumed or analysed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What must not be lost again: `floors.toml`, and which ratios are below it.
+"""No regressions: `floors.toml`, and which ratios are below it.
 
     [question]
     ratio-id = { at_least = 0.5 }      # or at_most, where less is better
 
-Only ratios have floors, since they hold from one machine to the next.  DESIGN says how good things
-should be; a floor says how good they have been, less what a shared machine wavers by.
+Only ratios have floors, since they hold from one machine to the next.  DESIGN has the targets; a
+floor is what has been reached, less what a shared machine varies by.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WORDS = ("at_least", "at_most")
 
 
 class FloorsError(Exception):
-    """The file says something that means nothing."""
+    """The file has an entry that means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Floor:
         return bound(self.value, at_most=self.at_most)
 
     def allows(self, median: float) -> bool:
-        """Whether a median is good enough; no number is not."""
+        """Whether a median is good enough; NaN is not."""
         return median <= self.value if self.at_most else median >= self.value
 
 
@@ -76,7 +76,7 @@ def _floor(name: str, entry: Mapping[str, Any]) -> Floor:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of one ratio, or of a floor that no ratio answers to."""
+    """The verdict on one ratio, or on a floor that no ratio matches."""
 
     name: str
     """``question.ratio-id``."""
@@ -84,7 +84,7 @@ class Verdict:
     ratio: Ratio | None
     floor: Floor | None
     skipped: str = ""
-    """Why it was not measured, if that is all right."""
+    """Why it was not measured, if that is acceptable."""
 
     @property
     def fails(self) -> bool:

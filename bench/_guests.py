@@ -1,4 +1,4 @@
-"""A process with many clients (`_crowd`), as the one who asks sees it."""
+"""A process with many clients (`_crowd`), as the measurement uses it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ._servers import Server
 
 _OTHER_FILES = 500
-"""Of a process with many connections, beside them."""
+"""Open files of a process beside its many connections."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -29,7 +29,7 @@ class Outcome(msgspec.Struct, frozen=True):
     cpu_s: float
     """Processor time of the clients themselves."""
     refused: int
-    """How often one was sent away, or cut off, and came back."""
+    """How often a client was refused or cut off, and came back."""
     latencies_s: list[float]
 
 
@@ -40,19 +40,19 @@ class Guests:
     process: Child
 
     async def storm(self, clients: int, text: str, mark: str) -> Outcome:
-        """Let so many connect at once, say something and read up to a mark."""
+        """Connect so many at once, send something and read up to a mark."""
         return await self._do("storm", clients=clients, texts=[text], mark=mark)
 
     async def connect(self, clients: int) -> Outcome:
-        """Let so many more connect, and stay."""
+        """Connect so many more, which stay."""
         return await self._do("connect", clients=clients)
 
     async def say(self, texts: Sequence[str], mark: str) -> Outcome:
-        """Let all say some messages at once, and read up to a mark."""
+        """Send some messages from all at once, and read up to a mark."""
         return await self._do("say", texts=texts, mark=mark)
 
     async def leave(self) -> None:
-        """Let all go."""
+        """Disconnect all."""
         await self._do("leave")
 
     async def _do(self, what: str, **arguments: Any) -> Outcome:  # noqa: ANN401 - JSON
@@ -61,7 +61,7 @@ class Guests:
 
 
 def as_many(wanted: int, report: Report) -> int:
-    """Tell how many clients one server can have here; a note says where they are fewer."""
+    """Return how many clients one server can have here; note it if they are fewer."""
     allowed = raise_file_limit(wanted + _OTHER_FILES) - _OTHER_FILES
     if allowed < wanted:
         report.notes.append(f"{allowed:,} clients instead of {wanted:,}: the limit of open files.")
@@ -70,7 +70,7 @@ def as_many(wanted: int, report: Report) -> int:
 
 @asynccontextmanager
 async def guests(server: Server) -> AsyncIterator[Guests]:
-    """Have clients of a server for the length of a block, none of them connected yet."""
+    """Open clients of a server for the length of a block, none of them connected yet."""
     command = python("bench._crowd", str(server.port), server.cookie)
     async with child("crowd", command, core=OTHER_CORE) as process:
         await process.hear()

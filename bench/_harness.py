@@ -1,6 +1,6 @@
 """How a figure is made, and how it is shown.
 
-An absolute figure says more about a machine and its neighbours than about us.  What counts is a
+An absolute figure says more about a machine and its other users than about us.  What counts is a
 ratio to a *reference* that was measured in the same run: each round runs the subject and the
 reference one right after the other, gives one ratio, and the median of those is the answer.  What
 slows the machine for a minute then slows both.
@@ -50,7 +50,7 @@ class Options:
     """How long one of them runs in a round."""
     seed: int = 1
     quick: bool = False
-    """Only to see that everything runs: tiny sizes, and figures that mean nothing."""
+    """Only to check that everything runs: tiny sizes, and figures that mean nothing."""
     full: bool = False
     """Also the sizes that take long."""
 

@@ -1,4 +1,4 @@
-"""Tables for reading: columns of the width that they need, and no column that says nothing."""
+"""Tables for reading: columns as wide as they need to be, and no empty column."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1)
 
 
 def number(value: float, digits: int) -> str:
-    """Write a number, and nothing where there is none."""
+    """Format a number; empty if there is none."""
     return "" if math.isnan(value) else f"{value:,.{digits}f}"
 
 
 def percent(value: float) -> str:
-    """Write a share, and nothing where there is none."""
+    """Format a share; empty if there is none."""
     return "" if math.isnan(value) else f"{value:.0%}"
 
 
@@ -52,10 +52,10 @@ def span(values: Sequence[float], digits: int) -> str:
 
 
 def bound(value: float, *, at_most: bool) -> str:
-    """Write what is to be reached, and nothing where nothing is."""
+    """Format the target; empty if there is none."""
     return "" if math.isnan(value) else f"{'≤' if at_most else '≥'} {value:g}"
 
 
 def or_none(value: float) -> float | None:
-    """Give what JSON has for a number that is none."""
+    """Return JSON's null for NaN."""
     return None if math.isnan(value) else value

@@ -4,18 +4,18 @@
 
 One client for each of ``NOTES``, which are one note's id, or several with commas between them that
 the client changes in turn; a note of another workspace is ``workspace/note``.  No two clients have
-the same one, since who changes a note must know its version: a client that does not wait for its
-answers numbers its patches ahead.
+the same one, since a client has to know the version of the note that it changes: one that does not
+wait for its answers numbers its patches in advance.
 
-Each line on standard input, ``SECONDS CLIENTS IN_FLIGHT``, lets the first so many clients keep so
-many patches on their way, or with 0 lets one after the other send a patch when the last one was
-answered.  The answer is a line of JSON when nothing is on its way any more.
+Each line on standard input, ``SECONDS CLIENTS IN_FLIGHT``, lets the first ``CLIENTS`` clients keep
+``IN_FLIGHT`` patches in flight each, or, if that is 0, lets one after the other send a patch when
+the last one was answered.  The answer is a line of JSON when nothing is in flight.
 
-An answer is taken for that of a client's oldest patch; of several workspaces, which answer in an
-order of their own, only the latencies' mean is right.
+An answer is counted for a client's oldest patch; with several workspaces, which answer in no common
+order, only the mean of the latencies is right.
 
 A patch names its note; in the form ``placed`` also the workspace, and in the form ``keyed`` an
-idempotency key beside that.  ``bare`` is the seed's own form: the server has to know the place.
+idempotency key beside that.  ``bare`` names the note alone: the server has to find its workspace.
 
 Sockets, epoll and prepared texts, and nothing is decoded: the load must not be what is measured.
 """
@@ -44,7 +44,7 @@ _BAD = (b'"type":"error"', b'"type":"patch_rejected"')
 
 
 class Note:
-    """How a patch of one note is asked for, again and again; the note stays as long as it is."""
+    """The patches of one note, one after the other; the note keeps its length."""
 
     def __init__(self, form: str, workspace: str, note: str, chars: int) -> None:
         self.note_id = note
@@ -90,7 +90,7 @@ class Client:
         self._unsent = data[sent:]
 
     def read(self) -> int:
-        """Read what is there; tell how many patches it answers."""
+        """Read what has arrived; return how many patches it answers."""
         data = self.sock.recv(_READ_BYTES)
         if not data or any(bad in data for bad in _BAD):
             sys.exit(f"load: {data.decode(errors='replace')[-500:] or 'the server hung up'}")
@@ -127,7 +127,7 @@ class Load:
         return sys.stdin.readline()
 
     def run(self, seconds: float, clients: int, in_flight: int) -> str:
-        """Let clients work, and tell how that went."""
+        """Run the clients, and return their figures."""
         self._latencies = []
         cpu, began = time.process_time(), time.perf_counter()
         first = self._clients[:clients]
@@ -145,7 +145,7 @@ class Load:
         )
 
     def _read(self, end: float) -> None:
-        """Take the answers that are there, and send as many patches again unless it is the end."""
+        """Take the answers that have arrived, and send as many new patches unless time is up."""
         ready = self._epoll.poll(_SILENCE_S)
         if not ready:
             sys.exit("load: nothing more comes")

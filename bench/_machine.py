@@ -1,4 +1,4 @@
-"""What a figure was made on, and what a measurement asks of the system."""
+"""The machine that a figure was made on, and what a measurement needs of the system."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def machine() -> str:
 
 
 def raise_file_limit(wanted: int) -> int:
-    """Let this process, and those that it starts, open so many files.
+    """Allow this process, and those that it starts, so many open files.
 
     As root the hard limit goes up too.
 
@@ -38,7 +38,7 @@ def raise_file_limit(wanted: int) -> int:
 
 
 def resident_bytes(pid: int, *, tree: bool = False) -> float:
-    """Tell the memory that a process has of its own, its living children's too with ``tree``.
+    """Return the private memory of a process, and with ``tree`` of its living children.
 
     That is what it does not share with others (``Private_*`` of proc_pid_smaps(5)), so that the
     pages of the interpreter and of libraries, and PostgreSQL's shared buffers, do not count.

@@ -6,7 +6,7 @@ websockets
     `websockets.broadcast`, which is made for this.
 socketio
     ``AsyncServer.emit`` under uvicorn, as in the documentation.  It makes the JSON itself, once for
-    all clients, and Engine.IO and Socket.IO put four characters and the event's name in front.
+    all clients, and Engine.IO and Socket.IO prepend four characters and the event's name.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ async def _socketio() -> None:
         ws="websockets-sansio",
         ws_per_message_deflate=False,
         ws_ping_interval=None,
-        log_level="critical",  # that its clients are cut off at the end is no error
+        log_level="critical",  # its clients are cut off at the end, which is not an error
     )
 
     async def send(commit: Sequence[bytes]) -> None:

@@ -1,6 +1,6 @@
 """References on Trio: ``python -m bench._on_trio trio-websocket | quart-trio``.
 
-Both as a tutorial has it: a channel a client, and the client's own task sends what comes through.
+Both as in a tutorial: a channel a client, and the client's own task sends what comes through.
 """
 
 from __future__ import annotations

@@ -2,19 +2,19 @@
 
     python -m bench._paced SEED PORT COOKIE WORKSPACE CHARS CURSOR NOTE …
 
-One client a note sends patches, and one more reads the workspace from behind ``CURSOR``.  A line
+One client a note sends patches, and one more reads the workspace after ``CURSOR``.  A line
 on standard input is answered by a line of JSON when all of it was answered and delivered:
 
 ``peak SECONDS IN_FLIGHT``
-    Every client keeps so many patches on their way.
+    Every client keeps so many patches in flight.
 
 ``paced SECONDS RATE``
-    So many patches a second, whatever becomes of them.  A server that stands still for a moment
-    then has the patches against it that were due meanwhile; clients that wait for their answers
-    would have held them back, and nobody would ever know (*coordinated omission*).
+    So many patches a second, whatever becomes of them.  A server that stalls for a moment is
+    then charged with the patches that were due meanwhile; clients that wait for their answers would
+    have held them back, and nothing would show it (*coordinated omission*).
 
 Times are counted from when a patch was due, not from when the load found time to send it; how late
-that was is told too.
+that was is reported too.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _TEXT, _PING = 1, 9
 
 
 class _Delivered(msgspec.Struct, tag_field="type", tag="event"):
-    """Of an event what tells which patch it came from."""
+    """The fields of an event that identify its patch."""
 
     event_seq: int
     entity: str
@@ -63,7 +63,7 @@ class Observer:
         self.sock.setblocking(False)
 
     def read(self) -> Iterator[_Delivered]:
-        """Read what is there, and give its events."""
+        """Read what has arrived, and return its events."""
         self._buffer += _received(self.sock)
         for opcode, payload in self._frames():
             if opcode == _PING:
@@ -94,7 +94,7 @@ def _received(sock: socket.socket) -> bytes:
 
 
 class Paced:
-    """The clients, the reader, and what is still on its way."""
+    """The clients, the reader, and what is still in flight."""
 
     def __init__(self, clients: list[Client], notes: list[Note], observer: Observer) -> None:
         self._clients = clients
@@ -105,12 +105,12 @@ class Paced:
         for number in (*self._by_number, observer.sock.fileno()):
             self._epoll.register(number, select.EPOLLIN)
         self._due: dict[tuple[str, int], float] = {}
-        """When each patch was due that was not delivered yet, by note and new version."""
+        """When each undelivered patch was due, by note and new version."""
         self._unanswered = 0
         self._receipts: list[float] = []
         self._deliveries: list[float] = []
         self._arrivals: list[tuple[int, float]] = []
-        """By event: when it came, by the clock of the wall."""
+        """When each event arrived, in wall time."""
         self._late: list[float] = []
 
     def obey(self) -> None:

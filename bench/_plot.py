@@ -1,4 +1,4 @@
-"""The ratios in a picture: median and spread, what is to be reached, and the floor."""
+"""The ratios in a picture: median and spread, the target, and the floor."""
 
 from __future__ import annotations
 

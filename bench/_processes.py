@@ -30,7 +30,7 @@ _END_DEADLINE_S = 15.0
 
 
 class ChildError(Exception):
-    """A process ended, or said nothing for too long."""
+    """A process ended, or was silent for too long."""
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def pinned(core: int) -> Iterator[None]:
 
 
 def cpu_s(pid: int, *, tree: bool = False) -> float:
-    """Tell how much processor time a process has had, its living children too with ``tree``.
+    """Return the processor time of a process, and with ``tree`` of its living children.
 
     NaN where there is no ``/proc``.
     """
@@ -122,11 +122,11 @@ class Child:
         return await self.hear()
 
     def cpu_s(self) -> float:
-        """Tell how much processor time it has had."""
+        """Return how much processor time it has had."""
         return cpu_s(self.pid)
 
     async def kill(self) -> None:
-        """End it as a lost machine would: no signal that it could heed."""
+        """Kill it as a lost machine would: with no signal that it could handle."""
         self._process.kill()
         await self._process.wait()
 
@@ -140,14 +140,14 @@ async def child(
     environ: Mapping[str, str] | None = None,
     log: Path | None = None,
 ) -> AsyncIterator[Child]:
-    """Run a command for the length of a block; then it is asked to end.
+    """Run a command for the length of a block, and then terminate it.
 
     Args:
-        name: what it is called where it fails.
+        name: what it is called in errors.
         command: the program and its arguments.
         core: where it runs.
         environ: variables beside those of this process.
-        log: a file for what it says on stderr; None: what this process says goes there too.
+        log: a file for its stderr; None: this process's stderr.
 
     """
     with nullcontext() if log is None else log.open("ab") as stderr:

@@ -1,12 +1,12 @@
-"""A writer with a beat, and readers that note when they hear it.
+"""A writer that keeps time, and readers that note when each event reaches them.
 
     python -m bench._pulse SEED PORT COOKIE WORKSPACE NOTE OTHER CHARS READERS
 
 Every reader follows the note, and none of them the other one.  ``beat RATE COUNT`` sends so many
-patches at fixed moments, so many a second, whatever became of the ones before (an open loop: who
-is late is not waited for); the answer has the seconds from each patch's moment to where each reader
-had its event, in a line of JSON when every reader has everything.  ``flood COUNT`` sends long
-patches of the other note, each when the last one was answered.
+patches at fixed moments, so many a second, whatever became of the ones before (an open loop:
+nothing waits for a late one); the answer has the seconds from each patch's moment to where each
+reader had its event, in a line of JSON when every reader has everything.  ``flood COUNT`` sends
+long patches of the other note, each when the last one was answered.
 
 One process, so that there is one clock; sockets and epoll, and nothing is decoded.
 """
@@ -39,7 +39,7 @@ class Follower:
         self.counter.feed(rest)
 
     def read(self) -> int:
-        """Read what is there; tell how many messages came."""
+        """Read what has arrived; return how many messages it was."""
         before = self.counter.counted
         data = self.sock.recv(_READ_BYTES)
         if not data or _REFUSED in data:
@@ -76,7 +76,7 @@ class Pulse:
         """When each event was to be sent; the first is the note's creation, long ago."""
 
     def follow(self, readers: int, first: str) -> None:
-        """Let readers come, who each say something first, and wait until they have caught up."""
+        """Connect readers, each with a first message, and wait until they have caught up."""
         for _ in range(readers):
             reader = Follower(self._port, self._cookie, _EVENT)
             self._readers.append(reader)
@@ -86,7 +86,7 @@ class Pulse:
         self._catch_up()
 
     def beat(self, rate: float, count: int) -> str:
-        """Send short patches at their moments, and wait until everybody has them."""
+        """Send short patches on schedule, and wait until every reader has them."""
         self._latencies = []
         began = time.perf_counter()
         for number in range(count):
@@ -120,7 +120,7 @@ class Pulse:
                 sys.exit("pulse: nothing more comes")
 
     def _read(self, timeout_s: float) -> bool:
-        """Take what is there; tell whether there was something."""
+        """Take what has arrived; return whether there was anything."""
         ready = self._epoll.poll(timeout_s)
         for file, _ in ready:
             follower = self._by_file[file]

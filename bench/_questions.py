@@ -1,8 +1,8 @@
 """Which questions there are: each is a module of this folder whose name has no underscore.
 
 Such a module has ``async def ask(options: Options) -> Report``; the first line of its docstring is
-the question.  It is imported when it is asked, so that a library that one of them needs and that
-is not installed does not keep the others from being asked.
+the question.  It is imported only when it is asked, so that a library that one of them needs and
+that is not installed does not prevent the others.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The raw statement: what everything that is written is measured against.
+"""The raw statement: the reference for everything that writes.
 
 After the subject has run, the log tells what the committer wrote: the events, and by ``xmin``, the
 transaction that made a row, which of them were one statement.  The very same statements are then
 written once more, to a twin of each workspace, by the committer's own SQL through the same driver,
-on a connection of its own with the same session settings, in a bare loop with the parameters ready
-made.  So the reference has the mean batch of that run, its rows and its bytes, and nothing of what
-a runtime does beside: no mailbox, no deciding, no folding, no waiting for anybody, no answers.
+on a connection of its own with the same session settings, in a bare loop with prepared
+parameters.  So the reference has the mean batch of that run, its rows and its bytes, and nothing
+else that a runtime does: no mailbox, no deciding, no folding, no waiting, no answers.
 """
 
 from __future__ import annotations
@@ -248,5 +248,5 @@ async def raw_statement(
 
 
 def _twin(name: str) -> str:
-    """Name the twin of a workspace or a stream, so that nobody takes it for the first one."""
+    """Name the twin of a workspace or a stream, so that it is not mistaken for the original."""
     return f"{name}~"

@@ -1,7 +1,7 @@
 """What the references of the fan-out have in common: they send the messages that a line asks for.
 
-Such a process says its port, then answers each ``COMMITS EVENTS`` with the processor time that it
-took until all was handed over; the messages are made before that.  What a reference hands over to
+Such a process prints its port, then answers each ``COMMITS EVENTS`` with the processor time that it
+took until all was handed over; the messages are made before that.  What a reference puts into
 queues of its own it sends later: its time is then taken from outside.
 """
 

@@ -36,7 +36,7 @@ class Sample:
         return self.count / self.wall_s
 
     def percentile_s(self, share: float) -> float:
-        """Tell the latency that this share of all stays below."""
+        """Return the latency that this share of all stays below."""
         ordered = sorted(self.latencies_s)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else math.nan
 
@@ -51,7 +51,7 @@ class Series:
     samples: list[Sample] = field(default_factory=list)
 
     def median(self, of: Callable[[Sample], float]) -> float:
-        """Tell the median over the rounds."""
+        """Return the median over the rounds."""
         return statistics.median(map(of, self.samples)) if self.samples else math.nan
 
     def values(self, of: Callable[[Sample], float]) -> list[float]:
@@ -74,7 +74,7 @@ class Series:
         ]
 
     def as_json(self, percentiles: Sequence[float] = PERCENTILES) -> dict[str, Any]:
-        """Write everything but the single latencies."""
+        """Write everything but the individual latencies."""
         return {
             "name": self.name,
             "what": self.what,
@@ -102,7 +102,7 @@ class Figure:
     name: str
     unit: str
     digits: int = 0
-    """Behind the point, in the table."""
+    """Decimal places in the table."""
     rounds: list[float] = field(default_factory=list)
 
     def values(self, _of: Callable[[Sample], float] | None = None) -> list[float]:
@@ -125,7 +125,7 @@ class Ratio:
     """A subject beside its reference, round by round."""
 
     ratio_id: str
-    """Names it within its question, for good: `floors.toml` refers to it."""
+    """Its stable name within its question: `floors.toml` refers to it."""
     says: str
     subject: Series | Figure
     reference: Series | Figure | float

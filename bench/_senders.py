@@ -1,4 +1,4 @@
-"""Whoever sends to many readers: our delivery path, and all that it is compared with.
+"""Everything that sends to many readers: our delivery path, and all that it is compared with.
 
 Each is a process on the subject's core; its readers are a `sink` on the other one.
 """
@@ -37,7 +37,7 @@ class Sender(Protocol):
         """How many."""
 
     async def send(self, commits: int, events: int) -> Sample:
-        """Have commits of so many events sent, and wait until every reader has them."""
+        """Send commits of so many events, and wait until every reader has them."""
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class Process:
         return self.sink.connections
 
     async def send(self, commits: int, events: int) -> Sample:
-        """Have commits of so many events sent, and wait until every reader has them."""
+        """Send commits of so many events, and wait until every reader has them."""
         await self.sink.expect(commits * events)
         before = self.child.cpu_s()
         cpu = float(await self.child.ask(f"{commits} {events}"))
@@ -80,11 +80,11 @@ class Brokered:
         return self.sink.connections
 
     async def send(self, commits: int, events: int) -> Sample:
-        """Have commits of so many events sent, and wait until every reader has them."""
+        """Send commits of so many events, and wait until every reader has them."""
         messages = [m for commit in self.log.ahead(f"{commits} {events}") for m in commit]
         await self.sink.expect(len(messages))
         before = cpu_s(self.broker.process.pid, tree=True)
-        # Not from the first byte that a reader gets: until then a broker may have done half of it.
+        # Not from the first byte that a reader gets: a broker may be half done by then.
         began = time.perf_counter()
         with pinned(OTHER_CORE):
             await self.broker.publish(messages)
@@ -111,10 +111,10 @@ class Kind:
     replies: int = 0
     is_queueing: bool = False
     joins: bool = False
-    """Whether a commit's messages go out as one, so that a commit cannot be cut."""
+    """Whether a commit's messages are sent as one, so that a commit cannot be split."""
 
     def missing(self) -> str:
-        """Tell what is not here, if anything."""
+        """Return what is not installed, if anything."""
         if self.key == "nats":
             found = nats_server() is not None and compiler() is not None
             return "" if found else "no nats-server, or no C compiler, on the PATH"
@@ -167,7 +167,7 @@ class Kind:
 
 
 def subscribe(workspace: str, cursor: int) -> str:
-    """Write what a reader says first to our server."""
+    """Return the first message of a reader to our server."""
     return json.dumps(
         {"type": "subscribe", "stream_id": f"workspace:{workspace}", "cursor": cursor}
     )

@@ -32,16 +32,16 @@ class Postgres:
     dsn: str
     pid: int
     folder: Path
-    """Where a bench may leave files as long as the server runs."""
+    """Where a benchmark may keep files while the server runs."""
 
     def cpu_s(self) -> float:
-        """Tell how much processor time all its processes have had."""
+        """Return how much processor time all its processes have had."""
         return cpu_s(self.pid, tree=True)
 
 
 @contextmanager
 def postgres(**settings: str) -> Iterator[Postgres]:
-    """Have a fresh embedded PostgreSQL on the other core.
+    """Open a fresh embedded PostgreSQL on the other core.
 
     It has the settings that users get, and those that a measurement needs to see something.
     """
@@ -88,12 +88,12 @@ class Server:
         self._csrf_token = identity["csrf_token"]
 
     async def workspace(self, slug: str) -> str:
-        """Make a workspace; tell its id."""
+        """Create a workspace; return its id."""
         made = await self.post("/api/workspaces", {"slug": slug, "name": slug})
         return str(made["workspace_id"])
 
     async def note(self, workspace_id: str, chars: int) -> str:
-        """Write a note of so many characters; tell its id."""
+        """Create a note of so many characters; return its id."""
         body = {"workspace_id": workspace_id, "title": "A note", "markdown": "x" * chars}
         return str((await self.post("/api/notes", body))["note_id"])
 
@@ -127,13 +127,12 @@ async def started(
     environ: Mapping[str, str] | None = None,
     log: Path | None = None,
 ) -> AsyncIterator[Server]:
-    """Have a server on the core for subjects, on a database that may know users already.
+    """Open a server on the core for subjects, on a database that may have users already.
 
     Args:
         database: where its log is.
-        options: of ``dalsegno serve``, beside the usual ones; of two of a kind the last counts.
-        environ: more settings.
-        log: a file for its log.
+        options: of ``dalsegno serve``, beside the usual ones; if an option is repeated, the last
+        counts.  environ: more settings.  log: a file for its log.
 
     """
     command = python("dalsegno.runtime", "serve", "--bind", "127.0.0.1:0")
@@ -150,7 +149,7 @@ async def serving(
     environ: Mapping[str, str] | None = None,
     log: Path | None = None,
 ) -> AsyncIterator[Server]:
-    """Have a server as `started` does, the first on its database, with a user."""
+    """Open a server as `started` does, the first on its database, with a user."""
     async with started(database, *options, environ=environ, log=log) as server:
         await server.set_up()
         yield server

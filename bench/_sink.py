@@ -1,7 +1,7 @@
-"""Who listens: `sink.c` where there is a C compiler, and else the same in Python.
+"""The readers: `sink.c` if there is a C compiler, else the same in Python.
 
-The Python one takes more time for a message than our server, so what it measures is itself; it is
-there so that the benchmark runs everywhere.
+The Python one takes more time for a message than our server, so what it measures is itself; it
+exists so that the benchmark runs everywhere.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Sink:
         assert answer == "go"
 
     async def wait(self) -> float:
-        """Wait for them; tell the seconds from the first byte to the last."""
+        """Wait for them; return the seconds from the first byte to the last."""
         return float(await self._process.hear())
 
 
@@ -60,15 +60,15 @@ async def sink(
     prefix: str,
     replies: int = 0,
 ) -> AsyncIterator[Sink]:
-    """Have clients for the length of a block, each with the answers to what it first said.
+    """Open clients for the length of a block, each after the answers to its first message.
 
     Args:
         folder: where the program may be built.
         port: where the server listens, on loopback.
         connections: how many clients.
-        path: what they ask for; empty where they speak NATS, which the Python one cannot.
+        path: what they request; empty if they speak NATS, which the Python one cannot.
         cookie: with which cookies; none if empty.
-        first: what each says then; nothing if empty.
+        first: what each sends then; nothing if empty.
         prefix: how a message begins that counts.
         replies: how many other messages each client is sent before.
 
@@ -83,7 +83,7 @@ async def sink(
 
 
 def compiler() -> str | None:
-    """Find what `sink.c` can be built with, on a system that it is written for."""
+    """Find a compiler for `sink.c`, on a system that it supports."""
     is_linux = sys.platform.startswith("linux")
     return (shutil.which("cc") or shutil.which("gcc")) if is_linux else None
 
@@ -111,7 +111,7 @@ class _Client:
         return self.counter.counted < self.wanted or self.counter.other < replies
 
     def read(self) -> None:
-        """Count what is there, and answer pings."""
+        """Count what has arrived, and answer pings."""
         data = self.sock.recv(_READ_BYTES)
         if not data:
             sys.exit("sink: the server hung up")
@@ -137,7 +137,7 @@ class _Clients:
         self._selector.register(0, selectors.EVENT_READ, None)
 
     def pump(self, timeout_s: float | None = None) -> bool:
-        """Read what is there; tell whether there is something on standard input."""
+        """Read what has arrived; return whether there is something on standard input."""
         ready = self._selector.select(timeout_s)
         if not ready:
             sys.exit("sink: nothing more comes")
@@ -153,7 +153,7 @@ class _Clients:
             self.pump(_SILENCE_S)
 
     def answer(self) -> bool:
-        """Answer one line on standard input; tell whether there was one."""
+        """Answer one line on standard input; return whether there was one."""
         line = os.read(0, 64)
         if not line:
             return False
@@ -167,7 +167,7 @@ class _Clients:
 
 
 def main() -> None:
-    """Do what `sink.c` says."""
+    """Do what `sink.c` does."""
     port, connections, path, cookie, first, prefix, replies = sys.argv[1:]
     clients = []
     for _ in range(int(connections)):

@@ -1,8 +1,8 @@
 """A process with a runtime and many workspaces: ``python -m bench._tenants DSN``.
 
-``open N`` makes N more workspaces with a task each and keeps them active, ``rest`` lets all of them
-leave memory, ``again N`` writes to all but the first N.  Each is answered with how many blocks of
-memory Python's objects have then.
+``open N`` makes N more workspaces with a task each and keeps them active, ``rest`` passivates all
+of them, ``again N`` writes to all but the first N.  Each is answered with how many blocks of memory
+Python's objects then take.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An aggregate is a task that is renamed, as in `_domain`.  It stays in memory, so that a save is one
 insert and no read; or every command gets it from the repository first, as an application does that
-has to decide on what is there now, here from the library's cache with what was saved since.  The
+has to decide on the current state, here from the library's cache with what was saved since.  The
 library blocks, so it runs in a thread, which has the process to itself meanwhile.
 """
 
@@ -66,7 +66,7 @@ class Theirs:
             tasks: the aggregates.
             events: how many each gets before it is saved.
             seconds: for how long.
-            gets: whether each is got from the repository before.
+            gets: whether each is first fetched from the repository.
 
         """
         return await trio.to_thread.run_sync(partial(self._run, tasks, events, seconds, gets=gets))
@@ -100,7 +100,7 @@ class Theirs:
 
 @contextmanager
 def theirs(database: Postgres, *, functions: bool = False) -> Iterator[Theirs]:
-    """Have their application for the length of a block.
+    """Open their application for the length of a block.
 
     Args:
         database: where its table is; in a schema of its own.

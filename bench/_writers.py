@@ -1,4 +1,4 @@
-"""Who writes to a runtime in the same process, and how fast they get on."""
+"""Writers to a runtime in the same process, and how fast they are."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PATCH_CHARS = 20
 
 @dataclass(slots=True)
 class NoteWriter:
-    """Overwrites twenty characters of a note, somewhere in it; the note stays as long as it is."""
+    """Overwrites twenty characters of a note, at random; the note keeps its length."""
 
     workspace: Workspace
     note_id: str
@@ -85,7 +85,7 @@ class TaskWriter:
 
 
 def round_robin(writers: Sequence[TaskWriter]) -> Send:
-    """Make of many writers one, who asks them in turn."""
+    """Combine many writers into one, which uses them in turn."""
     turn = 0
 
     async def send() -> None:
@@ -97,7 +97,7 @@ def round_robin(writers: Sequence[TaskWriter]) -> Send:
 
 
 async def create(writers: Sequence[NoteWriter | TaskWriter]) -> None:
-    """Let all of them write their first command."""
+    """Send the first command of each writer."""
     async with trio.open_nursery() as nursery:
         for writer in writers:
             nursery.start_soon(writer.create)
@@ -111,7 +111,7 @@ async def write(
     *,
     events: int = 1,
 ) -> Sample:
-    """Let every sender send one command after the other, of so many events each, for so long."""
+    """Send one command after the other from every sender, of so many events each, for so long."""
     latencies: list[float] = []
     statistics = runtime.service.committer.statistics
     before = statistics()

@@ -1,12 +1,13 @@
 """How many acks a second does a server take over WebSocket?
 
 Ten clients follow a workspace each round, have read all of its events, and ack one after the other,
-as fast as the server reads; a ping behind the last ack tells when it has got that far, since a
-connection's messages are taken in order.  Each ack is checked against what was sent and what is
-stored, and none is answered; what is stored is coalesced to ten times a second, which the processor
-time has in it, up to the ping's answer.
+as fast as the server reads; the answer to a ping after the last ack shows when all of them were
+taken, since a connection's messages are taken in order.  Each ack is checked against what was sent
+and what is stored, and none is answered; what is stored is coalesced to ten times a second, which
+is included in the processor time, up to the ping's answer.
 
-The reference is as many pings, which are answered: what a message costs that does next to nothing.
+The reference is the same number of pings, which are answered: the cost of a message that does
+almost nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Bench:
     crowd: Guests
 
     async def say(self, messages: Sequence[dict[str, Any]]) -> Sample:
-        """Let all clients say so many messages, and wait until they are dealt with."""
+        """Send so many messages from all clients, and wait until they are processed."""
         pid = self.server.process.pid
         cpu, postgres_cpu = cpu_s(pid), self.database.cpu_s()
         outcome = await self.crowd.say([json.dumps(said) for said in (*messages, _LAST)], _PONG)
@@ -56,7 +57,7 @@ class Bench:
 
 
 async def _measure(server: Server, database: Postgres, name: str, events: int) -> list[Sample]:
-    """Read a new workspace's events, and ack them; then say as many pings."""
+    """Read a new workspace's events, and ack them; then send as many pings."""
     workspace_id = await server.workspace(name)
     await fill(database, workspace_id, events)
     ack = {"type": "ack", "stream_id": f"workspace:{workspace_id}"}

@@ -33,7 +33,7 @@ _SENDERS = 400
 
 
 class Bench:
-    """A runtime on a database, and what is asked of it."""
+    """A runtime on a database, and its workload."""
 
     def __init__(
         self, runtime: Runtime, database: Postgres, options: Options, stack: AsyncExitStack
@@ -44,7 +44,7 @@ class Bench:
         self._stack = stack
 
     async def raw(self, *workspaces: str) -> RawStatement:
-        """Make the twins of workspaces that have something in them already, and follow."""
+        """Make twins of workspaces that have some events already, and copy what is added."""
         raw = await self._stack.enter_async_context(
             raw_statement(self._database, workspaces, _DOMAINS)
         )
@@ -52,7 +52,7 @@ class Bench:
         return raw
 
     async def run(self, senders: Sequence[Send]) -> Sample:
-        """Let every sender send one command after the other for as long as a round lasts."""
+        """Send one command after the other from every sender for as long as a round lasts."""
         return await write(self.runtime, self._database, senders, self.options.seconds)
 
 

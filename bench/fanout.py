@@ -32,11 +32,11 @@ _EVENTS_A_COMMIT = (1, 10, 100)
 _READERS = (200, 2_000)
 _QUICK_READERS = 20
 _SHORTER = 2
-"""Times shorter than others are the rounds with many readers: they are as many again."""
+"""Rounds with many readers are shorter by this factor, since they double the number of rounds."""
 _WARM_UP_DELIVERIES = 20_000
 _NOTE_CHARS = 1_000
 
-# What DESIGN asks for.
+# DESIGN's targets.
 _REACH = {("picows", 1, 200): 1.0, ("nats", 100, 200): 1.3}
 
 
@@ -52,7 +52,7 @@ class Publishing:
     seconds: float
 
     async def measure(self, *, counts: bool) -> None:
-        """Send for about so many seconds; the warm-up tells how much that is."""
+        """Send for about so many seconds; the warm-up determines how much that is."""
         sample = await self.sender.send(*self._cut())
         if counts:
             self.series.samples.append(sample)
@@ -62,8 +62,8 @@ class Publishing:
     def _cut(self) -> tuple[int, int]:
         """Make commits of that many messages.
 
-        To a reference a commit is no more than its messages: where a whole one would take much
-        longer than a round, it is sent a part of one.
+        To a reference a commit is just its messages: if a whole one would take much longer than a
+        round, it sends a part of one.
         """
         if self.kind.joins or self.messages >= self.events:
             return max(1, round(self.messages / self.events)), self.events

@@ -1,10 +1,10 @@
-"""What does a WebSocket connection cost that does nothing?
+"""What does an idle WebSocket connection cost?
 
 Ten thousand clients connect to one server, with a session, and then only answer pings.  Half of
 them just connect, the other half also follow a workspace, as clients of an application do.  What is
-compared is the memory that the server's process has of its own, before and after; they come in as
-many steps as there are rounds, after one that does not count.  At the end, with all of them there,
-the processor time is read for a while, in which all of them hear a heartbeat or two.
+compared is the private memory of the server's process, before and after; they connect in as many
+steps as there are rounds, after one that does not count.  At the end, with all of them connected,
+the processor time is measured for a while, in which all of them get a heartbeat or two.
 
 The reference is a published figure: 10.9 KB for a connection to Centrifugo, tuned for memory.  The
 kernel's own share, some kilobytes a socket, is in neither.
@@ -36,17 +36,17 @@ _REACH = 12 / 10.9
 
 @dataclass(slots=True)
 class Crowd:
-    """Connections of a kind, which come step by step and stay."""
+    """Connections of a kind, which are opened step by step and stay."""
 
     server: Server
     database: Postgres
     stack: AsyncExitStack
     first: str
-    """What each says at its beginning; nothing if empty."""
+    """What each sends first; nothing if empty."""
     figure: Figure
 
     async def add(self, connections: int, *, counts: bool) -> None:
-        """Let so many more come."""
+        """Connect so many more."""
         pid = self.server.process.pid
         before = resident_bytes(pid)
         clients = sink(

@@ -1,7 +1,7 @@
 """How long from a commit to its delivery, at a tenth, half and four fifths of the peak rate?
 
-The subject is a ``dalsegno serve`` with one workspace that many write and read.  What it takes at
-most is measured first; then patches are sent on a fixed schedule at a share of that (`_paced`).
+The subject is a ``dalsegno serve`` with one workspace that many write and read.  Its peak is
+measured first; then patches are sent on a fixed schedule at a share of that (`_paced`).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _NOTE_CHARS = 1_000
 _PEAKS = 3
 """The peak that the shares are of is the median of so many."""
 _LONGER = 4
-"""Times longer than other rounds: one delivery in a thousand is asked for."""
+"""How many times longer than other rounds: the p99.9 is wanted."""
 _PERCENTILES = (0.5, 0.99, 0.999)
 
-# When PostgreSQL made the commit's record, by the same machine's clock of the wall.
+# When PostgreSQL made the commit's record, by the same machine's wall clock.
 _COMMITTED = """
 select event_seq, extract(epoch from pg_xact_commit_timestamp(xmin))::float8
   from dalsegno.event where workspace_id = $1::text and event_seq > $2::text::bigint
@@ -45,7 +45,7 @@ select event_seq, extract(epoch from pg_xact_commit_timestamp(xmin))::float8
 
 @dataclass(slots=True)
 class Workspace:
-    """The one that is written and read, and who asks for its commits."""
+    """The workspace that is written and read, and the connection that asks for its commits."""
 
     workspace_id: str
     server: Server
@@ -54,13 +54,13 @@ class Workspace:
     head: int
 
     async def run(self, line: str) -> tuple[dict[str, Any], float]:
-        """Have the load do something; tell what came of it, and the server's processor time."""
+        """Run the load; return its answer, and the server's processor time."""
         before = self.server.process.cpu_s()
         told: dict[str, Any] = json.loads(await self.load.ask(line))
         return told, self.server.process.cpu_s() - before
 
     async def since_commit(self, arrivals: list[tuple[int, float]]) -> list[float]:
-        """Tell how long after its commit each event arrived."""
+        """Return how long after its commit each event arrived."""
         rows = await self.reading.fetch(_COMMITTED, (self.workspace_id, str(self.head)))
         committed = {int(event_seq): float(at) for event_seq, at in rows}
         self.head = max(committed, default=self.head)
@@ -127,7 +127,7 @@ async def _open(
 
 
 async def _find_peak(place: Workspace, options: Options, series: Series) -> float:
-    """Tell how many commands a second the server takes where everybody waits for answers only."""
+    """Return the peak: the rate when clients wait for nothing but answers."""
     for counts in (False, *[True] * options.pick(_PEAKS, quick=1)):
         told, cpu_s = await place.run(f"peak {options.seconds} {_IN_FLIGHT}")
         await place.since_commit(told["arrivals"])

@@ -1,15 +1,15 @@
-"""How much memory does an active workspace take, and is it given back when the workspace rests?
+"""How much memory does an active workspace take, and is it returned at passivation?
 
-Ten thousand workspaces of an embedded runtime, each with one command behind it, so that its actor
-runs, its log's tail and one entity are in memory, and nobody follows it.  They come in as many
-steps as there are rounds; what is compared is the memory that the
-process has of its own, before and after.  Then all of them leave memory at once, and then they are
-all written to again, as if it were the next morning.
+Ten thousand workspaces of an embedded runtime, each after one command, so that its actor
+runs, its log's tail and one entity are in memory, and nobody follows it.  They are opened in as
+many steps as there are rounds; what is compared is the private memory of the process, before and
+after.  Then all of them leave memory at once, and then they are all written to again, as if it were
+the next morning.
 
-Python gives little of what it had back to the system, but uses it again.  So what is left when they
-rest is told in two ways: the memory of the process, and the blocks that objects really have; and
-the memory when all are active again tells whether anything leaks.  Some objects do stay, within a
-bound: the newest events of resting workspaces, for readers that come back.
+Python returns little of its memory to the system, but uses it again.  So what is left after
+passivation is reported in two ways: the memory of the process, and the blocks that objects really
+have; and the memory when all are active again shows whether anything leaks.  Some objects do stay,
+within a bound: the newest events of passivated workspaces, for readers that come back.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from ._harness import Options
 
 _FIRST = 20
-"""Workspaces that bring with them what a process needs only once."""
+"""Workspaces opened first, so that what a process needs only once is not counted."""
 
 
 class Memory(NamedTuple):
-    """What a process has."""
+    """The memory of a process."""
 
     bytes: float
     blocks: int
@@ -38,12 +38,12 @@ class Memory(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """A process that is told what to do, and measured then."""
+    """A process that is told what to do, and then measured."""
 
     process: Child
 
     async def measure(self, order: str) -> Memory:
-        """Have something done, and look."""
+        """Give it an order, and measure."""
         blocks = int(await self.process.ask(order))
         return Memory(resident_bytes(self.process.pid), blocks)
 

@@ -1,15 +1,16 @@
-"""What do authentication and logging cost on the way of a command?
+"""What do authentication and logging add to a command?
 
-Everywhere the same work: fifty clients, each with a note of 1 KB, patch it one patch at a time.
-From the inside out: *embedded*, for the program itself; embedded, acting for a user whose role is
-told by the log; over WebSocket with a session, into a server; and that with more said in the log,
+The same work throughout: fifty clients, each with a note of 1 KB, patch it one patch at a time.
+From the inside out: *embedded*, for the program itself; embedded, acting for a user whose role
+comes from the log; over WebSocket with a session, into a server; and that with a more verbose log,
 which is written to a file as JSON.  The cost of the network is in the step to the server, together
 with that of the session; a session is looked up once, when the connection begins, and its
-principal's role is looked at with every command.
+principal's role is checked with every command.
 
-Over HTTP each request brings its session: what that costs is the difference between a request that
-needs none and one that is refused as soon as its session was found good, a plain `GET /ws`; one
-after the other on one connection.  Asking who one is, beside them, also reads the memberships.
+Over HTTP each request carries its session: what that costs is the difference between a request that
+needs none and one that is refused as soon as its session was found valid, a plain `GET /ws`; one
+after the other on one connection.  `GET /api/auth/session`, beside them, also reads the
+memberships.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ Measure = tuple["Series", "Callable[[], Awaitable[Sample]]"]
 
 
 def cpu(sample: Sample) -> float:
-    """Compare by the processor time of each."""
+    """Compare by the processor time per item."""
     return sample.cpu_s / sample.count
 
 
@@ -110,7 +111,7 @@ class Bench:
         )
 
     async def logging(self, level: str) -> Measure:
-        """Patch over WebSocket, into another server that says more."""
+        """Patch over WebSocket, into another server that logs more."""
         server = await self.stack.enter_async_context(
             started(
                 self.database,
@@ -122,7 +123,7 @@ class Bench:
         return await self.socket(f"  … that logs at level {level}", server)
 
     def http(self, name: str, path: str, status: int = 200) -> Measure:
-        """Ask one thing over and over."""
+        """Repeat one request."""
         ask = partial(trio.to_thread.run_sync, partial(self._ask, path, status))
         return self.report.add(name, "request"), ask
 

@@ -42,7 +42,7 @@ class Bench:
     events: int
 
     async def replay(self, clients: int, events: int) -> Sample:
-        """Let connected clients all ask for the last so many events."""
+        """Subscribe all connected clients to the last so many events."""
         async with guests(self.server) as crowd:
             await crowd.connect(clients)
             pid = self.server.process.pid

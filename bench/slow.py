@@ -1,14 +1,14 @@
 """Does one reader that never reads harm the two hundred that do?
 
 Two hundred readers follow a note that a writer patches at a fixed rate, and note how long after its
-moment each event arrives.  Half of the rounds are with one reader more, which follows the same note
-and never reads; it follows another one too, and before the clock starts a flood of long patches of
-that has filled every buffer on its way, so that the server has stopped queueing for it.  The flood
-is there in every round.  What is compared is the 99th percentile of the others, from the writer's
+moment each event arrives.  Half of the rounds have one more reader, which follows the same note and
+never reads; it also follows another note, and before the clock starts a flood of long patches to
+that one has filled every buffer on the way to it, so that the server has stopped queueing for it.
+Every round has the flood.  What is compared is the 99th percentile of the others, from the writer's
 moment to the event in a reader's hands.
 
-Memory is what the server's process has of its own and what the kernel holds in the server's send
-buffers (`/proc/net/tcp`), each with the reader less without it.
+Memory is the private memory of the server's process and what the kernel holds in the server's send
+buffers (`/proc/net/tcp`), each as the difference with and without the reader.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Bench:
 
 
 def _unsent(port: int) -> float:
-    """Tell the bytes in send buffers of a port on loopback, and in what their readers hold."""
+    """Return the bytes that the kernel holds for a loopback port, on both ends."""
     total = 0
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, remote, _, queues, *_ = line.split()

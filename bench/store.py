@@ -7,12 +7,12 @@ settings and with its functions in the database.
 
 One by one is the same on both sides: one event, wait, the next one.  So is by the hundred: a
 hundred events of one aggregate are one save there, and of one task one command here, all or none.
-*A hundred on their way* are a hundred commands on one task, each decided by itself and with an
-answer of its own, for which the library has no word but a save each.  Over a thousand
+*A hundred on their way* are a hundred concurrent commands on one task, each decided by itself and
+answered by itself, for which the library offers only a save each.  Over a thousand
 workspaces, and as many aggregates there, one event each in turn: one by one on both sides, and
-here also all at once, which a library that blocks has no word for.
+here also all at once, which a blocking library does not offer.
 
-`Workspace.send` decides on what is there now.  An application with that library gets the aggregate
+`Workspace.send` decides on the current state.  An application with that library gets the aggregate
 from its repository for that, which is one more read; *with a get* is that, with its cache on.
 """
 
@@ -58,7 +58,7 @@ class Bench:
         return self._add(name, writing)
 
     def theirs(self, aggregates: int, *, events: int = 1) -> dict[str, Series]:
-        """Add saves of so many events each; by what is added to the name of their ratio."""
+        """Add saves of so many events each, keyed by the suffix of their ratio's name."""
         seconds = self.report.options.seconds
 
         def saving(side: Theirs, *, gets: bool = False) -> Callable[[], Awaitable[Sample]]:

@@ -1,13 +1,13 @@
-"""How long until a thousand clients that lost their server are all caught up with the next one?
+"""How long until a thousand clients that lost their server have all caught up with the next one?
 
-Each round a new server process, under the old one's node id, finds a crowd at its door: every
-client connects with its session, subscribes with its cursor as soon as it is let in, and reads the
-events that it missed.  Nothing is in the server's memory.  Latencies are from the moment at which
-the first client begins to connect to where each one has its last missed event.
+Each round a new server process, under the old one's node id, meets a crowd: every
+client connects with its session, subscribes with its cursor as soon as it is accepted, and reads
+the events that it missed.  Nothing is in the server's memory.  Latencies are from the moment at
+which the first client begins to connect to when each one has its last missed event.
 
-How often the store was read is what PostgreSQL counted: scans of indexes, which its processes
-report when the server has gone.  Pages of missed events come by the log's primary key, whether a
-user may see a workspace by the others.
+How often the store was read is counted by PostgreSQL: scans of indexes, which its processes report
+when the server has gone.  Pages of missed events are read by the log's primary key, access to a
+workspace is checked by the others.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Storm:
     async def measure(
         self, database: Postgres, before: Server, workspace_id: str, *, counts: bool
     ) -> None:
-        """Let them all come to a new server."""
+        """Connect them all to a new server."""
         text = subscribe(workspace_id, _LONG_AGO)
         scanned = await _scans(database)
         async with started(database, *_NODE) as server:

@@ -1,9 +1,9 @@
 """A server is killed: how long until its workspaces can be written to again?
 
-Two servers on one database, and one client that wants to write to a workspace of the first.  That
-one is killed with SIGKILL.  *By another node*: the client asks the second server every ten
-milliseconds, which takes over when the lease of the first has run out, two seconds here, or ten
-unless it is set.  *By the same node*: a process is started with the node id of the killed one, and
+Two servers on one database, and one client that wants to write to a workspace of the first.  The
+first is killed with SIGKILL.  *By another node*: the client asks the second server every ten
+milliseconds, which takes over when the lease of the first has run out, two seconds here, ten
+by default.  *By the same node*: a process is started with the node id of the killed one, and
 has its workspaces at once; most of that time is Python's start.  Times are from the kill to the
 answer to the first command that is committed.
 """
@@ -41,7 +41,7 @@ class Client:
         self._asked = 0
 
     async def write(self, socket: WebSocketConnection) -> None:
-        """Ask until the answer is that it is committed."""
+        """Retry until it is committed."""
         with trio.fail_after(_DEADLINE_S):
             while True:
                 if await self._ask(socket):
@@ -76,33 +76,33 @@ class Bench:
 
     database: Postgres
     before: Server
-    """With whose session clients come."""
+    """The server whose session the clients use."""
     environ: dict[str, str]
 
     @asynccontextmanager
     async def node(self, node_id: str) -> AsyncIterator[Server]:
-        """Have a server for the length of a block."""
+        """Open a server for the length of a block."""
         named = started(self.database, "--node-id", node_id, environ=self.environ)
         async with named as server:
             server.join(self.before)
             yield server
 
     async def _killed(self, server: Server, client: Client) -> float:
-        """Kill a server that has just served a client; tell when."""
+        """Kill a server that has just served a client; return when."""
         async with _socket(server) as socket:
             await client.write(socket)
         await server.process.kill()
         return time.perf_counter()
 
     async def another(self, second: Server, client: Client) -> float:
-        """Tell the seconds until another node serves a killed one's workspace."""
+        """Return the seconds until another node serves a killed one's workspace."""
         async with self.node("first") as first, _socket(second) as socket:
             killed = await self._killed(first, client)
             await client.write(socket)
             return time.perf_counter() - killed
 
     async def same(self, client: Client) -> tuple[float, float]:
-        """Tell the seconds until the same node serves it, and how many it took to start."""
+        """Return the seconds until the same node serves it, and how many it took to start."""
         async with self.node("first") as first:
             killed = await self._killed(first, client)
             async with self.node("first") as again:
@@ -124,7 +124,7 @@ class Figures:
 
     @classmethod
     def of(cls, report: Report) -> Figures:
-        """Begin the rows, and say what is compared."""
+        """Begin the rows, and register what is compared."""
         figures = cls(
             report.figure("killed → served by another node", "ms"),
             report.figure("  the lease", "ms"),

@@ -47,7 +47,7 @@ class Sleeper:
     appended: Series
 
     async def measure(self) -> tuple[float, float]:
-        """Wake it, append to it and let it leave memory; tell the seconds of the first two."""
+        """Wake it, append to it and passivate it; return the seconds of the first two."""
         began = time.perf_counter()
         await self.writer.send()
         woken = time.perf_counter()
@@ -77,7 +77,7 @@ def _sleeper(report: Report, runtime: Runtime, length: int) -> Sleeper:
 async def _round(
     sleepers: Sequence[Sleeper], random_: random.Random, count: int
 ) -> list[tuple[Series, Sample]]:
-    """Wake each so often, in an order that is another one every time."""
+    """Wake each so many times, in a new order every time."""
     latencies: dict[int, tuple[list[float], list[float]]] = {}
     for _ in range(count):
         for sleeper in random_.sample(sleepers, len(sleepers)):

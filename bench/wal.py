@@ -1,9 +1,9 @@
 """How many bytes does a command cost, in the write-ahead log and on disk?
 
-Of an embedded runtime: a command is what `Workspace.send` takes.  WAL bytes are what
-`pg_current_wal_lsn` advances by, so they have everything in them, indexes and commit records too;
+The runtime is embedded: a command is one `Workspace.send`.  WAL bytes are what `pg_current_wal_lsn`
+advances by, so they include everything, indexes and commit records too;
 disk is what the tables and their indexes grow by.  No checkpoint falls into a round, so the whole
-pages that PostgreSQL writes once after each checkpoint are not in it: a database that is
+pages that PostgreSQL writes once after each checkpoint are not included: a database that is
 checkpointed often pays more.
 
 The reference is a save with the `eventsourcing` library.
@@ -55,7 +55,7 @@ class Case:
     disk: Figure
 
     async def run(self, asking: Connection, *, counts: bool) -> None:
-        """Let it write for a round."""
+        """Write for a round."""
         ((wal, disk),) = await asking.fetch(_BYTES)
         sample = await self.measure()
         ((wal_after, disk_after),) = await asking.fetch(_BYTES)
