@@ -17,8 +17,8 @@ hypothesis.settings.register_profile("soak", deadline=None, max_examples=5_000)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="fifty times the examples")
-    parser.addoption("--soak-minutes", default="10", help="of the soak of the whole system")
-    parser.addoption("--soak-seed", help="what breaks there, and when")
+    parser.addoption("--soak-minutes", default="10", help="length of the soak of the whole system")
+    parser.addoption("--soak-seed", help="decides what breaks there, and when")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,7 +37,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
 
 @pytest.fixture
 def database(postgres: EmbeddedPostgres) -> Iterator[str]:
-    """The DSN of a fresh, empty database; dropped after the test, whoever is still connected."""
+    """The DSN of a fresh, empty database; dropped after the test, even if connections remain."""
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres.dsn, autocommit=True) as admin:
         admin.execute(SQL("create database {}").format(Identifier(name)))
@@ -47,7 +47,7 @@ def database(postgres: EmbeddedPostgres) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def _template(postgres: EmbeddedPostgres) -> str:
-    """The name of a migrated, empty database, which others are copies of."""
+    """The name of a migrated, empty database, from which others are copied."""
 
     async def fill() -> None:
         connection = await connect(postgres.dsn_of(name))

@@ -1,4 +1,4 @@
-"""The table of faults in README.md names tests, and each of them is there."""
+"""The table of faults in README.md names tests, and each of them exists."""
 
 import ast
 import re

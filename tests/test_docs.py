@@ -1,4 +1,4 @@
-"""What the documents say is so: their programs run, their tables are the code's."""
+"""The documents are true: their programs run, their tables match the code."""
 
 import ast
 import os
@@ -85,7 +85,7 @@ def plain(cell: str) -> str:
 
 
 def headings(document: Path) -> set[str]:
-    """The anchors of a document's headings, as they are made of them."""
+    """The anchors that are derived from a document's headings."""
     texts = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in texts}
 
@@ -172,7 +172,7 @@ async def serving(database: str) -> AsyncIterator[Ready]:
 
 
 async def listen(ws: WebSocketConnection) -> Json:
-    """The next message that is no heartbeat."""
+    """The next message that is not a heartbeat."""
     while True:
         said: Json = msgspec.json.decode(await ws.get_message())
         if said["type"] != "heartbeat":
@@ -247,7 +247,7 @@ def test_every_message_of_the_server_is_told() -> None:
 
 
 async def set_up(server: Ready, folder: Path) -> str:
-    """Play the README's first block; give the workspace that it makes."""
+    """Play the README's first block; return the workspace that it makes."""
     (block,) = (text for _, text in fences(README) if "/api/setup/register" in text)
     assert "http://127.0.0.1:8000" in block
     block = block.replace("http://127.0.0.1:8000", f"http://127.0.0.1:{server.port}")

@@ -1,4 +1,4 @@
-"""A domain with everything that a domain may do, right and wrong."""
+"""A domain that does everything a domain may do, rightly and wrongly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Burn(msgspec.Struct, frozen=True):
 
 
 class Expect(msgspec.Struct, frozen=True):
-    """Refused unless the box holds this text; leads to nothing."""
+    """Refused unless the box holds this text; causes no event."""
 
     box_id: str
     text: str
@@ -77,7 +77,7 @@ class Mislead(msgspec.Struct, frozen=True):
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """Refused with details that are no JSON."""
+    """Refused with details that are not JSON."""
 
     box_id: str
 

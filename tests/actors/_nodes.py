@@ -1,4 +1,4 @@
-"""Several nodes on one store, each behind a gate that can be shut, under one clock that moves."""
+"""Several nodes on one store, each behind a gate that can be shut, under one moving clock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIMITS = Limits(lease_s=10.0, lease_beat_s=2.0, passivate_after_s=1_000.0)
 
 
 def moving_world() -> World:
-    """A world whose wall clock is the test's clock, so that leases run out."""
+    """A world whose wall clock follows the test's clock, so that leases run out."""
     ids = itertools.count(1)
     began = trio.current_time()
     start = datetime(2030, 1, 2, tzinfo=UTC)

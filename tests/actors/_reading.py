@@ -1,4 +1,4 @@
-"""A store that counts what is read of its logs, and loses their beginning when told to."""
+"""A store that counts reads of its logs, and trims their beginning when told to."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class CountingStore(FaultyStore):
         return await super().read_head(workspace_id)
 
     def trim(self, last: int, workspace_id: str = "w") -> None:
-        """Keep nothing up to and with an event."""
+        """Drop everything up to and including an event."""
         log = self._logs[workspace_id]
         log.head = msgspec.structs.replace(log.head, first_seq=last + 1)
         log.events[:] = [event for event in log.events if event.event_seq > last]

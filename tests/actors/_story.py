@@ -1,4 +1,4 @@
-"""Histories told by hand, and at random: what clients see of a log that is kept as it should be."""
+"""Histories written by hand, and at random: what clients see of a correctly kept log."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def relinked(events: Sequence[Event]) -> list[Event]:
 
 
 class Story:
-    """One workspace, its log, and what is told of it; each record a second after the last."""
+    """One workspace, its log, and its history; each record is a second after the last."""
 
     def __init__(self) -> None:
         self._seconds = itertools.count(1.0)
@@ -147,12 +147,12 @@ class Story:
         return check(self.history, {W: self.log}, **more)  # type: ignore[arg-type]  # as given
 
     def verdicts(self, **more: object) -> list[Verdict]:
-        """Tell what is found."""
+        """Return what the checker finds."""
         return [violation.verdict for violation in self.check(**more)]
 
 
 class Reader:
-    """A client of the model that follows a stream, as a runtime would have it."""
+    """A client of the model that follows a stream, as a runtime would serve it."""
 
     def __init__(self, story: Story, stream_id: str, cursor: int, connection: str) -> None:
         self.stream_id = stream_id

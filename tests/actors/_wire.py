@@ -1,4 +1,4 @@
-"""A client on a connection in memory, as a test wants to speak with one."""
+"""A client on an in-memory connection, for tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Message = dict[str, Any]
 
 
 class Wire:
-    """One client: says and hears whole messages."""
+    """One client: sends and receives whole messages."""
 
     def __init__(self, actors: Actors, *, room_bytes: int = 128 * 1024, **who: Any) -> None:
         self.client = memory_connection(actors.service.limits, room_bytes=room_bytes)
@@ -35,7 +35,7 @@ class Wire:
         await self.client.send(msgspec.json.encode({"type": type_, **fields}).decode())
 
     async def hear(self) -> Message:
-        """Hear the next message that is not a heartbeat."""
+        """Return the next message that is not a heartbeat."""
         with trio.fail_after(60):
             while True:
                 message: Message = msgspec.json.decode(await self.client.receive())
@@ -46,12 +46,12 @@ class Wire:
         return [await self.hear() for _ in range(count)]
 
     async def ask(self, type_: str, **fields: Any) -> Message:
-        """Say something and hear the next message."""
+        """Send a message and return the next one."""
         await self.say(type_, **fields)
         return await self.hear()
 
     async def silence(self) -> None:
-        """Check that nothing more comes, by asking for a sign of life."""
+        """Check that nothing more comes before the answer to a ping."""
         assert await self.ask("ping", request_id="silence") == {
             "type": "pong",
             "request_id": "silence",
@@ -59,7 +59,7 @@ class Wire:
         }
 
     async def hear_end(self) -> tuple[list[Message], int]:
-        """Hear the rest; tell it, and the close code."""
+        """Return the remaining messages, and the close code."""
         rest: list[Message] = []
         with trio.fail_after(300):
             while True:

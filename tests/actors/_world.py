@@ -46,7 +46,7 @@ DOMAINS: tuple[Domain[Any, Any, Any], ...] = (*account_domains, notes, boxes)
 
 @dataclass
 class Wall:
-    """Wall time that moves when told, chance that is none, ids that count."""
+    """Wall time that moves when told, constant randomness, ids that count."""
 
     now: datetime = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
@@ -71,7 +71,7 @@ class FaultyStore(MemoryStore):
         self.statements: list[list[Batch]] = []
         """Every append that was asked for."""
         self.faults: deque[Fault] = deque()
-        """For the next appends, one each; the rest go well."""
+        """For the next appends, one each; the rest succeed."""
         self.before: dict[str, Callable[[], Awaitable[None]]] = {}
         """What happens before any call of a method, by its name."""
         self.after_append: Callable[[Collection[str]], None] = lambda _: None
@@ -149,7 +149,7 @@ async def applied_unknown(append: Append, batches: Sequence[Batch]) -> Collectio
 
 
 async def lost_unknown(_append: Append, _batches: Sequence[Batch]) -> Collection[str]:
-    """The commit does not happen, and nobody knows (FI-3)."""
+    """The commit does not happen, and its outcome is unknown (FI-3)."""
     await trio.lowlevel.checkpoint()
     raise OutcomeUnknownError("the connection was lost before the commit")
 
@@ -161,7 +161,7 @@ async def away(_append: Append, _batches: Sequence[Batch]) -> Collection[str]:
 
 
 async def hangs(_append: Append, _batches: Sequence[Batch]) -> Collection[str]:
-    """No answer ever."""
+    """The answer never comes."""
     await trio.sleep_forever()
     raise AssertionError
 
@@ -187,7 +187,7 @@ def held_then(gate: trio.Event, fault: Fault) -> Fault:
 
 
 def leaves_out(workspace_id: str) -> Fault:
-    """Somebody holds the head of one workspace."""
+    """Another transaction holds the head of one workspace."""
 
     async def leave_out(append: Append, batches: Sequence[Batch]) -> Collection[str]:
         return await append([b for b in batches if b.workspace_id != workspace_id])
@@ -209,7 +209,7 @@ class Actors:
         return self.service.directory.statistics()[workspace_id].incarnations
 
     def forget(self, workspace_id: str = "w") -> None:
-        """Have nothing in memory for readers, so that the next page is read from the store."""
+        """Forget what is in memory for readers, so that the next page is read from the store."""
         hub = self.service.directory.slot(workspace_id).hub
         self.service.directory.delivery.tails.forget(hub.tail)
         hub.era = object()
@@ -298,7 +298,7 @@ async def send_all(
 
 
 async def refusal(workspace: Workspace, command: Any, **how: Any) -> DalsegnoError:
-    """Send a command and tell why it was refused."""
+    """Send a command and return why it was refused."""
     with pytest.raises(DalsegnoError) as caught:
         await workspace.send(command, **how)
     return caught.value

@@ -20,7 +20,7 @@ def run_jumping(fn: Callable[[], Awaitable[Any]], **how: Any) -> Any:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let no test of actors wait in real time."""
+    """Make every test of actors wait in virtual time."""
     for item in items:
         if HERE in item.path.parents:
             marker = item.get_closest_marker("trio")

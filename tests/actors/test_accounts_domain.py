@@ -1,4 +1,4 @@
-"""Users, workspaces and members, decided and folded as a log does it, without one."""
+"""Users, workspaces and members, decided and folded as for a log, without one."""
 
 from __future__ import annotations
 

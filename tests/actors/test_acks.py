@@ -139,7 +139,7 @@ async def test_an_opening_that_takes_long_never_brings_a_frontier_back(
     acks.ack(first, 3, sent=99)
     acks.close(first)
     read = trio.Event()
-    store.before["read_cursors"] = read.wait  # what it read is old by now
+    store.before["read_cursors"] = read.wait  # what it read is outdated by now
     async with trio.open_nursery() as nursery:
         opened: list[int] = []
 

@@ -1,4 +1,4 @@
-"""The checker: for each verdict what trips it, and what nearly does."""
+"""The checker: for each verdict what trips it, and a near miss."""
 
 from __future__ import annotations
 
@@ -453,7 +453,7 @@ def test_what_was_seen_of_the_tail_is_excused(story: Story) -> None:
 
 
 def test_only_numbers_above_what_was_kept_are_excused(story: Story) -> None:
-    """Also where a delivery tells its number in an entity's stream alone."""
+    """Also if a delivery has its number in an entity's stream alone."""
     for stream_id in ("box:b", "box:b", "box:a", "box:a"):
         story.write(f"m{len(story.log)}", stream_id)
     entity, whole = story.follow("box:a"), story.follow(cursor=2)
@@ -494,7 +494,7 @@ def test_what_comes_later_and_is_not_there_is_not_excused(story: Story) -> None:
 
 
 def test_what_is_known_to_be_lost_may_come_later_and_then_nothing_else(story: Story) -> None:
-    """From a node that has not noticed yet; what it goes on with is of that history too."""
+    """From a node that has not noticed yet; what it sends next is of that history too."""
     story.write("m1")
     second = story.write("m2")
     story.lose_tail(1, is_known=True)

@@ -1,4 +1,4 @@
-"""The checker on histories made at random, and then damaged; and how much work it is."""
+"""The checker on histories made at random, and then damaged; and how much work that takes."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _change_delivery(story: Story, chance: random.Random) -> bool:
 def _lose_event(story: Story, chance: random.Random) -> bool:
     if len(story.log) < 2:
         return False
-    del story.log[chance.randrange(len(story.log) - 1)]  # the last may be one that nobody knew of
+    del story.log[chance.randrange(len(story.log) - 1)]  # the last may be one that no client saw
     return True
 
 
@@ -164,7 +164,7 @@ DAMAGES = {
 def test_a_damaged_history_is_found_out(name: str, seed: int) -> None:
     story = Model(seed).run(120)
     damage = DAMAGES[name]
-    # The last delivery of one that left is a loss that nobody can see.
+    # The loss of the last delivery to a client that left cannot be detected.
     last = {
         record.subscription: record for record in story.history if isinstance(record, Delivered)
     }
@@ -179,7 +179,7 @@ def test_a_damaged_history_is_found_out(name: str, seed: int) -> None:
 
 
 def _calls(story: Story) -> int:
-    """Count the calls that a check takes: a measure of work that no machine changes."""
+    """Count the calls that a check takes: a measure of work that does not depend on the machine."""
     count = 0
 
     def tell(_frame: object, kind: str, _argument: object) -> None:

@@ -1,4 +1,4 @@
-"""The checker on what was delivered and acknowledged: what trips it, and what nearly does."""
+"""The checker on what was delivered and acknowledged: what trips it, and near misses."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_an_event_of_another_entity_is_inconsistent(story: Story) -> None:
 
 
 def test_two_readers_that_saw_two_events_at_one_number(story: Story) -> None:
-    """Split brain: none of both needs to be in the log."""
+    """Split brain: neither of the two needs to be in the log."""
     story.follow().saw(1, event_id="mine", event_seq=1)
     story.follow().saw(1, event_id="yours", event_seq=1)
     assert Counter(story.verdicts()) == {Verdict.ABORTED_READ: 2, Verdict.INCONSISTENT_OFFSET: 1}

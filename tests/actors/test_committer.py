@@ -1,4 +1,4 @@
-"""Group commit: whom one statement joins, and what a fault costs the others: nothing (I10)."""
+"""Group commit: what one statement merges, and that a fault costs the others nothing (I10)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def batches_of(store: FaultyStore, workspace_ids: str) -> list[Batch]:
 async def commit_all(
     committer: Committer, batches: Sequence[Batch]
 ) -> dict[str, DalsegnoError | None]:
-    """Commit them at once; tell for each what it raised."""
+    """Commit them at once; return what each raised."""
     outcomes: dict[str, DalsegnoError | None] = {}
 
     async def commit(batch: Batch) -> None:
@@ -75,7 +75,7 @@ async def commit_all(
 
 
 def joined(store: FaultyStore) -> list[str]:
-    """The workspaces of each statement, in its order or not."""
+    """The workspaces of each statement, optionally in its order."""
     return ["".join(sorted(b.workspace_id for b in statement)) for statement in store.statements]
 
 
@@ -292,7 +292,7 @@ async def test_where_the_refusal_cannot_be_read_nothing_was_written(
 async def test_a_commit_cancelled_as_its_answer_comes_leaves_the_committer_awake(
     committer: Committer, store: FaultyStore
 ) -> None:
-    """Whichever of the two is first in a step: the next batch is sent all the same."""
+    """Whichever of the two runs first in a step, the next batch is sent."""
     for number in range(40):
         answered = trio.Event()
         store.faults.append(held(answered))

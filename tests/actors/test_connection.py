@@ -1,4 +1,4 @@
-"""One client's connection: what is said on it, in what order, and how it ends."""
+"""One client's connection: its messages, their order, and how it ends."""
 
 from __future__ import annotations
 
@@ -452,7 +452,7 @@ async def test_the_number_of_subscriptions_is_bounded(store: FaultyStore, world:
             for n in range(2):
                 await wire.ask("subscribe", stream_id=f"workspace:w{n}", cursor=1)
             assert (await wire.ask("subscribe", stream_id="workspace:w2"))["code"] == "BAD_REQUEST"
-            # One that is there already is no further one.
+            # An existing subscription does not count again.
             again = await wire.ask("subscribe", stream_id="workspace:w1")
             assert again["type"] == "subscribed"
             await wire.ask("unsubscribe", stream_id="workspace:w0")
@@ -494,12 +494,12 @@ async def test_a_view_that_fails_ends_its_stream_and_no_more(office: Actors) -> 
         error = await wire.hear()
         assert (error["code"], error["stream_id"]) == ("INTERNAL_ERROR", STREAM)
         assert (await entity.hear())["code"] == "INTERNAL_ERROR"
-        # The workspace has not noticed, and neither has anybody else.
+        # The workspace has not noticed, and nothing else has either.
         assert office.incarnations() == 1
         await put_many(office, 2)
         await office.workspace("neighbour").send(Put("a"))
         await wire.silence()
-        # From the tail and from the store it is no better; behind it, all is well.
+        # Read from the tail or from the store it is the same; events after it are fine.
         await wire.ask("subscribe", stream_id=STREAM, cursor=3)
         assert (await wire.hear())["code"] == "INTERNAL_ERROR"
         office.forget()
@@ -815,7 +815,7 @@ async def test_x_rbac_2_a_connection_in_the_middle_of_subscribing(
 async def test_an_overflowing_outbox_lags_and_catches_up_in_order(
     store: FaultyStore, world: World
 ) -> None:
-    """X-BP-1, X-BP-2: bounded, nobody waits, and nothing is lost."""
+    """X-BP-1, X-BP-2: bounded, nothing waits, and nothing is lost."""
     async with running(store, world, limits=Limits(outbox_bytes_max=2_000)) as actors:
         await actors.workspace().send(Put("a"))
         async with (
@@ -1037,7 +1037,7 @@ async def test_a_connection_cancelled_from_outside_tells_its_client(office: Acto
 async def test_i10_a_client_that_goes_while_it_catches_up_harms_no_publisher(
     office: Actors,
 ) -> None:
-    """Whenever a publisher comes to it: there is a step in which its nursery takes no task."""
+    """Whenever a publisher reaches it: in one step its nursery accepts no task."""
     await put_many(office, 10)
 
     async def publish(wire: Wire, steps: int) -> None:
@@ -1045,7 +1045,7 @@ async def test_i10_a_client_that_goes_while_it_catches_up_harms_no_publisher(
             await trio.lowlevel.checkpoint()
         wire.connection.writer.flush_nowait()
 
-    for number in range(60):  # who runs first in a step is chance
+    for number in range(60):  # which one runs first in a step is random
         wire = Wire(office, room_bytes=300)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wire.run)
@@ -1059,7 +1059,7 @@ async def test_i10_a_client_that_goes_while_it_catches_up_harms_no_publisher(
 async def test_x_ack_2_what_was_acked_is_durable_before_the_close_frame(
     actors: Actors, store: FaultyStore, fault: DalsegnoError | str | None
 ) -> None:
-    """A client that comes back to another node finds its place there."""
+    """A client that reconnects to another node resumes there."""
     await send_all(actors.workspace(), [Put("a")] * 3)
 
     gate = trio.Event()

@@ -60,7 +60,7 @@ def seqs(messages: list[Message]) -> list[int]:
 
 
 async def hear_up_to(wire: Wire, seq: int) -> list[int]:
-    """Hear the events of one stream up to a number."""
+    """Receive the events of one stream up to a number."""
     heard: list[int] = []
     while not heard or heard[-1] < seq:
         heard += seqs([await wire.hear()])
@@ -82,7 +82,7 @@ async def all_wired(actors: Actors, count: int, **who: Any) -> AsyncIterator[lis
 async def test_x_bp_1_one_that_never_reads_costs_nobody_anything(
     store: CountingStore, world: World
 ) -> None:
-    """By counts: every commit is with everybody else before the next command is sent."""
+    """By counts: every commit has reached all other readers before the next command is sent."""
     limits = Limits(outbox_bytes_max=2_000, write_deadline_s=10_000)
     async with (
         running(store, world, limits=limits) as actors,
@@ -408,7 +408,7 @@ async def unpublished(
 async def test_an_entitys_reader_whose_last_events_were_dropped_reads_them_again(
     store: CountingStore, world: World
 ) -> None:
-    """Nothing is published behind them that would show the gap."""
+    """Nothing is published after them that would reveal the gap."""
     limits = Limits(outbox_bytes_max=700)
     async with running(store, world, limits=limits) as actors:
         await put(actors, 1)
@@ -543,7 +543,7 @@ async def test_subscriptions_are_looked_up_so_many_at_a_time_in_order_of_arrival
             delivery = actors.service.directory.delivery
             now = delivery.statistics()
             assert (now.subscribing, now.waiting, len(looked)) == (1, 4, 1)
-            # The program's own loop needs nothing of the store, and does not wait.
+            # The program's own loop needs nothing from the store, and does not wait.
             with trio.fail_after(1):
                 async with actors.workspace().subscribe(after=0) as events:
                     assert (await anext(events)).event_seq == 1
@@ -653,7 +653,7 @@ async def test_a_hub_ends_in_the_middle_of_a_subscribe_with_an_answer(
 async def test_who_has_stopped_reads_the_end_behind_what_was_kept_for_it(
     store: CountingStore, world: World, outbox_bytes_max: int
 ) -> None:
-    """Dense up to the error, whatever of it was dropped: the rest is there by the cursor."""
+    """Dense up to the error, whatever was dropped: the rest can be read from the cursor."""
     limits = Limits(outbox_bytes_max=outbox_bytes_max)
     async with (
         running(store, world, limits=limits) as actors,
@@ -781,7 +781,7 @@ async def test_x_rep_2_what_is_not_kept_is_a_stale_cursor_and_the_lowest_one_wor
     async with wired(actors, role="viewer") as wire:
         where = {"stream_id": stream_id, "workspace_id": "w"}
         error = await wire.ask("subscribe", **where, cursor=cursor, request_id="r")
-        if error["type"] == "subscribed":  # from the very beginning the page tells
+        if error["type"] == "subscribed":  # from the very beginning, the page shows it
             error = await wire.hear()
         assert error["code"] == "STALE_CURSOR"
         assert error["details"] == {
@@ -827,7 +827,7 @@ async def test_the_chain_of_the_lowest_cursor_is_checked_by_the_event_behind_it(
         said = await wire.ask("subscribe", stream_id=STREAM, cursor=good)
         assert (said["type"], said["chain"]) == ("subscribed", chains[3])
         assert await hear_up_to(wire, 10) == [5, 6, 7, 8, 9, 10]
-        # An entity's next event does not tell, so what cannot be checked is refused.
+        # An entity's next event does not show it, so what cannot be checked is refused.
         entity = await wire.ask("subscribe", **BOX, cursor=f"2-{chains[2]}")
         assert entity["code"] == "STALE_CURSOR"
 

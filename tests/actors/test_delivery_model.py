@@ -1,6 +1,6 @@
-"""Whatever lags, leaves, resumes, or is moved away: every reader gets each event once, in order.
+"""Whatever lags, leaves, resumes or is moved: every reader gets each event once, in order.
 
-The model is a list of events a stream.  Clients read when it pleases them, so outboxes overflow,
+The model is a list of events a stream.  Clients read at arbitrary times, so outboxes overflow,
 pages come from the tail, from each other and from the store, and hubs end in between.
 """
 
@@ -42,7 +42,7 @@ class Reader:
     wire: Wire | None = None
     got: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STREAMS, 0))
     asked: set[str] = field(default_factory=set)
-    """Streams that it subscribes to and has no answer for yet."""
+    """Streams that it has subscribed to without an answer yet."""
     follows: set[str] = field(default_factory=set)
 
 
@@ -58,7 +58,7 @@ class Machine:
         self.streams: dict[str, list[int]] = {name: [] for name in STREAMS}
         """The model: the ``event_seq`` of each event, by stream."""
         self.taken: list[int] = []
-        """What a loop of the program took."""
+        """What the loop of a program took."""
         self.loop: Listening | None = None
         self.actors: Actors
 
@@ -130,7 +130,7 @@ class Machine:
         )
 
     async def read(self) -> None:
-        """Read some of what is there."""
+        """Read some of what has arrived."""
         reader = self.any_reader()
         for _ in range(self.draw(st.integers(1, 12), "messages")):
             await trio.testing.wait_all_tasks_blocked()
@@ -139,7 +139,7 @@ class Machine:
             self.compare(reader, msgspec.json.decode(await reader.wire.client.receive()))
 
     async def unsubscribe(self) -> None:
-        """Stop following a stream; what is on its way still comes."""
+        """Stop following a stream; what is in flight still arrives."""
         reader = self.any_reader()
         stream_id = self.draw(st.sampled_from(STREAMS), "stream")
         if reader.wire is None or stream_id not in reader.follows:
@@ -160,7 +160,7 @@ class Machine:
             reader.follows.clear()
 
     async def forget(self) -> None:
-        """Have the next page read from the store."""
+        """Make the next page be read from the store."""
         self.actors.forget()
 
     async def move(self) -> None:
@@ -170,7 +170,7 @@ class Machine:
         hub.open(hub.head, hub.chain)
 
     async def loop_on(self) -> None:
-        """Take some events in a loop of the program, or leave it."""
+        """Take some events in the loop of a program, or leave the loop."""
         if self.draw(st.booleans(), "leaves"):
             await self.loop_off()
             return
@@ -195,7 +195,7 @@ class Machine:
     # ------------------------------------------------------------------------------ the end of it
 
     async def finish(self, reader: Reader) -> None:
-        """Follow everything to its end."""
+        """Follow every stream to its end."""
         due = [stream_id for stream_id in STREAMS if self.streams[stream_id]]
         while any(reader.got[stream_id] < len(self.streams[stream_id]) for stream_id in due):
             for stream_id in due:

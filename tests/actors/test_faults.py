@@ -1,4 +1,4 @@
-"""What commands get when the store fails: never a guess, nothing twice, nobody else harmed."""
+"""What commands get when the store fails: never a guess, nothing twice, no neighbour harmed."""
 
 from __future__ import annotations
 
@@ -326,7 +326,7 @@ async def test_i4_an_outcome_that_stays_unknown_is_said_by_the_deadline(
     assert trio.current_time() == pytest.approx(actors.service.limits.command_deadline_s, abs=1)
     del store.before["acquire"]
     await eventually(lambda: "running" in repr(actors.service.directory.slot("w")))
-    # A repeat with the same key tells.
+    # A repeat with the same key finds out.
     repeat = await workspace.send(Put("a", "x"), key="k")
     assert (repeat.repeated, repeat.event_seq) == (True, 2)
 
@@ -365,7 +365,7 @@ async def test_an_unknown_making_of_a_workspace(
     async def fail_once() -> None:
         nonlocal calls
         calls += 1
-        if calls == 2:  # the first looks whether it is there
+        if calls == 2:  # the first checks whether it exists
             if created:
                 store.before.clear()
                 await store.acquire("w", "n", create=True)
@@ -430,7 +430,7 @@ async def test_a_corrupt_record_halts_its_workspace_and_no_other(
             async with actors.workspace().subscribe():
                 pass
         assert (await actors.workspace("neighbour").send(Put("a"))).event_seq == 2
-    # … and it stays so, for whoever opens it next (X-PER-9).
+    # … and it stays so, whichever node opens it next (X-PER-9).
     async with running(store, world) as actors:
         assert isinstance(await refusal(actors.workspace(), Put("b")), WorkspaceHaltedError)
         assert (await actors.workspace("neighbour").send(Put("a"))).event_seq == 3
@@ -640,7 +640,7 @@ async def test_readers_of_a_history_that_a_failover_lost_are_told(
 
 
 def roll_back(store: FaultyStore, kept: int) -> None:
-    """Lose the end of a log, as an asynchronous standby does that becomes the primary."""
+    """Lose the end of a log, as when an asynchronous standby is promoted."""
     log = store._logs["w"]
     for event in log.events[kept:]:
         log.streams[event.stream_id].remove(event)

@@ -1,4 +1,4 @@
-"""What a hostile reader of this code tried, and what must not come of it."""
+"""Attacks by a hostile reader of this code, and what they must not achieve."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ async def test_i9_a_slow_loop_holds_few_events_however_small_they_are(actors: Ac
     workspace = actors.workspace()
     bound = actors.service.limits.outbox_bytes_max
     async with workspace.subscribe(after=None) as events:
-        # One is taken so that the loop is live; what follows is offered and not taken.
+        # One event is taken so that the loop is live; the following are offered and not taken.
         await workspace.send(Put("x"))
         await anext(events)
         for _ in range(20):
@@ -287,7 +287,7 @@ async def test_a_stranger_neither_opens_nor_moves_a_workspace_nor_hears_where_it
         async with wired(b, user_id="member") as wire:
             answer = await wire.ask("subscribe", stream_id="workspace:w")
             assert answer["code"] == "WORKSPACE_MOVED"
-        # Released, it is whose member asks first; a stranger moves it nowhere.
+        # Once released, it goes to the node that a member asks first; a stranger moves it nowhere.
         await a.service.directory.release("w", 1)
         async with wired(b, user_id="stranger") as wire:
             answer = await wire.ask("subscribe", stream_id="workspace:w")

@@ -35,7 +35,7 @@ async def put_many(workspace: Workspace, count: int, box_id: str = "a") -> None:
 
 
 async def take(workspace: Workspace, count: int, *, after: int | None = 0) -> list[int]:
-    """Listen for so many events."""
+    """Take so many events."""
     seqs: list[int] = []
     async with workspace.subscribe(after=after) as events:
         while len(seqs) < count:
@@ -75,7 +75,7 @@ async def test_x_sub_3_a_long_replay_comes_in_pages(actors: Actors) -> None:
 
 
 async def test_an_event_is_there_when_it_is_seen(actors: Actors, store: FaultyStore) -> None:
-    """X-PER-1: whoever hears of an event can read it back."""
+    """X-PER-1: a reader that receives an event can read it back."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(put_many, actors.workspace(), 50)
         async with actors.workspace().subscribe() as events:
@@ -232,7 +232,7 @@ async def member(actors: Actors) -> AsyncIterator[Workspace]:
 
 
 async def drained(workspace: Workspace, *, after: int = 0) -> tuple[list[int], str]:
-    """Listen until the end; tell what came, and the code of the end."""
+    """Follow until the end; return the events, and the code of the end."""
     seqs: list[int] = []
     try:
         async with workspace.subscribe(after=after) as events:

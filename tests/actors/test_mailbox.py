@@ -76,7 +76,7 @@ async def test_waiting_senders_come_in_in_their_order_whatever_their_size() -> N
         assert box.statistics().senders == 3
         while len(taken) < 7:
             taken += box.take(count_max=1, bytes_max=1)
-            # Nobody comes in before those who wait, not even where there would be room.
+            # No sender overtakes those that wait, even if there is room for it.
             if box.statistics().senders:
                 with pytest.raises(trio.WouldBlock):
                     box.send_nowait(Item("z", 1))
@@ -165,7 +165,7 @@ async def test_draining_takes_up_to_the_first_to_keep_and_those_who_waited_too()
             nursery.start_soon(box.send, Item(name))
             await trio.testing.wait_all_tasks_blocked()
         assert names(box.drain(lambda item: item.name == "c")) == "ab"
-        # In one step, so that nobody is left who would put something where nobody takes it.
+        # In one step, so that no sender puts a command where it would never be taken.
         assert names(box.drain()) == "cde"
     assert len(box) == 0
 

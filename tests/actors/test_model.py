@@ -236,7 +236,7 @@ class Machine:
             self.compare(client, heard)
 
     async def compare_all(self, client: Client) -> None:
-        """Hear everything that is due."""
+        """Receive everything that is due."""
         if client.wire is None:
             return
         while any(

@@ -32,7 +32,7 @@ START = datetime(2026, 2, 13, tzinfo=UTC)
 
 @dataclass
 class Notebook:
-    """One note, decided, written and folded as a workspace does it, without one."""
+    """One note, decided, written and folded as in a workspace, without one."""
 
     log: list[tuple[str, int, str]] = field(default_factory=list)
     state: Note | None = None
@@ -81,7 +81,7 @@ def begun(markdown: str = "Hello world", title: str = "A note") -> Notebook:
 
 
 def refused(notebook: Notebook, command: NoteCommand) -> str:
-    """Send what must be refused, and see that nothing happened."""
+    """Send a command that must be refused, and check that nothing happened."""
     before = (list(notebook.log), notebook.state)
     with pytest.raises(Reject) as caught:
         notebook.send(command)
@@ -99,7 +99,7 @@ class Model:
     versions: list[tuple[str, list[str], bool]] = field(default_factory=list)
 
     def send(self, command: NoteCommand) -> str | None:
-        """Answer with a code, or with None where it is accepted."""
+        """Return the code of the refusal, or None if it is accepted."""
         base_version = getattr(command, "base_version", None)
         match command:
             case CreateNote(title=title, markdown=markdown):

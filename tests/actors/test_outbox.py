@@ -1,4 +1,4 @@
-"""What waits for one client: replies first, events in order, last words to the end, all bounded."""
+"""The queue of one client: replies first, events in order, closing messages last, all bounded."""
 
 from __future__ import annotations
 

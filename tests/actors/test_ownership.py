@@ -1,4 +1,4 @@
-"""Who serves a workspace: leases decide when it moves, epochs that nothing is lost or doubled."""
+"""Which node serves a workspace: leases decide when it moves, epochs that no event is lost."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ async def test_readers_of_an_idle_owner_that_was_paused_hear_of_it_at_the_next_b
             a.gate.shut()
             await taken_over(b)
             await b.workspace().send(Put("x", "new"))
-            # What is answered from a's memory is known to be doubtful, so the store is asked.
+            # What is in a's memory is known to be unverified, so the store is asked.
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(a.workspace().get, boxes, "x")
                 await trio.testing.wait_all_tasks_blocked()
@@ -306,7 +306,7 @@ async def test_x_seq_4_two_nodes_that_fight_for_a_workspace_double_and_skip_noth
 async def test_a_process_that_was_replaced_takes_nothing_back(
     store: FaultyStore, world: World
 ) -> None:
-    """It thaws after another process became the same node, and has a beat yet to hear of it."""
+    """It thaws after another process became the same node, and learns that with its next beat."""
 
     async def perform() -> None:
         async with node(store, "a", world=world) as first:
@@ -337,7 +337,7 @@ async def test_a_process_that_was_replaced_takes_nothing_back(
 async def test_a_process_that_was_replaced_answers_nothing_that_it_remembers(
     store: FaultyStore, world: World, text: str
 ) -> None:
-    """Its lease is the node's, and tells nothing of which process the node is."""
+    """Its lease is the node's, and says nothing about which process the node is."""
 
     async def perform() -> None:
         async with node(store, "a", world=world) as first:
@@ -397,7 +397,7 @@ async def test_some_of_what_is_served_is_compared_with_every_beat(
                 nursery.start_soon(listen, f"w{n}")
             await trio.testing.wait_all_tasks_blocked()
             assert await store.beat("b", "b", address=None, lease_s=1e6, first=True) == 0
-            for n in range(7):  # nothing told a that its lease was over
+            for n in range(7):  # a was not told that its lease was over
                 log = store._logs[f"w{n}"]
                 log.head = msgspec.structs.replace(log.head, epoch=9, owner="b")
             with trio.fail_after(4 * LIMITS.lease_beat_s):

@@ -1,4 +1,4 @@
-"""Shared pages: one read for all who wait for it, whoever of them leaves; kept by bytes."""
+"""Shared pages: one read for all that wait for it, whichever of them leaves; bounded by bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def key(first: int, limit: int = 2, era: object = ERA) -> PageKey:
 
 
 class Slow:
-    """A store that answers when it is told to."""
+    """A store that answers when told to."""
 
     def __init__(self, *answers: Sequence[Event] | Exception) -> None:
         self.answers = list(answers)
@@ -162,7 +162,7 @@ async def test_a_bug_in_a_read_is_its_own_readers() -> None:
 
 
 async def test_that_nothing_follows_is_known_only_as_far_as_was_looked() -> None:
-    """Who came later may know of an event that the read could not see."""
+    """A reader that came later may know of an event that the read could not see."""
 
     async def play(readers: Readers) -> None:
         await readers.begin(bound=5)

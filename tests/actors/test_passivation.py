@@ -1,4 +1,4 @@
-"""Workspaces that nobody asks leave memory, and no message is lost on the way."""
+"""Unused workspaces leave memory, and no message is lost in the process."""
 
 from __future__ import annotations
 

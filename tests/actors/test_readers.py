@@ -1,4 +1,4 @@
-"""Readers in step: one place and one write for all, and what takes somebody out of it."""
+"""Cohorts: one position for all members and one write for each, and what makes a reader leave."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def store(world: World) -> CountingStore:
 
 @pytest.fixture
 async def crowd(store: CountingStore, world: World) -> AsyncIterator[Crowd]:
-    """Some readers in step; while a commit is written to them others run after each write."""
+    """A cohort of readers; while a commit is written to them other tasks run after each write."""
     async with (
         running(store, world, limits=Limits(offers_per_yield=1)) as actors,
         AsyncExitStack() as stack,
@@ -324,7 +324,7 @@ async def test_an_ack_meanwhile_of_what_is_not_written_yet_is_refused(crowd: Cro
 
 
 class Taker:
-    """Takes all that it is given."""
+    """Takes everything that it is given."""
 
     user_id = None
 

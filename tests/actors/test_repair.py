@@ -1,4 +1,4 @@
-"""A halted workspace stays halted until its log was checked, and that is written down."""
+"""A halted workspace stays halted until its log was verified, and that is recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is started again, in which order, how often, and what follows when that does not help."""
+"""Which services are restarted, in which order, how often, and what follows if that is no help."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.actors._world import (
 
 
 class Troupe:
-    """Services that tell what they do, and fail on demand."""
+    """Services that record what they do, and fail on demand."""
 
     def __init__(self, *names: str, failures_max: int = 3, window_s: float = 60.0) -> None:
         self.said: list[str] = []

@@ -1,4 +1,4 @@
-"""The tails: dense, bounded together, the oldest commit of all goes first; against a model."""
+"""The tails: dense, bounded together, the oldest commit of all evicted first; against a model."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_tail_is_taken_up_again_where_the_log_still_ends_there() -> None:
 
 @dataclass
 class Model:
-    """Commits in order: whose, and how many events."""
+    """Commits in order: the workspace, and how many events."""
 
     commits: list[tuple[str, int, int]] = field(default_factory=list)
     last: dict[str, int] = field(default_factory=dict)

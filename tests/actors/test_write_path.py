@@ -1,4 +1,4 @@
-"""From a command to its receipt, where nothing fails: order, versions, keys, roles, snapshots."""
+"""From a command to its receipt, when nothing fails: order, versions, keys, roles, snapshots."""
 
 from __future__ import annotations
 
@@ -558,7 +558,7 @@ async def test_x_snap_1_snapshots_at_100_and_200_and_a_rebuilt_state_is_the_live
         assert 210 - entity.state_version <= actors.service.limits.state_lag_events_max
     async with running(store, world) as actors:
         assert await actors.workspace().get(notes, "n") == live
-        # … and where no stored state is used at all, from the log alone.
+        # … and from the log alone, without any stored state.
         state = None
         for event in await log_of(store):
             known = notes.decode(event.type, event.type_version, event.payload)

@@ -1,4 +1,4 @@
-"""The stores that the contract suite runs on, and what it takes to write to them by hand."""
+"""The stores that the contract suite runs on, and what it needs to write to them by hand."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Accompanied(PostgresStore):
 
 
 class SimulatedHarness(MemoryHarness):
-    """The memory store as a simulated process sees it, while nothing goes wrong."""
+    """The memory store as a simulated process sees it, without faults."""
 
     def __init__(self, wire: trio.Nursery) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ def accounts(harness: Harness) -> AccountStore:
 
 @pytest.fixture
 async def other(migrated: str) -> AsyncIterator[Connection]:
-    """Somebody else's connection."""
+    """Another client's connection."""
     connection = await connect(migrated, settings={"application_name": "other"})
     yield connection
     await connection.aclose()

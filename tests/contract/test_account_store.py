@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dalsegno.runtime._account_store import AccountStore
     from tests.contract.conftest import Harness
 
-# Later than any clock of the suite, the database's too.
+# Later than any clock of the suite, the database's included.
 UNTIL = START.replace(year=2100)
 DAY_S = 24 * 3600
 LATER = UNTIL + timedelta(hours=1)

@@ -1,4 +1,4 @@
-"""Who owns a workspace, while others ask for it at the same time: the races of a real database."""
+"""Who owns a workspace when several ask for it at the same time: the races of a real database."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ async def test_a_beat_while_a_takeover_waits_keeps_the_workspace(
 async def test_a_beat_returns_after_the_takeovers_that_it_came_too_late_for(
     store: PostgresStore, other: Connection
 ) -> None:
-    """So what the node compares afterwards has them all."""
+    """So the node's comparison afterwards covers them all."""
     await live(store, "a", "b")
     await acquired(store, "w", "a")
     await die(store, "a")
@@ -190,7 +190,7 @@ async def test_i10_what_another_node_serves_is_looked_at_without_a_lock(
 async def test_many_takeovers_and_beats_at_once_make_one_owner_each(
     migrated: str, other: Connection
 ) -> None:
-    """Who took a workspace from a live node would show as an epoch too many."""
+    """A takeover from a live node would show as one epoch too many."""
     workspaces = [f"w{n}" for n in range(20)]
     async with PostgresStore.open(migrated) as store:
         await live(store, "dead", *"abcd")
@@ -249,7 +249,7 @@ async def test_i3_who_is_fenced_while_it_waits_changes_nothing(
 
 
 async def test_i9_a_beat_waits_for_nothing_else(store: PostgresStore, other: Connection) -> None:
-    """Whatever the store is busy with, a lease is not lost over it."""
+    """However busy the store is, no lease is lost over it."""
     await live(store, "a")
     w = await writer(store, "w")
     key = CursorKey("u", "c", "w", "s")

@@ -1,4 +1,4 @@
-"""What befalls the whole server: a restart, and standbys that are not there."""
+"""What happens to the whole server: a restart, and missing standbys."""
 
 from __future__ import annotations
 
@@ -99,13 +99,13 @@ def restart(server: EmbeddedPostgres) -> None:
 
 @asynccontextmanager
 async def without_standby(server: EmbeddedPostgres) -> AsyncIterator[psycopg.Connection]:
-    """A server whose commits wait for a standby that nobody is."""
+    """A server whose commits wait for a standby that does not exist."""
 
     def configure(sql: str) -> None:
         admin.execute(sql)
         admin.execute("select pg_reload_conf()")
 
-    # Its own statements write nothing, and so wait for nobody.
+    # Its own statements write nothing, and so wait for no standby.
     with psycopg.connect(server.dsn, autocommit=True) as admin:
         configure("alter system set synchronous_standby_names = 'nobody'")
         try:
@@ -115,7 +115,7 @@ async def without_standby(server: EmbeddedPostgres) -> AsyncIterator[psycopg.Con
 
 
 def cancel_waiting(admin: psycopg.Connection) -> int:
-    """End every wait for a standby, as an operator might, or a pooler whose client left."""
+    """Cancel every wait for a standby, as an operator might, or a pooler whose client left."""
     cancelled = admin.execute(
         "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'"
     )

@@ -64,7 +64,7 @@ async def test_i10_a_locked_head_delays_no_neighbour(
 async def test_i4_acquiring_waits_for_an_append_that_was_abandoned(
     store: PostgresStore, other: Connection
 ) -> None:
-    """The caller gave up, the server did not: what acquire returns tells what came of it."""
+    """The caller gave up, the server did not: what acquire returns shows the outcome."""
     w = await writer(store, "w")
     event = w.event("note:1")
     acquired_at: list[int] = []
@@ -251,7 +251,7 @@ async def test_a_payload_that_is_no_json_is_bad_data(store: PostgresStore) -> No
 async def test_appends_are_not_timed_out_and_commits_are_on_disk(
     migrated: str, other: Connection
 ) -> None:
-    """Whatever a host's database is set to."""
+    """Whatever the settings of a host's database."""
     await other.execute("""
         do $$ begin
           execute format('alter database %I set synchronous_commit = off', current_database());
@@ -279,7 +279,7 @@ SHORT = 100
 
 
 async def lengthen(other: Connection, workspace_id: str, length: int) -> None:
-    """Give a workspace a past: an event and a result each, and nothing is ever analysed."""
+    """Give a workspace a past: so many events with a result each, never analysed."""
     fill = [
         """insert into dalsegno.workspace_head (workspace_id, epoch, head_seq)
            values ($1::text, 1, $2::bigint)""",
@@ -321,7 +321,7 @@ async def touched(store: PostgresStore, other: Connection, call: Awaitable[objec
         for pool in (pools.appending, pools.reading, pools.maintenance, pools.heartbeat):
             async with pool.connection() as connection:
                 await connection.execute("select pg_stat_force_next_flush()")
-        # What filled the tables is else told up to a second later, amid what is counted.
+        # Otherwise the filling is reported up to a second later, amid what is counted.
         await other.execute("select pg_stat_force_next_flush()")
         ((pages,),) = await other.fetch(
             "select sum(heap_blks_hit + heap_blks_read + coalesce(idx_blks_hit + idx_blks_read, 0)"
@@ -485,7 +485,7 @@ async def test_x_seq_4_owners_that_fight_and_backends_that_die_leave_dense_logs(
 
 
 async def test_i9_a_server_that_says_nothing_is_given_up(migrated: str) -> None:
-    """The backend is frozen in the middle of a read: the caller hears of it all the same."""
+    """The backend is frozen in the middle of a read: the caller still gets an error."""
     limits = Limits(answer_deadline_s=1.0)
     async with PostgresStore.open(migrated, limits=limits) as store:
         with psycopg.connect(migrated, autocommit=True) as other:

@@ -39,7 +39,7 @@ class MemoryClient:
 
 
 class NativeClient:
-    """trio-websocket: another implementation of the RFC, by other people."""
+    """trio-websocket: an independent implementation of the RFC."""
 
     def __init__(self, transport: Transport, connection: tw.WebSocketConnection) -> None:
         self.transport = transport

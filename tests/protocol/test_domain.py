@@ -1,4 +1,4 @@
-"""What a domain is declared to be, and what it makes of a log."""
+"""How a domain is declared, and how it folds a log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does not get in, and that looking costs no more than reading."""
+"""What validation refuses, and that it costs no more than reading."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ EVENT = Event(
 
 
 def test_the_chain_of_a_stored_log_never_changes() -> None:
-    """Cursors out there and logs at rest hold these numbers: this test is not to be mended."""
+    """Clients' cursors and stored logs contain these numbers: never adapt this test."""
     assert SCHEMA_VERSION == 2
     first = chained(CHAIN_START, EVENT)
     assert f"{first:016x}" == "6de5352990b12725"

@@ -1,4 +1,4 @@
-"""What a client says: every message of REQUIREMENTS §1.2.2, and what is none."""
+"""A client's messages: all of REQUIREMENTS §1.2.2, and invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is due to a reader, told by numbers alone: against a model, and case by case."""
+"""What is due to a reader, from numbers alone: against a model, and case by case."""
 
 from __future__ import annotations
 

@@ -55,14 +55,14 @@ async def serving(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until it holds."""
+    """Wait until a condition holds."""
     with trio.fail_after(20):
         while not condition():
             await trio.sleep(0.005)
 
 
 async def register(url: str) -> str:
-    """Make the first account over HTTP, with its password; give its workspace."""
+    """Make the first account over HTTP, with its password; return its workspace."""
     body = {"email": EMAIL, "password": PASSWORD, "display_name": "Owner"}
     async with httpx.AsyncClient(trust_env=False) as http:
         response = await http.post(f"{url}/api/setup/register", json=body)
@@ -124,13 +124,13 @@ class Proxy:
         await trio.serve_listeners(self._serve, [listener], handler_nursery=self._nursery)
 
     def cut(self) -> None:
-        """End every connection without a word."""
+        """End every connection without a close handshake."""
         for scope in self._scopes:
             scope.cancel()
         self._scopes.clear()
 
     def silence(self) -> None:
-        """Let nothing more through on the connections that there are."""
+        """Hold back everything on the existing connections."""
         self._flow = trio.Event()
 
     def relent(self) -> None:

@@ -1,4 +1,4 @@
-"""How many sockets get in, over real sockets, and what the others hear."""
+"""How many sockets are admitted, over real sockets, and what the others get."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ async def test_so_many_are_let_in_at_the_same_time_and_the_others_in_their_order
         for stream in streams:
             assert (await read_until(stream, b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
         assert (most, refused(port)) == (at_once, 0)
-        if at_once == 1:  # those who run together have no order between them
+        if at_once == 1:  # tasks that run in the same step have no order among them
             assert order == [str(index) for index in range(12)]
         for stream in streams:
             await stream.aclose()

@@ -1,4 +1,4 @@
-"""What can be typed wrong, and what it says; settings and where they come from."""
+"""Wrong input and its error messages; settings and where they come from."""
 
 from __future__ import annotations
 

@@ -336,7 +336,7 @@ async def test_who_is_behind_another_of_its_client_id_goes_on(
         async with one.subscribe(stream) as first, two.subscribe(stream) as second:
             for event in [await anext(first) for _ in range(3)]:
                 first.ack(event)
-            while second.acked < 3:  # the server's answer to an ack that is stale tells
+            while second.acked < 3:  # the server's answer to a stale ack says so
                 second._ack_said = 0
                 second.acked = 1
                 second._say_ack()
@@ -606,7 +606,7 @@ async def test_x_per_9_a_halted_workspace_is_said_at_once(
 
 
 class Recorder:
-    """What a client says, instead of a connection."""
+    """Records what a client sends, in place of a connection."""
 
     was_useful = False
     slot_s: float | None = None
@@ -761,7 +761,7 @@ def test_delays_double_below_a_cap_with_full_jitter_and_end() -> None:
     assert most.after(error) == 1
     assert Retries(limits, lambda: 0.0).after(error) == 0
     assert Retries(limits, lambda: 0.0).after(OverloadedError(retry_after_s=3)) == 3
-    # Everybody was told the same, so chance decides; but nobody asks much sooner.
+    # All were told the same time, so chance decides; but none asks much sooner.
     moved = WorkspaceMovedError("n", retry_after_s=8)
     assert Retries(limits, lambda: 0.0).after(moved) == 0
     assert Retries(limits, lambda: 0.5).after(moved) == 4

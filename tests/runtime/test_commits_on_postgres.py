@@ -120,7 +120,7 @@ async def test_a_locked_head_waits_alone(migrated: str) -> None:
 
 
 async def test_a_data_error_is_its_batchs_alone(migrated: str) -> None:
-    """Nothing that a command can hold gets this far, so the batch is spoiled on its way."""
+    """Nothing that a command can contain gets this far, so the batch is corrupted on its way."""
     async with open_runtime(migrated) as rt:
         spoiled, neighbour = rt.workspace("spoiled"), rt.workspace("neighbour")
         await spoiled.send(AddTask("t0", "x"))
@@ -162,7 +162,7 @@ async def test_a_data_error_is_its_batchs_alone(migrated: str) -> None:
 
 
 async def test_i4_an_abandoned_commit_gets_the_right_answer(migrated: str) -> None:
-    """The database is blocked past the deadline; once it goes on, nothing is lost or doubled."""
+    """The database is blocked past the deadline; once it continues, nothing is lost or doubled."""
     async with open_runtime(migrated, commit_deadline_s=0.3) as rt:
         workspace = rt.workspace("acme")
         await workspace.send(AddTask("t0", "x"))
@@ -187,7 +187,7 @@ async def test_i4_an_abandoned_commit_gets_the_right_answer(migrated: str) -> No
 
 
 async def test_an_unknown_outcome_has_a_deadline(migrated: str) -> None:
-    """Nobody waits for ever: the database stays blocked, the caller hears that it is unknown."""
+    """No caller waits for ever: the database stays blocked, the outcome is reported as unknown."""
     async with open_runtime(
         migrated, commit_deadline_s=0.2, command_deadline_s=1.0, drain_deadline_s=0.2
     ) as rt:

@@ -1,4 +1,4 @@
-"""The embedded server: what it leaves on disk, whom it lets in, and what it survives."""
+"""The embedded server: what it leaves on disk, which users may connect, and what it survives."""
 
 import os
 import shutil
@@ -229,7 +229,7 @@ def test_a_server_that_was_killed_recovers_at_once(data: Path) -> None:
 def test_a_pid_file_that_names_a_stranger_does_not_count(
     data: Path, tmp_path: Path, stranger: str
 ) -> None:
-    # After a crash of the machine the number may be anybody's, even another postgres's.
+    # After a crash of the machine the pid may be any process's, even another postgres's.
     name = "postgres: checkpointer" if stranger == "postgres" else "sleep"
     process = subprocess.Popen([name, "60"], executable=shutil.which("sleep"), cwd=tmp_path)
     try:
@@ -296,7 +296,7 @@ def test_a_socket_folder_of_somebody_else_is_not_used(data: Path) -> None:
         EmbeddedPostgres(data).start()
 
 
-# Whom it runs as
+# The user that it runs as
 
 
 def user_of(server: EmbeddedPostgres) -> int:
@@ -365,7 +365,7 @@ def test_binaries_that_nobody_else_can_reach(reachable: Path) -> None:
 
 @as_root
 def test_in_a_container_whose_root_may_not_look_into_processes(reachable: Path) -> None:
-    # Docker withholds CAP_SYS_PTRACE: whose folder a process works in is then unknown.
+    # Docker withholds CAP_SYS_PTRACE: a process's working directory is then unknown.
     less = ("setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace")
     ran = run(*less, sys.executable, "-c", ONCE, reachable / "data")
     assert ran.returncode == 0, ran.stderr

@@ -1,4 +1,4 @@
-"""What is taken out before the parser is what the parser would have given, however it is cut."""
+"""What bypasses the parser is what the parser would have returned, however the bytes are split."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ async def read_until(stream: trio.SocketStream, end: bytes) -> bytes:
 
 
 async def closed(client: ClientConnection) -> int | None:
-    """Wait for the server's close frame; tell its code."""
+    """Wait for the server's close frame; return its code."""
     with pytest.raises(websockets.exceptions.ConnectionClosed) as caught:
         await client.recv()
     return None if caught.value.rcvd is None else int(caught.value.rcvd.code)
@@ -475,7 +475,7 @@ async def test_a_client_that_leaves_pipelined_answers_unread_is_forgotten(
 
 
 async def test_a_client_that_resets_while_an_answer_is_made_is_forgotten() -> None:
-    """The next request is read already, so nobody reads the reset; writing tells."""
+    """The next request is read already, so nothing reads the reset; a write reveals it."""
     async with serving() as port:
         async with await port.connect() as stream:
             await stream.send_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" + HELLO)
@@ -585,7 +585,7 @@ async def test_connections_that_end_in_every_way_leave_nothing_open() -> None:
 
 
 class EndOfStream(Exception):
-    """What `read_to_the_end` ends with when nobody reset the connection."""
+    """What `read_to_the_end` ends with if the connection was not reset."""
 
 
 async def read_to_the_end(stream: trio.SocketStream) -> None:

@@ -1,4 +1,4 @@
-"""The schema: applied once, by whoever comes first, and refused where it is not ours."""
+"""The schema: applied once, by the first process, and refused if it is not ours."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ async def test_a_database_of_the_first_release_is_brought_up(
         assert (halted.halted_reason, halted.halted_code) == ("found wanting", None)
         assert await store.read_audit("halted", limit=9) == []
 
-        # Nobody knows a lease of the owner, who is of the release before.
+        # The owner is of the release before and has no known lease.
         head = await store.acquire("w", "here", create=False)
         assert head is not None
         assert (head.epoch, head.owner) == (4, "here")
@@ -156,7 +156,7 @@ async def test_a_database_of_the_first_release_is_brought_up(
 
 
 async def test_the_release_before_runs_on_after_a_migration(connection: Connection) -> None:
-    """What it writes, it writes without what it does not know."""
+    """It writes rows without the columns that it does not know."""
     await migrate(connection)
     await connection.execute(FIRST)
     await connection.execute("update dalsegno.workspace_head set halted_reason = null")

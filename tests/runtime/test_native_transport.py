@@ -131,7 +131,7 @@ async def test_a_frame_that_announces_two_megabytes_is_refused_before_it_is_read
 
 
 async def test_the_close_frame_survives_a_client_that_goes_on_sending() -> None:
-    """Hanging up on unread bytes would reset the connection under the close frame."""
+    """Closing with unread bytes would reset the connection before the close frame is read."""
     limits = Limits(close_deadline_s=5)
     async with connected(limits) as (transport, client), trio.open_nursery() as nursery:
         nursery.start_soon(ended, transport)

@@ -1,4 +1,4 @@
-"""A node's id: made once, whole, private, and the same ever after."""
+"""A node's id: created once, atomically, private, and permanent."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ async def test_some_errors_say_that_the_connection_is_lost(
 
 
 async def test_a_warning_of_anybodys_is_no_error(connection: Connection) -> None:
-    """Only the one that a commit was not waited for is, whose SQLSTATE is the same."""
+    """Only the one for a commit that was not waited for is; its SQLSTATE is the same."""
     await connection.execute("do $$ begin raise warning 'canceling wait'; end $$")
     assert await connection.fetch("select 1") == [(1,)]
 

@@ -76,7 +76,7 @@ async def socket(owner: Person) -> AsyncIterator[WebSocketConnection]:
 
 
 async def hear_the_end(ws: WebSocketConnection) -> tuple[list[dict[str, Any]], int, str]:
-    """Everything that comes but heartbeats, and how the connection ends."""
+    """All messages but heartbeats, and how the connection ends."""
     said: list[dict[str, Any]] = []
     with trio.fail_after(PATIENCE_S):
         while True:

@@ -1,4 +1,4 @@
-"""What the simulations here are about: boxes that are put, moved and burned."""
+"""The domain of the simulations here: boxes that are put, moved and burned."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(choices: Choices, number: int) -> Simulated:
 
 
 def run_sound(seeds: range) -> tuple[Report, Counter[str]]:
-    """Run a schedule a seed; tell how much there was to them."""
+    """Run a schedule per seed; return how much there was to them."""
     report, faults = Report(), Counter[str]()
     for seed in seeds:
         done = run(SeededChoices(seed), seed)

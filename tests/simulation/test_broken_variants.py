@@ -48,7 +48,7 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 
 @dataclass(frozen=True)
 class Variant:
-    """A broken promise, what names it, and the schedules that reach it soon."""
+    """A broken promise, the verdict that names it, and the schedules that reach it soon."""
 
     break_it: Patch
     verdicts: tuple[Verdict, ...]
@@ -81,7 +81,7 @@ def publishes_before_the_commit(patch: pytest.MonkeyPatch) -> None:
 
 
 async def rebased(committer: Committer, batch: Batch, head: Head) -> Batch:
-    """Number a batch anew, behind whatever is there now."""
+    """Number a batch anew, after the current head."""
     streams = [event.stream_id for event in batch.events]
     versions = await committer._store.read_versions(batch.workspace_id, streams)
     events, link, seq = [], head.chain, head.head_seq
@@ -298,7 +298,7 @@ VARIANTS = [
 
 
 def seeds_until(variant: Variant, seeds: int) -> int | None:
-    """Tell after how many schedules the variant was caught by its name."""
+    """Return after how many schedules the variant was caught by its name."""
     for seed in range(seeds):
         done = variant.simulated(seed)
         if {violation.verdict for violation in done.violations} & {*variant.verdicts}:

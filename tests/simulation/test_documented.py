@@ -1,4 +1,4 @@
-"""What docs/testing.md shows is run as it stands there."""
+"""The program in docs/testing.md is run as it is."""
 
 import sys
 from pathlib import Path

@@ -32,7 +32,7 @@ def test_seeded_schedules(batch: int) -> None:
 
 
 def test_a_lost_tail_makes_no_second_history() -> None:
-    """A standby is promoted that lacks the newest events: the log stays one, and is read in order.
+    """A standby that lacks the newest events is promoted: there is one log, read in order.
 
     How soon a node notices that what it remembers is gone is another matter.
     """

@@ -1,9 +1,9 @@
-"""Clients that write, follow and acknowledge, whatever happens, and note down what they see.
+"""Clients that write, follow and acknowledge, whatever happens, and record what they see.
 
 Each of them has one connection at a time, to one of the servers.  A connection that ends, or a
 server that refuses the workspace, makes it go on to the next server, with its cursors; a command
-whose answer it did not get, or that was not applied, it says again under the same key until it has
-its receipt.  What all of them asked, heard and followed is one history for the checker.
+whose answer it did not get, or that was not applied, it repeats under the same key until it has its
+receipt.  What all of them sent, received and followed is one history for the checker.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ._processes import Owner, until
 from ._socket import EndedError, RefusedError, Socket, open_socket
 
 NOT_NOW = frozenset({"STORE_UNAVAILABLE", "OVERLOADED", "OUTCOME_UNKNOWN", "WORKSPACE_MOVED"})
-"""Refusals after which a command is said again."""
+"""Refusals after which a command is repeated."""
 ORDINARY = frozenset({"VERSION_CONFLICT", "NOTE_EXISTS"})
 """Refusals that a crowd at one note gets without any fault."""
 ACKS_UNWRITTEN_S = 2.0
@@ -50,12 +50,12 @@ _LOST = (OSError, EndedError, RefusedError, trio.BrokenResourceError, trio.Close
 
 
 class LeaveError(Exception):
-    """This server does not serve us."""
+    """This server does not serve the workspace."""
 
 
 @dataclass(eq=False, slots=True)
 class _Work:
-    """Something to write, until there is a last word on it."""
+    """A write that is not settled yet."""
 
     marker: str
     name: str
@@ -76,11 +76,11 @@ class _Stream:
     followed: Followed | None = None
     """… and whether that was answered."""
     asked: Asked | None = None
-    """The question for the stored cursor, if that is where it begins."""
+    """The request for the stored cursor, if that is where it begins."""
 
 
 class Crowd:
-    """Everybody who uses one workspace, and their history."""
+    """All clients of one workspace, and their history."""
 
     def __init__(
         self, owner: Owner, *ports: int, name: str = "", silence_s: float = math.inf
@@ -88,7 +88,7 @@ class Crowd:
         self.owner = owner
         self.ports = ports
         self.silence_s = silence_s
-        """A server that says nothing for so long is left for the next."""
+        """A server that is silent for this long is left for the next."""
         self.recorder = Recorder(time.monotonic, name=name)
         self.note_id = f"hot{name}"
         """The note that all of them change."""
@@ -96,11 +96,11 @@ class Crowd:
         self.codes: Counter[str] = Counter()
         """What was refused, by code."""
         self.owners: set[str | None] = set()
-        """Whom those who were sent away were told of."""
+        """The owners that `WORKSPACE_MOVED` named."""
         self.head = 0
-        """The highest number that anybody was told."""
+        """The highest number that any client was told."""
         self.is_calm = False
-        """Whether nothing new is written any more."""
+        """Whether writing has stopped."""
         self._name = name
         self._members: list[_Member] = []
         self._scope = trio.CancelScope()
@@ -121,9 +121,9 @@ class Crowd:
         await until(lambda: self.receipts >= goal, within_s)
 
     async def settle(self, within_s: float = 60, *, beside: int = 0) -> None:
-        """Write nothing new, wait until all is answered and everybody has seen all; leave.
+        """Write nothing new, wait until all is answered and every client has seen all; leave.
 
-        ``beside`` is the highest number that somebody else wrote, who has finished.
+        ``beside`` is the highest number of another writer, which has finished.
         """
         self.is_calm = True
         self.head = max(self.head, beside)
@@ -151,12 +151,12 @@ class Crowd:
             self.recorder.crashed(acks_unwritten_s=ACKS_UNWRITTEN_S)
 
     async def judge(self, dsn: str) -> Report:
-        """Let the checker see it all; tell how much there was to it."""
+        """Run the checker on all of it; return how much there was to it."""
         return await judge(self.recorder.history, dsn, self.owner.workspace)
 
 
 class _Member:
-    """One of the crowd."""
+    """One client of the crowd."""
 
     def __init__(self, crowd: Crowd, name: str, ports: Sequence[int], senders: int) -> None:
         self._crowd = crowd
@@ -201,7 +201,7 @@ class _Member:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._hear, socket, connection)
                 await self._subscribe(socket, self._whole)
-                # What was heard meanwhile may have led to it: asked for twice, it begins once.
+                # What arrived meanwhile may have asked already: asked for twice, it begins once.
                 if self._hot.cursor is not None and not self._hot.is_asked_for:
                     await self._subscribe(socket, self._hot)
                 for _ in range(self._senders):
@@ -320,7 +320,7 @@ class _Member:
                 "base_version": hot.seq,
             }
             return _Work(marker, "apply_patch", patch, hot.stream_id)
-        if number == 0:  # one of them makes it; the others hear that it is there
+        if number == 0:  # one of them creates it; the others learn that it exists
             return _Work(marker, "create_note", {"note_id": self._crowd.note_id, "title": "hot"})
         return _Work(marker, "create_note", {"note_id": None, "title": marker})
 

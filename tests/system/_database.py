@@ -25,7 +25,7 @@ _PAGE_BYTES = 64 * 2**20
 
 
 class Database:
-    """The cluster of a data directory; nobody looks after it but the test."""
+    """The cluster of a data directory; only the test manages it."""
 
     def __init__(self, data_dir: Path) -> None:
         self._server = EmbeddedPostgres(data_dir)
@@ -61,7 +61,7 @@ class Database:
             await trio.sleep(0.01)
 
     async def save(self) -> None:
-        """Make a copy of all that there is, as an operator who stops the server for it."""
+        """Copy the whole directory, as an operator does who stops the server for it."""
         await self.stop()
         await _copy(self._cluster, self._backup)
         await self.start()

@@ -1,4 +1,4 @@
-"""The end of a test under faults: what everybody saw, against what the database holds."""
+"""The end of a test under faults: what every client saw, against what the database holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ACKS_WITHIN_S = 3.0
 
 
 async def judge(history: Sequence[Record], dsn: str, *workspace_ids: str) -> Report:
-    """Let the checker see a history and what it led to; tell how much there was to it.
+    """Check a history against the log that it led to; return how much there was to it.
 
     Acks that were taken are written a moment later; that moment is all that it waits for.
     """

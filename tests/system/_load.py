@@ -37,7 +37,7 @@ class Load:
         self._runs -= 1
 
     async def run_impatiently(self) -> None:
-        """Write as one that is told of every failure, and tries again under the same key."""
+        """Write like a client that sees every failure, and retry under the same key."""
         self._runs += 1
         while not self._is_enough:
             key = next(self._keys)
@@ -58,7 +58,7 @@ class Load:
         await until(lambda: len(self.receipts) >= goal, within_s=40)
 
     async def finish(self) -> int:
-        """Begin nothing more; tell the highest number once all that was begun has its receipt."""
+        """Begin nothing more; return the highest number once all that was begun has its receipt."""
         self._is_enough = True
         await until(lambda: self._runs == 0, within_s=40)
         return max(receipt.event_seq for receipt in self.receipts.values())
@@ -79,7 +79,7 @@ class Load:
         self.receipts[key] = receipt
 
     async def check(self) -> None:
-        """Every acknowledged note is there, once, where its receipt says, and no other of ours."""
+        """Every acknowledged note exists, once, where its receipt says, and no other of ours."""
         logs = await read_logs(self._server.dsn, self._owner.workspace)
         ours = [event for event in logs[self._owner.workspace] if '"title":"key-' in event.payload]
         there = {event.stream_id: event.event_seq for event in ours}
@@ -89,7 +89,7 @@ class Load:
 
 
 async def read_log(server: Server, owner: Owner, at_least: int) -> list[RemoteEvent]:
-    """Read the workspace's events: all that there are, and so many must be."""
+    """Read all of the workspace's events, of which there must be so many."""
     async with connect(server, owner, client_id="reader") as client:
         fields = {"note_id": None, "title": "the end"}
         last = await client.send(owner.workspace, "create_note", fields)

@@ -31,7 +31,7 @@ QUICK = {
     "DALSEGNO_LIMIT_LEASE_S": "2",
     "DALSEGNO_LIMIT_LEASE_BEAT_S": "0.4",
 }
-"""Bounds for a server whose outages a test waits through: nobody waits long for anything."""
+"""Limits for a server whose outages a test waits through: all waits are short."""
 
 DALSEGNO = (sys.executable, "-m", "dalsegno.runtime")
 
@@ -84,7 +84,7 @@ class Command:
 
     @property
     def resident_bytes(self) -> int:
-        """What it holds of the machine's memory (proc(5), ``VmRSS``)."""
+        """Its resident memory (proc(5), ``VmRSS``)."""
         (line,) = (
             line
             for line in Path(f"/proc/{self.pid}/status").read_text().splitlines()
@@ -109,7 +109,7 @@ class Command:
 
 
 class Processes:
-    """Starts them in a folder; none is left at the end."""
+    """Starts processes in a folder; none is left at the end."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -149,8 +149,8 @@ class Processes:
 class Server:
     """A server, through the lives of several processes.
 
-    Its data are in a data directory, or, with ``database``, in a PostgreSQL that somebody else
-    looks after.
+    Its data are in a data directory, or, with ``database``, in a PostgreSQL that is
+    managed elsewhere.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ class Server:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits to be buried does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

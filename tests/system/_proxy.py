@@ -1,4 +1,4 @@
-"""A man in the middle of a runtime and its PostgreSQL, who loses answers on purpose.
+"""A proxy between a runtime and its PostgreSQL that loses answers on purpose.
 
 It reads the wire protocol as far as it must (PostgreSQL manual, "Message Formats"): every message
 but a session's first is a letter and a length; a *request* is what a client sends up to and with
@@ -6,8 +6,8 @@ its ``Sync``; the server has answered it with its ``ReadyForQuery``.  A request 
 the store's named statements has that statement's name, and an `Accident` can be kept ready for the
 next one of a name.
 
-It listens on a Unix socket: there libpq asks for neither TLS nor Kerberos, and a session is what
-it seems to be.
+It listens on a Unix socket: there libpq asks for neither TLS nor Kerberos, so the
+protocol is in clear.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ENDS_A_REQUEST = frozenset({b"S", b"Q", b"X", b"p", b""})
 
 
 class Exchange:
-    """A request on its way, in the hands of an `Accident`."""
+    """A request in flight, under the control of an `Accident`."""
 
     def __init__(self, proxy: Proxy, session: _Session, request: bytes) -> None:
         self.proxy = proxy
@@ -38,7 +38,7 @@ class Exchange:
         self._request = request
 
     async def pass_on(self) -> None:
-        """Send it to the server, as if nothing were."""
+        """Send it to the server unchanged."""
         await self._session.to_server(self._request)
 
     async def apply(self) -> None:
@@ -48,7 +48,7 @@ class Exchange:
         await self._session.done.wait()
 
     async def hang_up(self) -> None:
-        """Cut the client off; the server is still there."""
+        """Cut the client off; the server stays connected."""
         await self._session.client.aclose()
 
 
@@ -97,18 +97,18 @@ class Proxy:
     def prepare(self, name: str, accident: Accident, *, after: int = 0) -> None:
         """Let this happen to a later execution of a statement, each in its turn.
 
-        So many of that name are passed on before.
+        So many of that name are forwarded first.
         """
         self._ready.extend([(name, None)] * after)
         self._ready.append((name, accident))
 
     async def cut(self) -> None:
-        """End every session that there is."""
+        """End every open session."""
         for session in list(self._sessions):
             await session.aclose()
 
     async def go_away(self) -> None:
-        """End every session and let nobody in: the network has come apart."""
+        """End every session and accept none: a network partition."""
         self._is_away = True
         await self.cut()
 
@@ -116,7 +116,7 @@ class Proxy:
         self._is_away = False
 
     def freeze(self) -> None:
-        """Pass nothing on, and end nothing: silence."""
+        """Forward nothing, and end nothing: silence."""
         if self._flows.is_set():
             self._flows = trio.Event()
 
@@ -148,7 +148,7 @@ class Proxy:
             return
         try:
             server = await trio.open_unix_socket(self._upstream)
-        except OSError:  # the database is away, and so are we
+        except OSError:  # the database is unavailable, and so is the proxy
             await client.aclose()
             return
         session = _Session(self, client, server)
@@ -207,7 +207,7 @@ class _Session:
                 request, name = b"", None
 
     async def _handle(self, request: bytes, name: str | None) -> bool:
-        """Pass a request on, or let happen to it what is prepared; tell whether there is more."""
+        """Forward a request, or let the prepared accident happen; return whether there is more."""
         if name is not None:
             self._proxy.requests[name] += 1
             accident = self._proxy.accident_of(name)
@@ -266,7 +266,7 @@ class _Messages:
 
 @asynccontextmanager
 async def open_proxy(dsn: str) -> AsyncIterator[Proxy]:
-    """Have a proxy before the database of a DSN for the length of a block."""
+    """Open a proxy before the database of a DSN for the length of a block."""
     # A socket's address holds 107 bytes: pytest's own folders are too deep.
     with tempfile.TemporaryDirectory(prefix="proxy-") as folder:
         proxy = Proxy(dsn, Path(folder))

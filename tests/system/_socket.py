@@ -18,7 +18,7 @@ _UPGRADE = (
 )
 _TEXT, _CLOSE, _PING, _PONG = 0x1, 0x8, 0x9, 0xA
 _NO_MASK = bytes(4)
-"""A mask of zeros leaves a payload as it is, and is a mask."""
+"""A mask of zeros is valid, and leaves a payload as it is."""
 
 _decode = msgspec.json.Decoder().decode
 
@@ -26,11 +26,11 @@ Message = dict[str, Any]
 
 
 class RefusedError(Exception):
-    """Something else than a WebSocket was the answer."""
+    """The answer was not a WebSocket handshake."""
 
 
 class EndedError(Exception):
-    """The server has ended the connection; 1006 where it said nothing (RFC 6455 §7.4.1)."""
+    """The server has ended the connection; 1006 without a close frame (RFC 6455 §7.4.1)."""
 
     def __init__(self, code: int, reason: str = "") -> None:
         super().__init__(f"{code} {reason}".rstrip())
@@ -38,7 +38,7 @@ class EndedError(Exception):
 
 
 class Socket:
-    """A connection that says and hears JSON."""
+    """A connection that sends and receives JSON."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
@@ -49,7 +49,7 @@ class Socket:
         await self._send(_TEXT, msgspec.json.encode({"type": type_, **fields}))
 
     async def hear(self) -> Message:
-        """Wait for the next message; `EndedError` where there is none any more."""
+        """Wait for the next message; raise `EndedError` if there are no more."""
         while True:
             message: Message = _decode(await self.hear_text())
             if message["type"] != "heartbeat":
@@ -67,7 +67,7 @@ class Socket:
                 raise EndedError(int.from_bytes(payload[:2]), payload[2:].decode())
 
     async def hear_type(self, type_: str) -> Message:
-        """Pass over messages until one of a type."""
+        """Skip messages until one of a type."""
         while (message := await self.hear())["type"] != type_:
             pass
         return message
@@ -77,7 +77,7 @@ class Socket:
         return await self.hear_type("subscribed")
 
     async def create_note(self, owner: Owner, title: str) -> None:
-        """Ask for a note; the answer is heard by whoever hears."""
+        """Request a note; whichever task receives gets the answer."""
         fields = {"note_id": None, "title": title}
         await self.say(
             "command",
@@ -136,7 +136,7 @@ class Socket:
 async def open_socket(
     port: int, owner: Owner, *, client_id: str = "default", receive_buffer: int | None = None
 ) -> AsyncIterator[Socket]:
-    """Be connected for the length of a block; ``receive_buffer`` is the kernel's, in bytes."""
+    """Connect for the length of a block; ``receive_buffer`` is the kernel's, in bytes."""
     sock = trio.socket.socket()
     if receive_buffer is not None:
         sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, receive_buffer)

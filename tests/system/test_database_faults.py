@@ -1,4 +1,4 @@
-"""What a database can do to a server that uses it, and how both get over it (X-SUP-8)."""
+"""Faults of a database, and how the server that uses it recovers (X-SUP-8)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATIENCE_S = 30.0
 async def guest(
     processes: Processes, cluster: Database, owner: Owner
 ) -> AsyncIterator[tuple[Server, Crowd]]:
-    """A server on a database that somebody else looks after, with a crowd that uses it."""
+    """A server on a database that is managed elsewhere, with a crowd that uses it."""
     server = Server(processes, cluster.data_dir, database=cluster.dsn, environment=QUICK)
     await server.start()
     yield server, Crowd(owner, server.port)
@@ -32,7 +32,7 @@ async def guest(
 
 
 async def finish(crowd: Crowd, cluster: Database) -> None:
-    """By itself: nobody but the database was touched."""
+    """By itself: only the database was touched."""
     await crowd.wait(more=60)
     await crowd.settle()
     await crowd.judge(cluster.dsn)
@@ -85,7 +85,7 @@ async def terminate_one(operator: Connection) -> int:
 async def test_fi_11_the_databases_disk_is_full(
     guest: tuple[Server, Crowd], cluster: Database
 ) -> None:
-    """Nothing is acknowledged, everybody is told so, and once there is room again all goes on."""
+    """Nothing is acknowledged, all clients are told so, and with room again all continues."""
     _, crowd = guest
     # The statement writes this table too.  A file that is larger than the limit cannot grow, and
     # the log's own files, of 16 MiB each, are not in its way.
@@ -113,7 +113,7 @@ async def test_fi_11_the_databases_disk_is_full(
 async def test_the_database_takes_no_more_connections(
     guest: tuple[Server, Crowd], cluster: Database
 ) -> None:
-    """Others have them all; our own were lost, and there is no way back in until they leave."""
+    """Others hold them all; ours were lost, and none can be opened until they leave."""
     _, crowd = guest
     async with trio.open_nursery() as nursery:
         nursery.start_soon(crowd.run)
@@ -125,7 +125,7 @@ async def test_the_database_takes_no_more_connections(
                 for _ in range(4):
                     greedy.start_soon(take_all, cluster, others)
                 with trio.fail_after(PATIENCE_S):
-                    # Each waits some seconds for it: a few are as telling as many.
+                    # Each waits some seconds for it: a few prove as much as many.
                     while crowd.codes["STORE_UNAVAILABLE"] < 5:
                         await operator.fetch(
                             "select pg_terminate_backend(pid) from pg_stat_activity"
@@ -149,7 +149,7 @@ async def take_all(cluster: Database, others: AsyncExitStack) -> None:
 
 
 async def write(socket: Socket, owner: Owner, name: str, **payload: object) -> Message:
-    """Ask for a change; give the answer, whatever it is."""
+    """Request a change; return the answer, whatever it is."""
     await socket.say("command", workspace_id=owner.workspace, name=name, payload=payload)
     with trio.fail_after(30):
         while (said := await socket.hear())["type"] not in {"committed", "rejected"}:
@@ -176,7 +176,7 @@ async def test_fi_13_a_row_that_was_changed_halts_its_workspace_until_it_is_repa
         "update dalsegno.event set payload = %s::json where workspace_id = %s and event_seq = %s"
     )
     await cluster.ask(change, '"no note"', *place)
-    for _ in range(2):  # a start does not mend it
+    for _ in range(2):  # a restart does not repair it
         await server.start()
         async with open_socket(server.port, owner) as socket:
             assert (await write(socket, owner, "apply_patch", **patch))[
@@ -200,7 +200,7 @@ async def test_fi_13_a_row_that_was_changed_halts_its_workspace_until_it_is_repa
 async def test_a_database_that_was_restored_is_told_from_the_one_before(
     processes: Processes, cluster: Database, owner: Owner
 ) -> None:
-    """Who was ahead of the backup is never given other events under numbers that it has seen."""
+    """A reader ahead of the backup never gets other events under numbers that it has seen."""
     server = Server(processes, cluster.data_dir, database=cluster.dsn, environment=QUICK)
     await server.start()
     before = await write_and_read(server, owner, "kept", 3)
@@ -223,7 +223,7 @@ async def test_a_database_that_was_restored_is_told_from_the_one_before(
 
 
 async def write_and_read(server: Server, owner: Owner, prefix: str, count: int) -> list[str]:
-    """Write some notes, and tell the cursors of a subscriber that has seen them."""
+    """Write some notes, and return the cursors of a subscriber that has seen them."""
     cursors: list[str] = []
     async with open_socket(server.port, owner) as socket:
         head = (await socket.subscribe(owner, cursor=None))["head"]

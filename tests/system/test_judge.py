@@ -1,4 +1,4 @@
-"""The judge of this folder's histories is able to find something wrong with them."""
+"""The judge of this folder's histories does find faults in them."""
 
 from __future__ import annotations
 

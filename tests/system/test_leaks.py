@@ -1,4 +1,4 @@
-"""X-SUP-5: what comes and goes leaves nothing behind."""
+"""X-SUP-5: clients that come and go leave nothing behind."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ POOLED = 8
 
 
 class Held(msgspec.Struct, frozen=True):
-    """What a server holds in this process while nobody is connected."""
+    """What a server holds in this process while no client is connected."""
 
     tasks: int
     files: int
     slots: int
     subscriptions: int
     objects: int
-    """Connections and subscriptions that nothing has let go of."""
+    """Connections and subscriptions that are still referenced."""
 
     def is_within(self, other: Held) -> bool:
-        """Whether it is no more, but for what a pool may have opened and a frame may hold."""
+        """Whether it has not grown, except by what a pool may have opened and a frame may hold."""
         return (
             self.tasks <= other.tasks
             and self.files <= other.files + POOLED

@@ -114,7 +114,7 @@ async def test_the_answer_of_a_takeover_is_lost(
     proxy: Proxy, migrated: str, recorder: Recorder, accident: Accident, looks: int
 ) -> None:
     async with Runtime.open(proxy.dsn, domains=[tasks]) as rt:
-        # Each of the two workspaces is looked for first, and made when it has something to hold.
+        # Each of the two workspaces is looked up first, and created with its first event.
         proxy.prepare("acquire", accident, after=looks)
         await send_some(recorder, rt, "first")
         assert proxy.accidents == 1
@@ -212,7 +212,7 @@ async def test_fi_14_a_caller_that_repeats_at_once_gets_its_first_answer(
 
 
 class _Jumping:
-    """A wall clock that somebody sets."""
+    """A wall clock that can be set."""
 
     def __init__(self) -> None:
         self.offset = timedelta()
@@ -222,7 +222,7 @@ class _Jumping:
 
 
 async def test_fi_8_the_wall_clock_jumps(migrated: str, recorder: Recorder) -> None:
-    """No time of the log steps back, nobody waits for the clock, and nothing is lost (I3)."""
+    """No time in the log steps back, nothing waits for the clock, and nothing is lost (I3)."""
     clock = _Jumping()
     world = World(now=clock.now, random=WORLD.random, new_id=WORLD.new_id)
     open_here = partial(Runtime.open, migrated, domains=[tasks], world=world)

@@ -1,7 +1,7 @@
 """Many readers over real sockets: all at once, beside one that never reads, or all of them stopped.
 
-What the server holds for them is bounded, its share of the kernel's memory included, and whoever
-reads again gets every event, on the same connection or by cursor on the next (X-BP-1, X-BP-2).
+What the server holds for them is bounded, its share of the kernel's memory included, and a client
+that reads again gets every event, on the same connection or by cursor on the next (X-BP-1, X-BP-2).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Reader:
 
 
 class Editor:
-    """The one who writes."""
+    """The writer."""
 
     def __init__(self, socket: Socket, owner: Owner) -> None:
         self.version = 0
@@ -105,7 +105,7 @@ class Editor:
         await self._hear(1)
 
     async def change(self, count: int, *, at_a_time: int = 20) -> None:
-        """Change the note so often; it stays as long as it is."""
+        """Change the note so many times; it keeps its length."""
         goal = self.version + count
         while self.version < goal:
             step = min(at_a_time, goal - self.version)
@@ -150,7 +150,7 @@ async def editor(busy: Server, owner: Owner) -> AsyncIterator[Editor]:
 
 
 async def send_buffers(port: int) -> list[int]:
-    """What the kernel may hold of what each socket of a port sends; [] where nobody tells."""
+    """The size of the send buffer of each socket of a port; [] if it is not known."""
     ss = shutil.which("ss")
     if ss is None:
         return []
@@ -214,7 +214,7 @@ async def test_x_bp_2_two_hundred_that_stop_hold_no_memory_and_miss_nothing(
 
 
 async def resume(reader: Reader, socket: Socket, until_seq: int) -> None:
-    """Read on; where the server has ended the connection, on another one."""
+    """Read on; if the server has ended the connection, on another one."""
     with suppress(EndedError):
         await reader.read(socket, until_seq)
     await reader.follow(until_seq)
@@ -231,7 +231,7 @@ async def test_a_thousand_reconnect_at_once(
 ) -> None:
     """All of them at one cursor, to a server that was restarted and has nothing in memory.
 
-    Everybody gets everything, and the database hardly notices.
+    Every client gets everything, and the database has hardly any work.
     """
     server = Server(processes, cluster.data_dir, database=proxy.dsn)
     await server.start()

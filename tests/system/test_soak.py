@@ -5,7 +5,7 @@
 
 In rounds of some seconds: each has new workspaces with a crowd in each, so that no history and no
 log grows without a bound, and ends with all of it healed, settled and judged.  What breaks and when
-is drawn from ``--soak-seed``; what comes of it is not the same twice, as processes are not.
+is drawn from ``--soak-seed``; the outcome differs from run to run, as processes do.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SILENCE_S = 2.0
 
 
 class Breaker:
-    """Breaks one thing after the other, and mends it."""
+    """Breaks one thing after the other, and heals it."""
 
     def __init__(self, cluster: Database, servers: list[Server], chance: random.Random) -> None:
         self.faults: Counter[str] = Counter()
@@ -53,7 +53,7 @@ class Breaker:
         ]
 
     async def run_for(self, seconds: float) -> None:
-        """Each fault is mended before the next one comes; all are at the end."""
+        """Each fault is healed before the next one begins; all are at the end."""
         end = trio.current_time() + seconds
         while trio.current_time() < end:
             await trio.sleep(self._chance.uniform(0.2, 2))
@@ -119,7 +119,7 @@ class Breaker:
 
 
 async def new_workspace(servers: list[Server], owner: Owner, name: str) -> Owner:
-    """Make one at whichever server has the reserved workspace."""
+    """Create one on the server that has the reserved workspace."""
     login = {"email": EMAIL, "password": PASSWORD}
     body = {"slug": name, "name": name}
     with trio.fail_after(SETTLE_S):

@@ -1,4 +1,4 @@
-"""`dalsegno tail` and `dalsegno send`, as a person has them in two terminals."""
+"""`dalsegno tail` and `dalsegno send`, as a person uses them in two terminals."""
 
 from __future__ import annotations
 

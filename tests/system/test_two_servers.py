@@ -1,7 +1,7 @@
 """Two servers on one database: one of them serves a workspace, and the other can take it over.
 
-Whose it is, leases decide; what may be written, the epoch alone (I3).  So whatever is frozen, cut
-off or killed here, each history must be one that a single server could have led to (X-SEQ-4,
+Leases decide who owns it; the epoch alone decides what may be written (I3).  So whatever is frozen,
+cut off or killed here, each history must be one that a single server could have led to (X-SEQ-4,
 FI-12).
 """
 
@@ -65,7 +65,7 @@ async def pair(processes: Processes, cluster: Database, owner: Owner) -> AsyncIt
 async def patient_pair(
     processes: Processes, cluster: Database, owner: Owner
 ) -> AsyncIterator[Pair]:
-    """… whose leases are long: what moves does not wait for them."""
+    """… whose leases are long: workspaces move without waiting for them."""
     a, b, crowd = await start_pair(processes, cluster, owner, LONG)
     yield a, b, crowd
     await end(a, b)
@@ -111,7 +111,7 @@ async def finish(crowd: Crowd, cluster: Database) -> None:
 async def test_x_seq_4_fi_12_two_servers_are_asked_for_one_workspace(
     pair: Pair, cluster: Database, owner: Owner
 ) -> None:
-    """One serves it; the other says which one, and takes nothing."""
+    """One serves it; the other names that one, and accepts nothing."""
     _, _, crowd = pair
     async with trio.open_nursery() as nursery:
         nursery.start_soon(crowd.run)
@@ -258,7 +258,7 @@ async def proxy(cluster: Database) -> AsyncIterator[Proxy]:
 async def test_an_owner_that_is_cut_off_from_the_database_past_its_lease(
     processes: Processes, cluster: Database, owner: Owner, proxy: Proxy, silently: bool
 ) -> None:
-    """It cannot know; its clients can reach it all the while, and get nothing that is not so."""
+    """It cannot know; its clients can reach it all the while, and get nothing that is false."""
     a, b, crowd = await start_pair(processes, cluster, owner, QUICK, database=proxy.dsn)
     async with (
         open_socket(a.port, owner, client_id="loyal") as loyal,

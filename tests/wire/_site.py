@@ -35,7 +35,7 @@ class Socket:
         await self.ws.send_message(text)
 
     async def next(self) -> Json:
-        """The next message that is no heartbeat."""
+        """The next message that is not a heartbeat."""
         with trio.fail_after(PATIENCE_S):
             while True:
                 message: Json = msgspec.json.decode(await self.ws.get_message())
@@ -54,7 +54,7 @@ class Socket:
         return [await self.next() for _ in range(count)]
 
     async def ask(self, type_: str, **fields: Any) -> Json:
-        """Say something and read on to what answers it, by its request id."""
+        """Send a message and read on to its answer, by its request id."""
         request_id = f"r{next(_numbers)}"
         await self.send(type_, request_id=request_id, **fields)
         while True:
@@ -63,13 +63,13 @@ class Socket:
                 return message
 
     async def silent(self) -> list[Json]:
-        """What comes before the answer to a ping: everything that was on its way here."""
+        """What comes before the answer to a ping: everything that was in flight."""
         before = len(self.seen)
         await self.ask("ping")
         return self.seen[before:-1]
 
     async def closed(self) -> int:
-        """Read to the end; the close code."""
+        """Read to the end; return the close code."""
         with trio.fail_after(PATIENCE_S), pytest.raises(ConnectionClosed):
             await self.until("the end")
         reason = self.ws.closed

@@ -1,4 +1,4 @@
-"""A server in this process, on a real port and a real database, and clients of an own make."""
+"""A server in this process, on a real port and a real database, and clients of the tests' own."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

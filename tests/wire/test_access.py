@@ -140,7 +140,7 @@ async def test_x_rbac_roles_on_notes(site: Site) -> None:
 
 
 async def test_x_ten_tenants_do_not_meet(site: Site) -> None:
-    """P5.1 to P5.9 for notes: what is another's is not there, whatever it is called."""
+    """P5.1 to P5.9 for notes: what belongs to others does not exist, whatever its id."""
     owner = site.owner
     stranger = await site.add_user(None)
     theirs = await stranger.http("POST", "/api/workspaces", {"slug": "theirs", "name": "Theirs"})
@@ -205,7 +205,7 @@ async def test_x_sub_5_nothing_of_another_workspace_is_delivered(site: Site) -> 
 
 
 async def test_setup_is_serialised(migrated: str) -> None:
-    """Of ten setups at once one wins; the others hear that it is done."""
+    """Of ten setups at once one wins; the others are told that it has happened."""
     answers: list[httpx.Response] = []
     async with start(migrated) as site:
 

@@ -1,4 +1,4 @@
-"""X-BAD-1: every bad input has its typed error, changes nothing and harms nobody."""
+"""X-BAD-1: every bad input has its typed error, changes nothing and harms no other client."""
 
 import socket as sockets
 from typing import Any

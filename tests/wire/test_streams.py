@@ -404,7 +404,7 @@ async def test_a_cursor_with_its_chain_is_honoured(site: Site) -> None:
 
 
 async def test_x_rep_3_an_unknown_event_is_replayed_as_it_is(site: Site, migrated: str) -> None:
-    """It is appended by an outsider, below a runtime that does not know its type."""
+    """It is appended from outside, below a runtime that does not know its type."""
     owner = site.owner
     note_id = await owner.create_note()
     slot = site.rt.service.directory.slot(owner.workspace_id)
@@ -473,7 +473,7 @@ async def test_9_3_the_sender_hears_first_then_the_note_then_the_workspace(site:
 
 
 async def test_x_bp_2_a_reader_that_stops_falls_behind_and_misses_nothing(site: Site) -> None:
-    """Over a real socket: its outbox is bounded, the writer does not notice, the rest is read."""
+    """Over a real socket: its outbox is bounded, the writer is not slowed, the rest is read."""
     owner = site.owner
     note_id = await owner.create_note("")
     stream_id = f"note:{note_id}"

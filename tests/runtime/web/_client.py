@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 PASSWORD = "correct horse battery staple"
 
 CHEAP_HASH = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
-"""Of the same password; verified in no time, since a hash says itself what it costs."""
+"""Of the same password, but cheap to verify: a hash carries its own cost."""
 
 _numbers = itertools.count(1)
 
 
 class Clock:
-    """A wall clock that stands until it is moved."""
+    """A wall clock that stands still until it is moved."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 2, 13, 12, tzinfo=UTC)

@@ -350,7 +350,7 @@ async def test_x_per_9_an_admin_opens_what_was_halted_and_nobody_else(
 
 
 class SlowStore(MemoryStore):
-    """A store that reads events when it is let."""
+    """A store that reads events when it is allowed to."""
 
     def __init__(self) -> None:
         super().__init__(WORLD)
