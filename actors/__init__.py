@@ -1,4 +1,6 @@
-"""Who acts: mailbox, workspace, committer, hub, connection.  Trio, nothing outside the process."""
+"""Who acts, in rooms: session, node, workspace, delivery, ports.  Trio and nothing outside."""
+
+from dalsegno.protocol import Receipt as Receipt
 
 from ._service import Service as Service, Statistics as Statistics
 from .node import (
@@ -7,6 +9,7 @@ from .node import (
     ServiceFailedError as ServiceFailedError,
     first_of as first_of,
     repair as repair,
+    send as send,
 )
 from .ports import (
     AuditEntry as AuditEntry,
@@ -20,6 +23,7 @@ from .ports import (
     Node as Node,
     Refusal as Refusal,
     ResultWrite as ResultWrite,
+    Roles as Roles,
     SnapshotWrite as SnapshotWrite,
     Store as Store,
     StoredEntity as StoredEntity,
@@ -27,8 +31,11 @@ from .ports import (
     Transport as Transport,
     TransportClosedError as TransportClosedError,
     World as World,
-    role_in as role_in,
-    role_stream as role_stream,
 )
-from .session import Connection as Connection, Listening as Listening
-from .workspace import Entity as Entity, Receipt as Receipt, make_command as make_command
+from .session import (
+    Connection as Connection,
+    Connections as Connections,
+    EventStream as EventStream,
+    SessionContext as SessionContext,
+)
+from .workspace import Entity as Entity, make_command as make_command

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from dalsegno.protocol import Event, Subscription, Views, workspace_stream
+from dalsegno.protocol import Event, Views
+from dalsegno.protocol.dialects import GENERIC
 
 from ._domain import TaskRenamed, tasks
 
@@ -46,8 +47,7 @@ def _event(seq: int) -> Event:
 
 def messages(events: Sequence[Event]) -> list[bytes]:
     """Write what a reader of the workspace's stream gets."""
-    subscription = Subscription(WORKSPACE, workspace_stream(WORKSPACE))
-    view = Views({tasks.name: tasks}).of(subscription, generic=True)
+    view = Views({tasks.name: tasks}).of(GENERIC, is_workspace_stream=True)
     return [view(event) for event in events]
 
 

@@ -83,11 +83,11 @@ class Delivery:
         return None
 
     async def _handle(self, transport: NativeTransport, _accepted: None) -> None:
-        connection = Connection(transport, self._service, user_id="reader", role="viewer")
+        connection = Connection(transport, self._service.sessions, user_id="reader", role="viewer")
         await connection.run()
 
     async def _obey(self) -> None:
-        hub = self._service.directory.slot(WORKSPACE).hub
+        hub = self._service.directory.activate(WORKSPACE).hub
         stdin = trio.wrap_file(os.fdopen(0, closefd=False))
         async for line in stdin:
             ready = list(commits(hub.head, *asked(line)))

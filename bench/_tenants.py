@@ -49,7 +49,7 @@ async def _rest(runtime: Runtime) -> None:
     directory = runtime.service.directory
     while active := directory.statistics():
         for workspace_id in active:
-            directory.slot(workspace_id).passivate()
+            directory.activate(workspace_id).passivate()
         await trio.sleep(0.05)
 
 

@@ -60,7 +60,7 @@ class Sleeper:
         directory = self.runtime.service.directory
         with trio.fail_after(_REST_DEADLINE_S):
             while workspace_id in directory.statistics():
-                directory.slot(workspace_id).passivate()
+                directory.activate(workspace_id).passivate()
                 await trio.sleep(0.001)
 
 

@@ -21,89 +21,35 @@ The parameters after the second are told by their annotations and may be combine
 
 from __future__ import annotations
 
-import inspect
 import re
-from datetime import datetime
 from typing import (
     TYPE_CHECKING,
     Any,
     Generic,
-    Never,
     ParamSpec,
     TypeVar,
     get_args,
-    get_type_hints,
     overload,
 )
 
 import msgspec
 
-from ._errors import DalsegnoError, InternalError
+from ._deciding import WRITERS, Context, Index, Past, annotations_of
+from ._domain_codec import CommandT, DomainCodec, EventT, StateT
+from ._errors import DalsegnoError, DomainError
+from ._event_codec import EventView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from typing_extensions import TypeForm
 
-StateT = TypeVar("StateT", bound=msgspec.Struct)
-CommandT = TypeVar("CommandT", bound=msgspec.Struct)
-EventT = TypeVar("EventT", bound=msgspec.Struct)
 OneCommandT = TypeVar("OneCommandT", bound=msgspec.Struct)
 OneEventT = TypeVar("OneEventT", bound=msgspec.Struct)
 SeenT = TypeVar("SeenT", bound=msgspec.Struct)
 P = ParamSpec("P")
 
-WRITERS = frozenset({"owner", "admin", "editor"})
-"""Who may send a command, unless it says otherwise (REQUIREMENTS §1.4)."""
-
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
-
-
-class DomainError(TypeError):
-    """A domain is declared wrongly: raised while it is declared, or at the latest by `check`."""
-
-
-class Principal(msgspec.Struct, frozen=True):
-    """Who acts: the embedding program (no user), or a user of it."""
-
-    user_id: str | None = None
-    role: str | None = None
-    """Asserted by the host; None where the workspace's log tells it."""
-
-
-SYSTEM = Principal()
-"""The embedding program itself: allowed everything."""
-
-
-class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """What a decider may know beside state and command: it has no clock and no randomness."""
-
-    principal: Principal
-    role: str
-    """The principal's role in the workspace, as of this command's place in the log."""
-    owner_id: str | None = None
-    """The workspace's first owner, who is a member before the log says so."""
-    now: datetime
-    """The time of the command, UTC."""
-    new_id: Callable[[], str]
-    """Makes a UUIDv7."""
-
-
-class Index(msgspec.Struct, frozen=True, kw_only=True):
-    """What of an entity can be looked up: ``keys`` and ``title`` commit with it."""
-
-    keys: tuple[str, ...] = ()
-    title: str | None = None
-    text: str | None = None
-    """For the search projection, which follows the log."""
-
-
-class Past(msgspec.Struct, frozen=True, kw_only=True):
-    """The entity as it was at the version that ``needs=`` named."""
-
-    version: int
-    state: Any
-    """None where the entity was nothing then."""
 
 
 class Touched:
@@ -150,7 +96,7 @@ class Decider(msgspec.Struct, frozen=True, kw_only=True):
     needs: Callable[[Any], int | None] | None
 
 
-class Domain(Generic[StateT, CommandT, EventT]):
+class Domain(DomainCodec[StateT, CommandT, EventT]):
     """One kind of entity: its state, its commands, its events, and what they mean."""
 
     def __init__(
@@ -165,6 +111,7 @@ class Domain(Generic[StateT, CommandT, EventT]):
         allow: Collection[str] = WRITERS,
         repeats: str = "conflict",
         snapshot_every: int = 100,
+        reserved: bool = False,
     ) -> None:
         """Declare a domain.
 
@@ -182,6 +129,8 @@ class Domain(Generic[StateT, CommandT, EventT]):
             repeats: what another payload under a used idempotency key gets: ``"conflict"``
                 (``STATE_CONFLICT``) or ``"original"`` (the original answer, C1).
             snapshot_every: versions between two snapshot rows (KJ-SNAP-1).
+            reserved: whether its entities live in the reserved workspace ``$system`` alone; the
+                network can name none of its commands.
 
         """
         if not _NAME.fullmatch(name) or name == "workspace":
@@ -190,23 +139,24 @@ class Domain(Generic[StateT, CommandT, EventT]):
             raise DomainError(f"{name}: repeats is 'conflict' or 'original', not {repeats!r}")
         if version < 1 or snapshot_every < 1:
             raise DomainError(f"{name}: version and snapshot_every count from 1")
+        super().__init__(state, commands, events)
         self.name = name
         self.version = version
-        self.state = state
         self.id_field = id_field or f"{name}_id"
         self.allow = frozenset(allow)
         self.repeats = repeats
         self.snapshot_every = snapshot_every
-        self.commands: Mapping[str, type[CommandT]] = _by_name(commands)
-        self.events: Mapping[str, type[EventT]] = _by_name(events)
+        self.reserved = reserved
+        self.role_of: Callable[[Any], str | None] | None = None
+        """The role that a state grants the user whom the entity is named after; see `role`."""
+        self.role_ended_by: frozenset[str] = frozenset()
+        """The events that end that user's access."""
+        self.founder_of: Callable[[Any], str] | None = None
+        """The first owner of the workspace that the entity is named after; see `founder`."""
         self._deciders: dict[type, Decider] = {}
         self._evolvers: dict[type, tuple[Callable[..., Any], bool]] = {}
-        self._upcasts: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
         self._index: Callable[[Any], Index] | None = None
-        self._view: _View | None = None
-        self._named = {name: _EventCodec(name, struct) for name, struct in self.events.items()}
-        self._codecs = {codec.struct: codec for codec in self._named.values()}
-        self._state_decoder = msgspec.json.Decoder(state | None)
+        self._view: EventView | None = None
         for tag, command in self.commands.items():
             if self.id_field not in command.__struct_fields__:
                 raise DomainError(f"command {tag!r} has no field {self.id_field!r}")
@@ -337,12 +287,10 @@ class Domain(Generic[StateT, CommandT, EventT]):
         """
 
         def declare(function: Callable[..., Any]) -> Callable[..., Any]:
-            needed = set() if of is None else _required(of)
+            view = EventView(function, of)
             for event in self.events.values():
-                if lacking := needed.difference(_fields(event)):
-                    lacks = f"{event.__name__} has no {', '.join(sorted(lacking))}"
-                    raise DomainError(f"{function.__name__}: {lacks}")
-            self._view = _View(function, of)
+                view.check(event)
+            self._view = view
             return function
 
         return declare if function is None else declare(function)
@@ -355,28 +303,46 @@ class Domain(Generic[StateT, CommandT, EventT]):
         def declare(
             function: Callable[[dict[str, Any]], dict[str, Any]],
         ) -> Callable[[dict[str, Any]], dict[str, Any]]:
-            if event not in self.events:
+            if event not in self._codecs:
                 raise DomainError(f"{self!r} has no event {event!r}")
-            if version < 1 or (event, version) in self._upcasts:
-                raise DomainError(f"{event} version {version}: below 1, or has an upcast already")
-            self._upcasts[event, version] = function
-            codec = self._named[event]
-            codec.version = max(codec.version, version + 1)
+            self._codecs[event].add_upcast(version, function)
             return function
 
         return declare
 
+    # ------------------------------------------------------------------------ declaring access
+
+    def role(
+        self, *, ended_by: Collection[type[EventT]] = ()
+    ) -> Callable[[Callable[[StateT], str | None]], Callable[[StateT], str | None]]:
+        """Declare that the entity named after a user decides that user's role in the workspace.
+
+        At most one domain declares this for ordinary workspaces, and one reserved domain for
+        ``$system``.  The function returns the role that a state grants, None for none.
+
+        Args:
+            ended_by: the events after which the user may see nothing more of the workspace (I8).
+
+        """
+        names = {struct: name for name, struct in self.events.items()}
+        if foreign := [event.__name__ for event in ended_by if event not in names]:
+            raise DomainError(f"{self!r} has no event {', '.join(foreign)}")
+
+        def declare(function: Callable[[StateT], str | None]) -> Callable[[StateT], str | None]:
+            self.role_of = function
+            self.role_ended_by = frozenset(names[event] for event in ended_by)
+            return function
+
+        return declare
+
+    def founder(self, function: Callable[[StateT], str]) -> Callable[[StateT], str]:
+        """Declare that the entity named after a workspace records its first owner."""
+        self.founder_of = function
+        return function
+
     def _annotations(self, function: Callable[..., Any]) -> tuple[dict[str, Any], list[str]]:
-        """Resolve a function's annotations, also where the domain is declared in a function."""
-        structs = [self.state, *self.commands.values(), *self.events.values()]
-        try:
-            hints = get_type_hints(function, localns={s.__name__: s for s in structs})
-        except NameError as error:
-            raise DomainError(f"{function.__name__}: {error}; import it at run time") from error
-        names = [*inspect.signature(function).parameters]
-        if len(names) < 2 or any(name not in hints for name in names):
-            raise DomainError(f"{function.__name__}: annotate state and message, and what follows")
-        return hints, names
+        structs = (self.state, *self.commands.values(), *self.events.values())
+        return annotations_of(function, structs)
 
     def check(self) -> None:
         """Raise `DomainError` unless every command, event and version is provided for."""
@@ -386,10 +352,8 @@ class Domain(Generic[StateT, CommandT, EventT]):
         ):
             if missing := [tag for tag, struct in declared.items() if struct not in handled]:
                 raise DomainError(f"{self!r}: no {kind} for {', '.join(missing)}")
-        for name, type_ in self.events.items():
-            for version in range(1, self._codecs[type_].version):
-                if (name, version) not in self._upcasts:
-                    raise DomainError(f"{self!r}: no upcast of {name} from version {version}")
+        for codec in self._codecs.values():
+            codec.check()
 
     # ------------------------------------------------------------------------------- running
 
@@ -401,54 +365,6 @@ class Domain(Generic[StateT, CommandT, EventT]):
         """Look up what was declared for a command."""
         return self._deciders[command]
 
-    def type_version(self, event: str) -> int:
-        """Tell the payload version that is written now."""
-        return self._named[event].version
-
-    def reads(self, event: str, type_version: int) -> bool:
-        """Tell whether a stored event can be folded or, being unknown, passed over."""
-        return event not in self.events or 1 <= type_version <= self.type_version(event)
-
-    def encode(self, event: EventT) -> tuple[str, int, str]:
-        """Write an event for the log: (type, type_version, payload)."""
-        codec = self._codecs[type(event)]
-        return codec.name, codec.version, codec.encode(event)
-
-    def decode(self, type_: str, type_version: int, payload: str) -> EventT | None:
-        """Read an event from the log; None for a type that this domain does not know (I11).
-
-        Raises:
-            DalsegnoError: a payload that cannot be read; the caller halts the workspace.
-
-        """
-        codec = self._named.get(type_)
-        if codec is None:
-            return None
-        known: EventT = self._read(codec, type_version, payload, codec.decode, codec.struct)
-        return known
-
-    def _read(
-        self,
-        codec: _EventCodec,
-        type_version: int,
-        payload: str,
-        decode: Callable[[str], Any],
-        struct: type[msgspec.Struct],
-    ) -> Any:  # noqa: ANN401 - one of the struct
-        """Read a payload of whatever version into a struct."""
-        type_ = codec.name
-        try:
-            if type_version == codec.version:
-                return decode(payload)
-            if not self.reads(type_, type_version):
-                raise DalsegnoError(f"this code reads {type_} up to version {codec.version}")
-            raw: dict[str, Any] = msgspec.json.decode(payload, type=dict[str, Any])
-            for version in range(type_version, codec.version):
-                raw = self._upcasts[type_, version](raw)
-            return msgspec.convert(raw, struct, str_keys=True)
-        except (msgspec.MsgspecError, LookupError, TypeError, ValueError) as error:
-            raise DalsegnoError(f"{type_} version {type_version}: {error!r}") from error
-
     def evolve_by(self, state: StateT | None, event: EventT) -> StateT | None:
         """Fold one event."""
         function, takes_none = self._evolvers[type(event)]
@@ -456,15 +372,6 @@ class Domain(Generic[StateT, CommandT, EventT]):
             raise DomainError(f"{type(event).__name__} on a {self.name} that does not exist")
         evolved: StateT | None = function(state, event)
         return evolved
-
-    def encode_state(self, state: StateT | None) -> str:
-        """Write a state for the store."""
-        return msgspec.json.encode(state).decode()
-
-    def decode_state(self, text: str) -> StateT | None:
-        """Read a state from the store."""
-        state: StateT | None = self._state_decoder.decode(text)
-        return state
 
     def indexed(self, state: StateT | None) -> Index:
         """Tell the index columns of a state."""
@@ -480,74 +387,14 @@ class Domain(Generic[StateT, CommandT, EventT]):
             InternalError: the view raised, or what it returned is no JSON.
 
         """
-        view, codec = self._view, self._named.get(type_)
+        codec = self._codecs.get(type_)
         if codec is None:
             return payload
-        if view is None:
-            if not self.reads(type_, type_version):
-                raise DalsegnoError(f"{type_} version {type_version} is not known here")
-            return payload
-        event = self._read(
-            codec, type_version, payload, view.decode or codec.decode, view.of or codec.struct
-        )
-        try:
-            seen = view.function(event, entity_id, version)
-            return payload if seen is None else msgspec.json.encode(seen).decode()
-        except Exception as error:
-            raise InternalError(f"the view of {type_} on {self.name} raised") from error
-
-    def json_schema(self) -> dict[str, Any]:
-        """Describe payloads for other languages: JSON Schema 2020-12, by command and by event."""
-        declared = [*self.commands.values(), *self.events.values()]
-        schemas, components = msgspec.json.schema_components(declared)
-        for struct, schema in zip(declared, schemas, strict=True):
-            _leave_out_tag(struct, components[schema["$ref"].removeprefix("#/$defs/")])
-        of = dict(zip(declared, schemas, strict=True))
-        return {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "commands": {name: of[struct] for name, struct in self.commands.items()},
-            "events": {name: of[struct] for name, struct in self.events.items()},
-            "$defs": components,
-        }
-
-
-def _fields(struct: type[msgspec.Struct]) -> set[str]:
-    return {field.encode_name for field in msgspec.structs.fields(struct)}
-
-
-def _required(struct: type[msgspec.Struct]) -> set[str]:
-    return {field.encode_name for field in msgspec.structs.fields(struct) if field.required}
-
-
-class _View:
-    """How a domain shows its events, and what of them it looks at, if not all."""
-
-    def __init__(
-        self, function: Callable[[Any, str, int], Any], of: type[msgspec.Struct] | None
-    ) -> None:
-        self.function = function
-        self.of = of
-        self.decode = None if of is None else msgspec.json.Decoder(of).decode
-
-
-class _EventCodec:
-    """How one type of event is written and read; the tag stays out of the payload."""
-
-    def __init__(self, name: str, struct: type[msgspec.Struct]) -> None:
-        self.name = name
-        self.struct = struct
-        self.version = 1
-        self.decode: Callable[[str], Any] = msgspec.json.Decoder(struct).decode
-        config = struct.__struct_config__
-        self._prefix = b""
-        if config.tag is not None:
-            self._prefix = msgspec.json.encode({config.tag_field: config.tag})[:-1]
-
-    def encode(self, event: msgspec.Struct) -> str:
-        encoded = msgspec.json.encode(event)
-        if self._prefix:
-            encoded = b"{" + encoded[len(self._prefix) :].lstrip(b",")
-        return encoded.decode()
+        if self._view is not None:
+            return self._view.show(codec, type_version, payload, entity_id, version)
+        if not codec.reads(type_version):
+            raise DalsegnoError(f"{type_} version {type_version} is not known here")
+        return payload
 
 
 if TYPE_CHECKING:
@@ -557,28 +404,3 @@ if TYPE_CHECKING:
 
 _EXTRAS: dict[type, str] = {Context: "context", Touched: "touched", Past: "past"}
 _EXTRA_NAMES = "Context, Touched and Past"
-
-
-def _leave_out_tag(struct: type[msgspec.Struct], schema: dict[str, Any]) -> None:
-    """Describe a payload as it is written: its name stands beside it, not in it."""
-    tag_field = struct.__struct_config__.tag_field
-    if tag_field is not None:
-        schema["properties"].pop(tag_field)
-        schema["required"].remove(tag_field)
-
-
-def _by_name(form: Any) -> dict[str, Any]:  # noqa: ANN401 - a TypeForm has no type at run time
-    structs = () if form is Never else get_args(form) or (form,)
-    named = {_name_of(struct): struct for struct in structs}
-    if len(named) != len(structs):
-        raise DomainError(f"two of {', '.join(s.__name__ for s in structs)} share a name")
-    return named
-
-
-def _name_of(struct: Any) -> str:  # noqa: ANN401 - as above
-    if not (isinstance(struct, type) and issubclass(struct, msgspec.Struct)):
-        raise DomainError(f"{struct!r} is no msgspec.Struct")
-    if struct.__struct_config__.array_like:
-        raise DomainError(f"{struct.__name__} is array_like, and a payload is an object")
-    tag = struct.__struct_config__.tag
-    return str(tag) if tag is not None else re.sub(r"(?<!^)(?=[A-Z])", "_", struct.__name__).lower()

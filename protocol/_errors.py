@@ -6,7 +6,9 @@
     ├── UnavailableError          nobody's: not applied, try again
     │   ├── OverloadedError       … after `retry_after_s`
     │   ├── StoreUnavailableError … the database is away
-    │   ├── RuntimeClosedError    … this runtime is shutting down
+    │   │   └── NotReadyError     … or this node does not know yet what the database says
+    │   ├── RuntimeClosedError    … this runtime is closed
+    │   │   └── DrainingError     … or about to be
     │   └── WorkspaceMovedError   … another node owns the workspace: ask there
     ├── OutcomeUnknownError       nobody's: may have been applied, retry with the same key
     ├── WorkspaceHaltedError      the log's: the workspace needs a repair first
@@ -15,6 +17,8 @@
     ├── FencedError               another owner's: the workspace lives elsewhere now
     ├── SequenceOverflowError     the log's: 2^63 - 1 events (X-SEQ-8)
     └── InternalError             ours
+
+    DomainError (a TypeError)     the programmer's: a domain is declared wrongly
 
 ``code`` is what goes over the wire; it is stable, upper case, at most 64 characters.
 """
@@ -37,6 +41,10 @@ class DalsegnoError(Exception):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
+
+
+class DomainError(TypeError):
+    """A domain is declared wrongly: raised while it is declared, or at the latest by `check`."""
 
 
 class Reject(DalsegnoError):
@@ -77,10 +85,18 @@ class StoreUnavailableError(UnavailableError):
     code = "STORE_UNAVAILABLE"
 
 
+class NotReadyError(StoreUnavailableError):
+    """This node cannot answer for the workspace yet: it opens it, or its lease had lapsed."""
+
+
 class RuntimeClosedError(UnavailableError):
     """The runtime is draining or closed."""
 
     code = "STORE_UNAVAILABLE"
+
+
+class DrainingError(RuntimeClosedError):
+    """The runtime settles what it has taken and takes nothing new."""
 
 
 class WorkspaceMovedError(UnavailableError):
@@ -195,3 +211,22 @@ def http_status(code: str) -> int:
     if known is not None:
         return known
     return 404 if code.endswith("_NOT_FOUND") else 409
+
+
+def not_found(entity: str, /, **details: Any) -> Reject:  # noqa: ANN401 - JSON values
+    """Return the refusal for an entity, named by its stream, that does not exist for the caller.
+
+    An entity that the caller may not see is refused in the same way (C22).
+    """
+    kind = entity.partition(":")[0]
+    return Reject(f"{kind.upper()}_NOT_FOUND", f"no such {kind}", **details)
+
+
+def not_a_member(**details: Any) -> Reject:  # noqa: ANN401 - JSON values
+    """Return the refusal for a user who has no role in the workspace."""
+    return Reject("ROLE_FORBIDDEN", "not a member of this workspace", **details)
+
+
+def membership_ended(**details: Any) -> Reject:  # noqa: ANN401 - JSON values
+    """Return what ends the subscriptions of a user who was removed from the workspace."""
+    return Reject("ROLE_FORBIDDEN", "no longer a member", **details)

@@ -62,49 +62,23 @@ def instant(at: datetime) -> str:
     return at.isoformat(timespec="microseconds")
 
 
-def chain(
-    previous: int,
-    workspace_id: str,
-    event_seq: int,
-    stream_id: str,
-    stream_seq: int,
-    type_: str,
-    type_version: int,
-    actor_id: str | None,
-    recorded_at: datetime,
-    payload: str,
-) -> int:
-    """Link an event to its history: BLAKE2b-64 over its fields and the chain before it.
+def chained(previous: int, event: Event) -> int:
+    """Return the link of an event to its history: BLAKE2b-64 over its fields and the chain before.
 
-    The payload enters as a digest, so that erasing a payload (and keeping its digest) breaks
-    nothing.  Fields are joined by U+001F with lengths in front of those that a caller chooses, so
-    that no two histories share an encoding.  ``recorded_at`` is UTC, as everywhere.
+    The event's own ``chain`` does not enter.  The payload enters as a digest, so that erasing a
+    payload (and keeping its digest) breaks nothing.  Fields are joined by U+001F, those that a
+    caller chooses with their lengths in front, so that no two histories share an encoding.
     """
-    actor = "-" if actor_id is None else f"+{actor_id}"
-    at = instant(recorded_at)
+    workspace_id, stream_id, type_ = event.workspace_id, event.stream_id, event.type
+    actor = "-" if event.actor_id is None else f"+{event.actor_id}"
     digest = _PAYLOAD.copy()
-    digest.update(payload.encode())
+    digest.update(event.payload.encode())
     text = (
-        f"{previous.to_bytes(8).hex()}\x1f{len(workspace_id)}:{workspace_id}\x1f{event_seq}\x1f"
-        f"{len(stream_id)}:{stream_id}\x1f{stream_seq}\x1f{len(type_)}:{type_}\x1f{type_version}\x1f"
-        f"{len(actor)}:{actor}\x1f{at}\x1f{digest.hexdigest()}"
+        f"{previous.to_bytes(8).hex()}\x1f{len(workspace_id)}:{workspace_id}\x1f{event.event_seq}"
+        f"\x1f{len(stream_id)}:{stream_id}\x1f{event.stream_seq}"
+        f"\x1f{len(type_)}:{type_}\x1f{event.type_version}\x1f{len(actor)}:{actor}"
+        f"\x1f{instant(event.recorded_at)}\x1f{digest.hexdigest()}"
     )
     link = _LINK.copy()
     link.update(text.encode())
     return int.from_bytes(link.digest())
-
-
-def chained(previous: int, event: Event) -> int:
-    """Link a stored event to the chain before it, to check a log."""
-    return chain(
-        previous,
-        event.workspace_id,
-        event.event_seq,
-        event.stream_id,
-        event.stream_seq,
-        event.type,
-        event.type_version,
-        event.actor_id,
-        event.recorded_at,
-        event.payload,
-    )

@@ -107,6 +107,9 @@ class Limits:
     # A connection
     outbox_bytes_max: int = 1 * MIB
     """Unsent event frames of one connection; above it lags and catches up from the store."""
+    outbox_items_max: int = 1_024
+    """Commits whose events wait for one connection's writer, or events for a host's loop; above it
+    lags as well."""
     replies_bytes_max: int = 1 * MIB
     """Unsent replies of one connection; above it is closed, since replies cannot be read again."""
     replies_pending_max: int = 4_096

@@ -30,29 +30,34 @@ def workspace_stream(workspace_id: str) -> str:
     return f"workspace:{workspace_id}"
 
 
-class Published:
-    """Committed and published events of one stream, in order: of one commit, or a page of them."""
+class Publication:
+    """Published events of one stream, in order: those of one commit, or a page of them."""
 
     __slots__ = ("_frames", "events", "first", "last")
 
-    def __init__(self, events: Sequence[Event], *, whole: bool) -> None:
+    def __init__(self, events: Sequence[Event], *, is_workspace_stream: bool) -> None:
         self.events = events
-        self.first = number(events[0], whole=whole)
+        self.first = seq_of(events[0], is_workspace_stream=is_workspace_stream)
         """Number of the first in the stream."""
-        self.last = number(events[-1], whole=whole)
+        self.last = seq_of(events[-1], is_workspace_stream=is_workspace_stream)
         self._frames: dict[View, Frames] = {}
 
     def frames(self, view: View) -> Frames:
         """Encode all of it in one view, once for all who look at it that way."""
         frames = self._frames.get(view)
         if frames is None:
-            frames = self._frames[view] = Frames([view(event) for event in self.events])
+            frames = self._frames[view] = encode(self.events, view)
         return frames
 
 
-def number(event: Event, *, whole: bool) -> int:
+def encode(events: Sequence[Event], view: View) -> Frames:
+    """Encode events as one reader sees them."""
+    return Frames([view(event) for event in events])
+
+
+def seq_of(event: Event, *, is_workspace_stream: bool) -> int:
     """Tell an event's number in the workspace's stream, or in its entity's."""
-    return event.event_seq if whole else event.stream_seq
+    return event.event_seq if is_workspace_stream else event.stream_seq
 
 
 class Subscription:
@@ -61,6 +66,7 @@ class Subscription:
     __slots__ = (
         "ended",
         "head",
+        "is_workspace_stream",
         "last_visible",
         "live",
         "missed",
@@ -68,14 +74,13 @@ class Subscription:
         "start",
         "stream_id",
         "view",
-        "whole",
         "workspace_id",
     )
 
     def __init__(self, workspace_id: str, stream_id: str, *, start: int = 0) -> None:
         self.workspace_id = workspace_id
         self.stream_id = stream_id
-        self.whole = stream_id == workspace_stream(workspace_id)
+        self.is_workspace_stream = stream_id == workspace_stream(workspace_id)
         """Whether this is the workspace's stream; else an entity's."""
         self.start = start
         """The cursor that it began after."""
@@ -106,7 +111,7 @@ class Subscription:
         if self.ended is not None:
             raise self.ended.with_traceback(None)  # many hear of the same
 
-    def offer(self, item: Published) -> Sequence[Event] | None:
+    def offer(self, item: Publication) -> Sequence[Event] | None:
         """Take what is due of a published item; None where nothing is.
 
         The answer is ``item.events`` itself where all of it is due.
@@ -124,17 +129,17 @@ class Subscription:
             due = self.visible(due)
         if not due:
             return None
-        self.sent = number(due[-1], whole=self.whole)
+        self.sent = seq_of(due[-1], is_workspace_stream=self.is_workspace_stream)
         return due
 
     def reaches(self, published: int) -> bool:
         """Tell whether all that is due was given, the workspace being published up to a number."""
-        if not self.whole:
+        if not self.is_workspace_stream:
             return self.sent >= self.head
         last = self.last_visible
         return self.sent >= (published if last is None else min(published, last))
 
-    def take(self, page: Published) -> Sequence[Event]:
+    def take(self, page: Publication) -> Sequence[Event]:
         """Take what is due of the page that follows, while behind; nothing: the reader may not.
 
         The answer is ``page.events`` itself where all of it is due.
@@ -142,7 +147,7 @@ class Subscription:
         assert page.first == self.sent + 1, "the page that follows"
         due = self.visible(page.events)
         if due:
-            self.sent = number(due[-1], whole=self.whole)
+            self.sent = seq_of(due[-1], is_workspace_stream=self.is_workspace_stream)
         return due
 
     def visible(self, events: Sequence[Event]) -> Sequence[Event]:

@@ -27,7 +27,10 @@ from dalsegno.protocol import (
 from ._runtime import Runtime as Runtime, RuntimeFailedError as RuntimeFailedError
 from ._workspace import (
     Entities as Entities,
-    EntityListening as EntityListening,
+    EntityEvents as EntityEvents,
     Recorded as Recorded,
     Workspace as Workspace,
 )
+
+EntityListening = EntityEvents
+"""The name of `EntityEvents` before 0.1.0 was complete."""

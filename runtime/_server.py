@@ -96,7 +96,7 @@ class _Sockets:
     async def handle(self, transport: NativeTransport, accepted: _Accepted) -> None:
         connection = Connection(
             transport,
-            self._rt.service,
+            self._rt.service.sessions,
             user_id=accepted.identity.user_id,
             session_id=accepted.identity.session_hash,
             client_id=accepted.client_id,
@@ -110,7 +110,9 @@ class _Sockets:
 
     async def close_session(self, session_hash: bytes) -> None:
         """End a session's sockets; when this returns, nothing more is written to them."""
-        self._rt.service.close_session(session_hash, Close.UNAUTHORIZED, "the session ended")
+        self._rt.service.connections.close_session(
+            session_hash, Close.UNAUTHORIZED, "the session ended"
+        )
         await trio.lowlevel.checkpoint()
 
 

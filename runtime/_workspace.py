@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import msgspec
-import trio
 
-from dalsegno.actors import Listening, Receipt, make_command
+from dalsegno.actors import EventStream, Receipt, send
 from dalsegno.protocol import SYSTEM, CorruptLogError, DalsegnoError, Event, Principal, Reject
 
 if TYPE_CHECKING:
@@ -66,36 +65,16 @@ class Workspace:
 
         """
         service = self._service
-        name, domain = service.commands.get(type(command), ("", None))
-        if domain is None:
-            raise Reject("UNKNOWN_COMMAND", f"no domain here knows {type(command).__name__}")
-        done = trio.Event()
-        answers: list[Receipt | DalsegnoError] = []
-
-        def reply(answer: Receipt | DalsegnoError) -> None:
-            answers.append(answer)
-            done.set()
-
-        envelope = make_command(
+        return await send(
+            service.directory,
+            service.catalog,
             self.id,
-            domain,
-            name,
             command,
             principal=self.principal,
-            reply=reply,
-            limits=service.limits,
-            domains=service.domains,
-            new_id=service.world.new_id,
             key=key,
             correlation_id=correlation_id,
             causation=causation,
         )
-        await service.directory.slot(self.id).admit(envelope)
-        await done.wait()
-        answer = answers[0]
-        if isinstance(answer, DalsegnoError):
-            raise answer
-        return answer
 
     async def get(
         self, domain: Domain[StateT, Any, Any], entity_id: str, *, min_seq: int | None = None
@@ -122,9 +101,9 @@ class Workspace:
         """Read an entity with its version; None where it never existed.  See `get`."""
         await self._check_role()
         if min_seq is not None:
-            with self._service.directory.using(self.id) as slot:
-                await slot.wait_open(min_seq)
-        return await self._service.directory.look(self.id, domain, entity_id)
+            with self._service.directory.using(self.id) as active:
+                await active.wait_open(min_seq)
+        return await self._service.catalog.look(self.id, domain, entity_id)
 
     async def entities(
         self,
@@ -155,9 +134,9 @@ class Workspace:
     async def head(self) -> int:
         """Tell the published head: the number of the last event."""
         await self._check_role()
-        with self._service.directory.using(self.id) as slot:
-            await slot.wait_open()
-            return slot.hub.head
+        with self._service.directory.using(self.id) as active:
+            await active.wait_open()
+            return active.hub.head
 
     async def repair(self) -> RepairReport:
         """Check the log from its first event to its last, and lift a halt marker; audited.
@@ -178,33 +157,22 @@ class Workspace:
 
     async def role_of(self, user_id: str) -> str | None:
         """Tell a user's role as it is committed; None for who is no member."""
-        return await self._service.role_of(self.id, user_id)
+        return await self._service.catalog.role_of(self.id, user_id)
 
-    def subscribe(self, *, after: int | None = 0) -> Listening:
-        """Listen to every event, from a cursor on; None: from now on.
+    def subscribe(self, *, after: int | None = 0) -> EventStream:
+        """Follow every event, from a cursor on; None: from now on.
 
         The iterator stays in step with the log however slow the loop is, and yields each event
         once, in order.
         """
-        return self._listen(f"workspace:{self.id}", after)
+        return self._follow(f"workspace:{self.id}", after)
 
-    def _listen(self, stream_id: str, after: int | None) -> Listening:
-        principal = self.principal
-        return Listening(
-            self._service,
-            self.id,
-            stream_id,
-            after=after,
-            user_id=principal.user_id,
-            role=principal.role,
-        )
+    def _follow(self, stream_id: str, after: int | None) -> EventStream:
+        sessions = self._service.sessions
+        return EventStream(sessions, self.id, stream_id, after=after, principal=self.principal)
 
     async def _check_role(self) -> None:
-        user_id = self.principal.user_id
-        if user_id is None or self.principal.role is not None:
-            return
-        if await self.role_of(user_id) is None:
-            raise Reject("ROLE_FORBIDDEN", "not a member of this workspace")
+        await self._service.catalog.check_member(self.id, self.principal)
 
 
 class Recorded(msgspec.Struct, Generic[EventT], frozen=True):
@@ -238,22 +206,22 @@ class Entities(Generic[StateT, CommandT, EventT]):
         """Read an entity's state; see `Workspace.get`."""
         return await self._workspace.get(self._domain, entity_id, min_seq=min_seq)
 
-    def subscribe(self, entity_id: str, *, after: int | None = 0) -> EntityListening[EventT]:
-        """Listen to one entity's events, from one of its versions on."""
+    def subscribe(self, entity_id: str, *, after: int | None = 0) -> EntityEvents[EventT]:
+        """Follow one entity's events, from one of its versions on."""
         stream_id = self._domain.stream_id(entity_id)
-        return EntityListening(self._workspace._listen(stream_id, after), self._domain)  # noqa: SLF001 - one module
+        return EntityEvents(self._workspace._follow(stream_id, after), self._domain)  # noqa: SLF001 - one module
 
 
-class EntityListening(Generic[EventT]):
+class EntityEvents(Generic[EventT]):
     """An async iterator of one entity's events, inside ``async with``."""
 
-    def __init__(self, listening: Listening, domain: Domain[Any, Any, EventT]) -> None:
-        self._listening = listening
+    def __init__(self, stream: EventStream, domain: Domain[Any, Any, EventT]) -> None:
+        self._stream = stream
         self._domain = domain
 
     async def __aenter__(self) -> Self:
-        """Begin to listen; see `Workspace.subscribe`."""
-        await self._listening.__aenter__()
+        """Begin to follow the entity; see `Workspace.subscribe`."""
+        await self._stream.__aenter__()
         return self
 
     async def __aexit__(
@@ -262,8 +230,8 @@ class EntityListening(Generic[EventT]):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop listening."""
-        await self._listening.__aexit__(exc_type, exc_value, traceback)
+        """Stop following."""
+        await self._stream.__aexit__(exc_type, exc_value, traceback)
 
     def __aiter__(self) -> Self:
         return self
@@ -271,7 +239,7 @@ class EntityListening(Generic[EventT]):
     async def __anext__(self) -> Recorded[EventT]:
         """Wait for the next event that the domain knows; others are passed over (I11)."""
         while True:
-            record = await self._listening.__anext__()
+            record = await self._stream.__anext__()
             try:
                 event = self._domain.decode(record.type, record.type_version, record.payload)
             except DalsegnoError as error:

@@ -13,7 +13,7 @@ from dataclasses import fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 import msgspec
@@ -23,8 +23,9 @@ from trio_websocket import WebSocketConnection, open_websocket_url
 
 from dalsegno.actors.domains.accounts import SetUp, users
 from dalsegno.actors.testing import MemoryStore
-from dalsegno.protocol import AnyMessage, Close, Limits, decode_message, http_status
+from dalsegno.protocol import Close, Limits, http_status
 from dalsegno.protocol._errors import HTTP_STATUS
+from dalsegno.protocol.dialects import GENERIC, NOTES, WEBSOCKET, Ack, Ping
 from dalsegno.runtime import Runtime
 from dalsegno.runtime._cli import cli
 from dalsegno.runtime._config import FileSettings
@@ -219,15 +220,15 @@ async def test_the_conversation_of_the_protocol_takes_place(migrated: str) -> No
 
 
 def test_the_conversation_has_every_message_of_a_client() -> None:
-    said = {type(decode_message(line, Limits())) for who, line in conversation() if who == "→"}
-    assert said == set(get_args(AnyMessage))
+    said = {type(WEBSOCKET.decode(line, Limits())) for who, line in conversation() if who == "→"}
+    assert said == {Ack, Ping, *GENERIC.messages, *NOTES.messages}
 
 
 def test_every_message_of_the_server_is_told() -> None:
     sources = [
         *(ROOT / "actors").rglob("*.py"),
         *(ROOT / "runtime").glob("*.py"),
-        ROOT / "protocol" / "_views.py",
+        *(ROOT / "protocol" / "dialects").glob("*.py"),
     ]
     said = {
         name

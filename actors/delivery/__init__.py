@@ -6,11 +6,7 @@ from ._acks import (
     Frontier as Frontier,
 )
 from ._catch_up import read_ahead as read_ahead, read_page as read_page
-from ._delivery import (
-    Delivery as Delivery,
-    DeliveryStatistics as DeliveryStatistics,
-    Follower as Follower,
-)
+from ._delivery import Delivery as Delivery, DeliveryStatistics as DeliveryStatistics
 from ._hub import Hub as Hub
 from ._resume import (
     check_cursor as check_cursor,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from dalsegno.protocol import Reject, StaleCursorError, UnavailableError
+from dalsegno.protocol import Backoff, Reject, StaleCursorError, UnavailableError
 
 if TYPE_CHECKING:
     from dalsegno.actors.ports import CursorKey, Store
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger("dalsegno.acks")
 
 _ROWS = 5_000
-"""Cursors in one statement: a fraction of a second, so it always ends before its time-out."""
+"""Cursors in one statement: a fraction of a second, well below its time-out."""
+_BACKOFF_MAX = 64
+"""The longest delay after a failure, in multiples of ``ack_flush_s``."""
 
 
 class Frontier:
-    """One client's place in one stream."""
+    """How far one client has acknowledged one stream."""
 
     __slots__ = ("acked", "is_loaded", "key", "users")
 
@@ -71,27 +73,27 @@ class AckFrontiers:
         return f"<AckFrontiers {len(self._frontiers)} in use, {len(self._moved)} to write>"
 
     def statistics(self) -> AckStatistics:
-        """Tell what is in use and what is still to be written."""
+        """Return what is in use and what is still to be written."""
         unwritten = len(self._moved) + len(self._writing)
         return AckStatistics(len(self._frontiers), unwritten, self._written)
 
     @property
     def has_unwritten(self) -> bool:
-        """Whether something moved that is not durable yet."""
+        """Whether a frontier moved that is not durable yet."""
         return bool(self._moved or self._writing)
 
     async def open(self, key: CursorKey) -> Frontier:
-        """Take part in a frontier; `close` ends it.
+        """Use a frontier until `close`.
 
         Raises:
             StoreUnavailableError: it could not be read.
 
         """
         frontier = self._frontiers.setdefault(key, Frontier(key))
-        frontier.users += 1  # from now on, so that no other user's end takes it away
+        frontier.users += 1  # first, so that no other user's `close` removes it
         try:
             if not frontier.is_loaded:
-                # What is on its way to the store now may arrive behind this read's back.
+                # What is on its way to the store may arrive after this read.
                 unwritten = max(self._moved.get(key, 0), self._writing.get(key, 0))
                 stored = await self._store.read_cursors([key])
                 frontier.acked = max(frontier.acked, stored.get(key, 0), unwritten)
@@ -102,7 +104,7 @@ class AckFrontiers:
         return frontier
 
     def close(self, frontier: Frontier) -> None:
-        """Leave a frontier; the last one takes it out of memory."""
+        """Stop using a frontier; the last user removes it from memory."""
         frontier.users -= 1
         if frontier.users == 0:
             self._frontiers.pop(frontier.key, None)
@@ -112,7 +114,7 @@ class AckFrontiers:
 
         Args:
             frontier: an open one.
-            seq: the number acknowledged.
+            seq: the acknowledged number.
             sent: the highest that this connection may acknowledge.
 
         Raises:
@@ -145,18 +147,21 @@ class AckFrontiers:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write what moved, until cancelled; `flush` writes the rest."""
         task_status.started()
-        failures = 0
+        flush_s = self._limits.ack_flush_s
+        backoff = Backoff(2 * flush_s, _BACKOFF_MAX * flush_s)
+        delay_s = flush_s
         while True:
             while not self._moved:
                 await self._wake.park()
-            await trio.sleep(self._limits.ack_flush_s * 2 ** min(failures, 6))
+            await trio.sleep(delay_s)
             try:
                 await self.flush()
             except UnavailableError as error:
-                failures += 1
-                _log.warning("acks could not be written, attempt %d: %s", failures, error)
+                delay_s = backoff.next_s(1.0)  # one writer a node: there is no herd to spread
+                _log.warning("acks could not be written, attempt %d: %s", backoff.failures, error)
             else:
-                failures = 0
+                backoff.reset()
+                delay_s = flush_s
 
     async def flush(self) -> None:
         """Write what moved.
@@ -178,7 +183,7 @@ class AckFrontiers:
                 for key in several:
                     del self._writing[key]
         except BaseException:
-            # Whatever ended it, what was not surely written is still to be written.
+            # Whatever ended it, what may not have been written is written again.
             self._moved = {**self._writing, **self._moved}
             self._wake.unpark_all()
             raise

@@ -1,10 +1,11 @@
-"""The readers of one stream: many in step with one another, and the rest each apart.
+"""The readers of one stream: most of them in cohorts, the rest individual.
 
 Nearly all readers of a stream were given the same, see it the same way, and take what they get at
-once.  What is due to them is the same bytes then: it is found once for all of them, and a commit
-costs each of them a write and nothing else.  Who needs more than that is *apart*: at its beginning,
-while it is behind or slow, where it may not see all, and where answers are to be written together
-with the events.  It is offered each item by itself, and comes back once it has everything.
+once.  What is due to them is the same bytes then: it is encoded once for the whole *cohort*, and a
+commit costs each member one write and nothing else.  A reader that needs more than that is
+*individual*: at its beginning, while it is behind or slow, where it may not see all, and where
+answers are to be written together with the events.  It is offered each item by itself, and joins
+a cohort again once it has everything.
 """
 
 from __future__ import annotations
@@ -14,16 +15,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from dalsegno.protocol import Frames, Published, Subscription, View
+    from dalsegno.actors.ports import SocketSubscriber, Subscriber
+    from dalsegno.protocol import Frames, Publication, Subscription, View
 
-    from ._delivery import Follower, Writing
-
-    Member = tuple[Subscription, Writing, Callable[[Sequence[Frames]], bool]]
-    """A reader in step, and its transport's `send_nowait`, looked up once."""
+    Member = tuple[Subscription, SocketSubscriber, Callable[[Sequence[Frames]], bool]]
+    """A reader in a cohort, and its transport's `send_nowait`, looked up once."""
 
 
-class InStep:
-    """Readers of one stream who see it the same way and were given the same."""
+class Cohort:
+    """Readers of one stream that see it the same way and were given the same."""
 
     __slots__ = ("has_lost", "members", "sent")
 
@@ -32,78 +32,82 @@ class InStep:
         """The number that all of them have, or are about to be given."""
         self.members: dict[Subscription, Member] = {}
         self.has_lost = False
-        """Whether somebody left since they moved on."""
+        """Whether a member left since the cohort last moved on."""
 
-    def still(self, members: list[Member]) -> list[Member]:
-        """Leave out who has left since."""
+    def __repr__(self) -> str:
+        return f"<Cohort of {len(self.members)} at {self.sent}>"
+
+    def remaining(self, members: list[Member]) -> list[Member]:
+        """Return those of ``members`` that have not left since the cohort moved on."""
         return [one for one in members if one[0] in self.members] if self.has_lost else members
 
 
 class Readers:
     """The readers of one stream; see the module."""
 
-    __slots__ = ("_in_step", "apart")
+    __slots__ = ("_cohorts", "individual")
 
     def __init__(self) -> None:
-        self.apart: dict[Subscription, Follower] = {}
-        self._in_step: dict[View, InStep] = {}
+        self.individual: dict[Subscription, Subscriber] = {}
+        self._cohorts: dict[View, Cohort] = {}
 
     def __repr__(self) -> str:
-        return f"<Readers: {len(self)}, {len(self.apart)} of them apart>"
+        return f"<Readers: {len(self)}, {len(self.individual)} of them individual>"
 
     def __len__(self) -> int:
-        return len(self.apart) + sum(len(step.members) for step in self._in_step.values())
+        return len(self.individual) + sum(len(each.members) for each in self._cohorts.values())
 
-    def __iter__(self) -> Iterator[tuple[Subscription, Follower]]:
-        yield from self.apart.items()
-        for step in self._in_step.values():
-            for subscription, writing, _ in step.members.values():
-                yield subscription, writing
+    def __iter__(self) -> Iterator[tuple[Subscription, Subscriber]]:
+        yield from self.individual.items()
+        for cohort in self._cohorts.values():
+            for subscription, subscriber, _ in cohort.members.values():
+                yield subscription, subscriber
 
-    def add(self, subscription: Subscription, follower: Follower) -> None:
-        """Add a reader, apart at first."""
-        self.apart[subscription] = follower
+    def add(self, subscription: Subscription, subscriber: Subscriber) -> None:
+        """Add a reader, individual at first."""
+        self.individual[subscription] = subscriber
 
     def remove(self, subscription: Subscription) -> None:
-        """Take a reader out; nothing where it is out already."""
-        self.part(subscription)
-        self.apart.pop(subscription, None)
+        """Remove a reader, if it is among them."""
+        self.leave(subscription)
+        self.individual.pop(subscription, None)
 
-    def join(self, subscription: Subscription, writing: Writing) -> None:
-        """Let a reader for whom nothing waits step in with the others, if it is where they are."""
+    def join(self, subscription: Subscription, subscriber: SocketSubscriber) -> None:
+        """Move a reader for which nothing waits into the cohort of its view, if it is level."""
         view, sent = subscription.view, subscription.sent
         sees_all = subscription.live and subscription.last_visible is None
-        if view is None or not sees_all or subscription not in self.apart:
+        if view is None or not sees_all or subscription not in self.individual:
             return
-        step = self._in_step.get(view) or InStep(sent)
-        if step.sent == sent:
-            del self.apart[subscription]
-            step.members[subscription] = subscription, writing, writing.transport.send_nowait
-            self._in_step[view] = step
+        cohort = self._cohorts.get(view) or Cohort(sent)
+        if cohort.sent == sent:
+            del self.individual[subscription]
+            send = subscriber.transport.send_nowait
+            cohort.members[subscription] = subscription, subscriber, send
+            self._cohorts[view] = cohort
 
-    def part(self, subscription: Subscription) -> None:
-        """Let a reader go on by itself, from where it is; nothing where it does already."""
+    def leave(self, subscription: Subscription) -> None:
+        """Make a reader individual, from where it is; nothing where it is individual already."""
         view = subscription.view
-        step = None if view is None else self._in_step.get(view)
-        if view is None or step is None or subscription not in step.members:
+        cohort = None if view is None else self._cohorts.get(view)
+        if view is None or cohort is None or subscription not in cohort.members:
             return
-        step.has_lost = True
-        self.apart[subscription] = step.members.pop(subscription)[1]
-        if not step.members:
-            del self._in_step[view]
+        cohort.has_lost = True
+        self.individual[subscription] = cohort.members.pop(subscription)[1]
+        if not cohort.members:
+            del self._cohorts[view]
 
-    def advance(self, item: Published) -> list[tuple[InStep, Frames]]:
-        """Move everybody in step past an item; tell what is to be written to whom."""
+    def advance(self, item: Publication) -> list[tuple[Cohort, Frames]]:
+        """Move every cohort past an item; return what is to be written to each."""
         due = []
-        for view, step in list(self._in_step.items()):
+        for view, cohort in list(self._cohorts.items()):
             try:
-                frames = item.frames(view) if item.first == step.sent + 1 else None
-            except Exception:  # noqa: BLE001 - it is raised again at each of them
+                frames = item.frames(view) if item.first == cohort.sent + 1 else None
+            except Exception:  # noqa: BLE001 - it is raised again at each individual member
                 frames = None
             if frames is None:
-                for subscription in list(step.members):
-                    self.part(subscription)
+                for subscription in list(cohort.members):
+                    self.leave(subscription)
             else:
-                step.sent, step.has_lost = item.last, False
-                due.append((step, frames))
+                cohort.sent, cohort.has_lost = item.last, False
+                due.append((cohort, frames))
         return due

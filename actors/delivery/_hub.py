@@ -1,4 +1,4 @@
-"""Who listens to a workspace, and the one place where committed events leave it.
+"""The readers of a workspace, and the one place where committed events leave it.
 
 A hub outlives the incarnations of its workspace.  Registering with it returns the published head
 in the same step, without the mailbox: what is at or below that head is read from the tail or from
@@ -7,15 +7,15 @@ the store, what is above it will be offered.  No lock and no buffer joins the tw
 Publishing one commit:
 
 1. revocations in it become barriers on the readers they concern, before any offer (I8);
-2. the commands' answers go to their senders, so that who sent something hears of it first;
-3. each stream's events are offered to its readers, entities' streams before the workspace's; those
-   who are in step move on together (`Readers`), but for those who have an answer to be written too;
-4. who has something to write is flushed once, then those in step are written to.  Others run in
-   between, and may leave, or end, what is not written yet.
+2. the commands' answers go to their senders, so that a sender gets its answer before the events;
+3. each stream's events are offered to its readers, entities' streams before the workspace's;
+   cohorts move on as a whole (`Readers`), without the members that also have an answer to write;
+4. readers that have something to write are flushed once each, then the cohorts are written to.
+   Other tasks run in between, and may end what is not written yet.
 
 Where the workspace is halted, moves to another node, or turns out to have another history than the
-one that was published here, the hub *ends*: every reader and everybody who waits for the head hears
-why, and what was kept for them is forgotten.
+one that was published here, the hub *ends*: all readers, and all that wait for the head, get the
+reason, and what was kept for them is forgotten.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from dalsegno.actors.ports import MEMBER_REMOVED
-from dalsegno.protocol import CHAIN_START, Published, workspace_stream
+from dalsegno.protocol import CHAIN_START, Publication, workspace_stream
 
 from ._cohorts import Readers
 from ._tail import Tail
@@ -34,13 +33,14 @@ from ._tail import Tail
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from dalsegno.actors.ports import SocketSubscriber, Subscriber
     from dalsegno.protocol import DalsegnoError, Event, Frames, Subscription
 
-    from ._cohorts import InStep, Member
-    from ._delivery import Delivery, Follower, Writing
+    from ._cohorts import Cohort, Member
+    from ._delivery import Delivery
 
-    _Due = tuple[InStep, Frames, list[Member]]
-    """What is to be written to those who were in step when it was published."""
+    _Due = tuple[Cohort, Frames, list[Member]]
+    """What is to be written to those that were in a cohort when it was published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class HubStatistics:
     head: int
     """The published head."""
     streams: int
-    """Those that somebody follows."""
+    """Streams that have readers."""
     subscriptions: int
     behind: int
     """Subscriptions that are being caught up."""
@@ -70,16 +70,16 @@ class Hub:
         self.chain = CHAIN_START
         """… and its chain."""
         self.is_open = False
-        self.is_doubtful = False
+        self.is_unverified = False
         """Whether another node may have written on since it was looked at."""
         self.tail = Tail(workspace_id)
         """The newest of what was published; it ends at the head."""
-        self.era = object()
-        """Whose pages may be shared: another one once the log may have been touched."""
+        self.cache_generation = object()
+        """Identifies the pages that may be shared; replaced once the log may have changed."""
         self._delivery = delivery
         self._streams: dict[str, Readers] = {}
         self._waiting: dict[int, trio.lowlevel.ParkingLot] = {}
-        """Who waits for the head, by the number that each waits for."""
+        """The tasks that wait for the head, by the number that each waits for."""
         self._ended: DalsegnoError | None = None
 
     def __repr__(self) -> str:
@@ -87,7 +87,7 @@ class Hub:
         return f"<Hub {self.workspace_id} {state}, {self.subscriptions} subscriptions>"
 
     def statistics(self) -> HubStatistics:
-        """Tell who listens."""
+        """Return how many readers there are, and where they are."""
         every = [one for readers in self._streams.values() for one in readers]
         return HubStatistics(
             head=self.head,
@@ -99,12 +99,12 @@ class Hub:
 
     @property
     def subscriptions(self) -> int:
-        """How many subscriptions there are."""
+        """The number of subscriptions."""
         return sum(map(len, self._streams.values()))
 
     @property
     def is_used(self) -> bool:
-        """Whether there are subscriptions, or somebody waits for the head."""
+        """Whether there are subscriptions, or tasks that wait for the head."""
         return bool(self._streams) or bool(self._waiting)
 
     # ------------------------------------------------------------------------------- the head
@@ -112,13 +112,13 @@ class Hub:
     def open(self, head: int, chain: int) -> None:
         """Begin at the head of the log as it was found, at first and after `end`.
 
-        While there are readers the rest is published instead, so that they get it.
+        While there are readers the rest is published instead, so that they get it too.
         """
         assert not self._streams, "readers get what was published, or hear of an end"
         self.tail = self._delivery.tails.find(self.workspace_id, head, chain)
         self.head, self.chain = head, chain
         self.is_open = True
-        self.is_doubtful = False
+        self.is_unverified = False
         self._ended = None
         self._wake()
 
@@ -128,22 +128,22 @@ class Hub:
         self._ended = error
         self._delivery.tails.forget(self.tail)
         self.tail = Tail(self.workspace_id)
-        self.era = object()
+        self.cache_generation = object()
         streams, self._streams = self._streams, {}
         self._delivery.begin()
         for readers in streams.values():
-            for subscription, follower in list(readers):
+            for subscription, subscriber in list(readers):
                 readers.remove(subscription)
                 subscription.ended = error
-                follower.ended(subscription, error)
-        for follower in self._delivery.end():
-            follower.flush_nowait()
+                subscriber.ended(subscription, error)
+        for touched in self._delivery.end():
+            touched.flush_nowait()
         self._wake()
 
-    def trust(self) -> None:
-        """Take it that the head is the log's: the store was asked."""
-        if self.is_doubtful:
-            self.is_doubtful = False
+    def confirm_head(self) -> None:
+        """Mark the head as confirmed by the store."""
+        if self.is_unverified:
+            self.is_unverified = False
             self._wake()
 
     async def wait_head(self, event_seq: int) -> None:
@@ -153,7 +153,7 @@ class Hub:
             DalsegnoError: the hub ended meanwhile.
 
         """
-        while not self.is_open or self.is_doubtful or self.head < event_seq:
+        while not self.is_open or self.is_unverified or self.head < event_seq:
             await self._wait_for(event_seq)
             if self._ended is not None:
                 raise self._ended.with_traceback(None)
@@ -167,9 +167,9 @@ class Hub:
                 del self._waiting[event_seq]
 
     def _wake(self) -> None:
-        """Wake who waits for what is there now, or for what will not come.
+        """Wake the tasks that wait for what is there now, or for what will not come.
 
-        Nobody else: whoever waits for a number far ahead must not make each commit dearer.
+        No others: a task that waits for a number far ahead must not make each commit dearer.
         """
         is_open, head = self.is_open, self.head
         for event_seq in [seq for seq in self._waiting if seq <= head or not is_open]:
@@ -177,31 +177,31 @@ class Hub:
 
     # ---------------------------------------------------------------------------- the readers
 
-    def register(self, subscription: Subscription, follower: Follower) -> int:
+    def register(self, subscription: Subscription, subscriber: Subscriber) -> int:
         """Add a reader; return the published head of the workspace."""
         assert self.is_open, "waited for"
-        self._streams.setdefault(subscription.stream_id, Readers()).add(subscription, follower)
+        self._streams.setdefault(subscription.stream_id, Readers()).add(subscription, subscriber)
         return self.head
 
     def unregister(self, subscription: Subscription) -> None:
-        """Take a reader out; nothing where it is out already."""
+        """Remove a reader, if it is registered."""
         readers = self._streams.get(subscription.stream_id)
         if readers is not None:
             readers.remove(subscription)
             if not readers:
                 del self._streams[subscription.stream_id]
 
-    def join(self, subscription: Subscription, writing: Writing) -> None:
-        """Let a reader for whom nothing waits go on in step with others, if that may be."""
+    def join_cohort(self, subscription: Subscription, subscriber: SocketSubscriber) -> None:
+        """Serve a reader for which nothing waits together with others, where that is possible."""
         readers = self._streams.get(subscription.stream_id)
         if readers is not None:
-            readers.join(subscription, writing)
+            readers.join(subscription, subscriber)
 
-    def part(self, subscription: Subscription) -> None:
-        """Let a reader go on by itself."""
+    def leave_cohort(self, subscription: Subscription) -> None:
+        """Serve a reader individually."""
         readers = self._streams.get(subscription.stream_id)
         if readers is not None:
-            readers.part(subscription)
+            readers.leave(subscription)
 
     # ----------------------------------------------------------------------------- publishing
 
@@ -217,7 +217,7 @@ class Hub:
         await self._write(due)
 
     def _publish(self, events: Sequence[Event], answer: Callable[[], None]) -> list[_Due]:
-        revoked: list[tuple[Subscription, Follower]] = []
+        revoked: list[tuple[Subscription, Subscriber]] = []
         if events:
             assert self.is_open, "opened before"
             assert events[0].event_seq == self.head + 1, "published in order, without a gap"
@@ -227,10 +227,10 @@ class Hub:
         answer()
         due: list[_Due] = []
         if events and self._streams:
-            self._delivery.part(self)
+            self._delivery.leave_cohorts(self.workspace_id)
             due = self._offer(events)
-        for subscription, follower in revoked:
-            follower.revoked(subscription)
+        for subscription, subscriber in revoked:
+            subscriber.revoked(subscription)
         return due
 
     def _offer(self, events: Sequence[Event]) -> list[_Due]:
@@ -241,55 +241,57 @@ class Hub:
                 if event.stream_id in streams:
                     by_stream.setdefault(event.stream_id, []).append(event)
             for stream_id, its_events in by_stream.items():
-                due += self._offer_item(streams[stream_id], Published(its_events, whole=False))
+                item = Publication(its_events, is_workspace_stream=False)
+                due += self._offer_item(streams[stream_id], item)
         if self.stream_id in streams:
-            due += self._offer_item(streams[self.stream_id], Published(events, whole=True))
+            item = Publication(events, is_workspace_stream=True)
+            due += self._offer_item(streams[self.stream_id], item)
         return due
 
-    def _offer_item(self, readers: Readers, item: Published) -> list[_Due]:
+    def _offer_item(self, readers: Readers, item: Publication) -> list[_Due]:
         due = [(*one, list(one[0].members.values())) for one in readers.advance(item)]
-        for subscription, follower in list(readers.apart.items()):
-            follower.offer(subscription, item)
+        for subscription, subscriber in list(readers.individual.items()):
+            subscriber.offer(subscription, item)
         return due
 
     async def _write(self, due: list[_Due]) -> None:
-        """Write to everybody who is in step, and let others run in between."""
+        """Write to the members of the cohorts, and let others run in between."""
         chunk, written = self._delivery.limits.offers_per_yield, 0
-        for step, frames, members in due:
-            last = step.sent
+        for cohort, frames, members in due:
+            last = cohort.sent
             for first in range(0, len(members), chunk):
                 here = members[first : first + chunk]
-                self._give(step.still(here), (frames,), last)
+                self._send(cohort.remaining(here), (frames,), last)
                 written += len(here)
                 if written >= chunk:
                     written = 0
                     await trio.lowlevel.cancel_shielded_checkpoint()
 
-    def _give(self, members: list[Member], frames: tuple[Frames], last: int) -> None:
-        """Write the same to each, up to the same number; who does not take it goes on by itself."""
-        for subscription, writing, send in members:
+    def _send(self, members: list[Member], frames: tuple[Frames], last: int) -> None:
+        """Write the same to each, up to the same number; a member that does not take it leaves."""
+        for subscription, subscriber, send in members:
             subscription.sent = last
             try:
                 if send(frames):
                     continue
-                writing.write_on()
+                subscriber.write_on()
             except Exception as error:  # noqa: BLE001 - it is that reader's alone
-                writing.broke(error)
-            self.part(subscription)
+                subscriber.on_write_error(error)
+            self.leave_cohort(subscription)
 
-    def _revoke(self, events: Sequence[Event]) -> list[tuple[Subscription, Follower]]:
+    def _revoke(self, events: Sequence[Event]) -> list[tuple[Subscription, Subscriber]]:
         revoked = []
         for event in events:
-            if event.type == MEMBER_REMOVED and event.stream_id.startswith("member:"):
-                user_id = event.stream_id.partition(":")[2]
-                for subscription, follower in list(self._of(user_id)):
-                    self.part(subscription)
+            user_id = self._delivery.roles.removed_by(event)
+            if user_id is not None:
+                for subscription, subscriber in list(self._of(user_id)):
+                    self.leave_cohort(subscription)
                     subscription.revoke(event.event_seq)
-                    revoked.append((subscription, follower))
+                    revoked.append((subscription, subscriber))
         return revoked
 
-    def _of(self, user_id: str) -> Iterable[tuple[Subscription, Follower]]:
+    def _of(self, user_id: str) -> Iterable[tuple[Subscription, Subscriber]]:
         for readers in self._streams.values():
-            for subscription, follower in readers:
-                if follower.user_id == user_id:
-                    yield subscription, follower
+            for subscription, subscriber in readers:
+                if subscriber.user_id == user_id:
+                    yield subscription, subscriber

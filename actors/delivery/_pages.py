@@ -1,11 +1,11 @@
-"""Pages for readers who are behind at the same place: read once, encoded once, kept for a while.
+"""Pages for readers that are behind at the same cursor: read once, encoded once, kept for a while.
 
 After a restart a thousand clients resume at about the same cursor.  The first of them reads, the
-others join that read; a reader who leaves takes nothing from the others: the next one reads in its
-place.  What was read is kept by a bound in bytes, the least recently used goes first.
+others join that read; if the reader leaves, the next one reads instead.  Pages are kept up to a
+bound in bytes, the least recently used go first.
 
-What is kept never changes, since a log never does; pages of a log that was repaired, or that this
-node lost and got back, are under another key.
+A page never changes, since a log never does; pages of a log that was repaired, or that this node
+lost and got back, have another key.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
-from dalsegno.protocol import DalsegnoError, Published
+from dalsegno.protocol import DalsegnoError, Publication
 
 from ._tail import event_bytes
 
@@ -26,25 +26,27 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Event, Frames
 
 PageKey: TypeAlias = tuple[object, str, int, int]
-"""The hub's era, the stream, the first number, and at most how many events."""
+"""The hub's cache generation, the stream, the first number, and the most events."""
 
 _PAGE_BYTES = 500
 """A page without its events."""
 
 
-class Page(Published):
+class Page(Publication):
     """A page that may be kept for others."""
 
     __slots__ = ("_pages", "bytes", "key")
 
-    def __init__(self, pages: Pages, key: PageKey, events: Sequence[Event], *, whole: bool) -> None:
-        super().__init__(events, whole=whole)
+    def __init__(
+        self, pages: Pages, key: PageKey, events: Sequence[Event], *, is_workspace_stream: bool
+    ) -> None:
+        super().__init__(events, is_workspace_stream=is_workspace_stream)
         self.key = key
         self.bytes = _PAGE_BYTES + sum(map(event_bytes, events))
         self._pages = pages
 
     def frames(self, view: Callable[[Event], bytes]) -> Frames:
-        """Encode all of it in one view, once for all who look at it that way."""
+        """Encode all of it in one view, once for all readers with that view."""
         known = len(self._frames)
         frames = super().frames(view)
         if len(self._frames) > known:
@@ -57,7 +59,7 @@ class _Reading:
     """A read under way."""
 
     bound: int
-    """How far the workspace was published when it began."""
+    """The published head of the workspace when it began."""
     done: trio.Event = field(default_factory=trio.Event)
     is_answered: bool = False
     page: Page | None = None
@@ -71,11 +73,11 @@ class PagesStatistics:
     pages: int
     bytes: int
     found: int
-    """Pages given to a reader that were there already."""
+    """Look-ups that were served from memory."""
     reads: int
-    """Reads from the store that were begun."""
+    """Reads from the store."""
     joined: int
-    """Readers who waited for another's read."""
+    """Readers that waited for another one's read."""
 
 
 class Pages:
@@ -93,7 +95,7 @@ class Pages:
         return f"<Pages {len(self._pages)}, {self._bytes} bytes, {len(self._reading)} being read>"
 
     def statistics(self) -> PagesStatistics:
-        """Tell what is kept and what was done."""
+        """Return what is kept and what was done."""
         return PagesStatistics(
             pages=len(self._pages),
             bytes=self._bytes,
@@ -103,19 +105,19 @@ class Pages:
         )
 
     def find(self, key: PageKey) -> Page | None:
-        """Look a page up."""
+        """Return a page that is kept; None where there is none."""
         page = self._pages.get(key)
         if page is not None:
             self._found += 1
             self._pages.move_to_end(key)
         return page
 
-    def keep(self, key: PageKey, events: Sequence[Event], *, whole: bool) -> Page:
-        """Make a page, in place of one with the same beginning if there is one."""
+    def keep(self, key: PageKey, events: Sequence[Event], *, is_workspace_stream: bool) -> Page:
+        """Keep a page, in place of one with the same key if there is one."""
         old = self._pages.pop(key, None)
         if old is not None:
             self._bytes -= old.bytes
-        page = self._pages[key] = Page(self, key, events, whole=whole)
+        page = self._pages[key] = Page(self, key, events, is_workspace_stream=is_workspace_stream)
         self._bytes += page.bytes
         self._shrink(page)
         return page
@@ -126,23 +128,25 @@ class Pages:
         read: Callable[[], Awaitable[Sequence[Event]]],
         *,
         bound: int,
-        whole: bool,
+        is_workspace_stream: bool,
     ) -> Page | None:
-        """Read a page, or wait for who is reading it; None where nothing follows up to ``bound``.
+        """Read a page, or wait for its reader; None where nothing follows up to ``bound``.
 
         Raises:
-            DalsegnoError: what the read raised, to all who waited for it.
+            DalsegnoError: what the read raised, to all that waited for it.
 
         """
         while True:
             reading = self._reading.get(key)
             if reading is None:
-                return await self._read(key, read, bound=bound, whole=whole)
+                return await self._read(
+                    key, read, bound=bound, is_workspace_stream=is_workspace_stream
+                )
             self._joined += 1
             await reading.done.wait()
             if reading.error is not None:
                 raise reading.error.with_traceback(None)
-            # Any page is a page, but that there is none yet is known only as far as was looked.
+            # A page serves everybody; that there is none is known only up to that read's bound.
             if reading.page is not None or (reading.is_answered and reading.bound >= bound):
                 return reading.page
 
@@ -152,7 +156,7 @@ class Pages:
         read: Callable[[], Awaitable[Sequence[Event]]],
         *,
         bound: int,
-        whole: bool,
+        is_workspace_stream: bool,
     ) -> Page | None:
         reading = self._reading[key] = _Reading(bound)
         self._reads += 1
@@ -160,7 +164,7 @@ class Pages:
             events = await read()
             reading.is_answered = True
             if events:
-                reading.page = self.keep(key, events, whole=whole)
+                reading.page = self.keep(key, events, is_workspace_stream=is_workspace_stream)
         except DalsegnoError as error:
             reading.error = error
             raise
@@ -170,7 +174,7 @@ class Pages:
         return reading.page
 
     def grow(self, page: Page, size: int) -> None:
-        """Count what a page takes in addition."""
+        """Count the bytes that a page takes in addition."""
         page.bytes += size
         if self._pages.get(page.key) is page:
             self._bytes += size
@@ -178,7 +182,7 @@ class Pages:
 
     def _shrink(self, newest: Page) -> None:
         if newest.bytes > self._bytes_max:
-            self._drop(newest.key)  # alone too much: it goes, and not all the others
+            self._drop(newest.key)  # too large by itself: it goes, the others stay
         while self._bytes > self._bytes_max:
             self._drop(next(iter(self._pages)))
 

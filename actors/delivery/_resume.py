@@ -1,6 +1,6 @@
-"""From where a subscription may begin: how long its stream is, and whether its cursor is of it.
+"""Where a subscription may begin: how long its stream is, and whether its cursor belongs to it.
 
-What the tail has is answered from there, so whoever was here a moment ago costs no read.
+What the tail holds is answered from there, so a client that was here a moment ago costs no read.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from dalsegno.protocol import (
     CHAIN_START,
+    NotReadyError,
     Reject,
     StaleCursorError,
-    StoreUnavailableError,
     chained,
 )
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 
 async def read_length(delivery: Delivery, hub: Hub, subscription: Subscription) -> int | None:
-    """Tell the last number of a stream; None for an entity that never existed.
+    """Return the last number of a stream; None for an entity that never existed.
 
-    Of an entity it may count what is committed and not published yet.
+    For an entity it may include what is committed and not yet published.
 
     Raises:
         StoreUnavailableError: try again.
 
     """
-    if subscription.whole:
+    if subscription.is_workspace_stream:
         return hub.head
     stream_id = subscription.stream_id
     version = hub.tail.newest(stream_id)
@@ -44,15 +44,15 @@ async def read_length(delivery: Delivery, hub: Hub, subscription: Subscription) 
 
 
 def check_not_ahead(stream_id: str, seq: int, head: int, *, is_certain: bool) -> None:
-    """Pass a cursor within the stream.
+    """Raise unless a cursor is within the stream.
 
     Raises:
         Reject: ``CURSOR_AHEAD``.
-        StoreUnavailableError: another node may have written on, so who knows.
+        NotReadyError: another node may have appended, so this one cannot tell.
 
     """
     if seq > head and not is_certain:
-        raise StoreUnavailableError("this node was away for a while: ask again")
+        raise NotReadyError("this node was away for a while: ask again")
     if seq > head:
         raise Reject(
             "CURSOR_AHEAD",
@@ -66,13 +66,13 @@ def check_not_ahead(stream_id: str, seq: int, head: int, *, is_certain: bool) ->
 async def check_cursor(
     delivery: Delivery, hub: Hub, subscription: Subscription, cursor: Cursor
 ) -> int | None:
-    """Check that a cursor is of this history, and what follows it kept; tell the chain there.
+    """Check that a cursor belongs to this history and can be honoured; return the chain there.
 
-    None where the event at the cursor is gone and only those behind it are kept.
+    None where the event at the cursor is gone and only later ones are kept.
 
     Raises:
         Reject: ``CURSOR_DIVERGED``.
-        StaleCursorError: what follows is not kept any more, or the event is gone that would tell
+        StaleCursorError: what follows is no longer kept, or the event is gone that would show
             whether this is the cursor's history.
         StoreUnavailableError: try again.
         CorruptLogError: the log has a gap there.
@@ -80,7 +80,7 @@ async def check_cursor(
     """
     if cursor.seq == 0:
         chain = CHAIN_START
-    elif subscription.whole and cursor.seq == hub.head:
+    elif subscription.is_workspace_stream and cursor.seq == hub.head:
         chain = hub.chain
     else:
         event = await read_event(delivery, hub, subscription.stream_id, cursor.seq)
@@ -95,14 +95,14 @@ async def check_cursor(
 async def _check_kept(
     delivery: Delivery, hub: Hub, subscription: Subscription, cursor: Cursor
 ) -> int | None:
-    """Pass the lowest cursor that can be honoured, the event at it being gone."""
-    entity = None if subscription.whole else subscription.stream_id
+    """Check a cursor whose event is gone: it is honoured if everything after it is kept."""
+    entity = None if subscription.is_workspace_stream else subscription.stream_id
     lowest = await first_cursor(delivery.store, hub.workspace_id, entity)
-    # The chain of the workspace's next event tells: it is made of the one at the cursor.
-    can_be_checked = cursor.chain is None or subscription.whole
+    # The chain of the workspace's next event shows it: it is computed from the one at the cursor.
+    can_be_checked = cursor.chain is None or subscription.is_workspace_stream
     if cursor.seq < lowest or not can_be_checked:
         raise StaleCursorError(
-            "what follows this cursor is not kept any more",
+            "what follows this cursor is no longer kept",
             stream_id=subscription.stream_id,
             requested_cursor=cursor.seq,
             min_available_cursor=lowest,

@@ -1,11 +1,11 @@
-"""The newest events of each workspace, in memory: what readers a little behind are given.
+"""The newest events of each workspace, in memory, for readers that are a little behind.
 
-Whoever resumes within the tail costs no read.  A workspace's tail is dense and ends at its
+Resuming within the tail costs no read.  A workspace's tail is dense and ends at its
 published head, so it has everything that follows any number in it, also in an entity's stream:
 where it holds an entity's version it holds all later ones.
 
-All tails share one bound, and the commit that was published first goes first, whosever it is: a
-busy workspace keeps minutes, an idle one what it last did.  A tail stays when its workspace
+All tails share one bound, and the oldest publication goes first, whichever workspace it belongs
+to: a busy workspace keeps minutes, an idle one what it last did.  A tail stays when its workspace
 leaves memory, and is taken up again if the log still ends where it does.
 """
 
@@ -25,7 +25,7 @@ _EVENT_BYTES = 700
 
 
 def event_bytes(event: Event) -> int:
-    """Tell about how much memory an event takes."""
+    """Return about how many bytes of memory an event takes."""
     return _EVENT_BYTES + event.payload.__sizeof__()
 
 
@@ -51,17 +51,17 @@ class Tail:
         return f"<Tail {self.workspace_id} {self.last - len(self) + 1}…{self.last}>"
 
     def at(self, number: int, stream_id: str | None) -> Event | None:
-        """Look an event up by its number in an entity's stream, or with None in the workspace's."""
+        """Return an event by its number in an entity's stream, or (None) in the workspace's."""
         if stream_id is None:
             return self._by_seq.get(number)
         return self._by_version.get((stream_id, number))
 
     def newest(self, stream_id: str) -> int | None:
-        """Tell an entity's published version; None where nothing here tells."""
+        """Return an entity's published version; None where the tail does not hold it."""
         return self._newest.get(stream_id)
 
     def read(self, first: int, stream_id: str | None, *, limit: int, bytes_max: int) -> list[Event]:
-        """Read on from a number; nothing where that event is not here.
+        """Return events from a number on; none where that event is not held.
 
         At most ``limit`` events, and only the first may take the payloads over ``bytes_max``.
         """
@@ -86,7 +86,7 @@ class Tail:
         self.last = events[-1].event_seq
 
     def drop(self, count: int) -> None:
-        """Let go of the oldest."""
+        """Remove the oldest."""
         first = self.last - len(self._by_seq) + 1
         for number in range(first, first + count):
             event = self._by_seq.pop(number)
@@ -100,7 +100,7 @@ class TailsStatistics:
     """The tails at one moment."""
 
     workspaces: int
-    """Those that have events here."""
+    """Workspaces that have events here."""
     events: int
     bytes: int
 
@@ -122,13 +122,13 @@ class Tails:
         self._commits: OrderedDict[int, _Commit] = OrderedDict()
         """In the order of their publication."""
         self._tails: dict[str, Tail] = {}
-        """Those that hold something."""
+        """The tails that hold something."""
 
     def __repr__(self) -> str:
         return f"<Tails of {len(self._tails)} workspaces, {self._bytes} bytes>"
 
     def statistics(self) -> TailsStatistics:
-        """Tell what is kept."""
+        """Return what is kept."""
         return TailsStatistics(
             workspaces=len(self._tails),
             events=sum(map(len, self._tails.values())),
@@ -136,7 +136,7 @@ class Tails:
         )
 
     def find(self, workspace_id: str, last: int, chain: int) -> Tail:
-        """Take a workspace's tail up where its log ends; an empty one where it ends elsewhere."""
+        """Return a workspace's tail if it ends where the log does; an empty one otherwise."""
         tail = self._tails.get(workspace_id)
         if tail is not None:
             newest = tail.at(last, None)
@@ -146,7 +146,7 @@ class Tails:
         return Tail(workspace_id, last)
 
     def extend(self, tail: Tail, events: Sequence[Event]) -> None:
-        """Add what was published, and let go of the oldest of all."""
+        """Add what was published, and drop the oldest of all tails beyond the bound."""
         size = sum(map(event_bytes, events))
         tail.put(events)
         self._tails[tail.workspace_id] = tail
@@ -159,7 +159,7 @@ class Tails:
             self._drop(commit)
 
     def forget(self, tail: Tail) -> None:
-        """Let go of a workspace's events."""
+        """Drop a workspace's events."""
         while tail.commits:
             self._drop(self._commits.pop(tail.commits[0]))
 

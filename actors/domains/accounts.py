@@ -86,6 +86,7 @@ users = Domain(
     commands=RegisterUser | DisableUser,
     events=UserRegistered | UserDisabled,
     allow=ADMINS,
+    reserved=True,
 )
 """The accounts; ``user:{user_id}``."""
 
@@ -140,6 +141,11 @@ def _user_disabled(user: User, _event: UserDisabled) -> User:
     return msgspec.structs.replace(user, role=None)
 
 
+@users.role()
+def _role(user: User) -> str | None:
+    return user.role
+
+
 @users.index
 def _by_name(user: User) -> Index:
     return Index(title=user.display_name)
@@ -184,6 +190,7 @@ spaces = Domain(
     events=SpaceCreated,
     id_field="workspace_id",
     allow=ANYBODY,
+    reserved=True,
 )
 """The workspaces; ``space:{workspace_id}``."""
 
@@ -218,6 +225,11 @@ def _created(_space: Space | None, event: SpaceCreated) -> Space:
     return Space(
         slug=event.slug, name=event.name, owner_id=event.owner_id, created_at=event.created_at
     )
+
+
+@spaces.founder
+def _founder(space: Space) -> str:
+    return space.owner_id
 
 
 @spaces.index
@@ -259,7 +271,9 @@ class SetupCompleted(msgspec.Struct, frozen=True):
     workspace_id: str
 
 
-setups = Domain("setup", state=Setup, commands=SetUp, events=SetupCompleted, allow=())
+setups = Domain(
+    "setup", state=Setup, commands=SetUp, events=SetupCompleted, allow=(), reserved=True
+)
 """One entity, ``setup:main``, whose existence locks setup."""
 
 

@@ -34,7 +34,7 @@ class Claimed(msgspec.Struct, frozen=True):
     by: str
 
 
-claims = Domain("claim", state=Claim, commands=Never, events=Claimed)
+claims = Domain("claim", state=Claim, commands=Never, events=Claimed, reserved=True)
 """Names that are used once: ``claim:email:{address}``, ``claim:slug:{slug}``."""
 
 

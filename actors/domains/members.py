@@ -179,6 +179,11 @@ def _member_removed(_member: Member | None, _event: MemberRemoved) -> Member | N
     return None
 
 
+@members.role(ended_by=[MemberRemoved])
+def _role(member: Member) -> str:
+    return member.role
+
+
 @members.index
 def _by_role(member: Member) -> Index:
     return Index(keys=(member.role,))

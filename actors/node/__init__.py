@@ -1,16 +1,21 @@
 """What this process serves: its workspaces, its lease, and what is looked up of both."""
 
+from ._catalog import Catalog as Catalog
 from ._directory import Directory as Directory
 from ._lease import (
     Lease as Lease,
     LeaseStatistics as LeaseStatistics,
     NodeReplacedError as NodeReplacedError,
 )
+from ._lifecycle import WorkspaceStatistics as WorkspaceStatistics
 from ._repair import RepairReport as RepairReport, repair as repair
+from ._send import send as send
+from ._serving_node import ServingNode as ServingNode
 from ._supervisor import (
     ServiceFailedError as ServiceFailedError,
     ServiceStatistics as ServiceStatistics,
     Supervisor as Supervisor,
     first_of as first_of,
 )
-from ._workspace_supervisor import SlotStatistics as SlotStatistics
+from ._sweeper import Sweep as Sweep, Sweeper as Sweeper
+from ._workspace_supervisor import WorkspaceSupervisor as WorkspaceSupervisor

@@ -1,12 +1,12 @@
 """This node's lease: one row, prolonged by one beat, whatever number of workspaces it owns.
 
-A lease tells others who should serve what; it never tells who may write, which is the epoch's part
-(I3).  So it may be wrong for a while, and all that follows is a workspace that waits or moves.
+A lease says which node should serve a workspace; who may write is decided by the epoch alone (I3).
+So it may be wrong for a while, and all that follows is a workspace that waits or moves.
 
-It is compared by the database's clock alone.  Here the node's own monotonic clock tells, a margin
-early, when the lease may be over: from then on nothing is answered from memory, since another node
-may know better.  Whenever it was over, or may have been, what this node owned is compared with
-what the store says.
+The database compares it by its own clock alone.  The node's monotonic clock says, a margin early,
+when the lease may be over: from then on nothing is answered from memory, since another node may
+know better.  Whenever it was over, or may have been, what this node owned is compared with what the
+store says.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("dalsegno.lease")
 
 _MARGIN = 0.1
-"""Of a lease: what two clocks may drift apart while it lasts, and much more."""
+"""Of a lease: far more than two clocks drift apart while it lasts."""
 
 
 class NodeReplacedError(FatalServiceError):
@@ -53,7 +53,7 @@ class LeaseStatistics:
 
 
 class Compare(Protocol):
-    """How a node finds out what it owns no longer."""
+    """How a node finds out what it no longer owns."""
 
     async def __call__(self, *, everything: bool) -> None:
         """Compare; raises `UnavailableError` where the store is away."""
@@ -78,7 +78,7 @@ class Lease:
         self._address = address
         self._limits = limits
         self._held_until = -1.0
-        self._is_doubtful = False
+        self._is_unverified = False
         """Whether it was over, and what is owned here was not compared since."""
         self._is_over = self._is_forgotten = False
         self._one_at_a_time = trio.Lock()
@@ -90,14 +90,14 @@ class Lease:
         return f"<Lease of {self.node_id} {f'for {left_s:.1f} s' if left_s > 0 else 'not held'}>"
 
     def statistics(self) -> LeaseStatistics:
-        """Tell how it stands."""
+        """Return how it stands."""
         left_s = self._held_until - trio.current_time()
         return LeaseStatistics(left_s, self._beats, self._missed, self._lapses)
 
     @property
     def is_held(self) -> bool:
-        """Whether others leave alone what this node owns, as far as can be told from here."""
-        return trio.current_time() < self._held_until and not self._is_doubtful
+        """Whether others leave alone what this node owns, as far as can be known here."""
+        return trio.current_time() < self._held_until and not self._is_unverified
 
     async def wait_held(self) -> None:
         """Wait until what is in memory here counts again."""
@@ -114,7 +114,7 @@ class Lease:
         await self._beat(first=True)
 
     async def end(self) -> None:
-        """Leave everything to others at once, and once is enough; the caller bounds it.
+        """Leave everything to others at once; the second time does nothing.  The caller bounds it.
 
         Raises:
             StoreUnavailableError: they have to wait until the lease has run out.
@@ -140,7 +140,7 @@ class Lease:
             compare: compares what this node owns with what the store says, everything of it where
                 the lease was over or the store was away; asked again after it raised
                 `UnavailableError`.
-            returned: is told when the store answers again.
+            returned: called when the store answers again.
             task_status: the supervisor's.
 
         Raises:
@@ -153,8 +153,8 @@ class Lease:
             await trio.sleep(self._limits.lease_beat_s)
             try:
                 await self._beat(first=False)
-                await compare(everything=self._is_doubtful or is_away)
-                self._is_doubtful = False
+                await compare(everything=self._is_unverified or is_away)
+                self._is_unverified = False
                 self._returned.unpark_all()
                 if is_away:
                     _log.warning("the store answers again")
@@ -178,8 +178,8 @@ class Lease:
         if left_s is None:
             raise NodeReplacedError(f"another process serves as node {self.node_id}")
         self._beats += 1
-        if not first and not self._is_doubtful and (left_s <= 0 or not self.is_held):
-            self._is_doubtful = True
+        if not first and not self._is_unverified and (left_s <= 0 or not self.is_held):
+            self._is_unverified = True
             self._lapses += 1
         if not self._is_over:
             self._held_until = began + lease_s * (1 - _MARGIN)

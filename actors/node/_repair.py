@@ -22,8 +22,10 @@ from dalsegno.protocol import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dalsegno.actors.ports import Head, Store
-    from dalsegno.actors.workspace import Domains, Entity
+    from dalsegno.actors.workspace import Entity
     from dalsegno.protocol import Domain, Event, Limits
 
 _NO_STORED_STATE = -1
@@ -46,7 +48,12 @@ class RepairReport:
 
 
 async def repair(
-    store: Store, domains: Domains, workspace_id: str, *, actor: str, limits: Limits
+    store: Store,
+    domains: Mapping[str, Domain[Any, Any, Any]],
+    workspace_id: str,
+    *,
+    actor: str,
+    limits: Limits,
 ) -> RepairReport:
     """Check a workspace's log, and open the workspace again if it was halted.
 

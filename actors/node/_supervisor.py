@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from dalsegno.protocol import DalsegnoError
+from dalsegno.protocol import DalsegnoError, FailureWindow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -26,7 +26,7 @@ _log = logging.getLogger("dalsegno.supervisor")
 
 
 class ServiceFailedError(DalsegnoError):
-    """A shared service failed too often, or in a way that starting it again cannot mend."""
+    """A shared service failed too often, or in a way that starting it again cannot cure."""
 
 
 class FatalServiceError(DalsegnoError):
@@ -52,7 +52,7 @@ class _Child:
         self.generation = 0
         self.scope = trio.CancelScope()
         self.began = trio.Event()
-        """That it can be relied on, or has ended before."""
+        """Set once it can be relied on, or has ended."""
         self.ended = trio.Event()
 
     def __repr__(self) -> str:
@@ -82,9 +82,7 @@ class Supervisor:
         window_s: float,
     ) -> None:
         self._children = [_Child(name, run) for name, run in services]
-        self._failures_max = failures_max
-        self._window_s = window_s
-        self._failures: deque[float] = deque()
+        self._failures = FailureWindow(failures_max, window_s)
         self._exits: deque[tuple[_Child, int, Exception | None]] = deque()
         self._exited = trio.lowlevel.ParkingLot()
 
@@ -92,14 +90,14 @@ class Supervisor:
         return f"<Supervisor {' '.join(map(repr, self._children))}>"
 
     def statistics(self) -> list[ServiceStatistics]:
-        """Tell how each service stands, in their order."""
+        """Return how each service stands, in their order."""
         return [
             ServiceStatistics(child.name, child.is_running, child.generation)
             for child in self._children
         ]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Start the services and look after them, until cancelled.
+        """Run the services and start failed ones again, until cancelled.
 
         Raises:
             ServiceFailedError: one failed too often, or for good.
@@ -114,35 +112,33 @@ class Supervisor:
                 child, generation, error = self._exits.popleft()
                 if generation == child.generation:
                     self._count(child, error)
-                    place = self._children.index(child)
-                    await self._stop(place)
-                    await self._start(nursery, place)
+                    index = self._children.index(child)
+                    await self._stop(index)
+                    await self._start(nursery, index)
 
     def _count(self, child: _Child, error: Exception | None) -> None:
         if isinstance(error, FatalServiceError):
             raise ServiceFailedError(error.message) from error
         _log.error("the %s failed and is started again", child.name, exc_info=error)
-        self._failures.append(trio.current_time())
-        while self._failures[0] < self._failures[-1] - self._window_s:
-            self._failures.popleft()
-        if len(self._failures) > self._failures_max:
+        failures = self._failures
+        if failures.add(trio.current_time()):
             raise ServiceFailedError(
-                f"{len(self._failures)} failures in {self._window_s:g} s, last the {child.name}"
+                f"{len(failures)} failures in {failures.window_s:g} s, last the {child.name}"
             ) from error
 
-    async def _start(self, nursery: trio.Nursery, place: int) -> None:
-        """Start the services from one on, up to one that fails as it starts."""
-        for child in self._children[place:]:
+    async def _start(self, nursery: trio.Nursery, first: int) -> None:
+        """Start the services from the first of these on, up to one that fails as it starts."""
+        for child in self._children[first:]:
             child.begin()
             nursery.start_soon(self._run, child)
             await child.began.wait()
             if child.ended.is_set():
                 return
 
-    async def _stop(self, place: int) -> None:
-        """Stop the services from one on, the last first."""
-        for child in reversed(self._children[place:]):
-            child.generation += 1  # what it says from now on is not heard
+    async def _stop(self, first: int) -> None:
+        """Stop the services from the first of these on, the last first."""
+        for child in reversed(self._children[first:]):
+            child.generation += 1  # its exit is ignored from now on
             child.scope.cancel(reason="a service before it failed")
             if child.began.is_set():
                 await child.ended.wait()
@@ -153,7 +149,7 @@ class Supervisor:
         try:
             with child.scope:
                 await child.run(task_status=child)
-        except Exception as failure:  # noqa: BLE001 - the supervisor hears of it
+        except Exception as failure:  # noqa: BLE001 - the supervisor gets it
             error = first_of(failure)
         finally:
             ended.set()
@@ -163,7 +159,7 @@ class Supervisor:
 
 
 def first_of(error: Exception) -> Exception:
-    """Tell what began it: nested groups are how nurseries pass one failure on."""
+    """Return the first cause: nested groups are how nurseries pass one failure on."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error

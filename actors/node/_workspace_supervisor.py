@@ -1,148 +1,107 @@
-"""One workspace's place on this node: who runs its incarnations, and what outlives them.
+"""The supervisor of one workspace: it runs its incarnations, and keeps what outlives them.
 
-The mailbox, the hub and what an incarnation left unresolved belong to the slot; its task runs one
-incarnation after the other.  A failure of an incarnation is a value here, never an exception in
-the nursery, so a fault stays with its workspace (I10).  What follows from it is DESIGN §7's table:
+The mailbox, the hub and what an incarnation left unresolved belong to the supervisor; its task runs
+one incarnation after the other.  A failure of an incarnation is a value here, never an exception in
+the nursery, so a fault stays with its workspace (I10).  What follows from it is DESIGN §7's table,
+`LIFECYCLE`:
 
 * fenced: the next incarnation asks at once who owns the workspace now.
-* moved: another node does; waiters and readers hear where, and the slot is given up.
+* moved: another node does; waiters and readers are told where, and the supervisor ends.
 * store away, outcome unknown: back-off with full jitter, or until the store answers again.
-* a log that cannot be read, or a loop that crashes too often: halted, durably; the slot is given
-  up, and whoever asks again finds the marker in the log's head.
+* a log that cannot be read, or a loop that crashes too often: halted, durably; the supervisor ends
+  after a while, and the next one finds the marker in the log's head.
 
 Idle, an incarnation ends without a failure: the workspace is passivated.  While it has readers the
-slot stays, and with it the ownership, so that no other node appends unseen by them.  A slot is
-given up only in a step in which its mailbox is empty and nobody uses it, so no message is lost.
+supervisor stays, and with it the ownership, so that no other node appends unseen by them.  It ends
+only in a step in which its mailbox is empty and nobody uses it, so no message is lost.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
 from dalsegno.actors.delivery import Hub
-from dalsegno.actors.workspace import LiveKeyError, Mailbox
+from dalsegno.actors.workspace import Incarnation, LiveKeyError
 from dalsegno.protocol import (
+    Backoff,
     DalsegnoError,
+    FailureWindow,
     FencedError,
-    OutcomeUnknownError,
+    NotReadyError,
     OverloadedError,
     RuntimeClosedError,
-    StoreUnavailableError,
     UnavailableError,
     WorkspaceHaltedError,
     WorkspaceMovedError,
 )
 
+from ._backlog import Backlog
+from ._lifecycle import LIFECYCLE, Input, Known, State, WorkspaceStatistics
 from ._supervisor import first_of
 
 if TYPE_CHECKING:
-    from dalsegno.actors.ports import Head
-    from dalsegno.actors.workspace import Command, Incarnation
+    from dalsegno.actors.workspace import Command
 
-    from ._directory import Directory
+    from ._serving_node import ServingNode
 
 _log = logging.getLogger("dalsegno.workspace")
 
 _HALTED_REST_S = 1.0
-"""How long a halted workspace answers from memory, so that who asks all the time costs little."""
+"""How long a halted workspace answers from memory, so that repeated requests cost little."""
 
 
-@dataclass(frozen=True, slots=True)
-class SlotStatistics:
-    """A workspace at one moment."""
+class WorkspaceSupervisor:
+    """Runs the incarnations of one workspace; see the module."""
 
-    state: str
-    """``opening``, ``running``, ``waiting`` (backs off), ``resting`` (passivated) or ``halted``."""
-    head: int
-    """The published head."""
-    epoch: int
-    """Of the last incarnation that opened."""
-    waiting: int
-    """Commands in its mailbox."""
-    unresolved: int
-    """Commands whose outcome is unknown until the next incarnation has looked."""
-    subscriptions: int
-    incarnations: int
-    """Since the slot was made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What a slot took for granted of its log, at one moment."""
-
-    epoch: int
-    head: int
-    """The published head; 0 where nothing was opened."""
-    chain: int
-
-    def fits(self, head: Head) -> bool:
-        """Tell whether what the store says, or said later, can follow from it."""
-        if head.epoch != self.epoch or head.head_seq < self.head:
-            return False
-        return head.head_seq > self.head or head.chain == self.chain or self.epoch == 0
-
-
-class Slot:
-    """One workspace's place on this node; see the module."""
-
-    def __init__(self, workspace_id: str, directory: Directory) -> None:
-        limits = directory.limits
+    def __init__(self, workspace_id: str, node: ServingNode) -> None:
+        limits = node.limits
         self.workspace_id = workspace_id
-        self.hub = Hub(workspace_id, delivery=directory.delivery)
-        self.mailbox: Mailbox[Command] = Mailbox(
-            count_max=limits.mailbox_commands_max, bytes_max=limits.mailbox_bytes_max
-        )
-        self.unresolved: list[Command] = []
+        self.hub = Hub(workspace_id, delivery=node.delivery)
+        self.backlog = Backlog(limits)
+        self.mailbox = self.backlog.mailbox
         self.incarnation: Incarnation | None = None
         self.users = 0
         """Blocks that need it to stay: see `Directory.using`."""
         self.used_at = trio.current_time()
-        self._directory = directory
+        self._node = node
         self._limits = limits
+        self._state = State.OPENING
         self._resting: trio.CancelScope | None = None
-        """Around the wait of a slot without an incarnation; cancelled, it goes on."""
-        self._is_backing_off = False
-        self._is_doubtful = False
-        """Whether another node may own it since the last incarnation ended."""
+        """Around a wait without an incarnation; cancelled, it goes on."""
+        self._is_unverified = False
+        """Whether another node may own the workspace since the last incarnation ended."""
         self._ended_with: WorkspaceHaltedError | WorkspaceMovedError | None = None
-        """What whoever still asks hears."""
+        """The answer to everybody who still asks."""
         self._failure: DalsegnoError | None = None
-        self._failures = 0
-        self._crashes: deque[float] = deque()
+        self._backoff = Backoff(limits.backoff_first_s, limits.backoff_max_s)
+        self._crashes = FailureWindow(limits.crashes_max, limits.crash_window_s)
         self._incarnations = 0
         self._epoch = 0
         """Of the last incarnation that ended."""
 
     def __repr__(self) -> str:
-        return f"<Slot {self.workspace_id} {self.state}, epoch {self.epoch}, {self.mailbox!r}>"
+        place = f"{self.workspace_id} {self.state}, epoch {self.epoch}"
+        return f"<WorkspaceSupervisor {place}, {self.mailbox!r}>"
 
-    def statistics(self) -> SlotStatistics:
-        """Tell how it stands."""
-        return SlotStatistics(
+    def statistics(self) -> WorkspaceStatistics:
+        """Return how the workspace stands."""
+        return WorkspaceStatistics(
             state=self.state,
             head=self.hub.head,
             epoch=self.epoch,
             waiting=len(self.mailbox),
-            unresolved=len(self.unresolved),
+            unresolved=len(self.backlog.unresolved),
             subscriptions=self.hub.subscriptions,
             incarnations=self._incarnations,
         )
 
     @property
     def state(self) -> str:
-        """What it is at; see `SlotStatistics.state`."""
-        if isinstance(self._ended_with, WorkspaceHaltedError):
-            return "halted"
-        if self.is_running:
-            return "running"
-        if self.incarnation is not None:
-            return "opening"
-        return "waiting" if self._is_backing_off else "resting"
+        """What it is at; see `WorkspaceStatistics.state`."""
+        return self._state.value
 
     @property
     def epoch(self) -> int:
@@ -151,35 +110,35 @@ class Slot:
 
     @property
     def known(self) -> Known:
-        """What it takes for granted of its log."""
+        """What it assumes of its log."""
         return Known(self.epoch, self.hub.head if self.hub.is_open else 0, self.hub.chain)
 
     @property
     def is_opening(self) -> bool:
-        """Whether an incarnation is asking the store whose the workspace is."""
-        return self.incarnation is not None and not self.incarnation.ready.is_set()
+        """Whether an incarnation is asking the store who owns the workspace."""
+        return self._state is State.OPENING
 
     @property
     def is_running(self) -> bool:
         """Whether commands are being taken."""
-        return self.incarnation is not None and self.incarnation.ready.is_set()
+        return self._state is State.RUNNING
 
     @property
     def is_settled(self) -> bool:
         """Whether every command was settled."""
         settled = self.incarnation is None or self.incarnation.is_idle
-        return not self.mailbox and not self.unresolved and settled
+        return settled and not self.backlog
 
     @property
     def is_used(self) -> bool:
-        """Whether somebody needs the slot to stay, idle or not."""
+        """Whether somebody needs it to stay, idle or not."""
         return self.users > 0 or self.hub.is_used
 
     # ------------------------------------------------------------------------------- callers
 
     def admit_nowait(self, command: Command) -> bool:
-        """Put a command into the mailbox, but False where there is no room; see `admit`."""
-        self._directory.check_admission()
+        """Put a command into the mailbox, or return False where there is no space; see `admit`."""
+        self._node.check_open()
         self._check_not_ended()
         self.used_at = command.sent_at = trio.current_time()
         try:
@@ -189,10 +148,10 @@ class Slot:
         return True
 
     async def admit(self, command: Command) -> None:
-        """Put a command into the mailbox; cancelled while it waits for room, it is not there.
+        """Put a command into the mailbox; cancelled while it waits for space, it is not there.
 
         Raises:
-            OverloadedError: no room within ``mailbox_deadline_s``.
+            OverloadedError: no space within ``mailbox_deadline_s``.
             WorkspaceHaltedError: the log needs a repair first.
             WorkspaceMovedError: another node owns the workspace.
             RuntimeClosedError: the runtime drains.
@@ -209,25 +168,26 @@ class Slot:
     async def wait_open(self, event_seq: int = 0) -> None:
         """Wait until the published head is known, and at least ``event_seq``.
 
-        The caller keeps the slot, with `Directory.using`.
+        The caller keeps the supervisor, with `Directory.using`.
 
         Raises:
             WorkspaceHaltedError: the log needs a repair first.
             WorkspaceMovedError: another node owns the workspace.
-            UnavailableError: not within ``mailbox_deadline_s``.
+            NotReadyError: the head is not known within ``mailbox_deadline_s``.
+            OverloadedError: it is known by then, and lower.
 
         """
         self._check_not_ended()
-        lease = self._directory.lease
+        node = self._node
         with trio.move_on_after(self._limits.mailbox_deadline_s):
-            await lease.wait_held()
+            await node.lease.wait_held()
             await self.hub.wait_head(event_seq)
             self._check_not_ended()
             return
         self._check_not_ended()
-        is_certain = self.hub.is_open and lease.is_held and not self.hub.is_doubtful
-        if isinstance(self._failure, UnavailableError) or not is_certain:
-            raise StoreUnavailableError("the workspace could not be opened") from self._failure
+        is_known = self.hub.is_open and node.knows_head(self.hub)
+        if isinstance(self._failure, UnavailableError) or not is_known:
+            raise NotReadyError("the workspace could not be opened") from self._failure
         raise OverloadedError(f"event {event_seq} is not there yet")
 
     def _check_not_ended(self) -> None:
@@ -237,43 +197,60 @@ class Slot:
     # --------------------------------------------------------------------------- supervision
 
     async def run(self) -> None:
-        """Run one incarnation after the other, until cancelled or given up."""
+        """Run one incarnation after the other, until cancelled or closed."""
         try:
-            while await self._run_once():
-                pass
+            while self._state is State.OPENING:
+                await self._run_once()
         except Exception:  # noqa: BLE001 - a fault here stays in this workspace
             _log.exception("%s: its supervision failed", self.workspace_id)
         finally:
-            self._directory.give_up(self)
-            self._close()
+            self._step(Input.STOPPED)
 
-    async def _run_once(self) -> bool:
-        """Run one incarnation and do what its end asks for; False where the slot is given up."""
+    def _step(self, input_: Input) -> None:
+        self._state = LIFECYCLE.step(self._state, input_)
+
+    async def _run_once(self) -> None:
+        """Run one incarnation and do what its end asks for."""
         began, head = trio.current_time(), self.hub.head
-        failure = self._failure = await self._incarnate()
-        if failure is None:
-            return await self._rest()
-        if isinstance(failure, WorkspaceHaltedError):
-            await self._halt(failure)
-            return False
-        if isinstance(failure, WorkspaceMovedError):
-            self._end(failure)
-            return False
-        lived_s = trio.current_time() - began
-        is_well = self.hub.head > head or lived_s > self._limits.backoff_max_s
-        self._failures = 1 if is_well else min(self._failures + 1, 32)
-        await self._back_off(failure)
-        return bool(self.mailbox or self.unresolved) or self.is_used
-
-    async def _incarnate(self) -> DalsegnoError | None:
-        """Run one incarnation to its end; None where it was idle."""
         self._incarnations += 1
-        self._is_doubtful = False
-        incarnation = self.incarnation = self._directory.incarnation(self)
+        self._is_unverified = False
+        incarnation = self._incarnation()
+        failure = self._failure = await self._run_incarnation(incarnation)
+        if failure is None:
+            self._step(Input.IDLE)
+            await incarnation.store_states()
+            await self._rest()
+        elif isinstance(failure, WorkspaceHaltedError):
+            self._step(Input.HALTED)
+            await self._halt(failure)
+        elif isinstance(failure, WorkspaceMovedError):
+            self._step(Input.MOVED)
+            self._end(failure)
+        else:
+            self._step(Input.FAILED)
+            lived_s = trio.current_time() - began
+            if self.hub.head > head or lived_s > self._limits.backoff_max_s:
+                self._backoff.reset()  # it was well for a while
+            await self._back_off(failure)
+            has_work = bool(self.backlog) or self.is_used
+            self._step(Input.RETRIED if has_work else Input.UNWANTED)
+
+    def _incarnation(self) -> Incarnation:
+        return Incarnation(
+            self._node,
+            self.hub,
+            mailbox=self.mailbox,
+            unresolved=self.backlog.unresolved,
+            opened=lambda: self._step(Input.OPENED),
+        )
+
+    async def _run_incarnation(self, incarnation: Incarnation) -> DalsegnoError | None:
+        """Run an incarnation to its end; None where it was idle."""
+        self.incarnation = incarnation
         try:
             await incarnation.run()
         except BaseExceptionGroup as group:
-            # Cancelled, it may have failed as well: that is no news any more to anybody.
+            # Cancelled, it may have failed as well: that concerns nobody any more.
             cancelled = group.subgroup(trio.Cancelled)
             if cancelled is not None:
                 raise cancelled from None
@@ -285,69 +262,70 @@ class Slot:
         finally:
             self.incarnation = None
             self._epoch = incarnation.epoch or self._epoch
-        await incarnation.store_states()
         return None
 
     def _failed(self, error: Exception) -> DalsegnoError:
-        """Tell what an incarnation ended with."""
+        """Return what an incarnation ended with."""
         failure = first_of(error)
         if isinstance(failure, DalsegnoError):
-            # That another node owns it is nothing to warn of, and anybody may ask for it.
+            # That another node owns it is no reason for a warning: anybody may ask here for it.
             level = logging.DEBUG if isinstance(failure, WorkspaceMovedError) else logging.WARN
             _log.log(level, "%s: the incarnation ends: %s", self.workspace_id, failure)
             return failure
         _log.error("%s: the incarnation failed", self.workspace_id, exc_info=error)
-        return self._crashed()
-
-    def _crashed(self) -> DalsegnoError:
-        """Count a bug in the loop; tell what follows where there were too many (DESIGN §7)."""
-        limits, crashes = self._limits, self._crashes
-        crashes.append(trio.current_time())
-        while crashes[0] < crashes[-1] - limits.crash_window_s:
-            crashes.popleft()
-        if len(crashes) <= limits.crashes_max:
+        if not self._crashes.add(trio.current_time()):
             return DalsegnoError("a bug in the workspace's loop")
-        return WorkspaceHaltedError(f"failed {len(crashes)} times in {limits.crash_window_s:g} s")
+        crashes = self._crashes
+        return WorkspaceHaltedError(f"failed {len(crashes)} times in {crashes.window_s:g} s")
 
     async def _back_off(self, failure: DalsegnoError) -> None:
-        limits, directory = self._limits, self._directory
-        if self._failures == 1 and isinstance(failure, (FencedError, LiveKeyError)):
-            return  # nothing is wrong that waiting would mend
-        bound_s = min(limits.backoff_max_s, limits.backoff_first_s * 2 ** (self._failures - 1))
-        self._is_backing_off = True
-        try:
-            with trio.move_on_after(bound_s * directory.world.random()):
-                await directory.wait_store_returned()
-        finally:
-            self._is_backing_off = False
+        node = self._node
+        delay_s = self._backoff.next_s(node.world.random())
+        if self._backoff.failures == 1 and isinstance(failure, (FencedError, LiveKeyError)):
+            return  # nothing is wrong that waiting would cure
+        with trio.move_on_after(delay_s):
+            await node.wait_store_returned()
 
-    async def _rest(self) -> bool:
-        """Stay without an incarnation while there are readers; False where the slot is given up."""
+    async def _rest(self) -> None:
+        """Stay without an incarnation as long as there are only readers."""
         while not self.mailbox:
             if not self.is_used:
-                await self._directory.release(self.workspace_id, self._epoch)
-                return bool(self.mailbox) or self.is_used
-            if self._is_doubtful:
-                return True
+                await self._release()
+                is_needed = bool(self.mailbox) or self.is_used
+                self._step(Input.WANTED if is_needed else Input.UNWANTED)
+                return
+            if self._is_unverified:
+                break
             with trio.CancelScope() as self._resting:
                 await self.mailbox.wait_filled()
             if self._resting.cancelled_caught and self.is_used:
-                return True
-        return True
+                break
+        self._step(Input.WANTED)
+
+    async def _release(self) -> None:
+        """Own the workspace no longer; where the store is away, the lease has to run out first."""
+        if self._epoch == 0:
+            return
+        try:
+            await self._node.store.release(self.workspace_id, self._epoch)
+        except UnavailableError as error:
+            _log.info("%s was not released: %s", self.workspace_id, error)
 
     # ------------------------------------------------------------------------ the directory's
 
     def tick(self, now: float) -> None:
-        """Do what is due: answer who has waited too long, and rest where nothing is asked."""
+        """Do what is due: answer commands that waited too long, and rest where nothing is asked."""
         if not self.is_running:
-            self._expire(now)
+            self.backlog.expire_unopened(now)
         elif not self.is_settled:
-            self._expire_late(now)
+            assert self.incarnation is not None, "it is running"
+            self.incarnation.expire(now - self._limits.command_deadline_s)
+            self.backlog.expire(now)
         if self._resting is not None and not self.is_used:
-            self._resting.cancel(reason="nobody needs the slot")
+            self._resting.cancel(reason="nobody needs the workspace")
 
     def passivate(self) -> bool:
-        """Leave memory if nothing is being done; tell whether that is so."""
+        """Begin to leave memory if nothing is being done; return whether that is so."""
         if not self.is_running or not self.is_settled:
             return False
         assert self.incarnation is not None, "it is running"
@@ -356,68 +334,57 @@ class Slot:
 
     def fence(self) -> None:
         """Ask the store who owns the workspace: another node may."""
-        self.hub.is_doubtful = True
+        self.hub.is_unverified = True
         if self.incarnation is not None:
             self.incarnation.stop(FencedError("the lease had run out"))
             return
-        self._is_doubtful = True  # it may not rest yet: its states are stored before
+        self._is_unverified = True  # it may not rest yet: its states are stored before
         if self._resting is not None:
             self._resting.cancel(reason="another node may own the workspace")
 
     def reopen(self) -> bool:
-        """Answer no longer from memory that the workspace is halted; False where it does not."""
-        if self.state != "halted" or self._resting is None:
+        """Stop answering from memory that the workspace is halted; False where it does not."""
+        if self._state is not State.HALTED or self._resting is None:
             return False
         self._resting.cancel(reason="repaired")
         return True
 
-    def _expire(self, now: float) -> None:
-        limits = self._limits
-        old = self.mailbox.drain(lambda c: c.sent_at > now - limits.mailbox_deadline_s)
-        _answer(old, StoreUnavailableError("the workspace's store is away"))
-        for command in self.unresolved:
-            if command.sent_at <= now - limits.command_deadline_s:
-                command.answer(OutcomeUnknownError("the commit had no answer yet"))
-        # In place: an incarnation that opens has this very list, and looks the rest up.
-        self.unresolved[:] = [command for command in self.unresolved if not command.answered]
-
-    def _expire_late(self, now: float) -> None:
-        """Answer those for whom even a workspace that runs has had no time."""
-        assert self.incarnation is not None, "it is running"
-        before = now - self._limits.command_deadline_s
-        self.incarnation.expire(before)
-        old = self.mailbox.drain(lambda command: command.sent_at > before)
-        _answer(old, StoreUnavailableError("the workspace had no time for it"))
-
     # ---------------------------------------------------------------------------------- ends
 
     def _end(self, failure: WorkspaceHaltedError | WorkspaceMovedError) -> None:
-        """Tell everybody who waits or reads; from this step on, whoever asks hears it too."""
+        """Tell all that wait or read; from this step on, everybody who asks is told too."""
         self._ended_with = failure
-        _answer(self.mailbox.drain(), failure)
-        _answer(self.unresolved, OutcomeUnknownError(str(failure)))
+        self.backlog.answer(failure)
         self.hub.end(failure)
 
     async def _halt(self, failure: WorkspaceHaltedError) -> None:
         _log.error("%s is halted: %s", self.workspace_id, failure)
         self._end(failure)
-        self._failures = 0
+        self._backoff.reset()
         with trio.CancelScope() as self._resting:
-            while not await self._directory.mark_halted(self.workspace_id, self._epoch, failure):
-                self._failures = min(self._failures + 1, 32)
+            while not await self._mark_halted(failure):
                 await self._back_off(failure)
             await trio.sleep(_HALTED_REST_S)
+        self._step(Input.UNWANTED)
 
-    def _close(self) -> None:
+    async def _mark_halted(self, failure: WorkspaceHaltedError) -> bool:
+        """Record the halt in the log's head, for the next one that opens it; False to try again.
+
+        A later owner's head is left alone (X-PER-9).
+        """
+        node = self._node
+        try:
+            await node.store.halt(
+                self.workspace_id, self._epoch, failure.message, code=node.code, actor=node.node_id
+            )
+        except UnavailableError as error:
+            _log.error("%s: the halt could not be recorded: %s", self.workspace_id, error)
+            return False
+        return True
+
+    def close(self) -> None:
+        """Answer whatever is left, once it is out of the directory."""
         ended = self._ended_with or RuntimeClosedError("this node stops")
-        _answer(self.mailbox.drain(), ended)
-        _answer(self.unresolved, OutcomeUnknownError("this node stops"))
+        self.backlog.answer(ended)
         if self.hub.is_used:
             self.hub.end(ended)
-
-
-def _answer(commands: list[Command], error: DalsegnoError) -> None:
-    """Answer and forget them."""
-    for command in commands:
-        command.answer(error)
-    commands.clear()

@@ -2,11 +2,10 @@
 
 from ._bus import Alone as Alone, Bus as Bus
 from ._roles import (
-    MEMBER_REMOVED as MEMBER_REMOVED,
     SYSTEM_ROLE as SYSTEM_ROLE,
+    Roles as Roles,
     asserted_role as asserted_role,
     role_in as role_in,
-    role_stream as role_stream,
 )
 from ._seams import World as World
 from ._store import (
@@ -25,4 +24,5 @@ from ._store import (
     StoredEntity as StoredEntity,
     StoredResult as StoredResult,
 )
+from ._subscriber import SocketSubscriber as SocketSubscriber, Subscriber as Subscriber
 from ._transport import Transport as Transport, TransportClosedError as TransportClosedError

@@ -1,39 +1,81 @@
-"""Who may do what: a principal's role, told by the log alone (I8).
+"""Who may do what: a principal's role, decided by the log alone (I8).
 
-In a workspace the entity ``member:{user}`` tells it once its log has an event on it; before that
-the workspace's first owner, whom ``$system`` records, is the only member.  In ``$system`` itself
-the entity ``user:{user}`` tells the global role.
+Which entities decide is declared by the domains.  The one named after a user holds the user's role:
+in ordinary workspaces that of the domain with `Domain.role`, in ``$system`` that of the reserved
+domain with it.  Until the log has an event on that entity, the workspace's first owner, whom a
+domain with `Domain.founder` records in ``$system``, is its only member.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dalsegno.protocol import SYSTEM_WORKSPACE
+from dalsegno.protocol import SYSTEM_WORKSPACE, DomainError
 
 if TYPE_CHECKING:
-    from dalsegno.protocol import Principal
+    from collections.abc import Sequence
+
+    from dalsegno.protocol import Domain, Event, Principal
+
+    AnyDomain = Domain[Any, Any, Any]
 
 SYSTEM_ROLE = "system"
 """The embedding program's, which is allowed everything."""
 
-MEMBER_REMOVED = "member_removed"
-"""The event that ends a membership: a barrier for the user's connections (X-RBAC-2)."""
+
+class Roles:
+    """What the domains of a runtime declare about access."""
+
+    def __init__(self, domains: Sequence[AnyDomain]) -> None:
+        """Collect the declarations.
+
+        Raises:
+            DomainError: two domains declare the same.
+
+        """
+        declared = [domain for domain in domains if domain.role_of is not None]
+        self._members = _only_one("roles", [each for each in declared if not each.reserved])
+        self._users = _only_one("roles in $system", [each for each in declared if each.reserved])
+        self.founders = _only_one("first owners", [d for d in domains if d.founder_of is not None])
+        """The domain whose entity, named after a workspace, records its first owner."""
+        self._ended_by = {domain.name: domain.role_ended_by for domain in declared}
+        self._ending = frozenset().union(*self._ended_by.values())
+
+    def __repr__(self) -> str:
+        return f"<Roles by {self._members!r} and {self._users!r}>"
+
+    def domain_in(self, workspace_id: str) -> AnyDomain | None:
+        """Return the domain whose entities, named after users, hold their roles in a workspace."""
+        return self._users if workspace_id == SYSTEM_WORKSPACE else self._members
+
+    def removed_by(self, event: Event) -> str | None:
+        """Return the user whose access an event ends; None where it ends nobody's."""
+        if event.type not in self._ending:
+            return None
+        name, _, user_id = event.stream_id.partition(":")
+        return user_id if event.type in self._ended_by.get(name, ()) else None
 
 
-def role_stream(workspace_id: str, user_id: str) -> str:
-    """Name the stream that tells a user's role in a workspace."""
-    return f"user:{user_id}" if workspace_id == SYSTEM_WORKSPACE else f"member:{user_id}"
-
-
-def role_in(version: int, state: Any, user_id: str, owner_id: str | None) -> str | None:  # noqa: ANN401 - a member's or a user's state
-    """Tell a user's role from the entity of `role_stream`; None for who has none."""
+def role_in(
+    domain: AnyDomain,
+    version: int,
+    state: Any,  # noqa: ANN401 - a member's or a user's state
+    user_id: str,
+    founder_id: str | None,
+) -> str | None:
+    """Return a user's role from the entity that decides it; None for a user who has none."""
     if version == 0:
-        return "owner" if user_id == owner_id else None
-    role: str | None = None if state is None else state.role
-    return role
+        return "owner" if user_id == founder_id else None
+    assert domain.role_of is not None, "declared"
+    return None if state is None else domain.role_of(state)
 
 
 def asserted_role(principal: Principal) -> str | None:
-    """Tell the role of a principal for whom the log need not be asked."""
+    """Return the role of a principal for whom the log need not be asked."""
     return SYSTEM_ROLE if principal.user_id is None else principal.role
+
+
+def _only_one(what: str, domains: list[AnyDomain]) -> AnyDomain | None:
+    if len(domains) > 1:
+        raise DomainError(f"{domains[0].name} and {domains[1].name} both decide {what}")
+    return domains[0] if domains else None

@@ -1,4 +1,9 @@
 """One client: its connection, its subscriptions, its commands."""
 
-from ._connection import Connection as Connection
-from ._event_stream import Listening as Listening
+from ._connection import Connection as Connection, ConnectionStatistics as ConnectionStatistics
+from ._connections import Connections as Connections
+from ._context import SessionContext as SessionContext
+from ._event_stream import (
+    EventStream as EventStream,
+    EventStreamStatistics as EventStreamStatistics,
+)

@@ -13,28 +13,19 @@ from typing import TYPE_CHECKING
 import trio
 
 from dalsegno.actors.ports import TransportClosedError
-from dalsegno.protocol import (
+from dalsegno.protocol import Close, DalsegnoError, Principal, Reject, UnavailableError
+from dalsegno.protocol.dialects import (
+    WEBSOCKET,
     Ack,
-    ApplyPatch,
-    Close,
-    CommandMessage,
-    DalsegnoError,
+    CommandRequest,
     Ping,
-    Reject,
-    Subscribe,
-    SubscribeNote,
-    SubscribeWorkspace,
-    UnavailableError,
-    Unsubscribe,
-    UnsubscribeNote,
-    UnsubscribeWorkspace,
-    decode_message,
-    error_message,
-    message,
+    SubscribeRequest,
+    UnsubscribeRequest,
     request_id_of,
 )
 
-from ._submit import Submission
+from ._lifecycle import Input
+from ._submission import Submission
 from ._subscribing import Subscribing
 from ._writer import Writer
 
@@ -42,20 +33,21 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
 
-    from dalsegno.actors._service import Service
     from dalsegno.actors.ports import Transport
-    from dalsegno.actors.workspace import Command, Receipt
-    from dalsegno.protocol import AnyMessage
+    from dalsegno.actors.workspace import Command
+    from dalsegno.protocol import Receipt
+    from dalsegno.protocol.dialects import AnyRequest, Language
 
-    from ._subscribing import Follow
-
-_COMMANDS = (CommandMessage, ApplyPatch)
+    from ._context import SessionContext
+    from ._writer import ActiveSubscription
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionStatistics:
     """A connection at one moment."""
 
+    state: str
+    """``new``, ``idle``, ``writing``, ``sending``, ``closing`` or ``closed``."""
     subscriptions: int
     behind: int
     """Subscriptions that are being caught up."""
@@ -74,8 +66,9 @@ class Connection:
 
     __slots__ = (
         "_closing",
+        "_context",
         "_expires_at",
-        "_follows",
+        "_language",
         "_last_beat",
         "_limits",
         "_nursery",
@@ -83,9 +76,7 @@ class Connection:
         "_pinged_at",
         "_principal",
         "_room",
-        "_service",
         "client_id",
-        "role",
         "session_id",
         "transport",
         "user_id",
@@ -95,29 +86,40 @@ class Connection:
     def __init__(
         self,
         transport: Transport,
-        service: Service,
+        context: SessionContext,
         *,
         user_id: str,
         session_id: bytes = b"",
         client_id: str = "default",
         role: str | None = None,
         expires_at: datetime | None = None,
+        language: Language = WEBSOCKET,
     ) -> None:
+        """Make it; `run` serves it.
+
+        Args:
+            transport: the client's.
+            context: what it shares with the other sessions here.
+            user_id: the client's user.
+            session_id: whose end closes this connection; empty where there is none.
+            client_id: whose acks these are, unless a message names another client.
+            role: asserted by the host; None where the workspaces' logs decide it.
+            expires_at: when the session ends, UTC; None: never.
+            language: what the client may say.
+
+        """
         self.user_id = user_id
         self.session_id = session_id
-        """Whose end closes this connection; empty where there is none."""
         self.client_id = client_id
-        self.role = role
-        """Asserted by the host; None where the workspaces' logs tell it."""
         self.transport = transport
-        self._principal = service.principal(user_id, role)
-        self.writer = Writer(transport, service, user_id=user_id, close=self.close)
+        self.writer = Writer(transport, context, user_id=user_id, close=self.close)
+        self._principal = Principal(user_id, role)
+        self._language = language
         self._expires_at = expires_at
         self._last_beat = trio.current_time()
         self._pinged_at: float | None = None
-        self._service = service
-        self._limits = service.limits
-        self._follows: dict[str, Follow] = self.writer.follows
+        self._context = context
+        self._limits = context.node.limits
         self._pending = 0
         self._room: trio.Event | None = None
         """Set once fewer answers are pending; there is one while the reading task waits for it."""
@@ -125,22 +127,23 @@ class Connection:
         self._nursery: trio.Nursery | None = None
 
     def __repr__(self) -> str:
-        state = "closing" if self._closing else "writing" if self.writer.is_writing else "idle"
+        writer = self.writer
         return (
-            f"<Connection of {self.user_id} {state}, {len(self._follows)} subscriptions, "
-            f"{self.writer.outbox.size} bytes to write>"
+            f"<Connection of {self.user_id} {writer.state.value}, "
+            f"{len(writer.streams)} subscriptions, {writer.outbox.size} bytes to write>"
         )
 
     def statistics(self) -> ConnectionStatistics:
-        """Tell how it stands."""
-        outbox = self.writer.outbox
+        """Return how it stands."""
+        writer, outbox = self.writer, self.writer.outbox
         return ConnectionStatistics(
-            subscriptions=len(self._follows),
-            behind=self.writer.behind,
+            state=writer.state.value,
+            subscriptions=len(writer.streams),
+            behind=writer.behind,
             pending=self._pending,
             replies_bytes=outbox.replies_bytes,
             events_bytes=outbox.events_bytes + outbox.last_bytes,
-            is_sending=self.writer.is_sending,
+            is_sending=writer.is_sending,
         )
 
     # -------------------------------------------------------------------------------- life
@@ -150,15 +153,16 @@ class Connection:
 
         Args:
             check: raises a `DalsegnoError` where the client's session has ended.  It is asked once
-                `Service.close_session` finds this connection, so no end slips in between.
+                `Connections.close_session` finds this connection, so no end slips in between.
 
         """
-        writer = self.writer
+        writer, connections = self.writer, self._context.connections
+        writer.step(Input.RUN)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = writer.nursery = nursery
-                self._service.connections[self] = None
-                if self._closing is not None:
+                connections.add(self)
+                if writer.is_closed:
                     nursery.cancel_scope.cancel(reason="closed before it began")
                 try:
                     await self._read_on(check)
@@ -167,15 +171,15 @@ class Connection:
                 except Exception:  # noqa: BLE001 - a fault here ends this connection alone
                     writer.fail()
                 finally:
-                    # Not a step later: a nursery takes no task any more while its block is left,
-                    # and whoever publishes in that moment must not be the one to hear of it.
+                    # Not a step later: a nursery takes no more tasks while its block is left, and
+                    # a publisher in that moment must not be affected.
                     self._nursery = writer.nursery = None
                     nursery.cancel_scope.cancel(reason="the connection ends")
         finally:
-            self._service.connections.pop(self, None)
+            connections.discard(self)
             self._closing = self._closing or (Close.NORMAL, "")
             writer.release()
-            await self._say_goodbye()
+            await self._say_goodbye(*self._closing)
 
     def close(self, code: Close, reason: str) -> None:
         """End the connection: from this step on, nothing more is written but the close."""
@@ -185,21 +189,22 @@ class Connection:
             if self._nursery is not None:
                 self._nursery.cancel_scope.cancel(reason=reason)
 
-    async def _say_goodbye(self) -> None:
-        code, reason = self._closing or (Close.NORMAL, "")
+    async def _say_goodbye(self, code: Close, reason: str) -> None:
         with trio.move_on_after(self._limits.close_deadline_s, shield=True) as scope:
             await self._keep_acks()
             await self.transport.aclose(code, reason)
         if scope.cancelled_caught:
             self.transport.abort()
+        self.writer.step(Input.END)
 
     async def _keep_acks(self) -> None:
-        """Write what was acked before the client hears of the end, and perhaps asks elsewhere."""
-        if not self._service.acks.has_unwritten:
+        """Write what was acked before the client sees the end, and perhaps connects elsewhere."""
+        acks = self._context.acks
+        if not acks.has_unwritten:
             return
         with trio.move_on_after(self._limits.close_deadline_s / 2):
             try:
-                await self._service.acks.flush()
+                await acks.flush()
             except UnavailableError:
                 return  # they are tried again, and until then their events come again
 
@@ -219,55 +224,55 @@ class Connection:
                 received = await transport.receive()
             read += 1
             if read % chunk == 0:
-                await trio.lowlevel.checkpoint()  # a transport hands out what came at once at once
+                await trio.lowlevel.checkpoint()  # what came in one read is handed out at once
             while self._pending >= self._limits.replies_pending_max:
                 self._room = trio.Event()
                 await self._room.wait()
             if isinstance(received, bytes):
-                refusal = Reject("BAD_REQUEST", "binary payloads are unsupported")
-                self.writer.reply(error_message(refusal, None))
+                self._refuse(Reject("BAD_REQUEST", "binary payloads are unsupported"), None)
                 continue
             try:
-                said = decode_message(received, self._limits)
+                asked = self._language.decode(received, self._limits)
             except DalsegnoError as error:
-                self.writer.reply(error_message(error, request_id_of(received)))
+                self._refuse(error, request_id_of(received))
                 continue
-            if isinstance(said, _COMMANDS):
-                rest = self._submit(Submission(said, self._service, self._principal))
+            if isinstance(asked, CommandRequest):
+                rest = self._submit(Submission(asked, self._context, self._principal))
                 if rest is not None:
                     await rest
                 continue
             try:
-                await self._act(said)
+                await self._act(asked)
             except DalsegnoError as error:
-                self.writer.reply(error_message(error, said.request_id))
+                self._refuse(error, asked.request_id)
 
-    async def _act(self, said: AnyMessage) -> None:
+    def _refuse(self, error: DalsegnoError, request_id: str | None) -> None:
+        self.writer.reply(self._language.default.error(error, request_id))
+
+    async def _act(self, asked: AnyRequest) -> None:
         """Do what is asked, if it is no command."""
-        match said:
+        match asked:
             case Ack():
-                self._ack(said)
-            case SubscribeNote() | SubscribeWorkspace() | Subscribe():
-                await self._subscribe(Subscribing(said, self._service))
-            case UnsubscribeNote() | UnsubscribeWorkspace() | Unsubscribe():
-                self._unsubscribe(said)
+                self._ack(asked)
+            case SubscribeRequest():
+                await self._subscribe(asked)
+            case UnsubscribeRequest():
+                self._unsubscribe(asked)
             case Ping():
-                self.writer.reply(
-                    message("pong", said.request_id, server_ts=self._service.world.now())
-                )
+                now = self._context.node.world.now()
+                self.writer.reply(self._language.default.pong(asked, now))
 
     def _submit(self, submission: Submission) -> Awaitable[None] | None:
         """Hand a command over, or say why not; to be awaited where that has to wait.
 
-        Most go to an active workspace with room: to await nothing saves a thirtieth of each.
+        Most go to an active workspace with space: to await nothing saves a thirtieth of each.
         """
         reply = self._answered(submission)
         try:
             command = submission.make_nowait(reply)
             if command is None:
                 return self._submit_later(submission, reply)
-            slot = self._service.directory.slot(command.workspace_id)
-            if not slot.admit_nowait(command):
+            if not self._context.directory.activate(command.workspace_id).admit_nowait(command):
                 return self._admit(submission, command)
             self._pending += 1
         except DalsegnoError as error:
@@ -277,7 +282,7 @@ class Connection:
     async def _submit_later(
         self, submission: Submission, reply: Callable[[Receipt | DalsegnoError], None]
     ) -> None:
-        """Hand over a command whose place has to be found."""
+        """Hand over a command whose workspace has to be looked up."""
         try:
             command = await submission.make(reply)
         except DalsegnoError as error:
@@ -286,10 +291,10 @@ class Connection:
             await self._admit(submission, command)
 
     async def _admit(self, submission: Submission, command: Command) -> None:
-        """Wait for room in the mailbox."""
+        """Wait for space in the mailbox."""
         self._pending += 1
         try:
-            await self._service.directory.slot(command.workspace_id).admit(command)
+            await self._context.directory.activate(command.workspace_id).admit(command)
         except DalsegnoError as error:
             self._pending -= 1
             self.writer.reply(submission.show(error))
@@ -310,51 +315,41 @@ class Connection:
 
         return reply
 
-    def _ack(self, said: Ack) -> None:
-        seq = said.number
-        follow = self._follows.get(said.stream_id)
-        if follow is None:
-            raise Reject(
-                "NOT_SUBSCRIBED",
-                "ack what this connection follows",
-                stream_id=said.stream_id,
-                event_seq=seq,
-            )
-        subscription = follow.subscription
-        self._service.acks.ack(follow.frontier, seq, sent=subscription.sent)
+    def _ack(self, asked: Ack) -> None:
+        seq = asked.number
+        stream = self._stream(asked.stream_id, "ack what this connection follows", event_seq=seq)
+        self._context.acks.ack(stream.frontier, seq, sent=stream.subscription.sent)
 
-    async def _subscribe(self, subscribing: Subscribing) -> None:
-        known = self._follows.get(subscribing.stream_id)
+    async def _subscribe(self, asked: SubscribeRequest) -> None:
+        writer, subscriptions_max = self.writer, self._limits.subscriptions_max
+        subscribing = Subscribing(asked, self._context, self._principal)
+        known = writer.streams.get(subscribing.stream_id)
         if known is not None:
-            self.writer.reply(subscribing.show_again(known))
+            writer.reply(subscribing.show_again(known))
             return
-        if len(self._follows) >= self._limits.subscriptions_max:
-            raise Reject("BAD_REQUEST", f"at most {self._limits.subscriptions_max} subscriptions")
-        follow = await subscribing.open(self.writer, client_id=self.client_id, role=self.role)
-        self.writer.follow(follow, subscribing.show(follow))
+        if len(writer.streams) >= subscriptions_max:
+            raise Reject("BAD_REQUEST", f"at most {subscriptions_max} subscriptions")
+        stream = await subscribing.open(writer, client_id=self.client_id)
+        writer.follow(stream, subscribing.show(stream))
 
-    def _unsubscribe(self, said: UnsubscribeNote | UnsubscribeWorkspace | Unsubscribe) -> None:
-        match said:
-            case UnsubscribeNote():
-                stream_id = f"note:{said.note_id}"
-            case UnsubscribeWorkspace():
-                stream_id = f"workspace:{said.workspace_id}"
-            case Unsubscribe():
-                stream_id = said.stream_id
-        follow = self._follows.get(stream_id)
-        if follow is None:
-            raise Reject(
-                "NOT_SUBSCRIBED", "this connection does not follow it", stream_id=stream_id
-            )
-        self.writer.unfollow(follow)
-        self.writer.reply(message("unsubscribed", said.request_id, stream_id=stream_id))
+    def _unsubscribe(self, asked: UnsubscribeRequest) -> None:
+        stream = self._stream(asked.stream_id, "this connection does not follow it")
+        self.writer.unfollow(stream)
+        self.writer.reply(asked.dialect.unsubscribed(asked))
+
+    def _stream(self, stream_id: str, text: str, **details: int) -> ActiveSubscription:
+        stream = self.writer.streams.get(stream_id)
+        if stream is None:
+            raise Reject("NOT_SUBSCRIBED", text, stream_id=stream_id, **details)
+        return stream
 
     # ------------------------------------------------------------------------------ timers
 
-    def tick(self, now: float, beat: bytes) -> None:
+    def tick(self, now: float) -> None:
         """Do what is due by the clock: a heartbeat, a ping, or the end of a silent client."""
         limits, transport, writer = self._limits, self.transport, self.writer
-        if self._expires_at is not None and self._service.world.now() >= self._expires_at:
+        wall_now = self._context.node.world.now
+        if self._expires_at is not None and wall_now() >= self._expires_at:
             self.close(Close.UNAUTHORIZED, "the session has expired")
             return
         # While something is being sent, the write deadline watches over the client; what it took
@@ -370,9 +365,9 @@ class Connection:
             return
         if now - self._last_beat >= limits.heartbeat_interval_s:
             self._last_beat = now
-            # One that has something to take needs no sign of life.
+            # A client that has something to take needs no sign of life.
             if not writer.is_sending:
-                writer.reply(beat)
+                writer.reply(self._language.default.heartbeat(wall_now()))
         is_due = now - transport.last_pong >= limits.ping_interval_s
         if is_due and self._pinged_at is None and not writer.is_sending:
             self._pinged_at = now

@@ -1,109 +1,120 @@
 """A host's own loop over a stream: the same subscription as a connection's, without a socket.
 
-The loop may be slow and may be left by ``break``.  What it has not taken yet is bounded as a
-connection's outbox is: past the bound it is dropped here and read again, from the tail or the
-store.
+The loop may be slow and may be left by ``break``.  It takes its events from a memory channel.  What
+it has not taken yet is bounded as a connection's outbox is, by bytes and by count: past a bound it
+is not kept here, and read again from the tail or the store.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import trio
 
 from dalsegno.actors.delivery import check_not_ahead, event_bytes, read_length, read_page
-from dalsegno.protocol import Reject, Subscription, parse_cursor
+from dalsegno.protocol import Subscription, membership_ended, parse_cursor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from types import TracebackType
 
-    from dalsegno.actors._service import Service
     from dalsegno.actors.delivery import Hub
-    from dalsegno.protocol import DalsegnoError, Event, Published
+    from dalsegno.protocol import DalsegnoError, Event, Principal, Publication
+
+    from ._context import SessionContext
 
 
 @dataclass(frozen=True, slots=True)
-class ListeningStatistics:
+class EventStreamStatistics:
     """A loop at one moment."""
 
     given: int
-    """The last number that was put in front of it."""
+    """The last number that was put before it."""
     is_live: bool
-    """Else it is behind, and reads pages."""
+    """Otherwise it is behind, and reads pages."""
     waiting: int
     """Events that it has not taken yet …"""
     waiting_bytes: int
     """… and about how much memory they take."""
 
 
-class Listening:
+class EventStream:
     """An async iterator of committed events, inside ``async with``."""
 
     def __init__(
         self,
-        service: Service,
+        context: SessionContext,
         workspace_id: str,
         stream_id: str,
         *,
         after: int | None,
-        user_id: str | None,
-        role: str | None,
+        principal: Principal,
     ) -> None:
-        self.user_id = user_id
-        self._service = service
-        self._delivery = service.directory.delivery
-        self._role = role
+        self.user_id = principal.user_id
+        self._context = context
+        self._delivery = context.node.delivery
+        self._principal = principal
         self._after = after
         self._subscription = Subscription(workspace_id, stream_id)
         self._hub: Hub | None = None
-        """Once it is entered."""
-        self._events: deque[Event] = deque()
+        """Set once it is entered."""
+        limits = context.node.limits
+        self._bytes_max = limits.outbox_bytes_max
+        # None: look again, there is something to be done before the next event.
+        self._send: trio.MemorySendChannel[Event | None]
+        self._receive: trio.MemoryReceiveChannel[Event | None]
+        self._send, self._receive = trio.open_memory_channel(limits.outbox_items_max)
+        self._page: deque[Event] = deque()
+        """Events that were read, or left when the loop ended; none while the channel has some."""
         self._bytes = 0
-        self._wake = trio.Event()
         self._is_open = False
 
     def __repr__(self) -> str:
-        return f"<Listening {self._subscription!r}, {len(self._events)} waiting>"
+        return f"<EventStream {self._subscription!r}, {self._waiting} waiting>"
 
-    def statistics(self) -> ListeningStatistics:
-        """Tell how it stands."""
-        return ListeningStatistics(
+    @property
+    def _waiting(self) -> int:
+        return len(self._page) + self._receive.statistics().current_buffer_used
+
+    def statistics(self) -> EventStreamStatistics:
+        """Return how it stands."""
+        return EventStreamStatistics(
             given=self._subscription.sent,
             is_live=self._subscription.live,
-            waiting=len(self._events),
+            waiting=self._waiting,
             waiting_bytes=self._bytes,
         )
 
     async def __aenter__(self) -> Self:
-        """Begin to listen.
+        """Begin to follow the stream.
 
         Raises:
-            Reject: ``ROLE_FORBIDDEN`` for a user who is no member, ``CURSOR_AHEAD``, or
+            Reject: ``ROLE_FORBIDDEN`` for a user who is not a member, ``CURSOR_AHEAD``, or
                 ``BAD_REQUEST`` for what is no cursor.
             WorkspaceMovedError: another node owns the workspace.
             WorkspaceHaltedError: the log needs a repair first.
             UnavailableError: try again.
 
         """
-        subscription = self._subscription
-        with self._service.directory.using(subscription.workspace_id) as slot:
-            await slot.wait_open()
-            hub = self._hub = slot.hub
+        context, subscription = self._context, self._subscription
+        with context.directory.using(subscription.workspace_id) as active:
+            await active.wait_open()
+            hub = self._hub = active.hub
             hub.register(subscription, self)
         self._is_open = True
         try:
             # The program's own needs nothing of the store, and waits for nobody.
-            if subscription.whole and (self.user_id is None or self._role is not None):
+            needs_no_role = self.user_id is None or self._principal.role is not None
+            if subscription.is_workspace_stream and needs_no_role:
                 head = hub.head
             else:
                 async with self._delivery.looking_up():
-                    await self._check_role()
+                    await context.catalog.check_member(subscription.workspace_id, self._principal)
                     head = await read_length(self._delivery, hub, subscription) or 0
             after = head if self._after is None else parse_cursor(self._after).seq
-            is_certain = self._service.directory.is_certain(hub)
+            is_certain = context.node.knows_head(hub)
             check_not_ahead(subscription.stream_id, after, head, is_certain=is_certain)
         except BaseException:
             self._end()
@@ -117,7 +128,7 @@ class Listening:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop listening."""
+        """Stop following."""
         self._end()
         await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -129,73 +140,91 @@ class Listening:
 
         Raises:
             Reject: ``ROLE_FORBIDDEN`` after the last event that the user may see.
-            StaleCursorError: what follows is not kept any more.
-            WorkspaceMovedError: another node owns the workspace now; listen there.
-            WorkspaceHaltedError: the log needs a repair first; then listen again.
+            StaleCursorError: what follows is no longer kept.
+            WorkspaceMovedError: another node owns the workspace now; follow it there.
+            WorkspaceHaltedError: the log needs a repair first; then follow it again.
             UnavailableError: the store is away; ask again.
 
         """
         await trio.lowlevel.checkpoint()
-        subscription = self._subscription
-        while not self._events:
-            if not self._is_open:
-                raise StopAsyncIteration
-            subscription.check_not_ended()
-            if not subscription.live:
-                await self._read()
-            elif subscription.last_visible is not None:
-                self._end()
-                raise Reject(
-                    "ROLE_FORBIDDEN", "no longer a member", stream_id=subscription.stream_id
-                )
-            else:
-                self._wake = trio.Event()
-                await self._wake.wait()
-        event = self._events.popleft()
-        self._bytes -= event_bytes(event)
-        return event
+        while True:
+            event = self._next_nowait() or await self._next()
+            if event is not None:
+                self._bytes -= event_bytes(event)
+                return event
 
-    def offer(self, subscription: Subscription, item: Published) -> None:
+    def _next_nowait(self) -> Event | None:
+        """Return the next event that is here already, if there is one."""
+        if self._page:
+            return self._page.popleft()
+        if not self._is_open:
+            raise StopAsyncIteration
+        try:
+            return self._receive.receive_nowait()
+        except trio.WouldBlock:
+            return None
+
+    async def _next(self) -> Event | None:
+        """Read a page, or wait for the next event; None where there is something else to do."""
+        subscription = self._subscription
+        subscription.check_not_ended()
+        if not subscription.live:
+            await self._read()
+            return None
+        if subscription.last_visible is not None:
+            self._end()
+            raise membership_ended(stream_id=subscription.stream_id)
+        return await self._receive.receive()
+
+    def offer(self, subscription: Subscription, item: Publication) -> None:
         """Take what is due of a published item."""
-        due = subscription.offer(item)
-        if due is not None:
-            self._take(due)
-            if self._bytes > self._service.limits.outbox_bytes_max:
-                # What was offered before this item is still to be taken; this is read again.
-                for _ in due:
-                    self._bytes -= event_bytes(self._events.pop())
-                subscription.fall_behind(subscription.sent - len(due))
-        self._wake.set()
+        due = subscription.offer(item) or ()
+        for count, event in enumerate(due):
+            size = event_bytes(event)
+            if self._bytes + size > self._bytes_max or not self._put(event):
+                subscription.fall_behind(subscription.sent - (len(due) - count))
+                break
+            self._bytes += size
+        if not subscription.live:
+            self._wake()
+
+    def _put(self, event: Event) -> bool:
+        try:
+            self._send.send_nowait(event)
+        except trio.WouldBlock:
+            return False
+        return True
 
     def revoked(self, subscription: Subscription) -> None:
-        """Wake the loop: its last events are there, or can be read."""
+        """Wake the loop: its last events are here, or can be read."""
         del subscription
-        self._wake.set()
+        self._wake()
 
     def ended(self, subscription: Subscription, error: DalsegnoError) -> None:
         """Wake the loop: it gets what was offered before, and then the error."""
         del subscription, error
-        self._wake.set()
+        self._wake()
 
-    def _take(self, events: Sequence[Event]) -> None:
-        for event in events:
-            self._events.append(event)
-            self._bytes += event_bytes(event)
+    def _wake(self) -> None:
+        """Have a loop look again that waits for an event; one that does not wait will anyway."""
+        if self._receive.statistics().tasks_waiting_receive:
+            self._send.send_nowait(None)
 
     async def _read(self) -> None:
         assert self._hub is not None, "entered before"
         read = await read_page(self._delivery, self._hub, self._subscription)
         if read is not None:
-            self._take(read[1])
-
-    async def _check_role(self) -> None:
-        if self.user_id is None or self._role is not None:
-            return
-        workspace_id = self._subscription.workspace_id
-        if await self._service.role_of(workspace_id, self.user_id) is None:
-            raise Reject("ROLE_FORBIDDEN", "not a member of this workspace")
+            self._page.extend(read[1])
+            self._bytes += sum(map(event_bytes, read[1]))
 
     def _end(self) -> None:
+        if not self._is_open:
+            return
         self._is_open = False
-        if self._hub is not None:
-            self._hub.unregister(self._subscription)
+        assert self._hub is not None, "entered before"
+        self._hub.unregister(self._subscription)
+        with suppress(trio.WouldBlock):  # what was offered before is still the loop's
+            while True:
+                self._page.extend(filter(None, [self._receive.receive_nowait()]))
+        self._send.close()
+        self._receive.close()

@@ -3,151 +3,130 @@
 The order matters.  The reader is registered with the hub first, and only then its role is read: a
 revocation before that step is seen by the reading, one after it becomes a barrier (I8).
 
-What has to be looked up in the store is looked up by so many at a time, in order of arrival.
+What has to be looked up in the store is looked up by a bounded number at a time, in order of
+arrival.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dalsegno.actors._service import not_found
 from dalsegno.actors.delivery import check_cursor, check_not_ahead, read_length
 from dalsegno.actors.ports import CursorKey
 from dalsegno.protocol import (
     SYSTEM_WORKSPACE,
     Cursor,
     Reject,
-    Subscribe,
-    SubscribeNote,
     Subscription,
-    chain_text,
     check_id,
     check_workspace_id,
-    message,
+    not_found,
     parse_cursor,
-    workspace_stream,
 )
+from dalsegno.protocol.dialects import Begun
+
+from ._writer import ActiveSubscription
 
 if TYPE_CHECKING:
-    from dalsegno.actors._service import Service
-    from dalsegno.actors.delivery import Follower, Frontier, Hub
-    from dalsegno.protocol import SubscribeWorkspace
+    from dalsegno.actors.delivery import Frontier, Hub
+    from dalsegno.actors.ports import Subscriber
+    from dalsegno.protocol import Principal
+    from dalsegno.protocol.dialects import SubscribeRequest
 
-
-@dataclass(slots=True, eq=False)
-class Follow:
-    """A stream that a connection follows."""
-
-    subscription: Subscription
-    hub: Hub
-    frontier: Frontier
-    head: int
-    """The stream's last number when it began."""
-    chain: int | None
-    """The chain at the cursor it began after; None where that event is not kept any more."""
+    from ._context import SessionContext
 
 
 class Subscribing:
-    """One subscribe message on its way."""
+    """One subscribe request on its way."""
 
     def __init__(
-        self, said: SubscribeNote | SubscribeWorkspace | Subscribe, service: Service
+        self, asked: SubscribeRequest, context: SessionContext, principal: Principal
     ) -> None:
-        self._said = said
-        self._service = service
-        self._generic = isinstance(said, Subscribe)
-        self.stream_id = _stream_of(said)
-        check_id(self.stream_id, chars_max=service.limits.id_chars_max + 70)
-        check_id(said.client_id, chars_max=service.limits.id_chars_max, what="client id")
+        self.stream_id = asked.stream_id
+        self._asked = asked
+        self._context = context
+        self._principal = principal
+        chars_max = context.node.limits.id_chars_max
+        check_id(self.stream_id, chars_max=chars_max + 70)
+        check_id(asked.client_id, chars_max=chars_max, what="client id")
 
-    async def open(self, follower: Follower, *, client_id: str, role: str | None) -> Follow:
-        """Register and look up what the first answer says.
+    async def open(self, subscriber: Subscriber, *, client_id: str) -> ActiveSubscription:
+        """Register, and look up what the first answer says.
 
         Args:
-            follower: whose subscription it will be.
+            subscriber: the holder of the subscription.
             client_id: whose cursor to begin at, unless the message names another client.
-            role: asserted by the host; None where the workspace's log tells it.
 
         Raises:
             Reject: ``…_NOT_FOUND``, ``ROLE_FORBIDDEN``, ``CURSOR_AHEAD``, ``CURSOR_DIVERGED`` or
                 ``BAD_REQUEST``; nothing is left behind.
-            StaleCursorError: what follows the cursor is not kept any more (§1.2.5 b).
+            StaleCursorError: what follows the cursor is no longer kept (§1.2.5 b).
             WorkspaceMovedError: another node owns the workspace.
             WorkspaceHaltedError: the log needs a repair first.
             UnavailableError: try again.
 
         """
-        delivery = self._service.directory.delivery
+        context = self._context
+        delivery = context.node.delivery
         async with delivery.looking_up():
-            workspace_id = await self._workspace_id()
-            # A stranger neither opens a workspace, nor moves it here, nor hears where it lives.
-            if not self._service.directory.is_known(workspace_id):
-                await self._check_role(workspace_id, str(follower.user_id), role)
+            workspace_id = await self._home()
+            # A stranger neither opens a workspace, nor moves it here, nor learns which node has it.
+            if not context.catalog.is_active(workspace_id):
+                await self._check_member(workspace_id)
         subscription = Subscription(workspace_id, self.stream_id)
-        subscription.view = self._service.views.of(subscription, generic=self._generic)
-        with self._service.directory.using(workspace_id) as slot:
-            await slot.wait_open()
-            hub = slot.hub
-            hub.register(subscription, follower)
-        key = CursorKey(
-            str(follower.user_id), self._client_id(client_id), workspace_id, self.stream_id
+        subscription.view = context.views.of(
+            self._asked.dialect, is_workspace_stream=subscription.is_workspace_stream
         )
+        with context.directory.using(workspace_id) as active:
+            await active.wait_open()
+            hub = active.hub
+            hub.register(subscription, subscriber)
         frontier: Frontier | None = None
         try:
             # Not while the workspace opens: one that hangs would keep others from subscribing.
             async with delivery.looking_up():
-                await self._check_role(workspace_id, key.user_id, role)
+                await self._check_member(workspace_id)
                 head = await self._head(subscription, hub)
-                frontier = await self._service.acks.open(key)
+                frontier = await context.acks.open(self._key(workspace_id, client_id))
                 cursor = self._cursor(frontier)
-                is_certain = self._service.directory.is_certain(hub)
+                is_certain = context.node.knows_head(hub)
                 check_not_ahead(self.stream_id, cursor.seq, head, is_certain=is_certain)
                 chain = await check_cursor(delivery, hub, subscription, cursor)
             subscription.check_not_ended()
         except BaseException:
             hub.unregister(subscription)
             if frontier is not None:
-                self._service.acks.close(frontier)
+                context.acks.close(frontier)
             raise
         subscription.begin(cursor.seq, head)
-        return Follow(subscription, hub, frontier, head, chain)
+        return ActiveSubscription(subscription, hub, frontier, head, chain)
 
-    def show(self, follow: Follow) -> bytes:
+    def show(self, stream: ActiveSubscription) -> bytes:
         """Show the first answer; the replay follows it."""
-        return self._show(follow, follow.subscription.start, follow.head)
+        return self._show(stream, stream.head)
 
-    def show_again(self, follow: Follow) -> bytes:
+    def show_again(self, stream: ActiveSubscription) -> bytes:
         """Show the answer to a second subscribe, which changes nothing (X-SUB-7)."""
-        subscription = follow.subscription
-        head = follow.hub.head if subscription.whole else max(follow.head, subscription.sent)
-        return self._show(follow, subscription.start, head)
+        subscription = stream.subscription
+        head = max(stream.head, subscription.sent)
+        return self._show(stream, stream.hub.head if subscription.is_workspace_stream else head)
 
-    def _show(self, follow: Follow, cursor: int, head: int) -> bytes:
-        said = self._said
-        stream_id = follow.subscription.stream_id
-        if self._generic:
-            return message(
-                "subscribed",
-                said.request_id,
-                stream_id=stream_id,
-                workspace_id=follow.subscription.workspace_id,
-                head=head,
-                cursor=cursor,
-                chain=None if follow.chain is None else chain_text(follow.chain),
-            )
-        return message(
-            "subscribed",
-            said.request_id,
-            stream_id=stream_id,
-            current_version=head,
-            replay_cursor=cursor,
+    def _show(self, stream: ActiveSubscription, head: int) -> bytes:
+        subscription = stream.subscription
+        begun = Begun(
+            workspace_id=subscription.workspace_id,
+            stream_id=subscription.stream_id,
+            head=head,
+            cursor=subscription.start,
+            chain=stream.chain,
         )
+        return self._asked.dialect.subscribed(self._asked, begun)
 
     # ------------------------------------------------------------------------------- steps
 
-    async def _workspace_id(self) -> str:
-        named = self._said.workspace_id
+    async def _home(self) -> str:
+        """Return the workspace that the stream belongs to."""
+        named, catalog = self._asked.workspace_id, self._context.catalog
         kind, _, rest = self.stream_id.partition(":")
         if kind == "workspace":
             if named is not None and named != rest:
@@ -155,37 +134,33 @@ class Subscribing:
             if rest == SYSTEM_WORKSPACE:
                 raise Reject("ROLE_FORBIDDEN", "this log is not read from outside")
             check_workspace_id(rest)
-            await self._service.check_exists(rest)
+            await catalog.check_exists(rest)
             return rest
-        if kind not in self._service.domains or not rest:
+        if kind not in catalog.domains or not rest:
             raise Reject("BAD_REQUEST", "a stream is workspace:{id} or {entity}:{id}")
-        return await self._service.place(self.stream_id, named)
+        return await catalog.home_of(self.stream_id, named)
 
-    async def _check_role(self, workspace_id: str, user_id: str, asserted: str | None) -> None:
-        if asserted is not None or await self._service.role_of(workspace_id, user_id) is not None:
-            return
-        if self._said.workspace_id is None and not self.stream_id.startswith("workspace:"):
-            raise not_found(self.stream_id)
-        raise Reject("ROLE_FORBIDDEN", "not a member", stream_id=self.stream_id)
+    async def _check_member(self, workspace_id: str) -> None:
+        try:
+            await self._context.catalog.check_member(
+                workspace_id, self._principal, stream_id=self.stream_id
+            )
+        except Reject:
+            if self._asked.workspace_id is None and not self.stream_id.startswith("workspace:"):
+                raise not_found(self.stream_id, stream_id=self.stream_id) from None  # C22
+            raise
 
-    def _client_id(self, connections: str) -> str:
-        return connections if self._said.client_id == "default" else self._said.client_id
+    def _key(self, workspace_id: str, client_id: str) -> CursorKey:
+        named = self._asked.client_id
+        client_id = client_id if named == "default" else named
+        return CursorKey(str(self._principal.user_id), client_id, workspace_id, self.stream_id)
 
     def _cursor(self, frontier: Frontier) -> Cursor:
-        given = self._said.cursor
+        given = self._asked.cursor
         return Cursor(frontier.acked) if given is None else parse_cursor(given)
 
     async def _head(self, subscription: Subscription, hub: Hub) -> int:
-        length = await read_length(self._service.directory.delivery, hub, subscription)
+        length = await read_length(self._context.node.delivery, hub, subscription)
         if length is None:
-            kind = subscription.stream_id.partition(":")[0]
-            raise Reject(f"{kind.upper()}_NOT_FOUND", f"no such {kind}", stream_id=self.stream_id)
+            raise not_found(self.stream_id, stream_id=self.stream_id)
         return length
-
-
-def _stream_of(said: SubscribeNote | SubscribeWorkspace | Subscribe) -> str:
-    if isinstance(said, Subscribe):
-        return said.stream_id
-    if isinstance(said, SubscribeNote):
-        return f"note:{said.note_id}"
-    return workspace_stream(said.workspace_id)

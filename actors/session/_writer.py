@@ -7,13 +7,15 @@ nothing left to do.  So an idle connection is one task, the one that reads.
 
 A stream is *live*, or *behind* and caught up page by page, each in its turn.  It falls behind where
 it missed something, and where the outbox is over its bound while the client takes its time.  While
-nothing waits here and nothing is behind, its streams go *in step* with those of others: the hub
-writes what is due to all of them to the transport, and nothing of it comes by here (`Readers`).
+nothing waits here and nothing is behind, its streams are in *cohorts* with those of others: the hub
+writes what is due to all of them to the transport, and nothing of it passes through here
+(`Readers`).
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,46 +23,59 @@ import trio
 from dalsegno.actors.delivery import read_ahead, read_page
 from dalsegno.actors.ports import TransportClosedError
 from dalsegno.protocol import (
+    Backoff,
     Close,
     DalsegnoError,
     Frames,
-    Reject,
     UnavailableError,
+    encode,
     error_message,
+    membership_ended,
 )
 
+from ._lifecycle import LIFECYCLE, Input, State
 from ._outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dalsegno.actors._service import Service
-    from dalsegno.actors.delivery import Hub
+    from dalsegno.actors.delivery import Frontier, Hub
     from dalsegno.actors.ports import Transport
-    from dalsegno.protocol import Published, Subscription
+    from dalsegno.protocol import Publication, Subscription
 
-    from ._subscribing import Follow
+    from ._context import SessionContext
 
 _log = logging.getLogger("dalsegno.connection")
 
 
+@dataclass(slots=True, eq=False)
+class ActiveSubscription:
+    """A stream that a connection follows."""
+
+    subscription: Subscription
+    hub: Hub
+    frontier: Frontier
+    head: int
+    """The stream's last number when it began."""
+    chain: int | None
+    """The chain at the cursor it began after; None where that event is no longer kept."""
+
+
 class Writer:
-    """The writing half of a connection; the follower of its streams."""
+    """The writing half of a connection; the subscriber of its streams."""
 
     __slots__ = (
+        "_backoff",
         "_behind",
         "_close",
+        "_context",
         "_delivery",
-        "_failures",
         "_limits",
         "_pause",
-        "_service",
-        "follows",
-        "is_closed",
-        "is_sending",
-        "is_writing",
         "nursery",
         "outbox",
+        "state",
+        "streams",
         "transport",
         "user_id",
     )
@@ -68,36 +83,52 @@ class Writer:
     def __init__(
         self,
         transport: Transport,
-        service: Service,
+        context: SessionContext,
         *,
         user_id: str,
         close: Callable[[Close, str], None],
     ) -> None:
+        limits = context.node.limits
         self.user_id: str | None = user_id
         self.transport = transport
-        self.follows: dict[str, Follow] = {}
-        self.outbox = Outbox(bytes_max=service.limits.outbox_bytes_max)
+        self.streams: dict[str, ActiveSubscription] = {}
+        self.outbox = Outbox(bytes_max=limits.outbox_bytes_max, items_max=limits.outbox_items_max)
         self.nursery: trio.Nursery | None = None
         """Where its task runs; None before the connection begins, and once it ends."""
-        self.is_closed = False
-        """Whether nothing more is written."""
-        self.is_writing = False
-        """Whether its task runs."""
-        self.is_sending = False
-        """Whether it waits for the client to take something."""
-        self._service = service
-        self._limits = service.limits
-        self._delivery = service.directory.delivery
+        self.state = State.NEW
+        """What the connection is at."""
+        self._context = context
+        self._limits = limits
+        self._delivery = context.node.delivery
         self._close = close
         self._behind: dict[str, None] = {}
         """The streams to be caught up, the next first."""
-        self._failures = 0
+        self._backoff: Backoff | None = None
+        """While the store is away."""
         self._pause: trio.CancelScope | None = None
-        """Around the wait for a store that is away."""
+        """Around the wait for the store."""
 
     def __repr__(self) -> str:
-        state = "writing" if self.is_writing else "idle"
-        return f"<Writer {state}, {len(self._behind)} behind, {self.outbox!r}>"
+        return f"<Writer {self.state.value}, {len(self._behind)} behind, {self.outbox!r}>"
+
+    def step(self, input_: Input) -> None:
+        """Move the connection's state."""
+        self.state = LIFECYCLE.step(self.state, input_)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more is written."""
+        return self.state is State.CLOSING or self.state is State.CLOSED
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether its task runs."""
+        return self.state is State.WRITING or self.state is State.SENDING
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether it waits for the client to take something."""
+        return self.state is State.SENDING
 
     @property
     def behind(self) -> int:
@@ -106,46 +137,46 @@ class Writer:
 
     def shut(self) -> None:
         """Write nothing from this step on."""
-        self.is_closed = True
-        for follow in self.follows.values():
-            follow.hub.part(follow.subscription)
+        self.step(Input.CLOSE)
+        for stream in self.streams.values():
+            stream.hub.leave_cohort(stream.subscription)
         self.outbox.clear()
 
     def release(self) -> None:
         """Leave every stream, for good."""
         self.shut()
-        for follow in list(self.follows.values()):
-            self.unfollow(follow)
+        for stream in list(self.streams.values()):
+            self.unfollow(stream)
         self._close = _is_closed  # so that no cycle keeps the connection in memory
 
     def fail(self) -> None:
-        """End the connection because of the bug being handled; nobody else notices (I10)."""
+        """End the connection because of the bug being handled; nobody else is affected (I10)."""
         _log.exception("%r of %s failed", self, self.user_id)
         self._close(Close.INTERNAL, "INTERNAL_ERROR")
 
     # ----------------------------------------------------------------------------- the streams
 
-    def follow(self, follow: Follow, text: bytes) -> None:
+    def follow(self, stream: ActiveSubscription, text: bytes) -> None:
         """Follow a stream: the text comes first, then what is behind the cursor."""
-        stream_id = follow.subscription.stream_id
-        self.follows[stream_id] = follow
+        stream_id = stream.subscription.stream_id
+        self.streams[stream_id] = stream
         self._behind[stream_id] = None
         self.reply(text)
 
-    def unfollow(self, follow: Follow) -> None:
+    def unfollow(self, stream: ActiveSubscription) -> None:
         """Stop following; nothing of the stream is written after this step."""
-        self._leave(follow)
-        self.outbox.drop(follow.subscription)
+        self._leave(stream)
+        self.outbox.drop(stream.subscription)
 
-    def _leave(self, follow: Follow) -> None:
-        del self.follows[follow.subscription.stream_id]
-        self._behind.pop(follow.subscription.stream_id, None)
-        follow.hub.unregister(follow.subscription)
-        self._service.acks.close(follow.frontier)
+    def _leave(self, stream: ActiveSubscription) -> None:
+        del self.streams[stream.subscription.stream_id]
+        self._behind.pop(stream.subscription.stream_id, None)
+        stream.hub.unregister(stream.subscription)
+        self._context.acks.close(stream.frontier)
 
     # ------------------------------------------------------------------------------- the hub's
 
-    def offer(self, subscription: Subscription, item: Published) -> None:
+    def offer(self, subscription: Subscription, item: Publication) -> None:
         """Take what is due of a published item into the outbox."""
         if self.is_closed:
             return
@@ -158,24 +189,26 @@ class Writer:
                 return
             view = subscription.view
             assert view is not None, "chosen at subscribe"
-            frames = item.frames(view) if due is item.events else Frames([view(e) for e in due])
-            self.outbox.add(subscription, frames, before)
-            if self.is_writing and self.outbox.is_over:
+            frames = item.frames(view) if due is item.events else encode(due, view)
+            if not self.outbox.add(subscription, frames, before):
+                subscription.fall_behind(before)
+                self._lag(subscription)
+            elif self.is_writing and self.outbox.is_over:
                 self._drop()
             self._delivery.touch(self)
         except DalsegnoError as error:
             self.ended(subscription, error)
-        except Exception:  # noqa: BLE001 - whoever publishes must not notice
+        except Exception:  # noqa: BLE001 - the publisher must not be affected
             self.fail()
 
     def _drop(self) -> None:
-        """Let go of what can be read again, and read it later."""
+        """Forget what can be read again, and read it later."""
         for dropped, before in self.outbox.drop_all().items():
             dropped.fall_behind(before)
             self._lag(dropped)
 
     def _lag(self, subscription: Subscription) -> None:
-        if subscription.stream_id in self.follows:  # else it is being subscribed to
+        if subscription.stream_id in self.streams:  # else it is being subscribed to
             self._behind[subscription.stream_id] = None
             self._delivery.touch(self)
 
@@ -183,20 +216,20 @@ class Writer:
         """End a subscription whose barrier was reached; one that is behind gets there later."""
         if not subscription.live or self.is_closed:
             return
-        if self.is_writing:
-            # What waits could be dropped yet: let it be read again, and end after it.
+        if self.is_writing or not self.outbox.can_end_all:
+            # What waits could be dropped yet: it is read again, and the stream ends after it.
             first = self.outbox.drop(subscription)
             subscription.fall_behind(subscription.sent if first is None else first)
             self._lag(subscription)
         else:
-            self.ended(subscription, Reject("ROLE_FORBIDDEN", "no longer a member"))
+            self.ended(subscription, membership_ended())
 
     def ended(self, subscription: Subscription, error: DalsegnoError) -> None:
         """End one stream, and say why behind those of its events that still go out."""
-        follow = self.follows.get(subscription.stream_id)
-        if self.is_closed or follow is None or follow.subscription is not subscription:
+        stream = self.streams.get(subscription.stream_id)
+        if self.is_closed or stream is None or stream.subscription is not subscription:
             return
-        self._leave(follow)
+        self._leave(stream)
         text = error_message(error, None, stream_id=subscription.stream_id)
         self.outbox.end(subscription, Frames((text,)))  # replies go first, so this is none
         self._delivery.touch(self)
@@ -229,40 +262,41 @@ class Writer:
                 if not self.transport.send_nowait(frames):
                     self.write_on()
                     return
-            except Exception as error:  # noqa: BLE001 - whoever publishes must not notice
-                self.broke(error)
+            except Exception as error:  # noqa: BLE001 - the publisher must not be affected
+                self.on_write_error(error)
                 return
         if self._behind:
             self.write_on()
         elif has_events:
-            self._step_in()
+            self._join_cohorts()
 
-    def broke(self, error: Exception) -> None:
+    def on_write_error(self, error: Exception) -> None:
         """End the connection because of a write whose error is being handled."""
         if isinstance(error, TransportClosedError):
             self._close(Close.NORMAL, "the client is gone")
         else:
             self.fail()
 
-    def _step_in(self) -> None:
-        """Go on in step with others, now that nothing waits and nobody is behind."""
-        for follow in self.follows.values():
-            follow.hub.join(follow.subscription, self)
+    def _join_cohorts(self) -> None:
+        """Let the hubs write what is due to all, now that nothing waits and nothing is behind."""
+        for stream in self.streams.values():
+            stream.hub.join_cohort(stream.subscription, self)
 
-    def step_out(self, hub: Hub) -> None:
-        """Go on by itself at a hub: there is more to write than what others are given."""
-        for follow in self.follows.values():
-            if follow.hub is hub:
-                hub.part(follow.subscription)
+    def leave_cohorts(self, workspace_id: str) -> None:
+        """Be served individually in a workspace: there is more to write than what is due to all."""
+        for stream in self.streams.values():
+            if stream.hub.workspace_id == workspace_id:
+                stream.hub.leave_cohort(stream.subscription)
 
     def write_on(self) -> None:
-        """Start the task, unless it runs."""
-        if self.nursery is not None and not self.is_writing:
-            self.is_writing = True
+        """Start the task, unless it runs, or the connection ends."""
+        if self.nursery is not None and self.state is State.IDLE:
+            self.step(Input.WRITE)
+            self.outbox.open_channel()
             self.nursery.start_soon(self._write)
 
     async def _write(self) -> None:
-        """Write until there is nothing left to write and nobody is behind."""
+        """Write until there is nothing left to write and nothing is behind."""
         try:
             await self._flush()
             while await self._write_some():
@@ -274,12 +308,13 @@ class Writer:
         except Exception:  # noqa: BLE001 - a fault here ends this connection alone
             self.fail()
         finally:
-            self.is_writing = False
+            self.outbox.close_channel()
+            self.step(Input.REST)
         if not self.is_closed:
-            self._step_in()
+            self._join_cohorts()
 
     async def _write_some(self) -> bool:
-        """Write what waits, or else the next page of somebody who is behind."""
+        """Write what waits, or else the next page of a stream that is behind."""
         frames = self.outbox.take()
         if frames:
             await self._send(frames)
@@ -288,26 +323,25 @@ class Writer:
             return False
         stream_id = next(iter(self._behind))
         del self._behind[stream_id]
-        follow = self.follows[stream_id]
-        if not follow.subscription.live:
-            await self._catch_up(follow)
-        if self.follows.get(stream_id) is follow and not follow.subscription.live:
+        stream = self.streams[stream_id]
+        if not stream.subscription.live:
+            await self._catch_up(stream)
+        if self.streams.get(stream_id) is stream and not stream.subscription.live:
             self._behind.pop(stream_id, None)
             self._behind[stream_id] = None  # in its turn, behind the others
         return True
 
-    async def _catch_up(self, follow: Follow) -> None:
-        subscription = follow.subscription
+    async def _catch_up(self, stream: ActiveSubscription) -> None:
+        subscription = stream.subscription
         view = subscription.view
         assert view is not None, "chosen at subscribe"
         frames: Frames | None = None
         try:
-            read = await read_page(self._delivery, follow.hub, subscription)
+            read = await read_page(self._delivery, stream.hub, subscription)
             if read is not None:
                 page, due = read
-                await self._read_ahead(follow)
-                whole = due is page.events
-                frames = page.frames(view) if whole else Frames([view(event) for event in due])
+                await self._read_ahead(stream)
+                frames = page.frames(view) if due is page.events else encode(due, view)
         except UnavailableError:
             await self._wait_store()
             return
@@ -315,30 +349,31 @@ class Writer:
             _log.error("%r: %r: %s", self, subscription, error)
             self.ended(subscription, error)
             return
-        self._failures = 0
-        if self.follows.get(subscription.stream_id) is not follow:
+        self._backoff = None
+        if self.is_closed or self.streams.get(subscription.stream_id) is not stream:
             return  # unfollowed meanwhile, and perhaps followed again
         if frames is not None:
             await self._send([frames])
         if subscription.live and subscription.last_visible is not None:
-            self.ended(subscription, Reject("ROLE_FORBIDDEN", "no longer a member"))
+            self.ended(subscription, membership_ended())
 
-    async def _read_ahead(self, follow: Follow) -> None:
+    async def _read_ahead(self, stream: ActiveSubscription) -> None:
         """Let the next page be read while this one is encoded and written."""
-        if self.nursery is not None and not follow.subscription.reaches(follow.hub.head):
-            self.nursery.start_soon(read_ahead, self._delivery, follow.hub, follow.subscription)
-            for _ in range(2):  # the new task may come after this one, but it comes before that
+        if self.nursery is not None and not stream.subscription.reaches(stream.hub.head):
+            self.nursery.start_soon(read_ahead, self._delivery, stream.hub, stream.subscription)
+            for _ in range(2):  # the new task may be scheduled after this one the first time
                 await trio.lowlevel.checkpoint()
 
     async def _wait_store(self) -> None:
         """Wait until the store answers again, or there is something else to write."""
-        limits, service = self._limits, self._service
-        bound_s = min(limits.backoff_max_s, limits.backoff_first_s * 2**self._failures)
-        self._failures = min(self._failures + 1, 32)
+        limits, node = self._limits, self._context.node
+        if self._backoff is None:
+            self._backoff = Backoff(limits.backoff_first_s, limits.backoff_max_s)
+        delay_s = self._backoff.next_s(node.world.random())
         if not self.outbox.is_empty:
             return  # it came while the store was asked
-        with trio.move_on_after(bound_s * service.world.random()) as self._pause:
-            await service.directory.wait_store_returned()
+        with trio.move_on_after(delay_s) as self._pause:
+            await node.wait_store_returned()
         self._pause = None
 
     async def _send(self, frames: list[Frames]) -> None:
@@ -348,7 +383,7 @@ class Writer:
     async def _flush(self) -> None:
         """Wait until the client took all; whatever it takes gives it more time for the rest."""
         deadline = trio.current_time() + self._limits.write_deadline_s
-        self.is_sending = True
+        self.step(Input.BLOCK)
         try:
             while True:
                 with trio.CancelScope(deadline=deadline):
@@ -358,7 +393,7 @@ class Writer:
                 if deadline <= trio.current_time():
                     raise trio.TooSlowError
         finally:
-            self.is_sending = False
+            self.step(Input.UNBLOCK)
 
 
 def _is_closed(_code: Close, _reason: str) -> None:

@@ -3,7 +3,7 @@
 One task sends what is waiting when the last statement has returned, so that the load itself makes
 the batches.  A workspace has at most one batch here at a time.
 
-What a statement says of a batch, and what follows:
+What a statement reports of a batch, and what follows:
 
 * committed: its workspace goes on.
 * not committed: the workspace's own task reads why, on another connection.  The epoch moved:
@@ -26,6 +26,7 @@ import trio
 
 from dalsegno.actors.ports import BatchRejectedError
 from dalsegno.protocol import (
+    Backoff,
     CorruptLogError,
     DalsegnoError,
     FencedError,
@@ -37,6 +38,10 @@ from dalsegno.protocol import (
 if TYPE_CHECKING:
     from dalsegno.actors.ports import Batch, Store, World
     from dalsegno.protocol import Limits
+
+
+_LOCKED_MAX_S = 1.0
+"""The longest delay before a batch whose head was locked is sent again."""
 
 
 class LiveKeyError(DalsegnoError):
@@ -89,7 +94,7 @@ class Committer:
         return f"<Committer {len(self._waiting)} waiting, {self._statements} statements>"
 
     def statistics(self) -> CommitterStatistics:
-        """Tell what waits and what was done."""
+        """Return what waits and what was done."""
         return CommitterStatistics(
             waiting=len(self._waiting),
             statements=self._statements,
@@ -113,7 +118,7 @@ class Committer:
             await self._send(self._take())
 
     def give_up(self) -> None:
-        """Wait no longer for the statement on its way: its outcome is unknown."""
+        """Stop waiting for the statement on its way: its outcome is unknown."""
         self._sending.deadline = trio.current_time()
 
     async def commit(self, batch: Batch) -> None:
@@ -132,8 +137,9 @@ class Committer:
             OutcomeUnknownError: it may or may not be written.
 
         """
-        for attempt in range(self._limits.locked_retries_max):
-            waiting = _Waiting(batch, alone=attempt > 0)
+        backoff = Backoff(self._limits.backoff_first_s, _LOCKED_MAX_S)
+        while backoff.failures < self._limits.locked_retries_max:
+            waiting = _Waiting(batch, alone=backoff.failures > 0)
             self._waiting.append(waiting)
             self._filled.unpark_all()
             try:
@@ -146,7 +152,7 @@ class Committer:
             if waiting.committed:
                 return
             await self._explain(batch)
-            await trio.sleep(self._limits.backoff_first_s * self._world.random() * (attempt + 1))
+            await trio.sleep(backoff.next_s(self._world.random()))
         raise StoreUnavailableError(f"the head of {batch.workspace_id} stays locked")
 
     def _withdraw(self, waiting: _Waiting) -> None:

@@ -40,11 +40,11 @@ class Entity(msgspec.Struct, frozen=True):
     size: int
     """Payload bytes folded into it here: what the cache's bound counts."""
     index: Index | None = None
-    """What it is listed under; None where it was only read."""
+    """Under what it is listed; None where it was only read."""
 
 
 def absent_entity(domain: Domain[Any, Any, Any]) -> Entity:
-    """Make what stands for an entity that never existed."""
+    """Return what stands for an entity that never existed."""
     return Entity(domain, 0, None, 0, 0, 0)
 
 
@@ -82,10 +82,10 @@ def _refold(domain: Domain[Any, Any, Any], stored: StoredEntity) -> tuple[Any, i
     return state, size
 
 
-def fold(before: Entity, fact: Any, stream_id: str, size: int) -> Entity:  # noqa: ANN401 - an event
-    """Fold one event; refuse an index that its columns cannot hold, before neighbours meet it."""
+def fold(before: Entity, event: Any, stream_id: str, size: int) -> Entity:  # noqa: ANN401 - the domain's
+    """Fold one event; refuse an index that its columns cannot hold, before it can harm others."""
     domain = before.domain
-    state = domain.evolve_by(before.state, fact)
+    state = domain.evolve_by(before.state, event)
     index = domain.indexed(state)
     if index != before.index:
         for text in (*index.keys, *((index.title,) if index.title is not None else ())):
@@ -102,7 +102,7 @@ def fold(before: Entity, fact: Any, stream_id: str, size: int) -> Entity:  # noq
 
 
 def encoded_state(stream_id: str, entity: Entity) -> str | None:
-    """Write a state as JSON; None where it cannot be, and then it is folded from the log."""
+    """Write a state as JSON; None where that is impossible: it is then folded from the log."""
     domain = entity.domain
     try:
         text = domain.encode_state(entity.state)
@@ -115,7 +115,18 @@ def encoded_state(stream_id: str, entity: Entity) -> str | None:
     return None
 
 
+def entity_from(domain: Domain[Any, Any, Any], stored: StoredEntity | None) -> Entity:
+    """Fold an entity as the store has it, or return an absent one.
+
+    Raises:
+        CorruptLogError: as `load_entity`.
+
+    """
+    return absent_entity(domain) if stored is None else load_entity(domain, stored)
+
+
 def snapshot_write(stream_id: str, entity: Entity, state: str) -> SnapshotWrite:
+    """Return the snapshot row of an entity's state."""
     return SnapshotWrite(
         stream_id=stream_id,
         version=entity.version,
@@ -125,6 +136,7 @@ def snapshot_write(stream_id: str, entity: Entity, state: str) -> SnapshotWrite:
 
 
 def entity_write(stream_id: str, entity: Entity, state: str | None) -> EntityWrite:
+    """Return what a batch writes of an entity that it changed."""
     index = entity.index
     assert index is not None, "set where it was changed"
     return EntityWrite(
@@ -150,7 +162,7 @@ def state_write(stream_id: str, entity: Entity, state: str) -> EntityWrite:
 
 
 class EntityCache:
-    """Committed entities, the least recently used leave first; absent ones are remembered too."""
+    """Committed entities, the least recently used dropped first; absent ones are kept too."""
 
     def __init__(self, *, count_max: int, bytes_max: int) -> None:
         self._entities: OrderedDict[str, Entity] = OrderedDict()
@@ -162,7 +174,7 @@ class EntityCache:
         return len(self._entities)
 
     def items(self) -> Iterable[tuple[str, Entity]]:
-        """Look at all of them, the least recently used first."""
+        """Return all of them, the least recently used first."""
         return self._entities.items()
 
     @property
@@ -171,14 +183,14 @@ class EntityCache:
         return self._bytes
 
     def get(self, stream_id: str) -> Entity | None:
-        """Look one up, and keep it longer."""
+        """Return one and mark it as used."""
         entity = self._entities.get(stream_id)
         if entity is not None:
             self._entities.move_to_end(stream_id)
         return entity
 
     def put(self, stream_id: str, entity: Entity) -> None:
-        """Keep one; others may leave."""
+        """Keep one; others may be dropped."""
         old = self._entities.pop(stream_id, None)
         self._bytes += entity.size - (0 if old is None else old.size)
         self._entities[stream_id] = entity

@@ -3,9 +3,9 @@
 It outlives the incarnations of its workspace: what an incarnation took and could not settle goes
 back to the front, in order, and may exceed the bound, since it was admitted once already.
 
-Who makes room lets in, in the same step, those who have waited for it, the longest first.  So
-nobody overtakes a large item by being small, and a mailbox that is drained for good has nobody left
-who would put something where nobody takes it.
+Whoever frees space admits the waiting senders in the same step, the longest waiting first.  So no
+small item overtakes a large one, and once a mailbox is drained for good, no sender is left that
+could still put something where nobody takes it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class Sized(Protocol):
-    """What can wait in a mailbox."""
+    """An item of a mailbox."""
 
     @property
     def size(self) -> int:
-        """Bytes that it counts for."""
+        """The bytes that it counts for."""
 
 
 ItemT = TypeVar("ItemT", bound=Sized)
@@ -43,7 +43,7 @@ class MailboxStatistics:
     """Items in it."""
     waiting_bytes: int
     senders: int
-    """Tasks that wait for room."""
+    """Tasks that wait for space."""
 
 
 class Mailbox(Generic[ItemT]):
@@ -56,7 +56,7 @@ class Mailbox(Generic[ItemT]):
         self._bytes_max = bytes_max
         self._filled = trio.lowlevel.ParkingLot()
         self._senders: OrderedDict[trio.Event, ItemT] = OrderedDict()
-        """Those who wait for room, in their order, each with what it wants to put."""
+        """The senders that wait for space, in order, each with its item."""
 
     def __repr__(self) -> str:
         return f"<Mailbox {len(self._items)}/{self._count_max}, {self._bytes} bytes>"
@@ -65,14 +65,14 @@ class Mailbox(Generic[ItemT]):
         return len(self._items)
 
     def statistics(self) -> MailboxStatistics:
-        """Tell what waits."""
+        """Return what waits."""
         return MailboxStatistics(len(self._items), self._bytes, len(self._senders))
 
     def send_nowait(self, item: ItemT) -> None:
         """Put an item at the end.
 
         Raises:
-            trio.WouldBlock: there is no room, or others wait for it already.
+            trio.WouldBlock: there is no space, or others wait for it already.
 
         """
         if self._senders or self._is_full(item):
@@ -80,7 +80,7 @@ class Mailbox(Generic[ItemT]):
         self._put(item)
 
     async def send(self, item: ItemT) -> None:
-        """Put an item at the end once there is room; cancelled, it was not put."""
+        """Put an item at the end once there is space; cancelled, it was not put."""
         try:
             self.send_nowait(item)
         except trio.WouldBlock:
@@ -94,9 +94,9 @@ class Mailbox(Generic[ItemT]):
             await admitted.wait()
         except trio.Cancelled:
             if admitted.is_set():
-                return  # let in while the cancellation was on its way here, which comes again
+                return  # admitted meanwhile; the cancellation is raised at the next checkpoint
             del self._senders[admitted]
-            self._let_in()
+            self._admit_waiting()
             raise
 
     def give_back(self, items: Iterable[ItemT]) -> None:
@@ -115,7 +115,7 @@ class Mailbox(Generic[ItemT]):
             await self._filled.park()
 
     def take(self, *, count_max: int, bytes_max: int) -> list[ItemT]:
-        """Take from the front, as much as is there and fits; a first item always fits."""
+        """Take from the front as much as there is and fits; a first item always fits."""
         items, taken = self._items, list[ItemT]()
         size = fitting = 0
         while items and len(taken) < count_max:
@@ -126,7 +126,7 @@ class Mailbox(Generic[ItemT]):
             taken.append(items.popleft())
         self._bytes -= fitting
         if self._senders:
-            self._let_in()
+            self._admit_waiting()
         return taken
 
     def drain(self, keep: Callable[[ItemT], bool] = _nothing) -> list[ItemT]:
@@ -146,7 +146,7 @@ class Mailbox(Generic[ItemT]):
         if self._filled:
             self._filled.unpark_all()
 
-    def _let_in(self) -> None:
+    def _admit_waiting(self) -> None:
         while self._senders:
             admitted, item = next(iter(self._senders.items()))
             if self._is_full(item):

@@ -2,7 +2,7 @@
 
 Commands are decided against *speculative* state: committed state with the events of the batches
 that are on their way folded on top.  Events go into the forming batch; so does every answer, since
-also a rejection may rest on events that are not durable yet (I2).  When a batch is committed, its
+a rejection too may rest on events that are not durable yet (I2).  When a batch is committed, its
 state becomes the committed state, and only then its answers leave.
 
     committed ──(in flight)──(forming)── speculative head
@@ -14,64 +14,41 @@ and its commands are decided again by the next one.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dalsegno.actors.ports import (
-    SYSTEM_ROLE,
-    Batch,
-    Head,
-    ResultWrite,
-    SnapshotWrite,
-    StoredResult,
-    asserted_role,
-    role_in,
-)
+from dalsegno.actors.ports import SYSTEM_ROLE, Batch, Head, asserted_role, role_in
 from dalsegno.protocol import (
-    SEQ_MAX,
     Context,
     DalsegnoError,
-    DomainError,
-    Event,
     InternalError,
-    On,
-    Past,
+    Receipt,
     Reject,
-    SequenceOverflowError,
     Touched,
-    chain,
-    check_nul,
+    not_a_member,
+    not_found,
 )
 
-from ._command import Receipt, stored_answer
-from ._entity import (
-    Entity,
-    EntityCache,
-    absent_entity,
-    encoded_state,
-    entity_write,
-    fold,
-    load_entity,
-    snapshot_write,
-)
+from ._draft import Draft
+from ._entity import EntityCache, encoded_state, entity_from, entity_write
+from ._idempotency import KnownKeys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from dalsegno.actors.ports import StoredEntity, World
-    from dalsegno.protocol import Domain, Limits
+    from dalsegno.actors.ports import ResultWrite, SnapshotWrite, StoredEntity, World
+    from dalsegno.protocol import Domain, Event, Limits, Past
 
     from ._command import Command
+    from ._entity import Entity
 
 _log = logging.getLogger("dalsegno.workspace")
 
 
 @dataclass(slots=True)
-class Forming:
+class PendingBatch:
     """A batch that takes shape, and after that the one in flight."""
 
     commands: list[Command] = field(default_factory=list)
@@ -85,9 +62,16 @@ class Forming:
     payload_bytes: int = 0
 
     def give_answers(self) -> None:
-        """Answer everybody, in order."""
+        """Answer every command, in order."""
         for command, answer in self.answers:
             command.answer(answer)
+
+    def take(self, draft: Draft) -> None:
+        """Add what one command led to."""
+        self.events += draft.events
+        self.entities.update(draft.entities)
+        self.snapshots += draft.snapshots
+        self.payload_bytes += draft.payload_bytes
 
 
 class Speculation:
@@ -97,14 +81,14 @@ class Speculation:
         self,
         head: Head,
         *,
-        owner_id: str | None,
+        founder_id: str | None,
         world: World,
         limits: Limits,
     ) -> None:
         self.epoch = head.epoch
         self.committed_seq = head.head_seq
         self.workspace_id = head.workspace_id
-        self._owner_id = owner_id
+        self._founder_id = founder_id
         self._world = world
         self._limits = limits
         self._head_seq = head.head_seq
@@ -118,18 +102,18 @@ class Speculation:
         """Entities with events that are not committed yet."""
         self._loaded: dict[str, Entity] = {}
         """What is committed of the entities of the commands at hand; no cache bound takes it."""
-        self._results: OrderedDict[tuple[str, str], tuple[StoredResult, datetime]] = OrderedDict()
-        """Answers of keys, and until when they hold; those in use last stay longest."""
-        self._found: dict[tuple[str, str], StoredResult | None] = {}
-        """What is known of the keys of the commands at hand."""
-        self._keys_ahead: dict[tuple[str, str], tuple[ResultWrite, Receipt]] = {}
-        self.forming = Forming()
-        self.in_flight: Forming | None = None
+        self.keys = KnownKeys(now=world.now, limits=limits)
+        self.forming = PendingBatch()
+        self.in_flight: PendingBatch | None = None
+
+    def __repr__(self) -> str:
+        ahead = self._head_seq - self.committed_seq
+        return f"<Speculation of {self.workspace_id} at {self.committed_seq}, {ahead} events ahead>"
 
     # ------------------------------------------------------------------------- what to load
 
     def missing_entities(self, commands: Iterable[Command]) -> dict[str, Domain[Any, Any, Any]]:
-        """Tell which entities the commands need that are not in memory."""
+        """Begin with the commands at hand; return the entities they need that are not in memory."""
         missing: dict[str, Domain[Any, Any, Any]] = {}
         self._loaded.clear()
         self._now = max(self._world.now(), self._now)
@@ -143,36 +127,17 @@ class Speculation:
                     missing[stream_id] = domain
         return missing
 
-    def missing_keys(self, commands: Iterable[Command]) -> list[tuple[str, str]]:
-        """Tell which idempotency keys are not in memory."""
-        keys = {(c.scope, c.key): None for c in commands if c.key is not None}
-        self._found = {key: found for key in keys if (found := self._remembered(key)) is not None}
-        return [key for key in keys if key not in self._found and key not in self._keys_ahead]
-
     def loaded(
         self, missing: Mapping[str, Domain[Any, Any, Any]], stored: Mapping[str, StoredEntity]
     ) -> None:
         """Take what the store has of the missing entities."""
         for stream_id, domain in missing.items():
-            entity = (
-                load_entity(domain, stored[stream_id])
-                if stream_id in stored
-                else absent_entity(domain)
-            )
+            entity = entity_from(domain, stored.get(stream_id))
             self._loaded[stream_id] = entity
             self.entities.put(stream_id, entity)
 
-    def found(
-        self, keys: Iterable[tuple[str, str]], results: Mapping[tuple[str, str], StoredResult]
-    ) -> None:
-        """Take what the store has of the missing keys."""
-        for key in keys:
-            self._found[key] = results.get(key)
-        for key, result in results.items():
-            self._remember(key, result)
-
     def _known(self, stream_id: str) -> Entity:
-        """Look at an entity of the commands at hand, with everything folded that was decided."""
+        """Return an entity of the commands at hand, with everything folded that was decided."""
         return self._ahead.get(stream_id) or self._loaded[stream_id]
 
     # ------------------------------------------------------------------------------ deciding
@@ -188,7 +153,7 @@ class Speculation:
         answer: Receipt | DalsegnoError
         try:
             role = self._role(command)
-            answer = self._repeated(command) or self._decide(command, role, past)
+            answer = self.keys.answer(command) or self._decide(command, role, past)
         except DalsegnoError as error:
             answer = error
         except Exception:  # noqa: BLE001 - a decider is a user's code: this command's alone
@@ -197,31 +162,19 @@ class Speculation:
         forming.commands.append(command)
         forming.answers.append((command, answer))
 
-    def _repeated(self, command: Command) -> Receipt | DalsegnoError | None:
-        if command.key is None:
-            return None
-        key = (command.scope, command.key)
-        ahead = self._keys_ahead.get(key)
-        if ahead is not None:
-            return command.repeat(ahead[0].answer, ahead[0].payload_hash)
-        stored = self._found.get(key)
-        return None if stored is None else command.repeat(stored.answer, stored.payload_hash)
-
     def _decide(self, command: Command, role: str, past: Past | None) -> Receipt:
         decider = command.decider
         if role != SYSTEM_ROLE and role not in decider.allow:
             raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
         entity = self._known(command.stream_id)
         if entity.state is None and not decider.takes_none:
-            name = command.domain.name
-            raise Reject(f"{name.upper()}_NOT_FOUND", f"no such {name}")
+            raise not_found(command.stream_id)
         _check_base_version(command, entity.version)
         extras = self._extras(command, role, past) if decider.extras else ()
         decided = decider.function(entity.state, command.command, *extras)
         if decided is None:
-            return self._leave(command, entity.version)
-        several = decided if isinstance(decided, (list, tuple)) else (decided,)
-        return self._apply(command, several, self._now)
+            decided = ()
+        return self._apply(command, decided if isinstance(decided, (list, tuple)) else (decided,))
 
     def _extras(self, command: Command, role: str, past: Past | None) -> list[Any]:
         """Make what a decider takes beside state and command, in its order."""
@@ -233,7 +186,7 @@ class Speculation:
                         Context(
                             principal=command.principal,
                             role=role,
-                            owner_id=self._owner_id,
+                            owner_id=self._founder_id,
                             now=self._now,
                             new_id=self._world.new_id,
                         )
@@ -249,137 +202,38 @@ class Speculation:
         if command.role_stream is None or user_id is None:
             role = asserted_role(command.principal)
         else:
-            entity = self._known(command.role_stream)
-            role = role_in(entity.version, entity.state, user_id, self._owner_id)
+            member = self._known(command.role_stream)
+            role = role_in(member.domain, member.version, member.state, user_id, self._founder_id)
         if role is None:
-            raise Reject("ROLE_FORBIDDEN", "not a member of this workspace")
+            raise not_a_member()
         return role
 
-    def _apply(self, command: Command, decided: Iterable[Any], now: datetime) -> Receipt:
-        """Number the events of one command, fold them, and add all or none to the batch."""
-        events: list[Event] = []
-        entities: dict[str, Entity] = {}
-        snapshots: list[SnapshotWrite] = []
-        link = self._chain
-        total = 0
-        for one in decided:
-            if isinstance(one, On):
-                domain, stream_id, fact = one.domain, one.stream_id, one.event
-            else:
-                domain, stream_id, fact = command.domain, command.stream_id, one
-            if stream_id not in command.streams:
-                raise DomainError(f"{stream_id} is not in touches=")
-            before = entities.get(stream_id) or self._known(stream_id)
-            event = self._number(
-                command, domain, stream_id, fact, before.version, now, len(events), link
-            )
-            link = event.chain
-            events.append(event)
-            size = len(event.payload)
-            total += size
-            after = fold(before, fact, stream_id, size)
-            if after.version % domain.snapshot_every == 0:
-                state = encoded_state(stream_id, after)
-                if state is not None:
-                    snapshots.append(snapshot_write(stream_id, after, state))
-            entities[stream_id] = after
-        if not events:
-            return self._leave(command, self._known(command.stream_id).version)
-        if len(events) > self._limits.command_events_max:
-            raise Reject("BAD_REQUEST", f"more than {self._limits.command_events_max} events")
-        own = entities.get(command.stream_id) or self._known(command.stream_id)
-        receipt = command.receipt(events[-1].event_seq, own.version)
-        self._take(command, receipt, events, entities, snapshots, total)
-        return receipt
+    def _apply(self, command: Command, decided: Iterable[Any]) -> Receipt:
+        """Record what was decided for one command: add all of its events to the batch, or none.
 
-    def _number(
-        self,
-        command: Command,
-        domain: Domain[Any, Any, Any],
-        stream_id: str,
-        fact: Any,  # noqa: ANN401 - one of the domain's events
-        version: int,
-        now: datetime,
-        offset: int,
-        link: int,
-    ) -> Event:
-        event_seq = self._head_seq + offset + 1
-        if event_seq > SEQ_MAX:
-            raise SequenceOverflowError(f"the log of {self.workspace_id} is full")
-        try:
-            type_, type_version, payload = domain.encode(fact)
-        except UnicodeEncodeError:
-            raise Reject("BAD_REQUEST", "a lone surrogate is not text") from None
-        if "\\" in payload:
-            check_nul(payload.encode())
-        if "null" in payload and domain.decode(type_, type_version, payload) != fact:
-            raise DomainError(f"{type_} has a value that JSON cannot hold, an infinity say")
-        actor_id = command.principal.user_id
-        return Event(
-            workspace_id=self.workspace_id,
-            event_seq=event_seq,
-            stream_id=stream_id,
-            stream_seq=version + 1,
-            event_id=self._world.new_id(),
-            type=type_,
-            type_version=type_version,
-            payload=payload,
-            actor_id=actor_id,
-            command_id=command.command_id,
-            recorded_at=now,
-            chain=chain(
-                link,
-                self.workspace_id,
-                event_seq,
-                stream_id,
-                version + 1,
-                type_,
-                type_version,
-                actor_id,
-                now,
-                payload,
-            ),
-            causation=command.causation,
-            correlation_id=command.correlation_id,
+        A command without events is answered with the head that it saw; so is its repeat, whatever
+        has happened since.
+        """
+        draft = Draft(
+            command,
+            head_seq=self._head_seq,
+            chain=self._chain,
+            now=self._now,
+            new_id=self._world.new_id,
+            known=self._known,
         )
-
-    def _take(
-        self,
-        command: Command,
-        receipt: Receipt,
-        events: list[Event],
-        entities: dict[str, Entity],
-        snapshots: list[SnapshotWrite],
-        size: int,
-    ) -> None:
-        forming = self.forming
-        forming.events += events
-        forming.entities.update(entities)
-        forming.snapshots += snapshots
-        forming.payload_bytes += size
-        self._ahead.update(entities)
-        self._head_seq = events[-1].event_seq
-        self._chain = events[-1].chain
-        self._record(command, receipt)
-
-    def _leave(self, command: Command, version: int) -> Receipt:
-        """Answer a command that changes nothing; nor does its repeat, whatever happened since."""
-        receipt = command.receipt(self._head_seq, version)
-        self._record(command, receipt)
+        for each in decided:
+            draft.add(each)
+        if len(draft.events) > self._limits.command_events_max:
+            raise Reject("BAD_REQUEST", f"more than {self._limits.command_events_max} events")
+        receipt = command.receipt(draft.head_seq, draft.entity(command.stream_id).version)
+        self.forming.take(draft)
+        self._ahead.update(draft.entities)
+        self._head_seq, self._chain = draft.head_seq, draft.chain
+        result = self.keys.record(command, receipt)
+        if result is not None:
+            self.forming.results[result.scope, result.key] = result
         return receipt
-
-    def _record(self, command: Command, receipt: Receipt) -> None:
-        if command.key is not None:
-            key = (command.scope, command.key)
-            result = ResultWrite(
-                scope=command.scope,
-                key=command.key,
-                payload_hash=command.payload_hash,
-                answer=stored_answer(receipt),
-                event_seq=receipt.event_seq,
-            )
-            self.forming.results[key] = result
-            self._keys_ahead[key] = (result, receipt)
 
     # -------------------------------------------------------------------------- committing
 
@@ -392,23 +246,23 @@ class Speculation:
             or forming.payload_bytes >= limits.batch_bytes_max
         )
 
-    def start(self) -> Forming:
+    def start(self) -> PendingBatch:
         """Close the forming batch: it is in flight now, and a new one forms."""
         assert self.in_flight is None, "one batch of a workspace is in flight"
         self.in_flight = self.forming
-        self.forming = Forming()
+        self.forming = PendingBatch()
         return self.in_flight
 
-    def batch(self, forming: Forming) -> Batch:
+    def batch(self, pending: PendingBatch) -> Batch:
         """Write a batch for the store."""
         writes = []
-        for stream_id, entity in forming.entities.items():
+        for stream_id, entity in pending.entities.items():
             state = encoded_state(stream_id, entity) if self._is_lagging(entity) else None
             if state is not None:
                 stored = msgspec.structs.replace(
                     entity, stored_version=entity.version, lag_bytes=0, size=len(state)
                 )
-                forming.entities[stream_id] = stored
+                pending.entities[stream_id] = stored
                 if self._ahead[stream_id] is entity:
                     self._ahead[stream_id] = stored
             writes.append(entity_write(stream_id, entity, state))
@@ -416,11 +270,11 @@ class Speculation:
             workspace_id=self.workspace_id,
             epoch=self.epoch,
             old_head=self.committed_seq,
-            events=tuple(forming.events),
+            events=tuple(pending.events),
             entities=tuple(writes),
-            results=tuple(forming.results.values()),
-            snapshots=tuple(forming.snapshots),
-            payload_bytes=forming.payload_bytes,
+            results=tuple(pending.results.values()),
+            snapshots=tuple(pending.snapshots),
+            payload_bytes=pending.payload_bytes,
         )
 
     def _is_lagging(self, entity: Entity) -> bool:
@@ -430,11 +284,11 @@ class Speculation:
         )
 
     def lagging(self) -> list[tuple[str, Entity]]:
-        """Tell the committed entities whose stored state is older than they are."""
+        """Return the committed entities whose stored state is older than they are."""
         entities = self.entities.items()
         return [(s, entity) for s, entity in entities if entity.stored_version < entity.version]
 
-    def settle(self) -> Forming:
+    def settle(self) -> None:
         """Make the batch in flight, which was committed, the committed state."""
         done, self.in_flight = self.in_flight, None
         assert done is not None, "a batch was in flight"
@@ -446,30 +300,7 @@ class Speculation:
             self.entities.put(stream_id, entity)
             if self._ahead[stream_id].version == entity.version:
                 del self._ahead[stream_id]
-        for key, result in done.results.items():
-            self._keys_ahead.pop(key, None)
-            self._found[key] = stored = StoredResult(
-                payload_hash=result.payload_hash,
-                answer=result.answer,
-                event_seq=result.event_seq,
-                expires_in_s=self._limits.result_ttl_s,
-            )
-            self._remember(key, stored)
-        return done
-
-    def _remember(self, key: tuple[str, str], result: StoredResult) -> None:
-        until = self._world.now() + timedelta(seconds=result.expires_in_s)
-        self._results[key] = (result, until)
-        self._results.move_to_end(key)
-        while len(self._results) > self._limits.results_cached_max:
-            self._results.popitem(last=False)
-
-    def _remembered(self, key: tuple[str, str]) -> StoredResult | None:
-        result, until = self._results.get(key, (None, None))
-        if until is not None and until <= self._world.now():
-            del self._results[key]
-            return None
-        return result
+        self.keys.settle(done.results.values())
 
 
 def _check_base_version(command: Command, version: int) -> None:

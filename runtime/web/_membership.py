@@ -43,7 +43,7 @@ async def check_role(
     check_workspace_id(workspace_id)
     role = await rt.workspace(workspace_id).role_of(user_id)
     if role is None:
-        await rt.service.check_exists(workspace_id)
+        await rt.service.catalog.check_exists(workspace_id)
         raise Reject("ROLE_FORBIDDEN", "not a member of this workspace")
     if allow is not None and role not in allow:
         raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)

@@ -137,7 +137,7 @@ class Story:
         """Let somebody follow the workspace, and get these."""
         followed = self.follow(cursor=cursor)
         for number in numbers:
-            followed.delivered(self.log[number - 1], whole=True)
+            followed.delivered(self.log[number - 1], is_workspace_stream=True)
 
     def stands_at(self, cursor: int, *, durable: bool = False) -> None:
         """Look up a stored cursor."""
@@ -156,17 +156,19 @@ class Reader:
 
     def __init__(self, story: Story, stream_id: str, cursor: int, connection: str) -> None:
         self.stream_id = stream_id
-        self.whole = stream_id == ALL
+        self.is_workspace_stream = stream_id == ALL
         self.seen = cursor
         self.connection = connection
         self.followed = story.follow(stream_id, cursor=cursor, connection=connection)
 
     def due(self, log: Sequence[Event]) -> list[Event]:
-        mine = log if self.whole else [e for e in log if e.stream_id == self.stream_id]
+        mine = (
+            log if self.is_workspace_stream else [e for e in log if e.stream_id == self.stream_id]
+        )
         return list(mine[self.seen :])
 
     def take(self, event: Event) -> None:
-        self.followed.delivered(event, whole=self.whole)
+        self.followed.delivered(event, is_workspace_stream=self.is_workspace_stream)
         self.seen += 1
 
 

@@ -22,7 +22,7 @@ class Wire:
     def __init__(self, actors: Actors, *, room_bytes: int = 128 * 1024, **who: Any) -> None:
         self.client = memory_connection(actors.service.limits, room_bytes=room_bytes)
         who = {"user_id": "u"} | who
-        self.connection = Connection(self.client.transport, actors.service, **who)
+        self.connection = Connection(self.client.transport, actors.service.sessions, **who)
         self.ended = trio.Event()
 
     async def run(self) -> None:

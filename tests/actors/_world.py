@@ -210,9 +210,9 @@ class Actors:
 
     def forget(self, workspace_id: str = "w") -> None:
         """Forget what is in memory for readers, so that the next page is read from the store."""
-        hub = self.service.directory.slot(workspace_id).hub
-        self.service.directory.delivery.tails.forget(hub.tail)
-        hub.era = object()
+        hub = self.service.directory.activate(workspace_id).hub
+        self.service.node.delivery.tails.forget(hub.tail)
+        hub.cache_generation = object()
 
     def kill(self) -> None:
         """End everything at once: nothing is drained."""
@@ -240,7 +240,7 @@ class Posted:
 
     def __init__(self, workspace: Workspace, command: Any, key: str | None = None) -> None:
         service = workspace._service
-        name, domain = workspace._service.commands[type(command)]
+        name, domain = service.catalog.commands[type(command)]
         self.command = make_command(
             workspace.id,
             domain,
@@ -249,13 +249,13 @@ class Posted:
             principal=workspace.principal,
             reply=self._reply,
             limits=service.limits,
-            domains=service.domains,
+            roles=service.catalog.roles,
             new_id=service.world.new_id,
             key=key,
         )
         self.answer: Receipt | DalsegnoError | None = None
         self._answered = trio.Event()
-        service.directory.slot(workspace.id).mailbox.send_nowait(self.command)
+        service.directory.activate(workspace.id).mailbox.send_nowait(self.command)
 
     def _reply(self, answer: Receipt | DalsegnoError) -> None:
         assert self.answer is None, "answered once"

@@ -14,9 +14,9 @@ from dalsegno.protocol import (
     Limits,
     PatchOp,
     PatchOps,
+    PayloadDecoder,
     Reject,
     apply_patch,
-    decode_payload,
     patched_length,
 )
 
@@ -41,9 +41,12 @@ class Message(msgspec.Struct):
     base_version: int = 0
 
 
+decode_message = PayloadDecoder(Message)
+
+
 def decode_patch(patch_ops: bytes) -> Sequence[PatchOp]:
     document = b'{"patch_ops":%s,"base_version":1}' % patch_ops
-    message: Message = decode_payload(document, Message, Limits())
+    message: Message = decode_message(document, Limits())
     return message.patch_ops
 
 
@@ -184,5 +187,5 @@ def test_the_operations_of_a_patch_are_bounded() -> None:
 )
 def test_a_message_that_is_wrong_elsewhere_is_a_bad_request(document: bytes) -> None:
     with pytest.raises(Reject) as caught:
-        decode_payload(document, Message, Limits())
+        decode_message(document, Limits())
     assert caught.value.code == "BAD_REQUEST"

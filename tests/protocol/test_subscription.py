@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given, strategies as st
 
-from dalsegno.protocol import Event, Published, Reject, Subscription, workspace_stream
+from dalsegno.protocol import Event, Publication, Reject, Subscription, workspace_stream
 
 ENTITY = "box:a"
 
@@ -28,8 +28,8 @@ def event(event_seq: int, stream_seq: int | None = None) -> Event:
     )
 
 
-def item(first: int, last: int) -> Published:
-    return Published([event(seq) for seq in range(first, last + 1)], whole=True)
+def item(first: int, last: int) -> Publication:
+    return Publication([event(seq) for seq in range(first, last + 1)], is_workspace_stream=True)
 
 
 def live(sent: int = 0) -> Subscription:
@@ -43,8 +43,8 @@ def numbers(due: object) -> list[int] | None:
 
 
 def test_the_stream_of_the_workspace_is_told_from_an_entitys() -> None:
-    assert live().whole
-    assert not Subscription("w", ENTITY).whole
+    assert live().is_workspace_stream
+    assert not Subscription("w", ENTITY).is_workspace_stream
 
 
 def test_what_follows_is_due_as_it_is() -> None:
@@ -146,7 +146,7 @@ def test_an_entitys_barrier_is_a_number_of_the_workspace() -> None:
     subscription = Subscription("w", ENTITY)
     subscription.live = True
     subscription.revoke(20)
-    published = Published([event(10, 1), event(20, 2), event(30, 3)], whole=False)
+    published = Publication([event(10, 1), event(20, 2), event(30, 3)], is_workspace_stream=False)
     assert numbers(subscription.offer(published)) == [10, 20]
     assert subscription.sent == 2
 
@@ -212,7 +212,7 @@ def test_whatever_is_lost_the_reader_gets_each_event_once_in_order(
         if index in lost:
             continue
         before = subscription.sent
-        due = subscription.offer(Published(events, whole=True))
+        due = subscription.offer(Publication(events, is_workspace_stream=True))
         if due is not None and index in overflows:
             subscription.fall_behind(before)
         elif due is not None:

@@ -11,7 +11,7 @@ import pytest
 
 from dalsegno.actors import Batch
 from dalsegno.actors.delivery._acks import AckFrontiers, Frontier
-from dalsegno.actors.node._workspace_supervisor import Slot
+from dalsegno.actors.node._workspace_supervisor import WorkspaceSupervisor
 from dalsegno.actors.ports._store import Head
 from dalsegno.actors.session._outbox import Outbox
 from dalsegno.actors.testing import (
@@ -27,17 +27,17 @@ from dalsegno.actors.testing.memory._log import MemoryLog
 from dalsegno.actors.testing.memory._tables import Cursors
 from dalsegno.actors.workspace._committer import Committer
 from dalsegno.actors.workspace._incarnation import Incarnation
-from dalsegno.actors.workspace._speculation import Forming, Speculation
+from dalsegno.actors.workspace._speculation import PendingBatch, Speculation
 from dalsegno.protocol import (
     DalsegnoError,
     FencedError,
     OutcomeUnknownError,
-    Published,
+    Publication,
     Reject,
     StoreUnavailableError,
     Subscription,
     chained,
-    number,
+    seq_of,
 )
 from tests.simulation._schedules import commands, pairs, simulated
 
@@ -64,16 +64,14 @@ class Variant:
 
 
 def publishes_before_the_commit(patch: pytest.MonkeyPatch) -> None:
-    async def commit(self: Incarnation) -> None:
-        speculation = self._speculation
-        assert speculation is not None
+    async def commit(self: Incarnation, speculation: Speculation) -> None:
         while True:
             while not speculation.forming.answers:
                 await self._decided.park()
-            forming = speculation.start()
-            await self._hub.publish(forming.events, forming.give_answers)
-            if forming.events or forming.results:
-                await self._append(speculation, forming)
+            batch = speculation.start()
+            await self._hub.publish(batch.events, batch.give_answers)
+            if batch.events or batch.results:
+                await self._append(speculation, batch)
             speculation.settle()
             self._settled.unpark_all()
 
@@ -122,13 +120,14 @@ def rebases_under_the_old_epoch_after_an_unknown_outcome(patch: pytest.MonkeyPat
 def answers_an_unknown_outcome_without_fencing(patch: pytest.MonkeyPatch) -> None:
     original = Incarnation._append
 
-    async def append(self: Incarnation, speculation: Speculation, forming: Forming) -> None:
+    async def append(self: Incarnation, speculation: Speculation, batch: PendingBatch) -> None:
         try:
-            await original(self, speculation, forming)
+            await original(self, speculation, batch)
         except OutcomeUnknownError:
-            ids = [command.command_id for command in forming.commands]
-            found = await self._store.find_commands(self.workspace_id, ids, after_seq=0)
-            for command in forming.commands:
+            ids = [command.command_id for command in batch.commands]
+            store = self._node.store
+            found = await store.find_commands(self.workspace_id, ids, after_seq=0)
+            for command in batch.commands:
                 if command.command_id not in found:
                     command.answer(StoreUnavailableError("it is not there, so it was not applied"))
             raise
@@ -160,20 +159,20 @@ def retries_as_whoever_owns_it_now(patch: pytest.MonkeyPatch) -> None:
 
 
 def drops_what_arrives_at_a_passivation(patch: pytest.MonkeyPatch) -> None:
-    original = Slot._rest
+    original = WorkspaceSupervisor._rest
 
-    async def rest(self: Slot) -> bool:
+    async def rest(self: WorkspaceSupervisor) -> None:
         self.mailbox.drain()
-        return await original(self)
+        await original(self)
 
-    def passivate(self: Slot) -> bool:
+    def passivate(self: WorkspaceSupervisor) -> bool:
         if self.incarnation is None or not self.is_running:
             return False
         self.incarnation.stop()
         return True
 
-    patch.setattr(Slot, "_rest", rest)
-    patch.setattr(Slot, "passivate", passivate)
+    patch.setattr(WorkspaceSupervisor, "_rest", rest)
+    patch.setattr(WorkspaceSupervisor, "passivate", passivate)
 
 
 def rejects_on_what_is_not_committed(patch: pytest.MonkeyPatch) -> None:
@@ -207,12 +206,12 @@ def skips_what_a_slow_reader_missed(patch: pytest.MonkeyPatch) -> None:
 
 
 def joins_replay_and_live_without_a_seam(patch: pytest.MonkeyPatch) -> None:
-    def offer(self: Subscription, item: Published) -> Sequence[Any] | None:
+    def offer(self: Subscription, item: Publication) -> Sequence[Any] | None:
         if not self.live:
             return None
         due = self.visible(item.events[max(0, self.sent + 1 - item.first) :])
         if due:
-            self.sent = number(due[-1], whole=self.whole)
+            self.sent = seq_of(due[-1], is_workspace_stream=self.is_workspace_stream)
         return due or None
 
     patch.setattr(Subscription, "offer", offer)

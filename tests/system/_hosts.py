@@ -113,5 +113,5 @@ class Host:
                 connection, workspace_id, f"workspace:{workspace_id}", cursor=after
             )
             async for event in events:
-                followed.delivered(event, whole=True)
+                followed.delivered(event, is_workspace_stream=True)
                 self._seen[workspace_id] = event.event_seq

@@ -199,7 +199,7 @@ async def test_a_client_that_vanishes_leaves_nothing(site: Site) -> None:
     """X-SUP-5 in small: after a hundred cut connections, tasks and registrations are as before."""
     owner = site.owner
     note_id = await owner.create_note()
-    hub = site.rt.service.directory.slot(owner.workspace_id).hub
+    hub = site.rt.service.directory.activate(owner.workspace_id).hub
     for _ in range(100):
         async with owner.socket() as socket:
             await socket.ask("subscribe_note", note_id=note_id)

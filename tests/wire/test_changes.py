@@ -233,7 +233,7 @@ async def test_x_seq_8_the_last_number_is_not_passed(
     """At 2^63 - 1 a typed error and no wrap; a halted workspace refuses likewise (I11)."""
     other = await site.add_workspace()
     # By this very version of the code: another would retry it.
-    code = site.rt.service.directory.code
+    code = site.rt.service.node.code
     halt = f"halted_reason = 'test', halted_code = '{code}'"
     change = halt if halted else "head_seq = 9223372036854775807"
     with psycopg.connect(migrated, autocommit=True) as connection:

@@ -144,7 +144,7 @@ async def test_x_sub_2_nothing_is_lost_or_doubled_at_the_seam(site: Site) -> Non
 
     async def read(delay: int) -> None:
         async with owner.socket() as socket:
-            while site.rt.service.directory.slot(owner.workspace_id).hub.head < 60 * delay:
+            while site.rt.service.directory.activate(owner.workspace_id).hub.head < 60 * delay:
                 await trio.sleep(0.001)
             await socket.ask("subscribe_workspace", workspace_id=owner.workspace_id)
             seen = [(await socket.next())["event_seq"] for _ in range(1_010)]
@@ -407,7 +407,7 @@ async def test_x_rep_3_an_unknown_event_is_replayed_as_it_is(site: Site, migrate
     """It is appended from outside, below a runtime that does not know its type."""
     owner = site.owner
     note_id = await owner.create_note()
-    slot = site.rt.service.directory.slot(owner.workspace_id)
+    slot = site.rt.service.directory.activate(owner.workspace_id)
     with psycopg.connect(migrated, autocommit=True) as outside:
         outside.execute(
             """with moved as (
@@ -481,7 +481,7 @@ async def test_x_bp_2_a_reader_that_stops_falls_behind_and_misses_nothing(site: 
     async with owner.socket() as reader, owner.socket() as writer:
         await reader.ask("subscribe_note", note_id=note_id)
         version = 1
-        hub = site.rt.service.directory.slot(owner.workspace_id).hub
+        hub = site.rt.service.directory.activate(owner.workspace_id).hub
         ((subscription, _),) = hub._streams[stream_id]
         with trio.fail_after(30):
             while subscription.live or version < 300:
@@ -489,7 +489,7 @@ async def test_x_bp_2_a_reader_that_stops_falls_behind_and_misses_nothing(site: 
                 answer = await patch(writer, note_id, version, patch_ops=operations)
                 assert answer["type"] == "patch_committed"
                 version += 1
-        (behind,) = [c for c in site.rt.service.connections if stream_id in c._follows]
+        (behind,) = [c for c in site.rt.service.connections if stream_id in c.writer.streams]
         assert behind.statistics().events_bytes <= site.rt.limits.outbox_bytes_max
         seen = [(await reader.next())["event_seq"] for _ in range(version)]
         assert seen == [*range(1, version + 1)]

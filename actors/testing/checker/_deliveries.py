@@ -6,8 +6,8 @@ from bisect import bisect_right
 from itertools import accumulate, zip_longest
 from typing import TYPE_CHECKING
 
-from dalsegno.actors.ports import MEMBER_REMOVED, role_stream
-from dalsegno.protocol import chain_text, number
+from dalsegno.actors.domains.members import members
+from dalsegno.protocol import chain_text, seq_of
 
 from ._evidence import NEVER
 from ._history import fingerprint
@@ -116,16 +116,16 @@ def _is_excused(evidence: Evidence, log: Log, following: Following, record: Deli
     kept = rollbacks.kept_since(following.position)
     if kept is None:
         return False
-    if not following.whole and record.event_seq is None:
+    if not following.is_workspace_stream and record.event_seq is None:
         return record.number > log.version_at(following.began.stream_id, kept)
     return (record.number if record.event_seq is None else record.event_seq) > kept
 
 
 def _difference(following: Following, record: Delivered, event: Event) -> str | None:
     """Tell in what a delivery differs from the log; None where it does not."""
-    if not following.whole and event.stream_id != following.began.stream_id:
+    if not following.is_workspace_stream and event.stream_id != following.began.stream_id:
         return "stream in the log"
-    if record.number != number(event, whole=following.whole):
+    if record.number != seq_of(event, is_workspace_stream=following.is_workspace_stream):
         return "number in the log"
     if record.event_seq not in {None, event.event_seq}:
         return "event_seq"
@@ -146,9 +146,9 @@ class _Barriers:
         self._removed: list[Event] = []
         surely, perhaps = [], []
         never = len(evidence.history)
-        events = evidence.log(workspace_id).streams.get(role_stream(workspace_id, user_id), [])
+        events = evidence.log(workspace_id).streams.get(members.stream_id(user_id), [])
         for event, after in zip_longest(events, events[1:]):
-            if event.type == MEMBER_REMOVED:
+            if event.type in members.role_ended_by:
                 self._removed.append(event)
                 again = never if after is None else evidence.was_asked(after)
                 surely.append(again)
@@ -199,7 +199,7 @@ def _check_seen(
     removed = None if barriers is None else barriers.perhaps_of(following.position)
     if removed is not None:
         due = min(due, removed.event_seq)
-    if not following.whole:
+    if not following.is_workspace_stream:
         due = evidence.log(began.workspace_id).version_at(began.stream_id, due)
     last = max((record.number for record in following.delivered), default=began.cursor)
     if last < due:

@@ -86,7 +86,7 @@ class Following:
         """The position of its end."""
 
     @property
-    def whole(self) -> bool:
+    def is_workspace_stream(self) -> bool:
         """Whether it is of the workspace's stream."""
         return self.began.stream_id == workspace_stream(self.began.workspace_id)
 

@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dalsegno.actors.ports import CursorKey, Head
-    from dalsegno.actors.workspace import Receipt
-    from dalsegno.protocol import Event
+    from dalsegno.protocol import Event, Receipt
 
     from ._history import Question, Record
 
@@ -321,10 +320,10 @@ class Followed:
     def __repr__(self) -> str:
         return f"<Followed {self.name}>"
 
-    def delivered(self, event: Event, *, whole: bool) -> None:
-        """Record an event as the embedding API gives it; ``whole`` for the workspace's stream."""
+    def delivered(self, event: Event, *, is_workspace_stream: bool) -> None:
+        """Record an event as the embedding API gives it."""
         self.saw(
-            event.event_seq if whole else event.stream_seq,
+            event.event_seq if is_workspace_stream else event.stream_seq,
             event_id=event.event_id,
             event_seq=event.event_seq,
             chain=event.chain,

@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from dalsegno.actors._service import Service
-from dalsegno.actors.node import NodeReplacedError, first_of
+from dalsegno.actors.node import NodeReplacedError, first_of, send
 from dalsegno.actors.ports import World
 from dalsegno.actors.session import Connection
-from dalsegno.actors.workspace import make_command
 from dalsegno.protocol import (
     SYSTEM,
     Close,
-    DalsegnoError,
     StoreUnavailableError,
     UnavailableError,
 )
@@ -40,8 +38,8 @@ if TYPE_CHECKING:
     import msgspec
 
     from dalsegno.actors.ports import Store
-    from dalsegno.actors.workspace import Entity, Receipt
-    from dalsegno.protocol import Domain, Limits
+    from dalsegno.actors.workspace import Entity
+    from dalsegno.protocol import Domain, Limits, Receipt
 
     from ._choices import Noise
 
@@ -168,7 +166,7 @@ class Process:
                     await self.service.drain()
             except UnavailableError:
                 pass
-            self.service.close_all(Close.GOING_AWAY, "shutting down")
+            self.service.connections.close_all(Close.GOING_AWAY, "shutting down")
             done.set()
 
         self.start_soon(shut_down)
@@ -186,7 +184,7 @@ class Process:
         async def serve() -> None:
             try:
                 connection = Connection(
-                    cable.transport, self.service, user_id=user_id, client_id=client_id
+                    cable.transport, self.service.sessions, user_id=user_id, client_id=client_id
                 )
                 await connection.run()
             finally:
@@ -205,10 +203,9 @@ class Process:
         """
 
         async def look() -> Entity | None:
-            directory = self.service.directory
-            with directory.using(workspace_id) as slot:
-                await slot.wait_open(min_seq)
-                return await directory.look(workspace_id, domain, entity_id)
+            with self.service.directory.using(workspace_id) as active:
+                await active.wait_open(min_seq)
+                return await self.service.catalog.look(workspace_id, domain, entity_id)
 
         return await self._inside(look)
 
@@ -220,32 +217,11 @@ class Process:
 
         """
         service = self.service
-        name, domain = service.commands[type(command)]
 
         async def submit() -> Receipt:
-            answers: list[Receipt | DalsegnoError] = []
-            done = trio.Event()
-
-            def reply(answer: Receipt | DalsegnoError) -> None:
-                answers.append(answer)
-                done.set()
-
-            envelope = make_command(
-                workspace_id,
-                domain,
-                name,
-                command,
-                principal=SYSTEM,
-                reply=reply,
-                limits=service.limits,
-                domains=service.domains,
-                new_id=service.world.new_id,
+            return await send(
+                service.directory, service.catalog, workspace_id, command, principal=SYSTEM
             )
-            await service.directory.slot(workspace_id).admit(envelope)
-            await done.wait()
-            if isinstance(answers[0], DalsegnoError):
-                raise answers[0]
-            return answers[0]
 
         return await self._inside(submit)
 

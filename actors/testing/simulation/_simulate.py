@@ -305,7 +305,7 @@ class _Simulation:
             clients=self._clients,
             nodes=self._nodes,
             workspaces=self._workspaces,
-            domains=self._nodes[0].process.service.commands,
+            domains=self._nodes[0].process.service.catalog.commands,
             commands=self._make_command,
             recorder=self._recorder,
         )

@@ -313,7 +313,7 @@ async def test_a_malformed_query_is_refused(owner: User, query: str) -> None:
 async def _halt(site: Site, workspace_id: str) -> None:
     head = await site.rt.store.read_head(workspace_id)
     assert head is not None
-    code = site.rt.service.directory.code
+    code = site.rt.service.node.code
     assert await site.rt.store.halt(workspace_id, head.epoch, "a test", code=code, actor="test")
 
 

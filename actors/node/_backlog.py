@@ -1,0 +1,59 @@
+"""The commands of one workspace that no incarnation has in hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dalsegno.actors.workspace import Mailbox
+from dalsegno.protocol import OutcomeUnknownError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from dalsegno.actors.workspace import Command
+    from dalsegno.protocol import DalsegnoError, Limits
+
+
+class Backlog:
+    """What waits to be taken, and what an incarnation left without knowing its outcome."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.mailbox: Mailbox[Command] = Mailbox(
+            count_max=limits.mailbox_commands_max, bytes_max=limits.mailbox_bytes_max
+        )
+        self.unresolved: list[Command] = []
+        """Commands that may have been applied, in order."""
+        self._limits = limits
+
+    def __repr__(self) -> str:
+        return f"<Backlog {self.mailbox!r}, {len(self.unresolved)} unresolved>"
+
+    def __bool__(self) -> bool:
+        return bool(self.mailbox) or bool(self.unresolved)
+
+    def answer(self, error: DalsegnoError) -> None:
+        """Answer everything: what waits with an error, the rest that its outcome is unknown."""
+        _answer(self.mailbox.drain(), error)
+        _answer(self.unresolved, OutcomeUnknownError(error.message))
+
+    def expire(self, now: float) -> None:
+        """Answer what waited too long even though the workspace runs."""
+        before = now - self._limits.command_deadline_s
+        old = self.mailbox.drain(lambda command: command.sent_at > before)
+        _answer(old, StoreUnavailableError("the workspace had no time for it"))
+
+    def expire_unopened(self, now: float) -> None:
+        """Answer what waited too long for the workspace to open."""
+        limits = self._limits
+        old = self.mailbox.drain(lambda c: c.sent_at > now - limits.mailbox_deadline_s)
+        _answer(old, StoreUnavailableError("the workspace's store is away"))
+        for command in self.unresolved:
+            if command.sent_at <= now - limits.command_deadline_s:
+                command.answer(OutcomeUnknownError("the commit had no answer yet"))
+        # In place: an incarnation that opens has this very list, and looks the rest up.
+        self.unresolved[:] = [command for command in self.unresolved if not command.answered]
+
+
+def _answer(commands: list[Command], error: DalsegnoError) -> None:
+    """Answer the commands and forget them."""
+    for command in commands:
+        command.answer(error)
+    commands.clear()

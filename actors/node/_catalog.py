@@ -1,0 +1,191 @@
+"""Look-ups: entities and roles as they are committed, workspaces, commands by their names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from cachetools import LRUCache
+
+from dalsegno.actors.ports import role_in
+from dalsegno.actors.workspace import entity_from
+from dalsegno.protocol import (
+    SYSTEM_WORKSPACE,
+    Reject,
+    check_workspace_id,
+    not_a_member,
+    not_found,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dalsegno.actors.ports import Roles, Store
+    from dalsegno.actors.workspace import Entity
+    from dalsegno.protocol import Domain, Limits, Principal
+
+    from ._lease import Lease
+    from ._workspace_supervisor import WorkspaceSupervisor
+
+    AnyDomain: TypeAlias = Domain[Any, Any, Any]
+
+
+class Catalog:
+    """Looks up what is committed: in memory where this node may rely on it, else in the store."""
+
+    def __init__(
+        self,
+        store: Store,
+        domains: Sequence[AnyDomain],
+        *,
+        active: Mapping[str, WorkspaceSupervisor],
+        lease: Lease,
+        roles: Roles,
+        limits: Limits,
+    ) -> None:
+        self.domains = {domain.name: domain for domain in domains}
+        self.roles = roles
+        self.commands: dict[type, tuple[str, AnyDomain]] = {
+            type_: (name, domain) for domain in domains for name, type_ in domain.commands.items()
+        }
+        """Every command's struct, with its name and its domain."""
+        # What is written to $system is for the program to decide, whatever a workspace's roles say.
+        self._named = {
+            name: domain for domain in domains if not domain.reserved for name in domain.commands
+        }
+        self._store = store
+        self._active = active
+        self._lease = lease
+        self._founders: LRUCache[str, str] = LRUCache(limits.places_cached_max)
+        """First owners, by workspace."""
+        self._homes: LRUCache[str, str] = LRUCache(limits.places_cached_max)
+        """The workspaces of entities, by stream."""
+
+    def __repr__(self) -> str:
+        return f"<Catalog of {', '.join(self.domains)}>"
+
+    # ------------------------------------------------------------------------------- entities
+
+    async def look(self, workspace_id: str, domain: AnyDomain, entity_id: str) -> Entity | None:
+        """Return an entity as it is committed; None where it never existed."""
+        stream_id = domain.stream_id(entity_id)
+        active = self._active.get(workspace_id)
+        # Once the lease may be over, another node may know better than this one's memory.
+        incarnation = active.incarnation if active is not None and self._lease.is_held else None
+        entity = None if incarnation is None else incarnation.committed(stream_id)
+        if entity is None:
+            head = 0 if active is None else active.hub.head
+            versions = {stream_id: domain.version}
+            stored = await self._store.load_entities(workspace_id, versions, versions)
+            entity = entity_from(domain, stored.get(stream_id))
+            # Where nothing was committed meanwhile the next look-up need not ask the store.
+            if active is not None and incarnation is not None and active.hub.head == head:
+                incarnation.remember(stream_id, entity)
+        return entity if entity.version else None
+
+    async def home_of(self, stream_id: str, workspace_id: str | None) -> str:
+        """Return the workspace of an entity that may be named by its id alone.
+
+        An entity stays where it was made, so what was found once is remembered.  One in
+        ``$system`` is not found: that log is not read from outside.
+
+        Raises:
+            Reject: ``…_NOT_FOUND`` where there is none; ``BAD_REQUEST`` where the id alone does
+                not decide.
+
+        """
+        if workspace_id is not None:
+            if workspace_id == SYSTEM_WORKSPACE or not self.is_active(workspace_id):
+                check_workspace_id(workspace_id)
+                await self.check_exists(workspace_id)
+            return workspace_id
+        home = self._homes.get(stream_id)
+        if home is not None:
+            return home
+        # Of three, one may be the reserved one.
+        found = await self._store.locate(stream_id, limit=3)
+        homes = [each for each in found if each != SYSTEM_WORKSPACE]
+        if len(homes) > 1:
+            raise Reject("BAD_REQUEST", "several workspaces have this id: name the workspace")
+        if not homes:
+            raise not_found(stream_id, stream_id=stream_id)
+        self._homes[stream_id] = homes[0]
+        return homes[0]
+
+    # ---------------------------------------------------------------------------------- roles
+
+    async def role_of(self, workspace_id: str, user_id: str) -> str | None:
+        """Return a user's role as it is committed; None for a user who has none."""
+        domain = self.roles.domain_in(workspace_id)
+        if domain is None:
+            return None
+        entity = await self.look(workspace_id, domain, user_id)
+        if entity is not None:
+            return role_in(domain, entity.version, entity.state, user_id, None)
+        return role_in(domain, 0, None, user_id, await self.founder_of(workspace_id))
+
+    async def check_member(self, workspace_id: str, principal: Principal, **details: str) -> None:
+        """Raise unless a principal may read a workspace.
+
+        The program may, and so may a user whose role the host asserted.
+
+        Raises:
+            Reject: ``ROLE_FORBIDDEN``, with ``details``.
+
+        """
+        user_id = principal.user_id
+        if user_id is None or principal.role is not None:
+            return
+        if await self.role_of(workspace_id, user_id) is None:
+            raise not_a_member(**details)
+
+    async def founder_of(self, workspace_id: str) -> str | None:
+        """Return a workspace's first owner, whom ``$system`` records for good; None if nobody."""
+        domain = self.roles.founders
+        if workspace_id == SYSTEM_WORKSPACE or domain is None or domain.founder_of is None:
+            return None
+        founder_id = self._founders.get(workspace_id)
+        if founder_id is None:
+            space = await self.look(SYSTEM_WORKSPACE, domain, workspace_id)
+            if space is None or space.state is None:
+                return None
+            founder_id = self._founders[workspace_id] = domain.founder_of(space.state)
+        return founder_id
+
+    # ------------------------------------------------------------------------------ workspaces
+
+    def is_active(self, workspace_id: str) -> bool:
+        """Return whether a workspace is active here and has events; if not, ask `exists`."""
+        active = self._active.get(workspace_id)
+        return active is not None and active.hub.head > 0
+
+    async def exists(self, workspace_id: str) -> bool:
+        """Return whether a workspace was created, or ever written to."""
+        if self.is_active(workspace_id):
+            return True
+        if await self.founder_of(workspace_id) is not None:
+            return True
+        return await self._store.read_head(workspace_id) is not None
+
+    async def check_exists(self, workspace_id: str) -> None:
+        """Raise unless the workspace exists.
+
+        Raises:
+            Reject: ``WORKSPACE_NOT_FOUND``: over the network nobody makes one by naming it.
+
+        """
+        if not await self.exists(workspace_id):
+            raise not_found("workspace")
+
+    # -------------------------------------------------------------------------------- commands
+
+    def domain_of(self, command: str) -> AnyDomain:
+        """Return the domain of a command that the network may name.
+
+        Raises:
+            Reject: ``UNKNOWN_COMMAND``.
+
+        """
+        domain = self._named.get(command)
+        if domain is None:
+            raise Reject("UNKNOWN_COMMAND", f"no command {command[:64]!r}")
+        return domain

@@ -1,0 +1,94 @@
+"""Sending a command from within this program, and waiting for its answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from dalsegno.actors.workspace import make_command
+from dalsegno.protocol import DalsegnoError, Receipt, Reject
+
+if TYPE_CHECKING:
+    import msgspec
+
+    from dalsegno.protocol import Principal
+
+    from ._catalog import Catalog
+    from ._directory import Directory
+
+
+class _Answer:
+    """Where an answer arrives."""
+
+    __slots__ = ("_answer", "_arrived")
+
+    def __init__(self) -> None:
+        self._arrived = trio.Event()
+        self._answer: Receipt | DalsegnoError | None = None
+
+    def give(self, answer: Receipt | DalsegnoError) -> None:
+        self._answer = answer
+        self._arrived.set()
+
+    async def wait(self) -> Receipt:
+        await self._arrived.wait()
+        if isinstance(self._answer, Receipt):
+            return self._answer
+        assert self._answer is not None, "it has arrived"
+        raise self._answer
+
+
+async def send(
+    directory: Directory,
+    catalog: Catalog,
+    workspace_id: str,
+    command: msgspec.Struct,
+    *,
+    principal: Principal,
+    key: str | None = None,
+    correlation_id: str | None = None,
+    causation: str | None = None,
+) -> Receipt:
+    """Ask for a change and wait until it is durable.
+
+    Cancelled, the command may have committed, or may yet: send it again with the same ``key``.
+
+    Args:
+        directory: where the workspace is active, or will be.
+        catalog: knows the command's domain.
+        workspace_id: the workspace.
+        command: one of a domain's commands.
+        principal: who asks.
+        key: an idempotency key, 1 to 256 characters; a repeat gets the original receipt.
+        correlation_id: what this belongs to, recorded with the events.
+        causation: the event or command that led to this one, recorded with the events.
+
+    Raises:
+        Reject: refused, with a code; nothing happened.
+        UnavailableError: not applied: overloaded, the store is away, or shutting down.
+        OutcomeUnknownError: may have been applied; a repeat with the same key finds out.
+        WorkspaceHaltedError: the log needs a repair first.
+
+    """
+    name, domain = catalog.commands.get(type(command), ("", None))
+    if domain is None:
+        raise Reject("UNKNOWN_COMMAND", f"no domain here knows {type(command).__name__}")
+    answer = _Answer()
+    node = directory.node
+    prepared = make_command(
+        workspace_id,
+        domain,
+        name,
+        command,
+        principal=principal,
+        reply=answer.give,
+        roles=catalog.roles,
+        limits=node.limits,
+        new_id=node.world.new_id,
+        key=key,
+        correlation_id=correlation_id,
+        causation=causation,
+    )
+    await directory.activate(workspace_id).admit(prepared)
+    return await answer.wait()

@@ -1,0 +1,44 @@
+"""The port between a workspace's hub and those that follow it: connections, and a host's loops."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from dalsegno.protocol import DalsegnoError, Publication, Subscription
+
+    from ._transport import Transport
+
+
+class Subscriber(Protocol):
+    """The holder of subscriptions: a connection, or a loop in the host's program."""
+
+    user_id: str | None
+    """The user who sees what is delivered; None for the host itself."""
+
+    def offer(self, subscription: Subscription, item: Publication) -> None:
+        """Take what is due of an item; never waits, never raises."""
+
+    def revoked(self, subscription: Subscription) -> None:
+        """End the subscription, everything visible having been offered, unless it is behind."""
+
+    def ended(self, subscription: Subscription, error: DalsegnoError) -> None:
+        """End the subscription: nothing more comes, and why; never waits, never raises."""
+
+
+class SocketSubscriber(Subscriber, Protocol):
+    """A subscriber that writes to a transport; in a cohort the hub writes what is due to all."""
+
+    transport: Transport
+
+    def flush_nowait(self) -> None:
+        """Write what is due, as far as that goes without waiting; never raises."""
+
+    def leave_cohorts(self, workspace_id: str) -> None:
+        """Let its subscriptions in a workspace be served individually; never raises."""
+
+    def write_on(self) -> None:
+        """Have the rest written that the transport did not take at once; never raises."""
+
+    def on_write_error(self, error: Exception) -> None:
+        """Handle the error of a write, within its ``except`` block; never raises."""

@@ -1,0 +1,77 @@
+"""The open connections of this node, and the one timer of them all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dalsegno.protocol import Close, Limits
+
+_TICK_S = 1.0
+
+
+class OpenConnection(Protocol):
+    """A connection as the registry sees it."""
+
+    session_id: bytes
+
+    def close(self, code: Close, reason: str) -> None:
+        """End it: from this step on, nothing more is written but the close."""
+
+    def tick(self, now: float) -> None:
+        """Do what is due by Trio's clock; never waits, never raises."""
+
+
+ConnectionT = TypeVar("ConnectionT", bound=OpenConnection)
+
+
+class Connections(Generic[ConnectionT]):
+    """The connections that are open, in the order they came."""
+
+    def __init__(self, *, limits: Limits) -> None:
+        self._open: dict[ConnectionT, None] = {}
+        self._limits = limits
+
+    def __repr__(self) -> str:
+        return f"<Connections: {len(self)} open>"
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[ConnectionT]:
+        return iter(list(self._open))
+
+    def add(self, connection: ConnectionT) -> None:
+        """Add a connection that is served from now on."""
+        self._open[connection] = None
+
+    def discard(self, connection: ConnectionT) -> None:
+        """Remove a connection that has ended."""
+        self._open.pop(connection, None)
+
+    def close_session(self, session_id: bytes, code: Close, reason: str) -> None:
+        """Close a session's connections: from this step on nothing more is written to them."""
+        for connection in self:
+            if connection.session_id == session_id:
+                connection.close(code, reason)
+
+    def close_all(self, code: Close, reason: str) -> None:
+        """Close every connection."""
+        for connection in self:
+            connection.close(code, reason)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the timer of heartbeats, pings and their deadlines until cancelled."""
+        task_status.started()
+        while True:
+            await trio.sleep(min(_TICK_S, self._limits.heartbeat_interval_s / 4))
+            now = trio.current_time()
+            for count, connection in enumerate(self, 1):
+                connection.tick(now)
+                # After a pause all may be due at once, and at the same times from then on.
+                if count % self._limits.offers_per_yield == 0:
+                    await trio.lowlevel.checkpoint()

@@ -1,0 +1,25 @@
+"""What the sessions of this node share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dalsegno.actors.delivery import AckFrontiers
+    from dalsegno.actors.node import Catalog, Directory, ServingNode
+    from dalsegno.protocol import Views
+
+    from ._connections import Connections
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionContext:
+    """What connections and event streams need of this node."""
+
+    node: ServingNode
+    directory: Directory
+    catalog: Catalog
+    acks: AckFrontiers
+    views: Views
+    connections: Connections[Any]

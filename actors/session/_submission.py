@@ -1,0 +1,108 @@
+"""A command from the wire, on its way to its workspace's mailbox."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dalsegno.actors.workspace import make_command
+from dalsegno.protocol import (
+    SYSTEM_WORKSPACE,
+    DalsegnoError,
+    Reject,
+    check_id,
+    check_workspace_id,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dalsegno.actors.workspace import Command
+    from dalsegno.protocol import Domain, Principal, Receipt
+    from dalsegno.protocol.dialects import CommandRequest
+
+    from ._context import SessionContext
+
+    _Decoded = tuple[Domain[Any, Any, Any], Any, int]
+    """A command's domain, itself, and its length in bytes."""
+
+
+class Submission:
+    """One command request: the command that it asks for, and how the answer looks."""
+
+    __slots__ = ("_asked", "_context", "_decoded", "_principal")
+
+    _decoded: _Decoded
+
+    def __init__(
+        self, asked: CommandRequest, context: SessionContext, principal: Principal
+    ) -> None:
+        self._asked = asked
+        self._context = context
+        self._principal = principal
+
+    def make_nowait(self, reply: Callable[[Receipt | DalsegnoError], None]) -> Command | None:
+        """Return the command; None where the store has to be asked for its workspace: see `make`.
+
+        Raises:
+            Reject: an unknown command, or a payload that is not what it has to be.
+
+        """
+        asked, catalog = self._asked, self._context.catalog
+        domain = catalog.domain_of(asked.command_name)
+        self._decoded = (domain, *asked.decode(domain, self._context.node.limits))
+        named = asked.workspace
+        if named is None or named == SYSTEM_WORKSPACE or not catalog.is_active(named):
+            return None
+        return self._make(named, reply)
+
+    async def make(self, reply: Callable[[Receipt | DalsegnoError], None]) -> Command:
+        """Find the workspace and return the command, after `make_nowait`.
+
+        Raises:
+            Reject: an unknown workspace or entity, or a principal that may not write there.
+            UnavailableError: try again.
+
+        """
+        workspace_id = await self._home()
+        # A stranger neither opens a workspace nor learns which node serves it.
+        if not self._context.catalog.is_active(workspace_id):
+            await self._context.catalog.check_member(workspace_id, self._principal)
+        return self._make(workspace_id, reply)
+
+    def _make(self, workspace_id: str, reply: Callable[[Receipt | DalsegnoError], None]) -> Command:
+        asked, context = self._asked, self._context
+        domain, command, size = self._decoded
+        return make_command(
+            workspace_id,
+            domain,
+            asked.command_name,
+            command,
+            principal=self._principal,
+            reply=reply,
+            roles=context.catalog.roles,
+            limits=context.node.limits,
+            new_id=context.node.world.new_id,
+            checked_bytes=size,
+            key=asked.idempotency_key,
+            correlation_id=asked.request_id,
+        )
+
+    async def _home(self) -> str:
+        """Return the workspace where it is not named, or not active here."""
+        named, stream_id = self._asked.workspace, self._asked.stream_id
+        catalog = self._context.catalog
+        if stream_id is not None:
+            check_id(stream_id.partition(":")[2], chars_max=self._context.node.limits.id_chars_max)
+            return await catalog.home_of(stream_id, named)
+        if named == SYSTEM_WORKSPACE:
+            raise Reject("ROLE_FORBIDDEN", "this log is not written from outside")
+        workspace_id = check_workspace_id(named or "")
+        await catalog.check_exists(workspace_id)
+        return workspace_id
+
+    def show(self, answer: Receipt | DalsegnoError) -> bytes:
+        """Show the answer in the dialect of the request."""
+        dialect = self._asked.dialect
+        if isinstance(answer, DalsegnoError):
+            return dialect.rejected(self._asked, answer)
+        return dialect.committed(self._asked, answer)

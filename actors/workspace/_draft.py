@@ -1,0 +1,160 @@
+"""The events of one command as they are decided: numbered, linked and folded, one by one.
+
+All of them join the batch, or none: a draft changes nothing outside of itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import force_setattr
+
+from dalsegno.protocol import (
+    SEQ_MAX,
+    DomainError,
+    Event,
+    On,
+    Reject,
+    SequenceOverflowError,
+    chained,
+    check_nul,
+)
+
+from ._entity import encoded_state, fold, snapshot_write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from dalsegno.actors.ports import SnapshotWrite
+    from dalsegno.protocol import Domain
+
+    from ._command import Command
+    from ._entity import Entity
+
+
+class Draft:
+    """What one command makes of its workspace."""
+
+    __slots__ = (
+        "_command",
+        "_known",
+        "_new_id",
+        "_now",
+        "chain",
+        "entities",
+        "events",
+        "head_seq",
+        "payload_bytes",
+        "snapshots",
+    )
+
+    def __init__(
+        self,
+        command: Command,
+        *,
+        head_seq: int,
+        chain: int,
+        now: datetime,
+        new_id: Callable[[], str],
+        known: Callable[[str], Entity],
+    ) -> None:
+        """Begin behind the speculative head.
+
+        Args:
+            command: whose events these will be.
+            head_seq: the number of the last event before it.
+            chain: … and its chain.
+            now: when it is decided.
+            new_id: makes the events' ids.
+            known: returns an entity as it was before this command.
+
+        """
+        self.head_seq = head_seq
+        """The number of the last event, with those of the draft."""
+        self.chain = chain
+        """… and its chain."""
+        self.events: list[Event] = []
+        self.entities: dict[str, Entity] = {}
+        """The entities that it changes, as they are after it."""
+        self.snapshots: list[SnapshotWrite] = []
+        self.payload_bytes = 0
+        self._command = command
+        self._now = now
+        self._new_id = new_id
+        self._known = known
+
+    def entity(self, stream_id: str) -> Entity:
+        """Return an entity as it is after what was added so far."""
+        return self.entities.get(stream_id) or self._known(stream_id)
+
+    def add(self, decided: Any) -> None:  # noqa: ANN401 - an event of some domain, or `On`
+        """Number, link and fold one decided event.
+
+        Raises:
+            Reject: ``BAD_REQUEST`` for text that cannot be stored.
+            DomainError: an entity that was not named, or a value that cannot be read back.
+            SequenceOverflowError: the log is full.
+
+        """
+        command = self._command
+        if isinstance(decided, On):
+            domain, stream_id, decided = decided.domain, decided.stream_id, decided.event
+        else:
+            domain, stream_id = command.domain, command.stream_id
+        if stream_id not in command.streams:
+            raise DomainError(f"{stream_id} is not in touches=")
+        before = self.entity(stream_id)
+        event = self._record(domain, stream_id, before.version + 1, decided)
+        size = len(event.payload)
+        after = fold(before, decided, stream_id, size)
+        if after.version % domain.snapshot_every == 0:
+            state = encoded_state(stream_id, after)
+            if state is not None:
+                self.snapshots.append(snapshot_write(stream_id, after, state))
+        self.events.append(event)
+        self.entities[stream_id] = after
+        self.head_seq, self.chain = event.event_seq, event.chain
+        self.payload_bytes += size
+
+    def _record(
+        self,
+        domain: Domain[Any, Any, Any],
+        stream_id: str,
+        version: int,
+        decided: Any,  # noqa: ANN401 - one of the domain's events
+    ) -> Event:
+        if self.head_seq >= SEQ_MAX:
+            raise SequenceOverflowError(f"the log of {self._command.workspace_id} is full")
+        type_, type_version, payload = _encoded(domain, decided)
+        command = self._command
+        event = Event(
+            workspace_id=command.workspace_id,
+            event_seq=self.head_seq + 1,
+            stream_id=stream_id,
+            stream_seq=version,
+            event_id=self._new_id(),
+            type=type_,
+            type_version=type_version,
+            payload=payload,
+            actor_id=command.principal.user_id,
+            command_id=command.command_id,
+            recorded_at=self._now,
+            causation=command.causation,
+            correlation_id=command.correlation_id,
+        )
+        force_setattr(event, "chain", chained(self.chain, event))  # nobody has seen it yet
+        return event
+
+
+def _encoded(domain: Domain[Any, Any, Any], decided: Any) -> tuple[str, int, str]:  # noqa: ANN401 - as above
+    """Write an event for the log, refusing what could not be stored or read back."""
+    try:
+        type_, type_version, payload = domain.encode(decided)
+    except UnicodeEncodeError:
+        raise Reject("BAD_REQUEST", "a lone surrogate is not text") from None
+    if "\\" in payload:
+        check_nul(payload.encode())
+    if "null" in payload and domain.decode(type_, type_version, payload) != decided:
+        raise DomainError(f"{type_} has a value that JSON cannot hold, an infinity say")
+    return type_, type_version, payload

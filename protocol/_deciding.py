@@ -1,0 +1,81 @@
+"""What a decider is given beside state and command, and under what an entity is listed."""
+
+from __future__ import annotations
+
+import inspect
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import msgspec
+
+from ._errors import DomainError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+WRITERS = frozenset({"owner", "admin", "editor"})
+"""The roles that may send a command, unless it says otherwise (REQUIREMENTS §1.4)."""
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who acts: the embedding program (no user), or a user of it."""
+
+    user_id: str | None = None
+    role: str | None = None
+    """Asserted by the host; None where the workspace's log decides it."""
+
+
+SYSTEM = Principal()
+"""The embedding program itself: allowed everything."""
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """What a decider may know beside state and command: it has no clock and no randomness."""
+
+    principal: Principal
+    role: str
+    """The principal's role in the workspace, as of this command's place in the log."""
+    owner_id: str | None = None
+    """The workspace's first owner, who is a member before the log says so."""
+    now: datetime
+    """The time of the command, UTC."""
+    new_id: Callable[[], str]
+    """Returns a new UUIDv7."""
+
+
+class Index(msgspec.Struct, frozen=True, kw_only=True):
+    """What of an entity can be looked up: ``keys`` and ``title`` commit with it."""
+
+    keys: tuple[str, ...] = ()
+    title: str | None = None
+    text: str | None = None
+    """For the search projection, which follows the log."""
+
+
+class Past(msgspec.Struct, frozen=True, kw_only=True):
+    """The entity as it was at the version that ``needs=`` named."""
+
+    version: int
+    state: Any
+    """None where the entity was nothing then."""
+
+
+def annotations_of(
+    function: Callable[..., Any], structs: Iterable[type]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the types and the names of a function's parameters.
+
+    The structs are known by their names, also where they were declared in a function.
+
+    Raises:
+        DomainError: an annotation is missing, or names what cannot be found at run time.
+
+    """
+    try:
+        hints = get_type_hints(function, localns={struct.__name__: struct for struct in structs})
+    except NameError as error:
+        raise DomainError(f"{function.__name__}: {error}; import it at run time") from error
+    names = [*inspect.signature(function).parameters]
+    if len(names) < 2 or any(name not in hints for name in names):
+        raise DomainError(f"{function.__name__}: annotate state and message, and what follows")
+    return hints, names

@@ -1,0 +1,151 @@
+"""How one type of event is written to the log and read back, and how structs are named there."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Never, get_args
+
+import msgspec
+
+from ._errors import DalsegnoError, DomainError, InternalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Upcast = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class EventCodec:
+    """How one type of event is written and read; the struct's tag stays out of the payload."""
+
+    __slots__ = ("_prefix", "_upcasts", "decode", "name", "struct", "version")
+
+    def __init__(self, name: str, struct: type[msgspec.Struct]) -> None:
+        self.name = name
+        self.struct = struct
+        self.version = 1
+        """The version of payloads that is written now."""
+        self.decode: Callable[[str], Any] = msgspec.json.Decoder(struct).decode
+        self._upcasts: dict[int, Upcast] = {}
+        config = struct.__struct_config__
+        self._prefix = b""
+        if config.tag is not None:
+            self._prefix = msgspec.json.encode({config.tag_field: config.tag})[:-1]
+
+    def __repr__(self) -> str:
+        return f"<EventCodec {self.name} version {self.version}>"
+
+    def add_upcast(self, version: int, upcast: Upcast) -> None:
+        """Declare what makes a payload of ``version`` one of ``version + 1``.
+
+        Raises:
+            DomainError: the version is below 1, or has an upcast already.
+
+        """
+        if version < 1 or version in self._upcasts:
+            raise DomainError(f"{self.name} version {version}: below 1, or has an upcast already")
+        self._upcasts[version] = upcast
+        self.version = max(self.version, version + 1)
+
+    def check(self) -> None:
+        """Raise `DomainError` unless every older version has an upcast."""
+        for version in range(1, self.version):
+            if version not in self._upcasts:
+                raise DomainError(f"no upcast of {self.name} from version {version}")
+
+    def reads(self, type_version: int) -> bool:
+        """Return whether a payload of this version can be read."""
+        return 1 <= type_version <= self.version
+
+    def encode(self, event: msgspec.Struct) -> str:
+        """Write an event's payload."""
+        encoded = msgspec.json.encode(event)
+        if self._prefix:
+            encoded = b"{" + encoded[len(self._prefix) :].lstrip(b",")
+        return encoded.decode()
+
+    def read(
+        self,
+        type_version: int,
+        payload: str,
+        decode: Callable[[str], Any] | None = None,
+        struct: type[msgspec.Struct] | None = None,
+    ) -> Any:  # noqa: ANN401 - one of the struct
+        """Read a payload of any known version: as the event, or with ``decode`` as ``struct``.
+
+        Raises:
+            DalsegnoError: it cannot be read.
+
+        """
+        try:
+            if type_version == self.version:
+                return (decode or self.decode)(payload)
+            if not self.reads(type_version):
+                raise DalsegnoError(f"this code reads {self.name} up to version {self.version}")
+            raw: dict[str, Any] = msgspec.json.decode(payload, type=dict[str, Any])
+            for version in range(type_version, self.version):
+                raw = self._upcasts[version](raw)
+            return msgspec.convert(raw, struct or self.struct, str_keys=True)
+        except (msgspec.MsgspecError, LookupError, TypeError, ValueError) as error:
+            raise DalsegnoError(f"{self.name} version {type_version}: {error!r}") from error
+
+
+class EventView:
+    """How events look on the workspace's stream: a function of whole events, or of some fields."""
+
+    __slots__ = ("_decode", "_function", "_of")
+
+    def __init__(
+        self, function: Callable[[Any, str, int], Any], of: type[msgspec.Struct] | None
+    ) -> None:
+        self._function = function
+        self._of = of
+        self._decode = None if of is None else msgspec.json.Decoder(of).decode
+
+    def check(self, event: type[msgspec.Struct]) -> None:
+        """Raise `DomainError` unless an event has the fields that the view needs."""
+        fields = () if self._of is None else msgspec.structs.fields(self._of)
+        known = {field.encode_name for field in msgspec.structs.fields(event)}
+        if lacking := {f.encode_name for f in fields if f.required} - known:
+            name, lacks = self._function.__name__, ", ".join(sorted(lacking))
+            raise DomainError(f"{name}: {event.__name__} has no {lacks}")
+
+    def show(
+        self, codec: EventCodec, type_version: int, payload: str, entity_id: str, version: int
+    ) -> str:
+        """Write how a stored event looks: JSON text.
+
+        Raises:
+            DalsegnoError: the payload cannot be read.
+            InternalError: the function raised, or what it returned is no JSON.
+
+        """
+        event = codec.read(type_version, payload, self._decode, self._of)
+        try:
+            seen = self._function(event, entity_id, version)
+            return payload if seen is None else msgspec.json.encode(seen).decode()
+        except Exception as error:
+            raise InternalError(f"the view of {codec.name} raised") from error
+
+
+def structs_by_name(form: Any) -> dict[str, Any]:  # noqa: ANN401 - a TypeForm has no type at run time
+    """Return the structs of a union by the names that they have in the log and on the wire.
+
+    Raises:
+        DomainError: two share a name, or one is no struct that is written as an object.
+
+    """
+    structs = () if form is Never else get_args(form) or (form,)
+    named = {_name_of(struct): struct for struct in structs}
+    if len(named) != len(structs):
+        raise DomainError(f"two of {', '.join(s.__name__ for s in structs)} share a name")
+    return named
+
+
+def _name_of(struct: Any) -> str:  # noqa: ANN401 - as above
+    if not (isinstance(struct, type) and issubclass(struct, msgspec.Struct)):
+        raise DomainError(f"{struct!r} is no msgspec.Struct")
+    if struct.__struct_config__.array_like:
+        raise DomainError(f"{struct.__name__} is array_like, and a payload is an object")
+    tag = struct.__struct_config__.tag
+    return str(tag) if tag is not None else re.sub(r"(?<!^)(?=[A-Z])", "_", struct.__name__).lower()

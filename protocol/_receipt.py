@@ -1,0 +1,55 @@
+"""The answer to a command that took effect, and what is kept of it for repeats of its key."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a command that took effect, or would have had none."""
+
+    workspace_id: str
+    event_seq: int
+    """Of the command's last event; where it led to none, the head that it saw."""
+    stream_id: str
+    """The command's entity."""
+    version: int
+    """The entity's version after the command."""
+    command_id: str
+    repeated: bool = False
+    """True where an idempotency key brought the original answer."""
+
+    @property
+    def entity_id(self) -> str:
+        """The entity's id, without its domain."""
+        return self.stream_id.partition(":")[2]
+
+
+class _StoredReceipt(msgspec.Struct, frozen=True, array_like=True):
+    event_seq: int
+    stream_id: str
+    version: int
+    command_id: str
+
+
+_decode = msgspec.json.Decoder(_StoredReceipt).decode
+
+
+def store_receipt(receipt: Receipt) -> str:
+    """Write what a command result keeps of a receipt: JSON text."""
+    return msgspec.json.encode(
+        _StoredReceipt(receipt.event_seq, receipt.stream_id, receipt.version, receipt.command_id)
+    ).decode()
+
+
+def repeated_receipt(workspace_id: str, stored: str) -> Receipt:
+    """Return the receipt that repeats of a key get, from what `store_receipt` wrote."""
+    kept = _decode(stored)
+    return Receipt(
+        workspace_id=workspace_id,
+        event_seq=kept.event_seq,
+        stream_id=kept.stream_id,
+        version=kept.version,
+        command_id=kept.command_id,
+        repeated=True,
+    )

@@ -1,0 +1,162 @@
+"""Validation of what comes from outside, before anything is done with it.
+
+A NUL has no place in a PostgreSQL text, a lone surrogate none in UTF-8, and a document nested
+deeper than the bound takes the stack of whoever decodes it.  One of these in a group commit would
+fail the neighbours' batches, so it does not get in (I10).
+
+Nothing here is trusted yet, so every check takes time in proportion to the length of its input.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ._errors import Reject
+
+if TYPE_CHECKING:
+    from ._limits import Limits
+
+# A string that never ends reaches to the document's end: were it no match, each quote in it would
+# be tried in its turn, and a message of 1 MiB take hours.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # one in, one out, as signed bytes
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_WORKSPACE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
+_PATH = re.compile(r" - at `\$\.([^`.\[]+)[^`]*`\Z")  # how msgspec says where
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
+SYSTEM_WORKSPACE = "$system"
+"""The reserved workspace whose log holds users and workspaces."""
+
+
+def check_nesting(document: bytes, nesting_max: int) -> None:
+    """Refuse a JSON document that is nested too deeply, without decoding it.
+
+    Raises:
+        Reject: ``BAD_REQUEST``.
+
+    """
+    if document.count(b"[") + document.count(b"{") <= nesting_max:
+        return
+    steps = memoryview(_STRING.sub(b"", document).translate(_STEPS, _NO_BRACKETS)).cast("b")
+    if max(accumulate(steps), default=0) > nesting_max:
+        raise Reject("BAD_REQUEST", f"nested deeper than {nesting_max}")
+
+
+def check_nul(document: bytes) -> None:
+    """Refuse a JSON document with an escaped U+0000 in it.
+
+    Raises:
+        Reject: ``BAD_REQUEST``.
+
+    """
+    if b"\\u0000" in document and _ESCAPED_NUL.search(document):
+        raise Reject("BAD_REQUEST", "U+0000 cannot be stored")
+
+
+def encode_checked(value: object, *, nesting_max: int) -> bytes:
+    """Write a value as JSON, refusing what the log cannot hold.
+
+    Raises:
+        Reject: ``BAD_REQUEST`` for a NUL, a lone surrogate, or too deep a nesting.
+
+    """
+    try:
+        document = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        raise Reject("BAD_REQUEST", "a lone surrogate is not text") from None
+    except RecursionError:
+        raise Reject("BAD_REQUEST", f"nested deeper than {nesting_max}") from None
+    check_nul(document)
+    check_nesting(document, nesting_max)
+    return document
+
+
+class PayloadDecoder:
+    """Reads values of one type from the payloads of commands."""
+
+    __slots__ = ("_decode", "_type")
+
+    def __init__(self, type_: Any) -> None:  # noqa: ANN401 - any type
+        self._type = type_
+        self._decode = msgspec.json.Decoder(type_).decode
+
+    def __call__(self, document: bytes, limits: Limits) -> Any:  # noqa: ANN401 - the type's
+        """Read a payload.
+
+        Raises:
+            Reject: ``BAD_REQUEST``, a field's own code (`refusal`) or ``PAYLOAD_TOO_LARGE``.
+
+        """
+        if len(document) > limits.command_bytes_max:
+            bound = limits.command_bytes_max
+            raise Reject("PAYLOAD_TOO_LARGE", f"a command has at most {bound} bytes")
+        try:
+            return self._decode(document)
+        except msgspec.ValidationError as error:
+            raise refusal(error, self._type) from None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            reason = "" if isinstance(error, RecursionError) else str(error)
+            raise Reject("BAD_REQUEST", f"invalid payload: {reason}") from None
+
+
+def refusal(error: msgspec.ValidationError, type_: object) -> Reject:
+    """Make the answer for a message that has not the shape of its type.
+
+    A field, or a whole type, annotated with ``Meta(extra={"code": …})`` has its own code, as
+    `PatchOps` has; all others are a ``BAD_REQUEST``.
+    """
+    code = "BAD_REQUEST"
+    path = _PATH.search(str(error))
+    if path and isinstance(type_, type) and issubclass(type_, msgspec.Struct):
+        for field in msgspec.structs.fields(type_):
+            if field.encode_name == path[1]:
+                code = _code_of(field.type)
+    elif not isinstance(type_, type):
+        code = _code_of(type_)
+    return Reject(code, str(error))
+
+
+def _code_of(annotation: object) -> str:
+    extra = getattr(msgspec.inspect.type_info(annotation), "extra", None) or {}
+    return str(extra.get("code", "BAD_REQUEST"))
+
+
+def check_id(value: str, *, chars_max: int, what: str = "id") -> str:
+    """Pass an entity's, client's or user's id: printable text of bounded length.
+
+    Raises:
+        Reject: ``BAD_REQUEST``.
+
+    """
+    is_plain = value.isascii() and value.isprintable()
+    if not 1 <= len(value) <= chars_max or (not is_plain and _UNPRINTABLE.search(value)):
+        raise Reject("BAD_REQUEST", f"{what}: 1 to {chars_max} printable characters")
+    return value
+
+
+def check_key(value: str, *, chars_max: int) -> str:
+    """Pass an idempotency key.
+
+    Raises:
+        Reject: ``BAD_REQUEST``.
+
+    """
+    return check_id(value, chars_max=chars_max, what="idempotency key")
+
+
+def check_workspace_id(value: str) -> str:
+    """Pass a workspace's id: 1 to 64 of ``[A-Za-z0-9_.-]``.
+
+    Raises:
+        Reject: ``BAD_REQUEST``.
+
+    """
+    if not _WORKSPACE_ID.fullmatch(value):
+        raise Reject("BAD_REQUEST", "a workspace id has 1 to 64 of A-Z a-z 0-9 _ . -")
+    return value

@@ -1,0 +1,196 @@
+"""What a client may ask, whatever the dialect, and what a dialect has to provide.
+
+A message is decoded once, into a struct that says what it asks: the subclass knows its dialect's
+fields, everybody else reads the properties of its kind.  Its ``dialect`` says how answers look.
+
+    SubscribeRequest      follow a stream
+    UnsubscribeRequest    stop following it
+    CommandRequest        change something
+    Ack, Ping             the same in every dialect
+
+Every message may carry ``request_id``, which its answer echoes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from dalsegno.protocol._errors import Reject
+from dalsegno.protocol._limits import SEQ_MAX
+
+from ._texts import error_message, message
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from dalsegno.protocol._domain import Domain
+    from dalsegno.protocol._errors import DalsegnoError
+    from dalsegno.protocol._event import Event
+    from dalsegno.protocol._limits import Limits
+    from dalsegno.protocol._receipt import Receipt
+
+Seq: TypeAlias = Annotated[int, Meta(ge=0, le=SEQ_MAX)]
+Text: TypeAlias = Annotated[str, Meta(max_length=256)]
+CursorField: TypeAlias = int | str | None
+
+
+class ClientMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """What every message may carry."""
+
+    request_id: Text | None = None
+
+
+class SubscribeRequest(ClientMessage, frozen=True, kw_only=True):
+    """Follow a stream."""
+
+    dialect: ClassVar[Dialect]
+
+    workspace_id: Text | None = None
+    cursor: CursorField = None
+    client_id: Text = "default"
+
+    @property
+    @abstractmethod
+    def stream_id(self) -> str:
+        """The stream to follow."""
+
+
+class UnsubscribeRequest(ClientMessage, frozen=True, kw_only=True):
+    """Stop following a stream."""
+
+    dialect: ClassVar[Dialect]
+
+    @property
+    @abstractmethod
+    def stream_id(self) -> str:
+        """The stream."""
+
+
+class CommandRequest(ClientMessage, frozen=True, kw_only=True):
+    """Ask for a change."""
+
+    dialect: ClassVar[Dialect]
+
+    idempotency_key: str | None = None
+
+    @property
+    @abstractmethod
+    def command_name(self) -> str:
+        """The command's name, as its domain has it."""
+
+    @property
+    @abstractmethod
+    def workspace(self) -> str | None:
+        """The workspace that the message names; None where `stream_id` has to lead there."""
+
+    @property
+    @abstractmethod
+    def stream_id(self) -> str | None:
+        """The entity that the message names beside its payload, if it does."""
+
+    @abstractmethod
+    def decode(self, domain: Domain[Any, Any, Any], limits: Limits) -> tuple[Any, int]:
+        """Read the domain's command out of the message; return it with its length in bytes.
+
+        Raises:
+            Reject: a payload that is not what it has to be.
+
+        """
+
+
+class Ack(ClientMessage, tag="ack", frozen=True, kw_only=True):
+    """Say "I have seen everything up to here"; silent where it is accepted (I7)."""
+
+    stream_id: Text
+    event_seq: Seq | None = None
+    seq: Seq | None = None
+
+    @property
+    def number(self) -> int:
+        """The number in the stream.
+
+        Raises:
+            Reject: ``BAD_REQUEST`` unless exactly one of the two fields is present.
+
+        """
+        if (self.event_seq is None) == (self.seq is None):
+            raise Reject("BAD_REQUEST", "an ack has event_seq or seq")
+        return self.event_seq if self.event_seq is not None else self.seq or 0
+
+
+class Ping(ClientMessage, tag="ping", frozen=True, kw_only=True):
+    """Ask for a sign of life."""
+
+    client_ts: Any = None
+
+
+class Begun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A subscription at its beginning, as its first answer shows it."""
+
+    workspace_id: str
+    stream_id: str
+    head: int
+    """The stream's last number."""
+    cursor: int
+    """The number after which it begins."""
+    chain: int | None
+    """The chain at the cursor; None where that event is no longer kept."""
+
+
+class Dialect(ABC):
+    """How one kind of client speaks: which messages there are, and how everything else looks.
+
+    One stateless object each.  What dialects share is here; a subclass provides the rest.
+    """
+
+    messages: Sequence[type[ClientMessage]] = ()
+    """What a client may say, beside `Ack` and `Ping`."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+    @abstractmethod
+    def entity_event(self, event: Event) -> bytes:
+        """Show an event on its entity's stream."""
+
+    @abstractmethod
+    def workspace_event(self, event: Event, payload: str) -> bytes:
+        """Show an event on the workspace's stream, with the payload as its domain shows it there.
+
+        Raises:
+            DalsegnoError: it cannot be shown.
+
+        """
+
+    @abstractmethod
+    def subscribed(self, asked: SubscribeRequest, begun: Begun) -> bytes:
+        """Show the first answer of a subscription."""
+
+    @abstractmethod
+    def committed(self, asked: CommandRequest, receipt: Receipt) -> bytes:
+        """Show that a command took effect."""
+
+    @abstractmethod
+    def rejected(self, asked: CommandRequest, error: DalsegnoError) -> bytes:
+        """Show that a command was refused, or failed."""
+
+    def unsubscribed(self, asked: UnsubscribeRequest) -> bytes:
+        """Show that a subscription has ended as asked."""
+        return message("unsubscribed", asked.request_id, stream_id=asked.stream_id)
+
+    def error(self, error: DalsegnoError, request_id: str | None, **context: Any) -> bytes:  # noqa: ANN401 - JSON
+        """Show any other error; ``context`` says what it is about."""
+        return error_message(error, request_id, **context)
+
+    def pong(self, asked: Ping, now: datetime) -> bytes:
+        """Answer a ping."""
+        return message("pong", asked.request_id, server_ts=now)
+
+    def heartbeat(self, now: datetime) -> bytes:
+        """Show that the connection is alive."""
+        return message("heartbeat", server_ts=now)

@@ -1,0 +1,152 @@
+"""The generic dialect: any stream, any command by its name (DESIGN §5, the wire)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from dalsegno.protocol._position import chain_text
+
+from ._dialect import (
+    Begun,
+    CommandRequest,
+    Dialect,
+    SubscribeRequest,
+    Text,
+    UnsubscribeRequest,
+)
+from ._texts import message, quoted
+
+if TYPE_CHECKING:
+    from dalsegno.protocol._domain import Domain
+    from dalsegno.protocol._errors import DalsegnoError
+    from dalsegno.protocol._event import Event
+    from dalsegno.protocol._limits import Limits
+    from dalsegno.protocol._receipt import Receipt
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Committed(msgspec.Struct, tag="committed", kw_only=True, gc=False):
+    """A struct, since it is written as often as any message."""
+
+    workspace_id: str
+    event_seq: int
+    entity: str
+    version: int
+    idempotency_key: str | None
+    request_id: str | UnsetType
+
+
+class GenericDialect(Dialect):
+    """Streams and commands by their names."""
+
+    def entity_event(self, event: Event) -> bytes:
+        """Show an event on its entity's stream."""
+        return _event(event, event.stream_id, event.stream_seq, event.payload)
+
+    def workspace_event(self, event: Event, payload: str) -> bytes:
+        """Show an event on the workspace's stream."""
+        return _event(event, f"workspace:{event.workspace_id}", event.event_seq, payload)
+
+    def subscribed(self, asked: SubscribeRequest, begun: Begun) -> bytes:
+        """Show the first answer of a subscription."""
+        return message(
+            "subscribed",
+            asked.request_id,
+            stream_id=begun.stream_id,
+            workspace_id=begun.workspace_id,
+            head=begun.head,
+            cursor=begun.cursor,
+            chain=None if begun.chain is None else chain_text(begun.chain),
+        )
+
+    def committed(self, asked: CommandRequest, receipt: Receipt) -> bytes:
+        """Show that a command took effect."""
+        return _encode(
+            _Committed(
+                workspace_id=receipt.workspace_id,
+                event_seq=receipt.event_seq,
+                entity=receipt.stream_id,
+                version=receipt.version,
+                idempotency_key=asked.idempotency_key,
+                request_id=UNSET if asked.request_id is None else asked.request_id,
+            )
+        )
+
+    def rejected(self, asked: CommandRequest, error: DalsegnoError) -> bytes:
+        """Show that a command was refused, or failed."""
+        return message(
+            "rejected",
+            asked.request_id,
+            workspace_id=asked.workspace,
+            code=error.code,
+            message=error.message,
+            details=error.details or None,
+            idempotency_key=asked.idempotency_key,
+        )
+
+
+GENERIC = GenericDialect()
+
+
+class Subscribe(SubscribeRequest, tag="subscribe", frozen=True, kw_only=True):
+    """Follow a stream."""
+
+    dialect: ClassVar[Dialect] = GENERIC
+
+    stream_id: Text
+
+
+class Unsubscribe(UnsubscribeRequest, tag="unsubscribe", frozen=True, kw_only=True):
+    """Stop following a stream."""
+
+    dialect: ClassVar[Dialect] = GENERIC
+
+    stream_id: Text
+
+
+class CommandMessage(CommandRequest, tag="command", frozen=True, kw_only=True):
+    """Ask for a change by a command's name."""
+
+    dialect: ClassVar[Dialect] = GENERIC
+
+    workspace_id: Text
+    name: Text
+    payload: Raw
+
+    @property
+    def command_name(self) -> str:
+        """The command's name."""
+        return self.name
+
+    @property
+    def workspace(self) -> str:
+        """The workspace."""
+        return self.workspace_id
+
+    @property
+    def stream_id(self) -> None:
+        """Nothing: the payload names the entity."""
+        return
+
+    def decode(self, domain: Domain[Any, Any, Any], limits: Limits) -> tuple[Any, int]:
+        """Read the payload as the domain's command of this name."""
+        payload = bytes(self.payload)
+        return domain.decode_command(self.name, payload, limits), len(payload)
+
+
+GenericDialect.messages = (Subscribe, Unsubscribe, CommandMessage)
+
+
+def _event(event: Event, stream_id: str, seq: int, payload: str) -> bytes:
+    return (
+        f'{{"type":"event","stream_id":{quoted(stream_id)},"seq":{seq},'
+        f'"event_seq":{event.event_seq},"entity":{quoted(event.stream_id)},'
+        f'"version":{event.stream_seq},"event_type":{quoted(event.type)},'
+        f'"event_id":"{event.event_id}","actor_id":{quoted(event.actor_id)},'
+        f'"recorded_at":{_encode(event.recorded_at).decode()},'
+        f'"chain":"{chain_text(event.chain)}","payload":{payload}}}'
+    ).encode()

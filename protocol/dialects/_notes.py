@@ -1,0 +1,240 @@
+"""The notes dialect, as its seed has it (REQUIREMENTS §1.2.2, §1.2.3).
+
+A note's stream and a workspace's have messages of their own.  In them ``event_seq`` is the number
+in the named stream: on a note's stream, and in answers about a note, it is the note's version.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from dalsegno.protocol._errors import Reject, not_found
+from dalsegno.protocol._patch import PatchOps
+from dalsegno.protocol._subscription import workspace_stream
+from dalsegno.protocol._validation import PayloadDecoder
+
+from ._dialect import (
+    Begun,
+    CommandRequest,
+    Dialect,
+    Seq,
+    SubscribeRequest,
+    Text,
+    UnsubscribeRequest,
+)
+from ._texts import message, quoted
+
+if TYPE_CHECKING:
+    from dalsegno.protocol._domain import Domain
+    from dalsegno.protocol._errors import DalsegnoError
+    from dalsegno.protocol._event import Event
+    from dalsegno.protocol._limits import Limits
+    from dalsegno.protocol._receipt import Receipt
+
+_NOTE = "note"
+"""The domain that this dialect is about."""
+_AUTOMATION = "automation_"
+
+_encode = msgspec.json.Encoder().encode
+_decode_operations = PayloadDecoder(PatchOps)
+
+
+class _PatchCommitted(msgspec.Struct, tag="patch_committed", kw_only=True, gc=False):
+    note_id: str
+    version: int
+    event_seq: int
+    idempotency_key: str | None
+    request_id: str | UnsetType
+
+
+class NotesDialect(Dialect):
+    """Notes and their workspace."""
+
+    def entity_event(self, event: Event) -> bytes:
+        """Show an event on its note's stream."""
+        name, _, entity_id = event.stream_id.partition(":")
+        return (
+            f'{{"type":"note_event","stream_id":{quoted(event.stream_id)},'
+            f'"{name}_id":{quoted(entity_id)},'
+            f'"event_seq":{event.stream_seq},"version":{event.stream_seq},'
+            f'"event_type":{quoted(event.type)},"event_id":"{event.event_id}",'
+            f'"actor_id":{quoted(event.actor_id)},"payload":{event.payload}}}'
+        ).encode()
+
+    def workspace_event(self, event: Event, payload: str) -> bytes:
+        """Show an event on the workspace's stream; a run's with its id and status on top."""
+        kind, extra = "workspace_event", ""
+        if event.type.startswith(_AUTOMATION):
+            kind, extra = "automation_event", _automation_fields(payload)
+        return (
+            f'{{"type":"{kind}","workspace_id":{quoted(event.workspace_id)},'
+            f'"stream_id":{quoted(workspace_stream(event.workspace_id))},'
+            f'"event_seq":{event.event_seq}{extra},'
+            f'"event_type":{quoted(event.type)},"event_id":"{event.event_id}",'
+            f'"actor_id":{quoted(event.actor_id)},"payload":{payload}}}'
+        ).encode()
+
+    def subscribed(self, asked: SubscribeRequest, begun: Begun) -> bytes:
+        """Show the first answer of a subscription."""
+        return message(
+            "subscribed",
+            asked.request_id,
+            stream_id=begun.stream_id,
+            current_version=begun.head,
+            replay_cursor=begun.cursor,
+        )
+
+    def committed(self, asked: CommandRequest, receipt: Receipt) -> bytes:
+        """Show that a patch took effect."""
+        return _encode(
+            _PatchCommitted(
+                note_id=receipt.entity_id,
+                version=receipt.version,
+                event_seq=receipt.version,
+                idempotency_key=asked.idempotency_key,
+                request_id=UNSET if asked.request_id is None else asked.request_id,
+            )
+        )
+
+    def rejected(self, asked: CommandRequest, error: DalsegnoError) -> bytes:
+        """Show that a patch was refused; a conflict of versions has a message of its own."""
+        stream_id = str(asked.stream_id)
+        note_id = stream_id.partition(":")[2]
+        if error.code == "VERSION_CONFLICT":
+            return message(
+                "patch_rejected",
+                asked.request_id,
+                note_id=note_id,
+                expected_version=error.details["expected_version"],
+                current_version=error.details["current_version"],
+                reason="version_conflict",
+                idempotency_key=asked.idempotency_key,
+            )
+        is_stranger = error.code == "ROLE_FORBIDDEN" and "role" not in error.details
+        if is_stranger and not asked.workspace:
+            # A stranger who guesses an id does not learn that such a note exists (C22).
+            error = not_found(stream_id, stream_id=stream_id)
+        return self.error(error, asked.request_id, note_id=note_id)
+
+
+NOTES = NotesDialect()
+
+
+class SubscribeNote(SubscribeRequest, tag="subscribe_note", frozen=True, kw_only=True):
+    """Follow a note."""
+
+    dialect: ClassVar[Dialect] = NOTES
+
+    note_id: Text
+
+    @property
+    def stream_id(self) -> str:
+        """The note's stream."""
+        return f"{_NOTE}:{self.note_id}"
+
+
+class UnsubscribeNote(UnsubscribeRequest, tag="unsubscribe_note", frozen=True, kw_only=True):
+    """Stop following a note."""
+
+    dialect: ClassVar[Dialect] = NOTES
+
+    note_id: Text
+
+    @property
+    def stream_id(self) -> str:
+        """The note's stream."""
+        return f"{_NOTE}:{self.note_id}"
+
+
+class SubscribeWorkspace(SubscribeRequest, tag="subscribe_workspace", frozen=True, kw_only=True):
+    """Follow a workspace."""
+
+    dialect: ClassVar[Dialect] = NOTES
+
+    workspace_id: Text
+
+    @property
+    def stream_id(self) -> str:
+        """The workspace's stream."""
+        return workspace_stream(self.workspace_id)
+
+
+class UnsubscribeWorkspace(
+    UnsubscribeRequest, tag="unsubscribe_workspace", frozen=True, kw_only=True
+):
+    """Stop following a workspace."""
+
+    dialect: ClassVar[Dialect] = NOTES
+
+    workspace_id: Text
+
+    @property
+    def stream_id(self) -> str:
+        """The workspace's stream."""
+        return workspace_stream(self.workspace_id)
+
+
+class ApplyPatch(CommandRequest, tag="apply_patch", frozen=True, kw_only=True):
+    """Change a note's text; the note domain's ``apply_patch`` command in the seed's shape."""
+
+    dialect: ClassVar[Dialect] = NOTES
+
+    note_id: Text
+    base_version: Seq
+    patch_ops: Raw
+    workspace_id: Text | None = None
+    client_ts: Any = None
+
+    @property
+    def command_name(self) -> str:
+        """The command's name."""
+        return "apply_patch"
+
+    @property
+    def workspace(self) -> str | None:
+        """The workspace, if it is named."""
+        return self.workspace_id
+
+    @property
+    def stream_id(self) -> str:
+        """The note's stream."""
+        return f"{_NOTE}:{self.note_id}"
+
+    def decode(self, domain: Domain[Any, Any, Any], limits: Limits) -> tuple[Any, int]:
+        """Make the note domain's command of the seed's message."""
+        if domain.name != _NOTE:
+            raise Reject("UNKNOWN_COMMAND", "there are no notes here")
+        document = bytes(self.patch_ops)
+        command = domain.commands[self.command_name](
+            note_id=self.note_id,
+            patch_ops=_decode_operations(document, limits),
+            base_version=self.base_version,
+        )
+        return command, len(document)
+
+
+NotesDialect.messages = (
+    SubscribeNote,
+    UnsubscribeNote,
+    SubscribeWorkspace,
+    UnsubscribeWorkspace,
+    ApplyPatch,
+)
+
+
+class _AutomationFields(msgspec.Struct):
+    run_id: Any = None
+    status: Any = None
+
+
+def _automation_fields(payload: str) -> str:
+    """Copy a run's id and status to the top of its message (REQUIREMENTS §1.2.3)."""
+    try:
+        fields = msgspec.json.decode(payload, type=_AutomationFields)
+    except msgspec.MsgspecError:
+        return ""
+    run_id, status = _encode(fields.run_id).decode(), _encode(fields.status).decode()
+    return f',"run_id":{run_id},"status":{status}'

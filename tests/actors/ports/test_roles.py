@@ -1,0 +1,111 @@
+"""What the core knows of access is what domains declare."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Never
+
+import msgspec
+import pytest
+
+from dalsegno.actors import Roles
+from dalsegno.actors.domains.accounts import account_domains, spaces, users
+from dalsegno.actors.domains.members import members
+from dalsegno.actors.domains.notes import notes
+from dalsegno.actors.ports import asserted_role, role_in
+from dalsegno.protocol import SYSTEM, SYSTEM_WORKSPACE, Domain, DomainError, Event, Principal
+
+ROLES = Roles([*account_domains, notes])
+
+
+class Seat(msgspec.Struct, frozen=True):
+    role: str
+
+
+class Seated(msgspec.Struct, frozen=True):
+    role: str
+
+
+class Left(msgspec.Struct, frozen=True):
+    pass
+
+
+Seats = Domain[Seat, Never, Seated | Left]
+
+
+def seats_domain(name: str = "seat", *, reserved: bool = False) -> Seats:
+    seats = Domain(name, state=Seat, commands=Never, events=Seated | Left, reserved=reserved)
+
+    @seats.role(ended_by=[Left])
+    def role(seat: Seat) -> str:
+        return seat.role
+
+    return seats
+
+
+def event(stream_id: str, type_: str) -> Event:
+    return Event(
+        workspace_id="w",
+        event_seq=1,
+        stream_id=stream_id,
+        stream_seq=1,
+        event_id="e",
+        type=type_,
+        type_version=1,
+        payload="{}",
+        actor_id=None,
+        command_id="c",
+        recorded_at=datetime(2030, 1, 1, tzinfo=UTC),
+    )
+
+
+def test_the_built_in_domains_declare_who_is_who() -> None:
+    assert ROLES.domain_in("acme") is members
+    assert ROLES.domain_in(SYSTEM_WORKSPACE) is users
+    assert ROLES.founders is spaces
+    assert "member" in repr(ROLES)
+
+
+def test_a_domain_of_ones_own_may_decide_instead() -> None:
+    seats = seats_domain()
+    roles = Roles([seats])
+    assert roles.domain_in("acme") is seats
+    assert roles.domain_in(SYSTEM_WORKSPACE) is None
+    assert roles.removed_by(event("seat:ada:1", "left")) == "ada:1"
+    assert role_in(seats, 2, Seat("editor"), "ada", None) == "editor"
+    assert role_in(seats, 2, None, "ada", "ada") is None, "what the log says counts"
+    assert role_in(seats, 0, None, "ada", "ada") == "owner"
+    assert role_in(seats, 0, None, "ada", "bob") is None
+
+
+@pytest.mark.parametrize(
+    ("stream_id", "type_", "user_id"),
+    [
+        ("member:ada", "member_removed", "ada"),
+        ("member:ada", "member_role_updated", None),
+        ("note:ada", "member_removed", None),
+        ("member:ada", "note_created", None),
+    ],
+)
+def test_only_the_event_of_that_domain_ends_access(
+    stream_id: str, type_: str, user_id: str | None
+) -> None:
+    assert ROLES.removed_by(event(stream_id, type_)) == user_id
+
+
+def test_two_domains_cannot_decide_the_same() -> None:
+    with pytest.raises(DomainError, match="seat and chair both decide roles"):
+        Roles([seats_domain(), seats_domain("chair")])
+    Roles([seats_domain(), seats_domain("chair", reserved=True)])
+
+
+def test_an_event_that_ends_access_is_the_domains_own() -> None:
+    seats = Domain("seat", state=Seat, commands=Never, events=Seated)
+    with pytest.raises(DomainError, match="has no event Left"):
+        seats.role(ended_by=[Left])  # type: ignore[list-item]
+
+
+def test_the_program_and_asserted_roles_need_no_log() -> None:
+    assert asserted_role(SYSTEM) == "system"
+    assert asserted_role(Principal("u", "editor")) == "editor"
+    assert asserted_role(Principal("u")) is None
