@@ -34,10 +34,9 @@ from typing import (
 
 import msgspec
 
+from ._codec import CommandT, DomainCodec, EventT, EventView, StateT
 from ._deciding import WRITERS, Context, Index, Past, annotations_of
-from ._domain_codec import CommandT, DomainCodec, EventT, StateT
 from ._errors import DalsegnoError, DomainError
-from ._event_codec import EventView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence

@@ -281,8 +281,9 @@ class Hub:
 
     def _revoke(self, events: Sequence[Event]) -> list[tuple[Subscription, Subscriber]]:
         revoked = []
+        roles = self._delivery.roles
         for event in events:
-            user_id = self._delivery.roles.removed_by(event)
+            user_id = roles.removed_by(event) if event.type in roles.ending else None
             if user_id is not None:
                 for subscription, subscriber in list(self._of(user_id)):
                     self.leave_cohort(subscription)

@@ -56,7 +56,7 @@ class Directory:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the workspaces until cancelled."""
         async with trio.open_nursery() as nursery:
-            self._nursery, self.node.is_running = nursery, True
+            self._nursery, self.node.is_open = nursery, not self.node.is_draining
             task_status.started()
             try:
                 while True:
@@ -66,7 +66,7 @@ class Directory:
                         supervisor.tick(now)
                     self._make_room(now)
             finally:
-                self._nursery, self.node.is_running = None, False
+                self._nursery, self.node.is_open = None, False
 
     def _make_room(self, now: float) -> None:
         """Passivate idle workspaces, the longest unused first, and not too many at once."""
@@ -98,7 +98,8 @@ class Directory:
         """
         supervisor = self._active.get(workspace_id)
         if supervisor is None:
-            self.node.check_open()
+            if not self.node.is_open:
+                raise self.node.closed_error()
             if len(self._active) >= self.node.limits.workspaces_active_max:
                 raise OverloadedError("too many workspaces are active", retry_after_s=_TICK_S)
             assert self._nursery is not None, "checked"
@@ -137,7 +138,7 @@ class Directory:
 
     async def drain(self) -> None:
         """Refuse new commands and wait until those that were taken are settled; bound it."""
-        self.node.is_draining = True
+        self.node.drain()
         left = list(self._active.values())
         while left := [each for each in left if not each.is_settled]:  # noqa: ASYNC110 - rare
             await trio.sleep(0.01)

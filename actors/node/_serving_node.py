@@ -21,24 +21,20 @@ class ServingNode(LocalNode):
     """What is shared here, and whether it may be relied on."""
 
     lease: Lease
-    is_running: bool = False
-    """Whether there are tasks for workspaces."""
+    is_open: bool = False
+    """Whether commands are taken."""
     is_draining: bool = False
-    """Whether new commands are refused, so that those that were taken can be settled."""
+    """Whether new commands are refused so that those that were taken can be settled."""
     _store_returned: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
-    def check_open(self) -> None:
-        """Raise unless commands are taken.
+    def drain(self) -> None:
+        """Take no more commands."""
+        self.is_open, self.is_draining = False, True
 
-        Raises:
-            DrainingError: it drains.
-            RuntimeClosedError: it does not run.
-
-        """
-        if self.is_draining:
-            raise DrainingError("the runtime is closed")
-        if not self.is_running:
-            raise RuntimeClosedError("the runtime is closed")
+    def closed_error(self) -> RuntimeClosedError:
+        """Return why commands are not taken."""
+        error = DrainingError if self.is_draining else RuntimeClosedError
+        return error("the runtime is closed")
 
     def knows_head(self, hub: Hub) -> bool:
         """Return whether a hub's head is the log's, as far as can be known here."""

@@ -138,7 +138,8 @@ class WorkspaceSupervisor:
 
     def admit_nowait(self, command: Command) -> bool:
         """Put a command into the mailbox, or return False where there is no space; see `admit`."""
-        self._node.check_open()
+        if not self._node.is_open:
+            raise self._node.closed_error()
         self._check_not_ended()
         self.used_at = command.sent_at = trio.current_time()
         try:

@@ -4,7 +4,6 @@ from ._bus import Alone as Alone, Bus as Bus
 from ._roles import (
     SYSTEM_ROLE as SYSTEM_ROLE,
     Roles as Roles,
-    asserted_role as asserted_role,
     role_in as role_in,
 )
 from ._seams import World as World

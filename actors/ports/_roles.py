@@ -15,7 +15,7 @@ from dalsegno.protocol import SYSTEM_WORKSPACE, DomainError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dalsegno.protocol import Domain, Event, Principal
+    from dalsegno.protocol import Domain, Event
 
     AnyDomain = Domain[Any, Any, Any]
 
@@ -39,7 +39,8 @@ class Roles:
         self.founders = _only_one("first owners", [d for d in domains if d.founder_of is not None])
         """The domain whose entity, named after a workspace, records its first owner."""
         self._ended_by = {domain.name: domain.role_ended_by for domain in declared}
-        self._ending = frozenset().union(*self._ended_by.values())
+        self.ending: frozenset[str] = frozenset().union(*self._ended_by.values())
+        """The types of events that may end access; see `removed_by`."""
 
     def __repr__(self) -> str:
         return f"<Roles by {self._members!r} and {self._users!r}>"
@@ -50,8 +51,6 @@ class Roles:
 
     def removed_by(self, event: Event) -> str | None:
         """Return the user whose access an event ends; None where it ends nobody's."""
-        if event.type not in self._ending:
-            return None
         name, _, user_id = event.stream_id.partition(":")
         return user_id if event.type in self._ended_by.get(name, ()) else None
 
@@ -68,11 +67,6 @@ def role_in(
         return "owner" if user_id == founder_id else None
     assert domain.role_of is not None, "declared"
     return None if state is None else domain.role_of(state)
-
-
-def asserted_role(principal: Principal) -> str | None:
-    """Return the role of a principal for whom the log need not be asked."""
-    return SYSTEM_ROLE if principal.user_id is None else principal.role
 
 
 def _only_one(what: str, domains: list[AnyDomain]) -> AnyDomain | None:

@@ -48,9 +48,9 @@ class Submission:
 
         """
         asked, catalog = self._asked, self._context.catalog
-        domain = catalog.domain_of(asked.command_name)
+        domain = catalog.domain_of(asked.name)
         self._decoded = (domain, *asked.decode(domain, self._context.node.limits))
-        named = asked.workspace
+        named = asked.workspace_id
         if named is None or named == SYSTEM_WORKSPACE or not catalog.is_active(named):
             return None
         return self._make(named, reply)
@@ -75,7 +75,7 @@ class Submission:
         return make_command(
             workspace_id,
             domain,
-            asked.command_name,
+            asked.name,
             command,
             principal=self._principal,
             reply=reply,
@@ -89,7 +89,7 @@ class Submission:
 
     async def _home(self) -> str:
         """Return the workspace where it is not named, or not active here."""
-        named, stream_id = self._asked.workspace, self._asked.stream_id
+        named, stream_id = self._asked.workspace_id, self._asked.stream_id
         catalog = self._context.catalog
         if stream_id is not None:
             check_id(stream_id.partition(":")[2], chars_max=self._context.node.limits.id_chars_max)

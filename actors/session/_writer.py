@@ -181,7 +181,7 @@ class Writer:
         if self.is_closed:
             return
         try:
-            before = subscription.sent
+            before, is_writing = subscription.sent, self.is_writing
             due = subscription.offer(item)
             if due is None:
                 if not subscription.live:
@@ -193,7 +193,7 @@ class Writer:
             if not self.outbox.add(subscription, frames, before):
                 subscription.fall_behind(before)
                 self._lag(subscription)
-            elif self.is_writing and self.outbox.is_over:
+            elif is_writing and self.outbox.is_over:
                 self._drop()
             self._delivery.touch(self)
         except DalsegnoError as error:

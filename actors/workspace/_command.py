@@ -119,7 +119,10 @@ def make_command(
         encode_checked(beside, nesting_max=limits.nesting_max)
     named = getattr(command, domain.id_field)
     entity_id = new_id() if named is None else str(named)
-    stream_id = domain.stream_id(check_id(entity_id, chars_max=limits.id_chars_max))
+    check_id(entity_id, chars_max=limits.id_chars_max)
+    if key is not None:
+        check_key(key, chars_max=limits.key_chars_max)
+    stream_id = domain.stream_id(entity_id)
     envelope = Command(
         workspace_id=workspace_id,
         domain=domain,
@@ -136,7 +139,7 @@ def make_command(
         causation=causation,
     )
     if key is not None:
-        envelope.key = check_key(key, chars_max=limits.key_chars_max)
+        envelope.key = key
         envelope.scope = f"{principal.user_id or ''}\x1f{name if named is None else stream_id}"
         envelope.payload_hash = _digest(command)
     if principal.role is None and principal.user_id is not None:

@@ -137,9 +137,9 @@ class Committer:
             OutcomeUnknownError: it may or may not be written.
 
         """
-        backoff = Backoff(self._limits.backoff_first_s, _LOCKED_MAX_S)
-        while backoff.failures < self._limits.locked_retries_max:
-            waiting = _Waiting(batch, alone=backoff.failures > 0)
+        backoff: Backoff | None = None
+        while backoff is None or backoff.failures < self._limits.locked_retries_max:
+            waiting = _Waiting(batch, alone=backoff is not None)
             self._waiting.append(waiting)
             self._filled.unpark_all()
             try:
@@ -152,6 +152,7 @@ class Committer:
             if waiting.committed:
                 return
             await self._explain(batch)
+            backoff = backoff or Backoff(self._limits.backoff_first_s, _LOCKED_MAX_S)
             await trio.sleep(backoff.next_s(self._world.random()))
         raise StoreUnavailableError(f"the head of {batch.workspace_id} stays locked")
 

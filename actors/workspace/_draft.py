@@ -23,7 +23,7 @@ from dalsegno.protocol import (
 from ._entity import encoded_state, fold, snapshot_write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from dalsegno.actors.ports import SnapshotWrite
@@ -37,8 +37,9 @@ class Draft:
     """What one command makes of its workspace."""
 
     __slots__ = (
+        "_ahead",
         "_command",
-        "_known",
+        "_loaded",
         "_new_id",
         "_now",
         "chain",
@@ -57,7 +58,8 @@ class Draft:
         chain: int,
         now: datetime,
         new_id: Callable[[], str],
-        known: Callable[[str], Entity],
+        ahead: Mapping[str, Entity],
+        loaded: Mapping[str, Entity],
     ) -> None:
         """Begin behind the speculative head.
 
@@ -67,7 +69,8 @@ class Draft:
             chain: … and its chain.
             now: when it is decided.
             new_id: makes the events' ids.
-            known: returns an entity as it was before this command.
+            ahead: entities with events that are decided and not committed.
+            loaded: what is committed of all entities that the command needs.
 
         """
         self.head_seq = head_seq
@@ -82,11 +85,12 @@ class Draft:
         self._command = command
         self._now = now
         self._new_id = new_id
-        self._known = known
+        self._ahead = ahead
+        self._loaded = loaded
 
     def entity(self, stream_id: str) -> Entity:
         """Return an entity as it is after what was added so far."""
-        return self.entities.get(stream_id) or self._known(stream_id)
+        return self.entities.get(stream_id) or self._ahead.get(stream_id) or self._loaded[stream_id]
 
     def add(self, decided: Any) -> None:  # noqa: ANN401 - an event of some domain, or `On`
         """Number, link and fold one decided event.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dalsegno.actors.ports import SYSTEM_ROLE, Batch, Head, asserted_role, role_in
+from dalsegno.actors.ports import SYSTEM_ROLE, Batch, Head, role_in
 from dalsegno.protocol import (
     Context,
     DalsegnoError,
@@ -36,7 +36,7 @@ from ._entity import EntityCache, encoded_state, entity_from, entity_write
 from ._idempotency import KnownKeys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from dalsegno.actors.ports import ResultWrite, SnapshotWrite, StoredEntity, World
     from dalsegno.protocol import Domain, Event, Limits, Past
@@ -173,8 +173,10 @@ class Speculation:
         extras = self._extras(command, role, past) if decider.extras else ()
         decided = decider.function(entity.state, command.command, *extras)
         if decided is None:
-            decided = ()
-        return self._apply(command, decided if isinstance(decided, (list, tuple)) else (decided,))
+            several: Sequence[Any] = ()
+        else:
+            several = decided if isinstance(decided, (list, tuple)) else (decided,)
+        return self._apply(command, several, entity)
 
     def _extras(self, command: Command, role: str, past: Past | None) -> list[Any]:
         """Make what a decider takes beside state and command, in its order."""
@@ -198,17 +200,17 @@ class Speculation:
         return made
 
     def _role(self, command: Command) -> str:
-        user_id = command.principal.user_id
-        if command.role_stream is None or user_id is None:
-            role = asserted_role(command.principal)
-        else:
+        user_id, role = command.principal.user_id, command.principal.role
+        if user_id is None:
+            return SYSTEM_ROLE
+        if command.role_stream is not None:
             member = self._known(command.role_stream)
             role = role_in(member.domain, member.version, member.state, user_id, self._founder_id)
         if role is None:
             raise not_a_member()
         return role
 
-    def _apply(self, command: Command, decided: Iterable[Any]) -> Receipt:
+    def _apply(self, command: Command, decided: Sequence[Any], before: Entity) -> Receipt:
         """Record what was decided for one command: add all of its events to the batch, or none.
 
         A command without events is answered with the head that it saw; so is its repeat, whatever
@@ -220,13 +222,15 @@ class Speculation:
             chain=self._chain,
             now=self._now,
             new_id=self._world.new_id,
-            known=self._known,
+            ahead=self._ahead,
+            loaded=self._loaded,
         )
         for each in decided:
             draft.add(each)
         if len(draft.events) > self._limits.command_events_max:
             raise Reject("BAD_REQUEST", f"more than {self._limits.command_events_max} events")
-        receipt = command.receipt(draft.head_seq, draft.entity(command.stream_id).version)
+        after = draft.entities.get(command.stream_id, before)
+        receipt = command.receipt(draft.head_seq, after.version)
         self.forming.take(draft)
         self._ahead.update(draft.entities)
         self._head_seq, self._chain = draft.head_seq, draft.chain

@@ -76,17 +76,14 @@ class CommandRequest(ClientMessage, frozen=True, kw_only=True):
 
     dialect: ClassVar[Dialect]
 
+    workspace_id: Text | None = None
+    """None where `stream_id` has to lead there."""
     idempotency_key: str | None = None
 
     @property
     @abstractmethod
-    def command_name(self) -> str:
+    def name(self) -> str:
         """The command's name, as its domain has it."""
-
-    @property
-    @abstractmethod
-    def workspace(self) -> str | None:
-        """The workspace that the message names; None where `stream_id` has to lead there."""
 
     @property
     @abstractmethod

@@ -81,7 +81,7 @@ class GenericDialect(Dialect):
         return message(
             "rejected",
             asked.request_id,
-            workspace_id=asked.workspace,
+            workspace_id=asked.workspace_id,
             code=error.code,
             message=error.message,
             details=error.details or None,
@@ -116,16 +116,6 @@ class CommandMessage(CommandRequest, tag="command", frozen=True, kw_only=True):
     workspace_id: Text
     name: Text
     payload: Raw
-
-    @property
-    def command_name(self) -> str:
-        """The command's name."""
-        return self.name
-
-    @property
-    def workspace(self) -> str:
-        """The workspace."""
-        return self.workspace_id
 
     @property
     def stream_id(self) -> None:

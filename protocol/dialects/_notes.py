@@ -114,7 +114,7 @@ class NotesDialect(Dialect):
                 idempotency_key=asked.idempotency_key,
             )
         is_stranger = error.code == "ROLE_FORBIDDEN" and "role" not in error.details
-        if is_stranger and not asked.workspace:
+        if is_stranger and not asked.workspace_id:
             # A stranger who guesses an id does not learn that such a note exists (C22).
             error = not_found(stream_id, stream_id=stream_id)
         return self.error(error, asked.request_id, note_id=note_id)
@@ -185,18 +185,12 @@ class ApplyPatch(CommandRequest, tag="apply_patch", frozen=True, kw_only=True):
     note_id: Text
     base_version: Seq
     patch_ops: Raw
-    workspace_id: Text | None = None
     client_ts: Any = None
 
     @property
-    def command_name(self) -> str:
+    def name(self) -> str:
         """The command's name."""
         return "apply_patch"
-
-    @property
-    def workspace(self) -> str | None:
-        """The workspace, if it is named."""
-        return self.workspace_id
 
     @property
     def stream_id(self) -> str:
@@ -208,7 +202,7 @@ class ApplyPatch(CommandRequest, tag="apply_patch", frozen=True, kw_only=True):
         if domain.name != _NOTE:
             raise Reject("UNKNOWN_COMMAND", "there are no notes here")
         document = bytes(self.patch_ops)
-        command = domain.commands[self.command_name](
+        command = domain.commands[self.name](
             note_id=self.note_id,
             patch_ops=_decode_operations(document, limits),
             base_version=self.base_version,

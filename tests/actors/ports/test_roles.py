@@ -12,8 +12,8 @@ from dalsegno.actors import Roles
 from dalsegno.actors.domains.accounts import account_domains, spaces, users
 from dalsegno.actors.domains.members import members
 from dalsegno.actors.domains.notes import notes
-from dalsegno.actors.ports import asserted_role, role_in
-from dalsegno.protocol import SYSTEM, SYSTEM_WORKSPACE, Domain, DomainError, Event, Principal
+from dalsegno.actors.ports import role_in
+from dalsegno.protocol import SYSTEM_WORKSPACE, Domain, DomainError, Event
 
 ROLES = Roles([*account_domains, notes])
 
@@ -103,9 +103,3 @@ def test_an_event_that_ends_access_is_the_domains_own() -> None:
     seats = Domain("seat", state=Seat, commands=Never, events=Seated)
     with pytest.raises(DomainError, match="has no event Left"):
         seats.role(ended_by=[Left])  # type: ignore[list-item]
-
-
-def test_the_program_and_asserted_roles_need_no_log() -> None:
-    assert asserted_role(SYSTEM) == "system"
-    assert asserted_role(Principal("u", "editor")) == "editor"
-    assert asserted_role(Principal("u")) is None
