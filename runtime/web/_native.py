@@ -1,20 +1,20 @@
 """One client's WebSocket over a plain TCP socket: an idle one costs a socket and a parser.
 
-Inbound bytes go through the sans-I/O layer of `websockets`, which keeps the rules of RFC 6455, save
-for the plainest of messages (`Inbound`).  Outbound data does not: a commit's frames are prepared
-once for all its readers (`Frames.wire`), so this module writes those bytes as they are, and the
-parser contributes only pongs and the close frame.  Three rules keep the two apart:
+Inbound bytes go through the sans-I/O layer of `websockets`, which enforces RFC 6455, except for the
+plainest messages (`Inbound`).  Outbound data do not: a commit's frames are encoded once for all its
+readers (`Frames.wire`), so this module writes those bytes as they are, and the parser contributes
+only pongs and the close frame.  Three rules keep the two apart:
 
-* **One line out.**  Whatever leaves goes through `_kept`, in order, unless it is empty and the
-  socket takes all at once.  A control frame thus never lands inside a half-written frame.
+* **One queue out.**  All output goes through `_kept`, in order, unless that is empty and the socket
+  accepts everything at once.  So a control frame never lands inside a half-written frame.
 * **One pong owed.**  RFC 6455 §5.5.3 lets the latest pong answer every earlier ping, so a client
-  that pings and never reads costs one frame.  It leaves before the next write, and a client
-  that reads nothing misses nothing until then.
-* **The close frame is last.**  The parser sees a client's close as soon as its bytes are there,
-  but the messages before it may yet be answered: it is echoed when `receive` gets to it.
+  that pings and never reads costs one frame.  The pong is sent before the next write; a client
+  that does not read cannot notice the delay.
+* **The close frame is last.**  The parser sees a client's close frame as soon as its bytes arrive,
+  but messages before it may yet be answered: it is echoed once `receive` gets to it.
 
-There is no task and no lock here.  Who reads and who writes take turns (`_Turn`): normally there is
-one of each, and only a closing handshake meets them.
+There are no tasks here.  Readers take turns, and so do writers (`_Turn`): normally there is one of
+each, and only a closing handshake adds another.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Frames, Limits
 
 _READ_BYTES = 16 * 1024
-"""Read at a time: bounds the frames of one read, some thousands of the shortest."""
+"""Bytes of one read, which bounds its frames: some thousands of the shortest."""
 _BLOBS_A_WRITE = 64
 """Blobs handed to one `sendmsg`; POSIX promises 16, Linux and macOS take 1024."""
 _REASON_BYTES = 123
 """What RFC 6455 §5.5 leaves for a close frame's reason."""
 _ABNORMAL = 1006
-"""RFC 6455 §7.4.1: ended without a close frame; never sent."""
+"""RFC 6455 §7.4.1: the connection ended without a close frame; never sent."""
 _PING = b"\x89\x00"
 _RESET = struct.pack("ii", 1, 0)
-"""`SO_LINGER` on, zero seconds: close sends RST and frees what the kernel holds."""
+"""`SO_LINGER` on, zero seconds: close sends RST and frees the kernel's buffers."""
 _NOTHING: tuple[Frame, ...] = ()
 _QUIET = logging.getLogger("dalsegno.websocket")
-"""The parser's own log: what it has to tell is in `TransportClosedError`."""
+"""The parser's own log, silenced: `TransportClosedError` has what matters of it."""
 _QUIET.setLevel(logging.WARNING)
 
 
 class _Turn:
-    """Who goes first, of tasks that rarely meet: `trio.Lock` would cost 0.4 KB while idle."""
+    """A lock for tasks that rarely meet; an idle `trio.Lock` would take 0.4 KB."""
 
     __slots__ = ("_left", "is_taken")
 
@@ -66,7 +66,7 @@ class _Turn:
         self._left: trio.Event | None = None
 
     async def take(self) -> None:
-        """Wait for the turn; no checkpoint where it is free."""
+        """Wait for the turn; without a checkpoint if it is free."""
         while self.is_taken:
             if self._left is None:
                 self._left = trio.Event()
@@ -74,7 +74,7 @@ class _Turn:
         self.is_taken = True
 
     def leave(self) -> None:
-        """Let the next one go."""
+        """Wake the tasks that wait for the turn."""
         self.is_taken = False
         if self._left is not None:
             self._left.set()
@@ -85,8 +85,8 @@ class NativeTransport:
     """A `Transport` over a connected, non-blocking TCP socket whose upgrade is done.
 
     It owns the socket.  The socket is the standard library's, not Trio's: `send_nowait` has to
-    write without waiting, which Trio's has no public way for.  `SocketStream.socket.detach()`
-    gives the descriptor up, so none is duplicated.
+    write without waiting, for which Trio's has no public method.  `SocketStream.socket.detach()`
+    hands the descriptor over, so none is duplicated.
     """
 
     __slots__ = (
@@ -95,8 +95,6 @@ class NativeTransport:
         "_inbox",
         "_kept",
         "_over",
-        "_partial",
-        "_partial_is_text",
         "_pong",
         "_protocol",
         "_reading",
@@ -114,8 +112,6 @@ class NativeTransport:
         self._protocol = Protocol(Side.SERVER, max_size=limits.message_bytes_max, logger=_QUIET)
         self._inbound = Inbound(self._protocol)
         self._inbox: Iterator[Frame | str] = iter(_NOTHING)
-        self._partial: bytearray | None = None
-        self._partial_is_text = False
         self._kept: list[bytes | memoryview] = []
         self._pong = b""
         self._over: tuple[int, str] | None = None
@@ -124,9 +120,9 @@ class NativeTransport:
         self.last_heard = trio.current_time()
         """Trio's time of the last bytes from the client."""
         self.last_pong = self.last_taken = self.last_heard
-        """Trio's time of the last pong; of the opening before the first."""
+        """Trio's time of the last pong; before the first, of the opening."""
         if early:
-            with suppress(TransportClosedError):  # `receive` tells
+            with suppress(TransportClosedError):  # `receive` raises it again
                 self._feed(early)
 
     def __repr__(self) -> str:
@@ -149,7 +145,10 @@ class NativeTransport:
             sent = self._sock.send(wire)
         except OSError as error:
             sent = self._none_sent(error)
-        return sent == len(wire) or self._keep(wire, sent)
+        if sent == len(wire):
+            return True
+        self._kept.append(memoryview(wire)[sent:])
+        return False
 
     async def flush(self) -> None:
         """Write what is kept; see `Transport`."""
@@ -159,25 +158,20 @@ class NativeTransport:
             raise self._closed()
 
     def ping_nowait(self) -> None:
-        """Send a ping unless something is on its way already."""
+        """Send a ping, unless output is waiting already."""
         if self._over is None and not self._kept:
             self._kept.append(_PING)
-            with suppress(TransportClosedError):  # the reader meets it too
+            with suppress(TransportClosedError):  # the reader gets it too
                 self._push()
 
     def _none_sent(self, error: OSError) -> int:
-        """Take it that the socket is full, if that is what it says."""
+        """Return 0 if the socket is full; end the connection on any other error."""
         if not isinstance(error, BlockingIOError):
             self._lose(error)
         return 0
 
-    def _keep(self, wire: bytes, sent: int) -> bool:
-        """Keep what the socket did not take; tell that there is something left."""
-        self._kept.append(memoryview(wire)[sent:])
-        return False
-
     def _push(self) -> bool:
-        """Write what is kept, and the pong owed, until the socket takes no more."""
+        """Write what is kept, and the pong owed, until the socket accepts no more."""
         kept = self._kept
         while kept or self._pong:
             if not kept:
@@ -195,7 +189,7 @@ class NativeTransport:
         return True
 
     def _strike_off(self, blobs: list[bytes | memoryview], sent: int) -> bool:
-        """Take what was sent off the line; tell whether that was all of these blobs."""
+        """Drop what was sent; return whether that was all of these blobs."""
         for done, blob in enumerate(blobs):
             if sent < len(blob):
                 self._kept[: done + 1] = [memoryview(blob)[sent:]]
@@ -205,7 +199,7 @@ class NativeTransport:
         return True
 
     async def _write_out(self) -> None:
-        """Wait until the line is empty, also behind another task that writes."""
+        """Wait until everything is written, also by another task."""
         await self._writing.take()
         try:
             while not self._push():
@@ -217,13 +211,13 @@ class NativeTransport:
     # In
 
     def receive_nowait(self) -> str | bytes | None:
-        """Take the next message of those that came in one read; see `Transport`."""
+        """Return the next message that arrived in the last read; see `Transport`."""
         return None if self._reading.is_taken else self._next()
 
     async def receive(self) -> str | bytes:
         """Wait for the next message; see `Transport`.
 
-        Messages that came in one read are handed out without letting others run in between.
+        Messages that arrived in one read are returned without a schedule point in between.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         await self._reading.take()
@@ -234,13 +228,13 @@ class NativeTransport:
                 if self._protocol.eof_sent:
                     await self._part()
                 if not (data := await self._read()):
-                    self._end(_ABNORMAL, "the client left without a close frame")
+                    self._end(_ABNORMAL, "the client disconnected without a close frame")
                 self._feed(data)
         finally:
             self._reading.leave()
 
     def _next(self) -> str | bytes | None:
-        """Take the next message from the inbox; None where there is no more."""
+        """Return the next message of the inbox; None if there is none."""
         while (item := next(self._inbox, None)) is not None:
             message = item if isinstance(item, str) else self._message(item)
             if message is not None and self._over is None:
@@ -248,7 +242,7 @@ class NativeTransport:
         return None
 
     async def _read(self) -> bytes:
-        """Read some bytes, empty at the end; one checkpoint, and cancelled none is lost."""
+        """Read some bytes, none at the end; one checkpoint, and no bytes lost if cancelled."""
         await trio.lowlevel.checkpoint_if_cancelled()
         data = self._recv()
         if data is not None:
@@ -268,42 +262,25 @@ class NativeTransport:
             self._lose(error)
 
     def _feed(self, data: bytes) -> None:
-        """Parse what was read: messages and frames to the inbox, the latest pong to the line."""
+        """Parse what was read: messages and frames into the inbox, and the latest pong."""
         self.last_heard = trio.current_time()
         self._inbox = iter(self._inbound.feed(data))
         protocol = self._protocol
         if protocol.eof_sent:
-            return  # a close frame is among what it wants to say: `_part` says it, in its turn
+            return  # its output includes a close frame, which `_part` sends in its turn
         if (pongs := protocol.data_to_send()) and self._over is None:
             self._pong = pongs[-1]
             self._push()
 
     def _message(self, frame: Frame) -> str | bytes | None:
-        """Give the message that a frame completes; note a pong; None for the rest."""
-        opcode = frame.opcode
-        if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
-            if frame.fin:
-                return self._decoded(frame.data, opcode is Opcode.TEXT)
-            # One buffer, not a list of pieces: a million fragments of a byte cost a megabyte.
-            self._partial = bytearray(frame.data)
-            self._partial_is_text = opcode is Opcode.TEXT
-        elif opcode is Opcode.CONT:
-            assert self._partial is not None
-            self._partial += frame.data
-            if frame.fin:
-                whole, self._partial = self._partial, None
-                return self._decoded(whole, self._partial_is_text)
-        elif opcode is Opcode.PONG:
+        """Return the message that a frame completes, and note a pong; None for other frames."""
+        if frame.opcode is Opcode.PONG:
             self.last_pong = self.last_heard
-        return None
-
-    def _decoded(self, data: bytes | bytearray | memoryview, is_text: bool) -> str | bytes | None:
-        if not is_text:
-            return bytes(data)
+            return None
         try:
-            return str(data, "utf-8")
+            return self._inbound.message(frame)
         except UnicodeDecodeError as error:
-            # RFC 6455 §8.1; what came after it is not looked at (§7.1.7).
+            # RFC 6455 §8.1; what follows is ignored (§7.1.7).
             self._protocol.fail(Close.INVALID_TEXT, f"{error.reason} at byte {error.start}")
             self._inbox = iter(_NOTHING)
             return None
@@ -313,8 +290,8 @@ class NativeTransport:
     async def aclose(self, code: Close, reason: str) -> None:
         """Close with a handshake of at most ``close_deadline_s``; see `Transport`.
 
-        The close frame is written before the first checkpoint where the socket takes it, so
-        that also a cancelled caller has told the client.
+        If the socket accepts it, the close frame is written before the first checkpoint, so that
+        the client gets it even if the caller is cancelled.
         """
         if self._over is not None:
             await trio.lowlevel.checkpoint()
@@ -324,52 +301,52 @@ class NativeTransport:
             clipped = reason.encode()[:_REASON_BYTES].decode(errors="ignore")
             self._protocol.send_close(int(code), clipped)
         try:
-            self._say_the_last()
+            self._write_last()
             with trio.move_on_after(self._close_deadline_s):
                 await self._write_out()
                 await self._reading.take()
                 try:
-                    await self._hear_the_last()
+                    await self._read_last()
                 finally:
                     self._reading.leave()
         except TransportClosedError:
-            pass  # gone meanwhile, which is what was wanted
+            pass  # the connection has ended, as it should
         finally:
             self._close()
 
     def abort(self) -> None:
-        """End the connection at once, with a reset; who waits gets `TransportClosedError`."""
+        """End the connection at once, with a reset; waiting tasks get `TransportClosedError`."""
         if self._over is None:
             self._over = (_ABNORMAL, "aborted")
         self._close(reset=True)
 
     async def _part(self) -> NoReturn:
-        """Finish what the client's close frame, or its breach of the rules, began."""
+        """Complete the close that the client's close frame, or its violation of a rule, began."""
         if self._over is None:
             close = self._protocol.close_rcvd or self._protocol.close_sent
             assert close is not None
             self._over = (close.code, close.reason)
         try:
-            self._say_the_last()
+            self._write_last()
             with trio.move_on_after(self._close_deadline_s):
                 await self._write_out()
-                await self._hear_the_last()
+                await self._read_last()
         finally:
             self._close()
         raise self._closed()
 
-    def _say_the_last(self) -> None:
+    def _write_last(self) -> None:
         self._pong = b""  # nothing follows a close frame
         if last := b"".join(self._protocol.data_to_send()):
             self._kept.append(last)
             self._push()
 
-    async def _hear_the_last(self) -> None:
-        """Read up to the client's close frame; after a breach of the rules, until it hangs up.
+    async def _read_last(self) -> None:
+        """Read up to the client's close frame; after a violation of a rule, until it hangs up.
 
-        After both close frames the server hangs up first (RFC 6455 §7.1.1).  A client that broke
-        the rules may still be sending, and hanging up with unread bytes would reset the
-        connection, so that it might never read why.
+        After both close frames the server hangs up first (RFC 6455 §7.1.1).  A client that violated
+        a rule may still be sending, and closing with unread bytes would reset the connection, so
+        that it might never read the reason.
         """
         protocol = self._protocol
         while not protocol.eof_sent:
@@ -391,7 +368,7 @@ class NativeTransport:
             raise self._closed() from None
 
     def _lose(self, error: OSError) -> NoReturn:
-        """The socket failed, or was closed here by another task."""
+        """End the connection whose socket failed, or was closed by another task."""
         if self._over is None:
             self._over = (_ABNORMAL, error.strerror or str(error))
         self._close()
@@ -408,7 +385,7 @@ class NativeTransport:
         return TransportClosedError(*self._over)
 
     def _close(self, *, reset: bool = False) -> None:
-        """Close the socket and wake who waits for it; what could not be written goes with it."""
+        """Close the socket and wake the tasks that wait for it; unwritten output is dropped."""
         if self._sock.fileno() < 0:
             return
         if reset or self._kept:
@@ -418,5 +395,5 @@ class NativeTransport:
         self._sock.close()
         self._kept.clear()
         self._pong = b""
-        self._partial = None
+        self._inbound.clear()
         self._inbox = iter(_NOTHING)
