@@ -1,6 +1,6 @@
 """The port to accounts: sessions and credentials, which are rows and no events.
 
-A session's id is known here by its hash only, so that who reads the store cannot become somebody.
+Only the hash of a session's id is stored, so that nobody can use a session by reading the store.
 """
 
 from __future__ import annotations
@@ -12,34 +12,34 @@ import msgspec
 
 
 class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A session as stored; whether it still counts is for the reader to say."""
+    """A session as stored, whether it is still valid or not."""
 
     id_hash: bytes
-    """Digest of the id that the cookie carries."""
+    """The digest of the id that the cookie carries."""
     user_id: str
-    """Whose it is."""
+    """The user who logged in."""
     csrf_token: str
-    """What a request that changes something must repeat."""
+    """The token that every request which changes something must repeat."""
     created_at: datetime
-    """When it began."""
+    """When the session began."""
     expires_at: datetime
-    """From when on it does not count."""
+    """When the session stops being valid."""
     last_seen_at: datetime
-    """When it was used last, roughly."""
+    """When the session was last used, to within a minute."""
     revoked_at: datetime | None
-    """When it was ended before its time."""
+    """When the session was ended early; None if it was not."""
 
 
 class AccountStore(Protocol):
     """Sessions and credentials.
 
-    Every write may be repeated.  `StoreUnavailableError` means: do so; it may have happened.
+    Every write may be repeated.  After a `StoreUnavailableError` it may have happened: repeat it.
     """
 
     async def put_session(
         self, id_hash: bytes, user_id: str, csrf_token: str, expires_at: datetime
     ) -> None:
-        """Begin a session; one that is there already stays as it is."""
+        """Begin a session; one that exists already stays as it is."""
 
     async def find_session(self, id_hash: bytes) -> SessionRow | None:
         """Read a session, expired and revoked ones too."""
@@ -47,18 +47,18 @@ class AccountStore(Protocol):
     async def touch_session(
         self, id_hash: bytes, last_seen_at: datetime, expires_at: datetime
     ) -> None:
-        """Note that a session was used, and until when it counts now; a revoked one stays."""
+        """Record that a session was used, and when it expires now, unless it was revoked."""
 
     async def revoke_session(self, id_hash: bytes) -> None:
-        """End a session; one that was revoked keeps its time."""
+        """Revoke a session; one that was revoked before keeps its time."""
 
     async def revoke_sessions_of(self, user_id: str) -> None:
-        """End every session of a user."""
+        """Revoke every session of a user."""
 
     async def sweep_sessions(self, *, limit: int) -> int:
-        """Forget sessions that expired over a week ago, at most ``limit``; tell how many went.
+        """Delete at most ``limit`` sessions that expired over a week ago; return how many.
 
-        Until then an expired one is still told from one that never was.
+        Until then an expired session can still be told from one that never existed.
         """
 
     async def put_credential(self, user_id: str, password_hash: str) -> None:
@@ -68,4 +68,4 @@ class AccountStore(Protocol):
         """Read a user's password hash."""
 
     async def delete_credential(self, user_id: str) -> None:
-        """Forget a user's password hash."""
+        """Delete a user's password hash."""

@@ -1,7 +1,7 @@
-"""The command line: what can be typed, and how it ends.
+"""The command line: its commands, and their exit statuses.
 
-What a person can do something about is one line on stderr and status 1, or 2 where the command
-line or a setting is wrong.  A traceback means a fault in this program.
+An error that the user can do something about is one line on stderr and status 1, or 2 where the
+command line or a setting is wrong.  A traceback means a bug in this program.
 
 A command imports what it needs when it runs: `tail` has no use for a web server.
 """
@@ -43,21 +43,21 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command and tell the process's status."""
+    """Run a command and return the process's exit status."""
     try:
         status = cli.main(arguments, prog_name="dalsegno", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return 130  # 128 and SIGINT, as shells have it
+        return 130  # 128 + SIGINT, as shells have it
     except (BaseExceptionGroup, *_EXPECTED) as error:
         return _fail(error)
     return status if isinstance(status, int) else 0
 
 
 def _fail(error: BaseException) -> int:
-    """Say what is wrong where that is a person's to know, else fall over."""
+    """Print an error that was to be expected and return the status; raise any other."""
     leaves = list(_leaves(error))
     if not all(isinstance(leaf, _EXPECTED) for leaf in leaves):
         raise error
@@ -120,7 +120,7 @@ def serve(
     log_level: LogLevel,
     log_format: LogFormat,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C, then drain; a second one ends it at once."""
+    """Serve until SIGTERM or Ctrl-C, then drain; a second one ends the process at once."""
     from ._logs import configure_logs
     from ._server import ServeConfig
     from ._serving import run_server
@@ -143,7 +143,7 @@ def serve(
 def _node_id(
     context: click.Context, node_id: str | None, data_dir: Path, database: str | None
 ) -> str | None:
-    """Tell which node this is; None: an embedded PostgreSQL's, or, without a folder, a new one."""
+    """Return the node id, or None for the embedded PostgreSQL's or a new one."""
     if node_id is not None:
         return check_node_id(node_id)
     named = context.get_parameter_source("data_dir") is not ParameterSource.DEFAULT

@@ -85,7 +85,7 @@ def tail(
 ) -> int:
     """Print the events of a STREAM, workspace:ID or note:ID, as they come, until Ctrl-C.
 
-    It outlives the server's restarts, and goes on from the exact event.
+    It survives restarts of the server and continues from the exact event.
     """
     show = msgspec.json.encode if as_json else _line
 
@@ -106,7 +106,7 @@ def _line(event: RemoteEvent) -> bytes:
 
 
 async def _print(events: Events, show: Callable[[RemoteEvent], bytes], *, acks: bool) -> None:
-    """Print until the stream ends, or nobody reads any more."""
+    """Print until the stream ends, or until stdout has no reader."""
     async with trio.open_nursery() as nursery:
         if stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):
             nursery.start_soon(_watch_reader, nursery.cancel_scope)
@@ -121,16 +121,16 @@ async def _print(events: Events, show: Callable[[RemoteEvent], bytes], *, acks: 
 
 
 async def _watch_reader(printing: trio.CancelScope) -> None:
-    """End when the pipe's reader has left, also where nothing is to be printed.
+    """Stop once the pipe's reader has left, even while there is nothing to print.
 
-    The writing end of a pipe never has anything to read: it wakes up for the error alone.
+    The writing end of a pipe never becomes readable, except by the error of a closed pipe.
     """
     await trio.lowlevel.wait_readable(sys.stdout.fileno())
-    printing.cancel(reason="nobody reads")
+    printing.cancel(reason="stdout has no reader")
 
 
 async def _write(line: bytes) -> None:
-    """Write past Python's buffer, in a thread: a pager takes its time, and the server waits on."""
+    """Write past Python's buffer, in a thread, so that a slow pager does not block the client."""
     await trio.to_thread.run_sync(_write_all, sys.stdout.fileno(), line, abandon_on_cancel=True)
 
 
@@ -139,7 +139,7 @@ def _write_all(descriptor: int, line: bytes) -> None:
         line = line[os.write(descriptor, line) :]
 
 
-# ------------------------------------------------------------------------------------- around it
+# ----------------------------------------------------------------------------- running a command
 
 
 def _run(
@@ -150,7 +150,7 @@ def _run(
     *,
     client_id: str,
 ) -> int:
-    """Talk to the server until that is done, or a signal comes; tell the status."""
+    """Run ``talk`` with a client until it is done or a signal comes; return the exit status."""
     if password is None:
         if not sys.stdin.isatty():
             raise click.UsageError("--password or DALSEGNO_PASSWORD is needed")
@@ -170,19 +170,19 @@ async def _talk(
 
     status = 0
 
-    async def heed(signals: AsyncIterator[int]) -> None:
+    async def stop_on_signal(signals: AsyncIterator[int]) -> None:
         nonlocal status
         async for number in signals:
             status = 128 + number
-            nursery.cancel_scope.cancel(reason="a signal came")
+            nursery.cancel_scope.cancel(reason="a signal arrived")
 
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(heed, signals)
+            nursery.start_soon(stop_on_signal, signals)
             limits = ClientLimits(attempts_max=None)
             async with open_client(
                 url, email=email, password=password, client_id=client_id, limits=limits
             ) as client:
                 await talk(client)
-            nursery.cancel_scope.cancel(reason="it is done")
+            nursery.cancel_scope.cancel(reason="the command is done")
     return status

@@ -1,4 +1,4 @@
-"""``dalsegno migrate`` and ``dalsegno repair``: work on a database that needs no server."""
+"""``dalsegno migrate`` and ``dalsegno repair``: work on a database without a server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DATA_DIR = option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(".data"),
-    help="Where the embedded PostgreSQL lives; made if it is not there.",
+    help="Where the embedded PostgreSQL lives; created if it is not there.",
 )
 DATABASE = option(
     "--database", metavar="DSN", help="A PostgreSQL of your own instead: postgresql://…"
@@ -65,8 +65,8 @@ def repair(
 ) -> None:
     """Check a workspace's log from end to end, and open the workspace again if it was halted.
 
-    Nothing of the log is changed.  What is wrong with it is said, and then the workspace stays
-    halted.  With a server on the embedded PostgreSQL, ask that server instead.
+    The log itself is never changed.  If something is wrong with it, that is printed and the
+    workspace stays halted.  If a server runs on the embedded PostgreSQL, ask that server instead.
     """
     try:
         if workspace != SYSTEM_WORKSPACE:
@@ -75,10 +75,10 @@ def repair(
     except Reject as error:
         raise click.UsageError(error.message) from error
     limits = read_limits(context.meta[FILE].limits, os.environ)
-    _tell(trio.run(_repair, data_dir, database, workspace, actor, limits))
+    _print(trio.run(_repair, data_dir, database, workspace, actor, limits))
 
 
-def _tell(report: RepairReport) -> None:
+def _print(report: RepairReport) -> None:
     click.echo(
         f"{report.workspace_id}: {report.events} events of {report.entities} entities are sound"
     )
@@ -113,7 +113,7 @@ async def _repair(
 
 @asynccontextmanager
 async def _database(data_dir: Path, database: str | None) -> AsyncIterator[str]:
-    """Give the address; an embedded server runs meanwhile."""
+    """Yield the DSN; an embedded server runs for the length of the block."""
     from .store._embedded import open_embedded
 
     if database is not None:
@@ -129,7 +129,7 @@ async def _bring_up_to_date(dsn: str) -> list[str]:
     try:
         connection = await connect(dsn)
     except ConnectionBrokenError as error:
-        raise StoreUnavailableError(f"the database is away: {error.message}") from error
+        raise StoreUnavailableError(f"the database is unavailable: {error.message}") from error
     try:
         return await migrate(connection)
     finally:

@@ -1,4 +1,4 @@
-"""Options that are settings: on the command line, in the environment, in a file."""
+"""Options that are settings: on the command line, in the environment or in a file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ._config import FileSettings, read_file
 CommandT = TypeVar("CommandT", bound=Callable[..., Any] | click.Command)
 
 FILE = "dalsegno.file"
-"""Where the context keeps the settings file that was read."""
+"""The key of the context's ``meta`` under which the settings file is kept."""
 
 
 def option(name: str, **attributes: Any) -> Callable[[CommandT], CommandT]:  # noqa: ANN401 - click's
-    """Declare an option that ``DALSEGNO_…`` sets too."""
+    """Declare an option that can also be set by ``DALSEGNO_…``."""
     variable = "DALSEGNO_" + name.removeprefix("--").replace("-", "_").upper()
     return click.option(name, envvar=variable, show_envvar=True, show_default=True, **attributes)
 
@@ -36,4 +36,4 @@ CONFIG = option(
     expose_value=False,
     help="A TOML file of these settings; bounds are in its table [limits].",
 )
-"""The settings file; what is typed or in the environment goes before it."""
+"""The settings file; the command line and the environment take precedence over it."""

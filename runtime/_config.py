@@ -1,8 +1,8 @@
 """Settings: from the command line, else ``DALSEGNO_…``, else a TOML file, else the default.
 
 The file's keys are the options' names with underscores; bounds are in its table ``[limits]``, and
-``DALSEGNO_LIMIT_…`` in the environment.  What nobody knows is refused: a setting that is misspelt
-would otherwise not be set.
+``DALSEGNO_LIMIT_…`` in the environment.  Unknown names are refused, since a misspelt setting would
+otherwise silently keep its default.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LogFormat: TypeAlias = Literal["text", "json"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 LIMIT_PREFIX = "DALSEGNO_LIMIT_"
-"""Of the environment's names of bounds."""
+"""What the names of bounds begin with in the environment."""
 
 _LIMITS: dict[str, type[int | float]] = {
     field.name: int if isinstance(field.default, int) else float for field in fields(Limits)
@@ -51,7 +51,7 @@ class FileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     limits: dict[str, float] = {}
 
     def defaults(self) -> dict[str, Any]:
-        """Give what is set, by the options' names."""
+        """Return the settings of the file, by the options' names."""
         return {
             name: value
             for name, value in msgspec.structs.asdict(self).items()
@@ -63,7 +63,7 @@ def read_file(path: Path) -> FileSettings:
     """Read a settings file.
 
     Raises:
-        ConfigError: it cannot be read, is no TOML, or has what nobody knows.
+        ConfigError: it cannot be read, is not TOML, or has an unknown setting.
 
     """
     try:
@@ -75,10 +75,10 @@ def read_file(path: Path) -> FileSettings:
 
 
 def read_limits(table: Mapping[str, float], environ: Mapping[str, str]) -> Limits:
-    """Make the bounds: the environment's, else the file's, else the defaults.
+    """Return the bounds: the environment's, else the file's, else the defaults.
 
     Raises:
-        ConfigError: a name that is none, or a value that is no positive number of its kind.
+        ConfigError: a name is unknown, or a value is not a positive number of the right kind.
 
     """
     given: dict[str, float | str] = dict(table)
@@ -98,15 +98,15 @@ def _limit(name: str, value: float | str) -> Any:  # noqa: ANN401 - an int or a 
         number = 0
     if number <= 0 or number != float(value):
         what = "whole number" if kind is int else "number"
-        raise ConfigError(f"limit {name}: {value!r} is no {what} above 0")
+        raise ConfigError(f"limit {name}: {value!r} is not a {what} above 0")
     return number
 
 
 def parse_bind(text: str) -> tuple[str, int]:
-    """Read ``HOST:PORT``; an IPv6 address is in brackets, port 0 lets the system choose.
+    """Parse ``HOST:PORT``; an IPv6 address is in brackets, port 0 lets the system choose.
 
     Raises:
-        ConfigError: it is not that.
+        ConfigError: the text is not of this form.
 
     """
     host, colon, port = text.rpartition(":")
@@ -119,22 +119,22 @@ def parse_bind(text: str) -> tuple[str, int]:
 
 
 def check_node_id(text: str) -> str:
-    """Pass what a node can be called.
+    """Return a text that can be a node's id.
 
     Raises:
-        ConfigError: it is not that.
+        ConfigError: it cannot.
 
     """
     if not is_node_id(text):
-        raise ConfigError(f"{text!r} is no node id: 1 to 64 of A-Z a-z 0-9 _ . -")
+        raise ConfigError(f"{text!r} is not a node id: 1 to 64 of A-Z a-z 0-9 _ . -")
     return text
 
 
 def check_advertised(text: str) -> str:
-    """Pass an address that clients can be told.
+    """Return an address that can be given to clients, without a slash at its end.
 
     Raises:
-        ConfigError: it is not ``http://HOST…`` or ``https://HOST…``, or has a password in it.
+        ConfigError: it is not ``http://HOST…`` or ``https://HOST…``, or it contains a password.
 
     """
     try:

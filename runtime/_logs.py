@@ -1,4 +1,4 @@
-"""Logs: one stream on stderr, whoever writes them, for people or for machines."""
+"""Logs: one stream on stderr for all loggers, for people or for machines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def configure_logs(level: LogLevel, format_: LogFormat) -> None:
-    """Send what we and our libraries log to stderr; of theirs, what is a warning or worse."""
+    """Send our logs to stderr, and those of libraries from warnings upwards."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -49,7 +49,7 @@ def configure_logs(level: LogLevel, format_: LogFormat) -> None:
 def _renderers(format_: LogFormat) -> list[Processor]:
     if format_ == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    # The default shows local variables where rich is installed: cookies, tokens, people's texts.
+    # Where rich is installed, the default shows local variables: cookies, tokens, users' texts.
     return [
         structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback

@@ -1,4 +1,4 @@
-"""The composition root: a store, the actors on it, and the way in for a host's program."""
+"""The composition root: a store, the actors on it, and the interface for a host's program."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class RuntimeFailedError(DalsegnoError):
-    """A part that every workspace stands on failed for good; the runtime has ended."""
+    """A service that every workspace depends on failed for good; the runtime has ended."""
 
 
 class Runtime:
@@ -69,17 +69,19 @@ class Runtime:
     ) -> AsyncIterator[Runtime]:
         """Open the runtime for the length of an ``async with``.
 
-        Leaving it drains: what was accepted is settled, bounded by ``limits.drain_deadline_s``.
+        Leaving it drains: commands that were accepted are settled, for at most
+        ``limits.drain_deadline_s``.
 
         Args:
             database: a DSN, ``postgresql://…``; None starts an embedded PostgreSQL.
-            domains: what the workspaces are about; accounts and memberships are always there.
-            data_dir: where the embedded PostgreSQL lives; made if it is not there.
-            node_id: which node this is, 1 to 64 of ``[A-Za-z0-9_.-]``.  A node that comes back
-                under its id has its workspaces back at once; under another one they wait until its
-                lease has run out, unless it was drained.  None: the one kept in ``data_dir``, or,
-                with a database of one's own, a new one.
-            address: where others find this node; told to those who ask here for what it owns.
+            domains: the domains of the workspaces, in addition to accounts and memberships.
+            data_dir: where the embedded PostgreSQL lives; created if it is not there.
+            node_id: this node's id, 1 to 64 of ``[A-Za-z0-9_.-]``.  A node that restarts under its
+                id has its workspaces back at once; under another one they wait until its lease has
+                run out, unless it was drained.  None: the one kept in ``data_dir`` or, with a
+                ``database``, a new one.
+            address: where clients reach this node; other nodes give it to clients that ask them
+                for a workspace of this one.
             limits: every bound; the defaults have their reasons beside them.
             world: wall time, randomness and ids.
             store: any other store, instead of a database.
@@ -87,7 +89,7 @@ class Runtime:
         Raises:
             DomainError: a domain is not complete, or cannot read what was written before.
             StoreUnavailableError: the database cannot be reached.
-            RuntimeFailedError: on the way out: a part that all stand on failed for good.
+            RuntimeFailedError: when leaving: a service that every workspace depends on failed.
 
         """
         limits = limits or Limits()
@@ -123,7 +125,7 @@ class Runtime:
 
     @property
     def limits(self) -> Limits:
-        """The bounds."""
+        """Every bound of this runtime."""
         return self.service.limits
 
     @property
@@ -142,15 +144,15 @@ class Runtime:
         return Workspace(self.service, SYSTEM_WORKSPACE)
 
     def statistics(self) -> Statistics:
-        """Tell how everything stands."""
+        """Count what there is and what was done."""
         return self.service.statistics()
 
     async def drain(self) -> None:
-        """Refuse new commands, settle what was taken, write what was acked; bound it."""
+        """Refuse new commands, settle those that were accepted and write acks, within a bound."""
         await _drain(self.service)
 
     def workspace(self, workspace_id: str) -> Workspace:
-        """Get hold of a workspace; it is made by the first write to it.
+        """Return a handle of a workspace, which the first write to it creates.
 
         Raises:
             Reject: ``BAD_REQUEST`` unless the id has 1 to 64 of ``[A-Za-z0-9_.-]``.
@@ -167,7 +169,7 @@ async def _migrate(dsn: str) -> None:
         finally:
             await connection.aclose()
     except ConnectionBrokenError as error:
-        raise StoreUnavailableError(f"the database is away: {error.message}") from error
+        raise StoreUnavailableError(f"the database is unavailable: {error.message}") from error
 
 
 @asynccontextmanager
@@ -177,18 +179,18 @@ async def _running(service: Service, limits: Limits) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            if not service.is_draining:  # what was drained once has had its time
+            if not service.is_draining:  # draining once is enough
                 with trio.move_on_after(limits.drain_deadline_s, shield=True):
                     await _drain(service)
             with trio.move_on_after(limits.close_deadline_s, shield=True):
-                await _leave(service)
+                await _end_lease(service)
 
 
 def _failure(group: ExceptionGroup[Exception]) -> Exception:
     """Return what a program gets where the actors failed."""
     first = first_of(group)
     if isinstance(first, UnavailableError):
-        return first  # it never began
+        return first  # it never started
     failure = RuntimeFailedError(f"a service failed: {first}")
     failure.__cause__ = group
     return failure
@@ -198,15 +200,15 @@ async def _drain(service: Service) -> None:
     try:
         await service.drain()
     except UnavailableError:
-        return  # acks are repeated, never skipped: those that could not be written come again
+        return  # clients repeat acks that were not written, and skip none
 
 
-async def _leave(service: Service) -> None:
-    """Let others have the workspaces at once, also after a drain that was cut short."""
+async def _end_lease(service: Service) -> None:
+    """Give up the lease, so that other nodes can have the workspaces at once."""
     try:
         await service.lease.end()
     except UnavailableError:
-        return  # they wait until the lease has run out
+        return  # the others wait until the lease has run out
 
 
 def _check(domains: Sequence[Domain[Any, Any, Any]]) -> None:
@@ -222,7 +224,7 @@ def _check(domains: Sequence[Domain[Any, Any, Any]]) -> None:
 
 
 async def _check_readable(store: Store, domains: Sequence[Domain[Any, Any, Any]]) -> None:
-    """Refuse to start where the log has what no domain here can fold (I11)."""
+    """Refuse to start if the log has events that no domain here can fold (I11)."""
     by_name = {domain.name: domain for domain in domains}
     for name, type_, type_version in sorted(await store.event_types()):
         domain = by_name.get(name)

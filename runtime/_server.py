@@ -1,9 +1,9 @@
 """The server: a runtime, the HTTP application and the sockets, behind one port.
 
-Shutdown, each step bounded: stop accepting; tell each socket when to come back; settle what was
-taken, write what was acked and give up the lease, so that another node may serve who comes back
-soon; close the sockets with 1001; let HTTP requests finish; stop the database that was started
-here.
+Shutdown, each step bounded: stop accepting; tell each client when to reconnect; settle the commands
+that were accepted, write acks and give up the lease, so that another node can serve clients that
+reconnect soon; close the sockets with 1001; finish HTTP requests; stop the database if it was
+started here.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConfig:
-    """What `serve` needs to know."""
+    """The settings of `serve`."""
 
     host: str = "127.0.0.1"
     port: int = 8000
     """0 lets the system choose."""
     data_dir: Path = Path(".data")
-    """Of the embedded PostgreSQL."""
+    """Where the embedded PostgreSQL is."""
     database: str | None = None
-    """A DSN of one's own, instead of the embedded PostgreSQL."""
+    """The DSN of a database to use instead of the embedded PostgreSQL."""
     node_id: str | None = None
-    """Which node this is; None: the data directory's, or, with a DSN, a new one."""
+    """This node's id; None: that of the data directory or, with a DSN, a new one."""
     advertise: str | None = None
-    """Where clients of other nodes can be told to go."""
+    """The address that other nodes give to clients that they send here."""
     origins: tuple[str, ...] = ()
-    """Pages from these origins may open sockets, beside those from the host itself."""
+    """Origins whose pages may open sockets, in addition to the host itself."""
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -68,7 +68,7 @@ class Ready:
     host: str
     port: int
     setup_token: str | None
-    """What setup wants to hear, where more than this machine can connect."""
+    """The token that setup asks for; None if only this machine can connect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class _Accepted:
 
 
 class _Sockets:
-    """How a WebSocket becomes a connection."""
+    """Makes connections of WebSockets."""
 
     def __init__(self, rt: Runtime) -> None:
         self._rt = rt
@@ -109,7 +109,7 @@ class _Sockets:
         await connection.run(check)
 
     async def close_session(self, session_hash: bytes) -> None:
-        """End a session's sockets; when this returns, nothing more is written to them."""
+        """Close a session's sockets; once this returns, nothing more is written to them."""
         self._rt.service.connections.close_session(
             session_hash, Close.UNAUTHORIZED, "the session ended"
         )
@@ -122,10 +122,10 @@ async def serve(
     stop: trio.Event | None = None,
     task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until ``stop`` is set, then drain; cancelled, it drains no more than it must.
+    """Serve until ``stop`` is set, then drain; cancelled, drain only what must be.
 
     Raises:
-        DalsegnoError: it cannot start: the database is away, in use, or of another version.
+        DalsegnoError: it cannot start: the database is unavailable, in use, or of another version.
         OSError: the address cannot be bound.
 
     """
@@ -170,7 +170,7 @@ async def serve(
             port = listeners[0].socket.getsockname()[1]
             task_status.started(Ready(rt, config.host, port, setup_token))
             await stop.wait()
-            # Twice the bound: to settle what was taken, and then to say goodbye.
+            # Twice the bound: once to settle commands, once to close the connections.
             serving.stop_accepting(drain_s=2 * config.limits.drain_deadline_s)
             shutdown = Shutdown(rt.service)
             await shutdown.announce()

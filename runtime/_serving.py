@@ -1,4 +1,4 @@
-"""``dalsegno serve``: the server as a process, with its signals and what it tells at its start."""
+"""``dalsegno serve``: the server as a process, its signals and its greeting."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 _GC_AFTER = 50_000
-"""New containers between two looks of the garbage collector for young cycles."""
+"""How many new containers make the garbage collector look for young cycles."""
 
 _log = structlog.get_logger("dalsegno.serve")
 
 
 async def run_server(config: ServeConfig) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once."""
-    # A command is some thirty small objects that live for one commit.  Python's default would look
-    # for cycles, of which there are hardly any, after every twenty commands.
+    # A command is some thirty small objects that live for one commit.  By default Python would
+    # look for cycles, of which there are hardly any, after every twenty commands.
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_AFTER)
@@ -41,16 +41,16 @@ async def run_server(config: ServeConfig) -> None:
 
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_heed, signals, stop)
+            nursery.start_soon(_drain_on_signal, signals, stop)
             ready: Ready = await nursery.start(serve_here)
             _say(*await _introduction(config, ready))
 
 
-async def _heed(signals: AsyncIterator[int], stop: trio.Event) -> None:
+async def _drain_on_signal(signals: AsyncIterator[int], stop: trio.Event) -> None:
     async for number in signals:
         if stop.is_set():
-            # What drains has bounds of its own, but who asks twice wants none of it.  An embedded
-            # PostgreSQL may be left behind: the next start adopts it.
+            # Draining is bounded, but a second signal means: now.  An embedded PostgreSQL may be
+            # left running; the next start adopts it.
             os._exit(128 + number)
         _log.info("draining", signal=signal.Signals(number).name)
         stop.set()
@@ -59,7 +59,7 @@ async def _heed(signals: AsyncIterator[int], stop: trio.Event) -> None:
 async def _introduction(config: ServeConfig, ready: Ready) -> list[str]:
     host = f"[{ready.host}]" if ":" in ready.host else ready.host
     url = f"http://{host}:{ready.port}"
-    lines = [f"Dal Segno serves on {url}", f"  data   {_place(config)}"]
+    lines = [f"Dal Segno serves on {url}", f"  data   {_describe_data(config)}"]
     if await ready.runtime.system.get(setups, "main") is None:
         lines += [
             f"  setup  POST {url}/api/setup/register",
@@ -70,8 +70,8 @@ async def _introduction(config: ServeConfig, ready: Ready) -> list[str]:
     return lines
 
 
-def _place(config: ServeConfig) -> str:
-    """Tell where the data are, without the password."""
+def _describe_data(config: ServeConfig) -> str:
+    """Return where the data are, without the password."""
     if config.database is None:
         return f"{config.data_dir.resolve()}, with an embedded PostgreSQL"
     known = conninfo_to_dict(config.database)
@@ -80,5 +80,5 @@ def _place(config: ServeConfig) -> str:
 
 
 def _say(*lines: str) -> None:
-    with suppress(OSError):  # nobody reads it, and that is no reason not to serve
+    with suppress(OSError):  # stdout is closed, which is no reason not to serve
         click.echo("\n".join(lines))

@@ -1,12 +1,12 @@
-"""What clients hear when the server leaves: when to come back, and then goodbye.
+"""How a server's connections end when it shuts down: each client is told when to reconnect.
 
-Clients that are sent away together come back together, and the first thing that each of them wants
-is a look at the database.  So each gets a slot of its own: `reconnects_per_s` of them a second, or
-as many as it takes for all to be back within `reconnect_window_s`.  Within its slot chance decides,
-so that two servers that leave together do not send their clients in step.
+Clients that are disconnected together reconnect together, and each begins with a query.  So each
+gets a slot of its own: `reconnects_per_s` of them a second, or as many as it takes for all to be
+back within `reconnect_window_s`.  The moment within a slot is random, so that the clients of two
+servers that shut down together do not arrive in step.
 
-It is said at once, so that a client can tell a server that left from one that fell; the connection
-carries on until what it asked for is settled, and the slot counts from its end.
+The slot is announced at once, so that a client can tell a shutdown from a crash.  The connection
+stays open until the client's commands are settled, and the slot counts from when it closes.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 
 
 def slots_ms(count: int, limits: Limits, random: Callable[[], float]) -> list[int]:
-    """Spread clients over the time after the goodbye; one alone may come back at once."""
+    """Spread clients over the time after their disconnection; a single one may return at once."""
     window_s = min(count / limits.reconnects_per_s, limits.reconnect_window_s)
     return [int((index + random()) * window_s / count * 1000) for index in range(count)]
 
 
 class Shutdown:
-    """The end of a server's connections."""
+    """Ends the connections of a server."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._slots: dict[Connection, int] = {}
 
     async def announce(self) -> None:
-        """Tell every client its slot; the connections carry on."""
+        """Tell every client its slot; the connections stay open."""
         await self._tell(list(self._service.connections))
 
     async def close(self) -> None:
-        """Close every connection; who came after `announce` is told now."""
-        there = list(self._service.connections)
-        await self._tell([each for each in there if each not in self._slots])
-        for count, each in enumerate(there, 1):
+        """Close every connection, having told those that came after `announce` their slots too."""
+        connections = list(self._service.connections)
+        await self._tell([each for each in connections if each not in self._slots])
+        for count, each in enumerate(connections, 1):
             each.close(Close.GOING_AWAY, f"reconnect after {self._slots[each]} ms")
             await self._pause(count)
 
@@ -58,6 +58,6 @@ class Shutdown:
             await self._pause(count)
 
     async def _pause(self, count: int) -> None:
-        """Let others run, after every so many."""
+        """Yield to other tasks once every ``offers_per_yield`` connections."""
         if count % self._service.limits.offers_per_yield == 0:
             await trio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""A workspace in the hands of the host's program."""
+"""A workspace as a host's program uses it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EventT = TypeVar("EventT", bound=msgspec.Struct)
 
 
 class Workspace:
-    """One workspace, acted on by one principal; a handle, cheap to make and to throw away."""
+    """A handle of one workspace for one principal; cheap to make and to discard."""
 
     def __init__(self, service: Service, workspace_id: str, principal: Principal = SYSTEM) -> None:
         self.id = workspace_id
@@ -32,11 +32,11 @@ class Workspace:
         return f"<Workspace {self.id} by {self.principal.user_id or 'the program'}>"
 
     def acting(self, *, user_id: str, role: str | None = None) -> Workspace:
-        """Act for a user; ``role`` None lets the workspace's log tell the role."""
+        """Return a handle that acts for a user; with ``role`` None the log decides the role."""
         return Workspace(self._service, self.id, Principal(user_id, role))
 
     def of(self, domain: Domain[StateT, CommandT, EventT]) -> Entities[StateT, CommandT, EventT]:
-        """Look at one domain only, typed."""
+        """Return the entities of one domain, typed."""
         return Entities(self, domain)
 
     async def send(
@@ -47,7 +47,7 @@ class Workspace:
         correlation_id: str | None = None,
         causation: str | None = None,
     ) -> Receipt:
-        """Ask for a change and wait until it is durable.
+        """Send a command and wait until its change is durable.
 
         Cancelled, the command may have committed, or may yet: send it again with the same ``key``.
 
@@ -59,8 +59,8 @@ class Workspace:
 
         Raises:
             Reject: refused, with a code; nothing happened.
-            UnavailableError: not applied: overloaded, the store is away, or shutting down.
-            OutcomeUnknownError: may have been applied; a repeat with the same key tells.
+            UnavailableError: not applied: overloaded, the store is unavailable, or shutting down.
+            OutcomeUnknownError: may have been applied; repeat it with the same key to find out.
             WorkspaceHaltedError: the log needs a repair first.
 
         """
@@ -79,16 +79,16 @@ class Workspace:
     async def get(
         self, domain: Domain[StateT, Any, Any], entity_id: str, *, min_seq: int | None = None
     ) -> StateT | None:
-        """Read an entity's state as it is committed; None where it does not exist.
+        """Read an entity's committed state; None if it does not exist.
 
         Args:
-            domain: what it is.
-            entity_id: which one.
+            domain: the entity's domain.
+            entity_id: the entity's id.
             min_seq: wait, bounded, until the answer reflects this ``event_seq``.
 
         Raises:
-            Reject: ``ROLE_FORBIDDEN`` for a user who is no member.
-            UnavailableError: the store is away, or ``min_seq`` is not there in time.
+            Reject: ``ROLE_FORBIDDEN`` if the user is not a member.
+            UnavailableError: the store is unavailable, or ``min_seq`` was not reached in time.
 
         """
         entity = await self.look(domain, entity_id, min_seq=min_seq)
@@ -98,7 +98,7 @@ class Workspace:
     async def look(
         self, domain: Domain[Any, Any, Any], entity_id: str, *, min_seq: int | None = None
     ) -> Entity | None:
-        """Read an entity with its version; None where it never existed.  See `get`."""
+        """Read an entity with its version; None if it never existed.  See `get`."""
         await self._check_role()
         if min_seq is not None:
             with self._service.directory.using(self.id) as active:
@@ -113,7 +113,7 @@ class Workspace:
         limit: int = 100,
         key: str | None = None,
     ) -> list[EntityItem]:
-        """List live entities in the order of their ids, those with ``key`` if one is given."""
+        """List entities that exist in the order of their ids, only those with ``key`` if given."""
         await self._check_role()
         limit = min(limit, self._service.limits.list_limit_max)
         return await self._service.store.list_entities(
@@ -132,20 +132,20 @@ class Workspace:
         )
 
     async def head(self) -> int:
-        """Tell the published head: the number of the last event."""
+        """Return the published head: the number of the last event."""
         await self._check_role()
         with self._service.directory.using(self.id) as active:
             await active.wait_open()
             return active.hub.head
 
     async def repair(self) -> RepairReport:
-        """Check the log from its first event to its last, and lift a halt marker; audited.
+        """Verify the log from its first event to its last, and clear a halt marker; audited.
 
         Raises:
             Reject: ``ROLE_FORBIDDEN`` unless the program, an owner or an admin asks;
                 ``WORKSPACE_NOT_FOUND``.
-            WorkspaceHaltedError: what is wrong; the workspace stays halted.
-            UnavailableError: the store is away, or the workspace was written to meanwhile.
+            WorkspaceHaltedError: the log is wrong, as the message says; the workspace stays halted.
+            UnavailableError: the store is unavailable, or the workspace was written to meanwhile.
 
         """
         user_id, role = self.principal.user_id, self.principal.role
@@ -156,14 +156,13 @@ class Workspace:
         return await self._service.repair(self.id, actor=user_id or "program")
 
     async def role_of(self, user_id: str) -> str | None:
-        """Tell a user's role as it is committed; None for who is no member."""
+        """Return a user's committed role; None if the user is not a member."""
         return await self._service.catalog.role_of(self.id, user_id)
 
     def subscribe(self, *, after: int | None = 0) -> EventStream:
-        """Follow every event, from a cursor on; None: from now on.
+        """Subscribe to every event after a cursor; None: to every event from now on.
 
-        The iterator stays in step with the log however slow the loop is, and yields each event
-        once, in order.
+        The iterator yields each event once, in order, however slow the loop is.
         """
         return self._follow(f"workspace:{self.id}", after)
 
@@ -176,7 +175,7 @@ class Workspace:
 
 
 class Recorded(msgspec.Struct, Generic[EventT], frozen=True):
-    """An event of a domain, with its place in the log."""
+    """An event of a domain, decoded, and its record in the log."""
 
     event: EventT
     record: Event
@@ -197,7 +196,7 @@ class Entities(Generic[StateT, CommandT, EventT]):
         correlation_id: str | None = None,
         causation: str | None = None,
     ) -> Receipt:
-        """Ask for a change and wait until it is durable; see `Workspace.send`."""
+        """Send a command and wait until its change is durable; see `Workspace.send`."""
         return await self._workspace.send(
             command, key=key, correlation_id=correlation_id, causation=causation
         )
@@ -207,7 +206,7 @@ class Entities(Generic[StateT, CommandT, EventT]):
         return await self._workspace.get(self._domain, entity_id, min_seq=min_seq)
 
     def subscribe(self, entity_id: str, *, after: int | None = 0) -> EntityEvents[EventT]:
-        """Follow one entity's events, from one of its versions on."""
+        """Subscribe to one entity's events after one of its versions."""
         stream_id = self._domain.stream_id(entity_id)
         return EntityEvents(self._workspace._follow(stream_id, after), self._domain)  # noqa: SLF001 - one module
 
@@ -220,7 +219,7 @@ class EntityEvents(Generic[EventT]):
         self._domain = domain
 
     async def __aenter__(self) -> Self:
-        """Begin to follow the entity; see `Workspace.subscribe`."""
+        """Subscribe; see `Workspace.subscribe`."""
         await self._stream.__aenter__()
         return self
 
@@ -230,14 +229,14 @@ class EntityEvents(Generic[EventT]):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop following."""
+        """End the subscription."""
         await self._stream.__aexit__(exc_type, exc_value, traceback)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Recorded[EventT]:
-        """Wait for the next event that the domain knows; others are passed over (I11)."""
+        """Wait for the next event that the domain knows, skipping others (I11)."""
         while True:
             record = await self._stream.__anext__()
             try:

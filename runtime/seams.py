@@ -26,12 +26,12 @@ WORLD = World(now=_now, random=random.random, new_id=_new_id)
 
 
 def new_secret() -> str:
-    """Make an unguessable token of 256 bits, safe in a URL."""
+    """Return an unguessable token of 256 bits, safe in a URL."""
     return secrets.token_urlsafe(32)
 
 
 def user_name() -> str:
-    """Tell who runs this process, by the name that the system knows."""
+    """Return the system's name for the user who runs this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # an id without a name, as in many a container

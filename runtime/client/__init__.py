@@ -1,4 +1,4 @@
-"""The Python client: a server's streams and commands for a Trio program far away from it."""
+"""The Python client: a server's streams and commands for a remote Trio program."""
 
 from ._client import Client as Client, ClientStatistics as ClientStatistics
 from ._errors import (

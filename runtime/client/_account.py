@@ -1,4 +1,4 @@
-"""Logging in over HTTP, and the cookie that comes of it."""
+"""Logging in over HTTP, and the cookie that results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Envelope(msgspec.Struct):
 
 
 class Account:
-    """Who a client is to a server."""
+    """The account that a client uses at a server."""
 
     def __init__(
         self,
@@ -57,13 +57,13 @@ class Account:
         """Begin a session.
 
         Raises:
-            Reject: ``INVALID_CREDENTIALS``, or whatever else the server has against it.
-            UnavailableError: the server cannot answer that now.
-            UnreachableError: it does not answer.
+            Reject: ``INVALID_CREDENTIALS``, or another code of the server's.
+            UnavailableError: the server cannot log in anybody now.
+            UnreachableError: the server does not answer.
 
         """
         body = {"email": self._email, "password": self._password}
-        # trust_env stays on: who needs a proxy for HTTP has said so there.
+        # trust_env stays on, so that the proxies of the environment are used.
         async with httpx.AsyncClient(
             verify=self._verify, timeout=self._limits.connect_timeout_s
         ) as http:
@@ -79,7 +79,7 @@ class Account:
 
 
 def refused(status: int, body: bytes | None, retry_after: str | None) -> DalsegnoError:
-    """Make an HTTP refusal an error: the envelope's, or one of our own where there is none."""
+    """Return the error of an HTTP refusal: the envelope's, or our own if there is none."""
     try:
         said = msgspec.json.decode(body or b"", type=_Envelope)
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -88,7 +88,7 @@ def refused(status: int, body: bytes | None, retry_after: str | None) -> Dalsegn
 
 
 def _without_envelope(status: int, retry_after: str | None) -> DalsegnoError:
-    message = f"answered with HTTP {status}, and not by a dalsegno server"
+    message = f"HTTP {status}, but not from a dalsegno server"
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return OverloadedError(message, retry_after_s=seconds(retry_after))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -1,8 +1,8 @@
 """A client: one connection at a time, and what outlives it.
 
-Commands that wait for their answer and streams that are followed belong to the client, not to the
-connection.  On a new connection the commands are said again in their order, under their keys, so
-that each takes effect once (I5), and each stream goes on after its last event.
+Commands that wait for their answer and subscriptions belong to the client, not to the connection.
+On a new connection the commands are sent again in their order, under their keys, so that each takes
+effect once (I5), and each stream continues after its last event.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ _log = logging.getLogger("dalsegno.client")
 
 @dataclass(frozen=True, slots=True)
 class ClientStatistics:
-    """What a client is doing."""
+    """The state of a client in numbers."""
 
     is_connected: bool
     connections: int
-    """So far."""
+    """How many there have been so far."""
     sends_waiting: int
     streams: int
 
 
 class Client:
-    """A server's workspaces, from anywhere; made by `open_client`."""
+    """A server's workspaces for a remote program; opened by `open_client`."""
 
     def __init__(
         self,
@@ -79,8 +79,8 @@ class Client:
         self._link: Link | None = None
         self._connections = 0
         self._retries = Retries(limits, world.random)
-        # One that is elsewhere is looked for at once, and patiently: so each node is tried soon,
-        # and a client of workspaces that are on different nodes does not run to and fro.
+        # A workspace on another node is looked for at once, and then ever more slowly: each node is
+        # tried soon, and a client of workspaces on several nodes does not alternate all the time.
         looks = replace(limits, backoff_first_s=limits.at_once_s)
         self._looks = Retries(looks, world.random)
         self._may_log_in = True
@@ -89,14 +89,14 @@ class Client:
         self._error: DalsegnoError | None = None
 
     def __repr__(self) -> str:
-        state = "ended" if self._error else "connected" if self._link else "away"
+        state = "ended" if self._error else "connected" if self._link else "disconnected"
         return (
             f"<Client of {self._account.url} {state}, {len(self._streams)} streams, "
-            f"{self._sends.waiting} commands under way>"
+            f"{self._sends.waiting} commands waiting>"
         )
 
     def statistics(self) -> ClientStatistics:
-        """Count what there is."""
+        """Count connections, commands and streams."""
         return ClientStatistics(
             self._link is not None, self._connections, self._sends.waiting, len(self._streams)
         )
@@ -111,22 +111,22 @@ class Client:
         *,
         key: str | None = None,
     ) -> Committed:
-        """Ask for a change and wait until it is durable, over as many connections as it takes.
+        """Send a command and wait until its change is durable, over as many connections as needed.
 
         Cancelled, it may have taken effect, or may yet: send it again with the same ``key``.
 
         Args:
-            workspace_id: where.
-            name: the command's, as ``create_note``.
+            workspace_id: the workspace.
+            name: the command's name, such as ``create_note``.
             payload: the command's fields.
-            key: an idempotency key, 1 to 256 characters; made up where there is none.
+            key: an idempotency key, 1 to 256 characters; None generates one.
 
         Raises:
             Reject: refused, with a code; nothing happened.
-            UnavailableError: not applied, the last attempt included.
-            OutcomeUnknownError: may have been applied; a repeat with the same key tells.
+            UnavailableError: not applied, by the last attempt either.
+            OutcomeUnknownError: may have been applied; repeat it with the same key to find out.
             UnreachableError: no connection; may have been applied.
-            DisconnectedError: the server wants nobody to come back; may have been applied.
+            DisconnectedError: the server refuses further connections; may have been applied.
 
         """
         self._check_open()
@@ -147,12 +147,12 @@ class Client:
         workspace_id: str | None = None,
         cursor: int | str | None = None,
     ) -> Events:
-        """Follow a stream, inside ``async with``.
+        """Subscribe to a stream, inside ``async with``.
 
         Args:
             stream_id: ``workspace:{id}`` or ``{entity}:{id}``.
-            workspace_id: needed where an entity's id is not unique among workspaces.
-            cursor: after what to begin, a number or an event's ``cursor``; None begins after what
+            workspace_id: needed if an entity's id is not unique among workspaces.
+            cursor: where to begin, after a number or an event's ``cursor``; None begins after what
                 was acknowledged under this client id.
 
         """
@@ -166,7 +166,7 @@ class Client:
         )
 
     def follow(self, events: Events) -> None:
-        """Take part in the connection; for `Events`."""
+        """Include a stream in the connection; for `Events`."""
         self._check_open()
         if self._streams.setdefault(events.stream_id, events) is not events:
             raise trio.BusyResourceError(f"this client follows {events.stream_id} already")
@@ -174,27 +174,27 @@ class Client:
             events.connected(self._link)
 
     def unfollow(self, events: Events) -> None:
-        """Take no part any more; for `Events`."""
+        """Remove a stream from the connection; for `Events`."""
         if self._streams.get(events.stream_id) is events:
             del self._streams[events.stream_id]
 
     def new_request_id(self) -> str:
-        """Name a request."""
+        """Return an id for a request."""
         return self._world.new_id()
 
     # ---------------------------------------------------------------------------- connections
 
     async def run(self) -> None:
-        """Be connected, until that is not wanted or not possible any more."""
+        """Keep a connection until the client is closed or none is possible."""
         async with trio.open_nursery() as self._nursery:
             try:
                 await self._stay_connected()
             except DalsegnoError as error:
                 self._fail(error)
-            self._nursery.cancel_scope.cancel(reason="there is no connection any more")
+            self._nursery.cancel_scope.cancel(reason="the client has ended")
 
     async def aclose(self) -> None:
-        """Say what is still to be said, and answer whoever waits; bounded by the caller."""
+        """Fail what waits, and send what is queued; the caller bounds it."""
         self._fail(ClientClosedError("the client was closed"))
         if self._link is not None:
             await self._link.aclose()
@@ -230,7 +230,7 @@ class Client:
                 events.disconnected()
 
     def _begin(self, link: Link) -> None:
-        """Go on where the last connection ended."""
+        """Continue where the last connection ended."""
         if self._connections:
             _log.info("connected again")
         self._connections += 1
@@ -240,10 +240,10 @@ class Client:
             events.connected(link)
 
     def _consider(self, ending: Ending) -> float:
-        """Tell after how long to connect again.
+        """Return after how many seconds to connect again.
 
         Raises:
-            DalsegnoError: not at all, and this is why.
+            DalsegnoError: there will be no further connection, for this reason.
 
         """
         if ending.was_useful:
@@ -271,7 +271,7 @@ class Client:
         if self._error is not None:
             raise self._error
 
-    # -------------------------------------------------------------------------------- hearing
+    # ------------------------------------------------------------------------------- messages
 
     def _hear(self, text: str) -> None:
         said = decode_said(text)
@@ -323,25 +323,25 @@ class Client:
                 except DalsegnoError as last:
                     events.fail(last)
                 else:
-                    if not isinstance(error, WorkspaceMovedError):  # the next connection asks
+                    if not isinstance(error, WorkspaceMovedError):  # a new connection asks
                         self._begin_task(_ask_again, events, request_id, delay_s)
                 return
 
     def _stream_ended(self, events: Events, error: DalsegnoError) -> None:
-        """A stream that had begun was ended by the server."""
+        """Handle the server's end of a stream that was live."""
         if isinstance(error, WorkspaceMovedError):
             events.moved()
         else:
             events.fail(error)
 
     def _look_elsewhere(self) -> None:
-        """Leave this connection, once: behind the same address may be the node that is meant."""
+        """Leave this connection, once: the next one may lead to the right node."""
         if self._link is not None and not self._link.is_elsewhere:
             self._link.is_elsewhere = True
             self._begin_task(_leave, self._link, self._looks.again())
 
     def _begin_task(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
-        assert self._nursery is not None, "messages are heard from within it"
+        assert self._nursery is not None, "messages arrive while it is open"
         self._nursery.start_soon(task, *arguments)
 
 

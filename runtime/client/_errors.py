@@ -1,12 +1,12 @@
-"""What a client can meet beside what the server says.
+"""The errors of a client, in addition to those that the server sends.
 
     DalsegnoError
-    ├── UnreachableError      nobody's: no connection within the attempts that are allowed
-    ├── DisconnectedError     the server ended the connection and wants nobody to come back
-    ├── SequenceGapError      the server's: a stream's numbers are not dense
-    └── ClientClosedError     the program's: it left the client's ``async with``
+    ├── UnreachableError      no connection within the attempts that are allowed
+    ├── DisconnectedError     the server ended the connection and refuses further ones
+    ├── SequenceGapError      the server's fault: a stream's numbers are not dense
+    └── ClientClosedError     the program's fault: it left the client's ``async with``
 
-The server's own errors arrive as what they were there, by their code.
+The server's errors arrive as the classes that they had there, according to their codes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _RETRY_AFTER_S = 1.0
 
 
 class UnreachableError(DalsegnoError):
-    """The server cannot be reached; a command under way may have been applied."""
+    """The server cannot be reached; a command that was sent may have been applied."""
 
     code = "UNREACHABLE"
     retryable = True
@@ -51,7 +51,7 @@ class DisconnectedError(DalsegnoError):
 
 
 class SequenceGapError(DalsegnoError):
-    """Events of a stream are missing; what was given before is complete."""
+    """Events of a stream are missing; those before this error were complete."""
 
     code = "SEQUENCE_GAP"
 
@@ -73,7 +73,7 @@ _BY_CODE: dict[str, type[DalsegnoError]] = {
 
 
 def error_of(code: str, message: str, details: Mapping[str, Any] | None) -> DalsegnoError:
-    """Make an error of the server's what it was there."""
+    """Return an error of the server's as the class that it had there."""
     given = dict(details or {})
     if code == "OVERLOADED":
         return OverloadedError(message, retry_after_s=seconds(given.get("retry_after")))
@@ -84,13 +84,13 @@ def error_of(code: str, message: str, details: Mapping[str, Any] | None) -> Dals
         error.message = message
     else:
         error = Reject(code, message) if kind is None else kind(message)
-    # Set afterwards: their names are the server's, and one may be an argument's.
+    # Set afterwards: the server chose their names, one of which may be that of an argument.
     error.details = given
     return error
 
 
 def seconds(value: object) -> float:
-    """Read a number of seconds that another program said; a second where it is none."""
+    """Parse a number of seconds from another program; return one second if it is invalid."""
     try:
         said = float(str(value))
     except ValueError:

@@ -1,17 +1,17 @@
-"""A stream in the hands of a program's loop.
+"""A subscription, as a program's loop iterates over it.
 
     asking ──(subscribed)──▶ live ──(the loop lags: its bound is reached)──▶ resting
       ▲                       │                                                │
       └──(the connection was lost)  ◀──(the loop has taken half of it)─────────┘
     any ──(the server refuses, or the program leaves)──▶ ended
 
-A stream *rests* when its loop does not keep up: the server is asked to send no more of it, and what
-comes until it has heard that is passed over.  The connection is read on.  Were it not, a loop that
-waits for the answer to a command of its own would wait for ever behind events that only it can
-take; and one slow loop would stop all the others.
+A stream *rests* when its loop does not keep up: the server is asked to send no more of it, and
+events that arrive before the server has stopped are dropped.  The connection is still read.  If it
+were not, a loop that waits for the answer to a command of its own would wait for ever behind events
+that only it can take, and one slow loop would stop all the others.
 
-Wherever it goes on from, it goes on after the last event that waits here, so nothing is missed and
-nothing comes twice (I6).
+A stream always continues after the last event that was queued here, so none is missed and none
+comes twice (I6).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class StreamClient(Protocol):
 
 
 class Events:
-    """An async iterator of a stream's events, inside ``async with``; `Client.subscribe`."""
+    """An async iterator of a stream's events, inside ``async with``; see `Client.subscribe`."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Events:
         self.stream_id = stream_id
         self.retries = retries
         self.acked = 0
-        """The highest number that was acknowledged, as far as is known here."""
+        """The highest number that is known to have been acknowledged."""
         self._client = client
         self._workspace_id = workspace_id
         self._client_id = client_id
@@ -99,16 +99,16 @@ class Events:
     # ----------------------------------------------------------------------- the program's side
 
     async def __aenter__(self) -> Self:
-        """Subscribe; while the server is away this waits for it.
+        """Subscribe, waiting for a server that cannot be reached.
 
         Raises:
             Reject: ``…_NOT_FOUND``, ``ROLE_FORBIDDEN``, ``CURSOR_AHEAD``, ``CURSOR_DIVERGED``.
-            StaleCursorError: what follows the cursor is not kept any more.
+            StaleCursorError: the events after the cursor are no longer kept.
             WorkspaceHaltedError: the workspace needs a repair first.
             UnavailableError: not within the attempts that are allowed; a `WorkspaceMovedError`
-                where no node that could be reached serves the workspace.
+                if no node that could be reached serves the workspace.
             UnreachableError: no connection within the attempts that are allowed.
-            DisconnectedError: the server wants nobody to come back.
+            DisconnectedError: the server refuses further connections.
 
         """
         self._client.follow(self)
@@ -127,7 +127,7 @@ class Events:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop following; acks are still said."""
+        """Unsubscribe; acks are still sent."""
         self._leave()
         await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -139,14 +139,14 @@ class Events:
 
         Raises:
             Reject: ``ROLE_FORBIDDEN`` after the last event that the user may see;
-                ``CURSOR_DIVERGED`` where the server's history is another one now.
-            StaleCursorError: what follows is not kept any more; the state is to be read anew, and
-                ``details["min_available_cursor"]``, if it is there, is where to go on from.
+                ``CURSOR_DIVERGED`` if the server's history is another one now.
+            StaleCursorError: the next events are no longer kept; read the state anew, and continue
+                from ``details["min_available_cursor"]`` if it is there.
             WorkspaceHaltedError: the workspace needs a repair first.
-            UnavailableError: as when it began.
+            UnavailableError: as from ``__aenter__``.
             UnreachableError: no connection within the attempts that are allowed.
-            DisconnectedError: the server wants nobody to come back.
-            SequenceGapError: the server left something out.
+            DisconnectedError: the server refuses further connections.
+            SequenceGapError: the server omitted an event.
 
         """
         await trio.lowlevel.checkpoint()
@@ -164,18 +164,19 @@ class Events:
         return event
 
     def ack(self, event: RemoteEvent | int) -> None:
-        """Tell the server that everything up to an event was dealt with; the newest counts.
+        """Acknowledge everything up to an event; only the newest ack is sent.
 
-        Nothing is answered, so there is nothing to wait for.  While there is no connection, or the
-        stream rests, acks wait too: they are said when it goes on, or is left.
+        The server does not answer acks, so this does not wait.  While there is no connection, or
+        the stream rests, acks are held back until the stream continues or is left.
 
         Raises:
-            Reject: ``CURSOR_AHEAD`` for a number that has not come.
+            Reject: ``CURSOR_AHEAD`` for a number that has not arrived.
 
         """
         seq = event if isinstance(event, int) else event.seq
         if seq > self._seq:
-            raise Reject("CURSOR_AHEAD", "this has not come", event_seq=seq, latest_seq=self._seq)
+            message = "this event has not arrived"
+            raise Reject("CURSOR_AHEAD", message, event_seq=seq, latest_seq=self._seq)
         self.acked = max(self.acked, seq)
         if self._state is _State.LIVE:
             self._say_ack()
@@ -183,7 +184,7 @@ class Events:
     # ------------------------------------------------------------------------ the server's side
 
     def connected(self, link: Link) -> None:
-        """Ask on a new connection, unless the loop is behind anyway."""
+        """Subscribe on a new connection, unless the stream rests."""
         self._link = link
         if self._state is _State.ASKING:
             self._ask()
@@ -191,7 +192,7 @@ class Events:
     def disconnected(self) -> None:
         """Wait for the next connection."""
         self._link = None
-        self._ack_said = 0  # as far as is known
+        self._ack_said = 0  # the server may not have got it
         if self._state is _State.LIVE:
             self._state = _State.ASKING
 
@@ -203,12 +204,12 @@ class Events:
             self._ack_said = 0
 
     def ask_again(self, request_id: str) -> None:
-        """Ask once more, if that request is still the last one."""
+        """Subscribe once more, if that request is still the last one."""
         if self._state is _State.ASKING and self._request_id == request_id:
             self._ask()
 
     def subscribed(self, said: Subscribed) -> None:
-        """Begin to take events, if this answers the last request."""
+        """Begin to accept events, if this answers the last request."""
         if self._state is not _State.ASKING or said.request_id != self._request_id:
             return
         self._state = _State.LIVE
@@ -220,7 +221,7 @@ class Events:
         self._say_ack()
 
     def take(self, event: RemoteEvent, size: int) -> None:
-        """Take an event that has come; one that was here before is passed over."""
+        """Queue an event that has arrived; skip one that arrived before."""
         if self._state is not _State.LIVE or not self._is_next(event.seq):
             return
         self._move(event.seq, event.cursor)
@@ -231,26 +232,26 @@ class Events:
             self._rest()
 
     def skip(self, said: Hidden) -> None:
-        """Pass over what may not be seen."""
+        """Skip events that the user may not see."""
         if self._state is _State.LIVE and said.to > self._seq:
             self._move(said.to, said.to)
 
     def ack_refused(self, current: int) -> None:
-        """Learn that another program under the same client id is further; nothing is lost."""
+        """Take over the higher cursor of another program under the same client id."""
         self.acked = max(self.acked, current)
 
     def fail(self, error: DalsegnoError) -> None:
-        """End, once the loop has taken what is here."""
+        """End, once the loop has taken the events that are queued."""
         self._error = error
         self._state = _State.ENDED
         self._began.set()
         self._wake.set()
 
     def is_asking(self, request_id: str) -> bool:
-        """Whether that is the request that waits for its answer."""
+        """Return whether that request is the one that waits for its answer."""
         return self._state is _State.ASKING and self._request_id == request_id
 
-    # -------------------------------------------------------------------------------- one's own
+    # --------------------------------------------------------------------------------- internal
 
     @property
     def _is_full(self) -> bool:
@@ -272,7 +273,7 @@ class Events:
             self._unsubscribe()
             self.fail(
                 SequenceGapError(
-                    f"{self.stream_id}: {seq} came where {self._seq + 1} was due",
+                    f"{self.stream_id}: {seq} arrived instead of {self._seq + 1}",
                     stream_id=self.stream_id,
                     due=self._seq + 1,
                     came=seq,
@@ -295,7 +296,7 @@ class Events:
 
     def _leave(self) -> None:
         if self._state is _State.RESTING and self.acked > self._ack_said:
-            # One acknowledges what one follows: so once more, for the length of an ack.
+            # Acks are accepted for subscribed streams only: subscribe again, just for the ack.
             self._say_subscribe(self.acked)
             self._state = _State.ASKING
         if self._state is not _State.RESTING and self._state is not _State.ENDED:

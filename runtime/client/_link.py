@@ -1,8 +1,8 @@
-"""One WebSocket to the server: what is to be said on it, and what is heard.
+"""One WebSocket to the server: a queue of messages to send, and a loop that receives.
 
-Who wants to say something never writes itself: a write that is cancelled half way would leave half
-a frame behind.  What is to be said waits here, bounded by those who say it: a command each `send`,
-a subscription's one request at a time, and of its acks the newest.
+Senders never write themselves: a write that is cancelled half-way would leave half a frame behind.
+Messages are queued here, bounded by those that send them: a command for each `send`, and for each
+subscription one request at a time and the newest of its acks.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 _SUBPROTOCOL = "dalsegno.v1"
 _READ_BYTES = 64 * 1024
 _QUEUED_MESSAGES = 64
-"""Between the library's reader and ours: spares a task switch a message."""
+"""Messages between the library's reader and ours, which saves a task switch for each."""
 
-# Its debug log has a line for every message, made also where nobody reads it.
+# Its debug log formats a line for every message, even if the level is off.
 logging.getLogger("trio-websocket").setLevel(logging.INFO)
 
 
@@ -55,50 +55,50 @@ class Link:
         self._said_all = trio.Event()
         self._said_all.set()
         self.was_useful = False
-        """Whether the server said anything but errors."""
+        """Whether the server has sent anything but errors."""
         self.slot_s: float | None = None
-        """After how long the server wants to see us again; None until it leaves."""
+        """The delay that the server asked for, in seconds; None until it shuts down."""
         self.is_elsewhere = False
-        """Whether a workspace that was asked for turned out to be served by another node."""
+        """Whether another node was found to serve a workspace that was asked for here."""
         self._is_leaving = False
 
     def __repr__(self) -> str:
-        return f"<Link {self._websocket}, {len(self._messages)} to say>"
+        return f"<Link {self._websocket}, {len(self._messages)} to send>"
 
     def say(self, message: str) -> None:
-        """Say it as soon as may be, in order."""
+        """Queue a message; messages are sent in order."""
         self._messages.append(message)
         self._stir()
 
     def ack(self, stream_id: str, seq: int) -> None:
-        """Acknowledge, after what is to be said before; only the newest of a stream is said."""
+        """Queue an ack, to be sent after the messages; only the newest of a stream is sent."""
         self._acks[stream_id] = seq
         self._stir()
 
     def settle_ack(self, stream_id: str) -> None:
-        """Put the stream's ack, if one waits, before what is said next: leaving the stream."""
+        """Queue the stream's ack, if there is one, before the message that leaves the stream."""
         seq = self._acks.pop(stream_id, None)
         if seq is not None:
             self.say(_ack(stream_id, seq))
 
     def leave(self) -> None:
-        """End the connection once what is to be said was said; there will be another one."""
+        """End the connection once everything queued was sent; there will be another one."""
         self._is_leaving = True
         self._stir()
 
     async def aclose(self) -> None:
-        """Say what is still to be said, then goodbye; the caller bounds it."""
+        """Send everything queued, then close; the caller bounds it."""
         await self._said_all.wait()
         await self._websocket.aclose()
 
     async def run(self, hear: Callable[[str], None]) -> Ending:
-        """Talk until the connection ends."""
-        ending = self._ending(ABNORMAL, "the server did not answer the goodbye")
+        """Send and receive until the connection ends."""
+        ending = self._ending(ABNORMAL, "the server did not answer the close frame")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write, nursery.cancel_scope)
             ending = await self._read(hear)
             nursery.cancel_scope.cancel(reason="the connection ended")
-        self._said_all.set()  # what was not will be said again, on the next one
+        self._said_all.set()  # the next connection sends the rest
         return ending
 
     def _stir(self) -> None:
@@ -116,9 +116,9 @@ class Link:
             with trio.move_on_after(self._limits.close_timeout_s) as waiting:
                 await self._websocket.aclose()
             if waiting.cancelled_caught:
-                connection.cancel(reason="the server does not answer the goodbye")
+                connection.cancel(reason="the server does not answer the close frame")
         except ConnectionClosed:
-            pass  # the reader tells how it ended
+            pass  # the reader returns how it ended
 
     async def _say_all(self) -> None:
         while self._messages or self._acks:
@@ -168,14 +168,14 @@ async def converse(
     begin: Callable[[Link], None],
     hear: Callable[[str], None],
 ) -> Ending:
-    """Open a connection and talk until it ends; an ending is never an exception.
+    """Open a connection and use it until it ends; return how it ended, never raise it.
 
     Args:
-        account: where the server is, and whose cookie goes along.
-        ssl_context: for ``https``; None trusts what the system trusts.
+        account: the server's address, and the cookie to send.
+        ssl_context: for ``https``; None trusts the system's certificates.
         limits: the bounds.
-        begin: is given the connection once it is open.
-        hear: is given every message; `msgspec.MsgspecError` says that it is none.
+        begin: called with the connection once it is open.
+        hear: called with every message; raises `msgspec.MsgspecError` if it is invalid.
 
     """
     ending = Ending(ABNORMAL, "no handshake")
@@ -201,7 +201,7 @@ async def converse(
     except* ConnectionRejected as group:
         ending = _refusal(group)
     finally:
-        # The library leaves it open where the server closed first.
+        # The library leaves it open if the server closed first.
         await trio.aclose_forcefully(stream)
     return ending
 
@@ -221,10 +221,10 @@ async def _open_stream(url: str, ssl_context: ssl.SSLContext | None) -> trio.abc
 async def _shake_hands(
     stream: trio.abc.Stream, account: Account, limits: ClientLimits, nursery: trio.Nursery
 ) -> WebSocketConnection | None:
-    """Upgrade; None where the server does not answer that, or leaves.
+    """Upgrade the connection; None if the server does not answer, or disconnects.
 
-    The library waits for the answer also where the stream has ended.  As a proxy without a server
-    behind it ends every stream at once, the stream's end ends the wait.
+    The library waits for the answer even if the stream has ended.  Since a proxy without a server
+    behind it ends every stream at once, the stream's end cancels the wait.
     """
     parts = urlsplit(account.url)
     with trio.move_on_after(limits.connect_timeout_s) as waiting:
@@ -243,11 +243,11 @@ async def _shake_hands(
 
 
 class _Watched(trio.abc.Stream):
-    """A stream whose end is told."""
+    """A stream that calls a function when it ends."""
 
-    def __init__(self, stream: trio.abc.Stream, tell: Callable[[], None]) -> None:
+    def __init__(self, stream: trio.abc.Stream, ended: Callable[[], None]) -> None:
         self._stream = stream
-        self._tell = tell
+        self._ended = ended
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         data: bytes | bytearray = b""
@@ -255,7 +255,7 @@ class _Watched(trio.abc.Stream):
             data = await self._stream.receive_some(max_bytes)
         finally:
             if not data:
-                self._tell()
+                self._ended()
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

@@ -1,4 +1,4 @@
-"""How a client begins: logged in, and connected for the length of a block."""
+"""Opening a client: logged in, and connected for the length of a block."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ async def open_client(
     world: World = WORLD,
     ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Client]:
-    """Log in, and be connected for the length of an ``async with``.
+    """Log in, and stay connected for the length of an ``async with``.
 
-    Leaving it says what is still to be said; nothing of the client outlives it.
+    Leaving it sends what is queued; no task of the client outlives it.
 
     Args:
-        url: ``http://…`` or ``https://…``, where the server is.
-        email: whose account.
-        password: its password; kept, to log in again when the session ends.
-        cookie: instead of both, the ``Cookie`` header of a session that exists.
-        client_id: under which acks are kept: each program that follows streams for the same user
-            has its own.
+        url: the server's address, ``http://…`` or ``https://…``.
+        email: the account's e-mail address.
+        password: the account's password; kept, to log in again when the session ends.
+        cookie: instead of both, the ``Cookie`` header of an existing session.
+        client_id: the id under which acks are kept: each program that follows streams for the same
+            user has its own.
         limits: every bound.
         world: randomness and ids.
-        ssl_context: for ``https``; None trusts what the system trusts.
+        ssl_context: for ``https``; None trusts the system's certificates.
 
     Raises:
         ValueError: neither credentials nor a cookie are given.
-        Reject: ``BAD_URL``; the login is refused: ``INVALID_CREDENTIALS``.
-        UnreachableError: it does not answer.
+        Reject: ``BAD_URL``; or the login is refused, ``INVALID_CREDENTIALS``.
+        UnreachableError: the server does not answer.
 
     """
     limits = limits or ClientLimits()
@@ -68,7 +68,7 @@ async def open_client(
     if cookie is None:
         if not account.can_log_in:
             raise ValueError("email and password, or a cookie, are needed")
-        # A server that is there and cannot answer just now is asked again by the client's own task.
+        # If the server cannot log in anybody now, the client's own task tries again.
         with suppress(UnavailableError):
             await account.log_in()
     client = Client(

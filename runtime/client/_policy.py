@@ -1,4 +1,4 @@
-"""When a client comes back, how soon, and when it does not (REQUIREMENTS §8 and §9.5)."""
+"""Whether a client reconnects, and how soon (REQUIREMENTS §8 and §9.5)."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ KIB = 1024
 MIB = 1024 * KIB
 
 ABNORMAL = 1006
-"""RFC 6455 §7.4.1: it ended without a close frame."""
+"""RFC 6455 §7.4.1: the connection ended without a close frame."""
 
 _UNAUTHORIZED = {HTTPStatus.UNAUTHORIZED, Close.UNAUTHORIZED}
 _AT_ONCE = {Close.GOING_AWAY, Close.TRY_AGAIN}
 _LATER = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.MISDIRECTED_REQUEST}
 _APPLICATION = range(4000, 5000)
-"""RFC 6455 §7.4.2: codes between a server and its clients; one that we do not know is a no."""
+"""RFC 6455 §7.4.2: codes for private use; an unknown one means not to reconnect."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientLimits:
-    """What is bounded in a client, by how much."""
+    """The bounds of a client."""
 
     attempts_max: int | None = 10
-    """Failed attempts in a row before `UnreachableError`; None never gives up."""
+    """Consecutive failures before `UnreachableError`; with None it never gives up."""
     backoff_first_s: float = 1.0
     """First upper bound of the full-jitter delay between attempts …"""
     backoff_max_s: float = 30.0
     """… and the last; it doubles in between."""
     at_once_s: float = 0.25
-    """Spread of those who are asked to come back at once, so that they do not come as one."""
+    """Spread of clients that may reconnect at once, so that they do not all do so together."""
     slot_max_s: float = 60.0
-    """The longest that a server which leaves may keep us away; it names the time itself."""
+    """The longest delay accepted from a server that shuts down; it names the delay itself."""
     connect_timeout_s: float = 10.0
-    """A login, or a connection with its handshake."""
+    """For a login, or for a connection with its handshake."""
     silence_s: float = 30.0
-    """A server that says nothing for three heartbeats is gone."""
+    """A server that sends nothing for three heartbeats is considered gone."""
     close_timeout_s: float = 2.0
-    """Writing what is still to be said, and the closing handshake, each."""
+    """For sending what is queued, and for the closing handshake, each."""
     sends_max: int = 256
-    """Commands under way; the next `send` waits."""
+    """Commands that wait for their answers; the next `send` waits."""
     stream_events_max: int = 1_000
-    """Events that a loop has not taken yet; past it the stream rests at the server."""
+    """Events that a loop has not taken yet; beyond it the stream rests at the server."""
     stream_bytes_max: int = 4 * MIB
     """… and their bytes."""
     message_bytes_max: int = 16 * MIB
-    """A message of the server's: a note of 1 MiB, escaped at worst, fits."""
+    """A message of the server's: enough for a note of 1 MiB, escaped in the worst way."""
 
 
 class Retries:
@@ -100,21 +100,21 @@ class Retries:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a connection ended, or failed to begin."""
+    """How a connection ended, or why there was none."""
 
     code: int
-    """The close code; where there was no handshake, the HTTP status."""
+    """The close code; without a handshake, the HTTP status."""
     reason: str = ""
     was_open: bool = False
-    """Whether there was a handshake."""
+    """Whether the handshake succeeded."""
     was_useful: bool = False
-    """Whether the server said anything but errors before."""
+    """Whether the server had sent anything but errors."""
     was_left: bool = False
-    """Whether it was us who ended it, to find another server behind the same address."""
+    """Whether this client ended it, to find another server behind the same address."""
     slot_s: float | None = None
-    """After how long the server wanted to see us again."""
+    """The delay that the server asked for, in seconds."""
     error: DalsegnoError | None = None
-    """What the server answered instead of a handshake."""
+    """The server's answer to the handshake, if it was an error."""
 
     def __str__(self) -> str:
         what = "connection lost" if self.was_open else "no connection"
@@ -123,17 +123,17 @@ class Ending:
 
     @property
     def is_unauthorized(self) -> bool:
-        """Whether another login is what it takes."""
+        """Whether another login is needed."""
         return self.code in _UNAUTHORIZED
 
     @property
     def is_invitation(self) -> bool:
-        """Whether there is somebody to see again at once."""
+        """Whether to reconnect at once."""
         return self.was_left or (self.was_useful and self.code in _AT_ONCE)
 
     @property
     def is_final(self) -> bool:
-        """Whether the server does not want to see us again."""
+        """Whether the server refuses further connections."""
         if self.error is not None:
             return self.code < 500 and self.code not in _LATER
         try:
@@ -142,7 +142,7 @@ class Ending:
             return self.code in _APPLICATION
 
     def as_error(self) -> DalsegnoError:
-        """Say it to the program."""
+        """Return the error for the program."""
         if self.error is not None:
             return self.error
         if self.is_final:

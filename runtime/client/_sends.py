@@ -1,4 +1,4 @@
-"""Commands on their way: said again on every connection, until each has its answer."""
+"""Commands that wait for their answers, and are sent again on every new connection."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Pending:
         self.answer: Committed | DalsegnoError | None = None
         self.answered = trio.Event()
         self.link: Link | None = None
-        """Where it was answered."""
+        """The connection on which it was answered."""
 
     def settle(self, answer: Committed | DalsegnoError, link: Link | None) -> None:
         self.answer = answer
@@ -40,7 +40,7 @@ class _Pending:
 
 
 class Sends:
-    """The commands of a client that are under way, in their order."""
+    """The commands of a client that wait for their answers, in their order."""
 
     def __init__(self, limits: ClientLimits, world: World) -> None:
         self._limits = limits
@@ -53,11 +53,11 @@ class Sends:
 
     @property
     def waiting(self) -> int:
-        """How many wait for their answer."""
+        """How many commands wait for their answers."""
         return len(self._pending)
 
     async def send(self, message: CommandMessage) -> Committed:
-        """Say a command, and once more where it may have got lost; see `Client.send`."""
+        """Send a command, again if it may have been lost; see `Client.send`."""
         retries = Retries(self._limits, self._world.random)
         async with self._room:
             while True:
@@ -73,12 +73,12 @@ class Sends:
                         await trio.sleep_forever()
 
     async def _wait_other_than(self, link: Link | None) -> None:
-        """Wait for another connection: behind it may be the node that is meant."""
+        """Wait for another connection, which may lead to the right node."""
         while self._link is link or self._link is None:
             await self._connected.wait()
 
     def connected(self, link: Link) -> None:
-        """Say on a new connection what waits."""
+        """Send every waiting command on a new connection."""
         self._link = link
         self._connected.set()
         self._connected = trio.Event()
@@ -90,20 +90,20 @@ class Sends:
         self._link = None
 
     def answered(self, request_id: str | None, answer: Committed | DalsegnoError) -> bool:
-        """Pass an answer on; False where nobody waits for it."""
+        """Hand an answer over; return False if no command waits for it."""
         pending = self._pending.get(request_id or "")
         if pending is not None:
             pending.settle(answer, self._link)
         return pending is not None
 
     def fail(self, error: DalsegnoError) -> None:
-        """Answer everybody, also who comes yet: there is no connection any more."""
+        """Fail all commands, present and future: there will be no further connection."""
         self._error = error
         for pending in self._pending.values():
             pending.settle(error, None)
 
     async def _ask(self, message: CommandMessage) -> tuple[Committed | DalsegnoError, Link | None]:
-        """Say it until it is answered; tell over which connection that was."""
+        """Send a command until it is answered; return the answer and the connection it came by."""
         if self._error is not None:
             return self._error, None
         request_id = self._world.new_id()
@@ -115,5 +115,5 @@ class Sends:
             await pending.answered.wait()
         finally:
             del self._pending[request_id]
-        assert pending.answer is not None, "that is what was waited for"
+        assert pending.answer is not None, "set before `answered`"
         return pending.answer, pending.link

@@ -1,4 +1,4 @@
-"""What the server says, in the generic dialect; what it says beyond that is passed over."""
+"""The server's messages in the generic dialect; unknown fields and types are ignored."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from msgspec import Meta
 T = TypeVar("T")
 
 UNTRACKED = "-"
-"""The request id of what needs no answer, so that an error about it is not taken for another's."""
+"""The request id of messages without an answer, so that their errors can be told from others."""
 
 
 class RemoteEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A committed event, as it came over the wire."""
+    """A committed event, as it arrived over the wire."""
 
     stream_id: str
     """The stream that was subscribed to."""
     seq: int
-    """Its number there: 1, 2, 3 …"""
+    """The event's number in that stream: 1, 2, 3 …"""
     event_seq: int
-    """Its number in the workspace."""
+    """The event's number in the workspace."""
     entity: str
-    """What it happened to: ``{domain}:{id}``."""
+    """The entity that changed: ``{domain}:{id}``."""
     version: int
-    """The entity's version after it."""
+    """The entity's version after the event."""
     event_type: str
     event_id: str
     actor_id: str | None
     recorded_at: datetime
     chain: str
     payload: msgspec.Raw
-    """JSON, byte for byte as it is stored; see `decode`."""
+    """The payload's JSON, byte for byte as it is stored; see `decode`."""
 
     @property
     def cursor(self) -> str:
-        """Where to go on after it, checked against the server's history: ``"seq-chain"``."""
+        """The cursor after this event, with a check of the server's history: ``"seq-chain"``."""
         return f"{self.seq}-{self.chain}"
 
     @property
@@ -46,7 +46,7 @@ class RemoteEvent(msgspec.Struct, frozen=True, kw_only=True):
         return self.entity.partition(":")[2]
 
     def decode(self, type_: type[T]) -> T:
-        """Read the payload as a type of yours, or as ``dict``.
+        """Decode the payload as a type of your own, or as ``dict``.
 
         Raises:
             msgspec.ValidationError: it is not of that type.
@@ -60,11 +60,11 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
 
     workspace_id: str
     event_seq: int
-    """Of the command's last event; where it led to none, the workspace's head."""
+    """The number of the command's last event; if there was none, the workspace's head."""
     entity: str
-    """What it was about: ``{domain}:{id}``."""
+    """The entity that the command was for: ``{domain}:{id}``."""
     version: int
-    """The entity's version after it."""
+    """The entity's version after the command."""
     idempotency_key: str
     request_id: str | None = None
 
@@ -75,25 +75,25 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Subscribed(msgspec.Struct, frozen=True, kw_only=True):
-    """A subscription has begun after ``cursor``."""
+    """The answer to a subscription, which begins after ``cursor``."""
 
     stream_id: str
     head: int
     cursor: int
     chain: str | None
-    """At the cursor; None where the event that tells it is not kept any more."""
+    """The chain at the cursor; None if that event is no longer kept."""
     request_id: str | None = None
 
 
 class Hidden(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers whose events this reader may not see."""
+    """A range of numbers whose events this reader may not see."""
 
     stream_id: str
     to: int
 
 
 class Reconnect(msgspec.Struct, frozen=True, kw_only=True):
-    """The server leaves; so long after this connection's end a client may come back."""
+    """The server shuts down; the client may reconnect this long after the connection ends."""
 
     after_ms: Annotated[int, Meta(ge=0)]
 
@@ -128,10 +128,10 @@ _decoders: dict[str, msgspec.json.Decoder[Said]] = {
 
 
 def decode_said(text: str) -> Said | None:
-    """Read a message; None for one of a type that says nothing to us, as heartbeats do.
+    """Decode a message; None for one of a type that is ignored, such as heartbeats.
 
     Raises:
-        msgspec.MsgspecError: it is no message, or not what its type says.
+        msgspec.MsgspecError: it is not a message, or not of the form of its type.
 
     """
     decoder = _decoders.get(_decode_type(text).type)
@@ -139,5 +139,5 @@ def decode_said(text: str) -> Said | None:
 
 
 def encode(message: msgspec.Struct) -> str:
-    """Write a message of ours."""
+    """Encode a message to the server."""
     return msgspec.json.encode(message).decode()

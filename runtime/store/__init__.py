@@ -1,4 +1,4 @@
-"""Where the log is kept: PostgreSQL, one's own or embedded."""
+"""Where the log is kept: PostgreSQL, the host's own or embedded."""
 
 from ._driver import (
     CommitUncertainError as CommitUncertainError,

@@ -1,16 +1,16 @@
-"""Under whose identity the embedded PostgreSQL runs.
+"""The user that the embedded PostgreSQL runs as.
 
 PostgreSQL refuses to run as root, and rightly so.  But a development container, a CI job or a
-small server often is root, and then somebody else must own the cluster.  Who, in this order:
+small server often runs as root, and then another user must own the cluster.  In this order:
 
-1. whoever owns the cluster already: PostgreSQL accepts nobody else;
+1. the present owner of the cluster: PostgreSQL accepts no other user;
 2. the owner of the data directory, if it is not root;
-3. a user made for such things: ``postgres``, else ``nobody``;
-4. if that user cannot reach the data directory or the binaries, because a folder on the way is
-   0700: root itself, in a user namespace where its name is that of an ordinary user.  There it
-   has no privilege outside; it is merely the owner of root's files.
+3. a user made for such purposes: ``postgres``, else ``nobody``;
+4. if that user cannot reach the data directory or the binaries, because a folder above them is
+   0700: root itself, in a user namespace that maps it to an ordinary user.  There it has no
+   privileges outside the namespace; it is merely the owner of root's files.
 
-The way is never cleared by changing the mode of a folder: those are somebody's decision.
+The mode of an existing folder is never changed: somebody chose it.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ class Ended(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Runs PostgreSQL's programs as one user, and gives it the files that it needs."""
+    """Runs PostgreSQL's programs as one user, and makes that user the owner of their files."""
 
     uid: int
     gid: int
     prefix: tuple[str, ...] = ()
-    """What comes before a command: how to enter the user namespace, if there is one."""
+    """The command that enters the user namespace, if there is one."""
 
     def run(self, command: Sequence[str | Path], *, timeout_s: float) -> Ended:
-        """Run a command to its end, or to its kill after ``timeout_s``, and catch what it says.
+        """Run a command, kill it after ``timeout_s``, and capture its output.
 
         Raises:
             OSError: this user may not run it.
@@ -64,13 +64,13 @@ class Account:
         try:
             ended = subprocess.run(  # noqa: S603 - the wheel's programs
                 [*self.prefix, *command],
-                # Ctrl-C in the terminal is for the runtime, which then stops things in order.
+                # Ctrl-C in the terminal is for the runtime, which then stops everything in order.
                 start_new_session=True,
                 user=self.uid if other else None,
                 group=self.gid if other else None,
                 extra_groups=[] if other else None,
                 umask=0o077,
-                # The present folder may be out of this user's reach.
+                # This user may have no access to the current folder.
                 cwd="/",
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
@@ -86,12 +86,12 @@ class Account:
         return Ended(ended.returncode == 0, ended.stdout)
 
     def own(self, path: Path) -> None:
-        """Give a file or folder that we have just made to this user."""
+        """Make this user the owner of a file or folder that we have just created."""
         if os.geteuid() != self.uid:
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
     def refusal(self, directory: Path, program: Path) -> str | None:
-        """Try whether this user can enter a folder and run a program; say why not."""
+        """Return why this user cannot enter a folder and run a program; None if it can."""
         script = 'cd -- "$1" && exec "$2" --version'
         try:
             tried = self.run(
@@ -103,7 +103,7 @@ class Account:
 
 
 def own_account() -> Account:
-    """Whoever this process runs as."""
+    """Return the user that this process runs as."""
     return Account(os.geteuid(), os.getegid())
 
 
@@ -111,7 +111,7 @@ def choose_account(directory: Path, cluster: Path, program: Path) -> Account:
     """Find a user who can run ``program`` on ``cluster``, which may not exist yet.
 
     Raises:
-        EmbeddedPostgresError: there is none.
+        EmbeddedPostgresError: no user can.
     """
     owner = cluster.stat().st_uid if cluster.exists() else None
     myself = own_account()
@@ -126,10 +126,10 @@ def choose_account(directory: Path, cluster: Path, program: Path) -> Account:
         refusal = account.refusal(directory, program)
         if refusal is None:
             return account
-        who = "root in a user namespace" if account.prefix else _name(account.uid)
-        refusals.append(f"as {who}: {refusal}")
+        user = "root in a user namespace" if account.prefix else _name(account.uid)
+        refusals.append(f"as {user}: {refusal}")
     raise EmbeddedPostgresError(
-        "PostgreSQL does not run as root, and here it runs as nobody else. Start as an ordinary "
+        "PostgreSQL does not run as root, and no other user can run it here. Start as an ordinary "
         f"user, or put {directory} and {program.parent} where one can reach them.\n"
         + "\n".join(refusals)
     )
@@ -142,7 +142,7 @@ def _candidates(directory: Path, owner: int | None) -> Iterator[Account]:
         return
     if owner is None:
         host = directory.stat().st_uid
-        # initdb wants a user with a name; the owner of a container's volume may have none.
+        # initdb needs a user with a name; the owner of a container's volume may have none.
         if host != 0 and _name(host) != str(host):
             yield Account(host, _group(host))
         if dedicated is not None:
@@ -174,7 +174,7 @@ def _name(uid: int) -> str:
 
 
 def _environment() -> dict[str, str]:
-    # PGDATA, PGPORT, PGOPTIONS and the like are meant for somebody else's server, and messages
-    # are searched for below.
+    # PGDATA, PGPORT, PGOPTIONS and the like are meant for another server.  LC_ALL: messages are
+    # searched for words.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return kept | {"LC_ALL": "C"}

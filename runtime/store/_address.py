@@ -1,7 +1,7 @@
-"""Where a DSN leads: one set of libpq's parameters for each address to try.
+"""The addresses of a DSN: one set of libpq's parameters for each address to try.
 
-libpq would look a host's name up with a blocking call, and stop all of Trio for it; given the
-address as well (``hostaddr``) it does not, and still checks certificates against the name.
+libpq would resolve a host's name with a blocking call, which stops all of Trio; given the address
+as well (``hostaddr``) it does not, and still checks certificates against the name.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 _DEFAULTS: ConnDict = {
     "application_name": "dalsegno",
     "client_encoding": "UTF8",
-    # Kerberos would look for its ticket with blocking calls.
+    # libpq looks for Kerberos tickets with blocking calls.
     "gssencmode": "disable",
-    # A peer that vanished is noticed after 30 s of silence, or 15 s after data that it ignores.
+    # A peer that vanished is noticed after 30 s of silence, or 15 s after unacknowledged data.
     "keepalives_idle": "15",
     "keepalives_interval": "5",
     "keepalives_count": "3",
@@ -33,10 +33,10 @@ _DEFAULTS: ConnDict = {
 
 
 async def addresses_of(dsn: str) -> list[ConnDict]:
-    """Find the addresses of a DSN's hosts, in their order.
+    """Resolve the hosts of a DSN to addresses, in their order.
 
     Raises:
-        ConnectionBrokenError: it cannot be read, or no host has one.
+        ConnectionBrokenError: the DSN cannot be parsed, or no host has an address.
     """
     addresses: list[ConnDict] = []
     failure: ConnectionBrokenError | None = None
@@ -54,14 +54,14 @@ async def addresses_of(dsn: str) -> list[ConnDict]:
 
 
 def _hosts(dsn: str) -> list[ConnDict]:
-    """Read a DSN, and split it into one for each host."""
+    """Parse a DSN, and split it into one for each host."""
     try:
         attempts = split_attempts(_DEFAULTS | conninfo_to_dict(dsn))
         if all(_plausible(attempt) for attempt in attempts):
             return attempts
     except psycopg.Error:
         pass
-    # libpq's own message would quote what it stumbled over, which may be part of a password.
+    # libpq's own message would quote the offending text, which may be part of a password.
     raise ConnectionBrokenError(
         "libpq cannot read this database address; in a URL, special characters in the user's name "
         "and password must be percent-encoded",

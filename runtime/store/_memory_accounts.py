@@ -19,7 +19,7 @@ _EXPIRED_KEPT = timedelta(days=7)
 
 
 class MemoryAccounts:
-    """An `AccountStore` in memory; cancellation of any call leaves it undone."""
+    """An `AccountStore` in memory; a cancelled call has done nothing."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -51,7 +51,7 @@ class MemoryAccounts:
     async def touch_session(
         self, id_hash: bytes, last_seen_at: datetime, expires_at: datetime
     ) -> None:
-        """Note that a session was used; see `AccountStore.touch_session`."""
+        """Record that a session was used; see `AccountStore.touch_session`."""
         await trio.lowlevel.checkpoint()
         row = self._sessions.get(id_hash)
         if row is not None and row.revoked_at is None:
@@ -60,20 +60,20 @@ class MemoryAccounts:
             )
 
     async def revoke_session(self, id_hash: bytes) -> None:
-        """End a session; see `AccountStore.revoke_session`."""
+        """Revoke a session; see `AccountStore.revoke_session`."""
         await trio.lowlevel.checkpoint()
         row = self._sessions.get(id_hash)
         if row is not None:
             self._revoke(row)
 
     async def revoke_sessions_of(self, user_id: str) -> None:
-        """End every session of a user; see `AccountStore.revoke_sessions_of`."""
+        """Revoke every session of a user; see `AccountStore.revoke_sessions_of`."""
         await trio.lowlevel.checkpoint()
         for row in self._of_user(user_id):
             self._revoke(row)
 
     async def sweep_sessions(self, *, limit: int) -> int:
-        """Forget sessions that expired long ago; see `AccountStore.sweep_sessions`."""
+        """Delete sessions that expired long ago; see `AccountStore.sweep_sessions`."""
         await trio.lowlevel.checkpoint()
         expired = sorted(
             (row.expires_at, row.id_hash)
@@ -95,7 +95,7 @@ class MemoryAccounts:
         return self._credentials.get(user_id)
 
     async def delete_credential(self, user_id: str) -> None:
-        """Forget a user's password hash; see `AccountStore.delete_credential`."""
+        """Delete a user's password hash; see `AccountStore.delete_credential`."""
         await trio.lowlevel.checkpoint()
         self._credentials.pop(user_id, None)
 

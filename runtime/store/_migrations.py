@@ -1,11 +1,10 @@
 """Migrations: ordered SQL files, each applied once, in one transaction.
 
-Whoever migrates holds an advisory lock for the length of each file and looks again what is
-applied once it has the lock; so any number of servers may start at once.  Files only expand the
-schema; what they replace is dropped a release later, since a server of the release before may
-still be running on it.
+A process that migrates takes an advisory lock for each file, and then reads again what has been
+applied; so any number of servers may start at once.  Files only expand the schema; what they
+replace is dropped a release later, since servers of the previous release may still be running.
 
-A runtime refuses a database that it could harm, or that could harm its promises (I11):
+A runtime refuses a database that it could damage, or on which it could not keep its promises (I11):
 
     DatabaseRefusedError
     ├── SchemaTooNewError        migrated by a newer release
@@ -39,13 +38,13 @@ _FILE = re.compile(r"(\d{4})_(\w+)\.sql", re.ASCII)
 
 
 class DatabaseRefusedError(DalsegnoError):
-    """This release does not run on that database; its message says what to do."""
+    """This release cannot run on the database; the message says what to do."""
 
     code = "MIGRATION_UNAVAILABLE"
 
 
 class SchemaTooNewError(DatabaseRefusedError):
-    """A newer release has migrated the database; this one does not know what that means."""
+    """A newer release has migrated the database to a schema that this one does not know."""
 
 
 class SchemaTooOldError(DatabaseRefusedError):
@@ -53,19 +52,19 @@ class SchemaTooOldError(DatabaseRefusedError):
 
 
 class ServerUnsuitableError(DatabaseRefusedError):
-    """The server is too old, or set so that it may lose what it has committed."""
+    """The server is too old, or configured so that it may lose commits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file."""
+    """One migration file."""
 
     version: int
     """1, 2, 3 … without a gap."""
     name: str
     """The file's name without ``.sql``."""
     sql: str
-    """Its statements."""
+    """The file's statements."""
 
 
 @cache
@@ -88,13 +87,13 @@ async def migrate(
     known: Sequence[Migration] | None = None,
     lock_timeout_s: float = 30.0,
 ) -> list[str]:
-    """Apply what is missing of the ``known`` migrations, and tell the names of what was applied.
+    """Apply the ``known`` migrations that are missing, and return the names of those applied.
 
-    Cancellation leaves the migrations that were finished.
+    Cancelled, it keeps the migrations that were completed.
 
     Raises:
-        SchemaTooNewError: a newer release was here.
-        StoreUnavailableError: somebody else has held a lock that is needed for too long.
+        SchemaTooNewError: a newer release has migrated the database.
+        StoreUnavailableError: a lock that is needed was held elsewhere for too long.
     """
     known = known or migrations()
     applied = []
@@ -113,10 +112,10 @@ async def migrate(
 
 
 async def check(connection: Connection, *, known: Sequence[Migration] | None = None) -> None:
-    """Refuse a database that this release must not run on.
+    """Raise unless this release can run on the database.
 
     Raises:
-        DatabaseRefusedError: one of its kinds.
+        DatabaseRefusedError: it cannot; the subclass says why.
     """
     await _check_server(connection)
     latest = (known or migrations())[-1].version
@@ -140,7 +139,7 @@ async def _apply(
         if version >= migration.version:
             return False
         if version == 0:
-            await _found(connection)
+            await _create_schema(connection)
         await connection.execute(migration.sql)
         await connection.execute(
             "insert into dalsegno.migration (version, name) values ($1::integer, $2::text)",
@@ -149,7 +148,7 @@ async def _apply(
         return True
 
 
-async def _found(connection: Connection) -> None:
+async def _create_schema(connection: Connection) -> None:
     await connection.execute("""
         create schema if not exists dalsegno;
         create table if not exists dalsegno.migration (
@@ -187,5 +186,5 @@ async def _check_server(connection: Connection) -> None:
         )
     if fsync == "off":
         raise ServerUnsuitableError(
-            "the server runs with fsync=off and would lose commits with the power; turn it on"
+            "the server runs with fsync=off and would lose commits in a power failure; turn it on"
         )

@@ -1,8 +1,8 @@
 """The store's connections, by what they are for, so that unrelated work never queues behind it.
 
-Every session runs generic plans without sequential scans.  The statements leave the planner one
-way each, and these settings keep it on that way in a database that was never analysed; a custom
-plan for each append would cost three times the append.
+Every session uses generic plans without sequential scans.  There is one sensible plan for each
+statement, and with these settings the planner chooses it also in a database that was never
+analysed.  A custom plan for each append would cost three times the append.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ _READERS = 4
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """Pools of connections; each opens one when it is needed."""
+    """Pools of connections, which each opens as they are needed."""
 
     appending: Pool
-    """Appends alone."""
+    """For appends only."""
     reading: Pool
-    """Reads, and what changes who owns a workspace."""
+    """For reads, and for changes of a workspace's owner."""
     writing: Pool
-    """Ack cursors and accounts."""
+    """For ack cursors and accounts."""
     maintenance: Pool
-    """What nobody waits for: sweeps, and states of entities that are passivated."""
+    """For what nothing waits for: sweeps, and states of entities that are passivated."""
     heartbeat: Pool
-    """A node's lease alone, which other statements must not delay."""
+    """For a node's lease only, which other statements must not delay."""
 
     @classmethod
     def of(cls, dsn: str, limits: Limits, connect: Connect) -> Self:
@@ -58,7 +58,7 @@ class Pools:
             reading=Pool(otherwise, _READERS, answer_deadline_s=answer_s),
             writing=Pool(otherwise, 1, answer_deadline_s=answer_s),
             maintenance=Pool(otherwise, 1, answer_deadline_s=answer_s),
-            # A beat that is late is worth another try while the lease lasts, not a longer wait.
+            # While the lease lasts, a late heartbeat is better repeated than waited for.
             heartbeat=Pool(
                 partial(open_session, _PLANS | _timeouts(limits.lease_s / 4)),
                 1,
@@ -67,7 +67,7 @@ class Pools:
         )
 
     async def aclose(self) -> None:
-        """Close every connection; statements that are under way end with theirs."""
+        """Close every connection, also those whose statements are running."""
         for pool in (self.appending, self.reading, self.writing, self.maintenance, self.heartbeat):
             await pool.aclose()
 
@@ -79,8 +79,8 @@ def _timeouts(seconds: float) -> dict[str, str]:
 
 async def _open(connect: Connect, dsn: str, settings: Mapping[str, str]) -> Connection:
     connection = await connect(dsn, settings=settings)
-    # A host's server may be set to answer before a commit is on disk.  Ours must be: what was
-    # acknowledged is kept, and an epoch that was handed out is never handed out again.
+    # A host's server may be configured to answer before a commit is on disk.  Ours must be on disk:
+    # what was acknowledged must not be lost, and no epoch may be handed out twice.
     try:
         await connection.execute(
             "select set_config('synchronous_commit', 'on', false)"

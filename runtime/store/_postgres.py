@@ -1,11 +1,11 @@
 """The store on PostgreSQL.
 
-An append is one statement on its own: one implicit transaction, one round trip, and nothing that
+An append is a single statement: one implicit transaction, one round trip, and no transaction that
 a paused process could hold open (DESIGN §4).  It is never cancelled at the server.  A call that
-is cancelled here gives its connection up, and the outcome is unknown.
+is cancelled here abandons its connection, and the outcome is unknown.
 
-So is everything else one statement each.  What it says depends on the latest version of a row it
-reads under that row's lock: a statement's snapshot is older than the lock that it waited for.
+Everything else is a single statement too.  Where a statement depends on the latest version of a
+row, it reads the row under its lock: its snapshot is older than a lock that it waited for.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ if TYPE_CHECKING:
 
 
 class PostgresStore:
-    """A `dalsegno.actors.Store` on PostgreSQL 15 or newer; `open` makes one."""
+    """A `dalsegno.actors.Store` on PostgreSQL 15 or newer; see `open`."""
 
     def __init__(self, dsn: str, limits: Limits) -> None:
         self._limits = limits
         self._pools = Pools.of(dsn, limits, connect)
         self._known_types: set[tuple[str, str, int]] = set()
         self.accounts = PostgresAccounts(self._pools)
-        """Sessions and credentials, on the same connections."""
+        """The sessions and credentials, on the same connections."""
 
     def __repr__(self) -> str:
         return f"<PostgresStore {self._pools!r}>"
@@ -73,7 +73,7 @@ class PostgresStore:
         """Open the store on a database that has been migrated.
 
         Raises:
-            DatabaseRefusedError: this release must not run on it.
+            DatabaseRefusedError: this release cannot run on it.
             StoreUnavailableError: it cannot be reached.
         """
         store = cls(dsn, limits or Limits())
@@ -85,7 +85,7 @@ class PostgresStore:
             await store.aclose()
 
     async def aclose(self) -> None:
-        """Close every connection; statements that are under way end with theirs."""
+        """Close every connection, also those whose statements are running."""
         await self._pools.aclose()
 
     # Heads
@@ -105,10 +105,10 @@ class PostgresStore:
     ) -> Head | None:
         """Raise the epoch and own the workspace; see `Store.acquire`.
 
-        It waits for an append under way, which holds the row, at most five seconds.
-        Cancellation leaves it unknown whether the epoch was raised.
+        It waits for a running append, which has locked the row, for at most five seconds.
+        Cancelled, it may or may not have raised the epoch.
         """
-        attempts = 2 if create else 1  # the second one sees what kept the first from beginning it
+        attempts = 2 if create else 1  # the second sees a row that was created during the first
         for _ in range(attempts):
             rows = await fetch(
                 self._pools.reading,
@@ -137,7 +137,7 @@ class PostgresStore:
         return bool(await fetch(self._pools.reading, "resume", workspace_id, str(epoch), *why))
 
     async def read_audit(self, workspace_id: str, *, limit: int) -> list[AuditEntry]:
-        """Read what was done from outside; see `Store.read_audit`."""
+        """Read the audit of a workspace; see `Store.read_audit`."""
         rows = await fetch(self._pools.reading, "read_audit", workspace_id, str(limit))
         return [audit_entry_of(row) for row in rows]
 
@@ -148,7 +148,7 @@ class PostgresStore:
     ) -> float | None:
         """Prolong a node's lease; see `Store.beat`.
 
-        It gives up while there is still time to beat again.
+        It gives up early enough to be repeated while the lease lasts.
         """
         if first:
             await fetch(self._pools.heartbeat, "sweep_nodes")
@@ -170,7 +170,7 @@ class PostgresStore:
     async def append(self, batches: Sequence[Batch]) -> Collection[str]:
         """Commit what can be; see `Store.append`.
 
-        Cancellation leaves the outcome unknown: the statement runs on at the server.
+        Cancelled, its outcome is unknown: the statement runs on at the server.
         """
         new_types = event_types_of(batches) - self._known_types
         if new_types:
@@ -183,8 +183,8 @@ class PostgresStore:
         return {workspace_id for (workspace_id,) in rows}
 
     async def _add_event_types(self, types: list[tuple[str, str, int]]) -> None:
-        # Before the append and apart from it: a kind without an event harms nobody, an event
-        # whose kind is missing would.
+        # Before the append, in a statement of its own: a kind without an event does no harm, an
+        # event whose kind is missing would.
         rows = [(quoted(domain), quoted(type_), str(version)) for domain, type_, version in types]
         async with lent(self._pools.appending, refused=BatchRejectedError) as connection:
             await connection.execute(queries()["add_event_types"], columns(rows, 3))
@@ -235,7 +235,7 @@ class PostgresStore:
         return found
 
     async def event_types(self) -> set[tuple[str, str, int]]:
-        """Tell every kind of event that was ever appended; see `Store.event_types`."""
+        """Return every kind of event that was ever appended; see `Store.event_types`."""
         rows = await fetch(self._pools.reading, "event_types")
         return {(domain, type_, version) for domain, type_, version in rows}
 
@@ -279,7 +279,7 @@ class PostgresStore:
         limit: int,
         key: str | None = None,
     ) -> list[EntityItem]:
-        """List live entities of a domain; see `Store.list_entities`."""
+        """List the entities of a domain that exist; see `Store.list_entities`."""
         # ";" is the character after ":", so these are the bounds of what begins with "domain:".
         low, high = max(after, f"{domain}:"), f"{domain};"
         rows = await fetch(
@@ -290,7 +290,7 @@ class PostgresStore:
     async def locate(
         self, stream_id: str, *, after: str = "", limit: int = 2, live_only: bool = False
     ) -> list[str]:
-        """Tell which workspaces have an entity of this id; see `Store.locate`."""
+        """Return the workspaces that have an entity of this id; see `Store.locate`."""
         live = "true" if live_only else None
         rows = await fetch(self._pools.reading, "locate", stream_id, after, live, str(limit))
         return [workspace_id for (workspace_id,) in rows]
@@ -300,7 +300,7 @@ class PostgresStore:
     async def find_results(
         self, workspace_id: str, keys: Collection[tuple[str, str]]
     ) -> dict[tuple[str, str], StoredResult]:
-        """Look up live idempotency keys; see `Store.find_results`."""
+        """Look up idempotency keys that have not expired; see `Store.find_results`."""
         if not keys:
             return {}
         scopes, names = zip(*keys, strict=True)
@@ -310,7 +310,7 @@ class PostgresStore:
         return results_of(rows)
 
     async def sweep_results(self, *, limit: int) -> int:
-        """Forget expired idempotency keys; see `Store.sweep_results`."""
+        """Delete expired idempotency keys; see `Store.sweep_results`."""
         return len(await fetch(self._pools.maintenance, "sweep_results", str(limit)))
 
     # Cursors
@@ -324,8 +324,8 @@ class PostgresStore:
     async def write_cursors(self, cursors: dict[CursorKey, int]) -> None:
         """Raise ack cursors; see `Store.write_cursors`.
 
-        Clients and cursors above the bounds go afterwards; should that fail, then with the next
-        new one.
+        Clients and cursors above the bounds are deleted afterwards; if that fails, after the next
+        new cursor.
         """
         rows = [(*cursor_elements(key), str(seq)) for key, seq in cursors.items()]
         grown = await fetch(self._pools.writing, "write_cursors", *columns(rows, 5))
@@ -350,7 +350,7 @@ class PostgresStore:
     async def sweep_cursors(
         self, after: CursorKey | None, *, limit: int, unused_s: float
     ) -> CursorKey | None:
-        """Forget some that are not written any more; see `Store.sweep_cursors`."""
+        """Delete a portion of the unused cursors; see `Store.sweep_cursors`."""
         key = ("", "", "", "") if after is None else msgspec.structs.astuple(after)
         rows = await fetch(
             self._pools.maintenance, "sweep_cursors", *key, str(limit), repr(unused_s)

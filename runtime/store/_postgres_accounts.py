@@ -52,7 +52,7 @@ class PostgresAccounts:
     async def touch_session(
         self, id_hash: bytes, last_seen_at: datetime, expires_at: datetime
     ) -> None:
-        """Note that a session was used; see `AccountStore.touch_session`."""
+        """Record that a session was used; see `AccountStore.touch_session`."""
         await fetch(
             self._pools.writing,
             "touch_session",
@@ -62,15 +62,15 @@ class PostgresAccounts:
         )
 
     async def revoke_session(self, id_hash: bytes) -> None:
-        """End a session; see `AccountStore.revoke_session`."""
+        """Revoke a session; see `AccountStore.revoke_session`."""
         await fetch(self._pools.writing, "revoke_session", id_hash.hex())
 
     async def revoke_sessions_of(self, user_id: str) -> None:
-        """End every session of a user; see `AccountStore.revoke_sessions_of`."""
+        """Revoke every session of a user; see `AccountStore.revoke_sessions_of`."""
         await fetch(self._pools.writing, "revoke_sessions_of", user_id)
 
     async def sweep_sessions(self, *, limit: int) -> int:
-        """Forget sessions that expired long ago; see `AccountStore.sweep_sessions`."""
+        """Delete sessions that expired long ago; see `AccountStore.sweep_sessions`."""
         return len(await fetch(self._pools.maintenance, "sweep_sessions", str(limit)))
 
     async def put_credential(self, user_id: str, password_hash: str) -> None:
@@ -83,5 +83,5 @@ class PostgresAccounts:
         return str(rows[0][0]) if rows else None
 
     async def delete_credential(self, user_id: str) -> None:
-        """Forget a user's password hash; see `AccountStore.delete_credential`."""
+        """Delete a user's password hash; see `AccountStore.delete_credential`."""
         await fetch(self._pools.writing, "delete_credential", user_id)

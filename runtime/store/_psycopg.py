@@ -1,18 +1,18 @@
 """psycopg 3 on Trio: its generator core, driven by Trio's waits.
 
-psycopg keeps the protocol apart from the waiting: its internals are generators that step libpq
-and yield what they wait for, "readable" or "writable".  Whoever drives such a generator decides
-how to wait.  So this is no wrapper around asyncio or around threads; a statement is one generator
-and, most of the time, one `trio.lowlevel.wait_readable`.
+psycopg separates the protocol from the waiting: its internals are generators that step libpq and
+yield what they wait for, "readable" or "writable".  The code that drives such a generator decides
+how to wait.  So this wraps neither asyncio nor threads; a statement is one generator and, most of
+the time, one `trio.lowlevel.wait_readable`.
 
-Statements go to libpq past psycopg's cursors: what is sent is text already, and adapting parameters
-of any type costs as much again as the statement itself.  One private method of psycopg is needed,
+Statements bypass psycopg's cursors: parameters are text already, and adapting those of any type
+costs as much again as the statement itself.  One private method of psycopg is needed,
 ``_connect_gen``; pyproject.toml pins psycopg below the next minor version because of it.
 
-A wait that is cancelled leaves an answer on the wire that nobody will read.  Asking the server to
-cancel the statement (PQcancel) would turn an append that is about to succeed into one that fails,
-through another connection, at an unknown time; so such a connection is closed at once, and the
-statement runs to its end at the server.
+A cancelled wait leaves an answer on the wire that will not be read.  Asking the server to cancel
+the statement (PQcancel) would turn an append that is about to succeed into one that fails, through
+another connection, at an unknown time; so such a connection is closed at once, and the statement
+runs to its end at the server.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What the loaders below, and those of psycopg, rely on.
+# The loaders below, and those of psycopg, rely on these.
 _SESSION = {
     "TimeZone": "UTC",
     "DateStyle": "ISO",
     "bytea_output": "hex",
-    "client_encoding": "UTF8",  # which is what we send, whatever the DSN says
+    "client_encoding": "UTF8",  # parameters are sent as UTF-8, whatever the DSN says
 }
 
 _ROLLBACK_DEADLINE_S = 5.0
 
 _PREPARED_MAX = 100
-"""Statements that a session prepares; it knows half as many.  Others are parsed each time."""
+"""The most statements that a session prepares; there are half as many."""
 
 # PostgreSQL manual, appendix A: connection exceptions, and operator interventions that end the
 # session (but not 57014, a statement cancelled by a timeout).
@@ -62,12 +62,12 @@ _LOST = ("08", "57P0")
 _DATA_EXCEPTION = "22000"
 _INTERNAL_ERROR = "XX000"
 
-# src/backend/replication/syncrep.c: where a commit waits for standbys, and from where the server
-# warns that it no longer does.  The warning's SQLSTATE is everybody's, 01000, and its text is
-# translated; the name of the function is neither.
+# src/backend/replication/syncrep.c: the function in which a commit waits for standbys, and warns
+# when the wait was cancelled.  The warning's SQLSTATE, 01000, is that of any warning and its text
+# is translated; the name of the function identifies it.
 _STANDBY_WAIT = "SyncRepWaitForLSN"
 
-# Where there is no POLLRDHUP (macOS), POLLHUP says the same.
+# Without POLLRDHUP (macOS), POLLHUP means the same.
 _HANG_UP = getattr(select, "POLLRDHUP", 0)
 
 
@@ -90,8 +90,8 @@ async def connect(
 ) -> PsycopgConnection:
     """Open a session, with ``settings`` as by ``SET``.
 
-    Every address that the DSN's hosts resolve to is tried in turn, each with an equal share of
-    the time that is left.  Cancellation leaves nothing behind.
+    Every address of the DSN's hosts is tried in turn, each with an equal share of the time that
+    is left.  Cancellation leaves nothing behind.
 
     Raises:
         ConnectionBrokenError: none could be reached, or the server refused us.
@@ -114,7 +114,7 @@ async def connect(
 
 
 class PsycopgConnection:
-    """A `Connection` on psycopg; `connect` makes them."""
+    """A `Connection` on psycopg; opened by `connect`."""
 
     def __init__(self, session: psycopg.Connection[tuple[Any, ...]]) -> None:
         session.autocommit = True
@@ -138,9 +138,9 @@ class PsycopgConnection:
 
     @property
     def broken(self) -> bool:
-        """Whether this connection is of no more use, as far as can be told without waiting.
+        """Whether this connection can no longer be used, as far as is known without waiting.
 
-        A server that went away while nothing was asked of it has hung up.  Looking before each
+        A server that ended while the connection was idle has hung up.  Checking before each
         statement makes the usual case, a restarted database, a certain "not sent".
         """
         return self._session.closed or bool(self._hang_up.poll(0))
@@ -201,16 +201,16 @@ class PsycopgConnection:
                 await self._drive(generators.notifies(self._session.pgconn))
 
     async def aclose(self) -> None:
-        """Close, without waiting for the server; more than once is fine."""
+        """Close without waiting for the server; closing again does nothing."""
         self.abandon()
-        # Shielded: who closes several, cancelled or not, gets to the last one.
+        # Shielded, so that a cancelled task can close all of several connections.
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def abandon(self) -> None:
-        """Close the socket now, whatever is on it."""
+        """Close the socket now, whatever the connection is doing."""
         if not self._session.closed:
-            # libpq closes by itself a socket that it finds dead, and its number may be somebody
-            # else's by now; it is ours only while the session is open.
+            # libpq closes a dead socket by itself, and its number may have been reused since; it
+            # is ours only while the session is open.
             trio.lowlevel.notify_closing(self._socket)
         self._session.close()
 
@@ -244,7 +244,7 @@ class PsycopgConnection:
         return (yield from self._results())[-1]
 
     def _results(self) -> PQGen[list[PGresult]]:
-        """Take what the server answers to what was sent."""
+        """Receive the server's answers to what was sent."""
         results: list[PGresult] = yield from generators.execute(self._session.pgconn)
         for result in results:
             if result.status == ExecStatus.FATAL_ERROR:
@@ -252,7 +252,7 @@ class PsycopgConnection:
         return results
 
     def _dump(self, param: object) -> Buffer:
-        """Write a parameter as the text that PostgreSQL reads it from."""
+        """Return a parameter in PostgreSQL's text format."""
         if not isinstance(param, str):
             dumped = self._values.get_dumper(param, PyFormat.TEXT).dump(param)
             assert dumped is not None, "None is dumped nowhere"
@@ -262,7 +262,7 @@ class PsycopgConnection:
         return param.encode()
 
     def _note(self, notice: psycopg.errors.Diagnostic) -> None:
-        # A cancelled wait for a standby is no error to the server: the statement succeeds.
+        # To the server a cancelled wait for a standby is not an error: the statement succeeds.
         if notice.source_function == _STANDBY_WAIT:
             self._uncertain = notice.message_primary or "the wait for a standby was cancelled"
 
@@ -285,8 +285,8 @@ class PsycopgConnection:
             self._running = False
 
     async def _roll_back(self) -> None:
-        # The exception that is on its way says more than one from here could; a connection that
-        # cannot roll back is given up, and the transaction ends with it.
+        # The exception that is propagating is worth more than one from here; a connection that
+        # cannot roll back is abandoned, and the transaction ends with it.
         with trio.move_on_after(_ROLLBACK_DEADLINE_S, shield=True):
             try:
                 await self.execute("ROLLBACK")
@@ -323,7 +323,7 @@ async def _ready(fileno: int, wanted: Wait) -> Ready:
     if wanted == Wait.W:
         await trio.lowlevel.wait_writable(fileno)
         return Ready.W
-    # A long statement: libpq reads while it writes, or both sides could wait for each other.
+    # A long statement: libpq reads while it writes, or both sides might wait for each other.
     ready = 0
 
     async def note(wait: Callable[[int], Any], state: Ready) -> None:
@@ -357,7 +357,7 @@ async def _open_first(
 
 
 async def _drive_connect(steps: PQGenConn[T]) -> T:
-    # The socket may be another one at every step.
+    # Each step may use another socket.
     try:
         fileno, wanted = next(steps)
         while True:

@@ -1,7 +1,7 @@
-"""Between records and rows: the parameters of an append, and what is made of what was read.
+"""Conversion between records and rows: the parameters of statements, and their results.
 
-Rows come as the statements of ``queries.sql`` list their columns; each function here names the
-statement that it belongs to.
+The columns of rows are in the order of the statements in ``queries.sql``; each function here names
+the statement that it belongs to.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Row = tuple[Any, ...]
 def append_statement(
     batches: Sequence[Batch], result_ttl_s: float
 ) -> tuple[str, Sequence[str | None]]:
-    """Name the statement that appends these, and write its parameters."""
+    """Return the name of the statement that appends these batches, and its parameters."""
     if len(batches) == 1 and _is_one(batches[0]):
         return "append_one", _one_parameters(batches[0], result_ttl_s)
     return "append", _append_parameters(batches, result_ttl_s)
 
 
 def _is_one(batch: Batch) -> bool:
-    """Tell whether it is one event, its entity, and perhaps the result of its command's key."""
+    """Return whether it is one event, its entity and at most the result of its command's key."""
     return (
         len(batch.events) == 1
         and [(e.stream_id, e.stream_seq) for e in batch.events]
@@ -49,7 +49,7 @@ def _is_one(batch: Batch) -> bool:
 
 
 def _one_parameters(batch: Batch, result_ttl_s: float) -> list[str | None]:
-    """Write the parameters of ``append_one``."""
+    """Return the parameters of ``append_one``."""
     (event,), (entity,) = batch.events, batch.entities
     assert event.event_seq == batch.old_head + 1
     parameters = [
@@ -69,7 +69,7 @@ def _one_parameters(batch: Batch, result_ttl_s: float) -> list[str | None]:
 
 
 def _append_parameters(batches: Sequence[Batch], result_ttl_s: float) -> list[str | None]:
-    """Write the parameters of ``append``."""
+    """Return the parameters of ``append``."""
     heads: list[tuple[str, ...]] = []
     results: list[tuple[str, ...]] = []
     entities: list[tuple[str, ...]] = []
@@ -108,7 +108,7 @@ def _head_elements(workspace: str, batch: Batch) -> tuple[str, ...]:
 
 
 class _Memo(dict[str | None, str]):
-    """Texts that come again and again, each quoted once."""
+    """Texts that are repeated, each quoted once."""
 
     def __missing__(self, text: str | None) -> str:
         self[text] = written = quoted(text)
@@ -116,7 +116,7 @@ class _Memo(dict[str | None, str]):
 
 
 def _event_columns(events: Sequence[Event]) -> list[str | None]:
-    """Write the events column by column: this is most of what an append costs here."""
+    """Return the events column by column: most of what an append costs in this process."""
     memo = _Memo()
     return [
         *_shared([event.workspace_id for event in events], memo),
@@ -139,7 +139,7 @@ def _event_columns(events: Sequence[Event]) -> list[str | None]:
 
 
 def _shared(values: Sequence[str | None], memo: _Memo) -> tuple[str, str | None]:
-    """Write a column, or where all its values are the same that one, which is read once."""
+    """Return a column, or its one value if all are the same, which is then parsed once."""
     if values and values.count(values[0]) == len(values):
         return "{}", values[0]
     return array([memo[value] for value in values]), None
@@ -164,13 +164,13 @@ def _entities_elements(workspace: str, batch: Batch) -> list[tuple[str, ...]]:
 
 
 def event_types_of(batches: Iterable[Batch]) -> set[tuple[str, str, int]]:
-    """Tell the (domain, type, type_version) of every event."""
+    """Return the (domain, type, type_version) of every event."""
     kinds = {(e.stream_id, e.type, e.type_version) for batch in batches for e in batch.events}
     return {(stream_id.partition(":")[0], type_, version) for stream_id, type_, version in kinds}
 
 
 def state_columns(entities: Iterable[EntityWrite]) -> list[str]:
-    """Write the parameters of ``write_states`` behind workspace and epoch."""
+    """Return the parameters of ``write_states`` after workspace and epoch."""
     rows = [
         (quoted(write.stream_id), str(write.version), quoted(write.state),
          str(write.domain_version))
@@ -181,7 +181,7 @@ def state_columns(entities: Iterable[EntityWrite]) -> list[str]:
 
 
 def cursor_elements(key: CursorKey) -> tuple[str, str, str, str]:
-    """Write a cursor's key for array literals."""
+    """Return a cursor's key as elements of array literals."""
     return (
         quoted(key.user_id),
         quoted(key.client_id),
@@ -191,7 +191,7 @@ def cursor_elements(key: CursorKey) -> tuple[str, str, str, str]:
 
 
 def head_of(row: Row) -> Head:
-    """Make a head of a row of ``read_head``, ``read_heads`` or ``acquire``."""
+    """Return the head in a row of ``read_head``, ``read_heads`` or ``acquire``."""
     (
         workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason,
         halted_code,
@@ -210,7 +210,7 @@ def head_of(row: Row) -> Head:
 
 
 def audit_entry_of(row: Row) -> AuditEntry:
-    """Make an entry of a row of ``read_audit``."""
+    """Return the entry in a row of ``read_audit``."""
     recorded_at, workspace_id, actor, action, detail = row
     return AuditEntry(
         recorded_at=recorded_at,
@@ -222,13 +222,13 @@ def audit_entry_of(row: Row) -> AuditEntry:
 
 
 def node_of(row: Row) -> Node:
-    """Make a node of a row of ``find_node``."""
+    """Return the node in a row of ``find_node``."""
     node_id, address, expires_in_s = row
     return Node(node_id=node_id, address=address, expires_in_s=expires_in_s)
 
 
 def events_of(workspace_id: str, rows: Iterable[Row]) -> list[Event]:
-    """Make events of rows of ``read_events``; fail closed on a foreign envelope (X-PER-5)."""
+    """Return the events in rows of ``read_events``; refuse other envelopes (X-PER-5)."""
     events = []
     for (
         event_seq, stream_id, stream_seq, event_id, type_, type_version, schema_version, payload,
@@ -259,7 +259,7 @@ def events_of(workspace_id: str, rows: Iterable[Row]) -> list[Event]:
 
 
 def results_of(rows: Iterable[Row]) -> dict[tuple[str, str], StoredResult]:
-    """Make stored results of rows of ``find_results``."""
+    """Return the results in rows of ``find_results``, by scope and key."""
     return {
         (scope, key): StoredResult(
             payload_hash=payload_hash,
@@ -272,7 +272,7 @@ def results_of(rows: Iterable[Row]) -> dict[tuple[str, str], StoredResult]:
 
 
 def item_of(row: Row) -> EntityItem:
-    """Make an item of a row of ``list_entities``."""
+    """Return the item in a row of ``list_entities``."""
     stream_id, version, keys, title, updated_at = row
     return EntityItem(
         stream_id=stream_id, version=version, keys=tuple(keys), title=title, updated_at=updated_at
@@ -280,5 +280,5 @@ def item_of(row: Row) -> EntityItem:
 
 
 def version_elements(versions: Iterable[int | None]) -> Iterable[str]:
-    """Write versions as elements of an array literal."""
+    """Return versions as elements of an array literal."""
     return (NULL if version is None else str(version) for version in versions)

@@ -1,8 +1,8 @@
-"""Connections for one statement, with the driver's errors turned into the port's.
+"""Statements on a pool's connections, with the driver's errors translated into the port's.
 
-What a failed statement means depends on what it was for.  A lost connection leaves an append
-unknown, and a read or a repeatable write simply undone.  A refused statement wrote nothing; what
-matters is whose fault it was: the data's, which will fail again, or the server's, which may not.
+What a failed statement means depends on its purpose.  A lost connection leaves the outcome of an
+append unknown, and a read or a repeatable write simply undone.  A refused statement wrote nothing;
+the question is whether its data are at fault, which will fail again, or the server, which may not.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ async def lent(
 
     Raises:
         StoreUnavailableError: nothing was sent, or the server undid it.
-        DalsegnoError: ``lost`` where the statement's outcome is unknown, ``refused`` where the
-            server refused its data.
+        DalsegnoError: ``lost`` if the statement's outcome is unknown, ``refused`` if the server
+            refused its data.
         CorruptLogError: the server found its own files damaged.
     """
     try:
@@ -59,25 +59,26 @@ async def lent(
             try:
                 yield connection
             except ConnectionBrokenError as error:
-                raise (lost if error.sent else StoreUnavailableError)(_away(error)) from error
+                kind = lost if error.sent else StoreUnavailableError
+                raise kind(_unavailable(error)) from error
             except CommitUncertainError as error:
                 _log.warning("commit_uncertain", reason=error.message)
                 raise lost("the database cannot say whether its standbys have this") from error
             except DatabaseError as error:
                 if not error.sqlstate.startswith(_DATA_CLASSES):
-                    # Perhaps it is the session: one with a server that a failover has left behind
-                    # refuses every write.  The next one begins anew.
+                    # Perhaps it is the session: with a server that a failover has left behind, it
+                    # refuses every write.  The next statement gets a new one.
                     await connection.aclose()
                 raise _refusal(error, refused) from error
     except DriverError as error:
-        # The pool could not open a session; whatever was sent to that end was not ours.
-        raise StoreUnavailableError(_away(error)) from error
+        # The pool could not open a session; no statement of ours was sent.
+        raise StoreUnavailableError(_unavailable(error)) from error
 
 
-def _away(error: DriverError) -> str:
-    """Say it without the server's own words, which name its place: they go into the log."""
-    _log.warning("database_away", reason=error.message)
-    return "the database is away"
+def _unavailable(error: DriverError) -> str:
+    """Log the driver's words, which contain the server's address, and return others."""
+    _log.warning("database_unavailable", reason=error.message)
+    return "the database is unavailable"
 
 
 def _refusal(error: DatabaseError, refused: type[DalsegnoError]) -> DalsegnoError:
@@ -98,8 +99,8 @@ async def fetch(
 ) -> list[Row]:
     """Run the statement of that name on a connection of ``pool``; errors are as in `lent`.
 
-    The server ends it after its ``statement_timeout``; a server that does not even do that is
-    frozen or out of reach, and the connection is given up.
+    The server ends it after its ``statement_timeout``; a server that does not is frozen or
+    unreachable, and the connection is abandoned.
     """
     try:
         with trio.fail_after(pool.answer_deadline_s):

@@ -14,9 +14,9 @@ from dalsegno.actors.domains.members import Role
 from dalsegno.protocol import DalsegnoError, OutcomeUnknownError, Reject
 
 from ._auth import Identity, clear_cookie, open_session, same_secret
-from ._envelope import answer, following, nothing, number, read, request_id
+from ._envelope import answer, nothing, query_after, query_int, read, request_id
 from ._membership import memberships
-from ._site import Site, check_global_admin, refuse_foreign_pages
+from ._route_context import RouteContext, check_global_admin, refuse_foreign_pages
 
 if TYPE_CHECKING:
     from dalsegno.actors import Receipt
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class RegisterBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What setup is asked with."""
+    """The request of setup."""
 
     email: str
     password: str
@@ -35,14 +35,14 @@ class RegisterBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoginBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What login is asked with."""
+    """The request of a login."""
 
     email: str
     password: str
 
 
 class UserCreateBody(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom an administrator registers."""
+    """The request of an administrator to register a user."""
 
     email: str
     display_name: str
@@ -51,7 +51,7 @@ class UserCreateBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IdentityBody(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is logged in."""
+    """The user who is logged in."""
 
     user_id: str
     email: str
@@ -80,19 +80,19 @@ class UsersBody(msgspec.Struct, frozen=True, kw_only=True):
     next: str | None
 
 
-def account_routes(site: Site) -> Blueprint:
-    """Make the routes."""
+def account_routes(context: RouteContext) -> Blueprint:
+    """Create the routes."""
     routes = Blueprint("accounts", __name__)
-    rt = site.rt
+    rt = context.rt
 
     @routes.post("/api/setup/register")
     async def register() -> Response:
         refuse_foreign_pages()
         body = await read(RegisterBody)
         if await rt.system.get(setups, "main") is not None:
-            raise Reject("SETUP_LOCKED", "setup has happened")
+            raise Reject("SETUP_LOCKED", "setup was done already")
         given = request.headers.get("x-setup-token", body.setup_token)
-        if site.setup_token is not None and not same_secret(site.setup_token, given):
+        if context.setup_token is not None and not same_secret(context.setup_token, given):
             raise Reject("SETUP_TOKEN_INVALID", "not the token that was printed at start")
         command = SetUp(
             user_id=rt.world.new_id(),
@@ -102,8 +102,8 @@ def account_routes(site: Site) -> Blueprint:
             slug=body.workspace_slug,
             name=body.workspace_name or body.display_name,
         )
-        await _with_credential(site, rt.system, command, body.password)
-        return await _logged_in(site, command.user_id, status=201)
+        await _with_credential(context, rt.system, command, body.password)
+        return await _logged_in(context, command.user_id, status=201)
 
     @routes.post("/api/auth/login")
     async def login() -> Response:
@@ -112,29 +112,29 @@ def account_routes(site: Site) -> Blueprint:
         claim = await rt.system.get(claims, email_claim(body.email))
         user_id = "" if claim is None else claim.by
         password_hash = await rt.accounts.find_credential(user_id)
-        is_right = await site.passwords.verify(password_hash, body.password)
+        is_right = await context.passwords.verify(password_hash, body.password)
         user = await rt.system.get(users, user_id) if is_right else None
         if user is None or user.role is None:
             raise Reject("INVALID_CREDENTIALS", "unknown e-mail address or wrong password")
-        return await _logged_in(site, user_id, status=200)
+        return await _logged_in(context, user_id, status=200)
 
     @routes.post("/api/auth/logout")
     async def logout() -> Response:
-        identity = await site.enter()
+        identity = await context.authenticate()
         await rt.accounts.revoke_session(identity.session_hash)
-        await site.close_session(identity.session_hash)
-        g.cookie = clear_cookie(secure=site.secure_cookies)
+        await context.close_session(identity.session_hash)
+        g.cookie = clear_cookie(secure=context.secure_cookies)
         return nothing()
 
     @routes.get("/api/auth/session")
     async def session() -> Response:
-        return answer(await _identity_body(site, await site.enter()))
+        return answer(await _identity_body(context, await context.authenticate()))
 
     @routes.get("/api/users")
     async def list_users() -> Response:
-        check_global_admin(await site.enter())
-        limit = number("limit", 100, least=1, most=rt.limits.list_limit_max)
-        page = await rt.system.entities(users, after=users.stream_id(following()), limit=limit)
+        check_global_admin(await context.authenticate())
+        limit = query_int("limit", 100, least=1, most=rt.limits.list_limit_max)
+        page = await rt.system.entities(users, after=users.stream_id(query_after()), limit=limit)
         ids = [item.stream_id.partition(":")[2] for item in page]
         found = [(user_id, await rt.system.get(users, user_id)) for user_id in ids]
         items = [_user_body(user_id, user) for user_id, user in found if user is not None]
@@ -142,7 +142,7 @@ def account_routes(site: Site) -> Blueprint:
 
     @routes.post("/api/users")
     async def create_user() -> Response:
-        identity = await site.enter()
+        identity = await context.authenticate()
         check_global_admin(identity)
         body = await read(UserCreateBody)
         command = RegisterUser(
@@ -152,7 +152,7 @@ def account_routes(site: Site) -> Blueprint:
             role=body.role,
         )
         acting = rt.system.acting(user_id=identity.user_id)
-        await _with_credential(site, acting, command, body.password)
+        await _with_credential(context, acting, command, body.password)
         user = await rt.system.get(users, command.user_id)
         assert user is not None, "just registered"
         return answer(_user_body(command.user_id, user), 201)
@@ -161,15 +161,15 @@ def account_routes(site: Site) -> Blueprint:
 
 
 async def _with_credential(
-    site: Site, system: Workspace, command: SetUp | RegisterUser, password: str
+    context: RouteContext, system: Workspace, command: SetUp | RegisterUser, password: str
 ) -> Receipt:
-    """Make an account that has its password from the first moment on.
+    """Create an account whose password is set before it exists.
 
-    The password's row comes first: one without an account does nothing, an account without its
-    password would lock its user out.
+    The password's row is written first: without an account it has no effect, while an account
+    without a password would lock its user out.
     """
-    accounts = site.rt.accounts
-    await accounts.put_credential(command.user_id, await site.passwords.hash(password))
+    accounts = context.rt.accounts
+    await accounts.put_credential(command.user_id, await context.passwords.hash(password))
     try:
         return await system.send(command, correlation_id=request_id())
     except OutcomeUnknownError:
@@ -179,16 +179,16 @@ async def _with_credential(
         raise
 
 
-async def _logged_in(site: Site, user_id: str, *, status: int) -> Response:
-    user = await site.rt.system.get(users, user_id)
-    assert user is not None, "checked by whoever logs in"
-    token, identity = await open_session(site.rt, user_id, user)
-    site.keep(token)
-    return answer(await _identity_body(site, identity), status)
+async def _logged_in(context: RouteContext, user_id: str, *, status: int) -> Response:
+    user = await context.rt.system.get(users, user_id)
+    assert user is not None, "checked by the caller"
+    token, identity = await open_session(context.rt, user_id, user)
+    context.set_cookie(token)
+    return answer(await _identity_body(context, identity), status)
 
 
-async def _identity_body(site: Site, identity: Identity) -> IdentityBody:
-    joined, _ = await memberships(site.rt, identity.user_id, limit=100)
+async def _identity_body(context: RouteContext, identity: Identity) -> IdentityBody:
+    joined, _ = await memberships(context.rt, identity.user_id, limit=100)
     oldest = min(joined, key=lambda membership: membership.since, default=None)
     return IdentityBody(
         user_id=identity.user_id,

@@ -1,14 +1,14 @@
-"""Who gets in: how many sockets there may be, and how many handshakes at the same time.
+"""Admission: how many sockets there may be, and how many handshakes at the same time.
 
-A storm of reconnects must cost little for each that cannot be served yet.  Three bounds do that,
-the cheapest first:
+In a storm of reconnects, a connection that cannot be served yet must cost little.  There are three
+bounds, the cheapest first:
 
-    a socket      above connections_max + handshakes_max: 503, unread; where handshakes_max are
-                  being told that already, it is closed without a word
-    a WebSocket   above connections_max: 503 as soon as its head was read
-    a handshake   above handshakes_max: waits its turn within head_deadline_s, then 503
+    a socket      above connections_max + handshakes_max: answered 503 without being read; above
+                  another handshakes_max of those, closed without an answer
+    a WebSocket   above connections_max: answered 503 as soon as its head was read
+    a handshake   above handshakes_max: waits its turn for head_deadline_s, then 503
 
-So WebSockets alone never take the last places: a probe of a full server still gets its answer.
+So WebSockets alone never fill a server: a probe of a full one still gets its answer.
 """
 
 from __future__ import annotations
@@ -27,53 +27,53 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Limits
 
 _RETRY_LEAST_S = 1.0
-"""Sooner nothing will have changed."""
+"""Earlier, nothing will have changed."""
 _RETRY_SPREAD_S = 4.0
-"""Those who were refused together should not come back together."""
+"""Clients that were refused together should not return together."""
 
 
-class Place(Enum):
-    """What becomes of a new socket."""
+class Decision(Enum):
+    """What to do with a new socket."""
 
     SERVED = auto()
     REFUSED = auto()
-    """It hears 503."""
+    """It is answered 503."""
     CLOSED = auto()
-    """It hears nothing."""
+    """It gets no answer."""
 
 
 class Admission:
-    """The bounds of one port, and how full it is."""
+    """Counts the sockets and handshakes of one port, and enforces its bounds."""
 
     def __init__(self, limits: Limits, random: Callable[[], float]) -> None:
         self.refused = 0
-        """Sockets so far for which there was no room."""
+        """Sockets that were refused or closed so far."""
         self._limits = limits
         self._random = random
-        self._sockets = {Place.SERVED: 0, Place.REFUSED: 0}
+        self._sockets = {Decision.SERVED: 0, Decision.REFUSED: 0}
         self._handshakes = trio.Semaphore(limits.handshakes_max)
 
     def __repr__(self) -> str:
-        served, refused = self._sockets[Place.SERVED], self._sockets[Place.REFUSED]
+        served, refused = self._sockets[Decision.SERVED], self._sockets[Decision.REFUSED]
         return f"<Admission {served} sockets, {refused} being refused>"
 
-    def enter(self) -> Place:
-        """Find a place for a new socket; it is the socket's until `leave`."""
-        place = self._place()
-        if place is not Place.CLOSED:
-            self._sockets[place] += 1
-        self.refused += place is not Place.SERVED
-        return place
+    def enter(self) -> Decision:
+        """Decide about a new socket, and count it until `leave` unless it is to be closed."""
+        decision = self._decide()
+        if decision is not Decision.CLOSED:
+            self._sockets[decision] += 1
+        self.refused += decision is not Decision.SERVED
+        return decision
 
-    def leave(self, place: Place) -> None:
-        """Give a place back."""
-        self._sockets[place] -= 1
+    def leave(self, decision: Decision) -> None:
+        """Stop counting a socket that has ended."""
+        self._sockets[decision] -= 1
 
     def check_websockets(self, count: int) -> None:
-        """Pass where so many WebSockets may be, those in their handshake included.
+        """Raise unless there may be so many WebSockets, those in their handshakes included.
 
         Raises:
-            OverloadedError: they may not.
+            OverloadedError: there may not.
 
         """
         if count > self._limits.connections_max:
@@ -82,10 +82,10 @@ class Admission:
 
     @asynccontextmanager
     async def handshake(self) -> AsyncIterator[None]:
-        """Wait for one's turn, in order, and have it for the length of a block.
+        """Wait in order for one of the ``handshakes_max``, and hold it for the length of a block.
 
         Raises:
-            OverloadedError: it did not come within ``head_deadline_s``.
+            OverloadedError: none was free within ``head_deadline_s``.
 
         """
         with trio.move_on_after(self._limits.head_deadline_s) as waiting:
@@ -99,14 +99,14 @@ class Admission:
             self._handshakes.release()
 
     def overloaded(self) -> OverloadedError:
-        """Say that there is no room, and when there may be."""
+        """Return the error of a full server, with the time after which to try again."""
         wait_s = _RETRY_LEAST_S + _RETRY_SPREAD_S * self._random()
         return OverloadedError("too many connections", retry_after_s=round(wait_s, 3))
 
-    def _place(self) -> Place:
+    def _decide(self) -> Decision:
         limits = self._limits
-        if self._sockets[Place.SERVED] < limits.connections_max + limits.handshakes_max:
-            return Place.SERVED
-        if self._sockets[Place.REFUSED] < limits.handshakes_max:
-            return Place.REFUSED
-        return Place.CLOSED
+        if self._sockets[Decision.SERVED] < limits.connections_max + limits.handshakes_max:
+            return Decision.SERVED
+        if self._sockets[Decision.REFUSED] < limits.handshakes_max:
+            return Decision.REFUSED
+        return Decision.CLOSED

@@ -13,7 +13,7 @@ from ._auth import authenticate
 from ._envelope import Application, install
 from ._health_routes import health_routes
 from ._note_routes import note_routes
-from ._site import Site
+from ._route_context import RouteContext
 from ._workspace_routes import workspace_routes
 
 if TYPE_CHECKING:
@@ -31,25 +31,25 @@ def create_app(
     setup_token: str | None,
     close_session: Callable[[bytes], Awaitable[None]],
 ) -> Application:
-    """Make the HTTP application of a runtime.
+    """Create the HTTP application of a runtime.
 
     Args:
-        rt: whose workspaces it shows.
-        secure_cookies: whether the session's cookie goes over TLS only; False on loopback.
-        setup_token: what setup asks for, where others than this machine can reach it.
-        close_session: closes the connections of a session, known by the digest of its id, and
-            returns when nothing more reaches them.
+        rt: the runtime.
+        secure_cookies: whether the session's cookie is sent over TLS only; False on loopback.
+        setup_token: the token that setup asks for, if other machines can reach it.
+        close_session: closes the connections of a session, given the digest of its id, and
+            returns once nothing more is written to them.
 
     """
     app = Application(__name__, static_folder=None)
     install(app, world=rt.world, limits=rt.limits)
-    site = Site(rt, secure_cookies, setup_token, close_session)
+    context = RouteContext(rt, secure_cookies, setup_token, close_session)
     for routes in (health_routes, account_routes, workspace_routes, note_routes):
-        app.register_blueprint(routes(site))
+        app.register_blueprint(routes(context))
 
     @app.get("/ws")
     async def upgrade_required() -> Response:
-        await site.enter()
+        await context.authenticate()
         raise Reject("UPGRADE_REQUIRED", "connect with a WebSocket")
 
     @app.websocket("/ws")

@@ -1,8 +1,8 @@
-"""Who asks: sessions in a cookie, for HTTP and for the WebSocket upgrade alike.
+"""Authentication: sessions in a cookie, for HTTP and for the WebSocket upgrade alike.
 
-A session's id is a secret of 256 bits.  The cookie carries it, the store knows its digest; a plain
-SHA-256 will do, since nobody guesses such a secret.  Every request reads the session's row, so a
-session that was ended is out at the next request, and moves its end on at most once a minute.
+A session's id is a secret of 256 bits.  The cookie holds it, the store its digest; a plain SHA-256
+is enough, since such a secret cannot be guessed.  Every request reads the session's row, so a
+revoked session is refused at its next request, and extends it at most once a minute.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ TOUCH_AFTER = timedelta(minutes=1)
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks, and by which session."""
+    """The user who makes a request, and the session."""
 
     user_id: str
     user: User
     session_hash: bytes
-    """The digest of the session's id, by which connections of it are closed."""
+    """The digest of the session's id, by which its connections are closed."""
     csrf_token: str
     expires_at: datetime
     renewed: bool = False
-    """Whether the session's end was moved on just now, so that the cookie's should be."""
+    """Whether the session was extended just now, so that the cookie has to be as well."""
 
 
 def session_token(cookies: str | None) -> str | None:
     """Find the session's id in a ``Cookie`` header; the first counts."""
-    # The parser raises on bytes that are not UTF-8, and cookies of other applications may hold any.
+    # The parser raises on bytes that are not UTF-8, which other applications' cookies may hold.
     text = (cookies or "").encode("ascii", "replace").decode()
     return parse_cookie(text).get(COOKIE)
 
 
 def session_hash(token: str) -> bytes:
-    """Make the digest under which a session is stored."""
+    """Return the digest under which a session is stored."""
     return sha256(token.encode()).digest()
 
 
 async def authenticate(rt: Runtime, cookies: str | None) -> Identity:
-    """Tell who asks, from the ``Cookie`` header.
+    """Return the identity that the ``Cookie`` header proves.
 
     Raises:
         Reject: ``AUTH_REQUIRED``, ``SESSION_REVOKED`` (also for a disabled user),
@@ -67,7 +67,7 @@ async def authenticate(rt: Runtime, cookies: str | None) -> Identity:
         raise Reject("AUTH_REQUIRED", "log in first")
     now = rt.world.now()
     if row.revoked_at is not None:
-        raise Reject("SESSION_REVOKED", "this session was ended")
+        raise Reject("SESSION_REVOKED", "this session was revoked")
     if row.expires_at <= now:
         raise Reject("SESSION_EXPIRED", "this session has expired")
     user = await rt.system.get(users, row.user_id)
@@ -89,7 +89,7 @@ async def authenticate(rt: Runtime, cookies: str | None) -> Identity:
 
 
 async def open_session(rt: Runtime, user_id: str, user: User) -> tuple[str, Identity]:
-    """Begin a session; the first of the two is the cookie's value."""
+    """Begin a session; return the cookie's value and the identity."""
     token, csrf_token = new_secret(), new_secret()
     id_hash, expires_at = session_hash(token), rt.world.now() + SESSION_TTL
     await rt.accounts.put_session(id_hash, user_id, csrf_token, expires_at)
@@ -104,23 +104,23 @@ async def open_session(rt: Runtime, user_id: str, user: User) -> tuple[str, Iden
 
 
 def check_csrf(identity: Identity, token: str | None) -> None:
-    """Raise `Reject` ``CSRF_INVALID`` unless the request repeats the session's token."""
+    """Raise `Reject` ``CSRF_INVALID`` unless the token is the session's."""
     if not same_secret(identity.csrf_token, token):
         raise Reject("CSRF_INVALID", "x-csrf-token is not this session's")
 
 
 def same_secret(secret: str, given: str | None) -> bool:
-    """Compare in a time that tells nothing."""
+    """Compare secrets in constant time."""
     return given is not None and compare_digest(secret.encode(), given.encode())
 
 
 def set_cookie(token: str, *, secure: bool) -> str:
-    """Write the ``Set-Cookie`` header that begins or prolongs a session."""
+    """Return the ``Set-Cookie`` header that begins or extends a session."""
     return _cookie(token, SESSION_TTL, secure=secure)
 
 
 def clear_cookie(*, secure: bool) -> str:
-    """Write the ``Set-Cookie`` header that ends a session."""
+    """Return the ``Set-Cookie`` header that ends a session."""
     return _cookie("", timedelta(), secure=secure)
 
 

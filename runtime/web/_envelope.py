@@ -1,8 +1,8 @@
-"""What every request and every answer has in common.
+"""What all requests and all responses have in common.
 
-An answer carries ``x-request-id``, the caller's own or a new one; a JSON body repeats it as
-``request_id``.  Whatever goes wrong, in a route, before one was found, or in our own code, the body
-is one envelope: ``{code, message, details, request_id}``.
+A response carries ``x-request-id``, the caller's own or a new one; a JSON body repeats it as
+``request_id``.  Every error, in a route, before one was found, or in our own code, has the same
+envelope: ``{code, message, details, request_id}``.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Application(QuartTrio):
-    """Quart, which answers an impossible ``Host`` before any of its hooks; here, they see it."""
+    """Quart, except that its hooks also see a request with an impossible ``Host``."""
 
     def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
-        """Find what routes this request; nothing does where the ``Host`` can be no host's name."""
+        """Return the adapter that routes this request; None if its ``Host`` is no host's name."""
         try:
             return super().create_url_adapter(request)
         except BadHost:
@@ -68,7 +68,7 @@ class Application(QuartTrio):
 
 
 def install(app: Application, *, world: World, limits: Limits) -> None:
-    """Put the envelope around an application's requests, refused upgrades among them."""
+    """Install the envelope for an application's requests, including refused upgrades."""
     app.config["MAX_CONTENT_LENGTH"] = limits.body_bytes_max
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False
@@ -82,7 +82,7 @@ def install(app: Application, *, world: World, limits: Limits) -> None:
         g.nesting_max = limits.nesting_max
         g.id_chars_max = limits.id_chars_max
         if _asked().url_rule is None and _asked().routing_exception is None:
-            raise Reject("BAD_REQUEST", "the host header names no host")
+            raise Reject("BAD_REQUEST", "the host header is not a host's name")
 
     def finish(response: ResponseTypes) -> ResponseTypes:
         response.headers["x-request-id"] = g.request_id
@@ -108,24 +108,24 @@ def install(app: Application, *, world: World, limits: Limits) -> None:
 
 
 def _asked() -> BaseRequestWebsocket:
-    """Tell what is at hand: a request, or an upgrade to WebSocket."""
+    """Return the current request, or the current upgrade to WebSocket."""
     return websocket if has_websocket_context() else request
 
 
 def request_id() -> str:
-    """Tell the id of the request at hand."""
+    """Return the id of the current request."""
     return str(g.request_id)
 
 
 def answer(body: msgspec.Struct, status: int = 200) -> Response:
-    """Answer with a body, to which the request's id is added."""
+    """Return a response with a body, to which the request's id is added."""
     encoded = msgspec.json.encode(body)
     encoded = b'%b,"request_id":%b}' % (encoded[:-1], msgspec.json.encode(request_id()))
     return _json(encoded, status)
 
 
 def nothing() -> Response:
-    """Answer that it is done and there is nothing to say: 204."""
+    """Return a response without a body: 204."""
     return Response(b"", status=204)
 
 
@@ -133,17 +133,17 @@ async def read(type_: type[T]) -> T:
     """Read the request's body.
 
     Raises:
-        Reject: ``BAD_REQUEST`` for what is not JSON, or not of this type.
+        Reject: ``BAD_REQUEST`` if it is not JSON, or not of this type.
 
     """
     return decode(await request.get_data(cache=False, as_text=False, parse_form_data=False), type_)
 
 
 async def _drained() -> bool:
-    """Read what is left of the body, so that the connection can carry the next request.
+    """Read the rest of the body; return whether the connection can serve another request.
 
-    A body above the bound is not read on; over HTTP/1 the connection ends with the answer then,
-    and a client that is not told so would send its next request into the void.
+    A body above the bound is not read; over HTTP/1 the connection then ends with the response,
+    which must say so, or the client's next request would be lost.
     """
     try:
         await request.get_data(cache=False, as_text=False, parse_form_data=False)
@@ -153,7 +153,7 @@ async def _drained() -> bool:
 
 
 def decode(document: bytes, type_: type[T]) -> T:
-    """Read JSON from outside, refusing what cannot be stored or takes too deep a stack."""
+    """Decode JSON from outside, refusing what cannot be stored or is nested too deeply."""
     check_nesting(document, g.nesting_max)
     check_nul(document)
     try:
@@ -164,11 +164,11 @@ def decode(document: bytes, type_: type[T]) -> T:
         raise Reject("BAD_REQUEST", str(error)) from None
 
 
-def number(name: str, default: int, *, least: int, most: int) -> int:
-    """Read a whole number from the query.
+def query_int(name: str, default: int, *, least: int, most: int) -> int:
+    """Return an integer of the query.
 
     Raises:
-        Reject: ``BAD_REQUEST`` for anything else, or one out of bounds.
+        Reject: ``BAD_REQUEST`` if it is not an integer, or out of bounds.
 
     """
     text = request.args.get(name)
@@ -179,11 +179,11 @@ def number(name: str, default: int, *, least: int, most: int) -> int:
     return int(text)
 
 
-def following() -> str:
-    """Read where a page of a list begins: behind this id, the query's ``after``.
+def query_after() -> str:
+    """Return the id after which a page of a list begins, the query's ``after``.
 
     Raises:
-        Reject: ``BAD_REQUEST`` for what no id can be.
+        Reject: ``BAD_REQUEST`` if it cannot be an id.
 
     """
     after = request.args.get("after", "")
@@ -207,11 +207,11 @@ def _failed(error: Exception) -> Response:
             response.headers["retry-after"] = str(math.ceil(error.retry_after_s))
         return response
     _report(error)
-    return _refused(InternalError("an error here; it is logged under this request's id"), 500)
+    return _refused(InternalError("an internal error; it is logged under this request's id"), 500)
 
 
 def _report(error: Exception) -> None:
-    """Log an incident; formatted here, since a log that shows locals would show passwords."""
+    """Log an error; formatted here, since a log that shows locals would show passwords."""
     _log.error(
         "a request failed",
         request_id=request_id(),
@@ -222,7 +222,7 @@ def _report(error: Exception) -> None:
 
 
 def _of_http(error: HTTPException) -> Reject:
-    """Tell an error of the web framework in our words."""
+    """Return an error of the web framework as one of ours."""
     status = error.code or 500
     code = _CODES.get(status, "BAD_REQUEST" if status < 500 else "INTERNAL_ERROR")
     return Reject(code, error.name.lower())

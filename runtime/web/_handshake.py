@@ -1,6 +1,6 @@
 """The WebSocket opening handshake, from a request's head to 101 or a refusal (RFC 6455 §4.2).
 
-Refusals are plain HTTP with the error envelope, so that a client learns why before any upgrade.
+Refusals are plain HTTP with the error envelope, so that a client learns the reason.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 SUBPROTOCOL = Subprotocol("dalsegno.v1")
-"""The name of the wire's version, in ``Sec-WebSocket-Protocol``."""
+"""The protocol's version in ``Sec-WebSocket-Protocol``."""
 
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _REQUEST_ID_CHARS_MAX = 128
@@ -34,18 +34,18 @@ _REQUEST_ID_CHARS_MAX = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpgradeRequest:
-    """What a client asks for with an upgrade."""
+    """A client's request for an upgrade."""
 
     path: str
-    """Up to the question mark."""
+    """The target up to the question mark."""
     query: str
-    """After it; empty without one."""
+    """The target after it; empty without one."""
     headers: Mapping[str, str]
-    """By lower-case name; repeated ones joined as RFC 9110 §5.3 has it, cookies by ``; ``."""
+    """By lower-case name; repeated ones are joined by RFC 9110 §5.3, cookies by ``; ``."""
     peer: str
-    """The client's address, empty where it has none."""
+    """The client's address; empty if it is unknown."""
     request_id: str
-    """The client's ``x-request-id``, or one made for it."""
+    """The client's ``x-request-id``, or a new one."""
 
 
 class HandshakeRefusedError(Exception):
@@ -66,21 +66,21 @@ def parse_upgrade(
     Args:
         head: The request's head with its empty line.
         peer: The client's address.
-        new_request_id: What the request is called unless the client names it.
-        origins: Where pages may come from, other than from the host that they ask.
+        new_request_id: The request's id unless the client gives one.
+        origins: The origins whose pages may connect, in addition to the host itself.
 
     Returns:
         The request, and the 101 that accepts it.
 
     Raises:
-        HandshakeRefusedError: It breaks a rule.
+        HandshakeRefusedError: It violates a rule.
 
     """
     protocol = ServerProtocol(select_subprotocol=_choose)
     protocol.receive_data(head)
     events = protocol.events_received()
     if not events:
-        raise _bad_request("not a request that can be upgraded")
+        raise _bad_request("this request cannot be upgraded")
     (request,) = events
     assert isinstance(request, Request)
     _check_version(request)
@@ -103,7 +103,7 @@ def parse_upgrade(
 def refusal(
     status: int, error: DalsegnoError, request_id: str, now: datetime, *headers: tuple[str, str]
 ) -> bytes:
-    """Render a refusal: the error envelope, and the connection closes."""
+    """Return a refusal as bytes: the error envelope, with ``Connection: close``."""
     body = msgspec.json.encode(
         ErrorBody(
             code=error.code,
@@ -127,7 +127,7 @@ def refusal(
 
 
 def refused(error: DalsegnoError) -> HandshakeRefusedError:
-    """Give an error of the host's the status of its code."""
+    """Return the refusal for an error, with the HTTP status of its code."""
     headers = []
     if isinstance(error, OverloadedError):
         headers.append(("Retry-After", str(math.ceil(error.retry_after_s))))
@@ -143,18 +143,18 @@ def _choose(_: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | 
 
 
 def _check_version(request: Request) -> None:
-    """RFC 6455 §4.4: say which version is spoken here."""
+    """Refuse other versions, and name the supported one (RFC 6455 §4.4)."""
     if request.headers.get_all("Sec-WebSocket-Version") != ["13"]:
-        error = Reject("BAD_REQUEST", "WebSocket version 13 is spoken here")
+        error = Reject("BAD_REQUEST", "only WebSocket version 13 is supported")
         headers = ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")
         raise HandshakeRefusedError(HTTPStatus.UPGRADE_REQUIRED, error, *headers)
 
 
 def _check_origin(request: Request, allowed: Collection[str]) -> None:
-    """Refuse another site's page, which would come with our user's cookies (RFC 6455 §10.2)."""
+    """Refuse pages of other sites, which would send our user's cookies (RFC 6455 §10.2)."""
     hosts = request.headers.get_all("Host")
     if len(hosts) != 1:
-        raise _bad_request("exactly one Host is needed")  # RFC 9112 §3.2
+        raise _bad_request("exactly one Host header is needed")  # RFC 9112 §3.2
     origins = request.headers.get_all("Origin")
     if not origins or (len(origins) == 1 and origins[0] in allowed):
         return
@@ -185,6 +185,6 @@ def _joined(request: Request) -> dict[str, str]:
 
 
 def _named(request_id: str) -> str:
-    """Take over a client's name for its request if it can stand in a header and a log line."""
+    """Return a client's id for its request if it is safe in headers and logs, else ``""``."""
     fits = len(request_id) <= _REQUEST_ID_CHARS_MAX and request_id.isascii()
     return request_id if fits and request_id.isprintable() else ""

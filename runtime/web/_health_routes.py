@@ -19,20 +19,20 @@ from dalsegno.protocol import (
 from ._envelope import answer
 
 if TYPE_CHECKING:
-    from ._site import Site
+    from ._route_context import RouteContext
 
 PROBE_DEADLINE_S = 2.0
 """How long the database may take to answer one look-up."""
 
 
 class HealthBody(msgspec.Struct, frozen=True, kw_only=True):
-    """That it is well."""
+    """The state of the server."""
 
     status: str
 
 
-def health_routes(site: Site) -> Blueprint:
-    """Make the routes."""
+def health_routes(context: RouteContext) -> Blueprint:
+    """Create the routes."""
     routes = Blueprint("health", __name__)
 
     @routes.get("/healthz")
@@ -41,18 +41,18 @@ def health_routes(site: Site) -> Blueprint:
 
     @routes.get("/readyz")
     async def ready() -> Response:
-        # That the schema is current was made sure of when the runtime was opened, before the first
-        # request was read; the look-up fails if it is not there any more.
-        service = site.rt.service
+        # That the schema is current was checked when the runtime was opened, before the first
+        # request was read; the look-up fails if it has been dropped since.
+        service = context.rt.service
         if service.is_draining:
             raise RuntimeClosedError("the server shuts down")
         try:
             with trio.fail_after(PROBE_DEADLINE_S):
-                await site.rt.store.read_head(SYSTEM_WORKSPACE)
+                await context.rt.store.read_head(SYSTEM_WORKSPACE)
         except (DalsegnoError, trio.TooSlowError) as error:
             raise Reject("DB_UNAVAILABLE", "the database does not answer") from error
         if not service.lease.is_held:
-            raise StoreUnavailableError("this node's lease is not held")
+            raise StoreUnavailableError("this node does not hold its lease")
         return answer(HealthBody(status="ready"))
 
     return routes

@@ -1,18 +1,18 @@
-"""Hands a connection whose first bytes were read to Hypercorn's Trio worker.
+"""Serves a connection whose first bytes were read by Hypercorn's Trio worker.
 
-Hypercorn is driven below its `serve`, by the parts that `serve` itself is made of, since there is
-no other way to give it a connection.  Four things are done around it:
+Hypercorn is driven below its `serve`, by the parts that `serve` itself consists of, since there is
+no other way to hand it a connection.  Four things are done around it:
 
-* It shields its sends from cancellation, so a client that reads nothing would hold a task for ever.
-  `HandedStream` bounds each piece, and a cancelled connection is severed from outside the shield.
-* It ends a request inside the application's last `send`, and tells the application first that the
-  client is gone; Quart-Trio thereupon cancels the very task that is sending.  The connection would
-  then be neither closed nor watched for idleness.  `_whole` shields that last step.
+* It shields its sends from cancellation, so a client that does not read would hold a task for ever.
+  `HandedStream` bounds each piece, and a cancelled connection is closed from outside the shield.
+* It ends a request inside the application's last `send`, and first tells the application that the
+  client is gone; Quart-Trio then cancels the very task that is sending.  The connection would be
+  neither closed nor watched for idleness.  `_shielding_the_end` shields that last step.
 * It may wait for ever for another request on a connection that it closed itself, while draining,
-  and for some seconds for the end of idleness.  It reads nothing while a pipelined request waits,
-  and lets it wait for ever if the answer before could not be sent.  Here, an ended connection, or
-  one that cannot be written to, is over once no request runs.
-* It knows a lifespan per server, so `open_http` runs that once, and tells it when to drain.
+  and for some seconds for the end of idleness.  It does not read while a pipelined request waits,
+  and lets it wait for ever if the answer before could not be sent.  Here, a connection that has
+  ended or cannot be written to is over once no request runs.
+* It expects a lifespan per server, so `open_http` runs that once, and tells it when to drain.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Limits
 
 _PIECE_BYTES = 64 * 1024
-"""The write deadline counts for each piece: it asks for progress, not for a whole answer."""
+"""The write deadline applies to each piece: it demands progress, not a whole answer."""
 
 
 class HandedStream:
-    """A stream with the bytes that were read put back, and a deadline on its writes.
+    """A stream with the bytes that were read put back, and a deadline for its writes.
 
-    What else the stream has, a `trio.SSLStream` say, is passed through: that is how Hypercorn
-    tells TLS from plain text.
+    All other attributes are the stream's own, since Hypercorn recognises TLS by those of
+    `trio.SSLStream`.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class HandedStream:
         return getattr(self._stream, name)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Give the bytes put back, then the stream's; none once it is being closed."""
+        """Return the bytes put back, then the stream's; none once it is being closed."""
         if self._early:
             await trio.lowlevel.checkpoint()
             early, self._early = self._early, b""
@@ -99,10 +99,10 @@ class HandedStream:
                 self._end()
 
     async def send_all(self, data: bytes) -> None:
-        """Send it piece by piece; a piece that is late ends the connection.
+        """Send piece by piece; end the connection if a piece takes too long.
 
         Raises:
-            trio.BrokenResourceError: The client took nothing for too long, or is gone.
+            trio.BrokenResourceError: The client read nothing for too long, or is gone.
 
         """
         view = memoryview(data)
@@ -113,16 +113,16 @@ class HandedStream:
         except trio.TooSlowError:
             await trio.aclose_forcefully(self._stream)
             self._end()
-            raise trio.BrokenResourceError("the client takes nothing") from None
+            raise trio.BrokenResourceError("the client does not read") from None
         except trio.BrokenResourceError:
-            self._end()  # for nobody reads while a pipelined request waits its turn
+            self._end()  # since nothing reads while a pipelined request waits its turn
             raise
 
     async def aclose(self) -> None:
-        """Close, once the client has: bytes left unread would reset the answer away.
+        """Close after the client has: unread bytes would cause a reset, and lose the answer.
 
-        That is how a client that is still sending a body too long for us gets to read its 413
-        (RFC 9112 §9.6).  It is bounded in time and in bytes.
+        So a client that is still sending a body above the bound can read its 413 (RFC 9112 §9.6).
+        The wait is bounded in time and in bytes.
         """
         try:
             if not self._is_closing:
@@ -149,7 +149,7 @@ class HandedStream:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Tell that the application is at work for this connection."""
+        """Count a request that the application is working on, for the length of a block."""
         self._requests += 1
         try:
             yield
@@ -159,25 +159,25 @@ class HandedStream:
                 self._end()
 
     def _end(self) -> None:
-        """Nothing more comes or goes: once no request runs, Hypercorn need not stay either."""
+        """Mark the connection as ended, and cancel Hypercorn once no request runs."""
         self._is_over = True
         if not self._requests:
             self._over.cancel(reason="the connection ended")
 
 
 _handed: ContextVar[HandedStream] = ContextVar("handed")
-"""The connection that a request came by; Hypercorn has no other way to tell."""
+"""The connection of the current request, which Hypercorn does not pass on."""
 
 
-def _whole(app: ASGIFramework, deadline_s: float) -> ASGIFramework:
-    """Count the application's requests, and let none cut short how Hypercorn ends it."""
+def _shielding_the_end(app: ASGIFramework, deadline_s: float) -> ASGIFramework:
+    """Count the application's requests, and shield how Hypercorn ends each."""
 
     async def outer(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         async def send_to_the_end(message: ASGISendEvent) -> None:
             if message["type"] != "http.response.body" or message.get("more_body", False):
                 await send(message)
                 return
-            if body := message.get("body", b""):  # by itself, since it may take its time
+            if body := message.get("body", b""):  # separately, since it may take long
                 await send({"type": "http.response.body", "body": body, "more_body": True})
             with trio.CancelScope(shield=True, deadline=trio.current_time() + deadline_s):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -192,7 +192,7 @@ def _whole(app: ASGIFramework, deadline_s: float) -> ASGIFramework:
 
 
 class HttpBridge:
-    """The ASGI application behind the port, as Hypercorn serves it."""
+    """Serves the ASGI application on connections of the port, by Hypercorn."""
 
     def __init__(
         self, app: ASGIWrapper, config: Config, state: dict[str, Any], limits: Limits
@@ -204,7 +204,7 @@ class HttpBridge:
         self._limits = limits
 
     async def serve(self, stream: trio.abc.HalfCloseableStream, early: bytes) -> None:
-        """Serve a connection until it ends; cancelled, it is severed at once."""
+        """Serve a connection until it ends; cancelled, close it at once."""
         async with trio.open_nursery() as nursery:
             handed = HandedStream(stream, early, self._limits, nursery.cancel_scope)
             _handed.set(handed)
@@ -215,7 +215,7 @@ class HttpBridge:
                 ConnectionState(self._state.copy()),
                 cast("trio.SSLStream[trio.SocketStream]", handed),
             )
-            nursery.start_soon(_sever_when_cancelled, stream)
+            nursery.start_soon(_close_when_cancelled, stream)
             await server.run()
             nursery.cancel_scope.cancel(reason="the connection ended")
 
@@ -234,7 +234,7 @@ async def open_http(app: ASGIFramework, limits: Limits) -> AsyncIterator[HttpBri
     """
     config = _config(limits)
     state: dict[str, Any] = {}
-    wrapped = ASGIWrapper(_whole(app, limits.write_deadline_s))
+    wrapped = ASGIWrapper(_shielding_the_end(app, limits.write_deadline_s))
     lifespan = Lifespan(wrapped, config, state)
     # Shielded, so that an application that is cancelled can still clean up; ended below.
     living = trio.CancelScope(shield=True)
@@ -266,11 +266,11 @@ async def _live(
 
 
 def _lifespan_may_be_over() -> suppress:
-    """Forgive an application that returned from its lifespan instead of refusing it."""
+    """Ignore the errors of an application that returned from its lifespan early."""
     return suppress(trio.ClosedResourceError, trio.BrokenResourceError)
 
 
-async def _sever_when_cancelled(stream: trio.abc.Stream) -> None:
+async def _close_when_cancelled(stream: trio.abc.Stream) -> None:
     try:
         await trio.sleep_forever()
     finally:
@@ -278,7 +278,7 @@ async def _sever_when_cancelled(stream: trio.abc.Stream) -> None:
 
 
 class _Log(Logger):
-    """Hypercorn's log, written as ours."""
+    """Hypercorn's log, written to ours."""
 
     def __init__(self, config: Config) -> None:
         self.access_log_format = config.access_log_format

@@ -1,11 +1,11 @@
-"""One port for everything: our WebSockets natively, the rest through Hypercorn.
+"""One port for everything: WebSockets natively, the rest through Hypercorn.
 
     accept → read the head ─┬─ an upgrade of a path of ours → handshake → accept() → handle()
                             └─ anything else, the bytes put back → Hypercorn, the ASGI application
 
-Only a connection's first request can take the upper way.  An upgrade on a used connection, or over
-HTTP/2, reaches the application through Hypercorn, which authenticates it and then answers 426: open
-a connection of its own for it.
+Only a connection's first request can be upgraded natively.  An upgrade on a used connection, or
+over HTTP/2, reaches the application through Hypercorn, which authenticates it and then answers 426:
+it needs a connection of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dalsegno.protocol import (
     StoreUnavailableError,
 )
 
-from ._admission import Admission, Place
+from ._admission import Admission, Decision
 from ._handshake import (
     HandshakeRefusedError,
     UpgradeRequest,
@@ -61,20 +61,20 @@ _BACKOFF_MAX_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ServingStatistics:
-    """What a port is doing."""
+    """The connections of a port in numbers."""
 
     accepted: int
-    """Connections so far."""
+    """Connections that were accepted so far."""
     native: int
     """WebSockets that are open natively."""
     http: int
     """Connections that Hypercorn serves, its WebSockets included."""
     refused: int
-    """Connections so far that found no room."""
+    """Connections that were refused so far, for lack of room."""
 
 
 class Serving:
-    """The handle of a `serve` that runs."""
+    """The handle of a running `serve`."""
 
     def __init__(
         self, accepting: trio.CancelScope, port: _Port[AcceptedT], *, drain_s: float
@@ -87,13 +87,13 @@ class Serving:
     def stop_accepting(self, *, drain_s: float | None = None) -> None:
         """Close the listeners and drain; `serve` returns when the connections have ended.
 
-        Idle HTTP connections are closed, the others after their answer.  Native handlers are not
-        told: their owner closes them.  What is left after ``drain_s``, or ``drain_deadline_s``, is
-        cut off.
+        Idle HTTP connections are closed, the others after their answer.  Native connections are
+        left to their owner to close.  Those that remain after ``drain_s``, or
+        ``drain_deadline_s``, are cut off.
         """
         if drain_s is not None:
             self.drain_s = drain_s
-        self._accepting.cancel(reason="no more connections are wanted")
+        self._accepting.cancel(reason="the port stops accepting")
 
     def statistics(self) -> ServingStatistics:
         """Count the connections."""
@@ -102,7 +102,7 @@ class Serving:
 
 
 def owns_ws(path: str) -> bool:
-    """Tell whether a path is served natively: ``/ws``."""
+    """Return whether a path is served natively: ``/ws``."""
     return path == "/ws"
 
 
@@ -121,15 +121,15 @@ async def serve(
     """Serve until cancelled, or until stopped by the `Serving` that ``started`` hands out.
 
     Args:
-        listeners: Where connections come from; they are closed at the end.
+        listeners: The listeners to accept connections from; they are closed at the end.
         app: The ASGI application for everything that is not served natively.
         accept: Authenticates an upgrade.  A `DalsegnoError` refuses it with plain HTTP.
-        handle: Serves the connection that `accept` let in.  When it returns, or raises, the
+        handle: Serves a connection that ``accept`` has admitted.  When it returns, or raises, the
             connection is closed; an exception is logged and goes no further.
         limits: The bounds.
         world: Wall time and ids.
         owns: Which paths are served natively.
-        origins: Where pages may come from, other than from the host that they ask.
+        origins: The origins whose pages may connect, in addition to the host itself.
         task_status: Is given the handle once connections are accepted.
 
     """
@@ -147,7 +147,7 @@ async def serve(
 
 
 class _Port(Generic[AcceptedT]):
-    """What every connection of a `serve` shares."""
+    """The state that the connections of a `serve` share."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class _Port(Generic[AcceptedT]):
     async def accept_from(
         self, listener: trio.abc.Listener[trio.SocketStream], connections: trio.Nursery
     ) -> None:
-        """Start a task for each connection; out of descriptors, try again in a while."""
+        """Start a task for each connection; when out of descriptors, wait and try again."""
         backoff_s = _BACKOFF_FIRST_S
         async with listener:
             while True:
@@ -193,35 +193,35 @@ class _Port(Generic[AcceptedT]):
                     await self._admit(stream, connections)
 
     async def _admit(self, stream: trio.SocketStream, connections: trio.Nursery) -> None:
-        place = self.admission.enter()
-        if place is Place.CLOSED:
+        decision = self.admission.enter()
+        if decision is Decision.CLOSED:
             await trio.aclose_forcefully(stream)
         else:
-            connections.start_soon(self._connection, stream, place)
+            connections.start_soon(self._connection, stream, decision)
 
-    async def _connection(self, stream: trio.SocketStream, place: Place) -> None:
-        """Serve a connection, or say that there is no room; its faults end here."""
+    async def _connection(self, stream: trio.SocketStream, decision: Decision) -> None:
+        """Serve or refuse a connection; its exceptions are logged and go no further."""
         try:
-            if place is Place.REFUSED:
+            if decision is Decision.REFUSED:
                 await self._turn_away(stream)
             elif (upgraded := await self._greet(stream)) is not None:
                 del stream  # its socket is the transport's now; an idle client keeps one object
                 await self._serve_native(*upgraded)
         except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
-            pass  # the client left, or took nothing, in the middle of a handshake
+            pass  # the client disconnected or stopped reading during the handshake
         except* Exception:
             log.exception("connection_failed")
         finally:
-            self.admission.leave(place)
+            self.admission.leave(decision)
 
     async def _turn_away(self, stream: trio.SocketStream) -> None:
-        """Say that there is no room, without asking who it is or what it wants."""
+        """Answer 503 without reading the request."""
         async with stream:
             refusing = refused(self.admission.overloaded())
             await self._refuse(stream, refusing.status, refusing.error, *refusing.headers)
 
     async def _greet(self, stream: trio.SocketStream) -> tuple[NativeTransport, AcceptedT] | None:
-        """Read the head and go one of the two ways; None where the connection is over."""
+        """Read the head, and upgrade the connection or serve HTTP; None once it has ended."""
         upgraded = None
         try:
             _set_options(stream, self._limits)
@@ -245,7 +245,7 @@ class _Port(Generic[AcceptedT]):
             self.http -= 1
 
     async def _read_head(self, stream: trio.SocketStream) -> tuple[bytes, int] | None:
-        """Read up to the empty line; give what was read, and where the head ends in it."""
+        """Read up to the empty line; return what was read, and where the head ends in it."""
         limit = self._limits.head_bytes_max
         data = bytearray()
         end = None
@@ -260,7 +260,7 @@ class _Port(Generic[AcceptedT]):
             return bytes(data), end.end()
         if len(data) > limit:
             await self._refuse(stream, 431, Reject("BAD_REQUEST", "the head is too long"))
-        elif data:  # a browser that connects in advance gets no answer to no question
+        elif data:  # not to a browser that connects in advance and asks nothing
             await self._refuse(stream, 408, Reject("BAD_REQUEST", "the head takes too long"))
         return None
 
@@ -276,7 +276,7 @@ class _Port(Generic[AcceptedT]):
     async def _upgrade(
         self, stream: trio.SocketStream, head: bytes, early: bytes
     ) -> tuple[NativeTransport, AcceptedT] | None:
-        """Shake hands: 101 and the transport, or a refusal and None."""
+        """Answer the handshake: with 101, returning the transport, or with a refusal and None."""
         self._upgrading += 1
         try:
             return await self._shake_hands(stream, head, early)
@@ -325,7 +325,7 @@ class _Port(Generic[AcceptedT]):
             raise refused(InternalError("see the log")) from error
 
     async def _serve_native(self, transport: NativeTransport, accepted: AcceptedT) -> None:
-        code, reason = Close.GOING_AWAY, "shutting down"  # what a cancelled handler leaves to say
+        code, reason = Close.GOING_AWAY, "shutting down"  # if the handler is cancelled
         self.native += 1
         try:
             await self._handle(transport, accepted)
@@ -337,7 +337,7 @@ class _Port(Generic[AcceptedT]):
             code, reason = Close.INTERNAL, "internal error"
         finally:
             self.native -= 1
-            # Bounded by itself.  Cancelled, it says what it can without waiting.
+            # It has a deadline.  Cancelled, it writes what it can without waiting.
             await transport.aclose(code, reason)
 
     async def _refuse(
@@ -348,7 +348,7 @@ class _Port(Generic[AcceptedT]):
         *headers: tuple[str, str],
         request_id: str | None = None,
     ) -> None:
-        """Answer, and read until the client closes: unread bytes would reset the answer away."""
+        """Answer, and read until the client closes: unread bytes would cause a reset instead."""
         answer = refusal(
             status, error, request_id or self._world.new_id(), self._world.now(), *headers
         )
@@ -360,8 +360,8 @@ class _Port(Generic[AcceptedT]):
 
 
 def _set_options(stream: trio.SocketStream, limits: Limits) -> None:
-    """Bound what the kernel keeps for a slow reader; Trio has set TCP_NODELAY already."""
-    with suppress(OSError):  # reset before it began: the first read tells
+    """Bound what the kernel buffers for a slow reader; Trio has set TCP_NODELAY already."""
+    with suppress(OSError):  # a connection that was reset; the first read fails
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.send_buffer_bytes)
 
 

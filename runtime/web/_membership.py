@@ -1,7 +1,7 @@
-"""Who belongs where, as it is committed: what a route checks before it asks the log.
+"""Committed memberships: what a route checks before it sends a command.
 
-The log decides again when the command is decided (KJ-RBAC-1), so what is read here may be out of
-date by then without harm.
+The role is checked again, in order, when the command is decided (KJ-RBAC-1), so it does no harm if
+what is read here is out of date by then.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
-    """A user's place in a workspace."""
+    """A user's membership in a workspace."""
 
     workspace_id: str
     role: str
@@ -34,7 +34,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
 async def check_role(
     rt: Runtime, workspace_id: str, user_id: str, *, allow: Collection[str] | None = None
 ) -> str:
-    """Pass a member, of certain roles if some are given; the role is returned.
+    """Return the role of a member, which must be one of ``allow`` if that is given.
 
     Raises:
         Reject: ``WORKSPACE_NOT_FOUND``; ``ROLE_FORBIDDEN`` (C22).
@@ -53,11 +53,11 @@ async def check_role(
 async def memberships(
     rt: Runtime, user_id: str, *, after: str = "", limit: int
 ) -> tuple[list[Membership], str | None]:
-    """List a page of a user's workspaces, by id, and tell where the next one begins.
+    """Return a page of a user's workspaces, by id, and the id after which the next page begins.
 
-    Two lists are merged, each read as far as the page could need: the workspaces that the user
-    created, where membership may rest on that alone, and those whose logs have a member of this
-    name.  A membership that was removed meets neither test.
+    Two lists are merged, each read as far as the page may need: the workspaces that the user
+    created, where that may be the only ground of the membership, and those whose logs have the user
+    as a member.  A membership that was removed satisfies neither condition.
     """
     created = await rt.system.entities(
         spaces, after=spaces.stream_id(after), limit=limit, key=owner_key(user_id)

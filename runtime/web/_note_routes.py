@@ -19,9 +19,9 @@ from dalsegno.actors.domains.notes import (
 )
 from dalsegno.protocol import SEQ_MAX, WRITERS, PatchOps, Reject, check_id
 
-from ._envelope import answer, nothing, number, read, request_id
+from ._envelope import answer, nothing, query_int, read, request_id
 from ._membership import check_role
-from ._site import Site, idempotency_key
+from ._route_context import RouteContext, idempotency_key
 
 if TYPE_CHECKING:
     from dalsegno.actors import Receipt
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from ._auth import Identity
 
 REPLAYED = "x-idempotency-replay"
-"""The header of an answer that was given before (X-IDEM-7)."""
+"""The header that marks a repeated answer (X-IDEM-7)."""
 
 
 class NoteCreateBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What a note is created with."""
+    """The request to create a note."""
 
     workspace_id: str
     title: str
@@ -45,7 +45,7 @@ class NoteCreateBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PatchBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of the text."""
+    """The request to change the text."""
 
     base_version: int
     patch_ops: PatchOps
@@ -53,7 +53,7 @@ class PatchBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TitleBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of the title."""
+    """The request to change the title."""
 
     base_version: int
     title: str
@@ -61,7 +61,7 @@ class TitleBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RollbackBody(msgspec.Struct, frozen=True, kw_only=True):
-    """Where to go back to."""
+    """The request to return to an earlier version."""
 
     target_version: int
     base_version: int | None = None
@@ -69,7 +69,7 @@ class RollbackBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoteBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A note as it stands."""
+    """A note's current state."""
 
     note_id: str
     workspace_id: str
@@ -83,7 +83,7 @@ class NoteBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoteChangedBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What a change made of a note."""
+    """A note's version after a change."""
 
     note_id: str
     version: int
@@ -91,14 +91,14 @@ class NoteChangedBody(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str
 
 
-def note_routes(site: Site) -> Blueprint:
-    """Make the routes."""
+def note_routes(context: RouteContext) -> Blueprint:
+    """Create the routes."""
     routes = Blueprint("notes", __name__)
-    rt = site.rt
+    rt = context.rt
 
     @routes.post("/api/notes")
     async def create_note() -> Response:
-        identity = await site.enter()
+        identity = await context.authenticate()
         body = await read(NoteCreateBody)
         await check_role(rt, body.workspace_id, identity.user_id, allow=WRITERS)
         workspace = rt.workspace(body.workspace_id).acting(user_id=identity.user_id)
@@ -122,9 +122,9 @@ def note_routes(site: Site) -> Blueprint:
 
     @routes.get("/api/notes/<note_id>")
     async def read_note(note_id: str) -> Response:
-        identity = await site.enter()
+        identity = await context.authenticate()
         workspace = await _workspace_of(rt, note_id, identity)
-        min_seq = number("min_seq", 0, least=0, most=SEQ_MAX)
+        min_seq = query_int("min_seq", 0, least=0, most=SEQ_MAX)
         note = await workspace.get(notes, note_id, min_seq=min_seq or None)
         if note is None:
             raise _not_found()
@@ -132,30 +132,30 @@ def note_routes(site: Site) -> Blueprint:
 
     @routes.patch("/api/notes/<note_id>")
     async def patch_note(note_id: str) -> Response:
-        identity = await site.enter()
+        identity = await context.authenticate()
         body = await read(PatchBody)
         command = ApplyPatch(note_id, body.patch_ops, body.base_version)
         return await _change(rt, identity, note_id, command, body.idempotency_key)
 
     @routes.patch("/api/notes/<note_id>/title")
     async def set_title(note_id: str) -> Response:
-        identity = await site.enter()
+        identity = await context.authenticate()
         body = await read(TitleBody)
         command = SetTitle(note_id, body.title, body.base_version)
         return await _change(rt, identity, note_id, command, body.idempotency_key)
 
     @routes.post("/api/notes/<note_id>/rollback")
     async def roll_back(note_id: str) -> Response:
-        identity = await site.enter()
+        identity = await context.authenticate()
         body = await read(RollbackBody)
         command = RollbackNote(note_id, body.target_version, body.base_version)
         return await _change(rt, identity, note_id, command, body.idempotency_key)
 
     @routes.delete("/api/notes/<note_id>")
     async def delete_note(note_id: str) -> Response:
-        identity = await site.enter()
+        identity = await context.authenticate()
         workspace = await _workspace_of(rt, note_id, identity, allow=WRITERS)
-        base_version = number("base_version", 0, least=0, most=SEQ_MAX)
+        base_version = query_int("base_version", 0, least=0, most=SEQ_MAX)
         command = DeleteNote(note_id, base_version or None)
         await workspace.send(command, key=idempotency_key(), correlation_id=request_id())
         return nothing()
@@ -166,29 +166,28 @@ def note_routes(site: Site) -> Blueprint:
 async def _workspace_of(
     rt: Runtime, note_id: str, identity: Identity, *, allow: frozenset[str] | None = None
 ) -> Workspace:
-    """Find the workspace of a note in which the caller is a member, to act there.
+    """Return the workspace of a note, as the caller, who must be a member of it.
 
-    A note that the caller may not see is not told from one that is not there (C22).  An id is
-    unique among those that the runtime gave; a program may give its own, and then
-    ``?workspace_id=`` says which is meant.
+    To the caller, a note that may not be seen does not exist (C22).  Ids that the runtime generates
+    are unique; a program may choose its own, and then ``?workspace_id=`` selects the workspace.
 
     Raises:
         Reject: ``NOTE_NOT_FOUND``; ``ROLE_FORBIDDEN`` for a member of another role; ``BAD_REQUEST``
-            where several could be meant.
+            if several workspaces match.
 
     """
     check_id(note_id, chars_max=rt.limits.id_chars_max, what="note_id")
     asked = request.args.get("workspace_id")
-    there = [asked] if asked is not None else await rt.store.locate(notes.stream_id(note_id))
+    found = [asked] if asked is not None else await rt.store.locate(notes.stream_id(note_id))
     roles = {
         workspace_id: role
-        for workspace_id in there
+        for workspace_id in found
         if (role := await rt.workspace(workspace_id).role_of(identity.user_id)) is not None
     }
     if not roles:
         raise _not_found()
     if len(roles) > 1:
-        raise Reject("BAD_REQUEST", "several workspaces have this note: say ?workspace_id=")
+        raise Reject("BAD_REQUEST", "several workspaces have this note: add ?workspace_id=")
     ((workspace_id, role),) = roles.items()
     if allow is not None and role not in allow:
         raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
@@ -217,7 +216,7 @@ async def _change(
 
 
 async def _check_same(rt: Runtime, receipt: Receipt, command: CreateNote) -> None:
-    """Refuse another note under a key that made one: there is no original to patch (C1).
+    """Raise if the key created another note: unlike a patch, that cannot be a rebase (C1).
 
     Raises:
         Reject: ``STATE_CONFLICT``.

@@ -12,19 +12,19 @@ CHARS_MIN = 8
 CHARS_MAX = 1024
 
 WAITING_MAX = 64
-"""Who waits for one of the two threads: about two seconds of work."""
+"""Requests that wait for one of the two threads: about two seconds of work."""
 
 _TIME_COST, _MEMORY_COST_KIB, _PARALLELISM = 3, 64 * 1024, 4
-"""RFC 9106 §4, the second recommended option: for where memory is not plenty."""
+"""RFC 9106 §4, the second recommended option, for memory-constrained environments."""
 
 _NOBODYS = (
     f"$argon2id$v=19$m={_MEMORY_COST_KIB},t={_TIME_COST},p={_PARALLELISM}${'A' * 22}${'A' * 43}"
 )
-"""No password's hash, of the same cost: what an unknown account is verified against."""
+"""A hash of the same cost that no password has, to verify unknown accounts against."""
 
 
 class Passwords:
-    """Hashes and verifies; each takes tens of milliseconds and 64 MiB."""
+    """Hashes and verifies passwords; each takes tens of milliseconds and 64 MiB."""
 
     def __init__(self) -> None:
         self._hasher = PasswordHasher(_TIME_COST, _MEMORY_COST_KIB, _PARALLELISM)
@@ -34,7 +34,7 @@ class Passwords:
         """Hash a new password.
 
         Raises:
-            Reject: ``BAD_REQUEST`` for one that is too short or too long.
+            Reject: ``BAD_REQUEST`` if it is too short or too long.
             OverloadedError: too many are waiting.
 
         """
@@ -45,7 +45,7 @@ class Passwords:
         return await trio.to_thread.run_sync(self._hasher.hash, password, limiter=self._threads)
 
     async def verify(self, password_hash: str | None, password: str) -> bool:
-        """Tell whether a password is the right one; without a hash it takes as long, and is not.
+        """Return whether a password is right; without a hash, return False after the same time.
 
         Raises:
             OverloadedError: too many are waiting.

@@ -20,23 +20,23 @@ from dalsegno.protocol import (
     parse_cursor,
 )
 
-from ._envelope import answer, following, nothing, number, read, request_id
+from ._envelope import answer, nothing, query_after, query_int, read, request_id
 from ._membership import Membership, check_role, memberships
-from ._site import Site, idempotency_key
+from ._route_context import RouteContext, idempotency_key
 
 if TYPE_CHECKING:
     from dalsegno.runtime import Runtime, Workspace
 
 
 class WorkspaceCreateBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What a workspace is created with."""
+    """The request to create a workspace."""
 
     slug: str
     name: str
 
 
 class MemberPutBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What a member is to be."""
+    """The request to set a member's role."""
 
     role: Role
 
@@ -61,7 +61,7 @@ class WorkspacesBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemberBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A member; who is no account here has only an id."""
+    """A member; one without an account here has only an id."""
 
     user_id: str
     role: str
@@ -77,7 +77,7 @@ class MembersBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemberPutAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user is now, and the number of the event that says so."""
+    """A user's new role, and the number of the event that set it."""
 
     workspace_id: str
     user_id: str
@@ -86,14 +86,14 @@ class MemberPutAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RepairBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What a repair found to be sound, and what it did."""
+    """What a repair verified, and what it did."""
 
     workspace_id: str
     events: int
     entities: int
     states_rewritten: int
     halted_reason: str | None
-    """Why it was halted, until now; None where it was not."""
+    """Why the workspace had been halted; None if it was not."""
 
 
 class EventBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,20 +119,20 @@ class EventsBody(msgspec.Struct, frozen=True, kw_only=True):
     head: int
 
 
-def workspace_routes(site: Site) -> Blueprint:
-    """Make the routes."""
+def workspace_routes(context: RouteContext) -> Blueprint:
+    """Create the routes."""
     routes = Blueprint("workspaces", __name__)
-    rt = site.rt
+    rt = context.rt
 
     @routes.get("/api/workspaces")
     async def list_workspaces() -> Response:
-        identity = await site.enter()
-        page, last = await memberships(rt, identity.user_id, after=following(), limit=_limit(rt))
+        identity = await context.authenticate()
+        page, last = await memberships(rt, identity.user_id, after=query_after(), limit=_limit(rt))
         return answer(WorkspacesBody(items=[_workspace_body(m) for m in page], next=last))
 
     @routes.post("/api/workspaces")
     async def create_workspace() -> Response:
-        identity = await site.enter()
+        identity = await context.authenticate()
         body = await read(WorkspaceCreateBody)
         command = CreateSpace(
             workspace_id=rt.world.new_id(),
@@ -151,17 +151,17 @@ def workspace_routes(site: Site) -> Blueprint:
 
     @routes.get("/api/workspaces/<workspace_id>/members")
     async def list_members(workspace_id: str) -> Response:
-        identity = await site.enter()
+        identity = await context.authenticate()
         await check_role(rt, workspace_id, identity.user_id)
         limit = _limit(rt)
-        ids = await _member_ids(rt, workspace_id, after=following(), limit=limit)
+        ids = await _member_ids(rt, workspace_id, after=query_after(), limit=limit)
         found = [await _member_body(rt, workspace_id, user_id) for user_id in ids]
         items = [member for member in found if member is not None]
         return answer(MembersBody(items=items, next=ids[-1] if len(ids) == limit else None))
 
     @routes.put("/api/workspaces/<workspace_id>/members/<user_id>")
     async def put_member(workspace_id: str, user_id: str) -> Response:
-        identity = await site.enter()
+        identity = await context.authenticate()
         await check_role(rt, workspace_id, identity.user_id, allow=ADMINS)
         body = await read(MemberPutBody)
         check_id(user_id, chars_max=rt.limits.id_chars_max, what="user_id")
@@ -183,7 +183,7 @@ def workspace_routes(site: Site) -> Blueprint:
 
     @routes.delete("/api/workspaces/<workspace_id>/members/<user_id>")
     async def remove_member(workspace_id: str, user_id: str) -> Response:
-        identity = await site.enter()
+        identity = await context.authenticate()
         await check_role(rt, workspace_id, identity.user_id, allow=ADMINS)
         await (
             rt.workspace(workspace_id)
@@ -194,9 +194,9 @@ def workspace_routes(site: Site) -> Blueprint:
 
     @routes.post("/api/workspaces/<workspace_id>/repair")
     async def repair(workspace_id: str) -> Response:
-        identity = await site.enter()
+        identity = await context.authenticate()
         await check_role(rt, workspace_id, identity.user_id, allow=ADMINS)
-        with site.repairing():
+        with context.repairing():
             report = await rt.service.repair(workspace_id, actor=identity.user_id)
         body = RepairBody(
             workspace_id=workspace_id,
@@ -209,7 +209,7 @@ def workspace_routes(site: Site) -> Blueprint:
 
     @routes.get("/api/workspaces/<workspace_id>/events")
     async def list_events(workspace_id: str) -> Response:
-        identity = await site.enter()
+        identity = await context.authenticate()
         await check_role(rt, workspace_id, identity.user_id)
         limit = _limit(rt)
         after = parse_cursor(request.args.get("after", "0"))
@@ -225,7 +225,7 @@ def workspace_routes(site: Site) -> Blueprint:
 
 
 def _limit(rt: Runtime) -> int:
-    return number("limit", 100, least=1, most=rt.limits.list_limit_max)
+    return query_int("limit", 100, least=1, most=rt.limits.list_limit_max)
 
 
 def _workspace_body(membership: Membership) -> WorkspaceBody:
@@ -241,7 +241,7 @@ def _workspace_body(membership: Membership) -> WorkspaceBody:
 
 
 async def _member_ids(rt: Runtime, workspace_id: str, *, after: str, limit: int) -> list[str]:
-    """List members by id: those of the log, and the first owner, who need not be in it."""
+    """List members by id: those of the log, and the first owner even if not in the log."""
     page = await rt.workspace(workspace_id).entities(
         members, after=members.stream_id(after), limit=limit
     )
@@ -266,7 +266,7 @@ async def _member_body(rt: Runtime, workspace_id: str, user_id: str) -> MemberBo
 
 
 async def _check_cursor(workspace: Workspace, cursor: Cursor, head: int) -> None:
-    """Refuse a cursor of the future, or of another history (DESIGN §5).
+    """Raise for a cursor beyond the head, or of another history (DESIGN §5).
 
     Raises:
         Reject: ``CURSOR_AHEAD``, ``CURSOR_DIVERGED``.
@@ -276,8 +276,8 @@ async def _check_cursor(workspace: Workspace, cursor: Cursor, head: int) -> None
         raise Reject("CURSOR_AHEAD", f"the log ends at {head}", event_seq=cursor.seq, head=head)
     if cursor.chain is None:
         return
-    there = await workspace.events(after=cursor.seq - 1, limit=1) if cursor.seq else []
-    if cursor.chain != (there[0].chain if there else CHAIN_START):
+    found = await workspace.events(after=cursor.seq - 1, limit=1) if cursor.seq else []
+    if cursor.chain != (found[0].chain if found else CHAIN_START):
         raise Reject("CURSOR_DIVERGED", "this cursor is of another history", event_seq=cursor.seq)
 
 

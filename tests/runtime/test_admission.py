@@ -10,7 +10,7 @@ import trio
 import trio_websocket as tw
 
 from dalsegno.protocol import Limits
-from dalsegno.runtime.web._admission import Admission, Place
+from dalsegno.runtime.web._admission import Admission, Decision
 from dalsegno.runtime.web._handshake import UpgradeRequest
 from tests.runtime.test_listener import (
     HELLO,
@@ -32,7 +32,7 @@ def refused(port: Port) -> int:
     return port.serving.statistics().refused
 
 
-def places(port: Port) -> str:
+def decisions(port: Port) -> str:
     assert port.serving is not None
     return repr(port.serving._port.admission)
 
@@ -67,7 +67,7 @@ async def test_a_full_server_still_answers_a_probe() -> None:
         last = HELLO.replace(b"Host", b"Connection: close\r\nHost")
         for _ in range(3):
             assert b'{"hello":"world"}' in await port.ask(last)
-            await until(lambda: "1 sockets" in places(port))
+            await until(lambda: "1 sockets" in decisions(port))
 
 
 async def test_a_socket_without_a_place_is_told_unread_and_behind_those_closed() -> None:
@@ -81,7 +81,7 @@ async def test_a_socket_without_a_place_is_told_unread_and_behind_those_closed()
         assert (refused(port), port.accepted()) == (2, 4)
         for stream in (*held, told):
             await stream.aclose()
-        await until(lambda: "0 sockets, 0 being" in places(port))
+        await until(lambda: "0 sockets, 0 being" in decisions(port))
         async with tw.open_websocket_url(port.url) as client:
             await client.ping()
 
@@ -140,14 +140,14 @@ async def test_who_waits_too_long_to_be_let_in_hears_503() -> None:
         await trio.aclose_forcefully(first)
 
 
-def test_places_are_given_back() -> None:
+def test_decisions_are_given_back() -> None:
     admission = Admission(Limits(connections_max=2, handshakes_max=1), lambda: 0.5)
-    places = [admission.enter() for _ in range(6)]
-    assert places == [*[Place.SERVED] * 3, Place.REFUSED, *[Place.CLOSED] * 2]
+    decisions = [admission.enter() for _ in range(6)]
+    assert decisions == [*[Decision.SERVED] * 3, Decision.REFUSED, *[Decision.CLOSED] * 2]
     assert repr(admission) == "<Admission 3 sockets, 1 being refused>"
-    admission.leave(Place.SERVED)
-    admission.leave(Place.REFUSED)
-    assert admission.enter() is Place.SERVED
-    assert admission.enter() is Place.REFUSED
+    admission.leave(Decision.SERVED)
+    admission.leave(Decision.REFUSED)
+    assert admission.enter() is Decision.SERVED
+    assert admission.enter() is Decision.REFUSED
     assert admission.refused == 4
     assert msgspec.json.encode(admission.overloaded().details) == b'{"retry_after":3.0}'

@@ -18,7 +18,7 @@ from dalsegno.runtime._cli import _fail, cli, run
 from dalsegno.runtime._config import ConfigError, parse_bind, read_file, read_limits
 from dalsegno.runtime._logs import configure_logs
 from dalsegno.runtime._server import ServeConfig
-from dalsegno.runtime._serving import _place
+from dalsegno.runtime._serving import _describe_data
 from dalsegno.runtime.store import connect
 
 LOGIN = ["--email", "a@example.org", "--password", "a password"]
@@ -40,7 +40,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
         (["serve", "--log-level", "loud"], "'loud' is not one of"),
         (["serve", "--no-such-option"], "No such option"),
         (["serve", "--config", "/nonexistent.toml"], "/nonexistent.toml: No such file"),
-        (["serve", "--node-id", "two words"], "'two words' is no node id"),
+        (["serve", "--node-id", "two words"], "'two words' is not a node id"),
         (["serve", "--advertise", "example.com"], "is not http://HOST:PORT"),
         (["serve", "--advertise", "https://u:p@example.com"], "is not http://HOST:PORT"),
         (["dance"], "No such command 'dance'"),
@@ -174,7 +174,7 @@ def test_an_address_is_a_host_and_a_port() -> None:
 
 def test_where_the_data_are_is_told_without_the_password() -> None:
     dsn = "postgresql://me:secret@db.example.org:5433/app"
-    assert _place(ServeConfig(database=dsn)) == (
+    assert _describe_data(ServeConfig(database=dsn)) == (
         "the PostgreSQL database app at db.example.org:5433"
     )
 

@@ -284,7 +284,7 @@ def test_a_data_directory_that_cannot_be_is_a_typed_error(tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(EmbeddedPostgresError, match="cannot be started"):
         EmbeddedPostgres(tmp_path / "file" / "data").start()
-    with pytest.raises(EmbeddedPostgresError, match="pg_ctl cannot deal"):
+    with pytest.raises(EmbeddedPostgresError, match="pg_ctl cannot handle"):
         EmbeddedPostgres(tmp_path / "$(touch gotcha)").start()
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

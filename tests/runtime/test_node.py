@@ -36,5 +36,5 @@ def test_an_id_that_a_person_wrote_is_taken(tmp_path: Path) -> None:
 def test_what_is_no_id_is_refused(tmp_path: Path, text: str) -> None:
     assert not is_node_id(text)
     (tmp_path / "node-id").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(NodeIdError, match="node-id holds no node id"):
+    with pytest.raises(NodeIdError, match="node-id does not hold a node id"):
         node_id_in(tmp_path)

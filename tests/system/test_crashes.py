@@ -105,5 +105,5 @@ async def test_postgres_away_at_the_start_is_said_in_a_line(processes: Processes
     process = await processes.run("serve", "--bind", "127.0.0.1:0", "--database", dsn)
     assert await process.ended() == 1
     (line,) = process.err.splitlines()
-    assert "the database is away" in line
+    assert "the database is unavailable" in line
     assert "secret" not in line

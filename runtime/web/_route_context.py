@@ -1,4 +1,4 @@
-"""What the routes share: the runtime, how the site is reached, and how a request gets in."""
+"""What the routes share: the runtime, the site's settings, and how a request is authenticated."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """One application on one runtime."""
+class RouteContext:
+    """The context of the routes of one application on one runtime."""
 
     rt: Runtime
     secure_cookies: bool
     setup_token: str | None
-    """What setup asks for where strangers can reach it."""
+    """The token that setup asks for, if other machines can reach it."""
     close_session: Callable[[bytes], Awaitable[None]]
-    """Closes the connections of a session, and returns when they are closed."""
+    """Closes the connections of a session, and returns once they are closed."""
     passwords: Passwords = field(default_factory=Passwords)
     _repairs: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
-    """A repair reads a whole log, so one at a time has to do."""
+    """A repair reads a whole log, so there is at most one at a time."""
 
-    async def enter(self) -> Identity:
-        """Tell who asks; a request that changes something must show the session's token.
+    async def authenticate(self) -> Identity:
+        """Authenticate the request, with the CSRF token too if it changes something.
 
         Raises:
             Reject: as `authenticate`; ``CSRF_INVALID``.
@@ -52,50 +52,50 @@ class Site:
         if request.method not in _SAFE:
             check_csrf(identity, request.headers.get("x-csrf-token"))
         if identity.renewed:
-            self.keep(session_token(cookies) or "")
+            self.set_cookie(session_token(cookies) or "")
         return identity
 
     @contextmanager
     def repairing(self) -> Iterator[None]:
-        """Be the one repair under way.
+        """Hold the right to repair for the length of a block.
 
         Raises:
-            OverloadedError: another one is.
+            OverloadedError: another repair is running.
 
         """
         try:
             self._repairs.acquire_nowait()
         except trio.WouldBlock:
-            raise OverloadedError("another repair is under way", retry_after_s=5.0) from None
+            raise OverloadedError("another repair is running", retry_after_s=5.0) from None
         try:
             yield
         finally:
             self._repairs.release()
 
-    def keep(self, token: str) -> None:
-        """Let the answer set the session's cookie."""
+    def set_cookie(self, token: str) -> None:
+        """Set the session's cookie with the response."""
         g.cookie = set_cookie(token, secure=self.secure_cookies)
 
 
 def refuse_foreign_pages() -> None:
-    """Refuse what another site's page sends where there is no session, so no token, yet.
+    """Refuse requests of other sites' pages where there is no session, hence no token, yet.
 
-    Browsers say so themselves (W3C Fetch Metadata); other clients do not send the header.
+    Browsers declare them (W3C Fetch Metadata); other clients do not send the header.
 
     Raises:
         Reject: ``CSRF_INVALID``.
 
     """
     if request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
-        raise Reject("CSRF_INVALID", "not from another site's page")
+        raise Reject("CSRF_INVALID", "not allowed from another site's page")
 
 
 def check_global_admin(identity: Identity) -> None:
-    """Raise `Reject` ``ROLE_FORBIDDEN`` for who is no global owner or admin."""
+    """Raise `Reject` ``ROLE_FORBIDDEN`` unless the user is a global owner or admin."""
     if identity.user.role not in ADMINS:
-        raise Reject("ROLE_FORBIDDEN", "for global owners and admins", role=identity.user.role)
+        raise Reject("ROLE_FORBIDDEN", "only for global owners and admins", role=identity.user.role)
 
 
 def idempotency_key(in_body: str | None = None) -> str | None:
-    """Tell the request's idempotency key: the body's, else the header's."""
+    """Return the request's idempotency key: the body's, else the header's."""
     return in_body if in_body is not None else request.headers.get("idempotency-key")
