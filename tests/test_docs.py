@@ -33,6 +33,7 @@ from dalsegno.runtime._server import Ready, ServeConfig, serve
 from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.web import create_app
 from dalsegno.runtime.web._auth import COOKIE, open_session
+from tests._patience import fail_after, patient
 
 ROOT = Path(__file__).parents[1]
 README, PROTOCOL, EMBEDDING, OPERATIONS = (
@@ -106,7 +107,7 @@ def run(folder: Path, *command: str, **environment: str) -> str:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=4 * PATIENCE_S,
+        timeout=patient(4 * PATIENCE_S),
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -210,7 +211,7 @@ async def test_the_conversation_of_the_protocol_takes_place(migrated: str) -> No
             url, subprotocols=["dalsegno.v1"], extra_headers=cookie
         ) as ws:
             assert ws.subprotocol == "dalsegno.v1"
-            with trio.fail_after(PATIENCE_S):
+            with fail_after(PATIENCE_S):
                 for who, line in conversation():
                     if who == "→":
                         await ws.send_message(line)
@@ -261,7 +262,7 @@ async def set_up(server: Ready, folder: Path) -> str:
 
 
 async def read_line(stream: trio.abc.ReceiveStream, text: bytes = b"") -> str:
-    with trio.fail_after(PATIENCE_S):
+    with fail_after(PATIENCE_S):
         while not text.endswith(b"\n"):
             text += await stream.receive_some()
     return text.decode()
@@ -321,7 +322,7 @@ async def test_the_protocols_client_follows(migrated: str, tmp_path: Path) -> No
             "DALSEGNO_PASSWORD": PASSWORD,
             "WORKSPACE": await set_up(server, tmp_path),
         }
-        with trio.fail_after(4 * PATIENCE_S):
+        with fail_after(4 * PATIENCE_S):
             printed = await trio.to_thread.run_sync(
                 partial(run, tmp_path, sys.executable, name, **environment)
             )

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tests._patience import fail_after
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
 
 async def wait_until(condition: Callable[[], Awaitable[bool]]) -> None:
-    with trio.fail_after(10):
+    with fail_after(10):
         while True:
             if await condition():
                 return

@@ -23,6 +23,7 @@ from dalsegno.actors.testing.contract.store._writing import (
 from dalsegno.protocol import Limits, StoreUnavailableError
 from dalsegno.runtime.store import PostgresStore
 from dalsegno.runtime.store._sql import queries
+from tests._patience import fail_after
 from tests.contract._locks import wait_until_blocked
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ async def test_i10_what_another_node_serves_is_looked_at_without_a_lock(
     before = await acquired(store, "w", "a")
     async with other.transaction():
         await other.execute(HOLD)
-        with trio.fail_after(2):
+        with fail_after(2):
             assert await acquired(store, "w", "b") == before
     async with other.transaction():
         (row,) = await other.fetch(queries()["acquire"], ("w", "b", "true", None))
@@ -267,7 +268,7 @@ async def test_i9_a_beat_waits_for_nothing_else(store: PostgresStore, other: Con
         for call in busy:
             nursery.start_soon(call)
         await wait_until_blocked(other, len(busy))
-        with trio.fail_after(2):
+        with fail_after(2):
             left_s = await store.beat("a", "1", address=None, lease_s=60.0, first=False)
         assert left_s is not None
         assert left_s > 50
@@ -299,5 +300,5 @@ async def test_i9_a_beat_does_not_wait_long_for_a_lock(migrated: str, other: Con
         await store.beat("a", "1", address=None, lease_s=60.0, first=True)
         async with other.transaction():
             await other.execute("select from dalsegno.node where node_id = 'a' for update")
-            with trio.fail_after(1), pytest.raises(StoreUnavailableError):
+            with fail_after(1), pytest.raises(StoreUnavailableError):
                 await store.beat("a", "1", address=None, lease_s=60.0, first=False)

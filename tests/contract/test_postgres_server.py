@@ -15,6 +15,7 @@ from dalsegno.protocol import Limits, OutcomeUnknownError, StoreUnavailableError
 from dalsegno.runtime.store import CommitUncertainError, PostgresStore, connect, migrate
 from dalsegno.runtime.store._cluster import find_binaries
 from dalsegno.runtime.store._embedded import EmbeddedPostgres, embedded
+from tests._patience import fail_after
 from tests.contract._locks import wait_until
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ async def waits_cancelled(admin: psycopg.Connection) -> AsyncIterator[None]:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keep_cancelling)
-        with trio.fail_after(PATIENCE_S):
+        with fail_after(PATIENCE_S):
             yield
         nursery.cancel_scope.cancel()
 

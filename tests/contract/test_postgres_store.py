@@ -25,6 +25,7 @@ from dalsegno.actors.testing.contract.store._writing import (
 )
 from dalsegno.protocol import Limits, OutcomeUnknownError, StoreUnavailableError, UnavailableError
 from dalsegno.runtime.store import PostgresStore, SchemaTooOldError
+from tests._patience import fail_after
 from tests.contract._locks import terminate_the_blocked, wait_until, wait_until_blocked
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ async def test_i10_a_locked_head_delays_no_neighbour(
         await other.execute(
             "select from dalsegno.workspace_head where workspace_id = 'held' for update"
         )
-        with trio.fail_after(2):
+        with fail_after(2):
             won = await store.append([batch, free.batch(free.event("note:1"))])
         assert won == {"free"}
         refusal = await store.explain(batch)

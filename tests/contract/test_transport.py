@@ -18,6 +18,7 @@ from dalsegno.runtime import seams
 from dalsegno.runtime.web._handshake import UpgradeRequest
 from dalsegno.runtime.web._listener import serve
 from dalsegno.runtime.web._native import NativeTransport
+from tests._patience import fail_after
 
 
 class MemoryClient:
@@ -70,7 +71,7 @@ class NativeClient:
 
 @asynccontextmanager
 async def open_memory() -> AsyncIterator[TransportClient]:
-    with trio.fail_after(10):
+    with fail_after(10):
         yield MemoryClient()
 
 
@@ -109,7 +110,7 @@ async def open_native() -> AsyncIterator[TransportClient]:
         await sock.connect(address)
         stream = trio.SocketStream(sock)
         connection = await tw.wrap_client_stream(nursery, stream, "127.0.0.1", "/ws")
-        with trio.fail_after(10):
+        with fail_after(10):
             yield NativeClient(await transports.receive(), connection)
         nursery.cancel_scope.cancel()
         await trio.aclose_forcefully(stream)

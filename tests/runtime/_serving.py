@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -52,13 +52,6 @@ async def serving(
             yield Site(f"http://127.0.0.1:{ready.port}", ready.port, ready.runtime)
         finally:
             stop.set()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds."""
-    with trio.fail_after(20):
-        while not condition():
-            await trio.sleep(0.005)
 
 
 async def register(url: str) -> str:

@@ -12,6 +12,7 @@ import trio_websocket as tw
 from dalsegno.protocol import Limits
 from dalsegno.runtime.web._admission import Admission, Decision
 from dalsegno.runtime.web._handshake import UpgradeRequest
+from tests._patience import until
 from tests.runtime.test_listener import (
     HELLO,
     LIMITS,
@@ -21,7 +22,6 @@ from tests.runtime.test_listener import (
     read_all,
     read_until,
     serving,
-    until,
 )
 
 PATIENT = replace(LIMITS, head_deadline_s=5)

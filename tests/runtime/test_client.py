@@ -38,6 +38,7 @@ from dalsegno.runtime.client._link import Link
 from dalsegno.runtime.client._policy import Ending, Retries
 from dalsegno.runtime.client._wire import decode_said
 from dalsegno.runtime.seams import WORLD
+from tests._patience import fail_after, until
 from tests.runtime._serving import (
     EMAIL,
     PASSWORD,
@@ -49,7 +50,6 @@ from tests.runtime._serving import (
     register,
     serving,
     set_up,
-    until,
 )
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ def log_in(url: str, *, email: str = EMAIL, password: str = PASSWORD) -> Opening
 
 async def write(client: Client, workspace: str, title: str, key: str | None = None) -> int:
     fields = {"note_id": None, "title": title}
-    with trio.fail_after(20):
+    with fail_after(20):
         return (await client.send(workspace, "create_note", fields, key=key)).event_seq
 
 
@@ -105,12 +105,12 @@ async def write_many(client: Client, workspace: str, count: int) -> None:
 
 
 async def take(events: Events, count: int) -> list[int]:
-    with trio.fail_after(20):
+    with fail_after(20):
         return [(await anext(events)).seq for _ in range(count)]
 
 
 async def drain(events: Events, seen: list[int]) -> None:
-    with trio.fail_after(20):
+    with fail_after(20):
         async for event in events:
             seen.append(event.seq)  # noqa: PERF401 - what comes before an error counts
 
@@ -465,7 +465,7 @@ async def test_a_proxy_with_nothing_behind_it_is_no_long_wait(migrated: str) -> 
         owner = await set_up(site)
         twice = ClientLimits(attempts_max=2, backoff_first_s=0.01)
         proxy.targets = (1,)
-        with trio.fail_after(5):
+        with fail_after(5):
             async with connect(owner, url=proxy.url, limits=twice) as client:
                 with pytest.raises(UnreachableError):
                     await write(client, "w", "lost")

@@ -12,6 +12,7 @@ import trio
 from dalsegno.actors import Batch
 from dalsegno.protocol import Limits, OutcomeUnknownError
 from dalsegno.runtime import Domain, InternalError, Runtime, Workspace
+from tests._patience import fail_after, patient
 from tests.tasks_domain import AddTask, tasks
 
 PATIENCE_S = 20.0
@@ -108,12 +109,12 @@ async def test_a_locked_head_waits_alone(migrated: str) -> None:
             )
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(send)
-                with trio.fail_after(PATIENCE_S):
+                with fail_after(PATIENCE_S):
                     for number in range(20):
                         await neighbour.send(AddTask(f"t{number}", "x"))
                 assert not done.is_set()
                 outside.rollback()
-                with trio.fail_after(PATIENCE_S):
+                with fail_after(PATIENCE_S):
                     await done.wait()
         await check_log(mine, 2)
         await check_log(neighbour, 20)
@@ -177,11 +178,11 @@ async def test_i4_an_abandoned_commit_gets_the_right_answer(migrated: str) -> No
             async with trio.open_nursery() as nursery:
                 for number in range(1, 6):
                     nursery.start_soon(send, number)
-                with trio.fail_after(PATIENCE_S):
+                with fail_after(PATIENCE_S):
                     while rt.service.committer.statistics().unknown == 0:
                         await trio.sleep(0.01)
                 outside.rollback()
-                nursery.cancel_scope.deadline = trio.current_time() + PATIENCE_S
+                nursery.cancel_scope.deadline = trio.current_time() + patient(PATIENCE_S)
         assert sorted(answers) == [2, 3, 4, 5, 6]
         await check_log(workspace, 6)
 
@@ -203,11 +204,11 @@ async def test_an_unknown_outcome_has_a_deadline(migrated: str) -> None:
 
         with psycopg.connect(migrated) as outside:
             outside.execute("lock table dalsegno.event in access exclusive mode")
-            with trio.fail_after(PATIENCE_S):
+            with fail_after(PATIENCE_S):
                 await send()
             outside.rollback()
         assert codes == ["OUTCOME_UNKNOWN"]
-        with trio.fail_after(PATIENCE_S):
+        with fail_after(PATIENCE_S):
             receipt = await workspace.send(AddTask("t1", "x"), key="k")
         assert receipt.event_seq == 2
         await check_log(workspace, 2)

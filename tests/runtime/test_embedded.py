@@ -19,6 +19,7 @@ from dalsegno.runtime.store._account import EmbeddedPostgresError
 from dalsegno.runtime.store._cluster import find_binaries, read_postmaster
 from dalsegno.runtime.store._embedded import EmbeddedPostgres, embedded, open_embedded
 from dalsegno.runtime.store._psycopg import connect
+from tests._patience import patient
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
@@ -89,7 +90,7 @@ def pid_of(server: EmbeddedPostgres) -> int:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + patient(10)
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -222,7 +223,7 @@ def test_a_server_that_was_killed_recovers_at_once(data: Path) -> None:
     with embedded(data) as server:
         assert pid_of(server) != killed
         assert kept(server.dsn) == [(1,), (2,)]
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < patient(15)
 
 
 @pytest.mark.parametrize("stranger", ["python", "postgres"])
@@ -401,4 +402,4 @@ def test_where_the_kernel_allows_no_user_namespace_it_says_so(tmp_path: Path) ->
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=patient(60))

@@ -13,6 +13,7 @@ from dalsegno.runtime.store import connect
 from dalsegno.runtime.store._account import EmbeddedPostgresError
 from dalsegno.runtime.store._cluster import read_postmaster
 from dalsegno.runtime.store._embedded import _REVIVALS_MAX, open_embedded
+from tests._patience import fail_after
 
 
 async def test_it_is_started_again_and_given_up_when_it_does_not_stay(
@@ -29,7 +30,7 @@ async def test_it_is_started_again_and_given_up_when_it_does_not_stay(
                 assert running is not None
                 os.kill(running.pid, signal.SIGKILL)
                 killed += 1
-                with trio.fail_after(30):
+                with fail_after(30):
                     while caplog.text.count("was started again") < killed:
                         await trio.sleep(0.02)
                 connection = await connect(server.dsn)

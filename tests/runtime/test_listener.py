@@ -31,6 +31,7 @@ from dalsegno.runtime import seams
 from dalsegno.runtime.web._handshake import UpgradeRequest
 from dalsegno.runtime.web._listener import Serving, serve
 from dalsegno.runtime.web._native import NativeTransport
+from tests._patience import fail_after, until
 
 LIMITS = Limits(
     head_deadline_s=0.2,
@@ -113,14 +114,6 @@ async def connect_and_leave(port: Port) -> None:
         pass
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        await trio.sleep(0.001)
-    raise AssertionError("it never came true")
-
-
 async def echo(transport: NativeTransport, _: object) -> None:
     while True:
         message = await transport.receive()
@@ -198,7 +191,7 @@ async def serving(
 
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port.address = listeners[0].socket.getsockname()
-    with trio.fail_after(20):
+    with fail_after(20):
         async with trio.open_nursery() as nursery:
             port.serving = await nursery.start(run)
             yield port

@@ -21,6 +21,7 @@ from dalsegno.runtime.store import (
     migrate,
 )
 from dalsegno.runtime.store._migrations import _LOCK_KEY, Migration, migrations
+from tests._patience import fail_after
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -220,7 +221,7 @@ async def test_a_server_without_fsync_is_refused(
 
     async def reload(value: str) -> None:
         await admin.execute("select pg_reload_conf()")
-        with trio.fail_after(5):
+        with fail_after(5):
             while True:
                 if await connection.fetch("show fsync") == [(value,)]:
                     return

@@ -14,6 +14,7 @@ from websockets.streams import StreamReader
 from dalsegno.actors import TransportClosedError
 from dalsegno.protocol import Close, Frames, Limits
 from dalsegno.runtime.web._native import NativeTransport
+from tests._patience import fail_after
 
 LIMITS = Limits(message_bytes_max=1000, close_deadline_s=0.3)
 TEXT, BINARY, CONT = Opcode.TEXT, Opcode.BINARY, Opcode.CONT
@@ -57,7 +58,7 @@ async def connected(limits: Limits = LIMITS) -> AsyncIterator[tuple[NativeTransp
         accepted, _ = server.accept()
     transport = NativeTransport(accepted, limits)
     try:
-        with trio.fail_after(10):
+        with fail_after(10):
             async with trio.SocketStream(sock) as stream:
                 yield transport, RawClient(stream)
     finally:

@@ -22,6 +22,7 @@ from dalsegno.runtime.store._driver import (
     Pool,
 )
 from dalsegno.runtime.store._psycopg import PsycopgConnection, connect
+from tests._patience import fail_after, until
 
 
 @pytest.fixture
@@ -37,12 +38,6 @@ async def connection(database: str) -> AsyncIterator[PsycopgConnection]:
 def admin(dsn: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         yield connection
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(5):
-        while not condition():
-            await trio.sleep(0.005)
 
 
 async def pid_of(connection: Connection) -> int:
@@ -268,7 +263,7 @@ async def test_closing_does_not_wait_for_a_statement(connection: Connection) -> 
             await connection.fetch("select pg_sleep(30)")
         assert broken.value.sent
 
-    with trio.fail_after(5):
+    with fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run)
             await trio.testing.wait_all_tasks_blocked()

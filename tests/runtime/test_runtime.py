@@ -32,6 +32,7 @@ from dalsegno.runtime import (
     World,
 )
 from dalsegno.runtime.store import PostgresStore
+from tests._patience import fail_after
 from tests.tasks_domain import AddTask, FinishTask, Task, TaskAdded, TaskFinished, tasks
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -198,7 +199,7 @@ async def test_a_service_that_fails_ends_the_runtime_with_a_typed_error(
         raise ZeroDivisionError("not an error that a store may raise")
 
     monkeypatch.setattr(store, "append", bug)
-    with trio.fail_after(5), pytest.raises(RuntimeFailedError):
+    with fail_after(5), pytest.raises(RuntimeFailedError):
         async with opened(store, world) as rt:
             await rt.workspace("acme").send(AddTask("t1", "One"))
 
@@ -221,9 +222,9 @@ async def test_leaving_settles_what_was_taken(
         await trio.testing.wait_all_tasks_blocked(0)
     assert len(answers) == 50
     assert all(isinstance(answer, Receipt) for answer in answers)
-    with trio.fail_after(5), pytest.raises(RuntimeClosedError):
+    with fail_after(5), pytest.raises(RuntimeClosedError):
         await rt.workspace("w0").send(AddTask("t99", "Late"))
-    with trio.fail_after(5), pytest.raises(RuntimeClosedError):
+    with fail_after(5), pytest.raises(RuntimeClosedError):
         await rt.workspace("new").head()
 
 

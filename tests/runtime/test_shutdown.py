@@ -21,7 +21,8 @@ from dalsegno.runtime._shutdown import slots_ms
 from dalsegno.runtime.client import ClientLimits, open_client
 from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.store import connect
-from tests.runtime._serving import Person, Site, proxied, set_up, until
+from tests._patience import fail_after, until
+from tests.runtime._serving import Person, Site, proxied, set_up
 
 LIMITS = Limits()
 PATIENCE_S = 20.0
@@ -78,7 +79,7 @@ async def socket(owner: Person) -> AsyncIterator[WebSocketConnection]:
 async def hear_the_end(ws: WebSocketConnection) -> tuple[list[dict[str, Any]], int, str]:
     """All messages but heartbeats, and how the connection ends."""
     said: list[dict[str, Any]] = []
-    with trio.fail_after(PATIENCE_S):
+    with fail_after(PATIENCE_S):
         while True:
             try:
                 message = msgspec.json.decode(await ws.get_message())
@@ -161,7 +162,7 @@ async def test_x_sup_7_nothing_is_answered_before_the_schema_is_there(database: 
         port = taken.getsockname()[1]
     stop = trio.Event()
     config = ServeConfig(port=port, database=database)
-    with trio.fail_after(PATIENCE_S):
+    with fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(partial(serve, config, stop=stop))
             async with await _connected(port) as stream:

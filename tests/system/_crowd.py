@@ -30,9 +30,10 @@ from dalsegno.runtime.client._wire import (
     Subscribed,
     decode_said,
 )
+from tests._patience import until
 
 from ._judge import judge
-from ._processes import Owner, until
+from ._processes import Owner
 from ._socket import EndedError, RefusedError, Socket, open_socket
 
 NOT_NOW = frozenset({"STORE_UNAVAILABLE", "OVERLOADED", "OUTCOME_UNKNOWN", "WORKSPACE_MOVED"})

@@ -12,9 +12,8 @@ from dalsegno.actors import Receipt
 from dalsegno.actors.testing import Recorder
 from dalsegno.protocol import DalsegnoError
 from dalsegno.runtime import Runtime
+from tests._patience import until
 from tests.tasks_domain import AddTask
-
-from ._processes import until
 
 _PAUSE_S = 0.02
 

@@ -8,6 +8,7 @@ import trio
 
 from dalsegno.actors.testing import AckSent, Record, Report, check
 from dalsegno.runtime.store import PostgresStore
+from tests._patience import patient
 
 from ._database import read_log
 
@@ -27,7 +28,7 @@ async def judge(history: Sequence[Record], dsn: str, *workspace_ids: str) -> Rep
             for workspace_id in workspace_ids
             if (head := await store.read_head(workspace_id)) is not None
         }
-        until = trio.current_time() + _ACKS_WITHIN_S
+        until = trio.current_time() + patient(_ACKS_WITHIN_S)
         while True:
             cursors = await store.read_cursors(sorted(keys))
             violations = check(history, log, heads=heads, cursors=cursors)

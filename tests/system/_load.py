@@ -9,9 +9,10 @@ import trio
 
 from dalsegno.protocol import DalsegnoError
 from dalsegno.runtime.client import Client, ClientLimits, Committed, RemoteEvent, open_client
+from tests._patience import fail_after, until
 
 from ._database import read_logs
-from ._processes import Owner, Server, connect, until
+from ._processes import Owner, Server, connect
 
 ONCE = ClientLimits(attempts_max=1, backoff_first_s=0.05)
 
@@ -94,7 +95,7 @@ async def read_log(server: Server, owner: Owner, at_least: int) -> list[RemoteEv
         fields = {"note_id": None, "title": "the end"}
         last = await client.send(owner.workspace, "create_note", fields)
         log = []
-        with trio.fail_after(20):
+        with fail_after(20):
             async with client.subscribe(f"workspace:{owner.workspace}", cursor=0) as events:
                 async for event in events:
                     if event.event_seq == last.event_seq:

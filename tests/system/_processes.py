@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import trio
 
 from dalsegno.runtime.client import Client, ClientLimits, open_client
 from dalsegno.runtime.store._embedded import EmbeddedPostgres
+from tests._patience import fail_after
 
 EMAIL, PASSWORD = "owner@example.org", "a long enough password"
 SOON = ClientLimits(backoff_first_s=0.05, backoff_max_s=0.2, at_once_s=0.05, attempts_max=None)
@@ -46,12 +46,6 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
-
-
-async def until(condition: Callable[[], bool], within_s: float = 30) -> None:
-    with trio.fail_after(within_s):
-        while not condition():
-            await trio.sleep(0.02)
 
 
 class Command:
@@ -100,7 +94,7 @@ class Command:
         self._process.send_signal(number)
 
     async def ended(self, within_s: float = 20) -> int:
-        with trio.fail_after(within_s):
+        with fail_after(within_s):
             return await self._process.wait()
 
     async def kill(self) -> None:
@@ -188,7 +182,7 @@ class Server:
 
     async def wait_ready(self) -> None:
         assert self.process is not None
-        with trio.fail_after(30):
+        with fail_after(30):
             while not await self._answers():
                 assert self.process.is_running, self.process.err
                 await trio.sleep(0.05)

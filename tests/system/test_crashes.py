@@ -7,9 +7,10 @@ import signal
 
 import trio
 
+from tests._patience import until
 from tests.system._crowd import ACKS_UNWRITTEN_S, NOT_NOW, ORDINARY, Crowd
 from tests.system._load import Load, read_log
-from tests.system._processes import Owner, Processes, Server, connect, is_alive, until, write
+from tests.system._processes import Owner, Processes, Server, connect, is_alive, write
 
 
 async def test_x_per_4_fi_9_the_server_is_killed_in_the_middle_of_a_load(

@@ -9,9 +9,10 @@ import pytest
 import trio
 
 from dalsegno.runtime.store import Connection, ConnectionBrokenError, connect
+from tests._patience import fail_after, until
 from tests.system._crowd import NOT_NOW, ORDINARY, Crowd
 from tests.system._database import Database
-from tests.system._processes import QUICK, Owner, Processes, Server, until
+from tests.system._processes import QUICK, Owner, Processes, Server
 from tests.system._socket import Message, Socket, open_socket
 
 MIB = 2**20
@@ -124,7 +125,7 @@ async def test_the_database_takes_no_more_connections(
             async with trio.open_nursery() as greedy:
                 for _ in range(4):
                     greedy.start_soon(take_all, cluster, others)
-                with trio.fail_after(PATIENCE_S):
+                with fail_after(PATIENCE_S):
                     # Each waits some seconds for it: a few prove as much as many.
                     while crowd.codes["STORE_UNAVAILABLE"] < 5:
                         await operator.fetch(
@@ -151,7 +152,7 @@ async def take_all(cluster: Database, others: AsyncExitStack) -> None:
 async def write(socket: Socket, owner: Owner, name: str, **payload: object) -> Message:
     """Request a change; return the answer, whatever it is."""
     await socket.say("command", workspace_id=owner.workspace, name=name, payload=payload)
-    with trio.fail_after(30):
+    with fail_after(30):
         while (said := await socket.hear())["type"] not in {"committed", "rejected"}:
             pass
     return said
@@ -229,7 +230,7 @@ async def write_and_read(server: Server, owner: Owner, prefix: str, count: int) 
         head = (await socket.subscribe(owner, cursor=None))["head"]
         for number in range(count):
             await socket.create_note(owner, f"{prefix} {number}")
-        with trio.fail_after(30):
+        with fail_after(30):
             while len(cursors) < count:
                 event = await socket.hear_type("event")
                 if event["seq"] > head:

@@ -10,8 +10,9 @@ import trio
 
 from dalsegno.actors import Connection
 from dalsegno.protocol import Subscription
+from tests._patience import fail_after, until
 from tests.runtime._serving import Site, serving, set_up
-from tests.system._processes import Owner, until
+from tests.system._processes import Owner
 from tests.system._socket import open_socket
 
 VISITS, AT_A_TIME = 1_000, 20
@@ -78,7 +79,7 @@ async def test_x_sup_5_a_thousand_visits_leave_nothing_behind(migrated: str) -> 
         person = await set_up(site)
         owner = Owner(person.workspace, person.cookie, person.user_id)
         service = site.runtime.service
-        with trio.fail_after(60):
+        with fail_after(60):
             # Pools, caches and threads come with the first ones, and stay.
             await visit_often(site, owner, AT_A_TIME, "first")
             await until(lambda: not service.connections)

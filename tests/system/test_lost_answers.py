@@ -20,6 +20,7 @@ from dalsegno.actors import World
 from dalsegno.actors.testing import Recorder
 from dalsegno.runtime import Runtime
 from dalsegno.runtime.seams import WORLD
+from tests._patience import fail_after
 from tests.system._hosts import Host, send
 from tests.system._judge import judge
 from tests.system._proxy import (
@@ -51,7 +52,7 @@ def recorder() -> Recorder:
 async def send_some(recorder: Recorder, rt: Runtime, prefix: str) -> None:
     """Several at once in one workspace, and one in another: they share a statement."""
     markers = {"mine": [f"{prefix}-{number}" for number in range(3)], "other": [f"{prefix}-o"]}
-    with trio.fail_after(PATIENCE_S):
+    with fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             for workspace_id, some in markers.items():
                 for marker in some:
@@ -133,7 +134,7 @@ async def test_every_tenth_commit_of_a_load_has_an_accident(
             await host.wait(more=10)
             happened = proxy.accidents
             proxy.prepare("append", accident)
-            with trio.fail_after(PATIENCE_S):
+            with fail_after(PATIENCE_S):
                 while proxy.accidents == happened:
                     await trio.sleep(0.001)
         await host.settle()
@@ -181,7 +182,7 @@ async def test_fi_14_a_caller_is_cancelled_in_every_step_of_the_way(
                     finished += 1
                 finally:
                     trio.lowlevel.remove_instrument(steps)
-            with trio.fail_after(PATIENCE_S):
+            with fail_after(PATIENCE_S):
                 again = await send(recorder, rt, "w0", marker)
             assert again.event_seq == count + 1
             if finished == 5:

@@ -18,8 +18,9 @@ import pytest
 import trio
 
 from dalsegno.protocol import Limits
+from tests._patience import fail_after, until
 from tests.system._database import Database
-from tests.system._processes import Owner, Processes, Server, until
+from tests.system._processes import Owner, Processes, Server
 from tests.system._proxy import Proxy, open_proxy
 from tests.system._socket import EndedError, RefusedError, Socket, open_socket
 
@@ -172,7 +173,7 @@ async def test_x_bp_1_one_that_never_reads_beside_two_hundred_that_do(
         sleeper = Reader(busy, owner, "deaf")
         await sleeper.subscribe(deaf)
         readers = [Reader(busy, owner, f"r{number}") for number in range(CROWD)]
-        with trio.fail_after(PATIENCE_S):
+        with fail_after(PATIENCE_S):
             for reader in readers:
                 await nursery.start(reader.follow, changes)
             await editor.change(changes // 3)
@@ -195,7 +196,7 @@ async def test_x_bp_2_two_hundred_that_stop_hold_no_memory_and_miss_nothing(
     readers = [Reader(busy, owner, f"r{number}") for number in range(CROWD)]
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
         sockets = []
-        with trio.fail_after(PATIENCE_S):
+        with fail_after(PATIENCE_S):
             for reader in readers:
                 context = open_socket(
                     busy.port, owner, client_id=reader.name, receive_buffer=4 * KIB
@@ -244,7 +245,7 @@ async def test_a_thousand_reconnect_at_once(
     await server.start()
     readers = [Reader(server, owner, f"r{number}", seen) for number in range(MANY)]
     pages = proxy.requests["read_stream"] + proxy.requests["read_events"]
-    with trio.fail_after(PATIENCE_S):
+    with fail_after(PATIENCE_S):
         await follow_all(readers, editor.version)
     pages = proxy.requests["read_stream"] + proxy.requests["read_events"] - pages
     assert pages < MANY // 20

@@ -24,6 +24,7 @@ import trio
 
 from dalsegno.actors.testing import Report
 from dalsegno.runtime.store import ConnectionBrokenError, DatabaseError, connect
+from tests._patience import fail_after
 from tests.system._crowd import NOT_NOW, ORDINARY, Crowd
 from tests.system._database import Database, children_of
 from tests.system._processes import EMAIL, PASSWORD, QUICK, Owner, Processes, Server
@@ -122,7 +123,7 @@ async def new_workspace(servers: list[Server], owner: Owner, name: str) -> Owner
     """Create one on the server that has the reserved workspace."""
     login = {"email": EMAIL, "password": PASSWORD}
     body = {"slug": name, "name": name}
-    with trio.fail_after(SETTLE_S):
+    with fail_after(SETTLE_S):
         for server in itertools.cycle(servers):
             async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as http:
                 token = (await http.post("/api/auth/login", json=login)).json()["csrf_token"]

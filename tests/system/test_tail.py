@@ -8,6 +8,7 @@ import subprocess
 import msgspec
 import trio
 
+from tests._patience import fail_after, until
 from tests.system._processes import (
     DALSEGNO,
     Command,
@@ -15,7 +16,6 @@ from tests.system._processes import (
     Processes,
     Server,
     connect,
-    until,
     write,
 )
 
@@ -90,7 +90,7 @@ async def test_a_reader_that_leaves_ends_a_tail(
     )
     assert process.stdout is not None
     assert process.stderr is not None
-    with trio.fail_after(20):
+    with fail_after(20):
         line = await process.stdout.receive_some()
         assert line.startswith(b"1 note_created")
         await process.stdout.aclose()

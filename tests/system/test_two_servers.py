@@ -15,9 +15,10 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from tests._patience import fail_after, until
 from tests.system._crowd import ACKS_UNWRITTEN_S, NOT_NOW, ORDINARY, Crowd
 from tests.system._database import Database
-from tests.system._processes import QUICK, Owner, Processes, Server, until
+from tests.system._processes import QUICK, Owner, Processes, Server
 from tests.system._proxy import Proxy, open_proxy
 from tests.system._socket import Message, Socket, open_socket
 
@@ -87,7 +88,7 @@ async def owner_of(cluster: Database, owner: Owner) -> tuple[str | None, int]:
 
 
 async def wait_owner(cluster: Database, owner: Owner, *, other_than: str | None) -> str:
-    with trio.fail_after(SOON_S):
+    with fail_after(SOON_S):
         while True:
             node_id, _ = await owner_of(cluster, owner)
             if node_id is not None and node_id != other_than:
@@ -222,7 +223,7 @@ async def stopped(server: Server) -> AsyncIterator[None]:
 async def check_sent_away(loyal: Socket, other: Server) -> None:
     """Its command is refused, its subscription ended, both with the name of the new owner."""
     told: dict[str, Message] = {}
-    with trio.fail_after(SOON_S):
+    with fail_after(SOON_S):
         while not told.keys() >= {"rejected", "error"}:
             said = await loyal.hear()
             told[said["type"]] = said

@@ -12,6 +12,7 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
 
 from dalsegno.runtime import Runtime
+from tests._patience import fail_after, patient
 
 PASSWORD = "correct horse battery staple"
 PATIENCE_S = 20.0
@@ -36,7 +37,7 @@ class Socket:
 
     async def next(self) -> Json:
         """The next message that is not a heartbeat."""
-        with trio.fail_after(PATIENCE_S):
+        with fail_after(PATIENCE_S):
             while True:
                 message: Json = msgspec.json.decode(await self.ws.get_message())
                 if message["type"] != "heartbeat":
@@ -70,7 +71,7 @@ class Socket:
 
     async def closed(self) -> int:
         """Read to the end; return the close code."""
-        with trio.fail_after(PATIENCE_S), pytest.raises(ConnectionClosed):
+        with fail_after(PATIENCE_S), pytest.raises(ConnectionClosed):
             await self.until("the end")
         reason = self.ws.closed
         assert reason is not None
@@ -140,7 +141,7 @@ class Site:
     def __init__(self, address: str, rt: Runtime) -> None:
         self.address = address
         self.rt = rt
-        self._client = httpx.AsyncClient(base_url=f"http://{address}", timeout=PATIENCE_S)
+        self._client = httpx.AsyncClient(base_url=f"http://{address}", timeout=patient(PATIENCE_S))
         self.owner: User
 
     async def aclose(self) -> None:

@@ -8,6 +8,8 @@ import pytest
 import trio
 from websockets.frames import Frame, Opcode
 
+from tests._patience import fail_after
+
 from ._site import Json, Site, Socket
 from .test_streams import patch
 
@@ -129,7 +131,7 @@ async def test_x_bad_1_what_ends_a_connection(site: Site, frame: bytes, code: in
             b"Cookie: dalsegno_session=%s\r\n\r\n"
             % (site.address.encode(), site.owner.cookie.encode())
         )
-        with trio.fail_after(10):
+        with fail_after(10):
             received = b""
             while b"\r\n\r\n" not in received:
                 received += await stream.receive_some()
@@ -206,6 +208,6 @@ async def test_a_client_that_vanishes_leaves_nothing(site: Site) -> None:
             raw = socket.ws._stream.socket  # type: ignore[attr-defined]
             raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             await trio.aclose_forcefully(socket.ws._stream)
-    with trio.fail_after(10):
+    with fail_after(10):
         while site.rt.service.connections or hub.subscriptions:
             await trio.sleep(0.01)

@@ -4,6 +4,8 @@ import psycopg
 import pytest
 import trio
 
+from tests._patience import fail_after
+
 from ._site import Json, Site, User
 from .conftest import start
 from .test_streams import patch
@@ -29,7 +31,7 @@ async def test_x_seq_1_a_thousand_changes_from_twenty_are_numbered_densely(
             for version in range(1, 51):
                 assert (await socket.next())["version"] == version + 1
 
-    with trio.fail_after(60):
+    with fail_after(60):
         async with trio.open_nursery() as nursery:
             for note_id in notes:
                 nursery.start_soon(write, note_id)
@@ -157,7 +159,7 @@ async def test_x_idem_6_an_expired_key_is_not_honoured(migrated: str) -> None:
             answer = await patch(socket, note_id, 1, idempotency_key="k")
             assert answer["version"] == 2
             version = 2
-            with trio.fail_after(10):
+            with fail_after(10):
                 while (await patch(socket, note_id, version, idempotency_key="k"))["version"] == 2:
                     await trio.sleep(0.05)
             assert (await site.owner.note(note_id))["version"] == 3

@@ -4,6 +4,8 @@ import psycopg
 import pytest
 import trio
 
+from tests._patience import fail_after
+
 from ._site import Json, Site, Socket, User
 from .conftest import start
 
@@ -150,7 +152,7 @@ async def test_x_sub_2_nothing_is_lost_or_doubled_at_the_seam(site: Site) -> Non
             seen = [(await socket.next())["event_seq"] for _ in range(1_010)]
             assert seen == [*range(1, 1_011)]
 
-    with trio.fail_after(60):
+    with fail_after(60):
         async with trio.open_nursery() as nursery:
             for delay in range(16):
                 nursery.start_soon(read, delay)
@@ -197,7 +199,7 @@ async def test_x_sub_4_everybody_sees_the_same_order(site: Site) -> None:
                 committed += answer["type"] == "patch_committed"
                 version = answer.get("current_version") or answer["version"]
 
-    with trio.fail_after(30):
+    with fail_after(30):
         async with trio.open_nursery() as nursery:
             for user in (site.owner, editor, viewer):
                 nursery.start_soon(read, user)
@@ -483,7 +485,7 @@ async def test_x_bp_2_a_reader_that_stops_falls_behind_and_misses_nothing(site: 
         version = 1
         hub = site.rt.service.directory.activate(owner.workspace_id).hub
         ((subscription, _),) = hub._streams[stream_id]
-        with trio.fail_after(30):
+        with fail_after(30):
             while subscription.live or version < 300:
                 operations = [{"insert": text}, {"delete": len(text) if version > 1 else 0}]
                 answer = await patch(writer, note_id, version, patch_ops=operations)

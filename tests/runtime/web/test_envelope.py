@@ -19,6 +19,7 @@ from dalsegno.protocol import Limits, OverloadedError, StoreUnavailableError
 from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.web._health_routes import PROBE_DEADLINE_S
 from dalsegno.runtime.web._passwords import WAITING_MAX, Passwords
+from tests._patience import fail_after
 
 from ._client import PASSWORD, Site, User
 from .conftest import open_site
@@ -114,7 +115,7 @@ async def test_an_announced_body_above_the_bound_is_not_read() -> None:
         client = site.app.test_client(use_cookies=False)
         async with client.request("/api/auth/login", method="POST", headers=headers) as connection:
             await connection.send(b"x")
-            with trio.fail_after(5):
+            with fail_after(5):
                 response = await connection.as_response()
         assert response.status_code == 413
 

@@ -14,6 +14,7 @@ from dalsegno.actors.domains.notes import CreateNote
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import SEQ_MAX, Event, chain_text
 from dalsegno.runtime.seams import WORLD
+from tests._patience import fail_after
 
 from ._client import Answer, Site, User
 from .conftest import open_site
@@ -325,7 +326,7 @@ async def test_x_per_9_an_admin_opens_what_was_halted_and_nobody_else(
     admin = await site.add_member(owner, "admin")
     await _halt(site, owner.workspace_id)
     repair, title = f"{owner.space}/repair", {"title": "New", "base_version": 1}
-    with trio.fail_after(10):
+    with fail_after(10):
         while (answer := await owner.patch(f"/api/notes/{note_id}/title", title)).status != 503:
             title["base_version"] = 2
     assert answer.code == "WORKSPACE_HALTED"
@@ -375,7 +376,7 @@ async def test_one_repair_at_a_time() -> None:
             answers.append(await owner.post(f"{owner.space}/repair"))
 
         store.let, store.reading = trio.Event(), trio.Event()
-        with trio.fail_after(10):
+        with fail_after(10):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(repair)
                 await store.reading.wait()
