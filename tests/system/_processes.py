@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 
 import httpx
@@ -35,6 +36,8 @@ QUICK = {
 
 DALSEGNO = (sys.executable, "-m", "dalsegno.runtime")
 
+_chance = random.SystemRandom()  # workers must not draw the same
+
 
 class Owner(msgspec.Struct, frozen=True):
     workspace: str
@@ -43,9 +46,16 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Return a port that nobody gets by chance while its server is down.
+
+    From 32768 on the kernel gives them to whatever connects or listens meanwhile, such as another
+    worker's test (ip(7), ``ip_local_port_range``).
+    """
+    while True:
+        port = _chance.randrange(10_000, 32_768)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 class Command:
