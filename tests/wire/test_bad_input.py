@@ -118,6 +118,7 @@ async def test_a_request_id_is_echoed_where_it_can_be_read(site: Site) -> None:
         (b"\x81\xff" + (2 << 20).to_bytes(8) + b"mask", 1009),
         (b"\x81\x05Hello", 1002),
     ],
+    ids=["no UTF-8", "too long", "no mask"],  # a mask is drawn, and so no name
 )
 async def test_x_bad_1_what_ends_a_connection(site: Site, frame: bytes, code: int) -> None:
     """Text that is not UTF-8, an overlong frame, told by its header alone, an unmasked one."""
