@@ -1,5 +1,10 @@
+"""What all tests share: the database, and how a run is put together (README.md)."""
+
 import itertools
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import hypothesis
 import psycopg
@@ -9,6 +14,9 @@ from psycopg.sql import SQL, Identifier
 
 from dalsegno.runtime.store import connect, migrate
 from dalsegno.runtime.store._embedded import EmbeddedPostgres, embedded
+from tests._budgets import Budgets
+from tests._patience import slowness
+from tests._workers import Units
 
 # Wall-clock limits on an example would make a busy machine look like a bug.
 hypothesis.settings.register_profile("default", deadline=None)
@@ -23,9 +31,108 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("soak" if config.getoption("--soak") else "default")
+    sys.addaudithook(_forbid_processes)
 
+
+def pytest_sessionstart() -> None:
+    slowness()  # measured before anything of ours runs
+
+
+def pytest_report_header() -> str:
+    return f"machine: deadlines and budgets times {slowness():.1f}"
+
+
+# -------------------------------------------------------------------------- kinds and workers
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests by what they need, leave out the soak, and begin with the longest files."""
+    for item in items:
+        fixtures = {*getattr(item, "fixturenames", ())}
+        if "postgres" in fixtures:
+            item.add_marker("postgres")
+        if fixtures & {"prepared", "processes"}:
+            item.add_marker("processes")
+    if not config.getoption("--soak"):
+        config.hook.pytest_deselected(items=[item for item in items if _is(item, "soak")])
+        items[:] = [item for item in items if not _is(item, "soak")]
+    if hasattr(config, "workerinput"):  # a worker of pytest-xdist
+        budgets = Budgets.read()
+        items.sort(key=lambda item: -budgets.of_unit(item.nodeid))
+
+
+def _is(item: pytest.Item, kind: str) -> bool:
+    return item.get_closest_marker(kind) is not None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Units:
+    return Units(config, log)
+
+
+_running: pytest.Item | None = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    global _running
+    _running = item
+    try:
+        return (yield)
+    finally:
+        _running = None
+
+
+def _forbid_processes(event: str, _arguments: object) -> None:
+    """Let only tests that say so start processes: `make check` relies on it."""
+    if event != "subprocess.Popen" or _running is None:
+        return
+    if not (_is(_running, "processes") or _is(_running, "postgres")):
+        raise RuntimeError("a test that starts processes is marked with `processes`")
+
+
+# ----------------------------------------------------------------------- what is said of a run
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    call: pytest.CallInfo[None],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Make a failure of a skip where everything has to run."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and "DALSEGNO_TEST_ALL" in os.environ:
+        report.outcome = "failed"
+        assert call.excinfo is not None
+        report.longrepr = f"skipped, and DALSEGNO_TEST_ALL is set: {call.excinfo.value}"
+    return report
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if config.getoption("--soak"):
+        return
+    late = Budgets.read().exceeded(
+        report
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport)
+    )
+    if late:
+        terminalreporter.section("over budget (tests/README.md)")
+        for line in late:
+            terminalreporter.line(line)
+
+
+# -------------------------------------------------------------------------------- the database
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture
+def short_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for data directories; below `tmp_path`, a socket's address would be too long."""
+    return tmp_path_factory.mktemp("s")
 
 
 @pytest.fixture(scope="session")

@@ -114,11 +114,12 @@ def run(folder: Path, *command: str, **environment: str) -> str:
     return ended.stdout
 
 
-def test_the_readmes_program_runs_and_once_is_enough(tmp_path: Path) -> None:
+@pytest.mark.processes
+def test_the_readmes_program_runs_and_once_is_enough(short_path: Path) -> None:
     ((name, program, said),) = programs(README)
-    (tmp_path / name).write_text(program)
-    assert run(tmp_path, sys.executable, name) == said
-    assert run(tmp_path, sys.executable, name) == said
+    (short_path / name).write_text(program)
+    assert run(short_path, sys.executable, name) == said
+    assert run(short_path, sys.executable, name) == said
 
 
 def test_the_readmes_domain_is_the_one_that_is_tested() -> None:
@@ -136,6 +137,7 @@ def test_the_readmes_domain_is_the_one_that_is_tested() -> None:
     assert parts(program) == parts(tested) != []
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", [name for name, _, _ in programs(EMBEDDING)])
 def test_the_embedding_programs_run(name: str, tmp_path: Path, migrated: str) -> None:
     told = ""
@@ -268,6 +270,7 @@ async def read_line(stream: trio.abc.ReceiveStream, text: bytes = b"") -> str:
     return text.decode()
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the README uses curl")
 async def test_the_readmes_shell_commands_do_what_it_says(migrated: str, tmp_path: Path) -> None:
     dalsegno = str(Path(sys.executable).with_name("dalsegno"))
@@ -311,6 +314,7 @@ async def test_the_readmes_shell_commands_do_what_it_says(migrated: str, tmp_pat
         assert await server.runtime.workspace(workspace_id).head() == 2
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the README uses curl")
 async def test_the_protocols_client_follows(migrated: str, tmp_path: Path) -> None:
     ((name, program, _),) = programs(PROTOCOL)

@@ -86,7 +86,12 @@ class SimulatedHarness(MemoryHarness):
         self.store = SimStore(self.store, link)
 
 
-@pytest.fixture(params=["memory", "simulated", "postgres", "postgres, several"])
+_ON_POSTGRES = [
+    pytest.param(kind, marks=pytest.mark.postgres) for kind in ("postgres", "postgres, several")
+]
+
+
+@pytest.fixture(params=["memory", "simulated", *_ON_POSTGRES])
 def harness_dsn(request: pytest.FixtureRequest) -> str:
     """Where the store is: a database's DSN, or the name of one in memory."""
     in_memory: str = request.param

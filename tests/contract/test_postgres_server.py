@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from dalsegno.actors.testing.contract.store._writing import Writer
 
+pytestmark = pytest.mark.processes
 KEY = CursorKey("u", "c", "w", "s")
 PATIENCE_S = 20.0
 
@@ -148,9 +149,9 @@ async def test_i4_a_commit_that_no_standby_has_is_unknown(
 ) -> None:
     """The server says that it succeeded, and a failover would lose it."""
     w = await writer(store, "w")
-    async with without_standby(server) as admin, waits_cancelled(admin):
     # A store writes an event's kind once, before the first one and apart from it.
     assert await store.append([w.batch(w.event("note:1"))]) == {"w"}
+    async with without_standby(server) as admin, waits_cancelled(admin):
         with pytest.raises(OutcomeUnknownError, match="standbys"):
             await until_it_fails(lambda: store.append([w.batch(w.event("note:1"))]))
         with pytest.raises(OutcomeUnknownError, match="standbys"):

@@ -21,6 +21,7 @@ from dalsegno.runtime.store._embedded import EmbeddedPostgres, embedded, open_em
 from dalsegno.runtime.store._psycopg import connect
 from tests._patience import patient
 
+pytestmark = pytest.mark.processes
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
 HOLD = """
@@ -56,9 +57,9 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def data(pristine: Path, tmp_path: Path) -> Path:
+def data(pristine: Path, short_path: Path) -> Path:
     """A data directory of one's own, with a cluster."""
-    directory = tmp_path / "data"
+    directory = short_path / "data"
     shutil.copytree(pristine, directory)
     for path in (directory, *directory.rglob("*")):
         was = (pristine / path.relative_to(directory)).stat()

@@ -16,15 +16,16 @@ from dalsegno.runtime.store._embedded import _REVIVALS_MAX, open_embedded
 from tests._patience import fail_after
 
 
+@pytest.mark.processes
 async def test_it_is_started_again_and_given_up_when_it_does_not_stay(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    short_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cluster = tmp_path / "data" / "postgres"
+    cluster = short_path / "data" / "postgres"
     killed = 0
 
     async def kill_it_again_and_again() -> None:
         nonlocal killed
-        async with open_embedded(tmp_path / "data") as server:
+        async with open_embedded(short_path / "data") as server:
             while True:
                 running = read_postmaster(cluster)
                 assert running is not None

@@ -77,11 +77,12 @@ async def readme(rt: Runtime) -> list[Event]:
     return seen
 
 
-async def test_the_readmes_example_on_an_embedded_database(tmp_path: Path) -> None:
-    async with Runtime.open(domains=[tasks], data_dir=tmp_path / "data") as rt:
+@pytest.mark.processes
+async def test_the_readmes_example_on_an_embedded_database(short_path: Path) -> None:
+    async with Runtime.open(domains=[tasks], data_dir=short_path / "data") as rt:
         seen = await readme(rt)
     assert [(event.event_seq, event.type) for event in seen] == [(1, "task_added")]
-    async with Runtime.open(domains=[tasks], data_dir=tmp_path / "data") as rt:
+    async with Runtime.open(domains=[tasks], data_dir=short_path / "data") as rt:
         assert await readme(rt) == seen, "the key brings the original receipt"
         assert await rt.workspace("acme").get(tasks, "t1") == Task("Write the README")
 

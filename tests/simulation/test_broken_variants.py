@@ -41,6 +41,7 @@ from dalsegno.protocol import (
 )
 from tests.simulation._schedules import commands, pairs, simulated
 
+pytestmark = pytest.mark.long
 SEEDS = 150
 
 Patch = Callable[[pytest.MonkeyPatch], None]

@@ -26,11 +26,14 @@ ONE_HISTORY = {
 }
 
 
-@pytest.mark.parametrize("batch", range(BATCHES))
+@pytest.mark.parametrize(
+    "batch", [0, 1, *(pytest.param(batch, marks=pytest.mark.long) for batch in range(2, BATCHES))]
+)
 def test_seeded_schedules(batch: int) -> None:
     run_sound(range(batch * BATCH, (batch + 1) * BATCH))
 
 
+@pytest.mark.long
 def test_a_lost_tail_makes_no_second_history() -> None:
     """A standby that lacks the newest events is promoted: there is one log, read in order.
 
@@ -49,6 +52,7 @@ def test_a_seed_is_a_schedule() -> None:
     assert first.digest != other.digest
 
 
+@pytest.mark.long
 @settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_drawn_schedules(data: st.DataObject) -> None:
@@ -56,6 +60,7 @@ def test_drawn_schedules(data: st.DataObject) -> None:
     assert done.is_sound, str(done)
 
 
+@pytest.mark.long
 def test_schedules_do_reach_what_they_are_for() -> None:
     """A simulation in which nothing happens proves nothing."""
     report, faults = Report(), Counter[str]()
@@ -71,9 +76,8 @@ def test_schedules_do_reach_what_they_are_for() -> None:
     assert report.reads > 10
 
 
-def test_soak(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
-    if not request.config.getoption("--soak"):
-        pytest.skip("needs --soak")
+@pytest.mark.soak
+def test_soak(capsys: pytest.CaptureFixture[str]) -> None:
     report, faults = Report(), Counter[str]()
     began = perf_counter()
     seeds = range(SOAK)

@@ -44,9 +44,9 @@ def owner(prepared: Prepared) -> Owner:
 
 
 @pytest.fixture
-def data_dir(prepared: Prepared, tmp_path: Path) -> Iterator[Path]:
+def data_dir(prepared: Prepared, short_path: Path) -> Iterator[Path]:
     """A data directory of the test's own; a PostgreSQL that is left in it is killed."""
-    copy = tmp_path / "data"
+    copy = short_path / "data"
     # With owners and modes: as root, the cluster belongs to another user.
     subprocess.run(["cp", "-a", str(prepared.data_dir), str(copy)], check=True)  # noqa: S607
     yield copy

@@ -174,6 +174,7 @@ async def do_round(
     return report
 
 
+@pytest.mark.soak
 async def test_soak(
     processes: Processes,
     cluster: Database,
@@ -181,8 +182,6 @@ async def test_soak(
     request: pytest.FixtureRequest,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if not request.config.getoption("--soak"):
-        pytest.skip("needs --soak")
     lasts_s = 60 * float(request.config.getoption("--soak-minutes"))
     seed = int(request.config.getoption("--soak-seed") or random.randrange(2**32))
     report = Report()
