@@ -6,6 +6,7 @@ that reads again gets every event, on the same connection or by cursor on the ne
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import resource
@@ -154,6 +155,7 @@ async def send_buffers(port: int) -> list[int]:
     """The size of the send buffer of each socket of a port; [] if it is not known."""
     ss = shutil.which("ss")
     if ss is None:
+        assert "DALSEGNO_TEST_ALL" not in os.environ, "ss is needed, of Debian's iproute2"
         return []
     command = [ss, "-tmnH", "state", "established", f"( sport = :{port} )"]
     listed = await trio.run_process(command, capture_stdout=True)
