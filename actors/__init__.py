@@ -21,6 +21,7 @@ from .ports import (
     EntityWrite as EntityWrite,
     Head as Head,
     Node as Node,
+    PageBounds as PageBounds,
     Refusal as Refusal,
     ResultWrite as ResultWrite,
     Roles as Roles,

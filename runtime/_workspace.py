@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import msgspec
 
-from dalsegno.actors import EventStream, Receipt, send
+from dalsegno.actors import EventStream, PageBounds, Receipt, send
 from dalsegno.protocol import SYSTEM, CorruptLogError, DalsegnoError, Event, Principal, Reject
 
 if TYPE_CHECKING:
@@ -123,13 +123,13 @@ class Workspace:
     async def events(self, *, after: int = 0, limit: int = 100) -> list[Event]:
         """Read a page of the log; concatenated pages are the whole log (X-REP-7)."""
         limits = self._service.limits
-        return await self._service.store.read_events(
-            self.id,
-            after + 1,
-            to_seq=await self.head(),
+        bounds = PageBounds(
+            from_seq=after + 1,
+            to_event_seq=await self.head(),
             limit=min(limit, limits.list_limit_max),
             bytes_max=limits.page_bytes_max,
         )
+        return await self._service.store.read_events(self.id, bounds)
 
     async def head(self) -> int:
         """Return the published head: the number of the last event."""

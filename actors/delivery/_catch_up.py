@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from dalsegno.actors.ports import PageBounds
 from dalsegno.protocol import SEQ_MAX, CorruptLogError, DalsegnoError, StaleCursorError, seq_of
 
 if TYPE_CHECKING:
@@ -127,20 +128,17 @@ class _Source:
         )
 
     async def _read(self, first: int, limit: int, bound: int) -> Sequence[Event]:
-        store, bytes_max = self.delivery.store, self.delivery.limits.page_bytes_max
+        store = self.delivery.store
+        bounds = PageBounds(
+            from_seq=first,
+            to_event_seq=bound,
+            limit=limit,
+            bytes_max=self.delivery.limits.page_bytes_max,
+        )
         if self.is_workspace_stream:
-            events = await store.read_events(
-                self.workspace_id, first, to_seq=bound, limit=limit, bytes_max=bytes_max
-            )
+            events = await store.read_events(self.workspace_id, bounds)
         else:
-            events = await store.read_stream(
-                self.workspace_id,
-                self.stream_id,
-                first,
-                to_event_seq=bound,
-                limit=limit,
-                bytes_max=bytes_max,
-            )
+            events = await store.read_stream(self.workspace_id, self.stream_id, bounds)
         numbers = [self.seq_of(event) for event in events]
         if numbers != [*range(first, first + len(events))] or (
             self.is_workspace_stream and not events
@@ -170,9 +168,8 @@ async def first_cursor(store: Store, workspace_id: str, stream_id: str | None) -
         return 0
     if stream_id is None:
         return head.first_seq - 1
-    oldest = await store.read_stream(
-        workspace_id, stream_id, 1, to_event_seq=SEQ_MAX, limit=1, bytes_max=1
-    )
+    one = PageBounds(from_seq=1, limit=1, bytes_max=1)
+    oldest = await store.read_stream(workspace_id, stream_id, one)
     if oldest:
         return oldest[0].stream_seq - 1
     versions = await store.read_versions(workspace_id, [stream_id])

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dalsegno.actors.ports import PageBounds
 from dalsegno.actors.workspace import encoded_state, load_entity, state_write
 from dalsegno.protocol import (
     CHAIN_START,
@@ -100,13 +101,13 @@ async def _check_events(store: Store, head: Head, limits: Limits) -> dict[str, i
     versions: dict[str, int] = {}
     seq, link = head.first_seq - 1, CHAIN_START
     while seq < head.head_seq:
-        page = await store.read_events(
-            head.workspace_id,
-            seq + 1,
-            to_seq=head.head_seq,
+        bounds = PageBounds(
+            from_seq=seq + 1,
+            to_event_seq=head.head_seq,
             limit=limits.page_events,
             bytes_max=limits.page_bytes_max,
         )
+        page = await store.read_events(head.workspace_id, bounds)
         if not page:
             raise CorruptLogError(f"{head.workspace_id}: nothing after event {seq}")
         for event in page:

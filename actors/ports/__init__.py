@@ -1,13 +1,6 @@
 """What the actors need of the outside, and what they may rely on."""
 
-from ._bus import Alone as Alone, Bus as Bus
-from ._roles import (
-    SYSTEM_ROLE as SYSTEM_ROLE,
-    Roles as Roles,
-    role_in as role_in,
-)
-from ._seams import World as World
-from ._store import (
+from ._records import (
     AuditEntry as AuditEntry,
     Batch as Batch,
     BatchRejectedError as BatchRejectedError,
@@ -16,12 +9,26 @@ from ._store import (
     EntityWrite as EntityWrite,
     Head as Head,
     Node as Node,
+    PageBounds as PageBounds,
     Refusal as Refusal,
     ResultWrite as ResultWrite,
     SnapshotWrite as SnapshotWrite,
-    Store as Store,
     StoredEntity as StoredEntity,
     StoredResult as StoredResult,
+)
+from ._roles import (
+    SYSTEM_ROLE as SYSTEM_ROLE,
+    Roles as Roles,
+    role_in as role_in,
+)
+from ._seams import Alone as Alone, Bus as Bus, World as World
+from ._store import (
+    Cursors as Cursors,
+    Entities as Entities,
+    Log as Log,
+    Ownership as Ownership,
+    Results as Results,
+    Store as Store,
 )
 from ._subscriber import SocketSubscriber as SocketSubscriber, Subscriber as Subscriber
 from ._transport import Transport as Transport, TransportClosedError as TransportClosedError

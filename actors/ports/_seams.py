@@ -1,9 +1,9 @@
-"""The seams: what an actor may not take from the process itself."""
+"""The seams: time, randomness, ids, and how other nodes are told of commits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,3 +20,24 @@ class World:
     """Uniform in [0, 1)."""
     new_id: Callable[[], str]
     """A UUIDv7, 36 characters."""
+
+
+class Bus(Protocol):
+    """How one node tells the others that something was committed.
+
+    An announcement may be lost, doubled or late, and what follows stays right: a node that is told
+    of a newer head than it knows reads the log (research: every push needs a backstop).
+    """
+
+    def announce(self, workspace_id: str, head_seq: int) -> None:
+        """Announce that a workspace's log has grown up to here; never waits, never raises."""
+
+
+class Alone:
+    """The bus of a node without others."""
+
+    def __repr__(self) -> str:
+        return "<Alone>"
+
+    def announce(self, workspace_id: str, head_seq: int) -> None:
+        """Announce it to nobody."""

@@ -20,170 +20,67 @@ repeated: everything about nodes, halts, states, cursors and sweeps.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
-
-import msgspec
-
-from dalsegno.protocol import CHAIN_START, DalsegnoError, Event
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from dalsegno.protocol import Event
 
-class BatchRejectedError(DalsegnoError):
-    """The store refused the data of some batch (SQLSTATE 21, 22, 23, 54); nothing was written."""
-
-
-class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a workspace's log ends, and who may append to it."""
-
-    workspace_id: str
-    epoch: int
-    owner: str | None
-    head_seq: int = 0
-    first_seq: int = 1
-    """The oldest event that is kept."""
-    chain: int = CHAIN_START
-    recorded_at: datetime | None = None
-    """Of the last event."""
-    halted_reason: str | None = None
-    halted_code: str | None = None
-    """The version of the code that halted it; another one may try again."""
+    from ._records import (
+        AuditEntry,
+        Batch,
+        CursorKey,
+        EntityItem,
+        EntityWrite,
+        Head,
+        Node,
+        PageBounds,
+        Refusal,
+        StoredEntity,
+        StoredResult,
+    )
 
 
-class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that owns workspaces, as others see it."""
+class Log(Protocol):
+    """Events, appended in batches and read in pages."""
 
-    node_id: str
-    address: str | None
-    """Where it can be reached, if it says so."""
-    expires_in_s: float
-    """What is left of its lease by the store's clock; 0 or less: others may take over."""
+    async def append(self, batches: Sequence[Batch]) -> Collection[str]:
+        """Commit what can be; return the ids of the workspaces whose batches were committed.
 
+        A workspace appears at most once in ``batches``.  One that is not in the result wrote
+        nothing: its epoch or head moved, it is halted, it has a live key, or somebody holds its
+        head just now; `explain` tells which.
+        """
 
-class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that was done to a workspace from outside its log."""
+    async def explain(self, batch: Batch) -> Refusal:
+        """Read what may have refused a batch."""
 
-    recorded_at: datetime
-    workspace_id: str
-    actor: str
-    action: str
-    """``halted`` or ``resumed``."""
-    detail: str
+    async def read_events(self, workspace_id: str, bounds: PageBounds) -> list[Event]:
+        """Read a page of a workspace's log, ascending; ``[]`` for an unknown workspace."""
 
+    async def read_stream(
+        self, workspace_id: str, stream_id: str, bounds: PageBounds
+    ) -> list[Event]:
+        """Read a page of an entity's events, ascending; ``[]`` for an unknown entity."""
 
-class EntityWrite(msgspec.Struct, frozen=True, kw_only=True):
-    """What one batch makes of one entity: at most one a stream in a batch."""
+    async def find_commands(
+        self, workspace_id: str, command_ids: Collection[str], *, after_seq: int
+    ) -> dict[str, list[Event]]:
+        """Find the events that commands led to, above ``after_seq`` (I4)."""
 
-    stream_id: str
-    version: int
-    live: bool
-    """False where the last event made it nothing; lists leave it out."""
-    keys: tuple[str, ...] = ()
-    title: str | None = None
-    state: str | None = None
-    """JSON text; None leaves the stored state, which then lags."""
-    domain_version: int = 1
-    """The domain's version that folded this state."""
+    async def event_types(self) -> set[tuple[str, str, int]]:
+        """Tell every (domain, type, type_version) that was ever appended."""
 
 
-class SnapshotWrite(msgspec.Struct, frozen=True, kw_only=True):
-    """An entity's state at a round version (KJ-SNAP-1)."""
-
-    stream_id: str
-    version: int
-    domain_version: int
-    state: str
-
-
-class ResultWrite(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer that repeats of a command's key get: at most one a (scope, key) in a batch."""
-
-    scope: str
-    key: str
-    payload_hash: bytes
-    answer: str
-    """JSON text."""
-    event_seq: int
-
-
-class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """One workspace's part of a group commit.
-
-    ``events`` are dense; a batch without any records only the results of commands that changed
-    nothing, and leaves the head where it is.
-    """
-
-    workspace_id: str
-    epoch: int
-    old_head: int
-    events: tuple[Event, ...]
-    entities: tuple[EntityWrite, ...] = ()
-    results: tuple[ResultWrite, ...] = ()
-    snapshots: tuple[SnapshotWrite, ...] = ()
-    payload_bytes: int = 0
-
-    @property
-    def new_head(self) -> int:
-        """The head once this is committed."""
-        return self.events[-1].event_seq if self.events else self.old_head
-
-
-class StoredEntity(msgspec.Struct, frozen=True, kw_only=True):
-    """An entity as stored: a state, perhaps an older one, and the events since."""
-
-    stream_id: str
-    version: int
-    state: str | None
-    """JSON text, ``null`` where the entity was nothing then; None: none that can be used."""
-    state_version: int
-    """The version that ``state`` is of; 0 without one."""
-    events: tuple[Event, ...]
-    """``state_version + 1`` … ``version``, in order."""
-
-
-class StoredResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The recorded answer of a live idempotency key."""
-
-    payload_hash: bytes
-    answer: str
-    event_seq: int
-    expires_in_s: float
-    """What is left of the key's lifetime, by the store's clock."""
-
-
-class EntityItem(msgspec.Struct, frozen=True, kw_only=True):
-    """An entity in a list: its index columns, not its state."""
-
-    stream_id: str
-    version: int
-    keys: tuple[str, ...]
-    title: str | None
-    updated_at: datetime
-
-
-class CursorKey(msgspec.Struct, frozen=True, order=True):
-    """Whose acks: a user's client, in one stream of one workspace."""
-
-    user_id: str
-    client_id: str
-    workspace_id: str
-    stream_id: str
-
-
-class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a batch was not appended, read after the fact."""
-
-    head: Head | None
-    live_keys: dict[tuple[str, str], StoredResult]
-
-
-class Store(Protocol):
-    """A durable, fenced log of many workspaces."""
+class Ownership(Protocol):
+    """Who owns a workspace, under which epoch, and whether it is halted."""
 
     async def read_head(self, workspace_id: str) -> Head | None:
         """Read where a log ends; None where it never began."""
+
+    async def read_heads(self, workspace_ids: Collection[str]) -> dict[str, Head]:
+        """Read where logs end, those that ever began."""
 
     async def acquire(
         self, workspace_id: str, owner: str, *, create: bool, incarnation: str | None = None
@@ -199,8 +96,20 @@ class Store(Protocol):
     async def release(self, workspace_id: str, epoch: int) -> bool:
         """Own the workspace no longer, so that any node may; tell whether ``epoch`` still stood."""
 
-    async def read_heads(self, workspace_ids: Collection[str]) -> dict[str, Head]:
-        """Read where logs end, those that ever began."""
+    async def halt(
+        self, workspace_id: str, epoch: int, reason: str, *, code: str, actor: str
+    ) -> bool:
+        """Set the halt marker, audited, and tell whether ``epoch`` still stood.
+
+        Nothing is appended while it is set (X-PER-9).  A marker that is set already stays, and no
+        entry is added.
+        """
+
+    async def resume(self, workspace_id: str, epoch: int, *, actor: str, detail: str) -> bool:
+        """Clear the halt marker, audited, and tell whether ``epoch`` still stood."""
+
+    async def read_audit(self, workspace_id: str, *, limit: int) -> list[AuditEntry]:
+        """Read what was done to a workspace from outside its log, the newest first."""
 
     async def beat(
         self, node_id: str, incarnation: str, *, address: str | None, lease_s: float, first: bool
@@ -221,51 +130,9 @@ class Store(Protocol):
     async def find_node(self, node_id: str) -> Node | None:
         """Read a node, also one whose lease has run out."""
 
-    async def append(self, batches: Sequence[Batch]) -> Collection[str]:
-        """Commit what can be; return the ids of the workspaces whose batches were committed.
 
-        A workspace appears at most once in ``batches``.  One that is not in the result wrote
-        nothing: its epoch or head moved, it is halted, it has a live key, or somebody holds its
-        head just now; `explain` tells which.
-        """
-
-    async def explain(self, batch: Batch) -> Refusal:
-        """Read what may have refused a batch."""
-
-    async def halt(
-        self, workspace_id: str, epoch: int, reason: str, *, code: str, actor: str
-    ) -> bool:
-        """Set the halt marker, audited, and tell whether ``epoch`` still stood.
-
-        Nothing is appended while it is set (X-PER-9).  A marker that is set already stays, and no
-        entry is added.
-        """
-
-    async def resume(self, workspace_id: str, epoch: int, *, actor: str, detail: str) -> bool:
-        """Clear the halt marker, audited, and tell whether ``epoch`` still stood."""
-
-    async def read_audit(self, workspace_id: str, *, limit: int) -> list[AuditEntry]:
-        """Read what was done to a workspace from outside its log, the newest first."""
-
-    async def read_events(
-        self, workspace_id: str, from_seq: int, *, to_seq: int, limit: int, bytes_max: int
-    ) -> list[Event]:
-        """Read ``from_seq`` … ``to_seq``, both inclusive, ascending; ``[]`` for an unknown one.
-
-        At most ``limit`` events, and only the first may take the payloads over ``bytes_max``.
-        """
-
-    async def read_stream(
-        self,
-        workspace_id: str,
-        stream_id: str,
-        from_seq: int,
-        *,
-        to_event_seq: int,
-        limit: int,
-        bytes_max: int,
-    ) -> list[Event]:
-        """Read an entity's events from ``stream_seq`` on, none above ``to_event_seq``."""
+class Entities(Protocol):
+    """States and index columns, which commit with the events."""
 
     async def read_versions(self, workspace_id: str, stream_ids: Collection[str]) -> dict[str, int]:
         """Read the versions of entities, those that ever existed."""
@@ -279,6 +146,11 @@ class Store(Protocol):
         others are folded from the beginning.
         """
 
+    async def load_entity_at(
+        self, workspace_id: str, stream_id: str, version: int, domain_version: int
+    ) -> StoredEntity | None:
+        """Load an entity as it was: the nearest snapshot at or below, and the events up to it."""
+
     async def write_states(
         self, workspace_id: str, epoch: int, entities: Sequence[EntityWrite]
     ) -> bool:
@@ -286,21 +158,6 @@ class Store(Protocol):
 
         Nothing else of them is written.  Tells whether ``epoch`` still stood.
         """
-
-    async def load_entity_at(
-        self, workspace_id: str, stream_id: str, version: int, domain_version: int
-    ) -> StoredEntity | None:
-        """Load an entity as it was: the nearest snapshot at or below, and the events up to it."""
-
-    async def find_results(
-        self, workspace_id: str, keys: Collection[tuple[str, str]]
-    ) -> dict[tuple[str, str], StoredResult]:
-        """Look up (scope, key) pairs; expired ones count as absent."""
-
-    async def find_commands(
-        self, workspace_id: str, command_ids: Collection[str], *, after_seq: int
-    ) -> dict[str, list[Event]]:
-        """Find the events that commands led to, above ``after_seq`` (I4)."""
 
     async def list_entities(
         self,
@@ -322,14 +179,27 @@ class Store(Protocol):
         answers tell that one is not.  An id that is a user's own tells where the user is a member.
         """
 
+
+class Results(Protocol):
+    """The answers that repeats of an idempotency key get."""
+
+    async def find_results(
+        self, workspace_id: str, keys: Collection[tuple[str, str]]
+    ) -> dict[tuple[str, str], StoredResult]:
+        """Look up (scope, key) pairs; expired ones count as absent."""
+
+    async def sweep_results(self, *, limit: int) -> int:
+        """Forget expired idempotency keys, at most ``limit``, and tell how many went."""
+
+
+class Cursors(Protocol):
+    """How far clients have acknowledged streams."""
+
     async def read_cursors(self, keys: Collection[CursorKey]) -> dict[CursorKey, int]:
         """Read ack cursors, those that exist."""
 
     async def write_cursors(self, cursors: dict[CursorKey, int]) -> None:
         """Raise ack cursors; one that stands higher already stays (I7)."""
-
-    async def sweep_results(self, *, limit: int) -> int:
-        """Forget expired idempotency keys, at most ``limit``, and tell how many went."""
 
     async def sweep_cursors(
         self, after: CursorKey | None, *, limit: int, unused_s: float
@@ -339,8 +209,9 @@ class Store(Protocol):
         Returns the last one looked at, to go on after; None at the end.
         """
 
-    async def event_types(self) -> set[tuple[str, str, int]]:
-        """Tell every (domain, type, type_version) that was ever appended."""
+
+class Store(Log, Ownership, Entities, Results, Cursors, Protocol):
+    """A durable, fenced log of many workspaces."""
 
     async def aclose(self) -> None:
         """Let go of connections; a store is not used after."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from dalsegno.actors.ports import PageBounds
 from dalsegno.protocol import (
     CorruptLogError,
     FencedError,
@@ -139,13 +140,13 @@ async def _publish_rest(node: LocalNode, hub: Hub, head: Head) -> None:
         hub.open(head.head_seq, head.chain)
         return
     while hub.head < head.head_seq:
-        page = await node.store.read_events(
-            hub.workspace_id,
-            hub.head + 1,
-            to_seq=head.head_seq,
+        bounds = PageBounds(
+            from_seq=hub.head + 1,
+            to_event_seq=head.head_seq,
             limit=node.limits.page_events,
             bytes_max=node.limits.page_bytes_max,
         )
+        page = await node.store.read_events(hub.workspace_id, bounds)
         if not page or page[0].event_seq != hub.head + 1:
             raise CorruptLogError(f"{hub.workspace_id}: nothing after {hub.head}")
         await hub.publish(page, _answer_nobody)
@@ -159,7 +160,8 @@ async def _continues(node: LocalNode, hub: Hub, head: Head) -> bool:
         return (head.head_seq, head.chain) == (seq, chain)
     if seq == 0:
         return True
-    found = await node.store.read_events(hub.workspace_id, seq, to_seq=seq, limit=1, bytes_max=1)
+    one = PageBounds(from_seq=seq, to_event_seq=seq, limit=1, bytes_max=1)
+    found = await node.store.read_events(hub.workspace_id, one)
     return bool(found) and found[0].chain == chain
 
 

@@ -24,6 +24,7 @@ from dalsegno.actors import (
     EntityWrite,
     Head,
     Node,
+    PageBounds,
     Refusal,
     StoredEntity,
     StoredResult,
@@ -44,6 +45,7 @@ from ._rows import (
     head_of,
     item_of,
     node_of,
+    page_parameters,
     results_of,
     state_columns,
 )
@@ -199,27 +201,18 @@ class PostgresStore:
 
     # Events
 
-    async def read_events(
-        self, workspace_id: str, from_seq: int, *, to_seq: int, limit: int, bytes_max: int
-    ) -> list[Event]:
+    async def read_events(self, workspace_id: str, bounds: PageBounds) -> list[Event]:
         """Read a page of the log; see `Store.read_events`."""
-        bounds = (str(from_seq), str(to_seq), str(limit), str(bytes_max))
-        rows = await fetch(self._pools.reading, "read_events", workspace_id, *bounds)
+        page = page_parameters(bounds)
+        rows = await fetch(self._pools.reading, "read_events", workspace_id, *page)
         return events_of(workspace_id, rows)
 
     async def read_stream(
-        self,
-        workspace_id: str,
-        stream_id: str,
-        from_seq: int,
-        *,
-        to_event_seq: int,
-        limit: int,
-        bytes_max: int,
+        self, workspace_id: str, stream_id: str, bounds: PageBounds
     ) -> list[Event]:
         """Read a page of an entity's events; see `Store.read_stream`."""
-        bounds = (str(from_seq), str(to_event_seq), str(limit), str(bytes_max))
-        rows = await fetch(self._pools.reading, "read_stream", workspace_id, stream_id, *bounds)
+        page = page_parameters(bounds)
+        rows = await fetch(self._pools.reading, "read_stream", workspace_id, stream_id, *page)
         return events_of(workspace_id, rows)
 
     async def find_commands(

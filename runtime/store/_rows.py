@@ -16,6 +16,7 @@ from dalsegno.actors import (
     EntityWrite,
     Head,
     Node,
+    PageBounds,
     StoredResult,
 )
 from dalsegno.protocol import SCHEMA_VERSION, Event, SchemaVersionError, instant
@@ -178,6 +179,13 @@ def state_columns(entities: Iterable[EntityWrite]) -> list[str]:
         if write.state is not None
     ]  # fmt: skip
     return columns(rows, 4)
+
+
+def page_parameters(bounds: PageBounds) -> tuple[str, str, str, str]:
+    """Return a page's bounds as parameters of ``read_events`` and ``read_stream``."""
+    numbers = (bounds.from_seq, bounds.to_event_seq, bounds.limit, bounds.bytes_max)
+    first, last, limit, bytes_max = map(str, numbers)
+    return first, last, limit, bytes_max
 
 
 def cursor_elements(key: CursorKey) -> tuple[str, str, str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from quart import Blueprint, Response, request
 
+from dalsegno.actors import PageBounds
 from dalsegno.actors.domains.notes import (
     ApplyPatch,
     CreateNote,
@@ -222,9 +223,8 @@ async def _check_same(rt: Runtime, receipt: Receipt, command: CreateNote) -> Non
         Reject: ``STATE_CONFLICT``.
 
     """
-    (first,) = await rt.store.read_stream(
-        receipt.workspace_id, receipt.stream_id, 1, to_event_seq=SEQ_MAX, limit=1, bytes_max=1
-    )
+    one = PageBounds(from_seq=1, limit=1, bytes_max=1)
+    (first,) = await rt.store.read_stream(receipt.workspace_id, receipt.stream_id, one)
     created = notes.decode(first.type, first.type_version, first.payload)
     for name in ("title", "markdown", "note_kind", "access_scope"):
         if getattr(created, name) != getattr(command, name):

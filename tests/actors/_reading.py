@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import msgspec
 
-from dalsegno.actors import Head
+from dalsegno.actors import Head, PageBounds
 from dalsegno.protocol import Event
 from tests.actors._world import FaultyStore
 
@@ -19,34 +19,16 @@ class CountingStore(FaultyStore):
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # passed on as they are
         self.reads: Counter[str] = Counter()
 
-    async def read_events(
-        self, workspace_id: str, from_seq: int, *, to_seq: int, limit: int, bytes_max: int
-    ) -> list[Event]:
+    async def read_events(self, workspace_id: str, bounds: PageBounds) -> list[Event]:
         self.reads["events"] += 1
-        return await super().read_events(
-            workspace_id, from_seq, to_seq=to_seq, limit=limit, bytes_max=bytes_max
-        )
+        return await super().read_events(workspace_id, bounds)
 
     async def read_stream(
-        self,
-        workspace_id: str,
-        stream_id: str,
-        from_seq: int,
-        *,
-        to_event_seq: int,
-        limit: int,
-        bytes_max: int,
+        self, workspace_id: str, stream_id: str, bounds: PageBounds
     ) -> list[Event]:
         self.reads["stream"] += 1
         await self._before("read_stream")
-        return await super().read_stream(
-            workspace_id,
-            stream_id,
-            from_seq,
-            to_event_seq=to_event_seq,
-            limit=limit,
-            bytes_max=bytes_max,
-        )
+        return await super().read_stream(workspace_id, stream_id, bounds)
 
     async def read_versions(self, workspace_id: str, stream_ids: Collection[str]) -> dict[str, int]:
         self.reads["versions"] += 1

@@ -17,6 +17,7 @@ from dalsegno.actors import (
     Batch,
     EntityWrite,
     Head,
+    PageBounds,
     Receipt,
     Service,
     Store,
@@ -124,13 +125,9 @@ class FaultyStore(MemoryStore):
         await self._before("find_results")
         return await super().find_results(workspace_id, keys)
 
-    async def read_events(
-        self, workspace_id: str, from_seq: int, *, to_seq: int, limit: int, bytes_max: int
-    ) -> list[Event]:
+    async def read_events(self, workspace_id: str, bounds: PageBounds) -> list[Event]:
         await self._before("read_events")
-        return await super().read_events(
-            workspace_id, from_seq, to_seq=to_seq, limit=limit, bytes_max=bytes_max
-        )
+        return await super().read_events(workspace_id, bounds)
 
     async def read_cursors(self, keys: Collection[Any]) -> dict[Any, int]:
         found = await super().read_cursors(keys)
@@ -305,7 +302,8 @@ async def refusal(workspace: Workspace, command: Any, **how: Any) -> DalsegnoErr
 
 
 async def log_of(store: Store, workspace_id: str = "w") -> list[Event]:
-    return await store.read_events(workspace_id, 1, to_seq=SEQ_MAX, limit=SEQ_MAX, bytes_max=2**40)
+    everything = PageBounds(from_seq=1, limit=SEQ_MAX, bytes_max=2**40)
+    return await store.read_events(workspace_id, everything)
 
 
 async def check_log(store: Store, workspace_id: str = "w") -> list[Event]:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 import trio
 
-from dalsegno.actors import Batch, BatchRejectedError, CursorKey, SnapshotWrite, Store
+from dalsegno.actors import Batch, BatchRejectedError, CursorKey, PageBounds, SnapshotWrite, Store
 from dalsegno.actors.testing.contract.store._writing import (
     Writer,
     acquired,
@@ -371,9 +371,13 @@ async def test_x_per_8_what_is_touched_does_not_grow_with_the_log(
                 CursorKey("u", workspace_id, "w5", "s"), limit=5, unused_s=60
             ),
             "beat": store.beat(workspace_id, "1", address=None, lease_s=10.0, first=False),
-            "read_events": store.read_events(workspace_id, middle, to_seq=length, **page),
+            "read_events": store.read_events(
+                workspace_id, PageBounds(from_seq=middle, to_event_seq=length, **page)
+            ),
             "read_stream": store.read_stream(
-                workspace_id, "note:1", version - 9, to_event_seq=length, **page
+                workspace_id,
+                "note:1",
+                PageBounds(from_seq=version - 9, to_event_seq=length, **page),
             ),
             "load_entities": store.load_entities(
                 workspace_id, ["note:1", "note:2"], {"note:1": 1, "note:2": 1}

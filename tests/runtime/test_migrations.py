@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from dalsegno.actors import CursorKey, EntityWrite
+from dalsegno.actors import CursorKey, EntityWrite, PageBounds
 from dalsegno.protocol import StoreUnavailableError
 from dalsegno.runtime.store import (
     DatabaseError,
@@ -131,7 +131,7 @@ async def test_a_database_of_the_first_release_is_brought_up(
         head = await store.read_head("w")
         assert head is not None
         assert (head.epoch, head.owner, head.head_seq, head.chain) == (3, "node", 1, 5)
-        (event,) = await store.read_events("w", 1, to_seq=9, limit=9, bytes_max=99)
+        (event,) = await store.read_events("w", PageBounds(from_seq=1, limit=9, bytes_max=99))
         assert event.payload == '{ "text":"x" }'
         halted = await store.read_head("halted")
         assert halted is not None

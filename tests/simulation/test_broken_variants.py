@@ -12,7 +12,7 @@ import pytest
 from dalsegno.actors import Batch
 from dalsegno.actors.delivery._acks import AckFrontiers, Frontier
 from dalsegno.actors.node._workspace_supervisor import WorkspaceSupervisor
-from dalsegno.actors.ports._store import Head
+from dalsegno.actors.ports import Head
 from dalsegno.actors.session._outbox import Outbox
 from dalsegno.actors.testing import (
     OPERATIONS,

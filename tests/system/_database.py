@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import trio
 
-from dalsegno.actors import Store
+from dalsegno.actors import PageBounds, Store
 from dalsegno.protocol import Event
 from dalsegno.runtime.store import PostgresStore
 from dalsegno.runtime.store._embedded import EmbeddedPostgres
@@ -119,9 +119,10 @@ async def read_log(store: Store, workspace_id: str) -> list[Event]:
     log: list[Event] = []
     head = await store.read_head(workspace_id)
     while head is not None and len(log) < head.head_seq:
-        page = await store.read_events(
-            workspace_id, len(log) + 1, to_seq=head.head_seq, limit=_PAGE, bytes_max=_PAGE_BYTES
+        bounds = PageBounds(
+            from_seq=len(log) + 1, to_event_seq=head.head_seq, limit=_PAGE, bytes_max=_PAGE_BYTES
         )
+        page = await store.read_events(workspace_id, bounds)
         assert page, "an event is missing"
         log += page
     return log

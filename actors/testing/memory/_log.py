@@ -18,6 +18,7 @@ from dalsegno.actors.ports import (
     EntityItem,
     EntityWrite,
     Head,
+    PageBounds,
     SnapshotWrite,
     StoredEntity,
     StoredResult,
@@ -175,16 +176,15 @@ class MemoryLog:
                 domain_version=write.domain_version,
             )
 
-    def read(self, from_seq: int, to_seq: int, limit: int, bytes_max: int) -> list[Event]:
+    def read(self, bounds: PageBounds) -> list[Event]:
         """Read a page of the log."""
-        return _page(_between(self.events, _event_seq, from_seq, to_seq), limit, bytes_max)
+        events = _between(self.events, _event_seq, bounds.from_seq, bounds.to_event_seq)
+        return _page(events, bounds)
 
-    def read_stream(
-        self, stream_id: str, from_seq: int, to_event_seq: int, limit: int, bytes_max: int
-    ) -> list[Event]:
+    def read_stream(self, stream_id: str, bounds: PageBounds) -> list[Event]:
         """Read a page of a stream."""
-        stream = _between(self.streams.get(stream_id, []), _stream_seq, from_seq, SEQ_MAX)
-        return _page((e for e in stream if e.event_seq <= to_event_seq), limit, bytes_max)
+        stream = _between(self.streams.get(stream_id, []), _stream_seq, bounds.from_seq, SEQ_MAX)
+        return _page((e for e in stream if e.event_seq <= bounds.to_event_seq), bounds)
 
     def find_commands(self, command_ids: Collection[str], after_seq: int) -> dict[str, list[Event]]:
         """Find the events of commands."""
@@ -327,12 +327,12 @@ def _between(
     return islice(events, start, stop)
 
 
-def _page(events: Iterable[Event], limit: int, bytes_max: int) -> list[Event]:
+def _page(events: Iterable[Event], bounds: PageBounds) -> list[Event]:
     page: list[Event] = []
     size = 0
-    for event in islice(events, limit):
+    for event in islice(events, bounds.limit):
         size += len(event.payload.encode())
-        if page and size > bytes_max:
+        if page and size > bounds.bytes_max:
             break
         page.append(_checked(event))
     return page

@@ -23,6 +23,7 @@ from dalsegno.actors.ports import (
     EntityWrite,
     Head,
     Node,
+    PageBounds,
     Refusal,
     StoredEntity,
     StoredResult,
@@ -187,28 +188,19 @@ class MemoryStore:
 
     # Events
 
-    async def read_events(
-        self, workspace_id: str, from_seq: int, *, to_seq: int, limit: int, bytes_max: int
-    ) -> list[Event]:
+    async def read_events(self, workspace_id: str, bounds: PageBounds) -> list[Event]:
         """Read a page of the log; see `Store.read_events`."""
         await trio.lowlevel.checkpoint()
         log = self._logs.get(workspace_id)
-        return log.read(from_seq, to_seq, limit, bytes_max) if log else []
+        return log.read(bounds) if log else []
 
     async def read_stream(
-        self,
-        workspace_id: str,
-        stream_id: str,
-        from_seq: int,
-        *,
-        to_event_seq: int,
-        limit: int,
-        bytes_max: int,
+        self, workspace_id: str, stream_id: str, bounds: PageBounds
     ) -> list[Event]:
         """Read a page of an entity's events; see `Store.read_stream`."""
         await trio.lowlevel.checkpoint()
         log = self._logs.get(workspace_id)
-        return log.read_stream(stream_id, from_seq, to_event_seq, limit, bytes_max) if log else []
+        return log.read_stream(stream_id, bounds) if log else []
 
     async def find_commands(
         self, workspace_id: str, command_ids: Collection[str], *, after_seq: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dalsegno.actors.ports import BatchRejectedError
+from dalsegno.actors.ports import BatchRejectedError, PageBounds
 from dalsegno.protocol import OutcomeUnknownError
 
 if TYPE_CHECKING:
@@ -85,36 +85,16 @@ class SimStore:
         """See `Store.explain`."""
         return await self.link.read(lambda: self._inner.explain(batch))
 
-    async def read_events(
-        self, workspace_id: str, from_seq: int, *, to_seq: int, limit: int, bytes_max: int
-    ) -> list[Event]:
+    async def read_events(self, workspace_id: str, bounds: PageBounds) -> list[Event]:
         """See `Store.read_events`."""
-        return await self.link.read(
-            lambda: self._inner.read_events(
-                workspace_id, from_seq, to_seq=to_seq, limit=limit, bytes_max=bytes_max
-            )
-        )
+        return await self.link.read(lambda: self._inner.read_events(workspace_id, bounds))
 
     async def read_stream(
-        self,
-        workspace_id: str,
-        stream_id: str,
-        from_seq: int,
-        *,
-        to_event_seq: int,
-        limit: int,
-        bytes_max: int,
+        self, workspace_id: str, stream_id: str, bounds: PageBounds
     ) -> list[Event]:
         """See `Store.read_stream`."""
         return await self.link.read(
-            lambda: self._inner.read_stream(
-                workspace_id,
-                stream_id,
-                from_seq,
-                to_event_seq=to_event_seq,
-                limit=limit,
-                bytes_max=bytes_max,
-            )
+            lambda: self._inner.read_stream(workspace_id, stream_id, bounds)
         )
 
     async def find_commands(

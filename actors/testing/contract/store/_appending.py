@@ -11,14 +11,12 @@ import trio
 from dalsegno.actors.ports import BatchRejectedError, SnapshotWrite
 from dalsegno.protocol import SEQ_MAX
 
-from ._writing import START, acquired, entity, head_of, log_of, result, writer
+from ._writing import START, acquired, between, entity, head_of, log_of, result, writer
 
 if TYPE_CHECKING:
     from dalsegno.actors.ports import Store
 
     from ._harness import StoreHarness
-
-ALL = {"limit": 1_000, "bytes_max": 1_000_000}
 
 
 class AppendContract:
@@ -38,7 +36,7 @@ class AppendContract:
         )
         assert list(await store.append([w.batch(event)])) == ["w"]
         assert await log_of(store, "w") == [event]
-        assert await store.read_stream("w", event.stream_id, 1, to_event_seq=1, **ALL) == [event]
+        assert await store.read_stream("w", event.stream_id, between(1, 1)) == [event]
 
     @pytest.mark.parametrize(
         "payload",
@@ -205,7 +203,7 @@ class AppendContract:
         last = w.event("note:1")
         assert await store.append([w.batch(last)])
         assert (await head_of(store, "w")).head_seq == SEQ_MAX
-        assert await store.read_events("w", 1, to_seq=SEQ_MAX, **ALL) == [last]
+        assert await store.read_events("w", between(1, SEQ_MAX)) == [last]
         with pytest.raises(BatchRejectedError):
             await store.append([w.batch(w.event("note:1"))])
         assert (await head_of(store, "w")).head_seq == SEQ_MAX

@@ -8,14 +8,12 @@ import pytest
 
 from dalsegno.protocol import SchemaVersionError
 
-from ._writing import log_of, new_id, writer
+from ._writing import between, log_of, new_id, writer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from dalsegno.actors.ports import Store
-
-ALL = {"limit": 1_000, "bytes_max": 1_000_000}
 
 
 class ReadContract:
@@ -25,16 +23,16 @@ class ReadContract:
         w = await writer(store, "w")
         events = [w.event("note:1") for _ in range(3)]
         await store.append([w.batch(*events)])
-        assert await store.read_events("w", 2, to_seq=3, **ALL) == events[1:]
-        assert await store.read_events("w", 1, to_seq=2, **ALL) == events[:2]
-        assert await store.read_events("w", 4, to_seq=9, **ALL) == []
-        assert await store.read_events("w", 1, to_seq=3, limit=2, bytes_max=1_000) == events[:2]
+        assert await store.read_events("w", between(2, 3)) == events[1:]
+        assert await store.read_events("w", between(1, 2)) == events[:2]
+        assert await store.read_events("w", between(4, 9)) == []
+        assert await store.read_events("w", between(1, 3, limit=2)) == events[:2]
 
     async def test_x_seq_10_of_an_unknown_stream_there_is_nothing(self, store: Store) -> None:
         await writer(store, "w")
         for workspace_id in ("w", "nowhere"):
             assert await log_of(store, workspace_id) == []
-            assert await store.read_stream(workspace_id, "note:1", 1, to_event_seq=9, **ALL) == []
+            assert await store.read_stream(workspace_id, "note:1", between(1, 9)) == []
             assert await store.read_versions(workspace_id, ["note:1"]) == {}
             assert await store.load_entities(workspace_id, ["note:1"], {"note:1": 1}) == {}
             assert await store.load_entity_at(workspace_id, "note:1", 1, 1) is None
@@ -51,10 +49,9 @@ class ReadContract:
         await store.append([w.batch(*events)])
 
         async def page(from_seq: int, bytes_max: int) -> list[int]:
-            by_log = await store.read_events("w", from_seq, to_seq=6, limit=10, bytes_max=bytes_max)
-            by_stream = await store.read_stream(
-                "w", "note:1", from_seq, to_event_seq=6, limit=10, bytes_max=bytes_max
-            )
+            bounds = between(from_seq, 6, limit=10, bytes_max=bytes_max)
+            by_log = await store.read_events("w", bounds)
+            by_stream = await store.read_stream("w", "note:1", bounds)
             assert by_log == by_stream
             return [e.event_seq for e in by_log]
 
@@ -69,9 +66,9 @@ class ReadContract:
         w = await writer(store, "w")
         events = [w.event(f"note:{n % 2}") for n in range(8)]
         await store.append([w.batch(*events)])
-        read = await store.read_stream("w", "note:1", 2, to_event_seq=6, **ALL)
+        read = await store.read_stream("w", "note:1", between(2, 6))
         assert [(e.stream_seq, e.event_seq) for e in read] == [(2, 4), (3, 6)]
-        assert await store.read_stream("w", "note:1", 5, to_event_seq=99, **ALL) == []
+        assert await store.read_stream("w", "note:1", between(5, 99)) == []
 
     @pytest.mark.parametrize("version", [1, 3])
     async def test_x_per_5_another_envelope_fails_closed(self, store: Store, version: int) -> None:
@@ -81,7 +78,7 @@ class ReadContract:
         await store.append([w.batch(bad), v.batch(fine)])
         reads: list[Callable[[], Awaitable[object]]] = [
             lambda: log_of(store, "w"),
-            lambda: store.read_stream("w", "note:1", 1, to_event_seq=1, **ALL),
+            lambda: store.read_stream("w", "note:1", between(1, 1)),
             lambda: store.load_entities("w", ["note:1"], {"note:1": 1}),
             lambda: store.load_entity_at("w", "note:1", 1, 1),
             lambda: store.find_commands("w", ["c"], after_seq=0),

@@ -9,7 +9,15 @@ from typing import Any
 
 import msgspec
 
-from dalsegno.actors.ports import Batch, EntityWrite, Head, ResultWrite, SnapshotWrite, Store
+from dalsegno.actors.ports import (
+    Batch,
+    EntityWrite,
+    Head,
+    PageBounds,
+    ResultWrite,
+    SnapshotWrite,
+    Store,
+)
 from dalsegno.protocol import CHAIN_START, Event, chained
 
 START = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -120,4 +128,10 @@ async def head_of(store: Store, workspace_id: str) -> Head:
 
 async def log_of(store: Store, workspace_id: str) -> list[Event]:
     """Read all of a log."""
-    return await store.read_events(workspace_id, 1, to_seq=2**63 - 1, limit=10_000, bytes_max=2**30)
+    everything = PageBounds(from_seq=1, limit=10_000, bytes_max=2**30)
+    return await store.read_events(workspace_id, everything)
+
+
+def between(first: int, last: int, *, limit: int = 1_000, bytes_max: int = 1_000_000) -> PageBounds:
+    """Return the bounds of a page; unless said otherwise, large enough for everything."""
+    return PageBounds(from_seq=first, to_event_seq=last, limit=limit, bytes_max=bytes_max)

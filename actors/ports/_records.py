@@ -1,0 +1,170 @@
+"""What stores are given and give back: heads, batches, entities, answers, cursors."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from dalsegno.protocol import CHAIN_START, SEQ_MAX, DalsegnoError, Event
+
+
+class BatchRejectedError(DalsegnoError):
+    """The store refused the data of some batch (SQLSTATE 21, 22, 23, 54); nothing was written."""
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a workspace's log ends, and who may append to it."""
+
+    workspace_id: str
+    epoch: int
+    owner: str | None
+    head_seq: int = 0
+    first_seq: int = 1
+    """The oldest event that is kept."""
+    chain: int = CHAIN_START
+    recorded_at: datetime | None = None
+    """Of the last event."""
+    halted_reason: str | None = None
+    halted_code: str | None = None
+    """The version of the code that halted it; another one may try again."""
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that owns workspaces, as others see it."""
+
+    node_id: str
+    address: str | None
+    """Where it can be reached, if it says so."""
+    expires_in_s: float
+    """What is left of its lease by the store's clock; 0 or less: others may take over."""
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that was done to a workspace from outside its log."""
+
+    recorded_at: datetime
+    workspace_id: str
+    actor: str
+    action: str
+    """``halted`` or ``resumed``."""
+    detail: str
+
+
+class EntityWrite(msgspec.Struct, frozen=True, kw_only=True):
+    """What one batch makes of one entity: at most one a stream in a batch."""
+
+    stream_id: str
+    version: int
+    live: bool
+    """False where the last event made it nothing; lists leave it out."""
+    keys: tuple[str, ...] = ()
+    title: str | None = None
+    state: str | None = None
+    """JSON text; None leaves the stored state, which then lags."""
+    domain_version: int = 1
+    """The domain's version that folded this state."""
+
+
+class SnapshotWrite(msgspec.Struct, frozen=True, kw_only=True):
+    """An entity's state at a round version (KJ-SNAP-1)."""
+
+    stream_id: str
+    version: int
+    domain_version: int
+    state: str
+
+
+class ResultWrite(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer that repeats of a command's key get: at most one a (scope, key) in a batch."""
+
+    scope: str
+    key: str
+    payload_hash: bytes
+    answer: str
+    """JSON text."""
+    event_seq: int
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """One workspace's part of a group commit.
+
+    ``events`` are dense; a batch without any records only the results of commands that changed
+    nothing, and leaves the head where it is.
+    """
+
+    workspace_id: str
+    epoch: int
+    old_head: int
+    events: tuple[Event, ...]
+    entities: tuple[EntityWrite, ...] = ()
+    results: tuple[ResultWrite, ...] = ()
+    snapshots: tuple[SnapshotWrite, ...] = ()
+    payload_bytes: int = 0
+
+    @property
+    def new_head(self) -> int:
+        """The head once this is committed."""
+        return self.events[-1].event_seq if self.events else self.old_head
+
+
+class StoredEntity(msgspec.Struct, frozen=True, kw_only=True):
+    """An entity as stored: a state, perhaps an older one, and the events since."""
+
+    stream_id: str
+    version: int
+    state: str | None
+    """JSON text, ``null`` where the entity was nothing then; None: none that can be used."""
+    state_version: int
+    """The version that ``state`` is of; 0 without one."""
+    events: tuple[Event, ...]
+    """``state_version + 1`` … ``version``, in order."""
+
+
+class StoredResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The recorded answer of a live idempotency key."""
+
+    payload_hash: bytes
+    answer: str
+    event_seq: int
+    expires_in_s: float
+    """What is left of the key's lifetime, by the store's clock."""
+
+
+class EntityItem(msgspec.Struct, frozen=True, kw_only=True):
+    """An entity in a list: its index columns, not its state."""
+
+    stream_id: str
+    version: int
+    keys: tuple[str, ...]
+    title: str | None
+    updated_at: datetime
+
+
+class CursorKey(msgspec.Struct, frozen=True, order=True):
+    """Whose acks: a user's client, in one stream of one workspace."""
+
+    user_id: str
+    client_id: str
+    workspace_id: str
+    stream_id: str
+
+
+class PageBounds(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a page begins and ends, both inclusive, and how much it may hold."""
+
+    from_seq: int
+    """The first number, in the stream that is read."""
+    to_event_seq: int = SEQ_MAX
+    """No event above this number in the workspace."""
+    limit: int
+    """At most so many events …"""
+    bytes_max: int
+    """… and only the first may take the payloads over so many bytes."""
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a batch was not appended, read after the fact."""
+
+    head: Head | None
+    live_keys: dict[tuple[str, str], StoredResult]
