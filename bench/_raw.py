@@ -166,7 +166,7 @@ class RawStatement:
             (workspace_id, stream_id): EntityWrite(
                 stream_id=stream_id,
                 version=0,
-                live=live,
+                exists=live,
                 keys=tuple(keys_ if isinstance(keys_, list) else json.loads(keys_)),
                 title=title,
                 state=state,

@@ -56,7 +56,7 @@ class EntityWrite(msgspec.Struct, frozen=True, kw_only=True):
 
     stream_id: str
     version: int
-    live: bool
+    exists: bool
     """False where the last event made it nothing; lists leave it out."""
     keys: tuple[str, ...] = ()
     title: str | None = None

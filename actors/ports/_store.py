@@ -168,10 +168,10 @@ class Entities(Protocol):
         limit: int,
         key: str | None = None,
     ) -> list[EntityItem]:
-        """List live entities of a domain by stream id, those that carry ``key`` if one is given."""
+        """List a domain's existing entities by stream id, with ``key`` those that carry it."""
 
     async def locate(
-        self, stream_id: str, *, after: str = "", limit: int = 2, live_only: bool = False
+        self, stream_id: str, *, after: str = "", limit: int = 2, existing_only: bool = False
     ) -> list[str]:
         """Tell which workspaces have an entity of this stream id, by workspace id.
 

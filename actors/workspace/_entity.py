@@ -142,7 +142,7 @@ def entity_write(stream_id: str, entity: Entity, state: str | None) -> EntityWri
     return EntityWrite(
         stream_id=stream_id,
         version=entity.version,
-        live=entity.state is not None,
+        exists=entity.state is not None,
         keys=index.keys,
         title=index.title,
         state=state,
@@ -155,7 +155,7 @@ def state_write(stream_id: str, entity: Entity, state: str) -> EntityWrite:
     return EntityWrite(
         stream_id=stream_id,
         version=entity.version,
-        live=entity.state is not None,
+        exists=entity.state is not None,
         state=state,
         domain_version=entity.domain.version,
     )

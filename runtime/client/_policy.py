@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from dalsegno.protocol import Close, DalsegnoError, OverloadedError, WorkspaceMovedError
+from dalsegno.protocol import Backoff, Close, DalsegnoError, OverloadedError, WorkspaceMovedError
 
 from ._errors import DisconnectedError, UnreachableError
 
@@ -62,18 +62,18 @@ class Retries:
     def __init__(self, limits: ClientLimits, random: Callable[[], float]) -> None:
         self._limits = limits
         self._random = random
-        self._failures = 0
+        self._backoff = Backoff(limits.backoff_first_s, limits.backoff_max_s)
 
     def reset(self) -> None:
-        """Begin anew, after something that worked."""
-        self._failures = 0
+        """Forget the failures, after something that worked."""
+        self._backoff.reset()
 
     def at_once(self) -> float:
-        """Tell the delay of those who were asked to come back."""
+        """Return the delay of clients that were asked to come back."""
         return self._random() * self._limits.at_once_s
 
     def after(self, error: DalsegnoError) -> float:
-        """Count a failure and tell the delay: full jitter below a bound that doubles.
+        """Count a failure and return the delay: full jitter below a bound that doubles.
 
         Raises:
             DalsegnoError: ``error``, where that was the last attempt.
@@ -81,21 +81,18 @@ class Retries:
         """
         delay_s = self.again()
         most = self._limits.attempts_max
-        if most is not None and self._failures >= most:
+        if most is not None and self._backoff.failures >= most:
             raise error
         match error:
             case OverloadedError():  # its server has spread us already
                 return max(delay_s, error.retry_after_s)
-            case WorkspaceMovedError():  # everybody who asked was told the same
+            case WorkspaceMovedError():  # all clients that asked were told the same
                 return max(delay_s, self._random() * error.retry_after_s)
         return delay_s
 
     def again(self) -> float:
-        """Count a failure and tell the delay, of which none is the last."""
-        self._failures += 1
-        # 2.0 ** 30 is far above any ratio of the two bounds, and no overflow.
-        doubled = self._limits.backoff_first_s * 2.0 ** min(self._failures - 1, 30)
-        return self._random() * min(doubled, self._limits.backoff_max_s)
+        """Count a failure and return the delay; this way no attempt is the last."""
+        return self._backoff.next_s(self._random())
 
 
 @dataclass(frozen=True, slots=True)

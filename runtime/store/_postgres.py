@@ -281,10 +281,10 @@ class PostgresStore:
         return [item_of(row) for row in rows]
 
     async def locate(
-        self, stream_id: str, *, after: str = "", limit: int = 2, live_only: bool = False
+        self, stream_id: str, *, after: str = "", limit: int = 2, existing_only: bool = False
     ) -> list[str]:
         """Return the workspaces that have an entity of this id; see `Store.locate`."""
-        live = "true" if live_only else None
+        live = "true" if existing_only else None
         rows = await fetch(self._pools.reading, "locate", stream_id, after, live, str(limit))
         return [workspace_id for (workspace_id,) in rows]
 

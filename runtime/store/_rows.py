@@ -59,7 +59,7 @@ def _one_parameters(batch: Batch, result_ttl_s: float) -> list[str | None]:
         event.stream_id, str(event.stream_seq), event.event_id, event.type,
         str(event.type_version), str(event.schema_version), event.payload, event.actor_id,
         event.command_id, event.source, event.causation, event.correlation_id,
-        "t" if entity.live else "f", texts(entity.keys), entity.title, entity.state,
+        "t" if entity.exists else "f", texts(entity.keys), entity.title, entity.state,
         str(entity.domain_version),
     ]  # fmt: skip
     if not batch.results:
@@ -153,7 +153,7 @@ def _entities_elements(workspace: str, batch: Batch) -> list[tuple[str, ...]]:
             workspace,
             quoted(entity.stream_id),
             str(entity.version),
-            "t" if entity.live else "f",
+            "t" if entity.exists else "f",
             quoted(texts(entity.keys)),
             quoted(entity.title),
             quoted(entity.state),

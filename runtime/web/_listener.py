@@ -22,6 +22,7 @@ import trio
 
 from dalsegno.actors import TransportClosedError
 from dalsegno.protocol import (
+    Backoff,
     Close,
     DalsegnoError,
     InternalError,
@@ -176,7 +177,7 @@ class _Port(Generic[AcceptedT]):
         self, listener: trio.abc.Listener[trio.SocketStream], connections: trio.Nursery
     ) -> None:
         """Start a task for each connection; when out of descriptors, wait and try again."""
-        backoff_s = _BACKOFF_FIRST_S
+        backoff = Backoff(_BACKOFF_FIRST_S, _BACKOFF_MAX_S)
         async with listener:
             while True:
                 try:
@@ -184,11 +185,11 @@ class _Port(Generic[AcceptedT]):
                 except OSError as error:
                     if error.errno not in _EXHAUSTED:
                         raise
-                    log.warning("accept_failed", error=str(error), retry_s=backoff_s)
-                    await trio.sleep(backoff_s)
-                    backoff_s = min(2 * backoff_s, _BACKOFF_MAX_S)
+                    retry_s = backoff.next_s(1.0)  # one listener: there is no herd to spread
+                    log.warning("accept_failed", error=str(error), retry_s=retry_s)
+                    await trio.sleep(retry_s)
                 else:
-                    backoff_s = _BACKOFF_FIRST_S
+                    backoff.reset()
                     self.accepted += 1
                     await self._admit(stream, connections)
 

@@ -63,7 +63,7 @@ async def memberships(
         spaces, after=spaces.stream_id(after), limit=limit, key=owner_key(user_id)
     )
     joined = await rt.store.locate(
-        members.stream_id(user_id), after=after, limit=limit, live_only=True
+        members.stream_id(user_id), after=after, limit=limit, existing_only=True
     )
     ids = sorted({item.stream_id.partition(":")[2] for item in created} | set(joined))
     found = [await _membership(rt, workspace_id, user_id) for workspace_id in ids[:limit]]

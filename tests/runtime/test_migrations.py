@@ -143,7 +143,7 @@ async def test_a_database_of_the_first_release_is_brought_up(
         assert head is not None
         assert (head.epoch, head.owner) == (4, "here")
         assert await store.beat("here", "1", address=None, lease_s=10.0, first=True) == 0
-        state = EntityWrite(stream_id="note:1", version=1, live=True, state="{}")
+        state = EntityWrite(stream_id="note:1", version=1, exists=True, state="{}")
         assert await store.write_states("w", 4, [state])
         assert await store.halt("w", 4, "why", code="2", actor="here")
         assert await store.resume("halted", 1, actor="here", detail="checked")

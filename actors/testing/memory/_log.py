@@ -40,7 +40,7 @@ class _Entity(msgspec.Struct, frozen=True, kw_only=True):
     """A row: the index columns as of ``version``, the state as of ``state_version``."""
 
     version: int
-    live: bool
+    exists: bool
     keys: tuple[str, ...]
     title: str | None
     updated_at: datetime
@@ -156,7 +156,7 @@ class MemoryLog:
         state, state_version, domain_version = kept
         self.entities[write.stream_id] = _Entity(
             version=write.version,
-            live=write.live,
+            exists=write.exists,
             keys=write.keys,
             title=write.title,
             updated_at=updated_at,
@@ -240,14 +240,14 @@ class MemoryLog:
     def list_entities(
         self, domain: str, after: str, limit: int, key: str | None
     ) -> list[EntityItem]:
-        """List live entities of a domain."""
+        """List the entities of a domain that exist."""
         start = max(after, f"{domain}:")
         matching = sorted(
             stream_id
             for stream_id, entity in self.entities.items()
             if stream_id.startswith(f"{domain}:")
             and stream_id > start
-            and entity.live
+            and entity.exists
             and (key is None or key in entity.keys)
         )
         return [_item(stream_id, self.entities[stream_id]) for stream_id in matching[:limit]]

@@ -263,13 +263,13 @@ class MemoryStore:
         limit: int,
         key: str | None = None,
     ) -> list[EntityItem]:
-        """List live entities of a domain; see `Store.list_entities`."""
+        """List the entities of a domain that exist; see `Store.list_entities`."""
         await trio.lowlevel.checkpoint()
         log = self._logs.get(workspace_id)
         return log.list_entities(domain, after, limit, key) if log else []
 
     async def locate(
-        self, stream_id: str, *, after: str = "", limit: int = 2, live_only: bool = False
+        self, stream_id: str, *, after: str = "", limit: int = 2, existing_only: bool = False
     ) -> list[str]:
         """Tell which workspaces have an entity of this id; see `Store.locate`."""
         await trio.lowlevel.checkpoint()
@@ -278,7 +278,7 @@ class MemoryStore:
             for workspace_id, log in sorted(self._logs.items())
             if workspace_id > after
             and (entity := log.entities.get(stream_id)) is not None
-            and (entity.live or not live_only)
+            and (entity.exists or not existing_only)
         )
         return list(islice(having, limit))
 

@@ -166,11 +166,13 @@ class SimStore:
         )
 
     async def locate(
-        self, stream_id: str, *, after: str = "", limit: int = 2, live_only: bool = False
+        self, stream_id: str, *, after: str = "", limit: int = 2, existing_only: bool = False
     ) -> list[str]:
         """See `Store.locate`."""
         return await self.link.read(
-            lambda: self._inner.locate(stream_id, after=after, limit=limit, live_only=live_only)
+            lambda: self._inner.locate(
+                stream_id, after=after, limit=limit, existing_only=existing_only
+            )
         )
 
     # -------------------------------------------------------------------- nodes and repairs

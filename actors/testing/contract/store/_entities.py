@@ -42,7 +42,7 @@ class EntityContract:
     ) -> None:
         w = await writer(store, "w")
         events = (w.event("note:1"), w.event("note:1"))
-        write = entity("note:1", 2, "null", live=False)
+        write = entity("note:1", 2, "null", exists=False)
         assert await store.append([w.batch(*events, entities=(write,))])
         loaded = (await store.load_entities("w", ["note:1"], {"note:1": 1}))["note:1"]
         assert (loaded.state, loaded.state_version, loaded.events) == ("null", 2, ())
@@ -94,7 +94,7 @@ class EntityContract:
         listed = await store.list_entities("w", "note", limit=9)
         odd = r'{"b":1,"a":"\u0000 \"x\" \\"}'
         later = [
-            entity("note:0", 2, odd, title="other", keys=("l",), live=False, domain_version=3),
+            entity("note:0", 2, odd, title="other", keys=("l",), exists=False, domain_version=3),
             entity("note:1", 1, '"stale"'),
             entity("note:2", 3, '"early"'),
             entity("note:9", 1, '"absent"'),
@@ -210,7 +210,7 @@ class EntityContract:
         odd = ('tag:"quoted"', "back\\slash", "NULL", "", "com,ma", "{brace}")
         writes = (
             entity("note:1", 1, title='NULL "x" \\', keys=odd),
-            entity("note:2", 1, live=False),
+            entity("note:2", 1, exists=False),
         )
         assert await store.append([w.batch(first, gone, entities=writes)])
         (item,) = await store.list_entities("w", "note", limit=10)
@@ -226,7 +226,7 @@ class EntityContract:
         rows = [
             entity("note:1", 1, title="first", keys=("a",)),
             entity("note:1", 2, title="second", keys=("b",)),
-            entity("note:1", 3, title=None, live=False),
+            entity("note:1", 3, title=None, exists=False),
             entity("note:1", 4, title="back"),
         ]
         shown = []
@@ -251,9 +251,9 @@ class EntityContract:
     async def test_a_stream_is_located_page_by_page_where_it_lives(self, store: Store) -> None:
         for name in ("d", "c", "b", "a"):
             w = await writer(store, name)
-            write = entity("member:u", 1, live=name != "b")
+            write = entity("member:u", 1, exists=name != "b")
             await store.append([w.batch(w.event("member:u"), entities=(write,))])
         assert await store.locate("member:u", limit=9) == ["a", "b", "c", "d"]
-        assert await store.locate("member:u", limit=2, live_only=True) == ["a", "c"]
-        assert await store.locate("member:u", limit=2, live_only=True, after="c") == ["d"]
-        assert await store.locate("member:u", live_only=True, after="d") == []
+        assert await store.locate("member:u", limit=2, existing_only=True) == ["a", "c"]
+        assert await store.locate("member:u", limit=2, existing_only=True, after="c") == ["d"]
+        assert await store.locate("member:u", existing_only=True, after="d") == []

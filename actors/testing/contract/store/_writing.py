@@ -92,7 +92,7 @@ def entity(
 ) -> EntityWrite:
     """Return the row of an entity that exists."""
     fields: dict[str, Any] = {"stream_id": stream_id, "version": version, "state": state}
-    return EntityWrite(**({"live": True} | fields | more))
+    return EntityWrite(**({"exists": True} | fields | more))
 
 
 def result(key: str, event_seq: int, scope: str = "u1|note:1") -> ResultWrite:
