@@ -10,41 +10,45 @@ from __future__ import annotations
 
 import functools
 import os
+import random
 import time
+import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
 import trio
 
 _CORES = 2
-_LOOPS, _LOOP = 3, 1_000_000
-_LOOP_S = 0.075
-"""How long one loop takes on the reference machine, which has two cores and does nothing else."""
+_ROUNDS = 40
+_ROUNDS_S = 0.25
+"""How long the rounds take on the reference machine: two cores that do nothing else."""
 _SLOWNESS_MAX = 20.0
 """Beyond it a test that hangs would take hours to say so."""
+_KNOWN = "DALSEGNO_TEST_SLOWNESS"
 
 
 @functools.cache
 def slowness() -> float:
     """Return how many times slower than the reference machine this one is, at least 1.
 
-    Measured once: by a loop that is longer than the 0.1 s over which a container's quota is
-    accounted, and from how many tasks want the cores (proc(5), ``loadavg``).
+    Measured once: both cores compress, which needs no lock of the interpreter, for longer than the
+    0.1 s over which a container's quota is accounted.  So fewer cores count, and a quota, and what
+    else runs.  The workers of a run are told, since they would measure each other.
     """
-    began = time.perf_counter()
-    for _ in range(_LOOPS):
-        _spin()
-    loop = (time.perf_counter() - began) / _LOOPS / _LOOP_S
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    load = max(_CORES, os.getloadavg()[0]) / (cores or 1)
-    return min(max(1.0, loop, load), _SLOWNESS_MAX)
+    if _KNOWN not in os.environ:
+        data = bytes(random.Random(0).choices(range(64), k=128 * 1024))
+        began = time.perf_counter()
+        with ThreadPoolExecutor(_CORES) as cores:
+            list(cores.map(_compress, [data] * _CORES))
+        measured = (time.perf_counter() - began) / _ROUNDS_S
+        os.environ[_KNOWN] = f"{min(max(1.0, measured), _SLOWNESS_MAX):.1f}"
+    return float(os.environ[_KNOWN])
 
 
-def _spin() -> int:
-    total = 0
-    for number in range(_LOOP):
-        total += number & 7
-    return total
+def _compress(data: bytes) -> None:
+    for _ in range(_ROUNDS):
+        zlib.compress(data)
 
 
 def patient(seconds: float) -> float:

@@ -34,8 +34,9 @@ def pytest_configure(config: pytest.Config) -> None:
     sys.addaudithook(_forbid_processes)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart() -> None:
-    slowness()  # measured before anything of ours runs
+    slowness()  # before anything else runs, workers included
 
 
 def pytest_report_header() -> str:
