@@ -19,7 +19,7 @@ import trio
 
 from dalsegno.actors import Connection
 from dalsegno.actors.domains.notes import notes
-from dalsegno.protocol import Close, Limits, RuntimeClosedError, check_id
+from dalsegno.protocol import Close, DrainingError, Limits, check_id
 
 from ._runtime import Runtime
 from ._shutdown import Shutdown
@@ -86,7 +86,7 @@ class _Sockets:
 
     async def accept(self, request: UpgradeRequest) -> _Accepted:
         if self._rt.service.is_draining:
-            raise RuntimeClosedError("the server shuts down")
+            raise DrainingError("the server shuts down")
         cookies = request.headers.get("cookie")
         identity = await authenticate(self._rt, cookies)
         client_id = parse_qs(request.query).get("client_id", ["default"])[0]

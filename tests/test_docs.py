@@ -153,6 +153,7 @@ def test_the_embedding_programs_run(name: str, tmp_path: Path, migrated: str) ->
         assert looks_like(run(tmp_path, sys.executable, name), told)
 
 
+@pytest.mark.processes
 def test_the_documented_store_passes_the_suite(tmp_path: Path) -> None:
     name, program, _ = programs(TESTING)[1]
     (tmp_path / name).write_text(program)

@@ -11,9 +11,9 @@ from quart import Blueprint, Response
 from dalsegno.protocol import (
     SYSTEM_WORKSPACE,
     DalsegnoError,
+    DrainingError,
+    NotReadyError,
     Reject,
-    RuntimeClosedError,
-    StoreUnavailableError,
 )
 
 from ._envelope import answer
@@ -45,14 +45,14 @@ def health_routes(context: RouteContext) -> Blueprint:
         # request was read; the look-up fails if it has been dropped since.
         service = context.rt.service
         if service.is_draining:
-            raise RuntimeClosedError("the server shuts down")
+            raise DrainingError("the server shuts down")
         try:
             with trio.fail_after(PROBE_DEADLINE_S):
                 await context.rt.store.read_head(SYSTEM_WORKSPACE)
         except (DalsegnoError, trio.TooSlowError) as error:
             raise Reject("DB_UNAVAILABLE", "the database does not answer") from error
         if not service.lease.is_held:
-            raise StoreUnavailableError("this node does not hold its lease")
+            raise NotReadyError("this node does not hold its lease")
         return answer(HealthBody(status="ready"))
 
     return routes
