@@ -1,4 +1,4 @@
-"""What is said: events, messages, cursors, domains.  Pure values; no I/O, no clock, no Trio."""
+"""Events, messages, cursors and domains as pure values: no I/O, no clock, no Trio."""
 
 from ._close import Close as Close
 from ._deciding import (

@@ -1,4 +1,4 @@
-"""Why a connection ends: the close codes, and what a client makes of them (RT-27)."""
+"""Close codes: why a connection ends, and whether a client should come back (RT-27)."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from enum import IntEnum
 
 
 class Close(IntEnum):
-    """A WebSocket close code, with its meaning for whether a client comes back."""
+    """A WebSocket close code."""
 
     NORMAL = 1000
     GOING_AWAY = 1001
-    """The server shuts down: come back."""
+    """The server is shutting down: come back."""
     PROTOCOL_ERROR = 1002
     INVALID_TEXT = 1007
     """A text that is not UTF-8."""
     POLICY = 1008
     MESSAGE_TOO_BIG = 1009
     INTERNAL = 1011
-    """A fault here: come back with the cursors."""
+    """A fault of the server: come back with the cursors."""
     TRY_AGAIN = 1013
-    """Too slow, or too much is waiting: come back at once with the cursors."""
+    """The client is too slow, or too much is queued: come back at once with the cursors."""
     UNAUTHORIZED = 4001
     """The session ended: do not come back without logging in."""
     FORBIDDEN = 4003

@@ -1,7 +1,7 @@
-"""How a domain's commands, events and states are named, written and read.
+"""The names and encodings of a domain's commands, events and states.
 
-This half of a domain faces the log and the network; what they mean is declared in the other half,
-`Domain`.
+This half of a domain faces the log and the network; the other half, `Domain`, declares what they
+mean.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EventT = TypeVar("EventT", bound=msgspec.Struct)
 
 
 class EventCodec:
-    """How one type of event is written and read; the struct's tag stays out of the payload."""
+    """The encoding of one type of event; the struct's tag stays out of the payload."""
 
     __slots__ = ("_prefix", "_upcasts", "decode", "name", "struct", "version")
 
@@ -37,7 +37,7 @@ class EventCodec:
         self.name = name
         self.struct = struct
         self.version = 1
-        """The version of payloads that is written now."""
+        """The payload version that is written now."""
         self.decode: Callable[[str], Any] = msgspec.json.Decoder(struct).decode
         self._upcasts: dict[int, Upcast] = {}
         config = struct.__struct_config__
@@ -49,10 +49,10 @@ class EventCodec:
         return f"<EventCodec {self.name} version {self.version}>"
 
     def add_upcast(self, version: int, upcast: Upcast) -> None:
-        """Declare what makes a payload of ``version`` one of ``version + 1``.
+        """Register the function that converts a payload of ``version`` to ``version + 1``.
 
         Raises:
-            DomainError: the version is below 1, or has an upcast already.
+            DomainError: the version is below 1, or already has an upcast.
 
         """
         if version < 1 or version in self._upcasts:
@@ -126,11 +126,11 @@ class EventView:
     def show(
         self, codec: EventCodec, type_version: int, payload: str, entity_id: str, version: int
     ) -> str:
-        """Write how a stored event looks: JSON text.
+        """Return a stored event's payload as the view shows it: JSON text.
 
         Raises:
             DalsegnoError: the payload cannot be read.
-            InternalError: the function raised, or what it returned is no JSON.
+            InternalError: the function raised, or its result is not JSON.
 
         """
         event = codec.read(type_version, payload, self._decode, self._of)
@@ -142,7 +142,7 @@ class EventView:
 
 
 class DomainCodec(Generic[StateT, CommandT, EventT]):
-    """The structs of a domain by their names, each with what reads and writes it."""
+    """The structs of a domain by name, each with its codec."""
 
     def __init__(
         self, state: type[StateT], commands: TypeForm[CommandT], events: TypeForm[EventT]
@@ -172,7 +172,7 @@ class DomainCodec(Generic[StateT, CommandT, EventT]):
         return self._codecs[event].version
 
     def reads(self, event: str, type_version: int) -> bool:
-        """Return whether a stored event can be folded or, being unknown, passed over."""
+        """Return whether a stored event can be folded or, if unknown, skipped."""
         codec = self._codecs.get(event)
         return codec is None or codec.reads(type_version)
 
@@ -204,7 +204,7 @@ class DomainCodec(Generic[StateT, CommandT, EventT]):
         return state
 
     def json_schema(self) -> dict[str, Any]:
-        """Describe payloads for other languages: JSON Schema 2020-12, by command and by event."""
+        """Return the schemas of payloads by command and by event: JSON Schema 2020-12."""
         declared: list[type[msgspec.Struct]] = [*self.commands.values(), *self.events.values()]
         schemas, components = msgspec.json.schema_components(declared)
         for struct, schema in zip(declared, schemas, strict=True):
@@ -219,10 +219,10 @@ class DomainCodec(Generic[StateT, CommandT, EventT]):
 
 
 def structs_by_name(form: Any) -> dict[str, Any]:  # noqa: ANN401 - a TypeForm has no type at run time
-    """Return the structs of a union by the names that they have in the log and on the wire.
+    """Return the structs of a union by their names in the log and on the wire.
 
     Raises:
-        DomainError: two share a name, or one is no struct that is written as an object.
+        DomainError: two share a name, or one is not a struct that is encoded as an object.
 
     """
     structs = () if form is Never else get_args(form) or (form,)
@@ -234,7 +234,7 @@ def structs_by_name(form: Any) -> dict[str, Any]:  # noqa: ANN401 - a TypeForm h
 
 def _name_of(struct: Any) -> str:  # noqa: ANN401 - as above
     if not (isinstance(struct, type) and issubclass(struct, msgspec.Struct)):
-        raise DomainError(f"{struct!r} is no msgspec.Struct")
+        raise DomainError(f"{struct!r} is not a msgspec.Struct")
     if struct.__struct_config__.array_like:
         raise DomainError(f"{struct.__name__} is array_like, and a payload is an object")
     tag = struct.__struct_config__.tag
@@ -242,7 +242,7 @@ def _name_of(struct: Any) -> str:  # noqa: ANN401 - as above
 
 
 def _leave_out_tag(struct: type[msgspec.Struct], schema: dict[str, Any]) -> None:
-    """Describe a payload as it is written: its name stands beside it, not in it."""
+    """Remove the tag from a schema: a payload's name stands beside it, not in it."""
     tag_field = struct.__struct_config__.tag_field
     if tag_field is not None:
         schema["properties"].pop(tag_field)

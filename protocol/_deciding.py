@@ -1,4 +1,4 @@
-"""What a decider is given beside state and command, and under what an entity is listed."""
+"""The inputs of a decider beside state and command, and the index of an entity."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WRITERS = frozenset({"owner", "admin", "editor"})
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who acts: the embedding program (no user), or a user of it."""
+    """The acting party: the embedding program (no user), or one of its users."""
 
     user_id: str | None = None
     role: str | None = None
@@ -30,11 +30,11 @@ SYSTEM = Principal()
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """What a decider may know beside state and command: it has no clock and no randomness."""
+    """A decider's input beside state and command: it has no clock and no randomness."""
 
     principal: Principal
     role: str
-    """The principal's role in the workspace, as of this command's place in the log."""
+    """The principal's role in the workspace just before this command."""
     owner_id: str | None = None
     """The workspace's first owner, who is a member before the log says so."""
     now: datetime
@@ -44,7 +44,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Index(msgspec.Struct, frozen=True, kw_only=True):
-    """What of an entity can be looked up: ``keys`` and ``title`` commit with it."""
+    """The columns by which an entity is found; ``keys`` and ``title`` are committed with it."""
 
     keys: tuple[str, ...] = ()
     title: str | None = None
@@ -57,7 +57,7 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int
     state: Any
-    """None where the entity was nothing then."""
+    """None if the entity did not exist then."""
 
 
 def annotations_of(
@@ -65,10 +65,10 @@ def annotations_of(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the types and the names of a function's parameters.
 
-    The structs are known by their names, also where they were declared in a function.
+    The structs are found by name, even if they were declared inside a function.
 
     Raises:
-        DomainError: an annotation is missing, or names what cannot be found at run time.
+        DomainError: an annotation is missing, or cannot be resolved at run time.
 
     """
     try:

@@ -1,4 +1,4 @@
-"""What a host application says about itself: a domain.
+"""Domains: what a host application declares about its own entities.
 
 A domain names one kind of entity, the commands that may be asked of it and the events that can
 happen to it, and gives a pure function for each: `Domain.decide` (state and command in, events
@@ -16,7 +16,7 @@ case: ``TaskAdded`` is ``task_added``.  An event's payload in the log never carr
     decider(state, command, touched)            … and other entities, named by ``touches=``
     decider(state, command, past)               … and the entity as it was, named by ``needs=``
 
-The parameters after the second are told by their annotations and may be combined.
+Parameters after the second are recognised by their annotations and may be combined.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class Touched:
         self._states = states
 
     def get(self, domain: Domain[StateT, Any, Any], entity_id: str) -> StateT | None:
-        """Look at one of them.
+        """Return the state of one of them; None if it does not exist.
 
         Raises:
-            DomainError: for an entity that the command did not name.
+            DomainError: the command did not name this entity.
 
         """
         stream_id = domain.stream_id(entity_id)
@@ -85,7 +85,7 @@ class On(Generic[EventT]):
 
 
 class Decider(msgspec.Struct, frozen=True, kw_only=True):
-    """A command's function and what was declared about it."""
+    """A command's function and its declaration."""
 
     function: Callable[..., Any]
     takes_none: bool
@@ -116,20 +116,20 @@ class Domain(DomainCodec[StateT, CommandT, EventT]):
 
         Args:
             name: prefix of the entity streams, ``name:entity_id``; lower case, at most 64.
-            state: what one entity is; frozen.
-            commands: the union of what may be asked; ``Never`` for an entity that changes only with
+            state: the state of one entity; frozen.
+            commands: the union of its commands; ``Never`` for an entity that changes only with
                 others, through ``touches=``.
-            events: the union of what can happen.
+            events: the union of its events.
             version: raise it when an evolver changes its meaning: stored states of another
                 version are folded again from the log.
-            id_field: the field, present in every command, that says which entity is meant;
-                ``{name}_id`` if not given.  Where it may be None, the runtime makes a new id.
+            id_field: the field, present in every command, that names the entity; ``{name}_id`` if
+                not given.  Where it may be None, the runtime makes a new id.
             allow: the roles that may send this domain's commands.
-            repeats: what another payload under a used idempotency key gets: ``"conflict"``
+            repeats: the answer to another payload under a used idempotency key: ``"conflict"``
                 (``STATE_CONFLICT``) or ``"original"`` (the original answer, C1).
             snapshot_every: versions between two snapshot rows (KJ-SNAP-1).
-            reserved: whether its entities live in the reserved workspace ``$system`` alone; the
-                network can name none of its commands.
+            reserved: whether its entities live in the reserved workspace ``$system`` alone; its
+                commands cannot be sent over the network.
 
         """
         if not _NAME.fullmatch(name) or name == "workspace":
@@ -147,7 +147,7 @@ class Domain(DomainCodec[StateT, CommandT, EventT]):
         self.snapshot_every = snapshot_every
         self.reserved = reserved
         self.role_of: Callable[[Any], str | None] | None = None
-        """The role that a state grants the user whom the entity is named after; see `role`."""
+        """The role that a state grants the user that the entity is named after; see `role`."""
         self.role_ended_by: frozenset[str] = frozenset()
         """The events that end that user's access."""
         self.founder_of: Callable[[Any], str] | None = None
@@ -197,18 +197,18 @@ class Domain(DomainCodec[StateT, CommandT, EventT]):
         touches: Callable[[Any], Sequence[tuple[Domain[Any, Any, Any], str]]] | None = None,
         needs: Callable[[Any], int | None] | None = None,
     ) -> Callable[..., Any]:
-        """Say what a command leads to; which command, the second parameter's annotation tells.
+        """Register the decider of the command that its second parameter is annotated with.
 
-        The function returns an event, several, or none, or raises `Reject`.  A state annotated as
-        not optional means ``{NAME}_NOT_FOUND`` when the entity does not exist.  A command with a
-        field ``base_version`` that is not None is refused with ``VERSION_CONFLICT`` unless it is
-        the entity's version.
+        The function returns an event, several, or none, or raises `Reject`.  If its state is
+        annotated as not optional, an entity that does not exist is refused with
+        ``{NAME}_NOT_FOUND``.  A command whose field ``base_version`` is neither None nor the
+        entity's version is refused with ``VERSION_CONFLICT``.
 
         Args:
-            function: the decider, where this is used as a bare decorator.
+            function: the decider, if this is used as a bare decorator.
             allow: the roles that may send this command, instead of the domain's.
-            touches: names, from the command, the other entities that it looks at or changes.
-            needs: names, from the command, the version of the entity that it needs to see.
+            touches: returns, for a command, the other entities that it reads or changes.
+            needs: returns, for a command, the earlier version of the entity that it reads.
 
         """
 
@@ -216,9 +216,9 @@ class Domain(DomainCodec[StateT, CommandT, EventT]):
             hints, names = self._annotations(function)
             command = hints[names[1]]
             if command not in self.commands.values():
-                raise DomainError(f"{function.__name__}: {command} is no command of {self!r}")
+                raise DomainError(f"{function.__name__}: {command} is not a command of {self!r}")
             if command in self._deciders:
-                raise DomainError(f"{function.__name__}: {command} has a decider already")
+                raise DomainError(f"{function.__name__}: {command} already has a decider")
             extras = tuple(_EXTRAS.get(hints[name], "") for name in names[2:])
             if "" in extras:
                 raise DomainError(f"{function.__name__}: after the first two, only {_EXTRA_NAMES}")
@@ -247,18 +247,18 @@ class Domain(DomainCodec[StateT, CommandT, EventT]):
         self, function: Callable[[StateT, OneEventT], StateT | None]
     ) -> Callable[[StateT, OneEventT], StateT | None]: ...
     def evolve(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Say what an event makes of the state; None means that the entity is gone."""
+        """Register the evolver of an event; it returns the new state, None to end the entity."""
         hints, names = self._annotations(function)
         event = hints[names[1]]
         if event not in self.events.values() or len(names) != 2:
-            raise DomainError(f"{function.__name__}: {event} is no event of {self!r}")
+            raise DomainError(f"{function.__name__}: {event} is not an event of {self!r}")
         if event in self._evolvers:
-            raise DomainError(f"{function.__name__}: {event} has an evolver already")
+            raise DomainError(f"{function.__name__}: {event} already has an evolver")
         self._evolvers[event] = (function, type(None) in get_args(hints[names[0]]))
         return function
 
     def index(self, function: Callable[[StateT], Index]) -> Callable[[StateT], Index]:
-        """Say under what an entity is listed and found."""
+        """Register the function that returns the index columns of a state."""
         self._index = function
         return function
 
@@ -276,12 +276,12 @@ class Domain(DomainCodec[StateT, CommandT, EventT]):
         *,
         of: type[msgspec.Struct] | None = None,
     ) -> Callable[..., Any]:
-        """Say how an event looks on the workspace's stream, from (event, entity id, version).
+        """Register the view on the workspace's stream: a function of (event, entity id, version).
 
         Args:
-            function: the view, where this is used as a bare decorator.
-            of: the fields of payloads that it looks at, read instead of whole events: every
-                event is shown to every reader, and a large one need not be taken apart for that.
+            function: the view, if this is used as a bare decorator.
+            of: the fields that it reads, decoded instead of whole events: every event is shown
+                to every reader, and a large one need not be decoded in full for that.
 
         """
 
@@ -297,7 +297,7 @@ class Domain(DomainCodec[StateT, CommandT, EventT]):
     def upcast(
         self, event: str, version: int
     ) -> Callable[[Callable[[dict[str, Any]], dict[str, Any]]], Callable[..., dict[str, Any]]]:
-        """Say what makes a payload of ``version`` one of ``version + 1``."""
+        """Register the function that converts a payload of ``version`` to ``version + 1``."""
 
         def declare(
             function: Callable[[dict[str, Any]], dict[str, Any]],
@@ -317,7 +317,7 @@ class Domain(DomainCodec[StateT, CommandT, EventT]):
         """Declare that the entity named after a user decides that user's role in the workspace.
 
         At most one domain declares this for ordinary workspaces, and one reserved domain for
-        ``$system``.  The function returns the role that a state grants, None for none.
+        ``$system``.  The function returns the role that a state grants, or None.
 
         Args:
             ended_by: the events after which the user may see nothing more of the workspace (I8).
@@ -344,7 +344,7 @@ class Domain(DomainCodec[StateT, CommandT, EventT]):
         return annotations_of(function, structs)
 
     def check(self) -> None:
-        """Raise `DomainError` unless every command, event and version is provided for."""
+        """Raise `DomainError` unless every command, event and version is handled."""
         for kind, declared, handled in (
             ("decider", self.commands, self._deciders),
             ("evolver", self.events, self._evolvers),
@@ -357,15 +357,15 @@ class Domain(DomainCodec[StateT, CommandT, EventT]):
     # ------------------------------------------------------------------------------- running
 
     def stream_id(self, entity_id: str) -> str:
-        """Name an entity's stream."""
+        """Return the name of an entity's stream."""
         return f"{self.name}:{entity_id}"
 
     def decider(self, command: type) -> Decider:
-        """Look up what was declared for a command."""
+        """Return the decider of a command."""
         return self._deciders[command]
 
     def evolve_by(self, state: StateT | None, event: EventT) -> StateT | None:
-        """Fold one event."""
+        """Return the state after one event."""
         function, takes_none = self._evolvers[type(event)]
         if state is None and not takes_none:
             raise DomainError(f"{type(event).__name__} on a {self.name} that does not exist")
@@ -373,17 +373,17 @@ class Domain(DomainCodec[StateT, CommandT, EventT]):
         return evolved
 
     def indexed(self, state: StateT | None) -> Index:
-        """Tell the index columns of a state."""
+        """Return the index columns of a state."""
         return Index() if self._index is None or state is None else self._index(state)
 
     def viewed(
         self, type_: str, type_version: int, payload: str, entity_id: str, version: int
     ) -> str:
-        """Write how a stored event looks on the workspace's stream; unknown ones verbatim.
+        """Return a stored payload as the workspace's stream shows it; an unknown one verbatim.
 
         Raises:
             DalsegnoError: the payload cannot be read.
-            InternalError: the view raised, or what it returned is no JSON.
+            InternalError: the view raised, or its result is not JSON.
 
         """
         codec = self._codecs.get(type_)

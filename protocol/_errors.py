@@ -29,7 +29,7 @@ from typing import Any
 
 
 class DalsegnoError(Exception):
-    """The base of all; carries what the error envelope shows."""
+    """The base of all; carries the fields of the error envelope."""
 
     code = "INTERNAL_ERROR"
     retryable = False
@@ -86,7 +86,7 @@ class StoreUnavailableError(UnavailableError):
 
 
 class NotReadyError(StoreUnavailableError):
-    """This node cannot answer for the workspace yet: it opens it, or its lease had lapsed."""
+    """This node cannot answer for the workspace yet: it is opening it, or its lease had lapsed."""
 
 
 class RuntimeClosedError(UnavailableError):
@@ -96,14 +96,14 @@ class RuntimeClosedError(UnavailableError):
 
 
 class DrainingError(RuntimeClosedError):
-    """The runtime settles what it has taken and takes nothing new."""
+    """The runtime is finishing what it has accepted, and accepts nothing new."""
 
 
 class WorkspaceMovedError(UnavailableError):
     """Another node owns the workspace: ask there, or here again when its lease has run out.
 
-    ``owner`` names the node; ``address`` is there where the node tells one; ``retry_after`` is what
-    is left of its lease, in seconds.
+    ``owner`` names the node; ``address`` is present if that node gave one; ``retry_after`` is the
+    rest of its lease, in seconds.
     """
 
     code = "WORKSPACE_MOVED"
@@ -120,14 +120,14 @@ class WorkspaceMovedError(UnavailableError):
 
 
 class OutcomeUnknownError(DalsegnoError):
-    """The command may have been applied; a repeat with the same idempotency key tells."""
+    """The command may have been applied; a repeat with the same idempotency key settles it."""
 
     code = "OUTCOME_UNKNOWN"
     retryable = True
 
 
 class WorkspaceHaltedError(DalsegnoError):
-    """The workspace answers neither commands nor replay until its log was repaired."""
+    """The workspace answers neither commands nor replay until its log is repaired."""
 
     code = "WORKSPACE_HALTED"
 
@@ -163,7 +163,7 @@ class SequenceOverflowError(DalsegnoError):
 
 
 class InternalError(DalsegnoError):
-    """A bug here; the incident is logged under the request's id."""
+    """A bug of ours; the incident is logged under the request's id."""
 
     code = "INTERNAL_ERROR"
 
@@ -206,7 +206,7 @@ HTTP_STATUS: dict[str, int] = {
 
 
 def http_status(code: str) -> int:
-    """Tell the HTTP status of an error code."""
+    """Return the HTTP status of an error code."""
     known = HTTP_STATUS.get(code)
     if known is not None:
         return known

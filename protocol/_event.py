@@ -1,4 +1,4 @@
-"""What happened: one record, from the log to every reader."""
+"""Events: one record of what happened, the same from the log to every reader."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SCHEMA_VERSION = 2
 CHAIN_START = 0
 """The chain before the first event."""
 
-# To copy one is a third quicker than to make it of its parameters.
+# Copying one is a third quicker than constructing it.
 _PAYLOAD = blake2b(digest_size=16)
 _LINK = blake2b(digest_size=8)
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One committed, or about to be committed, event."""
+    """One event, committed or about to be."""
 
     workspace_id: str
     event_seq: int
@@ -39,14 +39,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     actor_id: str | None
     """The user; None for the embedding program."""
     command_id: str
-    """What led to it; how an unknown outcome is resolved (I4)."""
+    """The command that led to it; resolves an unknown outcome (I4)."""
     recorded_at: datetime
     """UTC; never steps back within a workspace."""
     chain: int = 0
-    """Digest of the history up to and with this event, unsigned 64 bit."""
+    """Digest of the history up to and including this event, unsigned 64 bit."""
     schema_version: int = SCHEMA_VERSION
     source: str | None = None
-    """Where the event comes from, if not from a domain here."""
+    """The event's origin, if it is not a domain of this runtime."""
     causation: str | None = None
     """The event or command that caused the command."""
     correlation_id: str | None = None
@@ -55,7 +55,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 @lru_cache(maxsize=1_024)
 def instant(at: datetime) -> str:
-    """Write a time with microseconds; the events of a batch share one, and it is asked for often.
+    """Return a time as text with microseconds, cached: the events of a batch share one.
 
     As many are kept as workspaces commit at the same time.
     """

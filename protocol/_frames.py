@@ -1,4 +1,4 @@
-"""Messages made ready for the wire once and shared by every connection.
+"""Messages framed for the wire once and shared by every connection.
 
 A server's WebSocket frames are not masked (RFC 6455 §5.1), so the bytes of a commit are the same
 for all its readers: they are joined once and each connection only writes them.
@@ -25,20 +25,20 @@ def text_frame(payload: bytes) -> bytes:
 
 
 class Frames:
-    """Some messages in order: as texts, and joined as WebSocket frames once somebody asks."""
+    """Messages in order: as texts and, on first use, joined as WebSocket frames."""
 
     __slots__ = ("joined", "size", "texts")
 
     def __init__(self, texts: Sequence[bytes]) -> None:
         self.texts = texts
         self.size = sum(map(len, texts))
-        """Bytes of the texts: what bounds count."""
+        """Bytes of the texts, which is what bounds count."""
         self.joined = b""
-        """`wire`, once somebody asked for it: who writes to many reads it without a call."""
+        """`wire` after its first use; a loop over many connections reads it without a call."""
 
     @property
     def wire(self) -> bytes:
-        """The WebSocket frames, joined for all who ask."""
+        """The WebSocket frames, joined once for all connections."""
         if not self.joined:
             self.joined = b"".join([text_frame(text) for text in self.texts])
         return self.joined

@@ -1,4 +1,4 @@
-"""Every bound, in one record, the reason beside its default."""
+"""Every bound, in one record, with the reason beside its default."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SEQ_MAX = 2**63 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What is bounded, by how much; every value may be set, so that tests can shrink clocks."""
+    """Every bound; each may be set, so that tests can shrink it."""
 
-    # At the door
+    # Incoming data
     message_bytes_max: int = 1 * MIB
     """A WebSocket message; a longer one closes with 1009 before it is read."""
     command_bytes_max: int = 256 * KIB
@@ -35,7 +35,7 @@ class Limits:
 
     # The workspace actor
     mailbox_commands_max: int = 4_096
-    """Commands that wait in one workspace: about a second of work."""
+    """Commands queued in one workspace: about a second of work."""
     mailbox_bytes_max: int = 16 * MIB
     """… and their payloads."""
     batch_commands_max: int = 256
@@ -57,28 +57,29 @@ class Limits:
     result_ttl_s: float = 24 * 3600.0
     """Lifetime of an idempotency key."""
     mailbox_deadline_s: float = 5.0
-    """How long a sender waits for room before `OVERLOADED`."""
+    """How long a sender waits for free space before `OVERLOADED`."""
     command_deadline_s: float = 30.0
     """How long an accepted command may stay unanswered before `OUTCOME_UNKNOWN`."""
 
     places_cached_max: int = 65_536
-    """Entities named by their id alone whose workspace is remembered."""
+    """Entities that clients name by id alone, and whose workspace is remembered."""
 
     # Workspaces on this node
     workspaces_active_max: int = 20_000
-    """Workspaces in memory; above it the idle ones leave early, and `OVERLOADED` if none is."""
+    """Workspaces in memory; above this idle ones leave early, and `OVERLOADED` if none is idle."""
     passivate_after_s: float = 300.0
     """An idle workspace leaves memory after this long; while followed it keeps its readers."""
     activations_max: int = 32
     """Workspaces that are being opened at the same time; others wait their turn."""
     lease_s: float = 10.0
-    """A node that was not heard for so long, by the database's clock, may lose its workspaces."""
+    """A node that has not renewed its lease for this long, by the database's clock, may lose its
+    workspaces."""
     lease_beat_s: float = 2.0
-    """How often a node says that it is there."""
+    """How often a node renews its lease."""
     service_failures_max: int = 3
-    """Failures of a shared service after which it starts again; one more ends the runtime …"""
+    """Failures of a shared service after which it is restarted; one more ends the runtime …"""
     service_window_s: float = 60.0
-    """… where they come within this long."""
+    """… if they come within this long."""
 
     # The committer
     commit_batches_max: int = 512
@@ -88,11 +89,11 @@ class Limits:
     commit_deadline_s: float = 10.0
     """After this the connection is abandoned and the outcome is unknown."""
     locked_retries_max: int = 20
-    """How often a batch whose head somebody else holds is sent again alone."""
+    """How often a batch whose head another session has locked is sent again, alone."""
 
     answer_deadline_s: float = 20.0
-    """Of a read from the store: beyond its own 15 s, and 5 s for a connection.  After this the
-    database is frozen or out of reach."""
+    """Deadline of a read from the store: longer than its own 15 s and 5 s for a connection.  After
+    this the database is frozen or out of reach."""
 
     # Back-off of a workspace actor
     backoff_first_s: float = 0.05
@@ -100,20 +101,20 @@ class Limits:
     backoff_max_s: float = 30.0
     """… and the last; it doubles in between and never gives up."""
     crashes_max: int = 5
-    """Bugs in a workspace's loop after which it starts again; one more quarantines it …"""
+    """Bugs in a workspace's loop after which it is restarted; one more quarantines it …"""
     crash_window_s: float = 30.0
-    """… where they come within this long."""
+    """… if they come within this long."""
 
     # A connection
     outbox_bytes_max: int = 1 * MIB
-    """Unsent event frames of one connection; above it lags and catches up from the store."""
+    """Unsent event frames of one connection; above this it lags, and catches up from the store."""
     outbox_items_max: int = 1_024
-    """Commits whose events wait for one connection's writer, or events for a host's loop; above it
-    lags as well."""
+    """Commits whose events wait for one connection's writer, or events for a host's loop; above
+    this it lags as well."""
     replies_bytes_max: int = 1 * MIB
-    """Unsent replies of one connection; above it is closed, since replies cannot be read again."""
+    """Unsent replies of one connection; above this it is closed: replies cannot be read again."""
     replies_pending_max: int = 4_096
-    """Commands of one connection that wait for their answer; above, reading pauses."""
+    """Commands of one connection that wait for their answer; above this, reading pauses."""
     page_events: int = 200
     """Events read at a time for replay and catch-up (websocket.replay_batch_size)."""
     page_bytes_max: int = 4 * MIB
@@ -121,15 +122,15 @@ class Limits:
     tail_bytes_max: int = 64 * MIB
     """Recent events that all workspaces together keep for readers that are a little behind."""
     pages_bytes_max: int = 32 * MIB
-    """Pages read from the store that are kept for others who are behind at the same place."""
+    """Pages read from the store that are kept for other readers that need the same ones."""
     subscribing_max: int = 64
-    """Subscriptions that look something up at the same time; others wait their turn."""
+    """Subscriptions that query the store at the same time; others wait their turn."""
     send_buffer_bytes: int = 128 * KIB
     """``SO_SNDBUF``: a reader that stops would otherwise hold 4 MB of kernel memory."""
     write_deadline_s: float = 10.0
     """A connection that takes nothing for this long is closed with 1013."""
     heartbeat_interval_s: float = 10.0
-    """How often an idle client hears `heartbeat` (websocket.heartbeat_interval_ms)."""
+    """How often an idle client is sent `heartbeat` (websocket.heartbeat_interval_ms)."""
     client_timeout_s: float = 60.0
     """A client silent for this long is closed; a pong counts."""
     ping_interval_s: float = 30.0
@@ -139,26 +140,26 @@ class Limits:
     close_deadline_s: float = 2.0
     """How long a closing handshake waits for the peer."""
     offers_per_yield: int = 64
-    """After so many offers the publisher lets others run."""
+    """Offers after which the publisher lets other tasks run."""
 
     # Acks
     ack_flush_s: float = 0.1
     """Acks are durable after at most this long."""
     clients_per_user_max: int = 20
-    """Client ids with stored cursors, a user; the oldest go."""
+    """Client ids with stored cursors per user; the oldest are forgotten."""
     cursors_per_client_max: int = 1_000
-    """Stored cursors, a client; the oldest go."""
+    """Stored cursors per client; the oldest are forgotten."""
 
     cursor_unused_s: float = 90 * 24 * 3600.0
     """A cursor not moved for this long is forgotten."""
 
     # HTTP and sockets
     connections_max: int = 50_000
-    """Sockets at the same time; above it a new one hears 503 with ``retry-after``."""
+    """Sockets at the same time; above this a new one gets 503 with ``retry-after``."""
     handshakes_max: int = 256
-    """Sockets that are being let in at the same time; others wait within ``head_deadline_s``."""
+    """Handshakes in progress at the same time; others wait within ``head_deadline_s``."""
     reconnects_per_s: int = 1_000
-    """At shutdown each client is told when to come back: so many a second …"""
+    """At shutdown each client is told when to come back: this many a second …"""
     reconnect_window_s: float = 30.0
     """… but all of them within this long."""
     head_deadline_s: float = 5.0

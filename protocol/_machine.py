@@ -10,11 +10,11 @@ InputT = TypeVar("InputT", bound=Enum)
 
 
 class IllegalStepError(AssertionError):
-    """A bug here: the input has no place in this state; nothing has changed."""
+    """A bug of ours: the input is illegal in this state; nothing has changed."""
 
 
 class Machine(Generic[StateT, InputT]):
-    """The steps of one kind of thing, from state and input to state."""
+    """The steps of one kind of machine, from state and input to state."""
 
     __slots__ = ("name", "steps")
 

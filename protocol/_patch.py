@@ -4,13 +4,13 @@ A patch is a list of operations that walk once over the text, from its beginning
 
     {"retain": n}     keep the next n characters
     {"delete": n}     leave out the next n
-    {"insert": text}  put this here
+    {"insert": text}  insert this text here
 
-What lies behind the last operation is kept.  A character is a Unicode scalar value, which is what
+The text after the last operation is kept.  A character is a Unicode scalar value, which is what
 Python's strings count, whatever a reader sees as one.  Zero counts and empty inserts are allowed
 and do nothing.
 
-An operation is checked when it is made, so one that exists is sound; whether a patch fits its text
+An operation is checked when it is made, so one that exists is valid; whether a patch fits its text
 is a question of lengths alone, which `patched_length` answers without touching the text.
 """
 
@@ -25,14 +25,14 @@ from msgspec import UNSET, UnsetType
 from ._errors import Reject
 
 PATCH_OPS_MAX = 10_000
-"""Operations in one patch; more than anybody types, few enough to walk at once."""
+"""Operations in one patch; more than anybody types, few enough to apply in one go."""
 
 
 class PatchOp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One operation of a patch: exactly one of the three.
 
     Raises:
-        Reject: ``INVALID_PATCH``, when one is made or decoded that is none.
+        Reject: ``INVALID_PATCH``, on construction or decoding.
 
     """
 
@@ -44,7 +44,7 @@ class PatchOp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False)
         retain, insert, delete = self.retain, self.insert, self.delete
         if insert is UNSET and (retain is UNSET) is not (delete is UNSET):
             count = delete if retain is UNSET else retain
-            if type(count) is not int or count < 0:  # exactly int: True is no count
+            if type(count) is not int or count < 0:  # exactly int: True is not a count
                 raise _invalid("a count is a whole number, not negative")
         elif insert is not UNSET and retain is UNSET and delete is UNSET:
             _check_insert(insert)
@@ -60,7 +60,7 @@ def apply_patch(text: str, ops: Sequence[PatchOp]) -> str:
     """Apply a patch to a text.
 
     Raises:
-        Reject: ``INVALID_PATCH`` for a patch that reaches over the text's end, or too long a one.
+        Reject: ``INVALID_PATCH`` if the patch reaches beyond the text's end, or is too long.
 
     """
     _check_bound(ops)
@@ -81,7 +81,7 @@ def apply_patch(text: str, ops: Sequence[PatchOp]) -> str:
 
 
 def patched_length(length: int, ops: Sequence[PatchOp]) -> int:
-    """Tell how long a text of this length becomes, in characters.
+    """Return the length of a text of this length after a patch, in characters.
 
     Raises:
         Reject: ``INVALID_PATCH``, exactly where `apply_patch` would.
@@ -103,7 +103,7 @@ def patched_length(length: int, ops: Sequence[PatchOp]) -> int:
 
 
 def _check_insert(text: object) -> None:
-    """Refuse what the log cannot hold; the whole text is looked at only if it is not ASCII."""
+    """Refuse what the log cannot hold; only a text that is not ASCII is encoded for that."""
     if not isinstance(text, str):
         raise _invalid("an insert is a text")
     if "\0" in text:

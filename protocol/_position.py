@@ -1,8 +1,8 @@
-"""Where a reader is: a number in a stream, and the chain that says in which history.
+"""Cursors: a number in a stream, and the chain that says in which history.
 
 On the wire a cursor is exclusive, "I have seen N" (I13): a plain number, or ``"N-chain"`` with
-sixteen hex digits, which is checked against the log, so that a cursor of a lost or restored
-history is told from one of this.
+sixteen hex digits, which is checked against the log, so that a cursor of a lost or
+restored history is recognised.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
 class Cursor(msgspec.Struct, frozen=True):
-    """A number in a stream, with the chain there if the reader knows it."""
+    """A number in a stream, with its chain if the reader knows it."""
 
     seq: int
     chain: int | None = None
@@ -48,5 +48,5 @@ def parse_cursor(value: object) -> Cursor:
 
 
 def chain_text(chain: int) -> str:
-    """Write a chain as it stands on the wire: sixteen hex digits."""
+    """Return a chain as it stands on the wire: sixteen hex digits."""
     return chain.to_bytes(8).hex()

@@ -1,4 +1,4 @@
-"""The answer to a command that took effect, and what is kept of it for repeats of its key."""
+"""Receipts: the answers to accepted commands, and what is stored for repeats of a key."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import msgspec
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to a command that took effect, or would have had none."""
+    """The answer to a command that was accepted, even if it changed nothing."""
 
     workspace_id: str
     event_seq: int
-    """Of the command's last event; where it led to none, the head that it saw."""
+    """Of the command's last event; if it led to none, the head that it saw."""
     stream_id: str
     """The command's entity."""
     version: int
     """The entity's version after the command."""
     command_id: str
     repeated: bool = False
-    """True where an idempotency key brought the original answer."""
+    """True if this is the original answer, found by its idempotency key."""
 
     @property
     def entity_id(self) -> str:
@@ -36,14 +36,14 @@ _decode = msgspec.json.Decoder(_StoredReceipt).decode
 
 
 def store_receipt(receipt: Receipt) -> str:
-    """Write what a command result keeps of a receipt: JSON text."""
+    """Return what a command result keeps of a receipt: JSON text."""
     return msgspec.json.encode(
         _StoredReceipt(receipt.event_seq, receipt.stream_id, receipt.version, receipt.command_id)
     ).decode()
 
 
 def repeated_receipt(workspace_id: str, stored: str) -> Receipt:
-    """Return the receipt that repeats of a key get, from what `store_receipt` wrote."""
+    """Return the receipt for a repeat of a key, from what `store_receipt` returned."""
     kept = _decode(stored)
     return Receipt(
         workspace_id=workspace_id,

@@ -18,13 +18,13 @@ class Backoff:
 
         Args:
             first_s: the bound after the first failure, in seconds.
-            max_s: what the bound never exceeds.
+            max_s: the largest bound, in seconds.
 
         """
         self._first_s = first_s
         self._max_s = max_s
         self.failures = 0
-        """In a row."""
+        """Consecutive failures."""
 
     def __repr__(self) -> str:
         return f"<Backoff after {self.failures} failures>"

@@ -1,8 +1,8 @@
-"""How one reader follows one stream: what it was given, what is due, and where it must end.
+"""The state of one reader of one stream: what it was given, what is due, and where it must end.
 
-A subscription is *live* where it takes what is published as it comes, and *behind* where pages
+A subscription is *live* while it takes what is published as it comes, and *behind* while pages
 are read for it from the store: at its beginning, and again whenever it missed something.  What is
-due is told by numbers alone, so replay and live join without a gap and without a repeat (I6).
+due is decided by numbers alone, so replay and live join without a gap and without a repeat (I6).
 
     behind ──(everything published was given)──▶ live
     live ──(a gap in the numbers, or its reader's buffer overflowed)──▶ behind
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from ._event import Event
 
 View: TypeAlias = "Callable[[Event], bytes]"
-"""How an event looks to a reader: a whole message, JSON; a `DalsegnoError` where it cannot."""
+"""The encoding of an event for a reader: a whole JSON message; a `DalsegnoError` if it fails."""
 
 
 def workspace_stream(workspace_id: str) -> str:
-    """Name the stream of all events of a workspace."""
+    """Return the name of the stream of all events of a workspace."""
     return f"workspace:{workspace_id}"
 
 
@@ -38,12 +38,12 @@ class Publication:
     def __init__(self, events: Sequence[Event], *, is_workspace_stream: bool) -> None:
         self.events = events
         self.first = seq_of(events[0], is_workspace_stream=is_workspace_stream)
-        """Number of the first in the stream."""
+        """The number of its first event in the stream."""
         self.last = seq_of(events[-1], is_workspace_stream=is_workspace_stream)
         self._frames: dict[View, Frames] = {}
 
     def frames(self, view: View) -> Frames:
-        """Encode all of it in one view, once for all who look at it that way."""
+        """Return all of it in one view, encoded once for all readers with that view."""
         frames = self._frames.get(view)
         if frames is None:
             frames = self._frames[view] = encode(self.events, view)
@@ -56,12 +56,12 @@ def encode(events: Sequence[Event], view: View) -> Frames:
 
 
 def seq_of(event: Event, *, is_workspace_stream: bool) -> int:
-    """Tell an event's number in the workspace's stream, or in its entity's."""
+    """Return an event's number in the workspace's stream, or in its entity's."""
     return event.event_seq if is_workspace_stream else event.stream_seq
 
 
 class Subscription:
-    """One reader's place in one stream."""
+    """One reader's progress in one stream."""
 
     __slots__ = (
         "ended",
@@ -87,14 +87,14 @@ class Subscription:
         self.sent = start
         """The last number given to the reader."""
         self.head = start
-        """The highest number that is known to be in the stream; of an entity's, while behind."""
+        """The highest number known to be in the stream; kept up to date while behind."""
         self.live = False
         self.missed = False
         """Whether something was published while behind, since this was last reset."""
         self.last_visible: int | None = None
         """The ``event_seq`` above which the reader may see nothing (I8)."""
         self.ended: DalsegnoError | None = None
-        """Why the hub takes care of it no longer."""
+        """Why the hub has ended it; None while it has not."""
         self.view: View | None = None
 
     def __repr__(self) -> str:
@@ -102,19 +102,19 @@ class Subscription:
         return f"<Subscription {self.stream_id} {state} at {self.sent}>"
 
     def begin(self, start: int, head: int) -> None:
-        """Set the place to begin after, and how long the stream is."""
+        """Set the number to begin after, and the head of the stream."""
         self.start = self.sent = start
         self.head = max(self.head, head)
 
     def check_not_ended(self) -> None:
-        """Raise what the hub ended it with."""
+        """Raise the error that the hub ended it with, if it did."""
         if self.ended is not None:
-            raise self.ended.with_traceback(None)  # many hear of the same
+            raise self.ended.with_traceback(None)  # one error for many readers
 
     def offer(self, item: Publication) -> Sequence[Event] | None:
-        """Take what is due of a published item; None where nothing is.
+        """Take a published item: return the events of it that are due, None if none are.
 
-        The answer is ``item.events`` itself where all of it is due.
+        The result is ``item.events`` itself if all of it is due.
         """
         if not self.live:
             self.missed = True
@@ -133,16 +133,16 @@ class Subscription:
         return due
 
     def reaches(self, published: int) -> bool:
-        """Tell whether all that is due was given, the workspace being published up to a number."""
+        """Return whether everything due was given, the workspace being published up to a number."""
         if not self.is_workspace_stream:
             return self.sent >= self.head
         last = self.last_visible
         return self.sent >= (published if last is None else min(published, last))
 
     def take(self, page: Publication) -> Sequence[Event]:
-        """Take what is due of the page that follows, while behind; nothing: the reader may not.
+        """Take the next page, while behind: return what is due of it, empty if it is all hidden.
 
-        The answer is ``page.events`` itself where all of it is due.
+        The result is ``page.events`` itself if all of it is due.
         """
         assert page.first == self.sent + 1, "the page that follows"
         due = self.visible(page.events)
@@ -151,20 +151,20 @@ class Subscription:
         return due
 
     def visible(self, events: Sequence[Event]) -> Sequence[Event]:
-        """Leave out what the reader may not see."""
+        """Return the events that the reader may see."""
         last = self.last_visible
         if last is None or not events or events[-1].event_seq <= last:
             return events
         return [event for event in events if event.event_seq <= last]
 
     def fall_behind(self, sent: int) -> None:
-        """Go back to what was surely given; the rest is read again."""
+        """Go back to what was certainly given; the rest is read again."""
         self.live = False
         self.missed = True
         self.head = max(self.head, self.sent)
         self.sent = min(self.sent, sent)
 
     def revoke(self, last_visible: int) -> None:
-        """Let the reader see nothing above an event; a barrier once set only moves down."""
+        """Hide everything above an event; the barrier, once set, only moves down."""
         old = self.last_visible
         self.last_visible = last_visible if old is None else min(old, last_visible)

@@ -1,8 +1,8 @@
 """Validation of what comes from outside, before anything is done with it.
 
-A NUL has no place in a PostgreSQL text, a lone surrogate none in UTF-8, and a document nested
-deeper than the bound takes the stack of whoever decodes it.  One of these in a group commit would
-fail the neighbours' batches, so it does not get in (I10).
+PostgreSQL text cannot hold a NUL, UTF-8 cannot encode a lone surrogate, and a document nested
+deeper than the bound exhausts the stack of its decoder.  Any of these in a group commit would fail
+the neighbours' batches, so it is refused here (I10).
 
 Nothing here is trusted yet, so every check takes time in proportion to the length of its input.
 """
@@ -20,14 +20,14 @@ from ._errors import Reject
 if TYPE_CHECKING:
     from ._limits import Limits
 
-# A string that never ends reaches to the document's end: were it no match, each quote in it would
-# be tried in its turn, and a message of 1 MiB take hours.
+# A string without an end matches up to the document's end: otherwise each quote in it would be
+# tried in turn, and a message of 1 MiB would take hours.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # one in, one out, as signed bytes
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _WORKSPACE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
-_PATH = re.compile(r" - at `\$\.([^`.\[]+)[^`]*`\Z")  # how msgspec says where
+_PATH = re.compile(r" - at `\$\.([^`.\[]+)[^`]*`\Z")  # how msgspec names the field
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 SYSTEM_WORKSPACE = "$system"
@@ -60,10 +60,10 @@ def check_nul(document: bytes) -> None:
 
 
 def encode_checked(value: object, *, nesting_max: int) -> bytes:
-    """Write a value as JSON, refusing what the log cannot hold.
+    """Encode a value as JSON, refusing what the log cannot hold.
 
     Raises:
-        Reject: ``BAD_REQUEST`` for a NUL, a lone surrogate, or too deep a nesting.
+        Reject: ``BAD_REQUEST`` for a NUL, a lone surrogate, or nesting that is too deep.
 
     """
     try:
@@ -78,7 +78,7 @@ def encode_checked(value: object, *, nesting_max: int) -> bytes:
 
 
 class PayloadDecoder:
-    """Reads values of one type from the payloads of commands."""
+    """A decoder of command payloads of one type."""
 
     __slots__ = ("_decode", "_type")
 
@@ -106,7 +106,7 @@ class PayloadDecoder:
 
 
 def refusal(error: msgspec.ValidationError, type_: object) -> Reject:
-    """Make the answer for a message that has not the shape of its type.
+    """Return the refusal of a message that does not fit its type.
 
     A field, or a whole type, annotated with ``Meta(extra={"code": …})`` has its own code, as
     `PatchOps` has; all others are a ``BAD_REQUEST``.
@@ -128,7 +128,7 @@ def _code_of(annotation: object) -> str:
 
 
 def check_id(value: str, *, chars_max: int, what: str = "id") -> str:
-    """Pass an entity's, client's or user's id: printable text of bounded length.
+    """Check and return an entity's, client's or user's id: printable text of bounded length.
 
     Raises:
         Reject: ``BAD_REQUEST``.
@@ -141,7 +141,7 @@ def check_id(value: str, *, chars_max: int, what: str = "id") -> str:
 
 
 def check_key(value: str, *, chars_max: int) -> str:
-    """Pass an idempotency key.
+    """Check and return an idempotency key.
 
     Raises:
         Reject: ``BAD_REQUEST``.
@@ -151,7 +151,7 @@ def check_key(value: str, *, chars_max: int) -> str:
 
 
 def check_workspace_id(value: str) -> str:
-    """Pass a workspace's id: 1 to 64 of ``[A-Za-z0-9_.-]``.
+    """Check and return a workspace's id: 1 to 64 of ``[A-Za-z0-9_.-]``.
 
     Raises:
         Reject: ``BAD_REQUEST``.

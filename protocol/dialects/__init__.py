@@ -1,4 +1,4 @@
-"""Dialects: what the messages of a client ask, and how events, answers and errors look to it."""
+"""Dialects: how a client's requests are read, and how events, answers and errors are written."""
 
 from ._dialect import (
     Ack as Ack,

@@ -1,7 +1,7 @@
-"""What a client may ask, whatever the dialect, and what a dialect has to provide.
+"""The requests that every dialect has, and what a dialect has to provide.
 
-A message is decoded once, into a struct that says what it asks: the subclass knows its dialect's
-fields, everybody else reads the properties of its kind.  Its ``dialect`` says how answers look.
+A message is decoded once, into the request that it makes: the subclass knows its dialect's fields,
+everything else reads the properties of its kind.  Its ``dialect`` encodes the answers.
 
     SubscribeRequest      follow a stream
     UnsubscribeRequest    stop following it
@@ -40,7 +40,7 @@ CursorField: TypeAlias = int | str | None
 
 
 class ClientMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """What every message may carry."""
+    """The fields that every message may have."""
 
     request_id: Text | None = None
 
@@ -77,31 +77,31 @@ class CommandRequest(ClientMessage, frozen=True, kw_only=True):
     dialect: ClassVar[Dialect]
 
     workspace_id: Text | None = None
-    """None where `stream_id` has to lead there."""
+    """None if it has to be found by `stream_id`."""
     idempotency_key: str | None = None
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """The command's name, as its domain has it."""
+        """The command's name in its domain."""
 
     @property
     @abstractmethod
     def stream_id(self) -> str | None:
-        """The entity that the message names beside its payload, if it does."""
+        """The entity that the message names outside its payload, if it does."""
 
     @abstractmethod
     def decode(self, domain: Domain[Any, Any, Any], limits: Limits) -> tuple[Any, int]:
-        """Read the domain's command out of the message; return it with its length in bytes.
+        """Return the domain's command that the message carries, and its length in bytes.
 
         Raises:
-            Reject: a payload that is not what it has to be.
+            Reject: the payload is invalid.
 
         """
 
 
 class Ack(ClientMessage, tag="ack", frozen=True, kw_only=True):
-    """Say "I have seen everything up to here"; silent where it is accepted (I7)."""
+    """Acknowledge everything up to a number; there is no answer if it is accepted (I7)."""
 
     stream_id: Text
     event_seq: Seq | None = None
@@ -127,7 +127,7 @@ class Ping(ClientMessage, tag="ping", frozen=True, kw_only=True):
 
 
 class Begun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A subscription at its beginning, as its first answer shows it."""
+    """The beginning of a subscription, as its first answer shows it."""
 
     workspace_id: str
     stream_id: str
@@ -136,58 +136,58 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cursor: int
     """The number after which it begins."""
     chain: int | None
-    """The chain at the cursor; None where that event is no longer kept."""
+    """The chain at the cursor; None if that event is no longer kept."""
 
 
 class Dialect(ABC):
-    """How one kind of client speaks: which messages there are, and how everything else looks.
+    """The language of one kind of client: its messages, and the form of everything sent to it.
 
     One stateless object each.  What dialects share is here; a subclass provides the rest.
     """
 
     messages: Sequence[type[ClientMessage]] = ()
-    """What a client may say, beside `Ack` and `Ping`."""
+    """The messages that a client may send, beside `Ack` and `Ping`."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
 
     @abstractmethod
     def entity_event(self, event: Event) -> bytes:
-        """Show an event on its entity's stream."""
+        """Encode an event for its entity's stream."""
 
     @abstractmethod
     def workspace_event(self, event: Event, payload: str) -> bytes:
-        """Show an event on the workspace's stream, with the payload as its domain shows it there.
+        """Encode an event for the workspace's stream, with the payload that its domain shows there.
 
         Raises:
-            DalsegnoError: it cannot be shown.
+            DalsegnoError: it cannot be encoded.
 
         """
 
     @abstractmethod
     def subscribed(self, asked: SubscribeRequest, begun: Begun) -> bytes:
-        """Show the first answer of a subscription."""
+        """Encode the first answer of a subscription."""
 
     @abstractmethod
     def committed(self, asked: CommandRequest, receipt: Receipt) -> bytes:
-        """Show that a command took effect."""
+        """Encode the answer to a command that was accepted."""
 
     @abstractmethod
     def rejected(self, asked: CommandRequest, error: DalsegnoError) -> bytes:
-        """Show that a command was refused, or failed."""
+        """Encode the answer to a command that was refused, or failed."""
 
     def unsubscribed(self, asked: UnsubscribeRequest) -> bytes:
-        """Show that a subscription has ended as asked."""
+        """Encode the answer to an unsubscribe."""
         return message("unsubscribed", asked.request_id, stream_id=asked.stream_id)
 
     def error(self, error: DalsegnoError, request_id: str | None, **context: Any) -> bytes:  # noqa: ANN401 - JSON
-        """Show any other error; ``context`` says what it is about."""
+        """Encode any other error; ``context`` says what it is about."""
         return error_message(error, request_id, **context)
 
     def pong(self, asked: Ping, now: datetime) -> bytes:
-        """Answer a ping."""
+        """Encode the answer to a ping."""
         return message("pong", asked.request_id, server_ts=now)
 
     def heartbeat(self, now: datetime) -> bytes:
-        """Show that the connection is alive."""
+        """Encode a sign of life."""
         return message("heartbeat", server_ts=now)

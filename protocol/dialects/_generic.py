@@ -30,7 +30,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class _Committed(msgspec.Struct, tag="committed", kw_only=True, gc=False):
-    """A struct, since it is written as often as any message."""
+    """The commonest answer: a struct, since that is encoded fastest."""
 
     workspace_id: str
     event_seq: int
@@ -41,18 +41,18 @@ class _Committed(msgspec.Struct, tag="committed", kw_only=True, gc=False):
 
 
 class GenericDialect(Dialect):
-    """Streams and commands by their names."""
+    """The dialect of streams and commands by name."""
 
     def entity_event(self, event: Event) -> bytes:
-        """Show an event on its entity's stream."""
+        """Encode an event for its entity's stream."""
         return _event(event, event.stream_id, event.stream_seq, event.payload)
 
     def workspace_event(self, event: Event, payload: str) -> bytes:
-        """Show an event on the workspace's stream."""
+        """Encode an event for the workspace's stream."""
         return _event(event, f"workspace:{event.workspace_id}", event.event_seq, payload)
 
     def subscribed(self, asked: SubscribeRequest, begun: Begun) -> bytes:
-        """Show the first answer of a subscription."""
+        """Encode the first answer of a subscription."""
         return message(
             "subscribed",
             asked.request_id,
@@ -64,7 +64,7 @@ class GenericDialect(Dialect):
         )
 
     def committed(self, asked: CommandRequest, receipt: Receipt) -> bytes:
-        """Show that a command took effect."""
+        """Encode the answer to a command that was accepted."""
         return _encode(
             _Committed(
                 workspace_id=receipt.workspace_id,
@@ -119,11 +119,11 @@ class CommandMessage(CommandRequest, tag="command", frozen=True, kw_only=True):
 
     @property
     def stream_id(self) -> None:
-        """Nothing: the payload names the entity."""
+        """None: the payload names the entity."""
         return
 
     def decode(self, domain: Domain[Any, Any, Any], limits: Limits) -> tuple[Any, int]:
-        """Read the payload as the domain's command of this name."""
+        """Return the domain's command of this name, and its length in bytes."""
         payload = bytes(self.payload)
         return domain.decode_command(self.name, payload, limits), len(payload)
 

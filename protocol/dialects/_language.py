@@ -1,4 +1,4 @@
-"""What a connection understands: the messages of one or more dialects, as one tagged union.
+"""The language of a connection: the messages of one or more dialects, as one tagged union.
 
 Decoding is strict and bounded: a document is checked for depth before it is decoded, fields for
 type and range while it is.
@@ -30,12 +30,12 @@ class Language:
 
     def __init__(self, *dialects: Dialect) -> None:
         self.default = dialects[0]
-        """How everything looks that answers no message of a dialect of its own."""
+        """The dialect of what does not answer a message with a dialect of its own."""
         messages = [Ack, Ping, *(message for each in dialects for message in each.messages)]
         self._decode = msgspec.json.Decoder(Union[tuple(messages)]).decode  # noqa: UP007 - a value
 
     def decode(self, text: str, limits: Limits) -> AnyRequest:
-        """Read a client's message.
+        """Decode a client's message.
 
         Raises:
             Reject: ``BAD_REQUEST``.
@@ -54,7 +54,7 @@ class Language:
 
 
 WEBSOCKET = Language(GENERIC, NOTES)
-"""What is understood on ``/ws``; the form of each message chooses its dialect."""
+"""The language of ``/ws``; the form of each message chooses its dialect."""
 
 
 class _Envelope(msgspec.Struct):
@@ -65,7 +65,7 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 def request_id_of(text: str) -> str | None:
-    """Return the request id of a message that could not be read, if that much can be."""
+    """Return the request id of a message that cannot be decoded, if that much can be read."""
     try:
         request_id = _decode_envelope(text.encode()).request_id
     except (msgspec.MsgspecError, RecursionError):

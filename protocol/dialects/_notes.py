@@ -1,4 +1,4 @@
-"""The notes dialect, as its seed has it (REQUIREMENTS §1.2.2, §1.2.3).
+"""The notes dialect, as its seed defines it (REQUIREMENTS §1.2.2, §1.2.3).
 
 A note's stream and a workspace's have messages of their own.  In them ``event_seq`` is the number
 in the named stream: on a note's stream, and in answers about a note, it is the note's version.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol._receipt import Receipt
 
 _NOTE = "note"
-"""The domain that this dialect is about."""
+"""The domain that this dialect serves."""
 _AUTOMATION = "automation_"
 
 _encode = msgspec.json.Encoder().encode
@@ -51,10 +51,10 @@ class _PatchCommitted(msgspec.Struct, tag="patch_committed", kw_only=True, gc=Fa
 
 
 class NotesDialect(Dialect):
-    """Notes and their workspace."""
+    """The dialect of notes and their workspace."""
 
     def entity_event(self, event: Event) -> bytes:
-        """Show an event on its note's stream."""
+        """Encode an event for its note's stream."""
         name, _, entity_id = event.stream_id.partition(":")
         return (
             f'{{"type":"note_event","stream_id":{quoted(event.stream_id)},'
@@ -65,7 +65,7 @@ class NotesDialect(Dialect):
         ).encode()
 
     def workspace_event(self, event: Event, payload: str) -> bytes:
-        """Show an event on the workspace's stream; a run's with its id and status on top."""
+        """Encode an event for the workspace's stream; a run's has its id and status on top."""
         kind, extra = "workspace_event", ""
         if event.type.startswith(_AUTOMATION):
             kind, extra = "automation_event", _automation_fields(payload)
@@ -78,7 +78,7 @@ class NotesDialect(Dialect):
         ).encode()
 
     def subscribed(self, asked: SubscribeRequest, begun: Begun) -> bytes:
-        """Show the first answer of a subscription."""
+        """Encode the first answer of a subscription."""
         return message(
             "subscribed",
             asked.request_id,
@@ -88,7 +88,7 @@ class NotesDialect(Dialect):
         )
 
     def committed(self, asked: CommandRequest, receipt: Receipt) -> bytes:
-        """Show that a patch took effect."""
+        """Encode the answer to a patch that was accepted."""
         return _encode(
             _PatchCommitted(
                 note_id=receipt.entity_id,
@@ -100,7 +100,7 @@ class NotesDialect(Dialect):
         )
 
     def rejected(self, asked: CommandRequest, error: DalsegnoError) -> bytes:
-        """Show that a patch was refused; a conflict of versions has a message of its own."""
+        """Encode the answer to a patch that was refused; a version conflict has its own message."""
         stream_id = str(asked.stream_id)
         note_id = stream_id.partition(":")[2]
         if error.code == "VERSION_CONFLICT":
@@ -198,7 +198,7 @@ class ApplyPatch(CommandRequest, tag="apply_patch", frozen=True, kw_only=True):
         return f"{_NOTE}:{self.note_id}"
 
     def decode(self, domain: Domain[Any, Any, Any], limits: Limits) -> tuple[Any, int]:
-        """Make the note domain's command of the seed's message."""
+        """Return the note domain's command for the seed's message, and its length in bytes."""
         if domain.name != _NOTE:
             raise Reject("UNKNOWN_COMMAND", "there are no notes here")
         document = bytes(self.patch_ops)
@@ -225,7 +225,7 @@ class _AutomationFields(msgspec.Struct):
 
 
 def _automation_fields(payload: str) -> str:
-    """Copy a run's id and status to the top of its message (REQUIREMENTS §1.2.3)."""
+    """Return a run's id and status as top-level fields of its message (REQUIREMENTS §1.2.3)."""
     try:
         fields = msgspec.json.decode(payload, type=_AutomationFields)
     except msgspec.MsgspecError:

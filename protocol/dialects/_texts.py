@@ -1,4 +1,4 @@
-"""Messages as texts: what every dialect builds on."""
+"""The encoding of messages that all dialects share."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _ENVELOPE = frozenset({"type", "code", "message", "request_id", "details"})
 
 @lru_cache(maxsize=4_096)
 def quoted(text: str | None) -> str:
-    """Write a name as JSON; cached, since the same few come with event after event."""
+    """Return a name as JSON; cached, since the same few come with event after event."""
     return _encode(text).decode()
 
 
 def error_message(error: DalsegnoError, request_id: str | None, **context: Any) -> bytes:  # noqa: ANN401 - JSON
-    """Show an error: the envelope of §1.3, and beside it, flat, what it is about (§1.2.5)."""
+    """Encode an error: the envelope of §1.3, and its details again, flat, beside it (§1.2.5)."""
     details = {**error.details, **context}
     flat = {name: value for name, value in details.items() if name not in _ENVELOPE}
     return _encode(
@@ -38,7 +38,7 @@ def error_message(error: DalsegnoError, request_id: str | None, **context: Any) 
 
 
 def message(type_: str, request_id: str | None = None, **fields: Any) -> bytes:  # noqa: ANN401 - JSON
-    """Show any other message; ``request_id`` is left out where the client gave none."""
+    """Encode any other message; ``request_id`` is left out if the client gave none."""
     if request_id is not None:
         fields["request_id"] = request_id
     return _encode({"type": type_, **fields})

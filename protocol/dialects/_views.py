@@ -1,4 +1,4 @@
-"""How events look to the readers of one runtime: a dialect's form around a domain's payload.
+"""Views of events for the readers of one runtime: a dialect's form around a domain's payload.
 
 Payloads are stored JSON text and go out byte for byte unless the domain declares a view, so a
 dialect joins texts around them.
@@ -23,7 +23,7 @@ class Views:
 
     def __init__(self, domains: Mapping[str, Domain[Any, Any, Any]]) -> None:
         self._domains = domains
-        # Made once: what is encoded is shared by the identity of the view.
+        # Made once: readers share what is encoded if they have the same view object.
         self._views: dict[tuple[Dialect, bool], View] = {}
 
     def of(self, dialect: Dialect, *, is_workspace_stream: bool) -> View:
@@ -42,7 +42,7 @@ class Views:
         return view
 
     def _payload(self, event: Event) -> str:
-        """Show an event's payload as its domain has it on the workspace's stream."""
+        """Return an event's payload as its domain shows it on the workspace's stream."""
         name, _, entity_id = event.stream_id.partition(":")
         domain = self._domains.get(name)
         if domain is None:

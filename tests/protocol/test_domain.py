@@ -65,8 +65,8 @@ class Added(msgspec.Struct, frozen=True, tag="task_added"):
         ("task", {"snapshot_every": 0}, "count from 1"),
         ("task", {"commands": Nameless}, "no field 'task_id'"),
         ("task", {"id_field": "nobody"}, "no field 'nobody'"),
-        ("task", {"commands": AddTask | int}, "no msgspec.Struct"),
-        ("task", {"events": dict}, "no msgspec.Struct"),
+        ("task", {"commands": AddTask | int}, "not a msgspec.Struct"),
+        ("task", {"events": dict}, "not a msgspec.Struct"),
         ("task", {"events": Listed}, "array_like"),
         ("task", {"events": TaskAdded | Added}, "share a name"),
     ],
@@ -127,8 +127,8 @@ def plain(task: Task | None, command: AddTask) -> None:
         (unannotated, "annotate"),
         (half, "annotate"),
         (short, "annotate"),
-        (strange_command, "is no command"),
-        (union_command, "is no command"),
+        (strange_command, "is not a command"),
+        (union_command, "is not a command"),
         (unknown_type, "nowhere.*import it at run time"),
         (strange_extra, "only Context, Touched and Past"),
         (optional_extra, "only Context, Touched and Past"),
@@ -149,7 +149,7 @@ def test_a_need_that_nobody_reads_is_refused() -> None:
 def test_a_command_has_one_decider() -> None:
     domain = declare()
     domain.decide()(plain)
-    with pytest.raises(DomainError, match="a decider already"):
+    with pytest.raises(DomainError, match="already has a decider"):
         domain.decide()(plain)
 
 
@@ -169,9 +169,9 @@ def evolve_added(task: Task | None, event: TaskAdded) -> Task:
     ("function", "message"),
     [
         (unannotated, "annotate"),
-        (strange_event, "is no event"),
-        (with_context, "is no event"),
-        (plain, "is no event"),
+        (strange_event, "is not an event"),
+        (with_context, "is not an event"),
+        (plain, "is not an event"),
     ],
 )
 def test_a_wrong_evolver_is_refused(function: Callable[..., Any], message: str) -> None:
@@ -182,7 +182,7 @@ def test_a_wrong_evolver_is_refused(function: Callable[..., Any], message: str) 
 def test_an_event_has_one_evolver() -> None:
     domain = declare()
     domain.evolve(evolve_added)
-    with pytest.raises(DomainError, match="an evolver already"):
+    with pytest.raises(DomainError, match="already has an evolver"):
         domain.evolve(evolve_added)
 
 
