@@ -1,1 +1,1 @@
-"""What a workspace knows how to do: one module a domain, written with the public domain API."""
+"""The built-in domains: one module each, written with the public domain API."""

@@ -1,4 +1,4 @@
-"""Users, and the workspaces that they created: what the log of ``$system`` holds.
+"""Users, and the workspaces that they created: the log of ``$system``.
 
 That an e-mail address or a slug is used once, and that setup happens once, needs no constraint and
 no lock: each is an entity that the command touches, and a log decides one command at a time.
@@ -31,24 +31,24 @@ from .members import (
 Others = Sequence[tuple[Domain[Any, Any, Any], str]]
 
 NAME_CHARS_MAX = 200
-"""The name of a user or a workspace."""
+"""Characters in the name of a user or a workspace."""
 
 
 # --------------------------------------------------------------------------------------- users
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody with an account."""
+    """An account."""
 
     email: str
     display_name: str
     role: Role | None
-    """Global, for users and backups; None for who is disabled and may do nothing."""
+    """Global, for users and backups; None once disabled, when nothing is allowed."""
     created_at: datetime
 
     @property
     def status(self) -> Literal["active", "disabled"]:
-        """Tell whether the account can be used."""
+        """Whether the account can be used."""
         return "disabled" if self.role is None else "active"
 
 
@@ -68,7 +68,7 @@ class DisableUser(msgspec.Struct, frozen=True):
 
 
 class UserRegistered(msgspec.Struct, frozen=True, kw_only=True):
-    """An account exists."""
+    """An account was created."""
 
     email: str
     display_name: str
@@ -77,7 +77,7 @@ class UserRegistered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UserDisabled(msgspec.Struct, frozen=True):
-    """An account is closed."""
+    """An account was closed."""
 
 
 users = Domain(
@@ -175,7 +175,7 @@ class CreateSpace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SpaceCreated(msgspec.Struct, frozen=True, kw_only=True):
-    """A workspace exists."""
+    """A workspace was created."""
 
     slug: str
     name: str
@@ -238,7 +238,7 @@ def _by_owner(space: Space) -> Index:
 
 
 def owner_key(user_id: str) -> str:
-    """Name the key under which the workspaces that a user created are listed."""
+    """Return the key under which the workspaces that a user created are listed."""
     return f"owner:{user_id}"
 
 
@@ -246,14 +246,14 @@ def owner_key(user_id: str) -> str:
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """That the first account and workspace were made."""
+    """The record of the first account and workspace."""
 
     user_id: str
     workspace_id: str
 
 
 class SetUp(msgspec.Struct, frozen=True, kw_only=True):
-    """Make the first account, a global owner, and its workspace: once, by the program itself."""
+    """Create the first account, a global owner, and its workspace: once, by the program itself."""
 
     setup_id: Literal["main"] = "main"
     user_id: str
@@ -265,7 +265,7 @@ class SetUp(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SetupCompleted(msgspec.Struct, frozen=True):
-    """The first account and workspace exist."""
+    """The first account and workspace were created."""
 
     user_id: str
     workspace_id: str
@@ -312,7 +312,7 @@ def _setup_completed(_setup: Setup | None, event: SetupCompleted) -> Setup:
 
 
 system_domains: tuple[Domain[Any, Any, Any], ...] = (users, spaces, claims, setups)
-"""What only the log of ``$system`` holds, and no command from the network reaches by its name."""
+"""The domains of ``$system`` alone; the network cannot name their commands."""
 
 account_domains: tuple[Domain[Any, Any, Any], ...] = (*system_domains, rosters, members)
 """All of this module and `members`."""

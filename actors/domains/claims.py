@@ -1,7 +1,7 @@
 """Names that may be used once: an e-mail address, a workspace's slug.
 
-A claim has no commands of its own.  It is made by whoever creates the user or the workspace, with
-the same command, so that both happen or neither.
+A claim has no commands of its own.  The command that creates the user or the workspace makes it
+too, so that both happen or neither.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from dalsegno.protocol import Domain, On, Reject, Touched
 
 EMAIL_CHARS_MAX = 190
-"""An address is part of an entity's id."""
+"""Characters in an address, which is part of an entity's id."""
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?", re.ASCII)
@@ -44,20 +44,20 @@ def _claimed(_before: Claim | None, event: Claimed) -> Claim:
 
 
 def email_claim(email: str) -> str:
-    """Name the claim on an address, however it is written."""
+    """Return the id of the claim on an address, the same for every spelling of it."""
     return f"email:{unicodedata.normalize('NFC', email.strip()).casefold()}"
 
 
 def slug_claim(slug: str) -> str:
-    """Name the claim on a slug."""
+    """Return the id of the claim on a slug."""
     return f"slug:{slug}"
 
 
 def claim(claim_id: str, by: str, touched: Touched) -> On[Claimed]:
-    """Decide to take a name.
+    """Return the event that takes a name.
 
     Raises:
-        Reject: ``STATE_CONFLICT`` where somebody has it.
+        Reject: ``STATE_CONFLICT`` if it is taken.
 
     """
     if touched.get(claims, claim_id) is not None:
@@ -67,7 +67,7 @@ def claim(claim_id: str, by: str, touched: Touched) -> On[Claimed]:
 
 
 def check_email(email: str) -> str:
-    """Pass an e-mail address, or raise `Reject`: whether mail gets there, only mail can tell."""
+    """Check and return an e-mail address, or raise `Reject`; only mail can show that it works."""
     email = email.strip()
     if len(email) > EMAIL_CHARS_MAX or not _EMAIL.fullmatch(email):
         raise Reject("BAD_REQUEST", "not an e-mail address", field="email")
@@ -75,7 +75,7 @@ def check_email(email: str) -> str:
 
 
 def check_slug(slug: str) -> str:
-    """Pass a slug, or raise `Reject`."""
+    """Check and return a slug, or raise `Reject`."""
     if not _SLUG.fullmatch(slug):
         raise Reject("BAD_REQUEST", "a slug has 1 to 64 of a-z 0-9 and inner -", field="slug")
     return slug

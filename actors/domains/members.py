@@ -1,9 +1,9 @@
-"""Who belongs to a workspace: an entity a member, in the workspace's own log.
+"""The members of a workspace: one entity each, in the workspace's own log.
 
 A workspace's first owner is recorded in ``$system`` when it is created, and the log of the
 workspace is empty then (DESIGN §4).  So a member entity without events does not mean "nobody": for
-`Context.owner_id` it means "owner".  The roster of owners starts from the same fact, which is how
-"the last owner stays" can be told by a decider that sees two entities only.
+`Context.owner_id` it means "owner".  The roster of owners starts from the same user, which is how
+a decider that sees only two entities can make the last owner stay.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import msgspec
 from dalsegno.protocol import Context, Domain, Index, On, Reject, Touched
 
 Role = Literal["owner", "admin", "editor", "viewer"]
-"""What a user may be, in a workspace or globally (REQUIREMENTS §1.4)."""
+"""The role of a user, in a workspace or globally (REQUIREMENTS §1.4)."""
 
 ANYBODY = frozenset({"owner", "admin", "editor", "viewer"})
 """Every role."""
 
 ADMINS = frozenset({"owner", "admin"})
-"""Who may change members and users."""
+"""The roles that may change members and users."""
 
 OWNERS_MAX = 100
 """Owners of one workspace: their list is one value."""
@@ -45,7 +45,7 @@ class OwnersChanged(msgspec.Struct, frozen=True):
 
 
 rosters = Domain("roster", state=Roster, commands=Never, events=OwnersChanged)
-"""One entity a log, changed together with the member that became or was an owner."""
+"""One entity per log, changed together with the member that became or was an owner."""
 
 
 @rosters.evolve
@@ -54,12 +54,12 @@ def _owners_changed(_roster: Roster | None, event: OwnersChanged) -> Roster:
 
 
 def roster_of(_command: object) -> Sequence[tuple[Domain[Any, Any, Any], str]]:
-    """Name the roster, for ``touches=``."""
+    """Return the roster, for ``touches=``."""
     return [(rosters, ROSTER_ID)]
 
 
 def owners_of(touched: Touched, context: Context) -> tuple[str, ...]:
-    """Tell who the owners are as of a command's place in the log."""
+    """Return the owners just before a command."""
     roster = touched.get(rosters, ROSTER_ID)
     if roster is not None:
         return roster.owners
@@ -69,11 +69,11 @@ def owners_of(touched: Touched, context: Context) -> tuple[str, ...]:
 def owner_change(
     user_id: str, *, becomes_owner: bool, touched: Touched, context: Context
 ) -> list[On[OwnersChanged]]:
-    """Decide what a new role of a user does to the roster: nothing, or one event.
+    """Return what a user's new role changes in the roster: nothing, or one event.
 
     Raises:
-        Reject: ``ROLE_FORBIDDEN`` where an admin makes or unmakes an owner (REQUIREMENTS §1.4,
-            ownership transfer), ``MEMBERSHIP_CONFLICT`` where no owner, or too many, would be.
+        Reject: ``ROLE_FORBIDDEN`` if an admin makes or unmakes an owner (REQUIREMENTS §1.4,
+            ownership transfer), ``MEMBERSHIP_CONFLICT`` if no owner would be left, or too many.
 
     """
     owners = owners_of(touched, context)
@@ -94,7 +94,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
     role: Role
     since: datetime
-    """When it, or the first record of it in this log, began."""
+    """When it began, or was first recorded in this log."""
 
 
 class PutMember(msgspec.Struct, frozen=True):

@@ -2,10 +2,10 @@
 
 A note's version is the number of its last event, and every accepted write raises it by one.  A
 deleted note keeps its state, with ``deleted_at`` set: its versions stay readable, and a rollback
-brings it back.  It is changed in no other way, and its id is not free again.
+brings it back.  Nothing else changes it, and its id is not free again.
 
 A patch is folded once, by the evolver; the decider only asks whether it fits, which is a question
-of lengths.  So a keystroke in a note of 100 KB copies that text once and looks at none of it.
+of lengths.  So a keystroke in a note of 100 KB copies that text once and scans none of it.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ NOTE_BYTES_MAX = Limits().note_bytes_max
 """A note's text, UTF-8."""
 
 NOTE_KINDS = frozenset({"markdown", "settings", "media_image", "media_video"})
-"""REQUIREMENTS §1.6."""
+"""The kinds of notes (REQUIREMENTS §1.6)."""
 
 _UTF8_MAX = 4  # bytes of one character
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
-    """A note as it stands, or stood when it was deleted."""
+    """A note as it is, or was when it was deleted."""
 
     version: int
     title: str
@@ -56,7 +56,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CreateNote(msgspec.Struct, frozen=True):
-    """Write a new note; without an id the runtime gives it one."""
+    """Create a note; without an id the runtime makes one."""
 
     title: str
     markdown: str = ""
@@ -82,14 +82,14 @@ class SetTitle(msgspec.Struct, frozen=True):
 
 
 class DeleteNote(msgspec.Struct, frozen=True):
-    """Put the note away; once more does nothing."""
+    """Delete the note; repeating it does nothing."""
 
     note_id: str
     base_version: int | None = None
 
 
 class RollbackNote(msgspec.Struct, frozen=True):
-    """Make title and text what they were at a version, and a deleted note a living one."""
+    """Restore the title and the text of a version, and a deleted note with them."""
 
     note_id: str
     target_version: int
@@ -97,7 +97,7 @@ class RollbackNote(msgspec.Struct, frozen=True):
 
 
 class NoteCreated(msgspec.Struct, frozen=True):
-    """A note began."""
+    """A note was created."""
 
     title: str
     markdown: str
@@ -108,7 +108,7 @@ class NoteCreated(msgspec.Struct, frozen=True):
 
 
 class NotePatched(msgspec.Struct, frozen=True):
-    """Its text changed; whoever has the version before can apply this."""
+    """The text changed; the patch applies to the version before."""
 
     patch_ops: PatchOps
     length: int
@@ -117,21 +117,21 @@ class NotePatched(msgspec.Struct, frozen=True):
 
 
 class NoteTitleUpdated(msgspec.Struct, frozen=True):
-    """Its title changed."""
+    """The title changed."""
 
     title: str
     version: int
 
 
 class NoteDeleted(msgspec.Struct, frozen=True):
-    """It was put away."""
+    """The note was deleted."""
 
     version: int
     deleted_at: datetime
 
 
 class NoteRollback(msgspec.Struct, frozen=True):
-    """It became again what it was."""
+    """The title and the text of an earlier version were restored."""
 
     title: str
     markdown: str
@@ -150,7 +150,7 @@ notes = Domain("note", state=Note, commands=NoteCommand, events=NoteEvent, repea
 
 @notes.decide
 def create(note: Note | None, command: CreateNote, context: Context) -> NoteCreated:
-    """Begin a note under an id that no other has or had."""
+    """Create a note under an id that no other has or had."""
     if note is not None:
         raise Reject("NOTE_EXISTS", "a note has this id")
     if command.note_kind not in NOTE_KINDS:
@@ -194,13 +194,13 @@ def put_away(note: Note, command: DeleteNote, context: Context) -> NoteDeleted |
 
 
 def _target(command: RollbackNote) -> int | None:
-    """Name the version to load; no store is asked for a number that it cannot hold."""
+    """Return the version to load; no store is asked for a number that it cannot hold."""
     return command.target_version if 1 <= command.target_version <= SEQ_MAX else None
 
 
 @notes.decide(needs=_target)
 def roll_back(note: Note, command: RollbackNote, past: Past) -> NoteRollback:
-    """Write the title and the text of a version once more, as a new one."""
+    """Restore the title and the text of a version, as a new one."""
     if not 1 <= command.target_version <= note.version or past.state is None:
         raise Reject("NOTE_NOT_FOUND", f"the note has no version {command.target_version}")
     then: Note = past.state
@@ -215,7 +215,7 @@ def roll_back(note: Note, command: RollbackNote, past: Past) -> NoteRollback:
 
 
 def check_title(title: str) -> str:
-    """Pass a title.
+    """Check and return a title.
 
     Raises:
         Reject: ``BAD_REQUEST``.
@@ -228,7 +228,7 @@ def check_title(title: str) -> str:
 
 
 def check_size(markdown: str) -> None:
-    """Refuse too long a text, measuring only one that may be.
+    """Raise if a text is too long, measuring only one that may be.
 
     Raises:
         Reject: ``PAYLOAD_TOO_LARGE``.
@@ -251,7 +251,7 @@ def _check_alive(note: Note) -> None:
 
 @notes.evolve
 def created(_note: Note | None, event: NoteCreated) -> Note:
-    """Begin."""
+    """Create the note."""
     return Note(
         version=event.version,
         title=event.title,
@@ -271,19 +271,19 @@ def patched(note: Note, event: NotePatched) -> Note:
 
 @notes.evolve
 def title_updated(note: Note, event: NoteTitleUpdated) -> Note:
-    """Take the title."""
+    """Set the title."""
     return replace(note, title=event.title, version=event.version)
 
 
 @notes.evolve
 def deleted(note: Note, event: NoteDeleted) -> Note:
-    """Keep everything, as deleted."""
+    """Mark the note as deleted, and keep everything."""
     return replace(note, deleted_at=event.deleted_at, version=event.version)
 
 
 @notes.evolve
 def rolled_back(note: Note, event: NoteRollback) -> Note:
-    """Take title and text; the note lives."""
+    """Set title and text; the note is no longer deleted."""
     return replace(
         note,
         title=event.title,
@@ -293,17 +293,17 @@ def rolled_back(note: Note, event: NoteRollback) -> Note:
     )
 
 
-# ---------------------------------------------------------------------------------- looking at
+# ------------------------------------------------------------------------- listing and viewing
 
 
 @notes.index
 def index(note: Note) -> Index:
-    """List notes by their titles."""
+    """Return the title, by which notes are listed."""
     return Index(title=note.title)
 
 
 class _Seen(msgspec.Struct, frozen=True, gc=False):
-    """What the workspace's stream tells of any of them."""
+    """The fields of any event that the workspace's stream shows."""
 
     version: int
     rolled_back_to: int | None = None
@@ -311,7 +311,7 @@ class _Seen(msgspec.Struct, frozen=True, gc=False):
 
 @notes.view(of=_Seen)
 def on_workspace_stream(event: _Seen, note_id: str, version: int) -> dict[str, Any]:
-    """Say which note changed, not how: ``event_seq`` is the number in the note's stream."""
+    """Return which note changed, not how; ``event_seq`` is the number in the note's stream."""
     seen: dict[str, Any] = {"note_id": note_id, "version": event.version, "event_seq": version}
     if event.rolled_back_to is not None:
         seen["rolled_back_to"] = event.rolled_back_to

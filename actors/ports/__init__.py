@@ -1,4 +1,4 @@
-"""What the actors need of the outside, and what they may rely on."""
+"""The ports: what the actors need of the outside, and what they may rely on."""
 
 from ._records import (
     AuditEntry as AuditEntry,

@@ -14,7 +14,7 @@ class BatchRejectedError(DalsegnoError):
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a workspace's log ends, and who may append to it."""
+    """The end of a workspace's log, and the owner that may append to it."""
 
     workspace_id: str
     epoch: int
@@ -35,13 +35,13 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 
     node_id: str
     address: str | None
-    """Where it can be reached, if it says so."""
+    """Where it can be reached, if it has said so."""
     expires_in_s: float
-    """What is left of its lease by the store's clock; 0 or less: others may take over."""
+    """The rest of its lease by the store's clock; at 0 or less others may take over."""
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that was done to a workspace from outside its log."""
+    """An intervention in a workspace from outside its log."""
 
     recorded_at: datetime
     workspace_id: str
@@ -52,12 +52,12 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EntityWrite(msgspec.Struct, frozen=True, kw_only=True):
-    """What one batch makes of one entity: at most one a stream in a batch."""
+    """An entity's row after a batch: at most one per stream in a batch."""
 
     stream_id: str
     version: int
     exists: bool
-    """False where the last event made it nothing; lists leave it out."""
+    """False if the last event ended the entity; lists leave it out."""
     keys: tuple[str, ...] = ()
     title: str | None = None
     state: str | None = None
@@ -76,7 +76,7 @@ class SnapshotWrite(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResultWrite(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer that repeats of a command's key get: at most one a (scope, key) in a batch."""
+    """The answer to repeats of a command's key: at most one per (scope, key) in a batch."""
 
     scope: str
     key: str
@@ -114,9 +114,9 @@ class StoredEntity(msgspec.Struct, frozen=True, kw_only=True):
     stream_id: str
     version: int
     state: str | None
-    """JSON text, ``null`` where the entity was nothing then; None: none that can be used."""
+    """JSON text, ``null`` if the entity did not exist then; None if there is no usable state."""
     state_version: int
-    """The version that ``state`` is of; 0 without one."""
+    """The version of ``state``; 0 without one."""
     events: tuple[Event, ...]
     """``state_version + 1`` … ``version``, in order."""
 
@@ -128,7 +128,7 @@ class StoredResult(msgspec.Struct, frozen=True, kw_only=True):
     answer: str
     event_seq: int
     expires_in_s: float
-    """What is left of the key's lifetime, by the store's clock."""
+    """The rest of the key's lifetime, by the store's clock."""
 
 
 class EntityItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,7 +142,7 @@ class EntityItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CursorKey(msgspec.Struct, frozen=True, order=True):
-    """Whose acks: a user's client, in one stream of one workspace."""
+    """The key of an ack cursor: a user's client, in one stream of one workspace."""
 
     user_id: str
     client_id: str
@@ -164,7 +164,7 @@ class PageBounds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a batch was not appended, read after the fact."""
+    """The possible reasons why a batch was not appended, read afterwards."""
 
     head: Head | None
     live_keys: dict[tuple[str, str], StoredResult]

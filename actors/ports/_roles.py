@@ -1,4 +1,4 @@
-"""Who may do what: a principal's role, decided by the log alone (I8).
+"""Access: a principal's role, decided by the log alone (I8).
 
 Which entities decide is declared by the domains.  The one named after a user holds the user's role:
 in ordinary workspaces that of the domain with `Domain.role`, in ``$system`` that of the reserved
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     AnyDomain = Domain[Any, Any, Any]
 
 SYSTEM_ROLE = "system"
-"""The embedding program's, which is allowed everything."""
+"""The role of the embedding program, which is allowed everything."""
 
 
 class Roles:
-    """What the domains of a runtime declare about access."""
+    """The declarations of a runtime's domains about access."""
 
     def __init__(self, domains: Sequence[AnyDomain]) -> None:
         """Collect the declarations.
@@ -50,7 +50,7 @@ class Roles:
         return self._users if workspace_id == SYSTEM_WORKSPACE else self._members
 
     def removed_by(self, event: Event) -> str | None:
-        """Return the user whose access an event ends; None where it ends nobody's."""
+        """Return the user whose access an event ends; None if it ends nobody's."""
         name, _, user_id = event.stream_id.partition(":")
         return user_id if event.type in self._ended_by.get(name, ()) else None
 
@@ -62,7 +62,7 @@ def role_in(
     user_id: str,
     founder_id: str | None,
 ) -> str | None:
-    """Return a user's role from the entity that decides it; None for a user who has none."""
+    """Return a user's role from the entity that decides it; None if the user has none."""
     if version == 0:
         return "owner" if user_id == founder_id else None
     assert domain.role_of is not None, "declared"

@@ -5,17 +5,17 @@ and pass one contract suite.  What every store guarantees:
 
 * `Store.append` is atomic per batch: all of a batch or nothing of it; batches of one call do not
   affect each other (I10).  It compares ``(epoch, head_seq)`` in the same step that writes (I3).
-* `Store.acquire` raises the epoch by one; from its return on, no append under a lower epoch takes
-  effect, also none that was sent before (I4).
+* `Store.acquire` raises the epoch by one; once it has returned, no append under a lower epoch takes
+  effect, not even one that was sent before (I4).
 * A read sees at least everything whose append had returned before the read began.
-* Leases run by the store's own clock, one a node.  They tell who should serve a workspace; what may
-  be written is for the epoch alone to say (I3).
+* Leases run by the store's own clock, one per node.  They decide which node should serve a
+  workspace; the epoch alone decides what may be written (I3).
 
 Errors: `StoreUnavailableError` means that nothing was sent and nothing happened;
 `OutcomeUnknownError` (`Store.append`, `Store.acquire`) that it may or may not have happened;
 `BatchRejectedError` that the store refused the data and wrote nothing of any batch in the call.
-Reads raise `StoreUnavailableError` for any loss of the connection, and so does what may simply be
-repeated: everything about nodes, halts, states, cursors and sweeps.
+Reads raise `StoreUnavailableError` for any loss of the connection, and so do calls that may simply
+be repeated: everything about nodes, halts, states, cursors and sweeps.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class Log(Protocol):
     """Events, appended in batches and read in pages."""
 
     async def append(self, batches: Sequence[Batch]) -> Collection[str]:
-        """Commit what can be; return the ids of the workspaces whose batches were committed.
+        """Commit the batches that can be; return the ids of the workspaces of those committed.
 
-        A workspace appears at most once in ``batches``.  One that is not in the result wrote
-        nothing: its epoch or head moved, it is halted, it has a live key, or somebody holds its
-        head just now; `explain` tells which.
+        A workspace appears at most once in ``batches``.  For one that is not in the result nothing
+        was written: its epoch or head has moved, it is halted, it has a live key, or its head is
+        locked at the moment; `explain` reads which.
         """
 
     async def explain(self, batch: Batch) -> Refusal:
-        """Read what may have refused a batch."""
+        """Read why a batch may have been refused."""
 
     async def read_events(self, workspace_id: str, bounds: PageBounds) -> list[Event]:
         """Read a page of a workspace's log, ascending; ``[]`` for an unknown workspace."""
@@ -70,77 +70,77 @@ class Log(Protocol):
         """Find the events that commands led to, above ``after_seq`` (I4)."""
 
     async def event_types(self) -> set[tuple[str, str, int]]:
-        """Tell every (domain, type, type_version) that was ever appended."""
+        """Return every (domain, type, type_version) that was ever appended."""
 
 
 class Ownership(Protocol):
     """Who owns a workspace, under which epoch, and whether it is halted."""
 
     async def read_head(self, workspace_id: str) -> Head | None:
-        """Read where a log ends; None where it never began."""
+        """Read where a log ends; None if it never began."""
 
     async def read_heads(self, workspace_ids: Collection[str]) -> dict[str, Head]:
-        """Read where logs end, those that ever began."""
+        """Read where logs end; those that never began are left out."""
 
     async def acquire(
         self, workspace_id: str, owner: str, *, create: bool, incarnation: str | None = None
     ) -> Head | None:
-        """Raise the epoch and own the workspace; None where it is absent and not ``create``.
+        """Raise the epoch and own the workspace; None if it is absent and not ``create``.
 
-        A workspace that another node owns, one whose lease runs, stays as it is: the head's
-        ``owner`` is that node then.  ``owner`` itself, whose lease it may be, gets it, unless
-        another ``incarnation`` is that node by now: then the head's ``owner`` is None, and what
-        was sent before may still be written.
+        A workspace that another node with a running lease owns stays as it is: the head's
+        ``owner`` is that node then.  ``owner`` itself always gets it, even while its own lease
+        runs, unless another ``incarnation`` is that node by now: then the head's ``owner`` is
+        None, and what was sent before may still be written.
         """
 
     async def release(self, workspace_id: str, epoch: int) -> bool:
-        """Own the workspace no longer, so that any node may; tell whether ``epoch`` still stood."""
+        """Release the workspace to any node; return whether ``epoch`` was still current."""
 
     async def halt(
         self, workspace_id: str, epoch: int, reason: str, *, code: str, actor: str
     ) -> bool:
-        """Set the halt marker, audited, and tell whether ``epoch`` still stood.
+        """Set the halt marker, audited; return whether ``epoch`` was still current.
 
-        Nothing is appended while it is set (X-PER-9).  A marker that is set already stays, and no
+        Nothing is appended while it is set (X-PER-9).  A marker that is already set stays, and no
         entry is added.
         """
 
     async def resume(self, workspace_id: str, epoch: int, *, actor: str, detail: str) -> bool:
-        """Clear the halt marker, audited, and tell whether ``epoch`` still stood."""
+        """Clear the halt marker, audited; return whether ``epoch`` was still current."""
 
     async def read_audit(self, workspace_id: str, *, limit: int) -> list[AuditEntry]:
-        """Read what was done to a workspace from outside its log, the newest first."""
+        """Read the interventions in a workspace from outside its log, newest first."""
 
     async def beat(
         self, node_id: str, incarnation: str, *, address: str | None, lease_s: float, first: bool
     ) -> float | None:
-        """Prolong a node's lease to ``lease_s`` from now; tell what was left of it, in seconds.
+        """Extend a node's lease to ``lease_s`` from now; return what was left of it, in seconds.
 
         0 or less: it had run out, so others may have taken over what this node owned.
-        None: another process is this node now, and nothing changed.  A row that is gone is made
-        again, with 0 left.
+        None: another process is this node now, and nothing changed.  A missing row is made again,
+        with 0 left.
 
-        ``first`` makes this process the node, whoever was it before, and forgets nodes whose lease
-        ended more than a day ago.
+        ``first`` makes this process the node, in the place of any other, and forgets nodes whose
+        lease ended more than a day ago.
         """
 
     async def forget(self, node_id: str, incarnation: str) -> None:
         """End a node's lease now, unless another process is this node."""
 
     async def find_node(self, node_id: str) -> Node | None:
-        """Read a node, also one whose lease has run out."""
+        """Read a node, even one whose lease has run out."""
 
 
 class Entities(Protocol):
     """States and index columns, which commit with the events."""
 
     async def read_versions(self, workspace_id: str, stream_ids: Collection[str]) -> dict[str, int]:
-        """Read the versions of entities, those that ever existed."""
+        """Read the versions of entities; those that never existed are left out."""
 
     async def load_entities(
         self, workspace_id: str, stream_ids: Collection[str], domain_versions: dict[str, int]
     ) -> dict[str, StoredEntity]:
-        """Load entities, those that exist, each with the events that its state lags.
+        """Load the entities that exist, each with the events that its state lags.
 
         ``domain_versions`` maps a stream to the domain version whose stored states can be used;
         others are folded from the beginning.
@@ -154,9 +154,9 @@ class Entities(Protocol):
     async def write_states(
         self, workspace_id: str, epoch: int, entities: Sequence[EntityWrite]
     ) -> bool:
-        """Store the states of entities, those whose version is still the one given.
+        """Store the states of those entities whose version is still the one given.
 
-        Nothing else of them is written.  Tells whether ``epoch`` still stood.
+        Nothing else of them is written.  Returns whether ``epoch`` was still current.
         """
 
     async def list_entities(
@@ -173,10 +173,10 @@ class Entities(Protocol):
     async def locate(
         self, stream_id: str, *, after: str = "", limit: int = 2, existing_only: bool = False
     ) -> list[str]:
-        """Tell which workspaces have an entity of this stream id, by workspace id.
+        """Return the workspaces that have an entity of this stream id, ordered by workspace id.
 
         An id that is globally unique (UUIDv7) needs no workspace beside it on the wire, and two
-        answers tell that one is not.  An id that is a user's own tells where the user is a member.
+        results show that one is not.  A user's own id shows where the user is a member.
         """
 
 
@@ -189,24 +189,24 @@ class Results(Protocol):
         """Look up (scope, key) pairs; expired ones count as absent."""
 
     async def sweep_results(self, *, limit: int) -> int:
-        """Forget expired idempotency keys, at most ``limit``, and tell how many went."""
+        """Forget expired idempotency keys, at most ``limit``; return how many."""
 
 
 class Cursors(Protocol):
     """How far clients have acknowledged streams."""
 
     async def read_cursors(self, keys: Collection[CursorKey]) -> dict[CursorKey, int]:
-        """Read ack cursors, those that exist."""
+        """Read the ack cursors that exist."""
 
     async def write_cursors(self, cursors: dict[CursorKey, int]) -> None:
-        """Raise ack cursors; one that stands higher already stays (I7)."""
+        """Raise ack cursors; one that is already higher stays (I7)."""
 
     async def sweep_cursors(
         self, after: CursorKey | None, *, limit: int, unused_s: float
     ) -> CursorKey | None:
-        """Look at ``limit`` cursors behind ``after``, and forget those not written for so long.
+        """Visit the ``limit`` cursors after ``after``; forget those not written for ``unused_s``.
 
-        Returns the last one looked at, to go on after; None at the end.
+        Returns the last one visited, to go on after; None at the end.
         """
 
 
@@ -214,4 +214,4 @@ class Store(Log, Ownership, Entities, Results, Cursors, Protocol):
     """A durable, fenced log of many workspaces."""
 
     async def aclose(self) -> None:
-        """Let go of connections; a store is not used after."""
+        """Close connections; a store is not used afterwards."""

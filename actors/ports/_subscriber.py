@@ -1,4 +1,4 @@
-"""The port between a workspace's hub and those that follow it: connections, and a host's loops."""
+"""The port between a workspace's hub and its subscribers: connections, and a host's loops."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ class Subscriber(Protocol):
         """End the subscription, everything visible having been offered, unless it is behind."""
 
     def ended(self, subscription: Subscription, error: DalsegnoError) -> None:
-        """End the subscription: nothing more comes, and why; never waits, never raises."""
+        """End the subscription with the reason; never waits, never raises."""
 
 
 class SocketSubscriber(Subscriber, Protocol):
-    """A subscriber that writes to a transport; in a cohort the hub writes what is due to all."""
+    """A subscriber that writes to a transport; in a cohort the hub writes for all of them."""
 
     transport: Transport
 
     def flush_nowait(self) -> None:
-        """Write what is due, as far as that goes without waiting; never raises."""
+        """Write what is due, as far as possible without waiting; never raises."""
 
     def leave_cohorts(self, workspace_id: str) -> None:
-        """Let its subscriptions in a workspace be served individually; never raises."""
+        """Have the subscriptions in a workspace served individually; never raises."""
 
     def write_on(self) -> None:
-        """Have the rest written that the transport did not take at once; never raises."""
+        """Start to write the rest, which the transport did not take at once; never raises."""
 
     def on_write_error(self, error: Exception) -> None:
         """Handle the error of a write, within its ``except`` block; never raises."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TransportClosedError(Exception):
-    """The connection is over, by whomever; nothing more is read or written."""
+    """The connection is over, whoever ended it; nothing more is read or written."""
 
     def __init__(self, code: int, reason: str = "") -> None:
         super().__init__(code, reason)
@@ -35,10 +35,10 @@ class Transport(Protocol):
     """Trio's time when the client last took some of what was kept for it; at first, the opening."""
 
     def send_nowait(self, frames: Sequence[Frames]) -> bool:
-        """Write as much as goes without waiting.
+        """Write as much as possible without waiting.
 
         Returns:
-            True where all was written.  False: the rest is kept here, and `flush` must have
+            True if all was written.  False: the rest is kept here, and `flush` must have
             returned before anything else is sent.
 
         Raises:
@@ -57,7 +57,7 @@ class Transport(Protocol):
         """
 
     def receive_nowait(self) -> str | bytes | None:
-        """Take the next message if it is here already; None: `receive` waits, or tells why not."""
+        """Return the next message if it has arrived; None: `receive` waits, or raises why not."""
 
     async def receive(self) -> str | bytes:
         """Wait for the next message, text or binary.
@@ -68,10 +68,10 @@ class Transport(Protocol):
         """
 
     def ping_nowait(self) -> None:
-        """Send a ping if that goes without waiting; otherwise data on its way serves as well."""
+        """Send a ping if that is possible at once; otherwise data on its way serves as well."""
 
     async def aclose(self, code: Close, reason: str) -> None:
-        """Close with a handshake; the caller bounds it; cancelled, the connection is aborted."""
+        """Close with a handshake; the caller sets a deadline; cancelled, it aborts."""
 
     def abort(self) -> None:
         """End the connection at once."""
