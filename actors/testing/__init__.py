@@ -1,4 +1,4 @@
-"""What tests of programs on Dal Segno need.
+"""Tools for testing programs on Dal Segno.
 
 A store and connections in memory, which keep every promise; a history of what clients saw, and the
 checker that judges it; and a simulation of whole nodes under every fault.

@@ -1,16 +1,16 @@
-"""The judge: what clients saw, against the log in the end, in linear time.
+"""The checker: compares what clients saw with the final log, in linear time.
 
     violations = check(recorder.history, {"acme": events})
     assert not violations, "\\n".join(map(str, violations))
 
-Each answer of the runtime tells its number, so the order of what happened is given, and no search
-for one is needed, as checkers of linearizability do.  What remains are comparisons: everything
+Each answer of the runtime carries its number, so the order of events is known, and need not be
+searched for, as checkers of linearizability do.  What remains are comparisons: everything
 acknowledged is in the log, once, where its receipt says; everything seen is in the log; whatever
-was asked for after something was known stands behind it; every reader got every number once, in
-order.  `Verdict` names all that can be found.
+was sent after something was known comes after it in the log; every reader got every number once,
+in order.  `Verdict` names all that can be found.
 
-The checker finds only what a history shows: what nobody recorded is not judged, and of what is
-ambiguous the favourable reading counts.  A `Report` tells how much there was to judge.
+The checker finds only what a history shows: what nobody recorded is not judged, and what is
+ambiguous is read favourably.  A `Report` counts how much there was to judge.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def correlation_marker(event: Event) -> str | None:
-    """Find a command by its ``correlation_id``, which over the wire is the ``request_id``."""
+    """Return an event's ``correlation_id``, which over the wire is the command's ``request_id``."""
     return event.correlation_id
 
 
@@ -49,18 +49,18 @@ def check(
     seen_within_s: float | None = None,
     runs: RunRule | None = None,
 ) -> list[Violation]:
-    """Find everything in a history that must not happen, in an order that is always the same.
+    """Return everything in a history that must not happen, in a deterministic order.
 
     Args:
-        history: what was asked and seen, in the order of time.
-        log: every workspace's events in the end, ascending from the first; one that the history
-            names and that is not here has none.
-        marker_of: tells by what marker a `CommandSent` names what led to an event.
-        cursors: where stored cursors stand in the end, after what was acknowledged was written.
+        history: what was sent and seen, in the order of time.
+        log: every workspace's events in the end, ascending from the first; a workspace that only
+            the history names has none.
+        marker_of: returns the marker of the `CommandSent` that led to an event.
+        cursors: the stored cursors in the end, after all acks were written.
         heads: the heads in the end.
-        seen_within_s: how long an event may take to whoever follows; None: only what is not there
-            once all has `Settled` counts as unseen.
-        runs: how runs are told, where there are any.
+        seen_within_s: how long an event may take to reach a subscriber; None: only what has not
+            arrived once all has `Settled` counts as unseen.
+        runs: how runs are recognised, if there are any.
 
     """
     heads = heads or {}

@@ -1,4 +1,4 @@
-"""What was asked, against the log: commands and reads (I2, I4, I5, and the order of I1)."""
+"""Commands and reads, compared with the log (I2, I4, I5, and the order of I1)."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
     from dalsegno.protocol import Event
 
-    from ._evidence import Attempt, Evidence, Thing
+    from ._evidence import Attempt, Evidence, Intent
 
 _CONFLICT = "VERSION_CONFLICT"
 
 
 def check_commands(evidence: Evidence) -> Iterator[Violation]:
     """Judge every command."""
-    for thing in evidence.things.values():
-        yield from _check_effects(evidence, thing)
-        yield from _check_order(evidence, thing)
-        for attempt in thing.attempts:
-            yield from _check_answer(evidence, thing, attempt)
+    for intent in evidence.intents.values():
+        yield from _check_effects(evidence, intent)
+        yield from _check_order(evidence, intent)
+        for attempt in intent.attempts:
+            yield from _check_answer(evidence, intent, attempt)
 
 
 def check_reads(evidence: Evidence) -> Iterator[Violation]:
@@ -41,15 +41,15 @@ def check_reads(evidence: Evidence) -> Iterator[Violation]:
 # ---------------------------------------------------------------------------------------- effects
 
 
-def _check_effects(evidence: Evidence, thing: Thing) -> Iterator[Violation]:
-    """Judge what a thing did: once, all of it, and not where every attempt failed."""
-    if not thing.effects:
+def _check_effects(evidence: Evidence, intent: Intent) -> Iterator[Violation]:
+    """Judge the effects of an intent: once, in full, and none if every attempt failed."""
+    if not intent.effects:
         return
-    sent = thing.attempts[0].sent
-    events = [event for effect in thing.effects.values() for event in effect]
-    if len(thing.effects) > 1:
-        sentence = f"{_name(sent)} took effect {len(thing.effects)} times"
-        firsts = (effect[0] for effect in thing.effects.values())
+    sent = intent.attempts[0].sent
+    events = [event for effect in intent.effects.values() for event in effect]
+    if len(intent.effects) > 1:
+        sentence = f"{_name(sent)} took effect {len(intent.effects)} times"
+        firsts = (effect[0] for effect in intent.effects.values())
         yield _violation(Verdict.DUPLICATE, sent, sentence, *firsts)
     elif sent.events_max is not None and len(events) > sent.events_max:
         sentence = f"{_name(sent)} has {len(events)} events where {sent.events_max} are the most"
@@ -57,20 +57,20 @@ def _check_effects(evidence: Evidence, thing: Thing) -> Iterator[Violation]:
     elif len(events) < sent.events_min:
         sentence = f"{_name(sent)} has {len(events)} of at least {sent.events_min} events"
         yield _violation(Verdict.LOST_WRITE, sent, sentence, *events)
-    answers = [attempt.answer for attempt in thing.attempts]
+    answers = [attempt.answer for attempt in intent.attempts]
     failed = [answer for answer in answers if answer is not None and answer.outcome == "fail"]
     if len(failed) == len(answers):
         sentence = f"{_name(sent)} was reported as {failed[0].code}, and is in the log"
         yield _violation(Verdict.GHOST_FAIL, sent, sentence, failed[0], events[0])
 
 
-def _check_order(evidence: Evidence, thing: Thing) -> Iterator[Violation]:
-    """Judge the number of what a thing did by what was known before it was asked for."""
-    first = thing.attempts[0]
-    if any(attempt.answer is not None and attempt.answer.repeated for attempt in thing.attempts):
+def _check_order(evidence: Evidence, intent: Intent) -> Iterator[Violation]:
+    """Judge the numbers of an intent's events by what was known before it was sent."""
+    first = intent.attempts[0]
+    if any(attempt.answer is not None and attempt.answer.repeated for attempt in intent.attempts):
         return  # the number is an earlier command's
     known = _known(evidence, first)
-    for effect in thing.effects.values():
+    for effect in intent.effects.values():
         if effect[0].event_seq <= known:
             sentence = (
                 f"{_name(first.sent)} got {effect[0].event_seq}, "
@@ -78,7 +78,7 @@ def _check_order(evidence: Evidence, thing: Thing) -> Iterator[Violation]:
             )
             yield Violation(
                 verdict=Verdict.REAL_TIME,
-                workspace_id=thing.workspace_id,
+                workspace_id=intent.workspace_id,
                 sentence=sentence,
                 exhibits=(first.sent, effect[0], *first.known[1]),
             )
@@ -88,7 +88,7 @@ def _check_order(evidence: Evidence, thing: Thing) -> Iterator[Violation]:
 
 
 def _check_answer(
-    evidence: Evidence, thing: Thing, attempt: Attempt[CommandSent]
+    evidence: Evidence, intent: Intent, attempt: Attempt[CommandSent]
 ) -> Iterator[Violation]:
     answer = attempt.answer
     if answer is None:
@@ -96,24 +96,24 @@ def _check_answer(
     elif answer.outcome == "fail":
         yield from _check_rejection(evidence, attempt, answer)
     elif answer.outcome == "ok" and not _is_excused(evidence, attempt, answer):
-        if thing.effects:
-            yield from _check_receipt(thing, attempt.sent, answer)
+        if intent.effects:
+            yield from _check_receipt(intent, attempt.sent, answer)
         elif attempt.sent.events_min > 0:
             sentence = f"{_name(attempt.sent)} was acknowledged, and is not in the log"
             yield _violation(Verdict.LOST_WRITE, attempt.sent, sentence, answer)
         else:
-            yield from _check_no_change(evidence, thing, attempt.sent, answer)
+            yield from _check_no_change(evidence, intent, attempt.sent, answer)
 
 
-def _check_receipt(thing: Thing, sent: CommandSent, answer: Answered) -> Iterator[Violation]:
-    """Judge a receipt by the effect that it is about."""
-    effect = thing.effects.get(answer.command_id or "")
+def _check_receipt(intent: Intent, sent: CommandSent, answer: Answered) -> Iterator[Violation]:
+    """Judge a receipt by the effect that it reports."""
+    effect = intent.effects.get(answer.command_id or "")
     if effect is None:
         if answer.command_id is not None:
             sentence = f"the receipt of {_name(sent)} names a command that is not in the log"
             yield _violation(Verdict.WRONG_RECEIPT, sent, sentence, answer)
             return
-        effect = next(iter(thing.effects.values()))
+        effect = next(iter(intent.effects.values()))
     if answer.event_seq not in {None, effect[-1].event_seq}:
         sentence = (
             f"the receipt of {_name(sent)} says {answer.event_seq}, the log {effect[-1].event_seq}"
@@ -130,7 +130,7 @@ def _check_receipt(thing: Thing, sent: CommandSent, answer: Answered) -> Iterato
 
 
 def _check_no_change(
-    evidence: Evidence, thing: Thing, sent: CommandSent, answer: Answered
+    evidence: Evidence, intent: Intent, sent: CommandSent, answer: Answered
 ) -> Iterator[Violation]:
     """Judge the receipt of a command that changed nothing: it names the head that it saw."""
     if answer.event_seq is None:
@@ -140,7 +140,7 @@ def _check_no_change(
         sentence = f"{_name(sent)} saw {answer.event_seq}, and the log ends at {head}"
         yield _violation(Verdict.ABORTED_READ, sent, sentence, answer)
     # The receipt may be the first attempt's.
-    known = _known(evidence, thing.attempts[0])
+    known = _known(evidence, intent.attempts[0])
     if answer.event_seq < known and not answer.repeated:
         sentence = f"{_name(sent)} saw {answer.event_seq}, and {known} was known before it was sent"
         yield _violation(Verdict.STALE_READ, sent, sentence, answer)
@@ -149,10 +149,10 @@ def _check_no_change(
 def _check_rejection(
     evidence: Evidence, attempt: Attempt[CommandSent], answer: Answered
 ) -> Iterator[Violation]:
-    """Judge a conflict: the version that it tells was current while the command was on its way.
+    """Judge a conflict: the version that it names was current while the command was in flight.
 
-    A rejection that was decided on speculative state and given before the commit shows here when
-    that commit is lost: the version is not there, or somebody asked for it only later.
+    A rejection that was decided on speculative state and sent before the commit shows here when
+    that commit is lost: the version does not exist, or its command was sent only later.
     """
     sent = attempt.sent
     version = (answer.details or {}).get("current_version")
@@ -187,7 +187,7 @@ def _check_fresh(evidence: Evidence, sent: ReadSent, answer: Answered) -> Iterat
 def _check_committed(
     evidence: Evidence, attempt: Attempt[ReadSent], answer: Answered
 ) -> Iterator[Violation]:
-    """Judge whether what was read was ever there."""
+    """Judge whether what was read ever existed."""
     sent = attempt.sent
     log, rollbacks = evidence.log(sent.workspace_id), evidence.rollbacks_of(sent.workspace_id)
     seq = answer.event_seq
@@ -210,7 +210,7 @@ def _impossible(
     stream_id: str,
     version: int,
 ) -> str | None:
-    """Tell why an answer cannot have seen a version; None where it can."""
+    """Return why an answer cannot have seen a version; None if it can."""
     workspace_id = attempt.sent.workspace_id
     kept = evidence.rollbacks_of(workspace_id).kept_since(attempt.position)
     log = evidence.log(workspace_id)
@@ -218,10 +218,10 @@ def _impossible(
         return None
     event = log.of_version(stream_id, version)
     if event is None:
-        return "which it never was"
+        return "which never existed"
     answered = NEVER if attempt.answered is None else attempt.answered
-    if evidence.was_asked(event) > answered:
-        return "which was asked for only later"
+    if evidence.first_sent(event) > answered:
+        return "whose command was sent only later"
     return None
 
 
@@ -234,13 +234,13 @@ def _check_waiting(
 
 
 def _is_excused(evidence: Evidence, attempt: Attempt[CommandSent], answer: Answered) -> bool:
-    """Tell whether what was acknowledged was lost with a tail: perhaps, where no number is told."""
+    """Return whether what was acknowledged may have been lost with a tail; yes without a number."""
     kept = evidence.rollbacks_of(attempt.sent.workspace_id).kept_since(attempt.position)
     return kept is not None and (answer.event_seq is None or answer.event_seq > kept)
 
 
 def _known(evidence: Evidence, attempt: Attempt[CommandSent] | Attempt[ReadSent]) -> int:
-    """Tell the head that was known when something was sent, as far as it was not lost since."""
+    """Return the head that was known when something was sent, as far as it was not lost since."""
     kept = evidence.rollbacks_of(attempt.sent.workspace_id).kept_since(attempt.position)
     return attempt.known[0] if kept is None else min(attempt.known[0], kept)
 

@@ -1,8 +1,8 @@
-"""What only goes up: stored cursors and epochs (I3, I7).
+"""Stored cursors and epochs, which only go up (I3, I7).
 
-Each has a *floor*, the highest that was surely reached, and an answer below the floor that stood
-when it was asked for is a step back.  A crash takes back what a node may not have written, a
-rollback all of a workspace; an answer that one of them overtook says nothing.
+Each has a *floor*, the highest value that was certainly reached, and an answer below the floor at
+the time of its question is a step back.  A crash takes back what a node may not have written, a
+rollback everything of a workspace; an answer that was overtaken by one of them is not judged.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ _STALE = "STALE_CURSOR"
 
 
 class _Floor:
-    """How far something surely is, and which record tells."""
+    """The value that was certainly reached, and the record that shows it."""
 
     __slots__ = ("_durable", "_remembered")
 
     def __init__(self) -> None:
         self._durable: tuple[int, tuple[Record, ...]] = (0, ())
         self._remembered: list[tuple[int, float, Record]] = []
-        """Rising, in numbers and in times: the last ones may be forgotten."""
+        """Ascending in value and in time: the last ones may be forgotten."""
 
     @property
     def height(self) -> int:
-        """How far."""
+        """The value."""
         return max(self._durable[0], self._remembered[-1][0] if self._remembered else 0)
 
     @property
     def witness(self) -> tuple[Record, ...]:
-        """Who tells."""
+        """The record that shows it."""
         if self._remembered and self._remembered[-1][0] > self._durable[0]:
             return (self._remembered[-1][2],)
         return self._durable[1]
 
     def rise(self, value: int, witness: Record, *, durable: bool) -> bool:
-        """Note how far it is; tell whether that is news."""
+        """Raise it to a value; return whether that changed anything."""
         if value <= (self._durable[0] if durable else self.height):
             return False
         if durable:
@@ -55,20 +55,20 @@ class _Floor:
         return True
 
     def forget(self, since: float) -> None:
-        """Take back what is known only by what a node remembered from a time on."""
+        """Take back what was known only from the memory of a node, from a time on."""
         while self._remembered and self._remembered[-1][1] >= since:
             self._remembered.pop()
 
 
 class _Pending:
-    """A question on its way, and the floor under its answer."""
+    """A question in flight, and the floor under its answer."""
 
-    __slots__ = ("asked", "era", "floor", "height", "witness")
+    __slots__ = ("asked", "floor", "height", "resets", "witness")
 
-    def __init__(self, asked: AckSent | CursorAsked | ReadSent, floor: _Floor, era: int) -> None:
+    def __init__(self, asked: AckSent | CursorAsked | ReadSent, floor: _Floor, resets: int) -> None:
         self.asked = asked
-        self.era = era
-        """How many crashes and rollbacks there were before."""
+        self.resets = resets
+        """The number of crashes and rollbacks before it."""
         self.floor = floor
         self.height = floor.height
         self.witness = floor.witness
@@ -77,7 +77,7 @@ class _Pending:
 def check_cursors(
     history: Sequence[Record], *, cursors: Mapping[CursorKey, int] | None, heads: Mapping[str, Head]
 ) -> Iterator[Violation]:
-    """Judge what was told of stored cursors and of epochs, and where they stand in the end."""
+    """Judge the answers about stored cursors and epochs, and their values in the end."""
     watch = _Watch()
     for record in history:
         yield from watch.see(record)
@@ -88,7 +88,7 @@ def check_cursors(
 
 
 class _Watch:
-    """The floors, and the questions on their way."""
+    """The floors, and the questions in flight."""
 
     def __init__(self) -> None:
         self._cursors: dict[str, dict[CursorKey, _Floor]] = {}
@@ -96,24 +96,24 @@ class _Watch:
         self._pending: dict[str, _Pending] = {}
         self._remembered: list[tuple[float, _Floor]] = []
         """The floors that rose by what a crash may take back, in the order of time."""
-        self._era = 0
+        self._resets = 0
 
     def see(self, record: Record) -> Iterator[Violation]:
-        """Take the next record."""
+        """Judge the next record."""
         if isinstance(record, AckSent | CursorAsked):
             self._ask(record, self._cursor(record.cursor_of))
         elif isinstance(record, ReadSent):
             self._ask(record, self._epochs.setdefault(record.workspace_id, _Floor()))
         elif isinstance(record, Answered):
             pending = self._pending.pop(record.op, None)
-            if pending is not None and pending.era == self._era:
+            if pending is not None and pending.resets == self._resets:
                 yield from self._answer(pending, record)
         elif isinstance(record, Crashed):
-            self._era += 1
+            self._resets += 1
             while self._remembered and self._remembered[-1][0] >= record.since:
                 self._remembered.pop()[1].forget(record.since)
         elif isinstance(record, RolledBack):
-            self._era += 1
+            self._resets += 1
             self._cursors.pop(record.workspace_id, None)
             self._epochs.pop(record.workspace_id, None)
 
@@ -121,11 +121,11 @@ class _Watch:
         return self._cursors.setdefault(key.workspace_id, {}).setdefault(key, _Floor())
 
     def _ask(self, asked: AckSent | CursorAsked | ReadSent, floor: _Floor) -> None:
-        self._pending[asked.op] = _Pending(asked, floor, self._era)
+        self._pending[asked.op] = _Pending(asked, floor, self._resets)
 
     def _answer(self, pending: _Pending, answer: Answered) -> Iterator[Violation]:
         asked = pending.asked
-        value = _told(asked, answer)
+        value = _reported(asked, answer)
         if value is None:
             return
         if value < pending.height:
@@ -139,13 +139,13 @@ class _Watch:
             self._remembered.append((answer.at, pending.floor))
 
     def end_epoch(self, workspace_id: str, head: Head) -> Iterator[Violation]:
-        """Judge an epoch by where it stands in the end."""
+        """Judge an epoch by its value in the end."""
         floor = self._epochs.get(workspace_id, _Floor())
         if head.epoch < floor.height:
             yield _epoch_violation(workspace_id, head.epoch, floor)
 
     def end_cursors(self, cursors: Mapping[CursorKey, int]) -> Iterator[Violation]:
-        """Judge the stored cursors by where they stand in the end."""
+        """Judge the stored cursors by their values in the end."""
         for floors in self._cursors.values():
             for key, floor in floors.items():
                 value = cursors.get(key, 0)
@@ -153,8 +153,8 @@ class _Watch:
                     yield _cursor_violation(key, f"in the end it stands at {value}", floor)
 
 
-def _told(asked: AckSent | CursorAsked | ReadSent, answer: Answered) -> int | None:
-    """Tell where an answer says that the cursor, or the epoch, stands."""
+def _reported(asked: AckSent | CursorAsked | ReadSent, answer: Answered) -> int | None:
+    """Return the cursor, or the epoch, that an answer reports."""
     if isinstance(asked, ReadSent):
         return answer.epoch
     if isinstance(asked, CursorAsked):

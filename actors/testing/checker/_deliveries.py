@@ -1,4 +1,4 @@
-"""What came by subscriptions, against the log and against each other (I1, I2, I6, I8)."""
+"""Deliveries, compared with the log and with each other (I1, I2, I6, I8)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _check_dense(following: Following) -> Iterator[Violation]:
             sentence = f"{record.number} came where {due} was due"
             yield _violation(Verdict.GAP, following, sentence, record, before)
         elif record.number < due and not was_back:
-            # A repeated stretch is one step back.
+            # A repeated stretch counts as one step back.
             sentence = f"{record.number} came again, {due} was due"
             yield _violation(Verdict.STEP_BACK, following, sentence, record, before)
         was_back = record.number < due
@@ -67,13 +67,13 @@ def _check_dense(following: Following) -> Iterator[Violation]:
 
 
 class _Contents:
-    """Which event each number was seen to be, by whoever saw it first."""
+    """The first delivery of each number of each stream."""
 
     def __init__(self) -> None:
         self._first: dict[tuple[str, str, int], Delivered] = {}
 
     def see(self, workspace_id: str, stream_id: str, record: Delivered) -> Delivered | None:
-        """Note a delivery; what another saw at the same number where that is something else."""
+        """Record a delivery; return an earlier one of the same number if its event differs."""
         place = (workspace_id, stream_id, record.number)
         first = self._first.setdefault(place, record)
         return None if first.event_id == record.event_id else first
@@ -109,7 +109,7 @@ def _check_contents(
 
 
 def _is_excused(evidence: Evidence, log: Log, following: Following, record: Delivered) -> bool:
-    """Tell whether an event that is not in the log may have been lost with its tail."""
+    """Return whether an event that is not in the log may have been lost with its tail."""
     rollbacks = evidence.rollbacks_of(following.began.workspace_id)
     if record.event_id in rollbacks.lost:
         return True
@@ -122,7 +122,7 @@ def _is_excused(evidence: Evidence, log: Log, following: Following, record: Deli
 
 
 def _difference(following: Following, record: Delivered, event: Event) -> str | None:
-    """Tell in what a delivery differs from the log; None where it does not."""
+    """Return in what a delivery differs from the log; None if it does not."""
     if not following.is_workspace_stream and event.stream_id != following.began.stream_id:
         return "stream in the log"
     if record.number != seq_of(event, is_workspace_stream=following.is_workspace_stream):
@@ -140,7 +140,7 @@ def _difference(following: Following, record: Delivered, event: Event) -> str | 
 
 
 class _Barriers:
-    """When a user's membership ended, and when it may have begun again."""
+    """The ends of a user's membership, and when it may have begun again."""
 
     def __init__(self, evidence: Evidence, workspace_id: str, user_id: str) -> None:
         self._removed: list[Event] = []
@@ -150,20 +150,20 @@ class _Barriers:
         for event, after in zip_longest(events, events[1:]):
             if event.type in members.role_ended_by:
                 self._removed.append(event)
-                again = never if after is None else evidence.was_asked(after)
+                again = never if after is None else evidence.first_sent(after)
                 surely.append(again)
                 perhaps.append(never if again == NEVER else again)
-        # Before these positions a subscription is not one that a later membership allows; of a
-        # membership that nobody is known to have asked for, it may always be.
+        # Before these positions a subscription cannot rest on a later membership; one whose command
+        # is not in the history may have begun at any time.
         self._surely = list(accumulate(surely, max))
         self._perhaps = list(accumulate(perhaps, max))
 
     def of(self, began: int) -> Event | None:
-        """Tell which removal surely ends a subscription that began at a position."""
+        """Return the removal that certainly ends a subscription that began at a position."""
         return next(iter(self._removed[bisect_right(self._surely, began) :][:1]), None)
 
     def perhaps_of(self, began: int) -> Event | None:
-        """Tell which removal may have ended it."""
+        """Return the removal that may have ended it."""
         return next(iter(self._removed[bisect_right(self._perhaps, began) :][:1]), None)
 
 
@@ -191,10 +191,10 @@ def _check_revoked(
 def _check_seen(
     evidence: Evidence, following: Following, barriers: _Barriers | None
 ) -> Iterator[Violation]:
-    """Judge whether one that still follows has what it must have by now."""
+    """Judge whether a subscription that lasts has everything that it must have by now."""
     began = following.began
     if evidence.rollbacks_of(began.workspace_id).kept_since(following.position) is not None:
-        return  # it followed a history that is no more
+        return  # it followed a history that was lost
     due = _due(evidence, following)
     removed = None if barriers is None else barriers.perhaps_of(following.position)
     if removed is not None:
@@ -208,7 +208,7 @@ def _check_seen(
 
 
 def _due(evidence: Evidence, following: Following) -> int:
-    """Tell the head that a subscription must have reached: 0 where it ended before."""
+    """Return the head that a subscription must have reached: 0 if it ended before."""
     ended = len(evidence.history) + 1 if following.ended is None else following.ended
     workspace_id = following.began.workspace_id
     return max(

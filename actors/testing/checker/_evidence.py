@@ -1,9 +1,9 @@
-"""A history and a log, put in order for the checker: what belongs to what, and what was known when.
+"""A history and a log, indexed for the checker: what belongs together, and what was known when.
 
 Two bounds on the time of a commit do all the work, and no clock is compared with another.  An event
-was *not yet* committed when its command was asked for the first time; it was *surely* committed
-when somebody had seen it: by a receipt, a delivery or a read.  Whatever contradicts these bounds is
-a violation, whatever lies between them is not.
+was *not yet* committed when its command was first sent; it was *certainly* committed once somebody
+had seen it: by a receipt, a delivery or a read.  Whatever contradicts these bounds is a violation,
+whatever lies between them is not.
 
 Positions in the history stand for times.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ._history import Record
 
 Known: TypeAlias = "tuple[int, tuple[Record, ...]]"
-"""A head that was surely reached, and the record that tells."""
+"""A head that was certainly reached, and the record that shows it."""
 
 _NOTHING: Known = (0, ())
 
@@ -55,14 +55,14 @@ class Attempt(Generic[SentT]):
         self.position = position
         self.sent = sent
         self.known = known
-        """The head that was surely reached when it was sent."""
+        """The head that was certainly reached when it was sent."""
         self.answered: int | None = None
         """The position of its answer."""
         self.answer: Answered | None = None
 
 
-class Thing:
-    """What somebody wanted done: the attempts under one marker, and what the log has of it."""
+class Intent:
+    """The intent of a client: the attempts under one marker, and their events in the log."""
 
     __slots__ = ("attempts", "effects", "workspace_id")
 
@@ -70,11 +70,11 @@ class Thing:
         self.workspace_id = workspace_id
         self.attempts: list[Attempt[CommandSent]] = []
         self.effects: dict[str, list[Event]] = {}
-        """By command, in the order of the log."""
+        """Events by command, in the order of the log."""
 
 
 class Following:
-    """A subscription, and what came by it."""
+    """A subscription and its deliveries."""
 
     __slots__ = ("began", "delivered", "ended", "position")
 
@@ -92,17 +92,17 @@ class Following:
 
 
 class Heads(NamedTuple):
-    """What was committed by a position, and has to have come to whoever follows."""
+    """The heads committed by a position, which every subscription must have reached."""
 
     position: int
-    """Whoever began before it …"""
+    """It counts for subscriptions that began before this …"""
     until: int
-    """… and still follows here."""
+    """… and still last at this position."""
     by_workspace: dict[str, int]
 
 
 class Evidence:
-    """All that the checker looks at."""
+    """Everything that the checker looks at."""
 
     def __init__(
         self,
@@ -116,16 +116,16 @@ class Evidence:
         self.logs = {name: Log(events, marker_of) for name, events in logs.items()}
         self.commands: dict[str, Attempt[CommandSent]] = {}
         self.reads: dict[str, Attempt[ReadSent]] = {}
-        self.things: dict[tuple[str, str, bool], Thing] = {}
-        """By workspace and marker; or, where there is none, the command's op, and False."""
+        self.intents: dict[tuple[str, str, bool], Intent] = {}
+        """By workspace, marker and True; without a marker, the command's op and False."""
         self.followings: dict[str, Following] = {}
         self._rollbacks: dict[str, Rollbacks] = {}
         self.settled: Heads | None = None
-        """Of the last `Settled`."""
+        """At the last `Settled`."""
         self.lately: Heads | None = None
-        """Of ``seen_within_s`` before the end."""
-        self.asked: dict[tuple[str, str], int] = {}
-        """Where a command of the log was asked for first: it was not committed before."""
+        """At ``seen_within_s`` before the end."""
+        self._first_sent: dict[tuple[str, str], int] = {}
+        """Where a command of the log was first sent: it was not committed before."""
         self._marker_of = marker_of
         self._known: dict[str, Known] = {}
         self._by_connection: dict[str, list[Following]] = {}
@@ -133,19 +133,19 @@ class Evidence:
         self._find_effects()
 
     def log(self, workspace_id: str) -> Log:
-        """Look up a workspace's log; one that was not given is empty."""
+        """Return a workspace's log; one that was not given is empty."""
         log = self.logs.get(workspace_id)
         if log is None:
             log = self.logs[workspace_id] = Log((), self._marker_of)
         return log
 
     def rollbacks_of(self, workspace_id: str) -> Rollbacks:
-        """Look up when a workspace's log lost its tail."""
+        """Return when a workspace's log lost its tail."""
         return self._rollbacks.setdefault(workspace_id, Rollbacks())
 
-    def was_asked(self, event: Event) -> int:
-        """Tell from where on in the history an event may have been committed."""
-        return self.asked.get((event.workspace_id, event.command_id), NEVER)
+    def first_sent(self, event: Event) -> int:
+        """Return the position in the history from which on an event may have been committed."""
+        return self._first_sent.get((event.workspace_id, event.command_id), NEVER)
 
     # ------------------------------------------------------------------------------- reading
 
@@ -153,25 +153,25 @@ class Evidence:
         cutoff = None
         if seen_within_s is not None and self.history:
             cutoff = self.history[-1].at - seen_within_s
-        asked_since, end = False, len(self.history)
+        sent_since, end = False, len(self.history)
         for position, record in enumerate(self.history):
             if cutoff is not None and record.at > cutoff:
                 self.lately, cutoff = Heads(position, end, self._heads()), None
             if isinstance(record, Delivered):
                 self._delivered(record)
             elif isinstance(record, CommandSent):
-                asked_since = True
+                sent_since = True
                 self._command_sent(position, record)
             elif isinstance(record, Answered):
                 self._answered(position, record)
             elif isinstance(record, Settled):
-                self.settled, asked_since = Heads(position, position, self._heads()), False
+                self.settled, sent_since = Heads(position, position, self._heads()), False
             else:
                 self._other(position, record)
         if cutoff is not None:
             self.lately = Heads(end, end, self._heads())
-        if self.settled is not None and not asked_since:
-            # Nothing was asked since, so all that there is was there already.
+        if self.settled is not None and not sent_since:
+            # No command was sent since, so everything in the logs was there already.
             everything = {name: log.head for name, log in self.logs.items()}
             self.settled = self.settled._replace(by_workspace=everything)
 
@@ -207,7 +207,7 @@ class Evidence:
         self.commands[sent.op] = attempt
         named = sent.marker is not None
         name = (sent.workspace_id, sent.op if sent.marker is None else sent.marker, named)
-        self.things.setdefault(name, Thing(sent.workspace_id)).attempts.append(attempt)
+        self.intents.setdefault(name, Intent(sent.workspace_id)).attempts.append(attempt)
 
     def _answered(self, position: int, answer: Answered) -> None:
         attempt = self.commands.get(answer.op) or self.reads.get(answer.op)
@@ -223,7 +223,7 @@ class Evidence:
     def _committed_by(
         self, position: int, sent: CommandSent | ReadSent, answer: Answered
     ) -> int | None:
-        """Tell what an answer to what was sent at a position proves to be committed."""
+        """Return the head that an answer to what was sent at a position proves committed."""
         if isinstance(sent, CommandSent):
             log = self.log(sent.workspace_id)
             command_id = answer.command_id
@@ -255,17 +255,17 @@ class Evidence:
     # ------------------------------------------------------------------------------- effects
 
     def _find_effects(self) -> None:
-        for (workspace_id, marker, named), thing in self.things.items():
+        for (workspace_id, marker, named), intent in self.intents.items():
             log = self.log(workspace_id)
             found = dict(log.markers.get(marker, ())) if named else {}
-            for attempt in thing.attempts:
+            for attempt in intent.attempts:
                 answer = attempt.answer
                 if answer is not None and answer.command_id in log.commands:
                     found[answer.command_id] = None
             for command_id in found:
-                thing.effects[command_id] = log.commands[command_id]
-                self._first_asked(workspace_id, command_id, thing.attempts[0].position)
+                intent.effects[command_id] = log.commands[command_id]
+                self._note_first_sent(workspace_id, command_id, intent.attempts[0].position)
 
-    def _first_asked(self, workspace_id: str, command_id: str, position: int) -> None:
+    def _note_first_sent(self, workspace_id: str, command_id: str, position: int) -> None:
         name = (workspace_id, command_id)
-        self.asked[name] = min(position, self.asked.get(name, position))
+        self._first_sent[name] = min(position, self._first_sent.get(name, position))

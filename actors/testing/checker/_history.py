@@ -1,13 +1,13 @@
-"""What clients asked and saw: the records that the checker judges.
+"""Histories: records of what clients sent and saw, which the checker judges.
 
-A *history* is a list of records in the order of time.  Whoever talks to workspaces in a test keeps
-one (`Recorder`), several processes keep one each, and they are merged afterwards; so all times are
-of one monotonic clock, and every record can be written as a line of JSON and read again.
+A *history* is a list of records in the order of time.  A test that talks to workspaces keeps one
+(`Recorder`); several processes keep one each, and these are merged afterwards, so all times are of
+one monotonic clock, and every record can be written as a line of JSON and read again.
 
-Questions come in pairs: a record when one is asked, before anything leaves, and an `Answered` with
-its ``op`` when the answer is there.  Of one without an answer anything may be true, as of one
-whose outcome is ``unknown``; but once all has `Settled` nobody may still wait for one.  What
-nobody asked for, a delivery say, is one record.
+Questions come in pairs: a record when one is asked, before anything is sent, and an `Answered` with
+its ``op`` when the answer arrives.  Without an answer anything may have happened, as with an
+outcome of ``unknown``; but once all has `Settled` no question may be open.  What nobody asked for,
+such as a delivery, is a single record.
 
     CommandSent ─┐
     ReadSent     ├─▶ Answered         Subscribed ─▶ Delivered … ─▶ SubscriptionEnded
@@ -32,40 +32,40 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Outcome: TypeAlias = Literal["ok", "fail", "unknown"]
-"""``fail``: nothing happened, and nothing will; ``unknown``: it may have happened, or yet will."""
+"""``fail``: nothing happened, and nothing will; ``unknown``: it may have happened, or may yet."""
 
 
 class Timed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What every record has."""
+    """The field that every record has."""
 
     at: float
     """Seconds of the monotonic clock that all recorders share."""
 
 
 class CommandSent(Timed, tag="command_sent", frozen=True, kw_only=True):
-    """A command is on its way."""
+    """A command was sent."""
 
     op: str
     client: str
     workspace_id: str
     marker: str | None
-    """By what its events are found in the log.
+    """The key by which its events are found in the log.
 
-    Several commands may have one marker only where they are attempts at one thing, under one
+    Several commands may have one marker only if they are attempts at the same thing, under one
     idempotency key.  Without a marker only an answer's ``command_id`` can find them.
     """
     stream_id: str | None = None
-    """Its entity, where that is known."""
+    """Its entity, if that is known."""
     key: str | None = None
-    """The idempotency key, for who reads the story."""
+    """The idempotency key, for the reader of a violation."""
     events_min: int = 1
-    """How many events it leads to where it is accepted, at the least …"""
+    """How many events it leads to if it is accepted, at least …"""
     events_max: int | None = None
-    """… and at the most, where that is known."""
+    """… and at most, if that is known."""
 
 
 class ReadSent(Timed, tag="read_sent", frozen=True, kw_only=True):
-    """A read, of an entity or, without a stream, of a workspace's head."""
+    """A read was sent: of an entity or, without a stream, of a workspace's head."""
 
     op: str
     client: str
@@ -76,7 +76,7 @@ class ReadSent(Timed, tag="read_sent", frozen=True, kw_only=True):
 
 
 class AckSent(Timed, tag="ack_sent", frozen=True, kw_only=True):
-    """An ack is on its way."""
+    """An ack was sent."""
 
     op: str
     cursor_of: CursorKey
@@ -84,9 +84,9 @@ class AckSent(Timed, tag="ack_sent", frozen=True, kw_only=True):
 
 
 class CursorAsked(Timed, tag="cursor_asked", frozen=True, kw_only=True):
-    """Somebody wants to know where a stored cursor stands.
+    """A stored cursor is being looked up.
 
-    By a subscribe without a cursor, which begins after it, or from the store.
+    Either by a subscribe without a cursor, which begins after it, or in the store.
     """
 
     op: str
@@ -96,34 +96,34 @@ class CursorAsked(Timed, tag="cursor_asked", frozen=True, kw_only=True):
 
 
 class Answered(Timed, tag="answered", frozen=True, kw_only=True):
-    """A question has its answer; which fields there are depends on the question."""
+    """A question was answered; which fields are set depends on the question."""
 
     op: str
     outcome: Outcome
     event_seq: int | None = None
-    """Of a command: its receipt's.  Of a read: up to where it reflects the workspace."""
+    """Of a command: its receipt's.  Of a read: the number up to which it reflects the log."""
     version: int | None = None
     """Of the entity, after the command or as it was read."""
     stream_id: str | None = None
-    """The command's entity, where the receipt tells it."""
+    """The command's entity, if the receipt names it."""
     command_id: str | None = None
     repeated: bool = False
     """Whether the receipt says that it is an earlier command's."""
     epoch: int | None = None
     """Of the head that was read."""
     cursor: int | None = None
-    """Where the stored cursor stands; for a refused ack the details tell it."""
+    """The stored cursor; for a refused ack it is in the details."""
     code: str | None = None
     details: dict[str, Any] | None = None
 
 
 class Subscribed(Timed, tag="subscribed", frozen=True, kw_only=True):
-    """A subscription has begun: its answer is there, no event yet."""
+    """A subscription has begun: its answer has arrived, no event yet."""
 
     subscription: str
     connection: str
     user_id: str | None
-    """Whose eyes these are; None for the host's own."""
+    """The user who sees the events; None for the host itself."""
     workspace_id: str
     stream_id: str
     cursor: int
@@ -131,38 +131,38 @@ class Subscribed(Timed, tag="subscribed", frozen=True, kw_only=True):
 
 
 class Delivered(Timed, tag="delivered", frozen=True, kw_only=True, gc=False):
-    """An event has arrived."""
+    """An event was delivered."""
 
     subscription: str
     number: int
     """Its number in the stream that was subscribed to."""
     event_id: str
     event_seq: int | None = None
-    """Its number in the workspace, where the dialect tells it."""
+    """Its number in the workspace, if the dialect carries it."""
     chain: str | None = None
-    """Sixteen hex digits, where the dialect tells it: a digest of all up to this event."""
+    """Sixteen hex digits, if the dialect carries it: a digest of all up to this event."""
     payload: str | None = None
-    """`fingerprint` of the payload, where it is the stored one and not a view of it."""
+    """`fingerprint` of the payload, if it is the stored one and not a view of it."""
 
 
 class SubscriptionEnded(Timed, tag="subscription_ended", frozen=True, kw_only=True):
-    """A subscription is over; ``code`` is the server's where it was the one to end it."""
+    """A subscription is over; ``code`` is the server's, if the server ended it."""
 
     subscription: str
     code: str | None = None
 
 
 class ConnectionEnded(Timed, tag="connection_ended", frozen=True, kw_only=True):
-    """A connection is over, and with it what it followed."""
+    """A connection is over, and with it all of its subscriptions."""
 
     connection: str
     code: str | None = None
 
 
 class Crashed(Timed, tag="crashed", frozen=True, kw_only=True):
-    """A node went, or was cut off, without writing the acks that it took after ``since``.
+    """A node crashed, or was cut off, without writing the acks that it took after ``since``.
 
-    These may be forgotten, as a crash repeats events and never skips one.
+    These may be forgotten: a crash repeats events and never skips one.
     """
 
     since: float
@@ -177,16 +177,16 @@ class RolledBack(Timed, tag="rolled_back", frozen=True, kw_only=True):
     workspace_id: str
     to_seq: int
     lost: tuple[str, ...] = ()
-    """The ids of the events that were lost, where the test knows them.
+    """The ids of the events that were lost, if the test knows them.
 
-    A node that has not noticed yet may still deliver these, also to who comes later.
+    A node that has not noticed yet may still deliver these, even to later subscribers.
     """
 
 
 class Settled(Timed, tag="settled", frozen=True, kw_only=True):
-    """The load has ended, faults are healed, and everybody had the time to catch up.
+    """The load has ended, faults are healed, and all clients have had time to catch up.
 
-    Whoever still follows a stream has all of it now, and no question is open.
+    Every subscription that lasts has all of its stream now, and no question is open.
     """
 
 
@@ -211,7 +211,7 @@ Question: TypeAlias = CommandSent | ReadSent | AckSent | CursorAsked
 
 
 def fingerprint(payload: str | bytes) -> str:
-    """Make a digest of a payload, as it is stored and sent: byte for byte."""
+    """Return a digest of a payload as it is stored and sent, byte for byte."""
     data = payload.encode() if isinstance(payload, str) else payload
     return blake2b(data, digest_size=8).hexdigest()
 
@@ -221,15 +221,15 @@ _decode = msgspec.json.Decoder(Record).decode
 
 
 def dump_record(record: Record) -> bytes:
-    """Write a record as a line of JSON."""
+    """Return a record as a line of JSON."""
     return _encode(record) + b"\n"
 
 
 def load_history(lines: bytes) -> list[Record]:
-    """Read what `dump_record` wrote; a last line that was torn by a kill is left out.
+    """Read lines from `dump_record`; a last one that was torn by a kill is left out.
 
     Raises:
-        msgspec.MsgspecError: a line is no record.
+        msgspec.MsgspecError: a line is not a record.
 
     """
     whole, _, _torn = lines.rpartition(b"\n")
@@ -237,5 +237,5 @@ def load_history(lines: bytes) -> list[Record]:
 
 
 def merge_histories(*histories: Iterable[Record]) -> list[Record]:
-    """Make one history of those that several recorders kept."""
+    """Return one history, merged from those of several recorders."""
     return list(heapq.merge(*histories, key=lambda record: record.at))

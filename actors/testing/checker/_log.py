@@ -1,4 +1,4 @@
-"""The log by itself: dense, chained, in the order of time, each command once (I1, I5, I12)."""
+"""The log on its own: dense, chained, in the order of time, each command once (I1, I5, I12)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class RunRule(msgspec.Struct, frozen=True, kw_only=True):
-    """How runs are told from other entities, and how they begin and end."""
+    """The streams of runs, and the events that begin and end one."""
 
     started: frozenset[str]
     """The types of the events that begin one."""
     terminal: frozenset[str]
     """The types of the events that end one."""
     prefix: str = "run:"
-    """Of their streams."""
+    """The prefix of their streams."""
 
 
 def check_logs(
@@ -68,7 +68,7 @@ def _check_chain(workspace_id: str, log: Log) -> Iterator[Violation]:
     for event in log.events:
         if event.chain != chained(previous, event):
             yield _gap(workspace_id, f"the chain breaks at {event.event_seq}", event)
-        # Go on from what stands there: one break is one violation.
+        # Continue from the stored chain: one break is one violation.
         previous = event.chain
 
 
@@ -87,7 +87,7 @@ def _check_times(workspace_id: str, log: Log) -> Iterator[Violation]:
 
 
 def _check_once(workspace_id: str, log: Log) -> Iterator[Violation]:
-    """Look for what shows a repetition whoever asked: the events of one commit are one run."""
+    """Look for repetitions whoever sent the command: a commit's events are consecutive."""
     for event in log.events:
         first = log.by_id[event.event_id]
         if first is not event:
@@ -95,8 +95,8 @@ def _check_once(workspace_id: str, log: Log) -> Iterator[Violation]:
             yield _duplicate(workspace_id, sentence, first, event)
     for command_id, events in log.commands.items():
         for before, event in pairwise(events):
-            apart = event.event_seq != before.event_seq + 1
-            if apart or event.recorded_at != before.recorded_at:
+            scattered = event.event_seq != before.event_seq + 1
+            if scattered or event.recorded_at != before.recorded_at:
                 sentence = f"command {command_id} has events of two commits"
                 yield _duplicate(workspace_id, sentence, before, event)
                 break

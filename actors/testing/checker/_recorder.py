@@ -1,4 +1,4 @@
-"""Keeping a history: what a test calls as it asks and hears.
+"""The recorder of a history: a test calls it as it sends and receives.
 
     recorder = Recorder(trio.current_time)
     with recorder.command("alice", "acme", marker="m1", stream_id="task:t1") as asked:
@@ -6,8 +6,8 @@
         asked.receipt(receipt)
 
 A block that is left by an error or a cancellation records that as the outcome: what a typed error
-says about it, or that it is unknown.  Where questions and answers are in different places, the
-methods do without the block.
+says about it, or that it is unknown.  If a question and its answer are in different functions, the
+methods work without the block.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ if TYPE_CHECKING:
     from ._history import Question, Record
 
 UNKNOWN_CODES = frozenset({"OUTCOME_UNKNOWN", "UNREACHABLE", "DISCONNECTED", "CLIENT_CLOSED"})
-"""The errors after which a command may have been applied, the server's and a client's."""
+"""The error codes after which a command may have been applied, of a server and of a client."""
 
 
 class Recorder:
-    """Keeps one history; several with one clock can be merged.
+    """The recorder of one history; several with one clock can be merged.
 
     Args:
         clock: a monotonic clock, in seconds: `trio.current_time` within one run, the machine's
             ``CLOCK_MONOTONIC`` for several processes.
-        name: told apart from other recorders whose histories will be merged with this one.
-        write: is given every record as a line of JSON at once, so that a kill loses none.
+        name: a prefix of ids, different for recorders whose histories will be merged.
+        write: called at once with every record as a line of JSON, so that a kill loses none.
 
     """
 
@@ -75,17 +75,17 @@ class Recorder:
         return f"<Recorder {self._name!r}, {len(self.history)} records>"
 
     def now(self) -> float:
-        """Tell the time that a record made now would have."""
+        """Return the time of a record made now."""
         return self._clock()
 
     def add(self, record: Record) -> None:
-        """Keep a record that was made elsewhere; none is older than the last."""
+        """Add a record that was made elsewhere; it must not be older than the last."""
         self.history.append(record)
         if self._write is not None:
             self._write(dump_record(record))
 
     def new_id(self) -> str:
-        """Name a question, a connection or a subscription."""
+        """Return a new id for a question, a connection or a subscription."""
         return f"{self._name}{next(self._numbers)}"
 
     # -------------------------------------------------------------------------------- questions
@@ -104,13 +104,13 @@ class Recorder:
         """Record a command, just before it is sent.
 
         Args:
-            client: who sends it, for who reads the story.
-            workspace_id: where.
-            marker: by what its events are found in the log (`CommandSent`).
-            stream_id: its entity, where that is known.
+            client: the sender, for the reader of a violation.
+            workspace_id: its workspace.
+            marker: the key by which its events are found in the log (`CommandSent`).
+            stream_id: its entity, if that is known.
             key: its idempotency key.
             events_min: 0 for one that may change nothing.
-            events_max: how many events it leads to at the most: tells a repetition within one.
+            events_max: how many events it leads to at most; shows a repetition within one commit.
 
         """
         sent = CommandSent(
@@ -143,13 +143,13 @@ class Recorder:
     def ack(self, cursor_of: CursorKey, number: int) -> Asked:
         """Record an ack, just before it is sent.
 
-        Success is silent: `Asked.ok` is for when something that was sent after it has its answer.
+        Success is silent: call `Asked.ok` once something that was sent after it is answered.
         """
         sent = AckSent(at=self._clock(), op=self.new_id(), cursor_of=cursor_of, number=number)
         return self._asked(sent)
 
     def cursor(self, cursor_of: CursorKey, *, durable: bool = False) -> Asked:
-        """Record that a stored cursor is looked up, by a subscribe or (durable) in the store."""
+        """Record the lookup of a stored cursor, by a subscribe or (durable) in the store."""
         sent = CursorAsked(at=self._clock(), op=self.new_id(), cursor_of=cursor_of, durable=durable)
         return self._asked(sent)
 
@@ -191,12 +191,12 @@ class Recorder:
     # -------------------------------------------------------------- what the test itself did
 
     def crashed(self, *, acks_unwritten_s: float) -> None:
-        """Record that a node went without writing the acks of the last so many seconds."""
+        """Record that a node crashed without writing the acks of the last so many seconds."""
         now = self._clock()
         self.add(Crashed(at=now, since=now - acks_unwritten_s))
 
     def rolled_back(self, workspace_id: str, to_seq: int, *, lost: Iterable[Event] = ()) -> None:
-        """Record that the events above a number were lost; name them where they are known."""
+        """Record that the events above a number were lost; name them if they are known."""
         self.add(
             RolledBack(
                 at=self._clock(),
@@ -207,12 +207,12 @@ class Recorder:
         )
 
     def settled(self) -> None:
-        """Record that all is quiet, and everybody has caught up who can."""
+        """Record that all is quiet, and that all who can have caught up."""
         self.add(Settled(at=self._clock()))
 
 
 class Asked:
-    """A question on its way; only the first answer counts."""
+    """A question in flight; only the first answer counts."""
 
     def __init__(self, recorder: Recorder, op: str) -> None:
         self.op = op
@@ -245,7 +245,7 @@ class Asked:
         command_id: str | None = None,
         repeated: bool = False,
     ) -> None:
-        """Record success: of a command its receipt, of a read up to where it reflects the log."""
+        """Record success: a command's receipt, or up to where a read reflects the log."""
         self._answer(
             Answered(
                 at=self._recorder.now(),
@@ -260,7 +260,7 @@ class Asked:
         )
 
     def receipt(self, receipt: Receipt) -> None:
-        """Record a command's success, as the embedding API tells it."""
+        """Record a command's success, as the embedding API returns it."""
         self.ok(
             receipt.event_seq,
             receipt.version,
@@ -270,7 +270,7 @@ class Asked:
         )
 
     def head(self, head: Head) -> None:
-        """Record the answer of a read of the head in the store: tells the epoch too."""
+        """Record the answer of a read of the head in the store, with its epoch."""
         self._answer(
             Answered(
                 at=self._recorder.now(),
@@ -282,7 +282,7 @@ class Asked:
         )
 
     def stands_at(self, cursor: int) -> None:
-        """Record where a stored cursor stands; 0 for none."""
+        """Record the value of a stored cursor; 0 for none."""
         self._answer(Answered(at=self._recorder.now(), op=self.op, outcome="ok", cursor=cursor))
 
     def failed(self, error: DalsegnoError | str, details: Mapping[str, Any] | None = None) -> None:
@@ -301,7 +301,7 @@ class Asked:
         )
 
     def unknown(self) -> None:
-        """Record that nobody waits for the answer any more: connection lost, caller cancelled."""
+        """Record that nobody waits for the answer now: connection lost, or caller cancelled."""
         self._answer(Answered(at=self._recorder.now(), op=self.op, outcome="unknown"))
 
     def _answer(self, answer: Answered) -> None:
@@ -311,7 +311,7 @@ class Asked:
 
 
 class Followed:
-    """A subscription that events come by."""
+    """A subscription whose deliveries are recorded."""
 
     def __init__(self, recorder: Recorder, name: str) -> None:
         self.name = name
@@ -321,7 +321,7 @@ class Followed:
         return f"<Followed {self.name}>"
 
     def delivered(self, event: Event, *, is_workspace_stream: bool) -> None:
-        """Record an event as the embedding API gives it."""
+        """Record an event as the embedding API delivers it."""
         self.saw(
             event.event_seq if is_workspace_stream else event.stream_seq,
             event_id=event.event_id,
@@ -346,7 +346,7 @@ class Followed:
             event_id: its id.
             event_seq: its number in the workspace.
             chain: as a number, or as it stands on the wire.
-            payload: JSON, byte for byte, where it is the stored one: a domain may show another on
+            payload: JSON, byte for byte, if it is the stored one: a domain may show another on
                 the workspace's stream.
 
         """
@@ -363,7 +363,7 @@ class Followed:
         )
 
     def ended(self, code: str | None = None) -> None:
-        """Record that it is over, with the server's code where it ended it."""
+        """Record that it is over, with the server's code if the server ended it."""
         self._recorder.add(
             SubscriptionEnded(at=self._recorder.now(), subscription=self.name, code=code)
         )

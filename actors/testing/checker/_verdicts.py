@@ -1,4 +1,4 @@
-"""What the checker can find: the verdicts, by the invariants that they break (DESIGN §2)."""
+"""Verdicts: what the checker can find, by the invariants that it breaks (DESIGN §2)."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class Verdict(StrEnum):
     TIME_REGRESS = "time-regress"
     """``recorded_at`` steps back within a workspace."""
     DUPLICATE = "duplicate"
-    """What was asked once took effect twice (I5)."""
+    """What was sent once took effect twice (I5)."""
     RUN_TERMINAL = "run-terminal"
-    """A run that started has not exactly one end (I12)."""
+    """A run that started does not have exactly one end (I12)."""
     LOST_WRITE = "lost-write"
-    """A command was acknowledged, and the log has not all of it (I2)."""
+    """A command was acknowledged, and the log does not have all of it (I2)."""
     GHOST_FAIL = "ghost-fail"
     """A command was reported as failed, and it is in the log (I2, I4)."""
     WRONG_RECEIPT = "wrong-receipt"
-    """A receipt tells another number or version than the log."""
+    """A receipt has another number or version than the log."""
     REAL_TIME = "real-time"
-    """A command has a number below one that was known before it was asked (I1)."""
+    """A command has a number below one that was known before it was sent (I1)."""
     PHANTOM_REJECT = "phantom-reject"
-    """A rejection tells of a version that was not the current one while it was on its way (I2)."""
+    """A rejection names a version that was not current while the command was in flight (I2)."""
     UNANSWERED = "unanswered"
     """A command or a read is still waiting when all has settled."""
     STALE_READ = "stale-read"
@@ -46,13 +46,13 @@ class Verdict(StrEnum):
     EPOCH_REGRESS = "epoch-regress"
     """A workspace's epoch went down (I3)."""
     INCONSISTENT_OFFSET = "inconsistent-offset"
-    """One number has two contents, for two observers or for one and the log (I1)."""
+    """One number has two contents, for two readers or for one and the log (I1)."""
     GAP = "gap"
-    """A subscription left a number out (I6)."""
+    """A subscription skipped a number (I6)."""
     STEP_BACK = "step-back"
-    """A subscription gave a number again (I6)."""
+    """A subscription repeated a number (I6)."""
     UNSEEN = "unseen"
-    """Who still follows a stream has not got what was committed long ago (I6)."""
+    """A subscription that lasts lacks what was committed long ago (I6)."""
     AFTER_REVOCATION = "after-revocation"
     """A user got an event above the one that ended their membership (I8)."""
     ACK_REGRESS = "ack-regress"
@@ -60,7 +60,7 @@ class Verdict(StrEnum):
 
 
 Exhibit: TypeAlias = Record | Event
-"""What a violation rests on."""
+"""The evidence of a violation."""
 
 
 class Violation(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +71,7 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
     """What happened, for a person."""
     exhibits: tuple[Exhibit, ...] = ()
-    """The records and events that show it, the telling ones first."""
+    """The records and events that show it, the most important first."""
 
     def __str__(self) -> str:
         lines = [f"{self.verdict} in {self.workspace_id}: {self.sentence}"]
@@ -80,7 +80,7 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _show(exhibit: Exhibit) -> str:
-    """Show a record or an event in a line."""
+    """Return a record or an event in a line."""
     if isinstance(exhibit, Event):
         return (
             f"log {exhibit.event_seq}: {exhibit.type} on {exhibit.stream_id} "
@@ -88,14 +88,14 @@ def _show(exhibit: Exhibit) -> str:
         )
     fields = msgspec.structs.asdict(exhibit)
     at = fields.pop("at")
-    # What is only its default says nothing.
+    # A default says nothing.
     plain = {field.name: field.default for field in msgspec.structs.fields(exhibit)}
     said = (f"{name}={value}" for name, value in fields.items() if value != plain[name])
     return f"{at:.6f} {type(exhibit).__name__} {' '.join(said)}"
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """How much a verdict rests on; reports add up."""
+    """The amount of evidence that was judged; reports add up."""
 
     records: int = 0
     commands: Counter[str] = msgspec.field(default_factory=Counter)
