@@ -1,4 +1,4 @@
-"""What every transport promises its connection; see `dalsegno.actors.Transport`."""
+"""The contract of transports; see `dalsegno.actors.Transport`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dalsegno.actors.ports import Transport, TransportClosedError
 from dalsegno.protocol import Close, Frames, Limits
 
 TRANSPORT_LIMITS = Limits(message_bytes_max=4096, send_buffer_bytes=16 * 1024, close_deadline_s=0.5)
-"""What a transport is made with for the suite."""
+"""The limits with which the suite opens transports."""
 
 BIG = b"x" * 64 * 1024
 
@@ -25,20 +25,20 @@ class TransportClient(Protocol):
     transport: Transport
 
     async def send(self, message: str | bytes) -> None:
-        """Send a message; raise `TransportClosedError` where the connection has ended."""
+        """Send a message; raise `TransportClosedError` if the connection has ended."""
 
     async def receive(self) -> str:
-        """Wait for the next text; raise `TransportClosedError` where the connection has ended."""
+        """Wait for the next text; raise `TransportClosedError` if the connection has ended."""
 
     async def close(self, code: int, reason: str) -> None:
         """End the connection with a closing handshake."""
 
     async def vanish(self) -> None:
-        """End the connection without a word, as a client that was killed."""
+        """End the connection without a handshake, as a client that was killed does."""
 
 
 OpenClient = Callable[[], AbstractAsyncContextManager[TransportClient]]
-"""Opens a connection of which at most 16 KiB are on their way while the client reads nothing."""
+"""Opens a connection that buffers at most 16 KiB while the client reads nothing."""
 
 
 def _frames(*texts: str | bytes) -> Frames:
@@ -46,14 +46,14 @@ def _frames(*texts: str | bytes) -> Frames:
 
 
 async def _fill(transport: Transport) -> int:
-    """Send until the client's side is full and the rest stays here; return how many that took."""
+    """Send until the buffers are full and the rest is kept; return the number of messages."""
     for count in range(1, 1000):
         if not transport.send_nowait([_frames(b"%d " % count + BIG)]):
             with trio.move_on_after(0.05):
                 await transport.flush()
                 continue
             return count
-    raise AssertionError("an endless buffer")
+    raise AssertionError("the buffer has no end")
 
 
 async def _until(condition: Callable[[], bool]) -> None:
@@ -61,12 +61,12 @@ async def _until(condition: Callable[[], bool]) -> None:
         if condition():
             return
         await trio.sleep(0.001)
-    raise AssertionError("it never came true")
+    raise AssertionError("the condition never became true")
 
 
 @pytest.mark.trio
 class TransportContract:
-    """What every transport promises its connection; see `dalsegno.actors.Transport`.
+    """The contract of transports; see `dalsegno.actors.Transport`.
 
     A subclass, or a ``conftest.py``, adds the fixture ``open_client``: a function that opens a
     connection with `TRANSPORT_LIMITS` and yields its other end, a `TransportClient`.
@@ -158,14 +158,14 @@ class TransportContract:
             assert transport.receive_nowait() is None
             await client.send("one")
             await client.send("two")
-            await trio.sleep(0.1)  # both are here, whoever carries them
+            await trio.sleep(0.1)  # both have arrived, over any transport
             assert await transport.receive() == "one"
             assert transport.receive_nowait() == "two"
             assert transport.receive_nowait() is None
             await client.send("three")
-            assert await transport.receive() == "three", "it goes on where there is nothing"
+            assert await transport.receive() == "three", "it still works after finding nothing"
             transport.abort()
-            assert transport.receive_nowait() is None, "`receive` tells why"
+            assert transport.receive_nowait() is None, "`receive` raises why"
             with pytest.raises(TransportClosedError):
                 await transport.receive()
 

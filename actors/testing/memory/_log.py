@@ -1,4 +1,4 @@
-"""One workspace in memory: the rows that PostgreSQL would keep of it, and what is read of them.
+"""One workspace in memory: the rows that PostgreSQL would keep of it, and their queries.
 
 Everything here is synchronous and takes the time as an argument; `MemoryStore` adds the rest.
 """
@@ -72,7 +72,7 @@ class MemoryLog:
         return self.head
 
     def release(self) -> None:
-        """Own it no longer."""
+        """Clear the owner."""
         self.head = msgspec.structs.replace(self.head, owner=None)
 
     def halt(self, reason: str, *, code: str, actor: str, now: datetime) -> None:
@@ -100,7 +100,7 @@ class MemoryLog:
         )
 
     def admits(self, batch: Batch, now: datetime) -> bool:
-        """Tell whether the fence and the live keys let a batch in."""
+        """Return whether the fence and the live keys admit a batch."""
         assert not batch.events or batch.events[0].event_seq == batch.old_head + 1
         return (
             (self.head.epoch, self.head.head_seq) == (batch.epoch, batch.old_head)
@@ -109,7 +109,7 @@ class MemoryLog:
         )
 
     def refuse_bad_rows(self, batch: Batch) -> None:
-        """Raise `BatchRejectedError` where a unique key or a number's range would be violated."""
+        """Raise `BatchRejectedError` if a unique key or a number's range would be violated."""
         if batch.new_head > SEQ_MAX:
             raise BatchRejectedError("event_seq is out of range")
         for event in batch.events:
@@ -195,7 +195,7 @@ class MemoryLog:
         return found
 
     def read_versions(self, stream_ids: Collection[str]) -> dict[str, int]:
-        """Read the versions of entities, those that exist."""
+        """Read the versions of the entities that exist."""
         rows = ((stream_id, self.entities.get(stream_id)) for stream_id in stream_ids)
         return {stream_id: row.version for stream_id, row in rows if row is not None}
 
@@ -255,7 +255,7 @@ class MemoryLog:
     def find_results(
         self, keys: Collection[tuple[str, str]], now: datetime
     ) -> dict[tuple[str, str], StoredResult]:
-        """Look up keys, those that live."""
+        """Look up the keys that have not expired."""
         rows = ((key, self.results.get(key)) for key in keys)
         return {
             key: msgspec.structs.replace(
@@ -267,14 +267,14 @@ class MemoryLog:
 
 
 def refuse_bad_text(batch: Batch) -> None:
-    """Raise `BatchRejectedError` for what is no text to PostgreSQL: a NUL, a lone surrogate."""
+    """Raise `BatchRejectedError` for what PostgreSQL refuses in a text: a NUL, a lone surrogate."""
     for text in _texts(batch):
         if text is not None and ("\0" in text or not _encodable(text)):
             raise BatchRejectedError("a text holds a NUL or a lone surrogate")
 
 
 def storable(text: str) -> str:
-    """Write a message of whatever origin without what is no text to PostgreSQL."""
+    """Return a text of any origin with "?" for every character that PostgreSQL refuses."""
     return text.replace("\0", "?").encode(errors="replace").decode()
 
 

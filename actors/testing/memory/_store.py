@@ -1,6 +1,6 @@
-"""The store in memory: what PostgreSQL guarantees, without a process beside this one.
+"""The store in memory: the guarantees of the PostgreSQL store, without a server.
 
-It is the base of simulation, so it takes its time from a `World` and is deterministic: nothing is
+It is the base of simulation, so it takes the time from a `World` and is deterministic: nothing is
 random, and no set is ever iterated over.  Every method begins with a checkpoint and then does its
 work in one step, so a call that is cancelled has done nothing.  The store outlives the runtimes
 above it: a restart opens a new runtime on the same store.
@@ -55,7 +55,7 @@ class MemoryStore:
         return f"<MemoryStore [{len(self._logs)} workspaces, {events} events]>"
 
     async def aclose(self) -> None:
-        """Do nothing: a runtime that is opened on this store later finds it as it is."""
+        """Do nothing: a runtime that is opened on this store later finds it unchanged."""
         await trio.lowlevel.checkpoint()
 
     # Heads
@@ -91,7 +91,7 @@ class MemoryStore:
         return log.acquire(owner)
 
     async def release(self, workspace_id: str, epoch: int) -> bool:
-        """Own the workspace no longer; see `Store.release`."""
+        """Release the workspace; see `Store.release`."""
         await trio.lowlevel.checkpoint()
         log = self._under(workspace_id, epoch)
         if log is None:
@@ -120,13 +120,13 @@ class MemoryStore:
         return True
 
     async def read_audit(self, workspace_id: str, *, limit: int) -> list[AuditEntry]:
-        """Read what was done from outside; see `Store.read_audit`."""
+        """Read the interventions from outside; see `Store.read_audit`."""
         await trio.lowlevel.checkpoint()
         log = self._logs.get(workspace_id)
         return log.audit[::-1][:limit] if log else []
 
     def _under(self, workspace_id: str, epoch: int) -> MemoryLog | None:
-        """Find a workspace whose epoch still stands."""
+        """Return a workspace's log if the epoch is current."""
         log = self._logs.get(workspace_id)
         return log if log is not None and log.head.epoch == epoch else None
 
@@ -135,7 +135,7 @@ class MemoryStore:
     async def beat(
         self, node_id: str, incarnation: str, *, address: str | None, lease_s: float, first: bool
     ) -> float | None:
-        """Prolong a node's lease; see `Store.beat`."""
+        """Extend a node's lease; see `Store.beat`."""
         await trio.lowlevel.checkpoint()
         return self._nodes.beat(
             node_id,
@@ -159,7 +159,7 @@ class MemoryStore:
     # Appending
 
     async def append(self, batches: Sequence[Batch]) -> Collection[str]:
-        """Commit what can be; see `Store.append`."""
+        """Commit the batches that can be; see `Store.append`."""
         await trio.lowlevel.checkpoint()
         for batch in batches:
             refuse_bad_text(batch)
@@ -179,7 +179,7 @@ class MemoryStore:
         return [batch.workspace_id for _, batch in won]
 
     async def explain(self, batch: Batch) -> Refusal:
-        """Read what may have refused a batch; see `Store.explain`."""
+        """Read why a batch may have been refused; see `Store.explain`."""
         keys = [(result.scope, result.key) for result in batch.results]
         return Refusal(
             head=await self.read_head(batch.workspace_id),
@@ -211,7 +211,7 @@ class MemoryStore:
         return log.find_commands(command_ids, after_seq) if log else {}
 
     async def event_types(self) -> set[tuple[str, str, int]]:
-        """Tell every kind of event that was ever appended; see `Store.event_types`."""
+        """Return every kind of event that was ever appended; see `Store.event_types`."""
         await trio.lowlevel.checkpoint()
         return set(self._types)
 
@@ -271,7 +271,7 @@ class MemoryStore:
     async def locate(
         self, stream_id: str, *, after: str = "", limit: int = 2, existing_only: bool = False
     ) -> list[str]:
-        """Tell which workspaces have an entity of this id; see `Store.locate`."""
+        """Return the workspaces that have an entity of this id; see `Store.locate`."""
         await trio.lowlevel.checkpoint()
         having = (
             workspace_id
@@ -321,7 +321,7 @@ class MemoryStore:
     async def sweep_cursors(
         self, after: CursorKey | None, *, limit: int, unused_s: float
     ) -> CursorKey | None:
-        """Forget some that are not written any more; see `Store.sweep_cursors`."""
+        """Forget cursors that are no longer written; see `Store.sweep_cursors`."""
         await trio.lowlevel.checkpoint()
         unused = timedelta(seconds=unused_s)
         return self._cursors.sweep(after, limit, self._world.now() - unused)

@@ -1,4 +1,4 @@
-"""What the store in memory keeps beside its logs: ack cursors, and nodes with their leases.
+"""The tables of the store in memory beside its logs: ack cursors, and nodes with leases.
 
 Everything here is synchronous and takes the time as an argument; `MemoryStore` adds the rest.
 """
@@ -26,7 +26,7 @@ _DEAD_KEPT = timedelta(days=1)
 class _Cursor(msgspec.Struct, frozen=True):
     seq: int
     written: int
-    """Which write it was: unlike a time, never the same for two."""
+    """The number of the write: unlike a time, never the same for two."""
     written_at: datetime
 
 
@@ -39,12 +39,12 @@ class Cursors:
         self._users: dict[str, dict[str, dict[CursorKey, _Cursor]]] = {}
 
     def read(self, keys: Collection[CursorKey]) -> dict[CursorKey, int]:
-        """Read cursors, those that exist."""
+        """Read the cursors that exist."""
         found = ((key, self._of_client(key).get(key)) for key in keys)
         return {key: row.seq for key, row in found if row is not None}
 
     def write(self, cursors: dict[CursorKey, int], now: datetime) -> None:
-        """Raise cursors, and let the oldest above the bounds go."""
+        """Raise cursors, and forget the oldest above the bounds."""
         write = next(self._writes)
         for key, seq in cursors.items():
             rows = self._users.setdefault(key.user_id, {}).setdefault(key.client_id, {})
@@ -56,7 +56,7 @@ class Cursors:
     def sweep(
         self, after: CursorKey | None, limit: int, written_before: datetime
     ) -> CursorKey | None:
-        """Look at some behind ``after``, and forget those written too long ago."""
+        """Visit some after ``after``, and forget those written too long ago."""
         keys = sorted(self._keys())
         start = 0 if after is None else bisect_right(keys, after)
         seen = keys[start : start + limit]
@@ -117,7 +117,7 @@ class Nodes:
         first: bool,
         now: datetime,
     ) -> float | None:
-        """Prolong a lease; see `Store.beat`."""
+        """Extend a lease; see `Store.beat`."""
         if first:
             self._forget_dead(now)
         old = self._rows.get(node_id)
@@ -142,12 +142,12 @@ class Nodes:
         return Node(node_id=node_id, address=row.address, expires_in_s=left_s)
 
     def is_replaced(self, node_id: str, incarnation: str) -> bool:
-        """Tell whether another process is the node."""
+        """Return whether another process is the node."""
         row = self._rows.get(node_id)
         return row is not None and row.incarnation != incarnation
 
     def is_live(self, node_id: str, now: datetime) -> bool:
-        """Tell whether a node's lease runs."""
+        """Return whether a node's lease runs."""
         row = self._rows.get(node_id)
         return row is not None and row.expires_at > now
 

@@ -1,8 +1,8 @@
 """A client's connection in memory, both ends, for tests and simulations.
 
-The line takes a bounded number of bytes that the client has not read, like a socket; past that
-`send_nowait` keeps the rest.  The client answers pings and the closing handshake as a library
-would, without being asked, unless it is told to be deaf.
+The line takes a bounded number of bytes that the client has not read, like a socket; beyond that
+`send_nowait` keeps the rest.  The client answers pings and the closing handshake by itself, as a
+library would, unless it is set to be deaf.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 _ABNORMAL = 1006
 _WAITING_MAX = 64
-"""Messages of the client that wait to be received."""
+"""Messages of the client that may wait to be received."""
 
 
 class _Signal:
-    """Wakes everybody who waits for a change."""
+    """A signal that wakes all tasks that wait for a change."""
 
     __slots__ = ("_event",)
 
@@ -42,7 +42,7 @@ class _Signal:
 
 
 class _Line:
-    """What lies between the two ends."""
+    """The line between the two ends."""
 
     def __init__(self, room_bytes: int) -> None:
         self.room_bytes = room_bytes
@@ -50,13 +50,13 @@ class _Line:
         self.to_client_bytes = 0
         self.to_server: deque[str | bytes] = deque()
         self.closed: tuple[int, str] | None = None
-        """What ends the connection, for both ends."""
+        """The close code and reason, for both ends."""
         self.cut = False
-        """Ended without a handshake."""
+        """Whether it ended without a handshake."""
         self.changed = _Signal()
 
     def put(self, text: bytes) -> bool:
-        """Take a message; one longer than the room fits where the line is empty."""
+        """Take a message if there is room; an empty line takes one of any length."""
         if self.to_client and self.to_client_bytes + len(text) > self.room_bytes:
             return False
         self.to_client.append(text)
@@ -97,7 +97,7 @@ class MemoryTransport:
         return self._push()
 
     async def flush(self) -> None:
-        """Wait until the line took all; see `Transport`."""
+        """Wait until the line has taken everything; see `Transport`."""
         await trio.lowlevel.checkpoint()
         while not self._push():
             kept = len(self._kept)
@@ -108,7 +108,7 @@ class MemoryTransport:
             raise self._line.error()
 
     def receive_nowait(self) -> str | bytes | None:
-        """Take the client's next message if it is here; see `Transport`."""
+        """Return the client's next message if it has arrived; see `Transport`."""
         line = self._line
         if not line.to_server:
             return None
@@ -126,12 +126,12 @@ class MemoryTransport:
         return message
 
     def ping_nowait(self) -> None:
-        """Have the client answer, unless it is deaf or data is on its way."""
+        """Make the client answer, unless it is deaf or data is pending."""
         if self._line.closed is None and not self._kept and not self._client.deaf:
             self.last_heard = self.last_pong = trio.current_time()
 
     async def aclose(self, code: Close, reason: str) -> None:
-        """Say why after what is kept, and wait for the client's answer; see `Transport`."""
+        """Close after what is kept, and wait for the client's answer; see `Transport`."""
         line = self._line
         if line.closed is not None:
             await trio.lowlevel.checkpoint()
@@ -158,7 +158,7 @@ class MemoryTransport:
         self._line.close(_ABNORMAL, "aborted", cut=True)
 
     def heard(self) -> None:
-        """Note that something came from the client."""
+        """Record that something came from the client."""
         self.last_heard = trio.current_time()
 
     def _push(self) -> bool:
@@ -186,13 +186,13 @@ class MemoryClient:
         self.transport = MemoryTransport(self._line, self)
         """The server's end."""
         self.deaf = False
-        """Answers neither pings nor the closing handshake."""
+        """Whether it answers neither pings nor the closing handshake."""
 
     async def send(self, message: str | bytes) -> None:
         """Send a message; wait while too many are not received.
 
         Raises:
-            TransportClosedError: The connection is over, or this message ends it with 1009.
+            TransportClosedError: the connection is over, or this message ends it with 1009.
 
         """
         await trio.lowlevel.checkpoint()
@@ -213,7 +213,7 @@ class MemoryClient:
         """Wait for the server's next message.
 
         Raises:
-            TransportClosedError: The connection is over, and all that came before was taken.
+            TransportClosedError: the connection is over, and everything before that was read.
 
         """
         await trio.lowlevel.checkpoint()
@@ -233,7 +233,7 @@ class MemoryClient:
         self._line.close(code, reason, cut=True)
 
     def vanish(self) -> None:
-        """Be gone without a word."""
+        """End the connection without a handshake."""
         self._line.close(_ABNORMAL, "the client left without a close frame", cut=True)
 
 
@@ -243,8 +243,8 @@ def memory_connection(
     """Open a connection; the server's end is its ``transport``.
 
     Args:
-        limits: The bounds of the framing.
-        room_bytes: How much may be unread by the client before the line takes no more.
+        limits: the bounds of the framing.
+        room_bytes: how much the client may leave unread before the line takes no more.
 
     """
     return MemoryClient(limits or Limits(), room_bytes)

@@ -1,4 +1,4 @@
-"""The suite that every store has to pass, a subject a module."""
+"""The contract suite of stores, one module per subject."""
 
 from ._contract import StoreContract as StoreContract
 from ._harness import (

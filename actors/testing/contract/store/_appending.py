@@ -1,4 +1,4 @@
-"""What a commit writes, and what refuses it."""
+"""Commits: what they write, and what refuses them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class AppendContract:
-    """What a commit writes, and what refuses it."""
+    """Commits: what they write, and what refuses them."""
 
     async def test_x_per_6_an_event_comes_back_as_it_was_written(self, store: Store) -> None:
         w = await writer(store, "w")
@@ -226,7 +226,7 @@ class AppendContract:
         }
 
     async def test_x_seq_1_twenty_tasks_make_one_dense_log(self, store: Store) -> None:
-        """Each appends what it thinks comes next; the fence lets one of them at a time be right."""
+        """Each appends what it takes to be next; the fence lets only one at a time be right."""
         w = await writer(store, "w")
         committed: list[str] = []
 

@@ -30,7 +30,7 @@ class StoreContract(
     EntityContract,
     CursorContract,
 ):
-    """What every store guarantees; the docstrings of `dalsegno.actors.Store` are the specification.
+    """The contract of stores, as the docstrings of `dalsegno.actors.Store` specify it.
 
     A subclass, or a ``conftest.py``, adds the fixture ``harness``: a `StoreHarness` around a store
     that is empty and was opened with `STORE_LIMITS`.

@@ -80,7 +80,7 @@ class CursorContract:
         assert keys == sorted(keys)
 
         async def sweep() -> list[CursorKey | None]:
-            """Go over all of them; tell where each portion ended."""
+            """Visit all of them; return where each portion ended."""
             ends: list[CursorKey | None] = []
             while not ends or ends[-1] is not None:
                 after = ends[-1] if ends else None

@@ -1,4 +1,4 @@
-"""What the suite needs of a store beside its methods, and that of one in memory."""
+"""Harnesses: what the suite needs of a store beside its methods."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dalsegno.protocol import Limits
 from ._writing import START, new_id
 
 STORE_LIMITS = Limits(clients_per_user_max=3, cursors_per_client_max=5)
-"""What a store is opened with for the suite: so small that the tests reach them."""
+"""The limits of stores under test: so small that the tests reach them."""
 
 
 class StoreHarness(Protocol):
-    """A store, and what the suite does to it behind its back."""
+    """A store, with operations that bypass its interface."""
 
     store: Store
 
@@ -27,7 +27,7 @@ class StoreHarness(Protocol):
         """Make command results, leases and cursors this much older."""
 
     async def put_head(self, workspace_id: str, head_seq: int) -> None:
-        """Set the number that a workspace's log has arrived at, without its events."""
+        """Set the head of a workspace's log, without its events."""
 
 
 class MemoryHarness:
@@ -45,13 +45,13 @@ class MemoryHarness:
         await trio.lowlevel.checkpoint()
 
     async def put_head(self, workspace_id: str, head_seq: int) -> None:
-        """Set the number that a workspace's log has arrived at, without its events."""
+        """Set the head of a workspace's log, without its events."""
         self._memory.put_head(workspace_id, head_seq)
         await trio.lowlevel.checkpoint()
 
 
 class _Store(MemoryStore):
-    """One whose logs can be made long without writing them."""
+    """A store whose logs can be made long without writing them."""
 
     def put_head(self, workspace_id: str, head_seq: int) -> None:
         log = self._logs[workspace_id]

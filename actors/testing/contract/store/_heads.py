@@ -1,4 +1,4 @@
-"""Where a log ends and who may append to it: epochs, and the halt marker."""
+"""Heads: the end of a log, epochs, and the halt marker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class HeadContract:
-    """Where a log ends and who may append to it: epochs, and the halt marker."""
+    """Heads: the end of a log, epochs, and the halt marker."""
 
     async def test_a_workspace_begins_when_it_is_acquired_to_be_created(self, store: Store) -> None:
         assert await store.read_head("w") is None
@@ -114,7 +114,7 @@ class HeadContract:
         assert await store.read_audit("w", limit=2) == audit[:2]
 
     async def test_x_per_9_whatever_the_reason_says_it_can_be_stored(self, store: Store) -> None:
-        """It may quote what could not be read."""
+        """A reason may quote what could not be read."""
         w = await writer(store, "w")
         assert await store.halt("w", w.epoch, "found \0 and \ud800 in ö", code="1", actor="node a")
         assert (await head_of(store, "w")).halted_reason == "found ? and ? in ö"

@@ -1,4 +1,4 @@
-"""Which node owns a workspace, and for how long: leases."""
+"""Leases: which node owns a workspace, and for how long."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def beat(store: Store, node: str, incarnation: str = "1", *, first: bool =
 
 
 class NodeContract:
-    """Which node owns a workspace, and for how long: leases."""
+    """Leases: which node owns a workspace, and for how long."""
 
     @pytest.mark.parametrize("create", [True, False])
     async def test_what_a_live_node_owns_stays_as_it_is(
@@ -68,7 +68,7 @@ class NodeContract:
         assert await acquired(store, "w", "b") == head
 
     async def test_a_node_that_never_beat_owns_nothing_for_long(self, store: Store) -> None:
-        """As one of an older release, whose leases nobody knows."""
+        """For example a node of an older release, which has no lease."""
         await acquired(store, "w", "a")
         head = await acquired(store, "w", "b")
         assert (head.epoch, head.owner) == (2, "b")

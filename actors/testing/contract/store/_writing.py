@@ -1,4 +1,4 @@
-"""Batches as a workspace actor would write them."""
+"""Writing of batches as a workspace actor would."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def new_id() -> str:
 
 @dataclass
 class Writer:
-    """Writes batches as a workspace actor would: dense, chained, one row an entity."""
+    """A writer of batches as a workspace actor would: dense, chained, one row per entity."""
 
     workspace_id: str
     epoch: int
@@ -107,13 +107,13 @@ def result(key: str, event_seq: int, scope: str = "u1|note:1") -> ResultWrite:
 
 
 async def writer(store: Store, workspace_id: str, owner: str = "here") -> Writer:
-    """Own a new or an empty workspace."""
+    """Acquire a new or an empty workspace, and return a writer for it."""
     head = await acquired(store, workspace_id, owner)
     return Writer(workspace_id, head.epoch)
 
 
 async def acquired(store: Store, workspace_id: str, owner: str = "here") -> Head:
-    """Acquire a workspace, which is created where it is absent."""
+    """Acquire a workspace, which is created if it is absent."""
     head = await store.acquire(workspace_id, owner, create=True)
     assert head is not None
     return head
