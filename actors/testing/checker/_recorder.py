@@ -185,8 +185,8 @@ class Recorder:
 
     def connection_ended(self, connection: str, code: object = None) -> None:
         """Record that a connection is over."""
-        said = None if code is None else str(code)
-        self.add(ConnectionEnded(at=self._clock(), connection=connection, code=said))
+        text = None if code is None else str(code)
+        self.add(ConnectionEnded(at=self._clock(), connection=connection, code=text))
 
     # -------------------------------------------------------------- what the test itself did
 

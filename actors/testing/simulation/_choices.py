@@ -1,9 +1,9 @@
-"""Where a simulation takes its decisions from: a seed, or Hypothesis.
+"""Sources of a simulation's decisions: a seed, or Hypothesis.
 
-A seed is fast, thousands of schedules; Hypothesis draws interactively, so that it can shrink what
-failed to the few decisions that matter.  Either way every decision is repeatable, Trio's order of
-tasks included: importing Hypothesis makes Trio sort the tasks of a step and shuffle them by a
-generator of its own, and `SeededChoices` asks for the same and seeds that generator.
+A seed is fast, for thousands of schedules; Hypothesis draws interactively, so that it can shrink
+what failed to the few decisions that matter.  Either way every decision is repeatable, Trio's order
+of tasks included: importing Hypothesis makes Trio sort the tasks of a step and shuffle them by a
+generator of its own, and `SeededChoices` does the same and seeds that generator.
 
 Decisions of many small things (each delay of each message) are *noise*: they come from a generator
 that one decision seeds, since a draw of Hypothesis costs much more.
@@ -30,11 +30,11 @@ _GRAINS = 1_000
 
 
 class Noise(Random):
-    """A generator for what is not worth a decision each."""
+    """A generator for what is not worth a decision each time."""
 
 
 class Choices(Protocol):
-    """A source of decisions; where it can shrink, it does so to the first and the lowest."""
+    """A source of decisions; if it can shrink, it does so to the first and the lowest."""
 
     def integer(self, low: int, high: int) -> int:
         """Decide on an integer in ``low`` … ``high``, both inclusive."""
@@ -117,11 +117,11 @@ class HypothesisChoices:
         return things[self.integer(0, len(things) - 1)]
 
     def chance(self, probability: float) -> bool:
-        """Decide whether something happens; it shrinks to that it does not."""
+        """Decide whether something happens; shrinks to no."""
         return self.integer(0, _GRAINS - 1) >= _GRAINS * (1 - probability)
 
     def uniform(self, low: float, high: float) -> float:
-        """Decide on a number, of a thousand; see `Choices`."""
+        """Decide on one of a thousand and one numbers; see `Choices`."""
         return low + (high - low) * self.integer(0, _GRAINS) / _GRAINS
 
     def noise(self) -> Noise:
@@ -130,11 +130,11 @@ class HypothesisChoices:
 
     @contextmanager
     def scheduling(self) -> Iterator[None]:
-        """Have Hypothesis seed what Trio shuffles tasks by; see `Choices`."""
+        """Make Hypothesis seed the generator by which Trio shuffles tasks; see `Choices`."""
         self._data.draw(self._st.random_module())
         yield
 
 
 def _set_sorted(*, value: bool) -> None:
-    """Have Trio sort the tasks of a step before it shuffles them."""
+    """Make Trio sort the tasks of a step before it shuffles them."""
     vars(_trio_run)["_ALLOW_DETERMINISTIC_SCHEDULING"] = value

@@ -1,10 +1,10 @@
-"""A simulated client: it follows streams, comes back with its cursors, and keeps the history.
+"""A simulated client: it follows streams, reconnects with its cursors, and records a history.
 
-It behaves as a good client does.  It reconnects to any node that is there, and goes to the one
-that `WORKSPACE_MOVED` names; it subscribes after what it has seen, with or without the chain of its
-cursor; where that is of another history it begins again; and it hangs up on a node that has said
-nothing for a few heartbeats.  It does not remove duplicates and fills no gaps: whatever a node
-sends is recorded as it came, and the checker says whether that was right.
+It behaves as a good client does.  It reconnects to any node that is up, and goes to the one that
+`WORKSPACE_MOVED` names; it subscribes after what it has seen, with or without the chain of its
+cursor; if the cursor belongs to another history it begins again; and it disconnects from a node
+that has been silent for a few heartbeats.  It removes no duplicates and fills no gaps: whatever a
+node sends is recorded as it came, and the checker decides whether that was right.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 
 _BEGIN_AGAIN = ("CURSOR_AHEAD", "CURSOR_DIVERGED", "STALE_CURSOR")
-"""What refuses a cursor for good: start again from the state, here from the first event."""
+"""The codes that refuse a cursor for good: begin again, here from the first event."""
 _HEARTBEATS_MISSED = 2
 _RETRY_S = 0.5
-_HEEDED = 0.7
-"""How often it goes where it is sent: that node may be the one that hangs."""
+_FOLLOWS_REDIRECT = 0.7
+"""How often it goes where it is redirected: that node may be the one that hangs."""
 _CHAINED = 0.5
-"""How many cursors have their chain where nothing asks for it."""
+"""How many cursors have their chain, if nothing requires it."""
 
 
 @dataclass(slots=True, eq=False)
 class Wanted:
-    """A stream that the client wants to follow, and how far it has come."""
+    """A stream that the client wants to follow, and its progress."""
 
     workspace_id: str
     stream_id: str
     cursor: int | str | None
-    """What to subscribe with; None: after the stored cursor."""
+    """The cursor to subscribe with; None for the stored one."""
     sent: int = 0
     """The last number that was delivered."""
     followed: Followed | None = None
-    """While the subscription lasts."""
+    """Set while the subscription lasts."""
     asked: Asked | None = None
-    """While the stored cursor is being asked for."""
+    """Set while the stored cursor is being looked up."""
     is_asking: bool = False
     refused: str | None = None
-    """With what the last subscribe was refused, or its subscription ended."""
+    """The code that refused the last subscribe, or ended its subscription."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +62,7 @@ class Pending:
 
     done: trio.Event
     answer: Message | None = None
-    """None at the end: the connection was lost."""
+    """None once done: the connection was lost."""
 
 
 class SimClient:
@@ -83,12 +83,12 @@ class SimClient:
         self.name = name
         self.user_id = user_id
         self.home = home
-        """The workspace that it is about: it goes where that is."""
+        """Its own workspace: it connects where that is."""
         self.recorder = recorder
         self.with_chains = with_chains
-        """Whether each cursor goes with its chain, which tells a history from one that was lost."""
+        """Whether every cursor has its chain, by which a lost history is recognised."""
         self.latency_s = 0.0
-        """Of the next connection."""
+        """The latency of the next connection."""
         self.seen: dict[str, int] = {}
         """The newest ``event_seq`` that it knows of each workspace."""
         self.cable: Cable | None = None
@@ -99,8 +99,8 @@ class SimClient:
         self._noise = noise
         self._limits = limits
         self._hint: str | None = None
-        """The node that owns what it asked for."""
-        self._heard_at = 0.0
+        """The node that owns what it requested."""
+        self._received_at = 0.0
         self._connected = trio.Event()
 
     def __repr__(self) -> str:
@@ -123,7 +123,7 @@ class SimClient:
         up = [node for node in self._nodes if node.is_up]
         hinted = [node for node in up if node.node_id == self._hint]
         self._hint = None
-        if hinted and self._noise.random() < _HEEDED:
+        if hinted and self._noise.random() < _FOLLOWS_REDIRECT:
             return hinted[0]
         return self._noise.choice(up) if up else None
 
@@ -132,7 +132,7 @@ class SimClient:
         connection = self.recorder.new_id()
         self.process = node.process
         self.process.connect(cable, user_id=self.user_id, client_id=self.name)
-        self.cable, self._heard_at = cable, trio.current_time()
+        self.cable, self._received_at = cable, trio.current_time()
         self._connected.set()
         code: int | None = None
         try:
@@ -141,15 +141,15 @@ class SimClient:
                 nursery.start_soon(self._resubscribe)
                 try:
                     while True:
-                        self._hear(await cable.receive(), connection)
+                        self._handle(await cable.receive(), connection)
                 except TransportClosedError as error:
                     code = error.code
                 nursery.cancel_scope.cancel()
         finally:
             cable.cut()
-            self._lost(connection, code)
+            self._disconnected(connection, code)
 
-    def _lost(self, connection: str, code: int | None) -> None:
+    def _disconnected(self, connection: str, code: int | None) -> None:
         self.cable = self.process = None
         self._connected = trio.Event()
         for pending in self.pending.values():
@@ -163,23 +163,23 @@ class SimClient:
         self.recorder.connection_ended(connection, code)
 
     async def _hang_up(self, cable: Cable) -> None:
-        """Give up a connection on which nothing comes any more."""
+        """Cut a connection on which nothing comes."""
         patience_s = _HEARTBEATS_MISSED * self._limits.heartbeat_interval_s
-        while trio.current_time() < self._heard_at + patience_s:
+        while trio.current_time() < self._received_at + patience_s:
             await trio.sleep(self._limits.heartbeat_interval_s)
             if cable.is_stalled:
-                self._heard_at = trio.current_time()  # it did not listen
+                self._received_at = trio.current_time()  # it was not reading
         cable.cut()
 
     # -------------------------------------------------------------------------- subscribing
 
     def want(self, workspace_id: str, stream_id: str, cursor: int | None) -> None:
-        """Follow a stream from now on; nothing where that is wanted already."""
+        """Follow a stream from now on; do nothing if that is already wanted."""
         if stream_id not in self.wanted:
             self.wanted[stream_id] = Wanted(workspace_id, stream_id, cursor)
 
     async def leave(self, stream_id: str) -> None:
-        """Follow a stream no longer; nothing where that has not begun."""
+        """Unsubscribe from a stream; do nothing if that has not begun."""
         wanted = self.wanted.get(stream_id)
         if wanted is not None and wanted.followed is not None:
             del self.wanted[stream_id]
@@ -187,7 +187,7 @@ class SimClient:
             await self.send("unsubscribe", stream_id=stream_id)
 
     async def _resubscribe(self) -> None:
-        """Ask for what is wanted and not followed, now and whenever that has changed."""
+        """Subscribe to what is wanted and not followed, again and again."""
         while True:
             for wanted in list(self.wanted.values()):
                 if wanted.followed is None and not wanted.is_asking:
@@ -196,51 +196,51 @@ class SimClient:
 
     async def _subscribe(self, wanted: Wanted) -> None:
         wanted.is_asking = True
-        said: Message = {"stream_id": wanted.stream_id, "workspace_id": wanted.workspace_id}
+        message: Message = {"stream_id": wanted.stream_id, "workspace_id": wanted.workspace_id}
         if wanted.cursor is None:
             self.note_unwritten()
             wanted.asked = self.recorder.cursor(self.cursor_key(wanted))
         else:
-            said["cursor"] = wanted.cursor
+            message["cursor"] = wanted.cursor
         # The stream's name is the request's: only one subscribe of it is under way.
-        await self.send("subscribe", request_id=wanted.stream_id, **said)
+        await self.send("subscribe", request_id=wanted.stream_id, **message)
 
     def cursor_key(self, wanted: Wanted) -> CursorKey:
-        """Name the stored cursor of a stream."""
+        """Return the key of a stream's stored cursor."""
         return CursorKey(self.user_id, self.name, wanted.workspace_id, wanted.stream_id)
 
-    def _subscribed(self, wanted: Wanted, said: Message, connection: str) -> None:
+    def _subscribed(self, wanted: Wanted, message: Message, connection: str) -> None:
         wanted.is_asking, wanted.refused = False, None
-        wanted.sent = said["cursor"]
-        wanted.cursor = self._cursor(said["cursor"], said["chain"])
+        wanted.sent = message["cursor"]
+        wanted.cursor = self._cursor(message["cursor"], message["chain"])
         if wanted.asked is not None:
-            wanted.asked.stands_at(said["cursor"])
+            wanted.asked.stands_at(message["cursor"])
             wanted.asked = None
         wanted.followed = self.recorder.subscription(
             connection,
             wanted.workspace_id,
             wanted.stream_id,
-            cursor=said["cursor"],
+            cursor=message["cursor"],
             user_id=self.user_id,
         )
 
     def note_unwritten(self) -> None:
-        """Note which acks may be forgotten, before a question that would show it."""
+        """Record which acks may be forgotten, before a question that would show it."""
         now = trio.current_time()
         since = min(node.acks_unwritten_since(now) for node in self._nodes)
         if since < now:
             self.recorder.crashed(acks_unwritten_s=now - since)
 
-    def _ended(self, wanted: Wanted, said: Message) -> None:
-        """Take that a subscription was refused, or is over."""
-        wanted.is_asking, wanted.refused = False, said["code"]
+    def _ended(self, wanted: Wanted, message: Message) -> None:
+        """Handle a subscription that was refused, or is over."""
+        wanted.is_asking, wanted.refused = False, message["code"]
         if wanted.asked is not None:
-            wanted.asked.failed(said["code"], said.get("details"))
+            wanted.asked.failed(message["code"], message.get("details"))
             wanted.asked = None
         if wanted.followed is not None:
-            wanted.followed.ended(said["code"])
+            wanted.followed.ended(message["code"])
             wanted.followed = None
-        if said["code"] in _BEGIN_AGAIN:
+        if message["code"] in _BEGIN_AGAIN:
             wanted.cursor = 0
 
     def _cursor(self, seq: int, chain: str) -> int | str:
@@ -257,7 +257,7 @@ class SimClient:
                 return
 
     async def ask(self, request_id: str, type_: str, **fields: Any) -> Message | None:  # noqa: ANN401 - JSON
-        """Send a message and wait for its answer; None where the connection is lost first."""
+        """Send a message and wait for its answer; None if the connection is lost first."""
         while self.cable is None:
             await self._connected.wait()
         pending = self.pending[request_id] = Pending(trio.Event())
@@ -266,55 +266,56 @@ class SimClient:
         return pending.answer
 
     async def tell(self, request_id: str, type_: str, **fields: Any) -> Message | None:  # noqa: ANN401 - JSON
-        """Send a message whose success is silent: its refusal, or else the pong behind it."""
+        """Send a message whose success is silent; return its refusal, or else the pong after it."""
         refusal = self.pending[request_id] = Pending(trio.Event())
         await self.send(type_, request_id=request_id, **fields)
         pong = await self.ask(f"pong {request_id}", "ping")
         self.pending.pop(request_id, None)
         return refusal.answer or (None if refusal.done.is_set() else pong)
 
-    def _hear(self, said: Message, connection: str) -> None:
-        self._heard_at = trio.current_time()
-        details = said.get("details") or {}
-        if said.get("code") == "WORKSPACE_MOVED" and said.get("workspace_id") in (None, self.home):
+    def _handle(self, message: Message, connection: str) -> None:
+        self._received_at = trio.current_time()
+        details = message.get("details") or {}
+        concerns_home = message.get("workspace_id") in (None, self.home)
+        if message.get("code") == "WORKSPACE_MOVED" and concerns_home:
             self._follow(details.get("owner"))
-        request_id = said.get("request_id")
-        stream_id = said.get("stream_id") or details.get("stream_id")
+        request_id = message.get("request_id")
+        stream_id = message.get("stream_id") or details.get("stream_id")
         if request_id in self.pending:
             pending = self.pending.pop(str(request_id))
-            pending.answer = said
+            pending.answer = message
             pending.done.set()
             return
         wanted = self.wanted.get(str(stream_id if request_id is None else request_id))
         if wanted is None:
             return
-        match said["type"]:
+        match message["type"]:
             case "event":
-                self._event(wanted, said)
+                self._event(wanted, message)
             case "subscribed":
-                self._subscribed(wanted, said, connection)
+                self._subscribed(wanted, message, connection)
             case "error":
-                self._ended(wanted, said)
+                self._ended(wanted, message)
             case _:
                 return
 
     def _follow(self, owner: str | None) -> None:
-        """Go where the workspace is, if that is not here any more."""
+        """Reconnect to where the workspace is, if that is no longer here."""
         here = self.process is not None and self.process.node_id == owner
         if not here and self.cable is not None:
             self._hint = owner
             self.cable.cut()
 
-    def _event(self, wanted: Wanted, said: Message) -> None:
+    def _event(self, wanted: Wanted, message: Message) -> None:
         if wanted.followed is None:
             return
         wanted.followed.saw(
-            said["seq"],
-            event_id=said["event_id"],
-            event_seq=said["event_seq"],
-            chain=said["chain"],
+            message["seq"],
+            event_id=message["event_id"],
+            event_seq=message["event_seq"],
+            chain=message["chain"],
         )
-        wanted.sent = said["seq"]
-        wanted.cursor = self._cursor(said["seq"], said["chain"])
+        wanted.sent = message["seq"]
+        wanted.cursor = self._cursor(message["seq"], message["chain"])
         seen = self.seen.get(wanted.workspace_id, 0)
-        self.seen[wanted.workspace_id] = max(seen, said["event_seq"])
+        self.seen[wanted.workspace_id] = max(seen, message["event_seq"])

@@ -1,6 +1,6 @@
-"""A memory store that loses its tail: an asynchronous standby that is promoted.
+"""A memory store that loses its tail, as when an asynchronous standby is promoted.
 
-What the primary had answered and not yet sent over is gone, events, epochs, leases and all.  No
+What the primary had answered and not yet replicated is gone, events, epochs, leases and all.  No
 store can prevent that; what must hold is that nobody takes the new history for the old one.
 """
 
@@ -20,23 +20,23 @@ class FailoverStore(MemoryStore):
     """A `MemoryStore` that can be put back to an earlier state of itself."""
 
     def snapshot(self) -> dict[str, Any]:
-        """Copy everything that is stored."""
+        """Return a copy of everything that is stored."""
         return {name: _copied(value) for name, value in vars(self).items()}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Become what was copied, and nothing that was stored since."""
+        """Go back to a snapshot; what was stored since is lost."""
         vars(self).update({name: _copied(value) for name, value in snapshot.items()})
 
     def logs(self) -> dict[str, list[Event]]:
-        """Copy every log, behind everybody's back."""
+        """Return a copy of every log, without a link."""
         return {workspace_id: [*log.events] for workspace_id, log in self._logs.items()}
 
     def owners(self) -> dict[str | None, None]:
-        """Tell which nodes own something, behind everybody's back."""
+        """Return the nodes that own something, without a link."""
         return {log.head.owner: None for log in self._logs.values()}
 
     def head_of(self, workspace_id: str, stream_id: str) -> int:
-        """Tell the last number of a stream, behind everybody's back."""
+        """Return the last number of a stream, without a link."""
         log = self._logs.get(workspace_id)
         if log is None:
             return 0
@@ -46,7 +46,7 @@ class FailoverStore(MemoryStore):
 
 
 def _copied(value: Any) -> Any:  # noqa: ANN401 - whatever a store is made of
-    """Copy containers and the store's own objects; records are immutable and shared."""
+    """Return a copy, down to the records, which are immutable and shared."""
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
     if isinstance(value, list):

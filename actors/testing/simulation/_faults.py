@@ -1,7 +1,7 @@
-"""What goes wrong in a simulation, and how it is healed.
+"""The faults of a simulation, and how they are healed.
 
 Each kind of fault is a method of `Faults`; it strikes at once and heals after a time that is
-decided when it strikes, also if others strike in between.  At the end `Faults.heal` mends all.
+decided when it strikes, even if others strike in between.  At the end `Faults.heal` heals them all.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _OWNING = 0.8
 
 
 class Faults:
-    """Strikes nodes, clients and the database."""
+    """The faults of nodes, clients and the database."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Faults:
         counts: Counter[str],
     ) -> None:
         self.counts = counts
-        """How often what happened."""
+        """The number of faults by kind."""
         self._choices = choices
         self._store = store
         self._nodes = nodes
@@ -75,19 +75,19 @@ class Faults:
         self._snapshots: deque[dict[str, Any]] = deque(maxlen=_SNAPSHOTS_KEPT)
 
     async def strike(self, kind: str) -> None:
-        """Have one fault happen."""
+        """Make one fault happen."""
         self.counts[kind] += 1
         fault: Callable[[], Awaitable[None]] = getattr(self, kind)
         await fault()
 
     def _for_a_while(self, heal: Callable[[], object]) -> None:
-        self._later(self._a_while(), heal)
+        self._later(self._duration_s(), heal)
 
     def _later(self, seconds: float, heal: Callable[[], object]) -> None:
         self._nursery.start_soon(self._after, seconds, heal)
 
-    def _a_while(self) -> float:
-        """Decide how long: mostly short, sometimes longer than a lease."""
+    def _duration_s(self) -> float:
+        """Decide on a duration in seconds: mostly short, sometimes longer than a lease."""
         lease_s = self._limits.lease_s
         longest = self._choices.pick([0.2, lease_s, 3 * lease_s, 3 * lease_s])
         return self._choices.uniform(0, longest)
@@ -124,7 +124,7 @@ class Faults:
         self._for_a_while(lambda: link.set(LinkState.UP))
 
     async def drop(self) -> None:
-        """Lose one node's connections, once."""
+        """Drop one node's connections to the database, once."""
         self._process().link.drop()
 
     async def partition(self) -> None:
@@ -134,7 +134,7 @@ class Faults:
         self._for_a_while(lambda: link.set(LinkState.UP))
 
     async def outage(self) -> None:
-        """Have the database restart, or freeze."""
+        """Restart the database, or freeze it."""
         links = [node.process.link for node in self._nodes]
         state = self._choices.pick([LinkState.REFUSING, LinkState.SILENT])
         for link in links:
@@ -147,7 +147,7 @@ class Faults:
         self._for_a_while(heal)
 
     def remember(self) -> None:
-        """Note what a standby has received so far."""
+        """Keep a snapshot: what a standby has received so far."""
         self._snapshots.append(self._store.snapshot())
 
     async def failover(self) -> None:
@@ -174,12 +174,12 @@ class Faults:
 
     async def crash(self) -> None:
         """Kill a node; it starts again later."""
-        self._kill(self._node(), self._a_while())
+        self._kill(self._node(), self._duration_s())
 
     async def crash_within(self) -> None:
-        """Kill a node in one of its next steps, whatever it is at then."""
+        """Kill a node in one of its next steps, whatever it is doing then."""
         node = self._node()
-        seconds = self._a_while()
+        seconds = self._duration_s()
         node.process.gate.trap(self._steps(), lambda: self._kill(node, seconds))
 
     def _steps(self) -> int:
@@ -195,13 +195,13 @@ class Faults:
             node.start()
 
     async def freeze(self) -> None:
-        """Stop a node; it goes on later."""
-        self._freeze(self._process(), self._a_while())
+        """Freeze a node; it goes on later."""
+        self._freeze(self._process(), self._duration_s())
 
     async def freeze_within(self) -> None:
-        """Stop a node in one of its next steps, whatever it is at then."""
+        """Freeze a node in one of its next steps, whatever it is doing then."""
         process = self._process()
-        seconds = self._a_while()
+        seconds = self._duration_s()
         process.gate.trap(self._steps(), lambda: self._freeze(process, seconds))
 
     def _freeze(self, process: Process, seconds: float) -> None:
@@ -219,7 +219,7 @@ class Faults:
     async def drain(self) -> None:
         """Shut a node down as an operator does; it starts again later."""
         node = self._node()
-        self._nursery.start_soon(self._drain, node, self._a_while())
+        self._nursery.start_soon(self._drain, node, self._duration_s())
 
     async def _drain(self, node: SimNode, seconds: float) -> None:
         process = node.process
@@ -228,7 +228,7 @@ class Faults:
         self._restart(node, process)
 
     async def clock(self) -> None:
-        """Have a node's wall clock jump."""
+        """Make a node's wall clock jump."""
         self._choices.pick(self._nodes).clock.offset_s = self._choices.uniform(-_JUMP_S, _JUMP_S)
 
     # ------------------------------------------------------------------------------- clients
@@ -247,7 +247,7 @@ class Faults:
             self._for_a_while(lambda: cable.set_silent(is_silent=False))
 
     async def stall(self) -> None:
-        """Have a client read nothing, or read slowly from its next connection on."""
+        """Make a client read nothing for a while, and slowly from its next connection on."""
         client = self._choices.pick(self._clients)
         client.latency_s = self._choices.pick([0.0, 0.01, 0.2])
         cable = client.cable
@@ -258,7 +258,7 @@ class Faults:
     # ------------------------------------------------------------------------------- healing
 
     def heal(self) -> None:
-        """Mend everything, and start what is down."""
+        """Heal everything, and start the nodes that are down."""
         self.thaw()
         for node in self._nodes:
             for process in node.processes:
@@ -272,7 +272,7 @@ class Faults:
                 client.cable.set_stalled(is_stalled=False)
 
     def thaw(self) -> None:
-        """Let every process go on, so that it can also be ended."""
+        """Thaw every process, so that it can also be ended."""
         for node in self._nodes:
             for process in node.processes:
                 process.gate.disarm()

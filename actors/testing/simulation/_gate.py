@@ -1,12 +1,12 @@
 """A gate before every step of every task of a simulated process.
 
 A process that is stopped (SIGSTOP, a virtual machine that pauses, a long collection of garbage)
-does not run: no timer fires in it, and when it goes on, it goes on as if no time had passed.  To
-hold back its messages would not show that; its tasks must not be stepped.  So a gate wraps the
+does not run: no timer fires in it, and when it goes on, it goes on as if no time had passed.
+Holding back its messages would not show that; its tasks must not be stepped.  So a gate wraps the
 coroutine of each task that a process starts, and keeps what Trio would have sent into it until the
 gate is open again.
 
-The same place counts steps, so that a process can be killed at any one of them.
+The gate also counts steps, so that a process can be killed at any one of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _current: ContextVar[Gate | None] = ContextVar("gate", default=None)
 
 @contextmanager
 def outside() -> Iterator[None]:
-    """Start tasks from inside a process that are no part of it."""
+    """Start the tasks in a block outside the process that starts them."""
     token = _current.set(None)
     try:
         yield
@@ -34,7 +34,7 @@ def outside() -> Iterator[None]:
 
 
 class Gate:
-    """Holds one process, which is everything that is started from `inside`."""
+    """The gate of one process, which is everything that is started from `inside`."""
 
     def __init__(self) -> None:
         self.is_shut = False
@@ -47,7 +47,7 @@ class Gate:
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """Make this gate the one of every task that is started in a block."""
+        """Put every task that is started in a block behind this gate."""
         token = _current.set(self)
         try:
             yield
@@ -55,26 +55,26 @@ class Gate:
             _current.reset(token)
 
     def shut(self) -> None:
-        """Let no task go on."""
+        """Stop every task before its next step."""
         self.is_shut = True
 
     def open(self) -> None:
-        """Let all go on, in the order they were held."""
+        """Release all tasks, in the order in which they were held."""
         self.is_shut = False
         held, self._held = self._held, []
         for task in held:
             trio.lowlevel.reschedule(task)
 
     def trap(self, steps: int, spring: Callable[[], None]) -> None:
-        """Have a function called after so many more steps, instead of any trap set before."""
+        """Call a function after so many more steps, instead of any trap set before."""
         self._trap = (self.steps + steps, spring)
 
     def disarm(self) -> None:
-        """Forget the trap."""
+        """Remove the trap."""
         self._trap = None
 
     def count(self) -> None:
-        """Count a step that is about to be taken, and spring the trap where it is due."""
+        """Count a step that is about to be taken, and spring the trap if it is due."""
         self.steps += 1
         if self._trap is not None and self.steps >= self._trap[0]:
             spring = self._trap[1]
@@ -86,7 +86,7 @@ class Gate:
         """Keep a task from its next step while the gate is shut."""
         while self.is_shut:
             self._held.append(trio.lowlevel.current_task())
-            # A cancellation is no step: it is found when the task goes on.
+            # A cancellation is not a step: it is delivered when the task goes on.
             await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
 
     async def pass_through(self, coro: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - a task's
@@ -95,7 +95,7 @@ class Gate:
 
 
 class _Steps:
-    """What Trio sends into a task, and what the task yields to Trio, with a gate in between."""
+    """The steps of a task: what Trio sends into it and what it yields, with a gate in between."""
 
     def __init__(self, gate: Gate, coro: Coroutine[Any, Any, Any]) -> None:
         self._gate = gate
@@ -116,7 +116,7 @@ class _Steps:
 
 
 class Gates(trio.abc.Instrument):
-    """Puts every task behind the gate of its process; an instrument of ``trio.run``."""
+    """An instrument of ``trio.run`` that puts every task behind the gate of its process."""
 
     def task_spawned(self, task: trio.lowlevel.Task) -> None:
         """Wrap a task before its first step."""

@@ -1,7 +1,7 @@
-"""What lies between a simulated process and its database: time, loss, and what arrives late.
+"""The link between a simulated process and its database: latency, loss, and late arrivals.
 
-A statement that was sent is on its own: whether its sender is cancelled, killed, or cut off, it
-arrives by and by, is executed, and its answer may find nobody.  So each one that changes something
+A statement that was sent is on its own: even if its sender is cancelled, killed, or cut off, it
+arrives eventually, is executed, and its answer may find nobody.  So each one that changes something
 is a task of the *wire*, which outlives the processes; its sender only waits for the answer.  That
 is what a real database does: a statement whose connection was lost may be executed before the next
 `Store.acquire`, and then it counts, or after it, and then the epoch refuses it.
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
 ResultT = TypeVar("ResultT")
 
 _RECOVERED_S = 10.0
-"""After which everything that could not be written before has been."""
+"""How long after trouble everything that could not be written before has been written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weather:
-    """How likely what happens to each statement; the default is calm."""
+    """What may happen to each statement, and how likely; the default is calm."""
 
     latency_s: float = 0.0
-    """How long it takes each way, at most."""
+    """The longest time that it takes each way."""
     refused: float = 0.0
     """The chance that it is not sent."""
     lost: float = 0.0
     """The chance that the connection is lost before its answer comes."""
     late_s: float = 0.0
-    """How much later it may arrive when the connection was lost."""
+    """How much later it may arrive if the connection was lost."""
     locked: float = 0.0
-    """The chance that an append leaves a batch out, as if somebody held its head."""
+    """The chance that an append leaves a batch out, as if its head were locked."""
     rejected: float = 0.0
     """The chance that an append is refused as if its data were bad."""
 
@@ -61,11 +61,11 @@ class LinkState(Enum):
     REFUSING = "refusing"
     """Every connection is refused at once."""
     SILENT = "silent"
-    """Nothing passes, and nobody is told; what was sent arrives when this is over."""
+    """Nothing passes, and neither side notices; what was sent arrives when this is over."""
 
 
 class Statement(Generic[ResultT]):
-    """A change on its way."""
+    """A change in flight."""
 
     def __init__(self, call: Callable[[], Awaitable[ResultT]]) -> None:
         self._call = call
@@ -82,7 +82,7 @@ class Statement(Generic[ResultT]):
         self.done.set()
 
     def result(self) -> ResultT:
-        """Tell, or raise, what came of it."""
+        """Return its result, or raise its error."""
         if self._error is not None:
             raise self._error
         return self._results[0]
@@ -102,9 +102,9 @@ class Link:
         self.state = LinkState.UP
         self.weather = CALM
         self._trouble = (-inf, -inf)
-        """When things were last not calm, from and to: what was to be written then is at risk."""
+        """When it was last not calm, from and to: what was to be written then is at risk."""
         self.faults: Counter[str] = Counter() if faults is None else faults
-        """How often what happened."""
+        """The number of faults by kind."""
         self.noise = noise
         self._wire = wire
         self._silence_s = silence_s
@@ -129,23 +129,23 @@ class Link:
         changed.set()
 
     def drop(self) -> None:
-        """Lose the connections: nobody here hears what came of the statements on their way."""
+        """Drop the connections: their senders do not learn what came of statements in flight."""
         self._note_trouble(lasts=not self._is_calm)
         for scope in list(self._sessions):
             scope.cancel(reason="the connection was lost")
 
     def kill(self) -> None:
-        """Send nothing any more: the process is gone, though its tasks may not know."""
+        """Send nothing from now on: the process is gone, though its tasks may not know."""
         self.set(LinkState.REFUSING)
         self._note_trouble(lasts=False)
         self._is_dead = True
 
     def set_frozen(self, *, is_frozen: bool) -> None:
-        """Note that its process does nothing, or goes on."""
+        """Record that its process is frozen, or goes on."""
         self._note_trouble(lasts=is_frozen or not self._is_calm)
 
     def unwritten_since(self, now: float) -> float:
-        """Tell from when on what was to be written soon may be lost, or not be written yet."""
+        """Return the time since which writes may be lost or late; ``now`` if none may."""
         began, ended = self._trouble
         return began if ended > now - _RECOVERED_S else now
 
@@ -156,7 +156,7 @@ class Link:
     # ---------------------------------------------------------------------------- statements
 
     async def read(self, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
-        """Ask for something.
+        """Execute a statement that only reads.
 
         Raises:
             StoreUnavailableError: the connection was refused or lost, or no answer came in time.
@@ -164,7 +164,7 @@ class Link:
         """
         if self._is_calm:
             return await call()
-        await self._leave()
+        await self._connect()
         with self._session(self._silence_s) as scope:
             if self._happens(self.weather.lost, "a read lost"):
                 scope.deadline = trio.current_time() + self._delay()
@@ -181,7 +181,7 @@ class Link:
         *,
         is_bounded: bool = True,
     ) -> ResultT:
-        """Have something changed; it may be, or come to be, whatever is raised.
+        """Execute a change; whatever is raised, it may have been executed, or may yet be.
 
         Raises:
             StoreUnavailableError: nothing was sent.
@@ -190,7 +190,7 @@ class Link:
         """
         if self._is_calm:
             return await call()
-        await self._leave()
+        await self._connect()
         statement = Statement(call)
         with self._session(self._silence_s if is_bounded else inf) as scope:
             fault = "an outcome unknown" if lost is OutcomeUnknownError else "a write lost"
@@ -204,7 +204,7 @@ class Link:
         raise lost("the connection was lost")
 
     def _lose(self, statement: Statement[ResultT], scope: trio.CancelScope) -> None:
-        """Lose the connection: before it arrives, after it, or while it waits somewhere."""
+        """Drop the connection: before the statement arrives, after it, or while it is delayed."""
         scope.deadline = trio.current_time() + 2 * self._delay()
         fate = self.noise.randrange(3)
         if fate == 1:
@@ -221,7 +221,7 @@ class Link:
         await self._travel()
         await statement.execute()
 
-    async def _leave(self) -> None:
+    async def _connect(self) -> None:
         """Get a connection."""
         await trio.lowlevel.checkpoint()
         if self.state is LinkState.REFUSING or self._happens(self.weather.refused, "refused"):

@@ -1,6 +1,6 @@
-"""What simulated clients do: commands, reads, subscriptions, acks, and who is a member.
+"""The operations of simulated clients: commands, reads, subscriptions, acks and memberships.
 
-Every operation is recorded before it leaves and when its answer is there.  One whose outcome is
+Every operation is recorded before it is sent and when its answer arrives.  One whose outcome is
 unknown is sent again if it has an idempotency key, under the same key and the same marker, so that
 its effects can be counted.
 """
@@ -36,24 +36,24 @@ _PAUSE_S = 0.2
 _KEYED = 0.6
 """How many commands have an idempotency key."""
 _ELSEWHERE = 0.1
-"""How many are for any workspace, not for the client's own."""
-_AGAIN = frozenset({"WORKSPACE_MOVED", "STORE_UNAVAILABLE", "OVERLOADED"})
-"""Nothing happened, and it may be asked again."""
+"""How many are for any workspace instead of the client's own."""
+_RETRYABLE = frozenset({"WORKSPACE_MOVED", "STORE_UNAVAILABLE", "OVERLOADED"})
+"""The codes after which nothing has happened, and the command may be sent again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A command to send, and what is known of its effect where it is accepted."""
+    """A command to send, and what is known of its effect if it is accepted."""
 
     command: msgspec.Struct
     events_min: int = 0
-    """How many events it leads to, at the least …"""
+    """How many events it leads to, at least …"""
     events_max: int | None = None
-    """… and at the most."""
+    """… and at most."""
 
 
 class Load:
-    """The operations, each on a client and a workspace that are chosen."""
+    """The operations, each on a client and a workspace chosen at random."""
 
     def __init__(
         self,
@@ -77,22 +77,22 @@ class Load:
         self._recorder = recorder
         self._markers = count(1)
         self._streams: dict[str, dict[str, None]] = {name: {} for name in workspaces}
-        """Entities that commands named."""
+        """The entities that commands have named, by workspace."""
 
     # ---------------------------------------------------------------------------- operations
 
     async def command(self) -> None:
-        """Send a command of the user's, perhaps with a key."""
+        """Send one of the commands under test, perhaps with a key."""
         choices = self._choices
         drawn = self._commands(choices)
         ask = drawn if isinstance(drawn, Ask) else Ask(drawn)
-        client, workspace_id = self._any_place()
+        client, workspace_id = self._any_client()
         await self._send(client, workspace_id, ask, is_keyed=choices.chance(_KEYED))
 
     async def burst(self) -> None:
         """Send several commands of one client at once."""
         choices = self._choices
-        client, workspace_id = self._any_place()
+        client, workspace_id = self._any_client()
         drawn = [self._commands(choices) for _ in range(choices.integer(2, 8))]
         is_keyed = choices.chance(_KEYED)
         async with trio.open_nursery() as nursery:
@@ -101,7 +101,7 @@ class Load:
                 nursery.start_soon(self._send_some, client, workspace_id, ask, is_keyed)
 
     async def member(self) -> None:
-        """Have the owner, the first client, end a membership or begin one."""
+        """End a membership or begin one, as the owner, who is the first client."""
         owner, *others = self._clients
         if not others:
             return
@@ -113,7 +113,7 @@ class Load:
         await self._send(owner, workspace_id, Ask(command), is_keyed=True)
 
     async def subscribe(self) -> None:
-        """Follow a stream, after any cursor that it might have."""
+        """Follow a stream, after any cursor that the client might have."""
         choices = self._choices
         client = choices.pick(self._clients)
         workspace_id = client.home
@@ -124,13 +124,13 @@ class Load:
         await trio.lowlevel.checkpoint()
 
     async def unsubscribe(self) -> None:
-        """Follow a stream no longer."""
+        """Unsubscribe from a stream."""
         client, wanted = self._any_wanted()
         if wanted is not None:
             await client.leave(wanted.stream_id)
 
     async def ack(self) -> None:
-        """Acknowledge what came, or less, or more."""
+        """Acknowledge what has arrived, or less, or more."""
         choices = self._choices
         client, wanted = self._any_wanted()
         if wanted is None or wanted.followed is None:
@@ -138,18 +138,18 @@ class Load:
         number = max(0, wanted.sent - choices.pick([0, 0, 0, 1, 3, -1]))
         client.note_unwritten()
         asked = self._recorder.ack(client.cursor_key(wanted), number)
-        said = await client.tell(asked.op, "ack", stream_id=wanted.stream_id, seq=number)
-        if said is None:
+        answer = await client.tell(asked.op, "ack", stream_id=wanted.stream_id, seq=number)
+        if answer is None:
             asked.unknown()
-        elif said["type"] == "error":
-            asked.failed(said["code"], said.get("details"))
+        elif answer["type"] == "error":
+            asked.failed(answer["code"], answer.get("details"))
         else:
             asked.ok()
 
     async def read(self) -> None:
-        """Read an entity at any node, sometimes so that it reflects what the client knows."""
+        """Read an entity at any node, mostly so that it reflects what the client knows."""
         choices = self._choices
-        client, workspace_id = self._any_place()
+        client, workspace_id = self._any_client()
         node = choices.pick(self._nodes)
         if not self._streams[workspace_id] or not node.is_up:
             return
@@ -178,7 +178,7 @@ class Load:
             asked.head(head)
 
     async def idle(self) -> None:
-        """Do nothing for so long that what is idle leaves memory."""
+        """Do nothing for so long that idle workspaces may leave memory."""
         await trio.sleep(self._choices.uniform(0, 3))
 
     # ------------------------------------------------------------------------------- sending
@@ -201,7 +201,7 @@ class Load:
             code = await self._attempt(client, workspace_id, ask, marker, key)
             if code is None or (code in UNKNOWN_CODES and key is None):
                 return
-            if code not in _AGAIN and code not in UNKNOWN_CODES:
+            if code not in _RETRYABLE and code not in UNKNOWN_CODES:
                 return
             if key is None:
                 marker = f"m{next(self._markers)}"
@@ -210,7 +210,7 @@ class Load:
     async def _attempt(
         self, client: SimClient, workspace_id: str, ask: Ask, marker: str, key: str | None
     ) -> str | None:
-        """Send it once; tell the code of a failure."""
+        """Send it once; return the code of a failure, None after success."""
         name, domain = self._domains[type(ask.command)]
         entity_id = getattr(ask.command, domain.id_field)
         stream_id = None if entity_id is None else domain.stream_id(entity_id)
@@ -225,7 +225,7 @@ class Load:
             events_min=ask.events_min,
             events_max=ask.events_max,
         )
-        said = await client.ask(
+        answer = await client.ask(
             marker,
             "command",
             workspace_id=workspace_id,
@@ -233,19 +233,19 @@ class Load:
             payload=ask.command,
             idempotency_key=key,
         )
-        if said is None:
+        if answer is None:
             asked.unknown()
             return "DISCONNECTED"
-        if said["type"] == "committed":
-            asked.ok(said["event_seq"], said["version"], stream_id=said["entity"])
+        if answer["type"] == "committed":
+            asked.ok(answer["event_seq"], answer["version"], stream_id=answer["entity"])
             seen = client.seen.get(workspace_id, 0)
-            client.seen[workspace_id] = max(seen, said["event_seq"])
+            client.seen[workspace_id] = max(seen, answer["event_seq"])
             return None
-        asked.failed(said["code"], said.get("details"))
-        return str(said["code"])
+        asked.failed(answer["code"], answer.get("details"))
+        return str(answer["code"])
 
-    def _any_place(self) -> tuple[SimClient, str]:
-        """Choose a client, and its workspace or, seldom, another one."""
+    def _any_client(self) -> tuple[SimClient, str]:
+        """Choose a client, and its workspace or, rarely, any."""
         client = self._choices.pick(self._clients)
         if self._choices.chance(_ELSEWHERE):
             return client, self._choices.pick(self._workspaces)

@@ -1,7 +1,7 @@
-"""What lies between a simulated client and a node: time, a reader that stops, silence, a cut.
+"""The network between a simulated client and a node: latency, a stopped reader, silence, a cut.
 
 A cable joins the two ends of a connection in memory.  A *cut* is noticed by both ends.  In
-*silence* nothing passes and neither end is told, until one of them loses patience: the half-open
+*silence* nothing passes and neither end notices, until one of them loses patience: the half-open
 connection that a sleeping laptop or a lost route leaves behind.  A client that is *stalled* does
 not read, so that the line fills up, and the node's outbox after it.
 """
@@ -29,7 +29,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 class Cable:
-    """One connection, as its client has it."""
+    """One connection, from its client's side."""
 
     def __init__(
         self, limits: Limits, noise: Noise, *, latency_s: float = 0.0, room_bytes: int = 2_048
@@ -60,18 +60,18 @@ class Cable:
     # ------------------------------------------------------------------------------- faults
 
     def cut(self) -> None:
-        """End the connection for both ends; what was on its way is lost."""
+        """End the connection for both ends; what was in flight is lost."""
         self._is_cut = True
         self._memory.vanish()
         self._change()
 
     def set_silent(self, *, is_silent: bool) -> None:
-        """Let nothing pass, and tell nobody; afterwards what waited arrives."""
+        """Stop all traffic unnoticed, or resume it: what waited then arrives."""
         self._is_silent = self._memory.deaf = is_silent
         self._change()
 
     def set_stalled(self, *, is_stalled: bool) -> None:
-        """Have the client read nothing, as one does that is busy or stopped."""
+        """Make the client stop reading, as one that is busy or stopped, or read again."""
         self._is_stalled = is_stalled
         self._change()
 

@@ -1,9 +1,9 @@
 """A whole node: the actors over a failing link, with a clock of its own, one process at a time.
 
-What happens to a process happens to all of it: it is *killed* and does nothing more, not even on
-its way out; it is *frozen* in the middle of a step and goes on later as if no time had passed; it
-is *drained* as by an operator.  A node that starts again is a new process under the old node id,
-also while the old one is frozen: a supervisor of processes that was too quick.
+What happens to a process happens to all of it: it is *killed* and does nothing more, not even clean
+up; it is *frozen* in the middle of a step and goes on later as if no time had passed; it is
+*drained* as by an operator.  A node that starts again is a new process under the old node id, even
+while the old one is frozen, as after a process supervisor that was too quick.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ START = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 """The wall time at which simulations begin."""
 
 _RESTART_S = 0.5
-"""After which a process that died by itself is started again."""
+"""How long after its death a process that died by itself is started again."""
 
 
 class SimClock:
-    """A node's wall clock: off by something, and not quite of the right speed."""
+    """A node's wall clock, with an offset and a rate that may be wrong."""
 
     def __init__(self, offset_s: float = 0.0, rate: float = 1.0) -> None:
         self.offset_s = offset_s
-        """May be changed: the clock jumps."""
+        """May be set: the clock jumps."""
         self._rate = rate
 
     def now(self) -> datetime:
-        """Tell what it shows."""
+        """Return the time that it shows."""
         return START + timedelta(seconds=trio.current_time() * self._rate + self.offset_s)
 
 
@@ -93,7 +93,7 @@ class Process:
         )
         self.ended = trio.Event()
         self.failure: Exception | None = None
-        """What it died of, if of anything but a kill."""
+        """The error that it died of, if any."""
         self._limits = limits
         self._scope = trio.CancelScope()
         self._jobs: deque[Callable[[], Awaitable[None]]] = deque()
@@ -108,7 +108,7 @@ class Process:
     # --------------------------------------------------------------------------------- life
 
     async def run(self) -> None:
-        """Live until killed, drained or failed; a failure is a value."""
+        """Run until killed, drained or failed; a failure is stored, not raised."""
         try:
             with self._scope, self.gate.inside():
                 async with trio.open_nursery() as nursery:
@@ -124,7 +124,7 @@ class Process:
             self.ended.set()
 
     async def _serve(self) -> None:
-        """Start what comes from outside, inside: behind the gate."""
+        """Start jobs that come from outside behind the gate."""
         async with trio.open_nursery() as nursery:
             while True:
                 while self._jobs:
@@ -133,22 +133,22 @@ class Process:
                 await self._filled.wait()
 
     def start_soon(self, job: Callable[[], Awaitable[None]]) -> None:
-        """Have the process do something."""
+        """Start a job in the process."""
         self._jobs.append(job)
         self._filled.set()
 
     def freeze(self) -> None:
-        """Stop it in the middle of whatever it does."""
+        """Stop it in the middle of whatever it is doing."""
         self.gate.shut()
         self.link.set_frozen(is_frozen=True)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Resume it."""
         self.gate.open()
         self.link.set_frozen(is_frozen=False)
 
     def kill(self) -> None:
-        """Let nothing more leave it, and end it."""
+        """Cut it off from everything, and end it."""
         self.is_killed = True
         self.link.kill()
         for cable in self.cables:
@@ -226,7 +226,7 @@ class Process:
         return await self._inside(submit)
 
     async def _inside(self, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
-        """Have the process do something and wait for what comes of it."""
+        """Call a function in the process, and wait for its result."""
         results: list[ResultT] = []
         errors: list[Exception] = []
         done = trio.Event()
@@ -234,7 +234,7 @@ class Process:
         async def do() -> None:
             try:
                 results.append(await call())
-            except Exception as error:  # noqa: BLE001 - raised where it was asked
+            except Exception as error:  # noqa: BLE001 - raised in the caller
                 errors.append(error)
             done.set()
 
@@ -254,12 +254,12 @@ async def _set_after(first: trio.Event, second: trio.Event) -> None:
 
 
 def _is_expected(failure: Exception) -> bool:
-    """Tell whether a process may die of this: no store at its start, another one in its place."""
+    """Return whether a process may die of this: no store at its start, or a successor."""
     return isinstance(failure, UnavailableError) or isinstance(failure.__cause__, NodeReplacedError)
 
 
 class SimNode:
-    """A node: an id that stays, and the processes that are it one after the other."""
+    """A node: an id that stays, and its processes, one after the other."""
 
     def __init__(
         self,
@@ -276,7 +276,7 @@ class SimNode:
         self.node_id = node_id
         self.clock = SimClock()
         self.failures: list[Exception] = []
-        """What its processes died of and should not."""
+        """What its processes died of and should not have."""
         self._store = store
         self._domains = domains
         self._nursery = nursery
@@ -300,7 +300,7 @@ class SimNode:
         return self.process.is_serving
 
     def start(self) -> Process:
-        """Start a process; the one before it, if it still is there, is not asked."""
+        """Start a process, even if the one before it still runs."""
         link = Link(
             self._nursery,
             self._noise,
@@ -324,11 +324,11 @@ class SimNode:
 
     @property
     def steps(self) -> int:
-        """How many steps the tasks of its processes have taken."""
+        """The number of steps that the tasks of its processes have taken."""
         return self._steps + sum(process.gate.steps for process in self.processes)
 
     def acks_unwritten_since(self, now: float) -> float:
-        """Tell from when on acks may be forgotten; now where all are written in time."""
+        """Return the time since which acks may be forgotten; ``now`` if all are written in time."""
         since = min(link.unwritten_since(now) for link in self._links)
         return since - 2 * self._limits.ack_flush_s if since < now else now
 

@@ -1,8 +1,8 @@
-"""Whole nodes, many clients and every fault, in one thread and in no time, the same every time.
+"""Simulation of whole nodes, many clients and every fault: in one thread, fast, deterministic.
 
 A simulation runs several nodes on one store in one ``trio.run`` whose clock jumps.  Clients send,
 read, follow, acknowledge, come and go, while links, processes, clocks and connections fail.  Then
-everything is healed, what is live has to converge, and the history is judged by the checker.
+everything is healed, what lasts has to converge, and the history is judged by the checker.
 
 All decisions come from one source (`Choices`), so one seed is one schedule, to the last step.
 """
@@ -81,10 +81,10 @@ SIM_LIMITS = Limits(
 """Bounds so small that short schedules reach them."""
 
 _PATIENCE_S = 60.0
-"""How long, of simulated time, everything may take to come to rest after it was healed."""
+"""How long everything may take to come to rest after it was healed, in simulated time."""
 _LOOK_S = 0.5
 _PAUSES = (0.0, 0.0, 0.0, 0.01, 0.1, 0.5, 1.0)
-"""What may lie between two steps of a schedule, in seconds."""
+"""The pauses between two steps of a schedule, in seconds."""
 _FAULTY = 0.25
 """How many steps are faults."""
 _UNDER_LOAD = 0.5
@@ -95,30 +95,30 @@ OPERATIONS = (
     *("ack", "read", "subscribe") * 2,
     *("burst", "member", "unsubscribe", "look_at_head", "idle"),
 )
-"""The steps that are none, as likely as they stand here."""
+"""The steps that are not faults, each as likely as it is frequent here."""
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """What came of a simulation."""
+    """The result of a simulation."""
 
     violations: list[Violation]
-    """What must not happen and did."""
+    """What happened and must not."""
     bugs: list[str]
-    """Errors that the nodes logged: exceptions that nobody expects, workspaces that were halted."""
+    """Errors that the nodes logged: unexpected exceptions, workspaces that were halted."""
     history: list[Record] = field(repr=False)
     log: dict[str, list[Event]] = field(repr=False)
     """Every workspace's events at the end."""
     report: Report
-    """How much this rests on."""
+    """The amount of evidence that was judged."""
     faults: Counter[str]
-    """How often what happened."""
+    """The number of faults by kind."""
     steps: int
-    """Of the nodes' tasks."""
+    """The number of steps that the nodes' tasks took."""
     lasted_s: float
-    """Of simulated time."""
+    """The simulated time that it took."""
     digest: str
-    """Of all that clients saw and of the logs: the same for the same schedule."""
+    """A digest of the history and of the logs: the same for the same schedule."""
 
     @property
     def is_sound(self) -> bool:
@@ -126,7 +126,7 @@ class Simulated:
         return not self.violations and not self.bugs
 
     def __str__(self) -> str:
-        """Tell what went wrong, and how much was done."""
+        """Return what went wrong, and how much was done."""
         return "\n".join(
             [
                 *map(str, self.violations),
@@ -154,17 +154,17 @@ def simulate(
     """Run one schedule to its end and judge it.
 
     Args:
-        choices: where decisions come from: `SeededChoices`, or `HypothesisChoices`.
-        domains: what the workspaces are about, besides members.
-        commands: makes a command, by decisions of its own.
+        choices: the source of decisions: `SeededChoices`, or `HypothesisChoices`.
+        domains: the domains of the workspaces, besides accounts and members.
+        commands: returns a command, by decisions of its own.
         nodes: how many there are.
         clients: how many there are; the first is the workspaces' owner, the others are editors.
         workspaces: how many there are.
         steps: how many operations and faults the schedule has.
-        faults: the kinds of faults, all as likely; none for a schedule without.
-        operations: the kinds of operations, all as likely; the same several times is likelier.
+        faults: the kinds of faults, all equally likely; empty for a schedule without.
+        operations: the kinds of operations, equally likely; repeat one to make it likelier.
         limits: every bound.
-        make_service: makes a node's actors.
+        make_service: returns a node's actors.
 
     """
     simulation = _Simulation(
@@ -215,16 +215,16 @@ class _Simulation:
         self._nodes: list[SimNode] = []
         self._clients: list[SimClient] = []
         self._under_way = 0
-        """Operations without an end."""
+        """The number of operations that have not ended."""
         self._stuck: list[str] = []
-        """Who did not come to rest."""
+        """What did not come to rest."""
         self._lasted_s = 0.0
 
     async def run(self) -> None:
         """Run the schedule."""
         async with trio.open_nursery() as nursery:
             self._nodes += [self._node(f"n{n}", nursery) for n in range(self._node_count)]
-            await self._found()
+            await self._create_workspaces()
             self._clients += [self._client(number) for number in range(self._client_count)]
             for client in self._clients:
                 nursery.start_soon(client.run)
@@ -239,7 +239,7 @@ class _Simulation:
             nursery.cancel_scope.cancel()
 
     def result(self, bugs: list[str]) -> Simulated:
-        """Judge it."""
+        """Judge the history and return the result."""
         log = self._store.logs()
         history = self._recorder.history
         digest = blake2b(digest_size=16)
@@ -312,8 +312,8 @@ class _Simulation:
 
     # ------------------------------------------------------------------------------- phases
 
-    async def _found(self) -> None:
-        """Make the workspaces, with everybody a member."""
+    async def _create_workspaces(self) -> None:
+        """Create the workspaces, with every client a member."""
         process = self._nodes[0].process
         for workspace_id in self._workspaces:
             for number in range(self._client_count):
@@ -342,7 +342,7 @@ class _Simulation:
         self._under_way -= 1
 
     async def _settle(self, faults: Faults) -> None:
-        """Heal until all is quiet, or until it should have been long ago."""
+        """Heal until all is quiet, or until patience has run out."""
         with trio.move_on_after(_PATIENCE_S):
             await self._wait_quiet(faults)
             for workspace_id in self._workspaces:
@@ -360,7 +360,7 @@ class _Simulation:
             await trio.sleep(_LOOK_S)
 
     async def _touch(self, workspace_id: str) -> None:
-        """Write once more to a workspace, wherever it is: it has to be alive."""
+        """Write once more to a workspace, wherever it is: it has to accept commands."""
         while True:
             for node in self._nodes:
                 try:
@@ -379,7 +379,7 @@ class _Simulation:
         )
 
     def _is_at_rest(self, wanted: Wanted) -> bool:
-        """Tell whether a stream is followed to its end, or may not be."""
+        """Return whether a stream is followed to its end, or may not be followed."""
         if wanted.followed is None:
             refused = wanted.refused or ""
             return refused == "ROLE_FORBIDDEN" or refused.endswith("_NOT_FOUND")
@@ -391,12 +391,12 @@ def _user(number: int) -> str:
 
 
 class _Errors(logging.Handler):
-    """Collects what the nodes log as errors, and keeps the rest from being formatted at all."""
+    """A handler that collects what the nodes log as errors; nothing else is even formatted."""
 
     def __init__(self, *, only_raised: bool) -> None:
         super().__init__(logging.ERROR)
         self._only_raised = only_raised
-        """Whether only exceptions are: a node that finds its log replaced says so, rightly."""
+        """Whether only exceptions are collected: a node rightly logs that its log was replaced."""
         self.messages: list[str] = []
         self._logger = logging.getLogger("dalsegno")
         self._before = (self._logger.level, self._logger.propagate)

@@ -1,4 +1,4 @@
-"""Any store, as a process sees it over a link that fails.
+"""Any store, seen by a process over a link that fails.
 
 Each process has its own `SimStore` on the same inner store, so that one of them can be cut off.
 With a calm link it is the inner store, and passes the same contract suite.
@@ -68,7 +68,7 @@ class SimStore:
         return await self.link.change(lambda: self._inner.release(workspace_id, epoch))
 
     async def append(self, batches: Sequence[Batch]) -> Collection[str]:
-        """See `Store.append`; how long to wait for it is its caller's to say."""
+        """See `Store.append`; its caller sets the deadline."""
         link, weather = self.link, self.link.weather
         if weather.rejected and link.noise.random() < weather.rejected:
             link.faults["data rejected"] += 1
@@ -232,5 +232,5 @@ class SimStore:
         )
 
     async def aclose(self) -> None:
-        """Leave the inner store open: others are on it."""
+        """Leave the inner store open: other processes use it."""
         self.link.kill()
