@@ -3,8 +3,8 @@
     [question]
     ratio-id = { at_least = 0.5 }      # or at_most, where less is better
 
-Only ratios have floors, since they hold from one machine to the next.  DESIGN has the targets; a
-floor is what has been reached, less what a shared machine varies by.
+Only ratios have floors, since they hold from one machine to the next.  The questions have
+the targets; a floor is what has been reached, less what a shared machine varies by.
 """
 
 from __future__ import annotations

@@ -27,5 +27,5 @@ class Close(IntEnum):
 
     @property
     def reconnect(self) -> bool:
-        """Whether a client should come back by itself (REQUIREMENTS §9.5)."""
+        """Whether a client should come back by itself (RT-27)."""
         return self in {Close.NORMAL, Close.GOING_AWAY, Close.INTERNAL, Close.TRY_AGAIN}

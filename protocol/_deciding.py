@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 WRITERS = frozenset({"owner", "admin", "editor"})
-"""The roles that may send a command, unless it says otherwise (REQUIREMENTS §1.4)."""
+"""The roles that may send a command, unless it says otherwise (X-RBAC-1)."""
 
 
 class Principal(msgspec.Struct, frozen=True):

@@ -202,7 +202,7 @@ HTTP_STATUS: dict[str, int] = {
     "MIGRATION_UNAVAILABLE": 503,
     "OUTCOME_UNKNOWN": 504,
 }
-"""REQUIREMENTS §1.3; a code that is not here is a domain's: 404 for ``…_NOT_FOUND``, else 409."""
+"""By code; one that is not here is a domain's: 404 for ``…_NOT_FOUND``, else 409."""
 
 
 def http_status(code: str) -> int:

@@ -1,4 +1,4 @@
-"""The patch algebra: how a text changes without being sent whole (REQUIREMENTS §1.2.7).
+"""The patch algebra: how a text changes without being sent whole.
 
 A patch is a list of operations that walk once over the text, from its beginning:
 

@@ -114,7 +114,7 @@ async def _repair(
 @asynccontextmanager
 async def _database(data_dir: Path, database: str | None) -> AsyncIterator[str]:
     """Yield the DSN; an embedded server runs for the length of the block."""
-    from .store._embedded import open_embedded
+    from .store import open_embedded
 
     if database is not None:
         yield database

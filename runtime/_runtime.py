@@ -27,9 +27,14 @@ from ._background import in_background
 from ._node import is_node_id, node_id_in
 from ._workspace import Workspace
 from .seams import WORLD
-from .store import ConnectionBrokenError, PostgresStore, connect, migrate
-from .store._embedded import open_embedded
-from .store._memory_accounts import MemoryAccounts
+from .store import (
+    ConnectionBrokenError,
+    MemoryAccounts,
+    PostgresStore,
+    connect,
+    migrate,
+    open_embedded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -73,6 +73,16 @@ def test_every_path_that_is_named_exists() -> None:
         assert any((room / path).exists() for room in rooms), path
 
 
+def test_every_class_and_method_that_is_named_exists() -> None:
+    page = TEXT.partition("## Ids in the code")[0]
+    text = "\n".join(source.read_text() for source in SOURCES if "tests" not in source.parts)
+    classes = set(re.findall(r"\bclass (\w+)", text))
+    members = set(re.findall(r"(?:\bdef |^    )(\w+)(?:\(|: )", text, re.MULTILINE))
+    for owner, member in re.findall(r"`([A-Z]\w*[a-z]\w*)(?:\.(\w+))?`", page):
+        assert owner in classes, owner
+        assert not member or member in members, f"{owner}.{member}"
+
+
 def test_every_invariant_has_its_row() -> None:
     rows = re.findall(r"^\| I(\d+) \|", SECTIONS["Invariants"], re.MULTILINE)
     assert [int(row) for row in rows] == [*range(1, 14)]

@@ -118,7 +118,7 @@ class AckFrontiers:
             sent: the highest that this connection may acknowledge.
 
         Raises:
-            StaleCursorError: below what is acknowledged; nothing changed (§1.2.5 a).
+            StaleCursorError: below what is acknowledged; nothing changed (C2).
             Reject: ``CURSOR_AHEAD``, above ``sent``; nothing changed (C4).
 
         """

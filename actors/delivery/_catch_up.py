@@ -1,9 +1,10 @@
 """Pages for subscriptions that are behind: at their beginning, and after a gap.
 
 A page is bounded by the hub's published head, so it never runs ahead of a barrier that a
-revocation has yet to set, nor of the answers that leave before the events do.  It comes from the
-tail where that still has what follows, else from a page that another reader has read, else from
-the store.  Pages end at multiples of their size, so readers that began at different cursors meet.
+revocation has yet to set, nor of the answers that leave before the events do.  It is a
+page that another reader has read if that reaches as far as this one may, else what the tail has,
+else what the store has.  Pages end at multiples of their size, so readers that began at different
+cursors meet.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ class _Source:
 
 
 async def _gap(store: Store, source: _Source, first: int) -> DalsegnoError:
-    """Return what is wrong where an event is missing."""
+    """Return the error for a missing event."""
     kept = await first_cursor(store, source.workspace_id, source.entity)
     if kept < first:
         return CorruptLogError(f"{source.stream_id}: no event {first}, or a gap behind it")

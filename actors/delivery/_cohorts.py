@@ -86,7 +86,7 @@ class Readers:
             self._cohorts[view] = cohort
 
     def leave(self, subscription: Subscription) -> None:
-        """Make a reader individual, from where it is; nothing where it is individual already."""
+        """Make a reader individual, from where it is; no effect if it is individual already."""
         view = subscription.view
         cohort = None if view is None else self._cohorts.get(view)
         if view is None or cohort is None or subscription not in cohort.members:

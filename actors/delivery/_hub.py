@@ -2,7 +2,7 @@
 
 A hub outlives the incarnations of its workspace.  Registering with it returns the published head
 in the same step, without the mailbox: what is at or below that head is read from the tail or from
-the store, what is above it will be offered.  No lock and no buffer joins the two (DESIGN §5).
+the store, what is above it will be offered.  No lock and no buffer joins the two.
 
 Publishing one commit:
 

@@ -1,7 +1,7 @@
 """The members of a workspace: one entity each, in the workspace's own log.
 
 A workspace's first owner is recorded in ``$system`` when it is created, and the log of the
-workspace is empty then (DESIGN §4).  So a member entity without events does not mean "nobody": for
+workspace is empty then.  So a member entity without events does not mean "nobody": for
 `Context.owner_id` it means "owner".  The roster of owners starts from the same user, which is how
 a decider that sees only two entities can make the last owner stay.
 """
@@ -17,7 +17,7 @@ import msgspec
 from dalsegno.protocol import Context, Domain, Index, On, Reject, Touched
 
 Role = Literal["owner", "admin", "editor", "viewer"]
-"""The role of a user, in a workspace or globally (REQUIREMENTS §1.4)."""
+"""The role of a user, in a workspace or globally (X-RBAC-1)."""
 
 ANYBODY = frozenset({"owner", "admin", "editor", "viewer"})
 """Every role."""
@@ -72,7 +72,7 @@ def owner_change(
     """Return what a user's new role changes in the roster: nothing, or one event.
 
     Raises:
-        Reject: ``ROLE_FORBIDDEN`` if an admin makes or unmakes an owner (REQUIREMENTS §1.4,
+        Reject: ``ROLE_FORBIDDEN`` if an admin makes or unmakes an owner (X-RBAC-1,
             ownership transfer), ``MEMBERSHIP_CONFLICT`` if no owner would be left, or too many.
 
     """

@@ -1,4 +1,4 @@
-"""Notes: titled texts that several people and agents change at once (REQUIREMENTS §1.2.8).
+"""Notes: titled texts that several people and agents change at once.
 
 A note's version is the number of its last event, and every accepted write raises it by one.  A
 deleted note keeps its state, with ``deleted_at`` set: its versions stay readable, and a rollback
@@ -37,7 +37,7 @@ NOTE_BYTES_MAX = Limits().note_bytes_max
 """A note's text, UTF-8."""
 
 NOTE_KINDS = frozenset({"markdown", "settings", "media_image", "media_video"})
-"""The kinds of notes (REQUIREMENTS §1.6)."""
+"""The kinds of notes."""
 
 _UTF8_MAX = 4  # bytes of one character
 

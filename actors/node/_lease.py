@@ -53,7 +53,7 @@ class LeaseStatistics:
 
 
 class Compare(Protocol):
-    """How a node finds out what it no longer owns."""
+    """Finds out what this node no longer owns."""
 
     async def __call__(self, *, everything: bool) -> None:
         """Compare; raises `UnavailableError` where the store is away."""
@@ -79,7 +79,7 @@ class Lease:
         self._limits = limits
         self._held_until = -1.0
         self._is_unverified = False
-        """Whether it was over, and what is owned here was not compared since."""
+        """Whether it ran out, and what is owned here was not compared with the store since."""
         self._is_over = self._is_forgotten = False
         self._one_at_a_time = trio.Lock()
         self._returned = trio.lowlevel.ParkingLot()
@@ -100,7 +100,7 @@ class Lease:
         return trio.current_time() < self._held_until and not self._is_unverified
 
     async def wait_held(self) -> None:
-        """Wait until what is in memory here counts again."""
+        """Wait until what is in memory here can be relied on again."""
         while not self.is_held:
             await self._returned.park()
 

@@ -1,4 +1,4 @@
-"""The life of a workspace on this node, as a table (DESIGN §7).
+"""The life of a workspace on this node, as a table.
 
     resting ──(wanted)──▶ opening ──(opened)──▶ running ──(idle)──▶ resting
     opening, running ──(failed)──▶ waiting ──(retried)──▶ opening

@@ -41,7 +41,7 @@ class ServingNode(LocalNode):
         return self.lease.is_held and not hub.is_unverified
 
     def announce_store_returned(self) -> None:
-        """Let those that back off try again at once."""
+        """Wake the workspaces that back off, so that they try again at once."""
         self._store_returned.unpark_all()
 
     async def wait_store_returned(self) -> None:

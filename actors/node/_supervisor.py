@@ -2,7 +2,7 @@
 
 Every workspace stands on them, so a fault in one is not a workspace's: the service is started
 again, and with it what was started after it and may lean on it.  Too many failures in a short time
-are a fault that restarting does not mend: the runtime fails (DESIGN §7).
+are a fault that restarting does not mend: the runtime fails.
 
 A service's end reaches the supervisor as a message with the generation that ended; it is never an
 exception in the nursery.  Whatever a generation still says after it was stopped is not heard.

@@ -2,7 +2,7 @@
 
 The mailbox, the hub and what an incarnation left unresolved belong to the supervisor; its task runs
 one incarnation after the other.  A failure of an incarnation is a value here, never an exception in
-the nursery, so a fault stays with its workspace (I10).  What follows from it is DESIGN §7's table,
+the nursery, so a fault stays with its workspace (I10).  What follows from it is the table
 `LIFECYCLE`:
 
 * fenced: the next incarnation asks at once who owns the workspace now.
@@ -74,7 +74,7 @@ class WorkspaceSupervisor:
         self._is_unverified = False
         """Whether another node may own the workspace since the last incarnation ended."""
         self._ended_with: WorkspaceHaltedError | WorkspaceMovedError | None = None
-        """The answer to everybody who still asks."""
+        """The error that everybody who still asks gets."""
         self._failure: DalsegnoError | None = None
         self._backoff = Backoff(limits.backoff_first_s, limits.backoff_max_s)
         self._crashes = FailureWindow(limits.crashes_max, limits.crash_window_s)
@@ -131,7 +131,7 @@ class WorkspaceSupervisor:
 
     @property
     def is_used(self) -> bool:
-        """Whether somebody needs it to stay, idle or not."""
+        """Whether a reader or a caller needs it, idle or not."""
         return self.users > 0 or self.hub.is_used
 
     # ------------------------------------------------------------------------------- callers
@@ -211,7 +211,7 @@ class WorkspaceSupervisor:
         self._state = LIFECYCLE.step(self._state, input_)
 
     async def _run_once(self) -> None:
-        """Run one incarnation and do what its end asks for."""
+        """Run one incarnation and act on how it ended."""
         began, head = trio.current_time(), self.hub.head
         self._incarnations += 1
         self._is_unverified = False
@@ -304,7 +304,7 @@ class WorkspaceSupervisor:
         self._step(Input.WANTED)
 
     async def _release(self) -> None:
-        """Own the workspace no longer; where the store is away, the lease has to run out first."""
+        """Release the workspace; if the store is away, others wait until the lease runs out."""
         if self._epoch == 0:
             return
         try:
@@ -334,7 +334,7 @@ class WorkspaceSupervisor:
         return True
 
     def fence(self) -> None:
-        """Ask the store who owns the workspace: another node may."""
+        """Ask the store whether another node owns the workspace."""
         self.hub.is_unverified = True
         if self.incarnation is not None:
             self.incarnation.stop(FencedError("the lease had run out"))
@@ -353,7 +353,7 @@ class WorkspaceSupervisor:
     # ---------------------------------------------------------------------------------- ends
 
     def _end(self, failure: WorkspaceHaltedError | WorkspaceMovedError) -> None:
-        """Tell all that wait or read; from this step on, everybody who asks is told too."""
+        """Give those that wait and those that read the error; whoever asks later gets it too."""
         self._ended_with = failure
         self.backlog.answer(failure)
         self.hub.end(failure)
@@ -384,7 +384,7 @@ class WorkspaceSupervisor:
         return True
 
     def close(self) -> None:
-        """Answer whatever is left, once it is out of the directory."""
+        """Answer the commands that are left, once it is out of the directory."""
         ended = self._ended_with or RuntimeClosedError("this node stops")
         self.backlog.answer(ended)
         if self.hub.is_used:

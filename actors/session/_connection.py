@@ -250,7 +250,7 @@ class Connection:
         self.writer.reply(self._language.default.error(error, request_id))
 
     async def _act(self, asked: AnyRequest) -> None:
-        """Do what is asked, if it is no command."""
+        """Carry out a message that is not a command."""
         match asked:
             case Ack():
                 self._ack(asked)

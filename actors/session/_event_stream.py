@@ -206,7 +206,7 @@ class EventStream:
         self._wake()
 
     def _wake(self) -> None:
-        """Have a loop look again that waits for an event; one that does not wait will anyway."""
+        """Wake a loop that waits for an event; one that does not wait looks again by itself."""
         if self._receive.statistics().tasks_waiting_receive:
             self._send.send_nowait(None)
 

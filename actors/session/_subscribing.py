@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Subscribing:
-    """One subscribe request on its way."""
+    """Carries out one subscribe request."""
 
     def __init__(
         self, asked: SubscribeRequest, context: SessionContext, principal: Principal
@@ -60,7 +60,7 @@ class Subscribing:
         Raises:
             Reject: ``…_NOT_FOUND``, ``ROLE_FORBIDDEN``, ``CURSOR_AHEAD``, ``CURSOR_DIVERGED`` or
                 ``BAD_REQUEST``; nothing is left behind.
-            StaleCursorError: what follows the cursor is no longer kept (§1.2.5 b).
+            StaleCursorError: what follows the cursor is no longer kept (C2).
             WorkspaceMovedError: another node owns the workspace.
             WorkspaceHaltedError: the log needs a repair first.
             UnavailableError: try again.

@@ -248,7 +248,7 @@ class Writer:
         self._delivery.touch(self)
 
     def flush_nowait(self) -> None:
-        """Write what is due as far as that goes without waiting; a task does the rest."""
+        """Write what is due without waiting; a task writes the rest."""
         if self.is_closed:
             return
         if self.is_writing:
@@ -278,7 +278,7 @@ class Writer:
             self.fail()
 
     def _join_cohorts(self) -> None:
-        """Let the hubs write what is due to all, now that nothing waits and nothing is behind."""
+        """Join the cohorts, now that nothing waits and nothing is behind."""
         for stream in self.streams.values():
             stream.hub.join_cohort(stream.subscription, self)
 
@@ -358,7 +358,7 @@ class Writer:
             self.ended(subscription, membership_ended())
 
     async def _read_ahead(self, stream: ActiveSubscription) -> None:
-        """Let the next page be read while this one is encoded and written."""
+        """Start to read the next page while this one is encoded and written."""
         if self.nursery is not None and not stream.subscription.reaches(stream.hub.head):
             self.nursery.start_soon(read_ahead, self._delivery, stream.hub, stream.subscription)
             for _ in range(2):  # the new task may be scheduled after this one the first time
@@ -381,7 +381,7 @@ class Writer:
             await self._flush()
 
     async def _flush(self) -> None:
-        """Wait until the client took all; whatever it takes gives it more time for the rest."""
+        """Wait until the client took all; any progress gives it more time for the rest."""
         deadline = trio.current_time() + self._limits.write_deadline_s
         self.step(Input.BLOCK)
         try:

@@ -60,7 +60,7 @@ class Command(msgspec.Struct, eq=False, kw_only=True):
     answered: bool = False
 
     def answer(self, answer: Receipt | DalsegnoError) -> None:
-        """Give the answer, unless a deadline gave one already."""
+        """Answer, unless a deadline has answered already."""
         if not self.answered:
             self.answered = True
             self.reply(answer)
@@ -103,7 +103,7 @@ def make_command(
     """Validate a command and put it into its envelope.
 
     The scope of an idempotency key is the principal with the target stream, or, where the runtime
-    gives the entity its id, with the command's name (DESIGN §4, command result).
+    gives the entity its id, with the command's name.
 
     ``checked_bytes`` is the command's length where it came in a message that was checked already.
 

@@ -86,7 +86,7 @@ class Committer:
         self._waiting: deque[_Waiting] = deque()
         self._filled = trio.lowlevel.ParkingLot()
         self._sending = trio.CancelScope()
-        """Around the statement on its way, or the last one."""
+        """The cancel scope of the statement being executed, or of the last one."""
         self._statements = self._batches = self._events = 0
         self._refused = self._rejected = self._unknown = 0
 
@@ -106,7 +106,7 @@ class Committer:
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Send what waits, until cancelled; the statement on its way is finished first.
+        """Send what waits, until cancelled; a statement that was sent is finished first.
 
         Started again after a failure it goes on with what waits.
         """
@@ -118,7 +118,7 @@ class Committer:
             await self._send(self._take())
 
     def give_up(self) -> None:
-        """Stop waiting for the statement on its way: its outcome is unknown."""
+        """Stop waiting for the statement that was sent: its outcome is unknown."""
         self._sending.deadline = trio.current_time()
 
     async def commit(self, batch: Batch) -> None:

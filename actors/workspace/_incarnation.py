@@ -215,7 +215,7 @@ class Incarnation:
                 self._node.bus.announce(self.workspace_id, batch.events[-1].event_seq)
 
     async def _check_owner(self, speculation: Speculation) -> None:
-        """Let no answer leave that rests on what may be another's by now; a commit checks itself.
+        """Check that the workspace is still owned before answers leave that no commit checks.
 
         The lease does not suffice: another process may have become this very node, and owns at
         once.

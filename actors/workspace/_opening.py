@@ -76,7 +76,7 @@ async def acquire(node: LocalNode, workspace_id: str, *, create: bool) -> Head |
 
 
 async def moved_to(node: LocalNode, owner: str | None) -> WorkspaceMovedError:
-    """Return what those who ask here are told: which node owns the workspace, and where it is."""
+    """Return the error for those who ask here: which node owns the workspace, and its address."""
     other = None if owner is None else await node.store.find_node(owner)
     if other is None:
         return WorkspaceMovedError(owner)

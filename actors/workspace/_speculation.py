@@ -243,7 +243,7 @@ class Speculation:
 
     @property
     def is_full(self) -> bool:
-        """True where the forming batch should be on its way before more is decided."""
+        """Whether the forming batch should be sent before more is decided."""
         forming, limits = self.forming, self._limits
         return (
             len(forming.commands) >= limits.batch_commands_max

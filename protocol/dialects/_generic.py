@@ -1,4 +1,4 @@
-"""The generic dialect: any stream, any command by its name (DESIGN §5, the wire)."""
+"""The generic dialect: any stream, any command by its name."""
 
 from __future__ import annotations
 

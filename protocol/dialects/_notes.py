@@ -1,4 +1,4 @@
-"""The notes dialect, as its seed defines it (REQUIREMENTS §1.2.2, §1.2.3).
+"""The notes dialect, as its seed defines it.
 
 A note's stream and a workspace's have messages of their own.  In them ``event_seq`` is the number
 in the named stream: on a note's stream, and in answers about a note, it is the note's version.
@@ -225,7 +225,7 @@ class _AutomationFields(msgspec.Struct):
 
 
 def _automation_fields(payload: str) -> str:
-    """Return a run's id and status as top-level fields of its message (REQUIREMENTS §1.2.3)."""
+    """Return a run's id and status as top-level fields of its message."""
     try:
         fields = msgspec.json.decode(payload, type=_AutomationFields)
     except msgspec.MsgspecError:

@@ -22,7 +22,7 @@ def quoted(text: str | None) -> str:
 
 
 def error_message(error: DalsegnoError, request_id: str | None, **context: Any) -> bytes:  # noqa: ANN401 - JSON
-    """Encode an error: the envelope of §1.3, and its details again, flat, beside it (§1.2.5)."""
+    """Encode an error: the envelope, and its details again, flat, beside it."""
     details = {**error.details, **context}
     flat = {name: value for name, value in details.items() if name not in _ENVELOPE}
     return _encode(

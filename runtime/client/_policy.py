@@ -1,4 +1,4 @@
-"""Whether a client reconnects, and how soon (REQUIREMENTS §8 and §9.5)."""
+"""Whether a client reconnects, and how soon (RT-27)."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ from ._driver import (
     Pool as Pool,
     PoolStatistics as PoolStatistics,
 )
+from ._embedded import open_embedded as open_embedded
+from ._memory_accounts import MemoryAccounts as MemoryAccounts
 from ._migrations import (
     DatabaseRefusedError as DatabaseRefusedError,
     SchemaTooNewError as SchemaTooNewError,

@@ -1,8 +1,8 @@
 """The store on PostgreSQL.
 
 An append is a single statement: one implicit transaction, one round trip, and no transaction that
-a paused process could hold open (DESIGN §4).  It is never cancelled at the server.  A call that
-is cancelled here abandons its connection, and the outcome is unknown.
+a paused process could hold open.  It is never cancelled at the server.  A call that is cancelled
+here abandons its connection, and the outcome is unknown.
 
 Everything else is a single statement too.  Where a statement depends on the latest version of a
 row, it reads the row under its lock: its snapshot is older than a lock that it waited for.

@@ -266,7 +266,7 @@ async def _member_body(rt: Runtime, workspace_id: str, user_id: str) -> MemberBo
 
 
 async def _check_cursor(workspace: Workspace, cursor: Cursor, head: int) -> None:
-    """Raise for a cursor beyond the head, or of another history (DESIGN §5).
+    """Raise for a cursor beyond the head, or of another history.
 
     Raises:
         Reject: ``CURSOR_AHEAD``, ``CURSOR_DIVERGED``.

@@ -1,4 +1,4 @@
-"""The committer's cases of DESIGN §4 on a real database, each beside a neighbour."""
+"""The cases of the committer on a real database, each beside a neighbour."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

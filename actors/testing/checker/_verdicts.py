@@ -1,4 +1,4 @@
-"""Verdicts: what the checker can find, by the invariants that it breaks (DESIGN §2)."""
+"""Verdicts: what the checker can find, by the invariants that it breaks."""
 
 from __future__ import annotations
 

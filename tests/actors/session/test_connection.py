@@ -65,7 +65,6 @@ async def put_many(actors: Actors, count: int, text: str = "") -> None:
 async def test_a_patch_is_answered_then_seen_in_the_note_then_in_the_workspace(
     office: Actors,
 ) -> None:
-    """REQUIREMENTS §9.3, with the seed's messages as they stand in §1.2.3."""
     async with wired(office) as a, wired(office, user_id="v") as b:
         subscribed = await a.ask("subscribe_note", note_id="n", workspace_id="w", request_id="r1")
         assert subscribed == {

@@ -1,4 +1,4 @@
-"""Model M1 (REQUIREMENTS §9.1) on the real actors: clients, faults and restarts in any order.
+"""Model M1 on the real actors: clients, faults and restarts in any order.
 
 The model is a list of events.  A subscription gets ``events[cursor:]``; an ack is stale, ahead, or
 raises the cursor.  Whatever the actors deliver and refuse is compared with it.

@@ -1,4 +1,4 @@
-"""A client's messages: all of REQUIREMENTS §1.2.2, and invalid ones."""
+"""A client's messages: each of both dialects, and invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How events and answers look on the wire: REQUIREMENTS §1.2.3, §1.2.5 and the generic dialect."""
+"""How events and answers look on the wire: both dialects."""
 
 from __future__ import annotations
 
