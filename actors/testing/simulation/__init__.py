@@ -10,10 +10,10 @@ from ._failover import FailoverStore as FailoverStore
 from ._faults import FAULTS as FAULTS
 from ._link import Link as Link, LinkState as LinkState, Weather as Weather
 from ._load import Ask as Ask
+from ._result import Simulated as Simulated
 from ._simulate import (
     OPERATIONS as OPERATIONS,
     SIM_LIMITS as SIM_LIMITS,
-    Simulated as Simulated,
     simulate as simulate,
 )
 from ._store import SimStore as SimStore

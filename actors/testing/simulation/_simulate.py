@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Self
 
-import msgspec
 import trio
 import trio.testing
 
@@ -23,7 +20,7 @@ from dalsegno.actors._service import Service
 from dalsegno.actors.domains.accounts import account_domains
 from dalsegno.actors.domains.members import PutMember
 from dalsegno.actors.ports import World
-from dalsegno.actors.testing.checker import Recorder, Report, check, dump_record
+from dalsegno.actors.testing.checker import Recorder
 from dalsegno.protocol import Limits, UnavailableError, workspace_stream
 
 from ._client import SimClient
@@ -32,16 +29,19 @@ from ._faults import FAULTS, Faults
 from ._gate import Gates
 from ._load import Load
 from ._node import SimClock, SimNode
+from ._result import judge
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from dalsegno.actors.testing.checker import Record, Violation
-    from dalsegno.protocol import Domain, Event
+    import msgspec
+
+    from dalsegno.protocol import Domain
 
     from ._choices import Choices
     from ._client import Wanted
     from ._load import Ask
+    from ._result import Simulated
 
 SIM_LIMITS = Limits(
     mailbox_commands_max=8,
@@ -96,45 +96,6 @@ OPERATIONS = (
     *("burst", "member", "unsubscribe", "look_at_head", "idle"),
 )
 """The steps that are not faults, each as likely as it is frequent here."""
-
-
-@dataclass(frozen=True)
-class Simulated:
-    """The result of a simulation."""
-
-    violations: list[Violation]
-    """What happened and must not."""
-    bugs: list[str]
-    """Errors that the nodes logged: unexpected exceptions, workspaces that were halted."""
-    history: list[Record] = field(repr=False)
-    log: dict[str, list[Event]] = field(repr=False)
-    """Every workspace's events at the end."""
-    report: Report
-    """The amount of evidence that was judged."""
-    faults: Counter[str]
-    """The number of faults by kind."""
-    steps: int
-    """The number of steps that the nodes' tasks took."""
-    lasted_s: float
-    """The simulated time that it took."""
-    digest: str
-    """A digest of the history and of the logs: the same for the same schedule."""
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether nothing happened that must not."""
-        return not self.violations and not self.bugs
-
-    def __str__(self) -> str:
-        """Return what went wrong, and how much was done."""
-        return "\n".join(
-            [
-                *map(str, self.violations),
-                *self.bugs,
-                f"{self.report}; {self.lasted_s:.1f} s, {self.steps} steps",
-                ", ".join(f"{count} {fault}" for fault, count in sorted(self.faults.items())),
-            ]
-        )
 
 
 def simulate(
@@ -240,24 +201,14 @@ class _Simulation:
 
     def result(self, bugs: list[str]) -> Simulated:
         """Judge the history and return the result."""
-        log = self._store.logs()
-        history = self._recorder.history
-        digest = blake2b(digest_size=16)
-        for record in history:
-            digest.update(dump_record(record))
-        for events in log.values():
-            digest.update(msgspec.json.encode(events))
         died = [f"{node!r} died: {error!r}" for node in self._nodes for error in node.failures]
-        return Simulated(
-            violations=check(history, log),
+        return judge(
+            self._recorder.history,
+            self._store.logs(),
             bugs=[*bugs, *died, *self._stuck],
-            history=history,
-            log=log,
-            report=Report.of(history, log),
             faults=self._counts,
             steps=sum(node.steps for node in self._nodes),
             lasted_s=self._lasted_s,
-            digest=digest.hexdigest(),
         )
 
     # -------------------------------------------------------------------------------- parts
