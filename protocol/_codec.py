@@ -1,7 +1,6 @@
 """The names and encodings of a domain's commands, events and states.
 
-This half of a domain faces the log and the network; the other half, `Domain`, declares what they
-mean.
+This part of a domain faces the log and the network; `Domain` adds what they mean.
 """
 
 from __future__ import annotations

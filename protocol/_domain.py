@@ -34,7 +34,8 @@ from typing import (
 
 import msgspec
 
-from ._codec import CommandT, DomainCodec, EventT, EventView, StateT
+from ._access import DomainAccess
+from ._codec import CommandT, EventT, EventView, StateT
 from ._deciding import WRITERS, Context, Index, Past, annotations_of
 from ._errors import DalsegnoError, DomainError
 
@@ -95,7 +96,7 @@ class Decider(msgspec.Struct, frozen=True, kw_only=True):
     needs: Callable[[Any], int | None] | None
 
 
-class Domain(DomainCodec[StateT, CommandT, EventT]):
+class Domain(DomainAccess[StateT, CommandT, EventT]):
     """One kind of entity: its state, its commands, its events, and what they mean."""
 
     def __init__(
@@ -146,12 +147,6 @@ class Domain(DomainCodec[StateT, CommandT, EventT]):
         self.repeats = repeats
         self.snapshot_every = snapshot_every
         self.reserved = reserved
-        self.role_of: Callable[[Any], str | None] | None = None
-        """The role that a state grants the user that the entity is named after; see `role`."""
-        self.role_ended_by: frozenset[str] = frozenset()
-        """The events that end that user's access."""
-        self.founder_of: Callable[[Any], str] | None = None
-        """The first owner of the workspace that the entity is named after; see `founder`."""
         self._deciders: dict[type, Decider] = {}
         self._evolvers: dict[type, tuple[Callable[..., Any], bool]] = {}
         self._index: Callable[[Any], Index] | None = None
@@ -308,36 +303,6 @@ class Domain(DomainCodec[StateT, CommandT, EventT]):
             return function
 
         return declare
-
-    # ------------------------------------------------------------------------ declaring access
-
-    def role(
-        self, *, ended_by: Collection[type[EventT]] = ()
-    ) -> Callable[[Callable[[StateT], str | None]], Callable[[StateT], str | None]]:
-        """Declare that the entity named after a user decides that user's role in the workspace.
-
-        At most one domain declares this for ordinary workspaces, and one reserved domain for
-        ``$system``.  The function returns the role that a state grants, or None.
-
-        Args:
-            ended_by: the events after which the user may see nothing more of the workspace (I8).
-
-        """
-        names = {struct: name for name, struct in self.events.items()}
-        if foreign := [event.__name__ for event in ended_by if event not in names]:
-            raise DomainError(f"{self!r} has no event {', '.join(foreign)}")
-
-        def declare(function: Callable[[StateT], str | None]) -> Callable[[StateT], str | None]:
-            self.role_of = function
-            self.role_ended_by = frozenset(names[event] for event in ended_by)
-            return function
-
-        return declare
-
-    def founder(self, function: Callable[[StateT], str]) -> Callable[[StateT], str]:
-        """Declare that the entity named after a workspace records its first owner."""
-        self.founder_of = function
-        return function
 
     def _annotations(self, function: Callable[..., Any]) -> tuple[dict[str, Any], list[str]]:
         structs = (self.state, *self.commands.values(), *self.events.values())

@@ -1,0 +1,60 @@
+"""The declarations of a domain that decide who has access to a workspace (I8).
+
+The entity named after a user may hold that user's role in a workspace, and the entity named after a
+workspace its first owner.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ._codec import CommandT, DomainCodec, EventT, StateT
+from ._errors import DomainError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from typing_extensions import TypeForm
+
+
+class DomainAccess(DomainCodec[StateT, CommandT, EventT]):
+    """The part of a domain that declares roles and first owners."""
+
+    def __init__(
+        self, state: type[StateT], commands: TypeForm[CommandT], events: TypeForm[EventT]
+    ) -> None:
+        super().__init__(state, commands, events)
+        self.role_of: Callable[[Any], str | None] | None = None
+        """The role that a state grants the user that the entity is named after; see `role`."""
+        self.role_ended_by: frozenset[str] = frozenset()
+        """The events that end that user's access."""
+        self.founder_of: Callable[[Any], str] | None = None
+        """The first owner of the workspace that the entity is named after; see `founder`."""
+
+    def role(
+        self, *, ended_by: Collection[type[EventT]] = ()
+    ) -> Callable[[Callable[[StateT], str | None]], Callable[[StateT], str | None]]:
+        """Declare that the entity named after a user decides that user's role in the workspace.
+
+        At most one domain declares this for ordinary workspaces, and one reserved domain for
+        ``$system``.  The function returns the role that a state grants, or None.
+
+        Args:
+            ended_by: the events after which the user may see nothing more of the workspace (I8).
+
+        """
+        names = {struct: name for name, struct in self.events.items()}
+        if foreign := [event.__name__ for event in ended_by if event not in names]:
+            raise DomainError(f"{self!r} has no event {', '.join(foreign)}")
+
+        def declare(function: Callable[[StateT], str | None]) -> Callable[[StateT], str | None]:
+            self.role_of = function
+            self.role_ended_by = frozenset(names[event] for event in ended_by)
+            return function
+
+        return declare
+
+    def founder(self, function: Callable[[StateT], str]) -> Callable[[StateT], str]:
+        """Declare that the entity named after a workspace records its first owner."""
+        self.founder_of = function
+        return function
