@@ -72,7 +72,7 @@ _NEVER_ANALYSED = "alter system set autovacuum = off"
 
 
 def _entities(events: int) -> int:
-    """Tell how many notes a filled log of so many events has."""
+    """Return how many notes a filled log of so many events has."""
     return max(1, events // VERSIONS)
 
 

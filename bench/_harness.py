@@ -99,7 +99,7 @@ class Report:
         at_least: float = math.nan,
         at_most: float = math.nan,
     ) -> None:
-        """Say what is compared, under which name, and what is to be reached."""
+        """Register a ratio: what is compared, under which name, and what is to be reached."""
         if ratio_id in self._ids():
             raise ValueError(f"there is a ratio {ratio_id} already")
         is_upper = not math.isnan(at_most)
@@ -116,7 +116,7 @@ class Report:
         )
 
     def skip(self, why: str, *ratio_ids: str) -> None:
-        """Say that ratios cannot be measured here, so that their floors are not missed."""
+        """Record that ratios cannot be measured here, so that their floors are not missed."""
         self.skipped |= dict.fromkeys(ratio_ids, why)
         self.notes.append(f"Skipped {', '.join(ratio_ids)}: {why}.")
 
@@ -124,7 +124,7 @@ class Report:
         return {ratio.ratio_id for ratio in self.ratios} | self.skipped.keys()
 
     def table(self) -> str:
-        """Lay everything out for reading."""
+        """Return everything as text for a reader."""
         options = self.options
         lines = [
             f"{self.question}: {options.rounds} rounds of {options.seconds:g} s, "
@@ -144,7 +144,7 @@ class Report:
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
-        """Write it down, round by round."""
+        """Return it as JSON values, round by round."""
         return {
             "question": self.question,
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -161,7 +161,7 @@ class Report:
         }
 
     def save(self) -> Path:
-        """Keep it as JSON, in place of the last one."""
+        """Save it as JSON, in place of the last one."""
         path = results(self.options) / f"{self.question}.json"
         path.write_text(json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n")
         return path

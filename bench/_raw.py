@@ -234,7 +234,7 @@ class RawStatement:
 async def raw_statement(
     database: Postgres, workspaces: Sequence[str], domains: Iterable[Domain[Any, Any, Any]]
 ) -> AsyncIterator[RawStatement]:
-    """Have twins of workspaces whose logs are at their beginning, or still short."""
+    """Yield a raw statement on twins of workspaces whose logs are empty, or still short."""
     appending = await _open(connect, database.dsn, _APPENDING)
     reading = await connect(database.dsn)
     try:

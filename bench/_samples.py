@@ -55,7 +55,7 @@ class Series:
         return statistics.median(map(of, self.samples)) if self.samples else math.nan
 
     def values(self, of: Callable[[Sample], float]) -> list[float]:
-        """Give one number a round."""
+        """Return one number per round."""
         return [of(sample) for sample in self.samples]
 
     def cells(self, percentiles: Sequence[float] = PERCENTILES) -> list[str]:
@@ -106,7 +106,7 @@ class Figure:
     rounds: list[float] = field(default_factory=list)
 
     def values(self, _of: Callable[[Sample], float] | None = None) -> list[float]:
-        """Give one number a round."""
+        """Return one number per round."""
         return self.rounds
 
     def cells(self) -> list[str]:

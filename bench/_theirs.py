@@ -39,7 +39,7 @@ class TheirTask(Aggregate):
 
     @event("Renamed")
     def rename(self, title: str) -> None:
-        """Give it another title."""
+        """Change its title."""
         self.title = title
 
 

@@ -43,7 +43,7 @@ class Meter:
     process: Child
 
     async def measure(self, order: str) -> Memory:
-        """Give it an order, and measure."""
+        """Send it an order, and measure when that is done."""
         blocks = int(await self.process.ask(order))
         return Memory(resident_bytes(self.process.pid), blocks)
 

@@ -81,7 +81,7 @@ class Bench:
     def compare(
         self, ratio_id: str, subject: Series, references: dict[str, Series], reach: float = math.nan
     ) -> None:
-        """Compare one of ours with theirs, and say what is to be reached beside the plain one."""
+        """Compare one of ours with theirs, and set what the plain one has to reach."""
         for suffix, reference in references.items():
             self.report.compare(
                 f"{subject.name} / {reference.name.lstrip(' …')}",
@@ -92,7 +92,7 @@ class Bench:
             )
 
     async def prepare(self) -> None:
-        """Say what is measured, and what is compared with what."""
+        """Register what is measured, and what is compared with what."""
         count = self.report.options.pick(1_000, quick=50)
         lone, hot = (TaskWriter(self.runtime.workspace(name)) for name in ("lone", "hot"))
         many = [TaskWriter(self.runtime.workspace(f"w{n}")) for n in range(count)]

@@ -85,7 +85,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 def _forbid_processes(event: str, _arguments: object) -> None:
-    """Let only tests that say so start processes: `make check` relies on it."""
+    """Raise unless the test is marked as one that starts processes: `make check` needs it."""
     if event != "subprocess.Popen" or _running is None:
         return
     if not (_is(_running, "processes") or _is(_running, "postgres")):

@@ -67,7 +67,7 @@ class Story:
         command_id: str | None = None,
         seconds: float | None = None,
     ) -> Event:
-        """Let something happen."""
+        """Append an event to the log."""
         number = next(self._numbers)
         seq = len(self.log) + 1
         self._versions[stream_id] += 1
@@ -91,7 +91,7 @@ class Story:
         return event
 
     def lose_tail(self, to_seq: int, *, is_known: bool = False) -> None:
-        """Let the database forget; the events may be known by name."""
+        """Lose the tail of the log; the lost events may be known by their ids."""
         lost = self.log[to_seq:]
         for event in lost:
             self._versions[event.stream_id] -= 1
@@ -134,7 +134,7 @@ class Story:
         return self.recorder.subscription(connection, W, stream_id, cursor=cursor, user_id=user_id)
 
     def deliver(self, *numbers: int, cursor: int = 0) -> None:
-        """Let somebody follow the workspace, and get these."""
+        """Subscribe to the workspace, and deliver these numbers."""
         followed = self.follow(cursor=cursor)
         for number in numbers:
             followed.delivered(self.log[number - 1], is_workspace_stream=True)

@@ -111,7 +111,7 @@ async def test_i4_after_acquiring_nothing_comes_of_an_append_that_was_abandoned(
 
 
 async def abandon(store: PostgresStore, batch: Batch, other: Connection) -> None:
-    """Give up on an append that waits at the server."""
+    """Cancel an append that waits at the server."""
     with trio.CancelScope() as giving_up:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel_when_blocked, giving_up, other)
@@ -280,7 +280,7 @@ SHORT = 100
 
 
 async def lengthen(other: Connection, workspace_id: str, length: int) -> None:
-    """Give a workspace a past: so many events with a result each, never analysed."""
+    """Write a log of so many events with a result each, never analysed."""
     fill = [
         """insert into dalsegno.workspace_head (workspace_id, epoch, head_seq)
            values ($1::text, 1, $2::bigint)""",

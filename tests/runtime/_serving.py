@@ -127,7 +127,7 @@ class Proxy:
         self._flow = trio.Event()
 
     def relent(self) -> None:
-        """Let everything through again."""
+        """Resume the existing connections."""
         self._flow.set()
 
     async def _serve(self, client: trio.SocketStream) -> None:

@@ -400,7 +400,7 @@ async def test_x_sup_6_a_server_that_restarts_is_found_again(migrated: str) -> N
 
 
 async def enter(nursery: trio.Nursery, context: AbstractAsyncContextManager[T]) -> T:
-    """Have a context for as long as the nursery."""
+    """Enter a context for as long as the nursery lasts."""
 
     async def hold(task_status: trio.TaskStatus[T]) -> None:
         async with context as value:

@@ -83,7 +83,7 @@ class Database:
             return cursor.fetchall() if cursor.description else []
 
     def limit_files(self, bytes_max: int | None) -> None:
-        """Let no file grow past this size, in any of its processes: the disk is full."""
+        """Limit the size of files in all of its processes: the disk is full."""
         most = resource.RLIM_INFINITY if bytes_max is None else bytes_max
         _limit_files(self.postmaster, most)  # what it starts from now on has the limit too
         for pid in children_of(self.postmaster):

@@ -95,9 +95,9 @@ class Proxy:
         self._flows.set()
 
     def prepare(self, name: str, accident: Accident, *, after: int = 0) -> None:
-        """Let this happen to a later execution of a statement, each in its turn.
+        """Schedule an accident for a later execution of a statement, each in its turn.
 
-        So many of that name are forwarded first.
+        ``after`` executions of that name are forwarded first.
         """
         self._ready.extend([(name, None)] * after)
         self._ready.append((name, accident))

@@ -65,7 +65,7 @@ async def send_some(recorder: Recorder, rt: Runtime, prefix: str) -> None:
 async def check_accident(
     proxy: Proxy, dsn: str, recorder: Recorder, accident: Accident, name: str = "append"
 ) -> None:
-    """Let it happen to a commit; all that was sent took effect once, and is answered."""
+    """Check that every command is answered and takes effect once, despite an accident."""
     async with Runtime.open(proxy.dsn, domains=[tasks]) as rt:
         await send_some(recorder, rt, "before")
         proxy.prepare(name, accident)

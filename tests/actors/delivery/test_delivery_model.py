@@ -164,7 +164,7 @@ class Machine:
         self.actors.forget()
 
     async def move(self) -> None:
-        """Let the workspace go and come back."""
+        """Move the workspace away and back."""
         hub = self.actors.service.directory.activate("w").hub
         hub.end(WorkspaceMovedError("elsewhere"))
         hub.open(hub.head, hub.chain)
