@@ -120,7 +120,7 @@ class Ownership(Protocol):
         None: another process is this node now, and nothing changed.  A missing row is made again,
         with 0 left.
 
-        ``first`` makes this process the node, in the place of any other, and forgets nodes whose
+        ``first`` makes this process the node, instead of any other, and forgets nodes whose
         lease ended more than a day ago.
         """
 

@@ -32,10 +32,10 @@ def check_deliveries(evidence: Evidence) -> Iterator[Violation]:
         began = following.began
         mine = None
         if began.user_id is not None:
-            who = (began.workspace_id, began.user_id)
-            mine = barriers.get(who)
+            member = (began.workspace_id, began.user_id)
+            mine = barriers.get(member)
             if mine is None:
-                mine = barriers[who] = _Barriers(evidence, *who)
+                mine = barriers[member] = _Barriers(evidence, *member)
         yield from _check_dense(following)
         yield from _check_contents(evidence, following, contents)
         if mine is not None:
@@ -74,8 +74,8 @@ class _Contents:
 
     def see(self, workspace_id: str, stream_id: str, record: Delivered) -> Delivered | None:
         """Record a delivery; return an earlier one of the same number if its event differs."""
-        place = (workspace_id, stream_id, record.number)
-        first = self._first.setdefault(place, record)
+        key = (workspace_id, stream_id, record.number)
+        first = self._first.setdefault(key, record)
         return None if first.event_id == record.event_id else first
 
 

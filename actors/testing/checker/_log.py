@@ -87,7 +87,7 @@ def _check_times(workspace_id: str, log: Log) -> Iterator[Violation]:
 
 
 def _check_once(workspace_id: str, log: Log) -> Iterator[Violation]:
-    """Look for repetitions whoever sent the command: a commit's events are consecutive."""
+    """Look for repetitions, marked or not: the events of one commit are consecutive."""
     for event in log.events:
         first = log.by_id[event.event_id]
         if first is not event:

@@ -207,7 +207,7 @@ class Recorder:
         )
 
     def settled(self) -> None:
-        """Record that all is quiet, and that all who can have caught up."""
+        """Record that all is quiet, and that every reader that may has caught up."""
         self.add(Settled(at=self._clock()))
 
 

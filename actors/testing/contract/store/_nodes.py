@@ -55,7 +55,7 @@ class NodeContract:
         head = await acquired(store, "w", "b")
         assert (head.epoch, head.owner) == (2, "b")
         assert await acquired(store, "w", "c") == head
-        assert await acquired(store, "w", "a") == head, "who let it go has no claim"
+        assert await acquired(store, "w", "a") == head, "a node that lost it has no claim"
 
     async def test_a_lapse_that_nobody_used_is_mended_by_a_beat(
         self, harness: StoreHarness
