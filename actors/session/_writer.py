@@ -7,9 +7,8 @@ nothing left to do.  So an idle connection is one task, the one that reads.
 
 A stream is *live*, or *behind* and caught up page by page, each in its turn.  It falls behind where
 it missed something, and where the outbox is over its bound while the client takes its time.  While
-nothing waits here and nothing is behind, its streams are in *cohorts* with those of others: the hub
-writes what is due to all of them to the transport, and nothing of it passes through here
-(`Readers`).
+nothing waits here and nothing is behind, its streams are in *cohorts* with those of others, and the
+hub writes what is due to all of them straight to the transport (`Readers`).
 """
 
 from __future__ import annotations
