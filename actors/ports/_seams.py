@@ -23,7 +23,7 @@ class World:
 
 
 class Bus(Protocol):
-    """How one node tells the others that something was committed.
+    """The channel by which a node tells the others that something was committed.
 
     An announcement may be lost, duplicated or late, and nothing goes wrong: a node that is told
     of a newer head than it knows reads the log (research: every push needs a backstop).

@@ -74,7 +74,7 @@ class Log(Protocol):
 
 
 class Ownership(Protocol):
-    """Who owns a workspace, under which epoch, and whether it is halted."""
+    """The owner of a workspace, its epoch, and its halt marker."""
 
     async def read_head(self, workspace_id: str) -> Head | None:
         """Read where a log ends; None if it never began."""
@@ -181,7 +181,7 @@ class Entities(Protocol):
 
 
 class Results(Protocol):
-    """The answers that repeats of an idempotency key get."""
+    """The answers to repeats of idempotency keys."""
 
     async def find_results(
         self, workspace_id: str, keys: Collection[tuple[str, str]]
@@ -193,7 +193,7 @@ class Results(Protocol):
 
 
 class Cursors(Protocol):
-    """How far clients have acknowledged streams."""
+    """The cursors up to which clients have acknowledged streams."""
 
     async def read_cursors(self, keys: Collection[CursorKey]) -> dict[CursorKey, int]:
         """Read the ack cursors that exist."""
