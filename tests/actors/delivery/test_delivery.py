@@ -193,6 +193,7 @@ async def test_x_bp_1_memory_is_flat_while_200_readers_stop(
 # ------------------------------------------------------------------------------- from the tail
 
 
+@pytest.mark.long
 async def test_1000_clients_that_resume_within_the_tail_read_nothing_of_the_log(
     actors: Actors, store: CountingStore
 ) -> None:
@@ -203,6 +204,7 @@ async def test_1000_clients_that_resume_within_the_tail_read_nothing_of_the_log(
     assert (pages.pages, pages.reads) == (2, 0), "the same two, encoded once, for all"
 
 
+@pytest.mark.long
 async def test_1000_clients_that_resume_after_a_restart_share_a_handful_of_reads(
     store: CountingStore, world: World
 ) -> None:

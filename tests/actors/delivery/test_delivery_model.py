@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import pytest
 import trio
 import trio.testing
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -243,6 +244,7 @@ class Machine:
                 assert heard["event_seq"] == self.streams[stream_id][heard["seq"] - 1]
 
 
+@pytest.mark.long
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(schedule=st.random_module(), data=st.data())
 def test_x_bp_2_whoever_lags_leaves_and_resumes_gets_each_event_once_in_order(

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -254,6 +255,7 @@ class Machine:
         assert heard["event_seq"] == self.streams[heard["stream_id"]][known.got - 1]
 
 
+@pytest.mark.long
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(schedule=st.random_module(), data=st.data())
 def test_m1_whatever_happens_every_client_sees_the_model(
