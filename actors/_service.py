@@ -25,7 +25,7 @@ from .session import Connection, Connections, SessionContext
 from .workspace import Committer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from dalsegno.protocol import Domain, Limits
 
@@ -79,8 +79,7 @@ class Service:
             world: wall time, randomness and ids.
             limits: every bound.
             address: where others find this node; told to those that ask here for what it owns.
-            version: of the program; with the domains' versions it distinguishes code that halted a
-                workspace from code that may try it again.
+            version: of the program; another one, or a domain's, may try a halted workspace again.
             bus: tells other nodes of commits; None where there are none.
             sweeps: what else is to be kept from growing.
 
@@ -121,21 +120,26 @@ class Service:
             views=Views(self.catalog.domains),
             connections=self.connections,
         )
+        self.sweeper = Sweeper(store, sweeps, world=world, limits=limits)
         self.supervisor = Supervisor(
-            [
-                ("directory", self.directory.run),
-                ("committer", self.committer.run),
-                ("acks", self.acks.run),
-                ("lease", self._keep_lease),
-                ("beat", self.connections.run),
-                ("sweep", Sweeper(store, sweeps, world=world, limits=limits).run),
-            ],
+            self._services(),
             failures_max=limits.service_failures_max,
             window_s=limits.service_window_s,
         )
 
     def __repr__(self) -> str:
         return f"<Service {self.directory!r}, {len(self.connections)} connections>"
+
+    def _services(self) -> list[tuple[str, Callable[..., Awaitable[None]]]]:
+        """Return what runs, in the order in which it is started."""
+        return [
+            ("directory", self.directory.run),
+            ("committer", self.committer.run),
+            ("acks", self.acks.run),
+            ("lease", self._keep_lease),
+            ("beat", self.connections.run),
+            ("sweep", self.sweeper.run),
+        ]
 
     def statistics(self) -> Statistics:
         """Return how everything stands."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from operator import attrgetter
 
 import pytest
 import trio
@@ -14,15 +13,13 @@ from dalsegno.actors.node._workspace_supervisor import WorkspaceSupervisor
 from dalsegno.actors.ports import Head
 from dalsegno.protocol import (
     CorruptLogError,
-    IllegalStepError,
     Limits,
     StoreUnavailableError,
 )
 from tests.actors._boxes import Put
+from tests.actors._machines import check_step, walked
 from tests.actors._nodes import moving_world
 from tests.actors._world import Actors, FaultyStore, Posted, away, eventually, running
-
-Edge = tuple[State, Input]
 
 
 def test_every_state_is_reached_and_can_be_left() -> None:
@@ -36,25 +33,7 @@ def test_every_state_is_reached_and_can_be_left() -> None:
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize("input_", Input)
 def test_a_step_is_in_the_table_or_a_bug(state: State, input_: Input) -> None:
-    if input_ in LIFECYCLE.steps[state]:
-        assert LIFECYCLE.step(state, input_) in State
-    else:
-        with pytest.raises(IllegalStepError, match=f"workspace {state.value}: {input_.value}"):
-            LIFECYCLE.step(state, input_)
-
-
-@contextmanager
-def walked(patch: pytest.MonkeyPatch) -> Iterator[set[Edge]]:
-    """Note every step that a supervisor takes."""
-    edges: set[Edge] = set()
-    step = WorkspaceSupervisor._step
-
-    def noted(self: WorkspaceSupervisor, input_: Input) -> None:
-        edges.add((self._state, input_))
-        step(self, input_)
-
-    patch.setattr(WorkspaceSupervisor, "_step", noted)
-    yield edges
+    check_step(LIFECYCLE, state, input_)
 
 
 async def gone() -> None:
@@ -174,7 +153,7 @@ async def walk_stops(store: FaultyStore, world: World) -> None:
 
 
 async def test_a_supervisor_walks_every_edge(monkeypatch: pytest.MonkeyPatch) -> None:
-    with walked(monkeypatch) as edges:
+    with walked(monkeypatch, WorkspaceSupervisor, "_step", attrgetter("_state")) as edges:
         for walk in (
             walk_ordinary_life,
             walk_failures,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from operator import attrgetter
 
 import pytest
 import trio
@@ -12,14 +11,13 @@ from dalsegno.actors import Connection, World
 from dalsegno.actors.session._lifecycle import LIFECYCLE, Input, State
 from dalsegno.actors.session._writer import Writer
 from dalsegno.actors.testing import memory_connection
-from dalsegno.protocol import Close, IllegalStepError, Limits
+from dalsegno.protocol import Close, Limits
 from tests.actors._boxes import Put
+from tests.actors._machines import check_step, walked
 from tests.actors._wire import wired
 from tests.actors._world import Actors, FaultyStore, eventually, running
 
 STREAM = "workspace:w"
-
-Edge = tuple[State, Input]
 
 
 def test_every_state_is_reached_and_can_be_left() -> None:
@@ -32,25 +30,7 @@ def test_every_state_is_reached_and_can_be_left() -> None:
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize("input_", Input)
 def test_a_step_is_in_the_table_or_a_bug(state: State, input_: Input) -> None:
-    if input_ in LIFECYCLE.steps[state]:
-        assert LIFECYCLE.step(state, input_) in State
-    else:
-        with pytest.raises(IllegalStepError, match=f"connection {state.value}: {input_.value}"):
-            LIFECYCLE.step(state, input_)
-
-
-@contextmanager
-def walked(patch: pytest.MonkeyPatch) -> Iterator[set[Edge]]:
-    """Note every step that a connection takes."""
-    edges: set[Edge] = set()
-    step = Writer.step
-
-    def noted(self: Writer, input_: Input) -> None:
-        edges.add((self.state, input_))
-        step(self, input_)
-
-    patch.setattr(Writer, "step", noted)
-    yield edges
+    check_step(LIFECYCLE, state, input_)
 
 
 async def walk_a_slow_client(actors: Actors) -> None:
@@ -132,7 +112,7 @@ async def test_a_connection_walks_every_edge(
     store: FaultyStore, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = Limits(close_deadline_s=0.5)
-    with walked(monkeypatch) as edges:
+    with walked(monkeypatch, Writer, "step", attrgetter("state")) as edges:
         async with running(store, world, limits=limits) as actors:
             await actors.workspace().send(Put("a"))
             await walk_a_slow_client(actors)
