@@ -170,7 +170,7 @@ def _template(postgres: EmbeddedPostgres) -> str:
 
 
 @pytest.fixture
-def migrated(postgres: EmbeddedPostgres, _template: str) -> Iterator[str]:
+def copied(postgres: EmbeddedPostgres, _template: str) -> Iterator[str]:
     """The DSN of a fresh database with our schema; dropped after the test."""
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres.dsn, autocommit=True) as admin:
@@ -179,3 +179,40 @@ def migrated(postgres: EmbeddedPostgres, _template: str) -> Iterator[str]:
         )
         yield postgres.dsn_of(name)
         admin.execute(SQL("drop database {} with (force)").format(Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def _shared(postgres: EmbeddedPostgres, _template: str) -> str:
+    """The name of the database with our schema that tests have one after the other."""
+    name = "shared"
+    with psycopg.connect(postgres.dsn, autocommit=True) as admin:
+        admin.execute(
+            SQL("create database {} template {}").format(Identifier(name), Identifier(_template))
+        )
+    return name
+
+
+_EMPTY = """
+do $$ begin
+    perform pg_terminate_backend(pid, 10000) from pg_stat_activity
+        where datname = current_database() and pid <> pg_backend_pid();
+    execute (
+        select 'truncate ' || string_agg(oid::regclass::text, ', ') || ' restart identity'
+        from pg_class
+        where relnamespace = 'dalsegno'::regnamespace and relkind = 'r' and relname <> 'migration'
+    );
+end $$
+"""
+
+
+@pytest.fixture
+def migrated(postgres: EmbeddedPostgres, _shared: str) -> str:
+    """The DSN of a database with our schema, without a row and without another connection.
+
+    Emptied and not copied, since a copy takes ten times as long.  A test that changes the schema or
+    the database's settings uses `copied`.
+    """
+    dsn = postgres.dsn_of(_shared)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(_EMPTY)
+    return dsn

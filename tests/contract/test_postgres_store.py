@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
+def migrated(copied: str) -> str:
+    """A database of its own: there are tests here that change its settings, or count its pages."""
+    return copied
+
+
+@pytest.fixture
 async def store(migrated: str) -> AsyncIterator[PostgresStore]:
     async with PostgresStore.open(migrated) as store:
         yield store
