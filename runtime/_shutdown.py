@@ -38,7 +38,7 @@ class Shutdown:
         self._slots: dict[Connection, int] = {}
 
     async def announce(self) -> None:
-        """Tell every client its slot; the connections stay open."""
+        """Send every client its slot; the connections stay open."""
         await self._tell(list(self._service.connections))
 
     async def close(self) -> None:

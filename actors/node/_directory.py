@@ -69,7 +69,7 @@ class Directory:
                 self._nursery, self.node.is_open = None, False
 
     def _make_room(self, now: float) -> None:
-        """Passivate idle workspaces, the longest unused first, and not too many at once."""
+        """Passivate idle workspaces, the least recently used first, a bounded number at a time."""
         limits = self.node.limits
         excess = len(self._active) - int(limits.workspaces_active_max * _CROWDED)
         idle_since = now - limits.passivate_after_s
@@ -115,7 +115,7 @@ class Directory:
             supervisor.close()
 
     def _remove(self, supervisor: WorkspaceSupervisor) -> None:
-        """Take it out of the table: the next request for the workspace begins anew."""
+        """Remove a supervisor from the table: the next request for its workspace starts another."""
         if self._active.get(supervisor.workspace_id) is supervisor:
             del self._active[supervisor.workspace_id]
 

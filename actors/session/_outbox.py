@@ -149,6 +149,9 @@ class Outbox:
             False where they were not kept, since as many items wait as may.
 
         """
+        # As many as a channel takes, which may have to take over all of them.
+        if self._channel is None and len(self._events) >= self._items_max:
+            return False
         try:
             self._put([(subscription, frames, before)])
         except trio.WouldBlock:

@@ -80,3 +80,17 @@ def test_a_stream_that_ends_leaves_the_events_of_its_next_subscription() -> None
     outbox.add(again, frames(b"b"), 1)
     assert outbox.drop_all() == {again: 1}
     assert texts(outbox.take()) == [b"a", b"end"]
+
+
+def test_as_many_items_wait_without_a_writer_as_with_one() -> None:
+    outbox = Outbox(bytes_max=100, items_max=2)
+    assert outbox.add(ONE, frames(b"1"), 0)
+    assert outbox.add(TWO, frames(b"2"), 0)
+    assert not outbox.add(ONE, frames(b"3"), 1)
+    outbox.open_channel()
+    assert not outbox.add(ONE, frames(b"3"), 1)
+    assert texts(outbox.take()) == [b"1", b"2"]
+    assert outbox.add(ONE, frames(b"3"), 1)
+    outbox.close_channel()
+    assert texts(outbox.take()) == [b"3"]
+    assert outbox.events_bytes == 0
