@@ -75,6 +75,7 @@ from ._validation import (
     check_nul as check_nul,
     check_workspace_id as check_workspace_id,
     encode_checked as encode_checked,
+    read_back as read_back,
     refusal as refusal,
 )
 from .dialects import (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar, get_args
 import msgspec
 
 from ._errors import DalsegnoError, DomainError, InternalError
-from ._validation import PayloadDecoder
+from ._validation import PayloadDecoder, encode_checked, read_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,10 +175,37 @@ class DomainCodec(Generic[StateT, CommandT, EventT]):
         codec = self._codecs.get(event)
         return codec is None or codec.reads(type_version)
 
+    def check_command(
+        self, name: str, command: CommandT, *, nesting_max: int
+    ) -> tuple[CommandT, int]:
+        """Return a program's command as the network would have brought it, and its bytes.
+
+        Raises:
+            Reject: ``BAD_REQUEST``, or a field's own code.
+
+        """
+        document = encode_checked(command, nesting_max=nesting_max)
+        checked: CommandT = self._payload_decoders[name].read_back(command, document)
+        return checked, len(document)
+
     def encode(self, event: EventT) -> tuple[str, int, str]:
         """Write an event for the log: (type, type_version, payload)."""
         codec = self._codec_of[type(event)]
         return codec.name, codec.version, codec.encode(event)
+
+    def read_back(self, event: EventT, payload: str) -> EventT:
+        """Return an event as its payload, which was just written, will be read.
+
+        Raises:
+            DomainError: it could not be.
+
+        """
+        codec = self._codec_of[type(event)]
+        try:
+            read: EventT = read_back(event, payload, codec.decode)
+        except (ValueError, RecursionError) as error:
+            raise DomainError(f"{codec.name} could not be read back: {error}") from error
+        return read
 
     def decode(self, type_: str, type_version: int, payload: str) -> EventT | None:
         """Read an event from the log; None for a type that this domain does not know (I11).

@@ -9,6 +9,7 @@ Nothing here is trusted yet, so every check takes time in proportion to the leng
 
 from __future__ import annotations
 
+import math
 import re
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ import msgspec
 from ._errors import Reject
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._limits import Limits
 
 # A string without an end matches up to the document's end: otherwise each quote in it would be
@@ -63,7 +66,8 @@ def encode_checked(value: object, *, nesting_max: int) -> bytes:
     """Encode a value as JSON, refusing what the log cannot hold.
 
     Raises:
-        Reject: ``BAD_REQUEST`` for a NUL, a lone surrogate, or nesting that is too deep.
+        Reject: ``BAD_REQUEST`` for a NUL, a lone surrogate, nesting that is too deep, or what
+            cannot be written as JSON at all.
 
     """
     try:
@@ -72,9 +76,37 @@ def encode_checked(value: object, *, nesting_max: int) -> bytes:
         raise Reject("BAD_REQUEST", "a lone surrogate is not text") from None
     except RecursionError:
         raise Reject("BAD_REQUEST", f"nested deeper than {nesting_max}") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Reject("BAD_REQUEST", f"this is no JSON: {error}") from None
     check_nul(document)
     check_nesting(document, nesting_max)
     return document
+
+
+def read_back(value: object, document: str | bytes, decode: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - as decoded
+    """Return what a value's own JSON is read as: what is written has to be readable (I10).
+
+    Types are promises that Python does not keep: a text in a number's field, a flag in it, a time
+    without a zone, a number below its bound are all written without a murmur.
+
+    Raises:
+        ValueError: a number that JSON cannot hold became null.
+        msgspec.ValidationError: it is not of its type.
+
+    """
+    read = decode(document)
+    null = "null" if isinstance(document, str) else b"null"
+    if null in document and read != value and not _is_finite(msgspec.to_builtins(value)):  # type: ignore[operator]
+        raise ValueError("an infinity, or what is not a number, cannot be written as JSON")
+    return read
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, (list, tuple)) or all(map(_is_finite, value))
 
 
 class PayloadDecoder:
@@ -96,11 +128,23 @@ class PayloadDecoder:
         if len(document) > limits.command_bytes_max:
             bound = limits.command_bytes_max
             raise Reject("PAYLOAD_TOO_LARGE", f"a command has at most {bound} bytes")
+        return self._checked(document, self._decode)
+
+    def read_back(self, command: object, document: bytes) -> Any:  # noqa: ANN401 - as above
+        """Return a command that a program made as the network would have brought it.
+
+        Raises:
+            Reject: ``BAD_REQUEST``, or a field's own code (`refusal`).
+
+        """
+        return self._checked(document, lambda text: read_back(command, text, self._decode))
+
+    def _checked(self, document: bytes, decode: Callable[[bytes], Any]) -> Any:  # noqa: ANN401 - as above
         try:
-            return self._decode(document)
+            return decode(document)
         except msgspec.ValidationError as error:
             raise refusal(error, self._type) from None
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             reason = "" if isinstance(error, RecursionError) else str(error)
             raise Reject("BAD_REQUEST", f"invalid payload: {reason}") from None
 

@@ -20,7 +20,7 @@ from dalsegno.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from dalsegno.actors.ports import Roles
     from dalsegno.protocol import Decider, Domain, Limits
@@ -113,10 +113,9 @@ def make_command(
 
     """
     if checked_bytes is None:
-        checked_bytes = len(encode_checked(command, nesting_max=limits.nesting_max))
-        # These come from outside the command and stand in the log as well.
-        beside = (principal.user_id, correlation_id, causation)
-        encode_checked(beside, nesting_max=limits.nesting_max)
+        nesting_max = limits.nesting_max
+        command, checked_bytes = domain.check_command(name, command, nesting_max=nesting_max)
+        _check_beside(principal.user_id, correlation_id, causation, key, nesting_max=nesting_max)
     named = getattr(command, domain.id_field)
     entity_id = new_id() if named is None else str(named)
     check_id(entity_id, chars_max=limits.id_chars_max)
@@ -149,6 +148,13 @@ def make_command(
     return envelope
 
 
+def _check_beside(*beside: object, nesting_max: int) -> None:
+    """Refuse what comes from outside the command, and stands in the log as well."""
+    encode_checked(beside, nesting_max=nesting_max)
+    if not all(text is None or isinstance(text, str) for text in beside):
+        raise Reject("BAD_REQUEST", "user, key, correlation and causation are texts")
+
+
 def _digest(command: msgspec.Struct) -> bytes:
     """Return what tells two payloads apart, however they were written."""
     return blake2b(msgspec.json.encode(command), digest_size=16).digest()
@@ -163,19 +169,12 @@ def _add_role_stream(envelope: Command, user_id: str, roles: Roles) -> None:
 
 def _add_declared(envelope: Command, limits: Limits) -> None:
     """Add what the domain declares that deciding this command needs."""
-    others, envelope.needs = _declared(envelope.decider, envelope.command)
-    for touched, touched_id in others:
-        check_id(touched_id, chars_max=limits.id_chars_max)
-        envelope.streams[touched.stream_id(touched_id)] = touched
-
-
-def _declared(
-    decider: Decider,
-    command: Any,  # noqa: ANN401 - one of the domain's commands
-) -> tuple[Sequence[tuple[AnyDomain, str]], int | None]:
+    decider, command = envelope.decider, envelope.command
     try:
-        others = () if decider.touches is None else tuple(decider.touches(command))
-        return others, None if decider.needs is None else decider.needs(command)
+        for touched, touched_id in () if decider.touches is None else decider.touches(command):
+            check_id(touched_id, chars_max=limits.id_chars_max)
+            envelope.streams[touched.stream_id(touched_id)] = touched
+        envelope.needs = None if decider.needs is None else decider.needs(command)
     except DalsegnoError:
         raise
     except Exception as error:

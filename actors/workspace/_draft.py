@@ -109,9 +109,9 @@ class Draft:
         if stream_id not in command.streams:
             raise DomainError(f"{stream_id} is not in touches=")
         before = self.entity(stream_id)
-        event = self._record(domain, stream_id, before.version + 1, decided)
+        event, read = self._record(domain, stream_id, before.version + 1, decided)
         size = len(event.payload)
-        after = fold(before, decided, stream_id, size)
+        after = fold(before, read, stream_id, size)
         if after.version % domain.snapshot_every == 0:
             state = encoded_state(stream_id, after)
             if state is not None:
@@ -127,10 +127,11 @@ class Draft:
         stream_id: str,
         version: int,
         decided: Any,  # noqa: ANN401 - one of the domain's events
-    ) -> Event:
+    ) -> tuple[Event, Any]:
+        """Return the record of an event, and the event as it will be read."""
         if self.head_seq >= SEQ_MAX:
             raise SequenceOverflowError(f"the log of {self._command.workspace_id} is full")
-        type_, type_version, payload = _encoded(domain, decided)
+        type_, type_version, payload, read = _encoded(domain, decided)
         command = self._command
         event = Event(
             workspace_id=command.workspace_id,
@@ -148,17 +149,15 @@ class Draft:
             correlation_id=command.correlation_id,
         )
         force_setattr(event, "chain", chained(self.chain, event))  # nobody has seen it yet
-        return event
+        return event, read
 
 
-def _encoded(domain: Domain[Any, Any, Any], decided: Any) -> tuple[str, int, str]:  # noqa: ANN401 - as above
-    """Write an event for the log, refusing what could not be stored or read back."""
+def _encoded(domain: Domain[Any, Any, Any], decided: Any) -> tuple[str, int, str, Any]:  # noqa: ANN401 - as above
+    """Write an event for the log, refusing what could not be stored or read back (I10)."""
     try:
         type_, type_version, payload = domain.encode(decided)
     except UnicodeEncodeError:
         raise Reject("BAD_REQUEST", "a lone surrogate is not text") from None
     if "\\" in payload:
         check_nul(payload.encode())
-    if "null" in payload and domain.decode(type_, type_version, payload) != decided:
-        raise DomainError(f"{type_} has a value that JSON cannot hold, an infinity say")
-    return type_, type_version, payload
+    return type_, type_version, payload, domain.read_back(decided, payload)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dalsegno.actors.ports import EntityWrite, SnapshotWrite
-from dalsegno.protocol import CorruptLogError, check_id
+from dalsegno.protocol import CorruptLogError, check_id, read_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -106,9 +106,8 @@ def encoded_state(stream_id: str, entity: Entity) -> str | None:
     domain = entity.domain
     try:
         text = domain.encode_state(entity.state)
-        # An infinity is written as null, and would not be read again.
-        if "null" not in text or domain.decode_state(text) == entity.state:
-            return text
+        read_back(entity.state, text, domain.decode_state)
+        return text  # noqa: TRY300 - an `else` would have to repeat the handler's warning
     except Exception:  # noqa: BLE001 - a state is a user's type
         _log.debug("the state of %s cannot be written", stream_id, exc_info=True)
     _log.warning("the state of %s cannot be stored: it is folded from the log", stream_id)
