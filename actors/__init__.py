@@ -12,6 +12,7 @@ from .node import (
     send as send,
 )
 from .ports import (
+    AckedCursor as AckedCursor,
     AuditEntry as AuditEntry,
     Batch as Batch,
     BatchRejectedError as BatchRejectedError,

@@ -177,9 +177,11 @@ class Service:
             self.committer.give_up()
 
     async def _keep_lease(self, *, task_status: trio.TaskStatus[None]) -> None:
-        await self.lease.keep(
-            self.directory.compare, self.node.announce_store_returned, task_status=task_status
-        )
+        await self.lease.keep(self.directory.compare, self._store_returned, task_status=task_status)
+
+    def _store_returned(self) -> None:
+        self.catalog.forget_places()
+        self.node.announce_store_returned()
 
     @property
     def is_draining(self) -> bool:

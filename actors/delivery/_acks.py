@@ -4,6 +4,9 @@ A frontier belongs to (user, client, workspace, stream), not to a connection: tw
 client see and move the same one.  It is loaded when a connection subscribes and kept as long as one
 follows the stream.  Moves are coalesced, the newest a cursor, and written within ``ack_flush_s``;
 a crash before that repeats events, it never skips one.
+
+A move carries the published head of its moment.  So the store can tell one of a history that is
+lost, after a restore say, and drops it instead of putting it into another history.
 """
 
 from __future__ import annotations
@@ -15,11 +18,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from dalsegno.actors.ports import AckedCursor
 from dalsegno.protocol import Backoff, Reject, StaleCursorError, UnavailableError
 
 if TYPE_CHECKING:
     from dalsegno.actors.ports import CursorKey, Store
     from dalsegno.protocol import Limits
+
+    from ._hub import Hub
 
 _log = logging.getLogger("dalsegno.acks")
 
@@ -30,12 +36,15 @@ _BACKOFF_MAX = 64
 
 
 class Frontier:
-    """How far one client has acknowledged one stream."""
+    """How far one client has acknowledged one stream, in one history of its workspace."""
 
-    __slots__ = ("acked", "is_loaded", "key", "users")
+    __slots__ = ("acked", "hub", "is_loaded", "key", "place", "users")
 
-    def __init__(self, key: CursorKey) -> None:
+    def __init__(self, key: CursorKey, hub: Hub) -> None:
         self.key = key
+        self.hub = hub
+        self.place = (hub.cache_generation, key)
+        """Where it is found: what the hub publishes after an end may be another history."""
         self.acked = 0
         self.is_loaded = False
         self.users = 0
@@ -62,9 +71,9 @@ class AckFrontiers:
     def __init__(self, store: Store, *, limits: Limits) -> None:
         self._store = store
         self._limits = limits
-        self._frontiers: dict[CursorKey, Frontier] = {}
-        self._moved: dict[CursorKey, int] = {}
-        self._writing: dict[CursorKey, int] = {}
+        self._frontiers: dict[tuple[object, CursorKey], Frontier] = {}
+        self._moved: dict[CursorKey, AckedCursor] = {}
+        self._writing: dict[CursorKey, AckedCursor] = {}
         self._written = 0
         self._wake = trio.lowlevel.ParkingLot()
         self._one_writer = trio.Lock()
@@ -82,21 +91,23 @@ class AckFrontiers:
         """Whether a frontier moved that is not durable yet."""
         return bool(self._moved or self._writing)
 
-    async def open(self, key: CursorKey) -> Frontier:
+    async def open(self, key: CursorKey, hub: Hub) -> Frontier:
         """Use a frontier until `close`.
 
         Raises:
             StoreUnavailableError: it could not be read.
 
         """
-        frontier = self._frontiers.setdefault(key, Frontier(key))
+        new = Frontier(key, hub)
+        frontier = self._frontiers.setdefault(new.place, new)
         frontier.users += 1  # first, so that no other user's `close` removes it
         try:
             if not frontier.is_loaded:
-                # What is on its way to the store may arrive after this read.
-                unwritten = max(self._moved.get(key, 0), self._writing.get(key, 0))
+                # Whether what was acked before is of this history, the store alone can tell.
+                if key in self._moved or key in self._writing:
+                    await self.flush()
                 stored = await self._store.read_cursors([key])
-                frontier.acked = max(frontier.acked, stored.get(key, 0), unwritten)
+                frontier.acked = max(frontier.acked, stored.get(key, 0))
                 frontier.is_loaded = True
         except BaseException:
             self.close(frontier)
@@ -107,7 +118,7 @@ class AckFrontiers:
         """Stop using a frontier; the last user removes it from memory."""
         frontier.users -= 1
         if frontier.users == 0:
-            self._frontiers.pop(frontier.key, None)
+            self._frontiers.pop(frontier.place, None)
 
     def ack(self, frontier: Frontier, seq: int, *, sent: int) -> None:
         """Move a frontier up; equal is fine.
@@ -141,7 +152,8 @@ class AckFrontiers:
             )
         if seq > frontier.acked:
             frontier.acked = seq
-            self._moved[frontier.key] = seq
+            hub = frontier.hub
+            self._moved[frontier.key] = AckedCursor(seq, hub.head, hub.chain)
             self._wake.unpark_all()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -60,6 +60,11 @@ class Catalog:
         self._homes: LRUCache[str, str] = LRUCache(limits.places_cached_max)
         """The workspaces of entities, by stream."""
 
+    def forget_places(self) -> None:
+        """Forget what never changes in one history: the store may have been restored to another."""
+        self._founders.clear()
+        self._homes.clear()
+
     def __repr__(self) -> str:
         return f"<Catalog of {', '.join(self.domains)}>"
 

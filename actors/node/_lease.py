@@ -140,7 +140,7 @@ class Lease:
             compare: compares what this node owns with what the store says, everything of it where
                 the lease was over or the store was away; asked again after it raised
                 `UnavailableError`.
-            returned: called when the store answers again.
+            returned: called when the store answers again, and where the lease was over.
             task_status: the supervisor's.
 
         Raises:
@@ -153,12 +153,14 @@ class Lease:
             await trio.sleep(self._limits.lease_beat_s)
             try:
                 await self._beat(first=False)
-                await compare(everything=self._is_unverified or is_away)
+                is_back = self._is_unverified or is_away
+                await compare(everything=is_back)
                 self._is_unverified = False
                 self._returned.unpark_all()
                 if is_away:
                     _log.warning("the store answers again")
                     is_away = False
+                if is_back:
                     returned()
             except UnavailableError as error:
                 self._missed += 1

@@ -1,6 +1,7 @@
 """The ports: what the actors need of the outside, and what they may rely on."""
 
 from ._records import (
+    AckedCursor as AckedCursor,
     AuditEntry as AuditEntry,
     Batch as Batch,
     BatchRejectedError as BatchRejectedError,

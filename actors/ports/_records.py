@@ -150,6 +150,16 @@ class CursorKey(msgspec.Struct, frozen=True, order=True):
     stream_id: str
 
 
+class AckedCursor(msgspec.Struct, frozen=True):
+    """How far a cursor moved, and in which history: one that the log has left is not written."""
+
+    seq: int
+    head_seq: int = 0
+    """An event of the workspace at or above the acknowledged one …"""
+    chain: int = CHAIN_START
+    """… and its chain.  The beginning, the default, is in every history."""
+
+
 class PageBounds(msgspec.Struct, frozen=True, kw_only=True):
     """Where a page begins and ends, both inclusive, and how much it may hold."""
 

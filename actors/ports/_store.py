@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Event
 
     from ._records import (
+        AckedCursor,
         AuditEntry,
         Batch,
         CursorKey,
@@ -198,8 +199,12 @@ class Cursors(Protocol):
     async def read_cursors(self, keys: Collection[CursorKey]) -> dict[CursorKey, int]:
         """Read the ack cursors that exist."""
 
-    async def write_cursors(self, cursors: dict[CursorKey, int]) -> None:
-        """Raise ack cursors; one that is already higher stays (I7)."""
+    async def write_cursors(self, cursors: dict[CursorKey, AckedCursor]) -> None:
+        """Raise ack cursors; one that is already higher stays (I7).
+
+        A cursor of another history than the log's now is passed over.  The log may have been
+        restored while the cursor waited, and as it grows again the cursor would skip events.
+        """
 
     async def sweep_cursors(
         self, after: CursorKey | None, *, limit: int, unused_s: float

@@ -87,7 +87,7 @@ class Subscribing:
             async with delivery.looking_up():
                 await self._check_member(workspace_id)
                 head = await self._head(subscription, hub)
-                frontier = await context.acks.open(self._key(workspace_id, client_id))
+                frontier = await context.acks.open(self._key(workspace_id, client_id), hub)
                 cursor = self._cursor(frontier)
                 is_certain = context.node.knows_head(hub)
                 check_not_ahead(self.stream_id, cursor.seq, head, is_certain=is_certain)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from dalsegno.actors import (
+    AckedCursor,
     AuditEntry,
     Batch,
     BatchRejectedError,
@@ -49,11 +50,13 @@ from ._rows import (
     results_of,
     state_columns,
 )
-from ._sql import columns, queries, quoted, storable, texts
+from ._sql import columns, queries, quoted, signed, storable, texts
 from ._statements import fetch, lent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
+
+    from ._driver import Connection
 
 
 class PostgresStore:
@@ -63,6 +66,9 @@ class PostgresStore:
         self._limits = limits
         self._pools = Pools.of(dsn, limits, connect)
         self._known_types: set[tuple[str, str, int]] = set()
+        """The kinds of events that the database has recorded …"""
+        self._known_in: Connection | None = None
+        """… as this session has seen: behind another there may be a database that was restored."""
         self.accounts = PostgresAccounts(self._pools)
         """The sessions and credentials, on the same connections."""
 
@@ -174,23 +180,27 @@ class PostgresStore:
 
         Cancelled, its outcome is unknown: the statement runs on at the server.
         """
-        new_types = event_types_of(batches) - self._known_types
-        if new_types:
-            await self._add_event_types(sorted(new_types))
+        types = event_types_of(batches)
         statement, parameters = append_statement(batches, self._limits.result_ttl_s)
-        async with lent(
-            self._pools.appending, lost=OutcomeUnknownError, refused=BatchRejectedError
-        ) as connection:
-            rows = await connection.fetch(queries()[statement], parameters)
-        return {workspace_id for (workspace_id,) in rows}
+        while True:
+            await self._add_event_types(types)
+            async with lent(
+                self._pools.appending, lost=OutcomeUnknownError, refused=BatchRejectedError
+            ) as connection:
+                if connection is self._known_in:
+                    rows = await connection.fetch(queries()[statement], parameters)
+                    return {workspace_id for (workspace_id,) in rows}
 
-    async def _add_event_types(self, types: list[tuple[str, str, int]]) -> None:
+    async def _add_event_types(self, types: set[tuple[str, str, int]]) -> None:
         # Before the append, in a statement of its own: a kind without an event does no harm, an
         # event whose kind is missing would.
-        rows = [(quoted(domain), quoted(type_), str(version)) for domain, type_, version in types]
         async with lent(self._pools.appending, refused=BatchRejectedError) as connection:
-            await connection.execute(queries()["add_event_types"], columns(rows, 3))
-        self._known_types.update(types)
+            if connection is not self._known_in:
+                self._known_in, self._known_types = connection, set()
+            if new := sorted(types - self._known_types):
+                rows = [(quoted(domain), quoted(type_), str(v)) for domain, type_, v in new]
+                await connection.execute(queries()["add_event_types"], columns(rows, 3))
+                self._known_types.update(new)
 
     async def explain(self, batch: Batch) -> Refusal:
         """Read what may have refused a batch; see `Store.explain`."""
@@ -314,14 +324,17 @@ class PostgresStore:
         found = await fetch(self._pools.reading, "read_cursors", *columns(rows, 4))
         return {CursorKey(*key): seq for *key, seq in found}
 
-    async def write_cursors(self, cursors: dict[CursorKey, int]) -> None:
+    async def write_cursors(self, cursors: dict[CursorKey, AckedCursor]) -> None:
         """Raise ack cursors; see `Store.write_cursors`.
 
         Clients and cursors above the bounds are deleted afterwards; if that fails, after the next
         new cursor.
         """
-        rows = [(*cursor_elements(key), str(seq)) for key, seq in cursors.items()]
-        grown = await fetch(self._pools.writing, "write_cursors", *columns(rows, 5))
+        rows = [
+            (*cursor_elements(key), str(each.seq), str(each.head_seq), str(signed(each.chain)))
+            for key, each in cursors.items()
+        ]
+        grown = await fetch(self._pools.writing, "write_cursors", *columns(rows, 7))
         if not grown:
             return
         users, clients = zip(*grown, strict=True)

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
+import msgspec
 import pytest
 import trio
 
 from dalsegno.actors import (
+    AckedCursor,
     Batch,
     EntityWrite,
     Head,
@@ -30,6 +32,7 @@ from dalsegno.actors.domains.accounts import account_domains
 from dalsegno.actors.domains.notes import notes
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import (
+    CHAIN_START,
     SEQ_MAX,
     DalsegnoError,
     Domain,
@@ -134,7 +137,7 @@ class FaultyStore(MemoryStore):
         await self._before("read_cursors")
         return found
 
-    async def write_cursors(self, cursors: dict[Any, int]) -> None:
+    async def write_cursors(self, cursors: dict[Any, AckedCursor]) -> None:
         await self._before("write_cursors")
         await super().write_cursors(cursors)
 
@@ -321,6 +324,23 @@ async def check_log(store: Store, workspace_id: str = "w") -> list[Event]:
     assert times == sorted(times)
     assert await store.read_versions(workspace_id, [*versions]) == versions
     return events
+
+
+def roll_back(store: FaultyStore, kept: int) -> None:
+    """Lose the end of a log, as when an asynchronous standby is promoted."""
+    log = store._logs["w"]
+    for event in log.events[kept:]:
+        log.streams[event.stream_id].remove(event)
+    del log.events[kept:]
+    last = log.events[-1] if log.events else None
+    log.entities = {
+        stream_id: msgspec.structs.replace(row, version=len(log.streams[stream_id]))
+        for stream_id, row in log.entities.items()
+        if log.streams[stream_id]
+    }
+    log.head = msgspec.structs.replace(
+        log.head, head_seq=kept, chain=last.chain if last else CHAIN_START, owner=None
+    )
 
 
 async def eventually(condition: Callable[[], object], *, within_s: float = 60) -> None:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 import trio
 
-from dalsegno.actors import CursorKey, Store
+from dalsegno.actors import AckedCursor, CursorKey, Store
 from dalsegno.actors.testing.contract.store._writing import (
     Writer,
     acquired,
@@ -257,7 +257,7 @@ async def test_i9_a_beat_waits_for_nothing_else(store: PostgresStore, other: Con
     batch = w.batch(w.event("note:1"))
     busy: list[Callable[[], Awaitable[object]]] = [
         lambda: store.append([batch]),
-        lambda: store.write_cursors({key: 1}),
+        lambda: store.write_cursors({key: AckedCursor(1)}),
         lambda: store.sweep_cursors(None, limit=10, unused_s=1.0),
         *[lambda: store.read_cursors([key])] * 4,
     ]

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 import trio
 
-from dalsegno.actors import CursorKey
+from dalsegno.actors import AckedCursor, CursorKey
 from dalsegno.actors.testing.contract.store._writing import acquired, head_of, log_of, writer
 from dalsegno.protocol import Limits, OutcomeUnknownError, StoreUnavailableError
 from dalsegno.runtime.store import CommitUncertainError, PostgresStore, connect, migrate
@@ -55,7 +55,7 @@ def calls_on(store: PostgresStore, w: Writer) -> dict[str, Callable[[], Awaitabl
     return {
         "appending": lambda: store.append([w.batch(w.event("note:1"))]),
         "reading": lambda: store.acquire("w", "here", create=True),
-        "writing": lambda: store.write_cursors({KEY: 1}),
+        "writing": lambda: store.write_cursors({KEY: AckedCursor(1)}),
         "keeping": lambda: store.write_states("w", w.epoch, []),
         "beating": lambda: store.beat("a", "1", address=None, lease_s=60.0, first=True),
     }

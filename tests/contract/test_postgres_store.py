@@ -12,7 +12,15 @@ import psycopg
 import pytest
 import trio
 
-from dalsegno.actors import Batch, BatchRejectedError, CursorKey, PageBounds, SnapshotWrite, Store
+from dalsegno.actors import (
+    AckedCursor,
+    Batch,
+    BatchRejectedError,
+    CursorKey,
+    PageBounds,
+    SnapshotWrite,
+    Store,
+)
 from dalsegno.actors.testing.contract.store._writing import (
     Writer,
     acquired,
@@ -140,7 +148,7 @@ async def test_two_servers_that_write_the_same_cursors_do_not_lock_each_other_ou
 
     async def push(store: Store, keys: list[CursorKey]) -> None:
         for n in range(10):
-            await store.write_cursors(dict.fromkeys(keys, n))
+            await store.write_cursors(dict.fromkeys(keys, AckedCursor(n)))
 
     async with PostgresStore.open(migrated) as second, trio.open_nursery() as nursery:
         nursery.start_soon(push, store, keys)
@@ -176,7 +184,7 @@ async def test_reads_and_repeatable_writes_never_end_unknown(
     key = CursorKey("u", "c", "w", "s")
     calls: list[Callable[[], Awaitable[object]]] = [
         lambda: store.read_cursors([key]),
-        lambda: store.write_cursors({key: 1}),
+        lambda: store.write_cursors({key: AckedCursor(1)}),
     ]
     for call in calls:
         async with other.transaction(), trio.open_nursery() as nursery:
@@ -203,6 +211,25 @@ async def test_connections_that_died_idle_are_replaced_unnoticed(
     )
     assert await store.append([w.batch(w.event("note:1"))])
     assert (await head_of(store, "w")).head_seq == 2
+
+
+async def test_kinds_of_events_are_recorded_again_after_a_restore(
+    store: PostgresStore, other: Connection
+) -> None:
+    """A backup is restored under a running server: what it knew of the database is no longer so."""
+    w = await writer(store, "w")
+    assert await store.append([w.batch(w.event("note:1"))])
+    known = await store.event_types()
+    await other.execute("delete from dalsegno.event_type")
+    assert await store.append([w.batch(w.event("note:1"))])
+    assert await store.event_types() == set(), "one session asks once"
+    await other.execute(
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+        " where datname = current_database() and application_name = 'dalsegno'"
+    )
+    assert await store.append([w.batch(w.event("note:1"))])
+    assert await store.event_types() == known
+    assert await store.append([w.batch(entities=())]), "and a batch without events goes through"
 
 
 async def test_where_no_server_is_nothing_was_sent(store: PostgresStore) -> None:

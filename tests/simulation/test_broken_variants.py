@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dalsegno.actors import Batch
+from dalsegno.actors import AckedCursor, Batch
 from dalsegno.actors.delivery._acks import AckFrontiers, Frontier
 from dalsegno.actors.node._workspace_supervisor import WorkspaceSupervisor
 from dalsegno.actors.ports import Head
@@ -230,7 +230,7 @@ def stores_an_ack_without_comparing(patch: pytest.MonkeyPatch) -> None:
         if seq > sent:
             raise Reject("CURSOR_AHEAD")
         frontier.acked = seq
-        self._moved[frontier.key] = seq
+        self._moved[frontier.key] = AckedCursor(seq)
         self._wake.unpark_all()
 
     def write(self: Cursors, cursors: Any, now: Any) -> None:

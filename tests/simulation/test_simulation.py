@@ -10,7 +10,11 @@ from time import perf_counter
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from dalsegno.actors import AckedCursor, CursorKey
 from dalsegno.actors.testing import FAULTS, HypothesisChoices, Report, SeededChoices, Verdict
+from dalsegno.actors.testing.contract.store._writing import writer
+from dalsegno.actors.testing.simulation import FailoverStore
+from tests.actors._world import Wall
 from tests.simulation._schedules import run, run_sound, simulated
 
 BATCHES, BATCH = 20, 10
@@ -43,6 +47,26 @@ def test_a_lost_tail_makes_no_second_history() -> None:
         done = simulated(SeededChoices(seed), faults=(*FAULTS, *["failover"] * 3))
         found = {violation.verdict for violation in done.violations}
         assert not found & ONE_HISTORY, f"seed {seed}:\n{done}"
+
+
+async def test_a_failover_does_lose_the_tail() -> None:
+    """The fault itself: a snapshot shares nothing with the store that goes on."""
+    store = FailoverStore(Wall().world())
+    w = await writer(store, "w")
+    await store.append([w.batch(w.event("note:1"))])
+    await store.write_cursors({CursorKey("u", "c", "w", "note:1"): AckedCursor(1)})
+    snapshot, before = store.snapshot(), store.logs()
+    await store.append([w.batch(w.event("note:1"), w.event("note:2"))])
+    await store.acquire("w", "another", create=False)
+    await store.write_cursors({CursorKey("u", "c", "w", "note:1"): AckedCursor(2)})
+    for _ in range(2):  # it can be gone back to again
+        store.restore(snapshot)
+        head = await store.read_head("w")
+        assert head is not None
+        assert (head.head_seq, head.epoch, head.owner) == (1, 1, "here")
+        assert store.logs() == before
+        assert [*(await store.read_cursors([CursorKey("u", "c", "w", "note:1")])).values()] == [1]
+        await store.acquire("w", "another", create=False)
 
 
 def test_a_seed_is_a_schedule() -> None:

@@ -120,6 +120,13 @@ class MemoryLog:
         _refuse_repeats("key", ((result.scope, result.key) for result in batch.results))
         _refuse_repeats("snapshot", ((s.stream_id, s.version) for s in batch.snapshots))
 
+    def has(self, event_seq: int, chain: int) -> bool:
+        """Return whether the log has, or ends with, this event."""
+        if (self.head.head_seq, self.head.chain) == (event_seq, chain):
+            return True
+        place = bisect_left(self.events, event_seq, key=lambda event: event.event_seq)
+        return self.events[place : place + 1] != [] and self.events[place].chain == chain
+
     def commit(self, batch: Batch, expires_at: datetime) -> None:
         """Write all of a batch."""
         if batch.events:

@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from dalsegno.actors.ports import (
+    AckedCursor,
     AuditEntry,
     Batch,
     CursorKey,
@@ -313,10 +314,16 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return self._cursors.read(keys)
 
-    async def write_cursors(self, cursors: dict[CursorKey, int]) -> None:
+    async def write_cursors(self, cursors: dict[CursorKey, AckedCursor]) -> None:
         """Raise ack cursors; see `Store.write_cursors`."""
         await trio.lowlevel.checkpoint()
-        self._cursors.write(cursors, self._world.now())
+        known = {key: each.seq for key, each in cursors.items() if self._has(key, each)}
+        self._cursors.write(known, self._world.now())
+
+    def _has(self, key: CursorKey, cursor: AckedCursor) -> bool:
+        """Return whether a cursor is of the history that the log has now."""
+        log = self._logs.get(key.workspace_id)
+        return cursor.head_seq == 0 or (log is not None and log.has(cursor.head_seq, cursor.chain))
 
     async def sweep_cursors(
         self, after: CursorKey | None, *, limit: int, unused_s: float

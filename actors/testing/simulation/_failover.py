@@ -15,6 +15,9 @@ from dalsegno.protocol import workspace_stream
 if TYPE_CHECKING:
     from dalsegno.protocol import Event
 
+_MEMORY = MemoryStore.__module__.rpartition(".")[0]
+"""The package of what a memory store is made of."""
+
 
 class FailoverStore(MemoryStore):
     """A `MemoryStore` that can be put back to an earlier state of itself."""
@@ -51,7 +54,7 @@ def _copied(value: Any) -> Any:  # noqa: ANN401 - whatever a store is made of
         return {key: _copied(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_copied(item) for item in value]
-    if type(value).__module__.startswith(__package__ or "") and hasattr(value, "__dict__"):
+    if type(value).__module__.startswith(_MEMORY) and hasattr(value, "__dict__"):
         twin = copy(value)
         vars(twin).update({name: _copied(item) for name, item in vars(value).items()})
         return twin

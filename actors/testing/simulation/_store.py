@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from dalsegno.actors.ports import (
+        AckedCursor,
         AuditEntry,
         Batch,
         CursorKey,
@@ -219,7 +220,7 @@ class SimStore:
         """See `Store.read_cursors`."""
         return await self.link.read(lambda: self._inner.read_cursors(keys))
 
-    async def write_cursors(self, cursors: dict[CursorKey, int]) -> None:
+    async def write_cursors(self, cursors: dict[CursorKey, AckedCursor]) -> None:
         """See `Store.write_cursors`."""
         await self.link.change(lambda: self._inner.write_cursors(cursors))
 

@@ -529,13 +529,23 @@ select w.user_id, w.client_id, w.workspace_id, w.stream_id, c.seq
 
 -- write_cursors --
 -- In the order of the key, so that two servers cannot lock each other out.
+-- $6 and $7: an event at or above what was acknowledged, and its chain.  The log has it, or ends
+-- with it, unless it was restored since: then the cursor is of another history.
 -- Tells the clients that got a row they did not have: only those can have too many.
 with written as (
   insert into dalsegno.ack_cursor as old
     (user_id, client_id, workspace_id, stream_id, seq, updated_at)
   select user_id, client_id, workspace_id, stream_id, seq, statement_timestamp()
     from unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[],
-                $5::text::bigint[]) as w(user_id, client_id, workspace_id, stream_id, seq)
+                $5::text::bigint[], $6::text::bigint[], $7::text::bigint[])
+      as w(user_id, client_id, workspace_id, stream_id, seq, head_seq, chain)
+   where head_seq = 0
+      or exists (select from dalsegno.event e
+                  where e.workspace_id = w.workspace_id and e.event_seq = w.head_seq
+                    and e.chain = w.chain)
+      or exists (select from dalsegno.workspace_head h
+                  where h.workspace_id = w.workspace_id and h.head_seq = w.head_seq
+                    and h.chain = w.chain)
    order by user_id collate "C", client_id collate "C", workspace_id collate "C",
             stream_id collate "C"
   on conflict (user_id, client_id, workspace_id, stream_id) do update

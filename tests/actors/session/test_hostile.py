@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from dalsegno.actors import Batch, BatchRejectedError, CursorKey, World
+from dalsegno.actors import AckedCursor, Batch, BatchRejectedError, CursorKey, World
 from dalsegno.actors.domains.members import PutMember
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import (
@@ -246,15 +246,16 @@ async def test_i9_acks_are_written_so_many_at_a_time(world: World) -> None:
     sizes: list[int] = []
 
     class Counting(MemoryStore):
-        async def write_cursors(self, cursors: dict[CursorKey, int]) -> None:
+        async def write_cursors(self, cursors: dict[CursorKey, AckedCursor]) -> None:
             sizes.append(len(cursors))
             await super().write_cursors(cursors)
 
     store = Counting(world)
     async with running(store, world) as actors:
         acks = actors.service.acks
+        hub = actors.service.directory.activate("w").hub
         frontiers = [
-            await acks.open(CursorKey(f"u{number}", "c", "w", "workspace:w"))
+            await acks.open(CursorKey(f"u{number}", "c", "w", "workspace:w"), hub)
             for number in range(12_000)
         ]
         for frontier in frontiers:

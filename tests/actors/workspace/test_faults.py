@@ -12,7 +12,6 @@ import trio.testing
 
 from dalsegno.actors import Batch, BatchRejectedError, Receipt, World
 from dalsegno.protocol import (
-    CHAIN_START,
     DalsegnoError,
     Event,
     InternalError,
@@ -41,6 +40,7 @@ from tests.actors._world import (
     lost_unknown,
     post_all,
     refusal,
+    roll_back,
     running,
     send_all,
 )
@@ -637,20 +637,3 @@ async def test_readers_of_a_history_that_a_failover_lost_are_told(
             texts = [(await anext(again)).stream_id for _ in range(kept + rewritten + 1)]
         assert texts == ["box:a"] * kept + ["box:b"] * rewritten + ["box:c"]
     await check_log(store)
-
-
-def roll_back(store: FaultyStore, kept: int) -> None:
-    """Lose the end of a log, as when an asynchronous standby is promoted."""
-    log = store._logs["w"]
-    for event in log.events[kept:]:
-        log.streams[event.stream_id].remove(event)
-    del log.events[kept:]
-    last = log.events[-1] if log.events else None
-    log.entities = {
-        stream_id: msgspec.structs.replace(row, version=len(log.streams[stream_id]))
-        for stream_id, row in log.entities.items()
-        if log.streams[stream_id]
-    }
-    log.head = msgspec.structs.replace(
-        log.head, head_seq=kept, chain=last.chain if last else CHAIN_START, owner=None
-    )
