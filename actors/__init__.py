@@ -8,6 +8,8 @@ from .node import (
     RepairReport as RepairReport,
     ServiceFailedError as ServiceFailedError,
     first_of as first_of,
+    look as look,
+    read_head as read_head,
     repair as repair,
     send as send,
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import msgspec
 
-from dalsegno.actors import EventStream, PageBounds, Receipt, send
+from dalsegno.actors import EventStream, PageBounds, Receipt, look, read_head, send
 from dalsegno.protocol import SYSTEM, CorruptLogError, DalsegnoError, Event, Principal, Reject
 
 if TYPE_CHECKING:
@@ -99,11 +99,16 @@ class Workspace:
         self, domain: Domain[Any, Any, Any], entity_id: str, *, min_seq: int | None = None
     ) -> Entity | None:
         """Read an entity with its version; None if it never existed.  See `get`."""
-        await self._check_role()
-        if min_seq is not None:
-            with self._service.directory.using(self.id) as active:
-                await active.wait_open(min_seq)
-        return await self._service.catalog.look(self.id, domain, entity_id)
+        service = self._service
+        return await look(
+            service.directory,
+            service.catalog,
+            self.id,
+            domain,
+            entity_id,
+            principal=self.principal,
+            min_seq=min_seq,
+        )
 
     async def entities(
         self,
@@ -114,11 +119,14 @@ class Workspace:
         key: str | None = None,
     ) -> list[EntityItem]:
         """List entities that exist in the order of their ids, only those with ``key`` if given."""
-        await self._check_role()
+        catalog = self._service.catalog
+        await catalog.check_member(self.id, self.principal)
         limit = min(limit, self._service.limits.list_limit_max)
-        return await self._service.store.list_entities(
+        items = await self._service.store.list_entities(
             self.id, domain.name, after=after, limit=limit, key=key
         )
+        await catalog.check_behind(self.id, self.principal)
+        return items
 
     async def events(self, *, after: int = 0, limit: int = 100) -> list[Event]:
         """Read a page of the log; concatenated pages are the whole log (X-REP-7)."""
@@ -133,10 +141,10 @@ class Workspace:
 
     async def head(self) -> int:
         """Return the published head: the number of the last event."""
-        await self._check_role()
-        with self._service.directory.using(self.id) as active:
-            await active.wait_open()
-            return active.hub.head
+        service = self._service
+        return await read_head(
+            service.directory, service.catalog, self.id, principal=self.principal
+        )
 
     async def repair(self) -> RepairReport:
         """Verify the log from its first event to its last, and clear a halt marker; audited.
@@ -169,9 +177,6 @@ class Workspace:
     def _follow(self, stream_id: str, after: int | None) -> EventStream:
         sessions = self._service.sessions
         return EventStream(sessions, self.id, stream_id, after=after, principal=self.principal)
-
-    async def _check_role(self) -> None:
-        await self._service.catalog.check_member(self.id, self.principal)
 
 
 class Recorded(msgspec.Struct, Generic[EventT], frozen=True):

@@ -8,6 +8,7 @@ from ._lease import (
     NodeReplacedError as NodeReplacedError,
 )
 from ._lifecycle import WorkspaceStatistics as WorkspaceStatistics
+from ._look import look as look, read_head as read_head
 from ._repair import RepairReport as RepairReport, repair as repair
 from ._send import send as send
 from ._serving_node import ServingNode as ServingNode

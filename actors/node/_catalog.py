@@ -9,6 +9,7 @@ from cachetools import LRUCache
 from dalsegno.actors.ports import role_in
 from dalsegno.actors.workspace import entity_from
 from dalsegno.protocol import (
+    SYSTEM,
     SYSTEM_WORKSPACE,
     Reject,
     check_workspace_id,
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dalsegno.actors.ports import Roles, Store
-    from dalsegno.actors.workspace import Entity
+    from dalsegno.actors.workspace import Entity, Incarnation
     from dalsegno.protocol import Domain, Limits, Principal
 
     from ._lease import Lease
@@ -70,22 +71,67 @@ class Catalog:
 
     # ------------------------------------------------------------------------------- entities
 
-    async def look(self, workspace_id: str, domain: AnyDomain, entity_id: str) -> Entity | None:
-        """Return an entity as it is committed; None where it never existed."""
+    async def look(
+        self,
+        workspace_id: str,
+        domain: AnyDomain,
+        entity_id: str,
+        principal: Principal = SYSTEM,
+    ) -> Entity | None:
+        """Return an entity as it is committed; None where it never existed.
+
+        What decides on the principal's access is read with it, of the same moment (I8).
+
+        Raises:
+            Reject: ``ROLE_FORBIDDEN`` for a principal who may not read the workspace.
+
+        """
         stream_id = domain.stream_id(entity_id)
-        active = self._active.get(workspace_id)
-        # Once the lease may be over, another node may know better than this one's memory.
-        incarnation = active.incarnation if active is not None and self._lease.is_held else None
-        entity = None if incarnation is None else incarnation.committed(stream_id)
-        if entity is None:
-            head = 0 if active is None else active.hub.head
-            versions = {stream_id: domain.version}
-            stored = await self._store.load_entities(workspace_id, versions, versions)
-            entity = entity_from(domain, stored.get(stream_id))
-            # Where nothing was committed meanwhile the next look-up need not ask the store.
-            if active is not None and incarnation is not None and active.hub.head == head:
-                incarnation.remember(stream_id, entity)
+        deciding = self._deciding(workspace_id, principal)
+        if deciding is None:
+            entity = (await self._look_at(workspace_id, {stream_id: domain}))[stream_id]
+        else:
+            roles, user_id = deciding
+            wanted = {roles.stream_id(user_id): roles, stream_id: domain}
+            found = await self._look_at(workspace_id, wanted)
+            if await self._role_in(workspace_id, roles, user_id, found) is None:
+                raise not_a_member()
+            entity = found[stream_id]
         return entity if entity.version else None
+
+    async def _look_at(
+        self, workspace_id: str, wanted: Mapping[str, AnyDomain]
+    ) -> Mapping[str, Entity]:
+        """Return entities as they are committed, all of one moment: from memory or the store."""
+        incarnation = self._incarnation_of(workspace_id)
+        if incarnation is not None:
+            known = {stream_id: incarnation.committed(stream_id) for stream_id in wanted}
+            found = {stream_id: entity for stream_id, entity in known.items() if entity is not None}
+            if len(found) == len(wanted):
+                return found
+        return await self._load(workspace_id, wanted)
+
+    def _incarnation_of(self, workspace_id: str) -> Incarnation | None:
+        """Return what knows a workspace's committed state; None where that may be out of date.
+
+        Once the lease may be over, another node may know better than this one's memory.
+        """
+        active = self._active.get(workspace_id)
+        return active.incarnation if active is not None and self._lease.is_held else None
+
+    async def _load(
+        self, workspace_id: str, wanted: Mapping[str, AnyDomain]
+    ) -> Mapping[str, Entity]:
+        active, incarnation = self._active.get(workspace_id), self._incarnation_of(workspace_id)
+        head = 0 if active is None else active.hub.head
+        versions = {stream_id: domain.version for stream_id, domain in wanted.items()}
+        stored = await self._store.load_entities(workspace_id, versions, versions)
+        found = {s: entity_from(domain, stored.get(s)) for s, domain in wanted.items()}
+        # Where nothing was committed meanwhile the next look-up need not ask the store.
+        if active is not None and incarnation is not None and active.hub.head == head:
+            for stream_id, entity in found.items():
+                incarnation.remember(stream_id, entity)
+        return found
 
     async def home_of(self, stream_id: str, workspace_id: str | None) -> str:
         """Return the workspace of an entity that may be named by its id alone.
@@ -123,10 +169,30 @@ class Catalog:
         domain = self.roles.domain_in(workspace_id)
         if domain is None:
             return None
-        entity = await self.look(workspace_id, domain, user_id)
-        if entity is not None:
-            return role_in(domain, entity.version, entity.state, user_id, None)
-        return role_in(domain, 0, None, user_id, await self.founder_of(workspace_id))
+        found = await self._look_at(workspace_id, {domain.stream_id(user_id): domain})
+        return await self._role_in(workspace_id, domain, user_id, found)
+
+    async def _role_in(
+        self, workspace_id: str, domain: AnyDomain, user_id: str, found: Mapping[str, Entity]
+    ) -> str | None:
+        entity = found[domain.stream_id(user_id)]
+        founder_id = None if entity.version else await self.founder_of(workspace_id)
+        return role_in(domain, entity.version, entity.state, user_id, founder_id)
+
+    def _deciding(self, workspace_id: str, principal: Principal) -> tuple[AnyDomain, str] | None:
+        """Return the domain that decides on a principal, and the user; None where nothing does.
+
+        Raises:
+            Reject: ``ROLE_FORBIDDEN``: there are no roles, so no user has one.
+
+        """
+        user_id = principal.user_id
+        if user_id is None or principal.role is not None:
+            return None
+        domain = self.roles.domain_in(workspace_id)
+        if domain is None:
+            raise not_a_member()
+        return domain, user_id
 
     async def check_member(self, workspace_id: str, principal: Principal, **details: str) -> None:
         """Raise unless a principal may read a workspace.
@@ -142,6 +208,22 @@ class Catalog:
             return
         if await self.role_of(workspace_id, user_id) is None:
             raise not_a_member(**details)
+
+    async def check_behind(self, workspace_id: str, principal: Principal) -> None:
+        """Raise unless a principal may read a workspace still, after the store was read for it.
+
+        Judged by the store: what was read there may be newer than what is in memory here.
+
+        Raises:
+            Reject: ``ROLE_FORBIDDEN``.
+
+        """
+        deciding = self._deciding(workspace_id, principal)
+        if deciding is not None:
+            roles, user_id = deciding
+            found = await self._load(workspace_id, {roles.stream_id(user_id): roles})
+            if await self._role_in(workspace_id, roles, user_id, found) is None:
+                raise not_a_member()
 
     async def founder_of(self, workspace_id: str) -> str | None:
         """Return a workspace's first owner, whom ``$system`` records for good; None if nobody."""

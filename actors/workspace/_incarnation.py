@@ -102,9 +102,16 @@ class Incarnation:
         return self._speculation.entities.get(stream_id)
 
     def remember(self, stream_id: str, entity: Entity) -> None:
-        """Keep a committed entity that was read from outside, unless it is in memory already."""
-        if self._speculation is not None and self._speculation.entities.get(stream_id) is None:
-            self._speculation.entities.put(stream_id, entity)
+        """Keep a committed entity that was read from outside, unless it is in memory already.
+
+        While a batch is in flight the store may be ahead of what is in memory, where all has to be
+        of one moment: who reads a note there is judged by the membership beside it.
+        """
+        speculation = self._speculation
+        if speculation is None or speculation.in_flight is not None:
+            return
+        if speculation.entities.get(stream_id) is None:
+            speculation.entities.put(stream_id, entity)
 
     def stop(self, failure: DalsegnoError | None = None) -> None:
         """End it: `run` raises ``failure``, or returns where there is none."""

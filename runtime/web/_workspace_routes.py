@@ -213,7 +213,7 @@ def workspace_routes(context: RouteContext) -> Blueprint:
         await check_role(rt, workspace_id, identity.user_id)
         limit = _limit(rt)
         after = parse_cursor(request.args.get("after", "0"))
-        workspace = rt.workspace(workspace_id)
+        workspace = rt.workspace(workspace_id).acting(user_id=identity.user_id)
         head = await workspace.head()
         await _check_cursor(workspace, after, head)
         page = await workspace.events(after=after.seq, limit=limit) if after.seq < head else []

@@ -11,6 +11,7 @@ import pytest
 
 from dalsegno.actors import AckedCursor, Batch
 from dalsegno.actors.delivery._acks import AckFrontiers, Frontier
+from dalsegno.actors.node import Catalog
 from dalsegno.actors.node._workspace_supervisor import WorkspaceSupervisor
 from dalsegno.actors.ports import Head
 from dalsegno.actors.session._outbox import Outbox
@@ -23,15 +24,18 @@ from dalsegno.actors.testing import (
     Simulated,
     Verdict,
 )
+from dalsegno.actors.testing.memory import MemoryStore
 from dalsegno.actors.testing.memory._log import MemoryLog
 from dalsegno.actors.testing.memory._tables import Cursors
 from dalsegno.actors.workspace._committer import Committer
 from dalsegno.actors.workspace._incarnation import Incarnation
 from dalsegno.actors.workspace._speculation import PendingBatch, Speculation
 from dalsegno.protocol import (
+    SYSTEM,
     DalsegnoError,
     FencedError,
     OutcomeUnknownError,
+    Principal,
     Publication,
     Reject,
     StoreUnavailableError,
@@ -242,6 +246,25 @@ def stores_an_ack_without_comparing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Cursors, "write", write)
 
 
+def writes_acks_into_another_history(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemoryStore, "_has", lambda *_: True)
+
+
+def judges_a_reader_before_it_waits(patch: pytest.MonkeyPatch) -> None:
+    original = Catalog.look
+
+    async def look(
+        self: Catalog,
+        workspace_id: str,
+        domain: Any,
+        entity_id: str,
+        _principal: Principal = SYSTEM,
+    ) -> Any:
+        return await original(self, workspace_id, domain, entity_id)
+
+    patch.setattr(Catalog, "look", look)
+
+
 def one_workspace(*faults: str, **how: Any) -> dict[str, Any]:
     return {"workspaces": 1, "faults": faults, **how}
 
@@ -293,6 +316,16 @@ VARIANTS = [
         stores_an_ack_without_comparing,
         (Verdict.ACK_REGRESS,),
         {**CALM, "operations": (*OPERATIONS, *("ack", "subscribe", "unsubscribe") * 4)},
+    ),
+    Variant(
+        writes_acks_into_another_history,
+        (Verdict.ACK_AHEAD,),
+        one_workspace(*("failover",) * 3, "outage", nodes=2, operations=(*WRITES, *("ack",) * 4)),
+    ),
+    Variant(
+        judges_a_reader_before_it_waits,
+        (Verdict.AFTER_REVOCATION,),
+        {**CALM, "operations": ("burst", "burst", "member", *("read",) * 3)},
     ),
 ]
 

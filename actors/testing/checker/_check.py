@@ -70,5 +70,5 @@ def check(
         *check_commands(evidence),
         *check_reads(evidence),
         *check_deliveries(evidence),
-        *check_cursors(history, cursors=cursors, heads=heads),
+        *check_cursors(evidence, cursors=cursors, heads=heads),
     ]

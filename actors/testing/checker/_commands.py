@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ._barriers import Barriers
 from ._evidence import NEVER
 from ._history import Answered, CommandSent, ReadSent
 from ._verdicts import Verdict, Violation
@@ -29,6 +30,7 @@ def check_commands(evidence: Evidence) -> Iterator[Violation]:
 
 def check_reads(evidence: Evidence) -> Iterator[Violation]:
     """Judge every read."""
+    barriers: dict[tuple[str, str], Barriers] = {}
     for attempt in evidence.reads.values():
         answer, sent = attempt.answer, attempt.sent
         if answer is None:
@@ -36,6 +38,7 @@ def check_reads(evidence: Evidence) -> Iterator[Violation]:
         elif answer.outcome == "ok":
             yield from _check_fresh(evidence, sent, answer)
             yield from _check_committed(evidence, attempt, answer)
+            yield from _check_allowed(evidence, attempt, answer, barriers)
 
 
 # ---------------------------------------------------------------------------------------- effects
@@ -199,6 +202,31 @@ def _check_committed(
         if why is not None:
             sentence = f"a read shows version {answer.version} of {sent.stream_id}, {why}"
             yield _violation(Verdict.ABORTED_READ, sent, sentence, answer)
+
+
+def _check_allowed(
+    evidence: Evidence,
+    attempt: Attempt[ReadSent],
+    answer: Answered,
+    barriers: dict[tuple[str, str], Barriers],
+) -> Iterator[Violation]:
+    """Judge whether the reader was a member when, or after, what was read was written."""
+    sent = attempt.sent
+    if sent.user_id is None or sent.stream_id is None or attempt.answered is None:
+        return
+    if evidence.rollbacks_of(sent.workspace_id).kept_since(attempt.position) is not None:
+        return
+    member = (sent.workspace_id, sent.user_id)
+    if member not in barriers:
+        barriers[member] = Barriers(evidence, *member)
+    event = evidence.log(sent.workspace_id).of_version(sent.stream_id, answer.version or 0)
+    removed = barriers[member].of(attempt.answered)
+    if event is not None and removed is not None and event.event_seq > removed.event_seq:
+        sentence = (
+            f"{sent.user_id} read what {event.event_seq} wrote, "
+            f"and was removed at {removed.event_seq}"
+        )
+        yield _violation(Verdict.AFTER_REVOCATION, sent, sentence, event, removed)
 
 
 # ----------------------------------------------------------------------------------------- common

@@ -1,22 +1,27 @@
-"""Stored cursors and epochs, which only go up (I3, I7).
+"""Stored cursors and epochs, which only go up (I3, I7), a cursor no further than its client said.
 
 Each has a *floor*, the highest value that was certainly reached, and an answer below the floor at
 the time of its question is a step back.  A crash takes back what a node may not have written, a
-rollback everything of a workspace; an answer that was overtaken by one of them is not judged.
+rollback everything of a workspace; an answer that was overtaken by one of them is not judged.  A
+cursor has a *ceiling* too, the highest number that its client acknowledged of the history that is
+left: above it, it would skip events that the client never had.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dalsegno.protocol import workspace_stream
+
 from ._history import AckSent, Answered, Crashed, CursorAsked, ReadSent, RolledBack
 from ._verdicts import Verdict, Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from dalsegno.actors.ports import CursorKey, Head
 
+    from ._evidence import Evidence
     from ._history import Record
 
 _STALE = "STALE_CURSOR"
@@ -75,11 +80,11 @@ class _Pending:
 
 
 def check_cursors(
-    history: Sequence[Record], *, cursors: Mapping[CursorKey, int] | None, heads: Mapping[str, Head]
+    evidence: Evidence, *, cursors: Mapping[CursorKey, int] | None, heads: Mapping[str, Head]
 ) -> Iterator[Violation]:
     """Judge the answers about stored cursors and epochs, and their values in the end."""
-    watch = _Watch()
-    for record in history:
+    watch = _Watch(evidence)
+    for record in evidence.history:
         yield from watch.see(record)
     for workspace_id, head in heads.items():
         yield from watch.end_epoch(workspace_id, head)
@@ -90,7 +95,9 @@ def check_cursors(
 class _Watch:
     """The floors, and the questions in flight."""
 
-    def __init__(self) -> None:
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+        self._ceilings: dict[str, dict[CursorKey, int]] = {}
         self._cursors: dict[str, dict[CursorKey, _Floor]] = {}
         self._epochs: dict[str, _Floor] = {}
         self._pending: dict[str, _Pending] = {}
@@ -100,6 +107,9 @@ class _Watch:
 
     def see(self, record: Record) -> Iterator[Violation]:
         """Judge the next record."""
+        if isinstance(record, AckSent):
+            ceilings = self._ceilings.setdefault(record.cursor_of.workspace_id, {})
+            ceilings[record.cursor_of] = max(ceilings.get(record.cursor_of, 0), record.number)
         if isinstance(record, AckSent | CursorAsked):
             self._ask(record, self._cursor(record.cursor_of))
         elif isinstance(record, ReadSent):
@@ -114,8 +124,18 @@ class _Watch:
                 self._remembered.pop()[1].forget(record.since)
         elif isinstance(record, RolledBack):
             self._resets += 1
+            self._lower(record)
             self._cursors.pop(record.workspace_id, None)
             self._epochs.pop(record.workspace_id, None)
+
+    def _lower(self, rollback: RolledBack) -> None:
+        """Lower the ceilings to what is left of their streams."""
+        workspace_id, kept = rollback.workspace_id, rollback.to_seq
+        log, ceilings = self._evidence.log(workspace_id), self._ceilings.get(workspace_id, {})
+        for key, height in ceilings.items():
+            is_workspace_stream = key.stream_id == workspace_stream(workspace_id)
+            left = kept if is_workspace_stream else log.version_at(key.stream_id, kept)
+            ceilings[key] = min(height, left)
 
     def _cursor(self, key: CursorKey) -> _Floor:
         return self._cursors.setdefault(key.workspace_id, {}).setdefault(key, _Floor())
@@ -151,6 +171,18 @@ class _Watch:
                 value = cursors.get(key, 0)
                 if value < floor.height:
                     yield _cursor_violation(key, f"in the end it stands at {value}", floor)
+        for ceilings in self._ceilings.values():
+            for key, height in ceilings.items():
+                value = cursors.get(key, 0)
+                if value > height:
+                    yield Violation(
+                        verdict=Verdict.ACK_AHEAD,
+                        workspace_id=key.workspace_id,
+                        sentence=(
+                            f"{_name(key)} stands at {value} in the end, "
+                            f"and its client acknowledged {height} of this history"
+                        ),
+                    )
 
 
 def _reported(asked: AckSent | CursorAsked | ReadSent, answer: Answered) -> int | None:
@@ -176,15 +208,16 @@ def _epoch_violation(
     )
 
 
+def _name(key: CursorKey) -> str:
+    return f"the cursor of {key.user_id}/{key.client_id} in {key.stream_id}"
+
+
 def _cursor_violation(
     key: CursorKey, sentence: str, floor: _Floor | _Pending, *answer: Answered
 ) -> Violation:
     return Violation(
         verdict=Verdict.ACK_REGRESS,
         workspace_id=key.workspace_id,
-        sentence=(
-            f"the cursor of {key.user_id}/{key.client_id} in {key.stream_id}: "
-            f"{sentence}, and was at {floor.height}"
-        ),
+        sentence=f"{_name(key)}: {sentence}, and was at {floor.height}",
         exhibits=(*answer, *floor.witness),
     )

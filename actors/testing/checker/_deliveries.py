@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from itertools import accumulate, zip_longest
 from typing import TYPE_CHECKING
 
-from dalsegno.actors.domains.members import members
 from dalsegno.protocol import chain_text, seq_of
 
-from ._evidence import NEVER
+from ._barriers import Barriers
 from ._history import fingerprint
 from ._verdicts import Verdict, Violation
 
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
 
 def check_deliveries(evidence: Evidence) -> Iterator[Violation]:
     """Judge every subscription, and all of them together."""
-    barriers: dict[tuple[str, str], _Barriers] = {}
+    barriers: dict[tuple[str, str], Barriers] = {}
     contents = _Contents()
     for following in evidence.followings.values():
         began = following.began
@@ -35,7 +32,7 @@ def check_deliveries(evidence: Evidence) -> Iterator[Violation]:
             member = (began.workspace_id, began.user_id)
             mine = barriers.get(member)
             if mine is None:
-                mine = barriers[member] = _Barriers(evidence, *member)
+                mine = barriers[member] = Barriers(evidence, *member)
         yield from _check_dense(following)
         yield from _check_contents(evidence, following, contents)
         if mine is not None:
@@ -139,36 +136,8 @@ def _difference(following: Following, record: Delivered, event: Event) -> str | 
 # ----------------------------------------------------------------------------------------- access
 
 
-class _Barriers:
-    """The ends of a user's membership, and when it may have begun again."""
-
-    def __init__(self, evidence: Evidence, workspace_id: str, user_id: str) -> None:
-        self._removed: list[Event] = []
-        surely, perhaps = [], []
-        never = len(evidence.history)
-        events = evidence.log(workspace_id).streams.get(members.stream_id(user_id), [])
-        for event, after in zip_longest(events, events[1:]):
-            if event.type in members.role_ended_by:
-                self._removed.append(event)
-                again = never if after is None else evidence.first_sent(after)
-                surely.append(again)
-                perhaps.append(never if again == NEVER else again)
-        # Before these positions a subscription cannot rest on a later membership; one whose command
-        # is not in the history may have begun at any time.
-        self._surely = list(accumulate(surely, max))
-        self._perhaps = list(accumulate(perhaps, max))
-
-    def of(self, began: int) -> Event | None:
-        """Return the removal that certainly ends a subscription that began at a position."""
-        return next(iter(self._removed[bisect_right(self._surely, began) :][:1]), None)
-
-    def perhaps_of(self, began: int) -> Event | None:
-        """Return the removal that may have ended it."""
-        return next(iter(self._removed[bisect_right(self._perhaps, began) :][:1]), None)
-
-
 def _check_revoked(
-    evidence: Evidence, following: Following, barriers: _Barriers
+    evidence: Evidence, following: Following, barriers: Barriers
 ) -> Iterator[Violation]:
     removed = barriers.of(following.position)
     if removed is None:
@@ -189,7 +158,7 @@ def _check_revoked(
 
 
 def _check_seen(
-    evidence: Evidence, following: Following, barriers: _Barriers | None
+    evidence: Evidence, following: Following, barriers: Barriers | None
 ) -> Iterator[Violation]:
     """Judge whether a subscription that lasts has everything that it must have by now."""
     began = following.began

@@ -73,6 +73,8 @@ class ReadSent(Timed, tag="read_sent", frozen=True, kw_only=True):
     stream_id: str | None = None
     min_seq: int = 0
     """The ``event_seq`` that the answer has to reflect."""
+    user_id: str | None = None
+    """The user who reads; None for the host itself."""
 
 
 class AckSent(Timed, tag="ack_sent", frozen=True, kw_only=True):

@@ -127,7 +127,13 @@ class Recorder:
         return self._asked(sent)
 
     def read(
-        self, client: str, workspace_id: str, *, stream_id: str | None = None, min_seq: int = 0
+        self,
+        client: str,
+        workspace_id: str,
+        *,
+        stream_id: str | None = None,
+        min_seq: int = 0,
+        user_id: str | None = None,
     ) -> Asked:
         """Record a read, of an entity or of the head, just before it is sent."""
         sent = ReadSent(
@@ -137,6 +143,7 @@ class Recorder:
             workspace_id=workspace_id,
             stream_id=stream_id,
             min_seq=min_seq,
+            user_id=user_id,
         )
         return self._asked(sent)
 

@@ -54,9 +54,11 @@ class Verdict(StrEnum):
     UNSEEN = "unseen"
     """A subscription that lasts lacks what was committed long ago (I6)."""
     AFTER_REVOCATION = "after-revocation"
-    """A user got an event above the one that ended their membership (I8)."""
+    """A user got, or read, what is above the event that ended their membership (I8)."""
     ACK_REGRESS = "ack-regress"
     """A stored cursor moved back (I7)."""
+    ACK_AHEAD = "ack-ahead"
+    """A stored cursor is above all that its client acknowledged of this history (I6)."""
 
 
 Exhibit: TypeAlias = Record | Event

@@ -43,6 +43,10 @@ class Cursors:
         found = ((key, self._of_client(key).get(key)) for key in keys)
         return {key: row.seq for key, row in found if row is not None}
 
+    def all(self) -> dict[CursorKey, int]:
+        """Return every cursor."""
+        return self.read([*self._keys()])
+
     def write(self, cursors: dict[CursorKey, int], now: datetime) -> None:
         """Raise cursors, and forget the oldest above the bounds."""
         write = next(self._writes)

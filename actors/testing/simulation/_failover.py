@@ -13,6 +13,7 @@ from dalsegno.actors.testing.memory import MemoryStore
 from dalsegno.protocol import workspace_stream
 
 if TYPE_CHECKING:
+    from dalsegno.actors.ports import CursorKey
     from dalsegno.protocol import Event
 
 _MEMORY = MemoryStore.__module__.rpartition(".")[0]
@@ -33,6 +34,10 @@ class FailoverStore(MemoryStore):
     def logs(self) -> dict[str, list[Event]]:
         """Return a copy of every log, without a link."""
         return {workspace_id: [*log.events] for workspace_id, log in self._logs.items()}
+
+    def cursors(self) -> dict[CursorKey, int]:
+        """Return the ack cursors, without a link."""
+        return self._cursors.all()
 
     def owners(self) -> dict[str | None, None]:
         """Return the nodes that own something, without a link."""

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _ATTEMPTS_MAX = 4
 _READ_S = 15.0
 _PAUSE_S = 0.2
+_AHEAD = (0, 0, 1, 2, 4)
+"""How far ahead of what it knows a client reads: the read waits, and much may happen meanwhile."""
 _KEYED = 0.6
 """How many commands have an idempotency key."""
 _ELSEWHERE = 0.1
@@ -147,7 +149,7 @@ class Load:
             asked.ok()
 
     async def read(self) -> None:
-        """Read an entity at any node, mostly so that it reflects what the client knows."""
+        """Read an entity at any node: as it is, as the client knows it, or as it will be soon."""
         choices = self._choices
         client, workspace_id = self._any_client()
         node = choices.pick(self._nodes)
@@ -155,16 +157,23 @@ class Load:
             return
         stream_id = choices.pick([*self._streams[workspace_id]])
         min_seq = client.seen.get(workspace_id, 0) if choices.chance(0.7) else 0
+        min_seq += choices.pick(_AHEAD)
         name, _, entity_id = stream_id.partition(":")
         domain = next(d for _, d in self._domains.values() if d.name == name)
         with (
             trio.move_on_after(_READ_S),
             self._recorder.read(
-                client.name, workspace_id, stream_id=stream_id, min_seq=min_seq
+                client.name,
+                workspace_id,
+                stream_id=stream_id,
+                min_seq=min_seq,
+                user_id=client.user_id,
             ) as asked,
             suppress(DalsegnoError),
         ):
-            entity = await node.process.read(workspace_id, domain, entity_id, min_seq)
+            entity = await node.process.read(
+                workspace_id, domain, entity_id, user_id=client.user_id, min_seq=min_seq
+            )
             asked.ok(version=0 if entity is None else entity.version)
 
     async def look_at_head(self) -> None:

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from dalsegno.actors._service import Service
-from dalsegno.actors.node import NodeReplacedError, first_of, send
+from dalsegno.actors.node import NodeReplacedError, first_of, look, send
 from dalsegno.actors.ports import World
 from dalsegno.actors.session import Connection
 from dalsegno.protocol import (
     SYSTEM,
     Close,
+    Principal,
     StoreUnavailableError,
     UnavailableError,
 )
@@ -193,21 +194,35 @@ class Process:
         self.start_soon(serve)
 
     async def read(
-        self, workspace_id: str, domain: Domain[Any, Any, Any], entity_id: str, min_seq: int
+        self,
+        workspace_id: str,
+        domain: Domain[Any, Any, Any],
+        entity_id: str,
+        *,
+        user_id: str,
+        min_seq: int,
     ) -> Entity | None:
-        """Read an entity as a host does over HTTP.
+        """Read an entity as a host does over HTTP, for a user.
 
         Raises:
             DalsegnoError: the process's answer; `StoreUnavailableError` where it has ended.
 
         """
 
-        async def look() -> Entity | None:
-            with self.service.directory.using(workspace_id) as active:
-                await active.wait_open(min_seq)
-                return await self.service.catalog.look(workspace_id, domain, entity_id)
+        service = self.service
 
-        return await self._inside(look)
+        async def read() -> Entity | None:
+            return await look(
+                service.directory,
+                service.catalog,
+                workspace_id,
+                domain,
+                entity_id,
+                principal=Principal(user_id),
+                min_seq=min_seq,
+            )
+
+        return await self._inside(read)
 
     async def send(self, workspace_id: str, command: msgspec.Struct) -> Receipt:
         """Send a command as the embedding program does.

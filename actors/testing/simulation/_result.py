@@ -13,6 +13,7 @@ from dalsegno.actors.testing.checker import Report, check, dump_record
 if TYPE_CHECKING:
     from collections import Counter
 
+    from dalsegno.actors.ports import CursorKey
     from dalsegno.actors.testing.checker import Record, Violation
     from dalsegno.protocol import Event
 
@@ -60,6 +61,7 @@ def judge(
     history: list[Record],
     log: dict[str, list[Event]],
     *,
+    cursors: dict[CursorKey, int],
     bugs: list[str],
     faults: Counter[str],
     steps: int,
@@ -72,7 +74,7 @@ def judge(
     for events in log.values():
         digest.update(msgspec.json.encode(events))
     return Simulated(
-        violations=check(history, log),
+        violations=check(history, log, cursors=cursors),
         bugs=bugs,
         history=history,
         log=log,

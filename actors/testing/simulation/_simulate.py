@@ -205,6 +205,7 @@ class _Simulation:
         return judge(
             self._recorder.history,
             self._store.logs(),
+            cursors=self._store.cursors(),
             bugs=[*bugs, *died, *self._stuck],
             faults=self._counts,
             steps=sum(node.steps for node in self._nodes),

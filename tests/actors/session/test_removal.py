@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import cast
+
 import pytest
 import trio
+import trio.testing
 
-from dalsegno.actors import World
+from dalsegno.actors import Batch, World
 from dalsegno.actors.domains.members import PutMember, RemoveMember
 from dalsegno.actors.domains.notes import ApplyPatch, CreateNote
-from dalsegno.protocol import Limits, PatchOp
-from tests.actors._boxes import Put
+from dalsegno.protocol import DalsegnoError, Limits, PatchOp, Reject
+from tests.actors._boxes import Expect, Put, boxes
 from tests.actors._wire import Message, Wire, wired
-from tests.actors._world import Actors, FaultyStore, Posted, eventually, held, running
+from tests.actors._world import (
+    Actors,
+    Append,
+    FaultyStore,
+    Posted,
+    eventually,
+    held,
+    post_all,
+    running,
+)
 
 STREAMS = {"workspace:w": 3, "box:a": 1, "box:b": 1}
 """What the member follows, each from its head: a membership, and a creation each."""
@@ -146,3 +159,124 @@ async def test_a_commit_that_brings_the_removal_is_delivered_up_to_it(
             heard = await heard_to_the_end(wire)
         seen = {stream_id: seqs(messages) for stream_id, messages in heard.items()}
         assert seen == {"workspace:w": [4, 5, 6, 7], "box:a": [2, 3], "box:b": [2]}
+
+
+# --------------------------------------------------------------------------- reads that wait
+
+
+class Looked:
+    """One read under way, and how it ended."""
+
+    def __init__(self, read: Callable[[], Awaitable[object]]) -> None:
+        self.answer: object = None
+        self._read = read
+
+    async def run(self) -> None:
+        try:
+            self.answer = await self._read()
+        except DalsegnoError as error:
+            self.answer = error.code
+
+
+async def test_i8_a_read_that_waits_is_judged_when_it_reads(actors: Actors) -> None:
+    """Removed during the wait, a member got what was written afterwards."""
+    program = actors.workspace()
+    await program.send(PutMember("u", "viewer"))
+    await program.send(Put("a", "before"))
+    workspace = program.acting(user_id="u")
+    looked = Looked(lambda: workspace.get(boxes, "a", min_seq=4))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(looked.run)
+        await trio.testing.wait_all_tasks_blocked()
+        await program.send(RemoveMember("u"))
+        await program.send(Put("a", "after"))
+    assert looked.answer == "ROLE_FORBIDDEN"
+
+
+async def test_i8_who_is_a_member_again_by_then_may_read(actors: Actors) -> None:
+    program = actors.workspace()
+    await program.send(PutMember("u", "viewer"))
+    looked = Looked(lambda: program.acting(user_id="u").get(boxes, "a", min_seq=4))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(looked.run)
+        await trio.testing.wait_all_tasks_blocked()
+        await program.send(RemoveMember("u"))
+        await program.send(PutMember("u", "viewer"))
+        await program.send(Put("a", "after"))
+    assert getattr(looked.answer, "text", None) == "after"
+
+
+async def test_a_stranger_waits_for_nothing(actors: Actors) -> None:
+    workspace = actors.workspace("quiet").acting(user_id="stranger")
+    began = trio.current_time()
+    with pytest.raises(Reject) as caught:
+        await workspace.get(boxes, "a", min_seq=1)
+    assert caught.value.code == "ROLE_FORBIDDEN"
+    assert trio.current_time() == began
+    assert "quiet" not in actors.service.directory.statistics()
+
+
+@pytest.mark.parametrize("method", ["load_entities", "list_entities", "read_events"])
+async def test_i8_what_the_store_read_is_judged_by_what_the_store_knew(
+    store: FaultyStore, world: World, method: str
+) -> None:
+    """A commit is in the store before this node has heard of it: memory still has the member."""
+    limits = Limits(entities_cached_max=3)  # so that the box can leave memory before the member
+    async with running(store, world, limits=limits) as actors:
+        program = actors.workspace()
+        await program.send(PutMember("u", "viewer"))
+        await program.send(Put("a", "before"))
+        await program.send(Put("b"))
+        workspace = program.acting(user_id="u")
+        assert await workspace.role_of("u") == "viewer"
+        gate, appended = trio.Event(), trio.Event()
+
+        async def late(append: Append, batches: Sequence[Batch]) -> Collection[str]:
+            done = await append(batches)
+            appended.set()
+            await gate.wait()
+            return done
+
+        store.faults.append(late)
+        reads: dict[str, Callable[[], Awaitable[object]]] = {
+            "load_entities": lambda: workspace.get(boxes, "a"),
+            "list_entities": lambda: workspace.entities(boxes),
+            "read_events": lambda: workspace.events(after=3),
+        }
+        looked = Looked(reads[method])
+        async with trio.open_nursery() as nursery:
+            post_all(program, [RemoveMember("u"), Put("a", "after")])
+            await appended.wait()
+            assert await workspace.role_of("u") == "viewer", "as far as is known here"
+            post_all(program, [Expect("c", ""), Expect("d", "")])
+            await trio.testing.wait_all_tasks_blocked()
+            incarnation = actors.service.directory.activate("w").incarnation
+            assert incarnation is not None
+            assert incarnation.committed("box:a") is None
+            assert incarnation.committed("member:u") is not None
+            nursery.start_soon(looked.run)
+            await trio.testing.wait_all_tasks_blocked()
+            answer = looked.answer
+            gate.set()
+        # Events are read up to what is published, and that was written before the removal.
+        assert answer in (["ROLE_FORBIDDEN", []] if method == "read_events" else ["ROLE_FORBIDDEN"])
+
+
+async def test_i8_a_page_of_the_log_ends_where_a_membership_did(
+    store: FaultyStore, actors: Actors
+) -> None:
+    program = actors.workspace()
+    await program.send(PutMember("u", "viewer"))
+    looked = Looked(lambda: program.acting(user_id="u").events())
+
+    async def remove_first() -> None:
+        store.before.clear()
+        await program.send(RemoveMember("u"))
+        await program.send(Put("a", "after"))
+
+    store.before["read_events"] = remove_first
+    await looked.run()
+    assert [getattr(e, "type", None) for e in cast("list[object]", looked.answer)] == [
+        "member_added"
+    ]
+    assert await program.head() == 3

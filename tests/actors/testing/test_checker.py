@@ -394,6 +394,49 @@ def test_a_read_of_what_was_asked_for_only_later_is_aborted(story: Story) -> Non
     assert story.verdicts() == [Verdict.ABORTED_READ]
 
 
+def test_a_read_of_what_was_written_after_a_removal_is_found(story: Story) -> None:
+    story.write("m1")
+    story.write("m2", "member:u", type_="member_removed")
+
+    def read(version: int) -> None:
+        story.recorder.read("u", W, stream_id="box:a", user_id="u").ok(version=version)
+
+    read(1)
+    story.recorder.read("host", W, stream_id="box:a").ok(version=1)
+    assert story.check() == []
+    story.write("m3")
+    story.recorder.read("host", W, stream_id="box:a").ok(version=2)
+    story.recorder.read("u", W, stream_id="box:a", user_id="u").failed(Reject("ROLE_FORBIDDEN"))
+    assert story.check() == []
+    read(2)
+    assert story.verdicts() == [Verdict.AFTER_REVOCATION]
+
+
+def test_a_read_by_who_may_have_been_a_member_again_is_fine(story: Story) -> None:
+    story.write("m1", "member:u", type_="member_removed")
+    story.write("m2")
+    asked = story.ask("m3", stream_id="member:u")
+    story.recorder.read("u", W, stream_id="box:a", user_id="u").ok(version=1)
+    story.commit("m3", "member:u", type_="member_added")
+    asked.unknown()
+    assert story.check() == []
+
+
+def test_a_stored_cursor_above_what_is_left_of_what_was_acked_is_found(story: Story) -> None:
+    for marker in ("m1", "m2", "m3"):
+        story.write(marker)
+    for stream_id in (f"workspace:{W}", "box:a"):
+        story.recorder.ack(key_of("c", stream_id), 3).ok()
+    both = [key_of("c", f"workspace:{W}"), key_of("c", "box:a")]
+    assert story.verdicts(cursors=dict.fromkeys(both, 3)) == []
+    assert story.verdicts(cursors=dict.fromkeys(both, 4)) == [Verdict.ACK_AHEAD] * 2
+    story.lose_tail(1)
+    for marker in ("m4", "m5", "m6"):
+        story.write(marker)
+    assert story.verdicts(cursors=dict.fromkeys(both, 1)) == []
+    assert story.verdicts(cursors=dict.fromkeys(both, 2)) == [Verdict.ACK_AHEAD] * 2
+
+
 def test_an_epoch_that_goes_down_is_found(story: Story) -> None:
     for epoch in (1, 3, 3):
         story.recorder.read("o", W).head(head_at(0, epoch=epoch))

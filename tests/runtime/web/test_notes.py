@@ -310,6 +310,26 @@ async def test_x_rbac_3_a_role_that_was_lowered_meanwhile_writes_nothing() -> No
         assert (await owner.get(f"/api/notes/{note_id}")).body["version"] == 1
 
 
+async def test_i8_who_is_removed_while_a_read_waits_reads_nothing() -> None:
+    async with open_site() as site:
+        owner = await site.set_up()
+        editor = await site.add_member(owner, "editor")
+        note_id = await owner.write()
+        head = (await owner.get(f"{owner.space}/events")).body["head"]
+        answers: list[Answer] = []
+
+        async def read() -> None:
+            answers.append(await editor.get(f"/api/notes/{note_id}?min_seq={head + 2}"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert (await owner.delete(f"{owner.space}/members/{editor.id}")).status == 204
+            assert (await owner.patch(f"/api/notes/{note_id}", PATCH)).status == 200
+        (answer,) = answers
+        assert (answer.status, answer.code) == (404, "NOTE_NOT_FOUND")
+
+
 async def test_notes_need_their_domain() -> None:
     async with open_site(domains=()) as site:
         owner = await site.set_up()

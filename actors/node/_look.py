@@ -1,0 +1,67 @@
+"""Reading from within this program, as somebody who may lose access at any moment (I8)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dalsegno.actors.workspace import Entity
+    from dalsegno.protocol import Domain, Principal
+
+    from ._catalog import Catalog
+    from ._directory import Directory
+
+
+async def look(
+    directory: Directory,
+    catalog: Catalog,
+    workspace_id: str,
+    domain: Domain[Any, Any, Any],
+    entity_id: str,
+    *,
+    principal: Principal,
+    min_seq: int | None = None,
+) -> Entity | None:
+    """Return an entity as it is committed; None where it never existed.
+
+    Access is judged first, so that a stranger neither waits nor opens a workspace, and again
+    together with what is read: who was removed during the wait does not get what came later.
+
+    Args:
+        directory: where the workspace is active, or will be.
+        catalog: looks it up.
+        workspace_id: the workspace.
+        domain: the entity's domain.
+        entity_id: the entity's id.
+        principal: who reads.
+        min_seq: wait, bounded, until the answer reflects this ``event_seq``.
+
+    Raises:
+        Reject: ``ROLE_FORBIDDEN`` if the principal is not a member.
+        UnavailableError: the store is away, or ``min_seq`` was not reached in time.
+
+    """
+    if min_seq is not None:
+        await catalog.check_member(workspace_id, principal)
+        with directory.using(workspace_id) as active:
+            await active.wait_open(min_seq)
+    return await catalog.look(workspace_id, domain, entity_id, principal)
+
+
+async def read_head(
+    directory: Directory, catalog: Catalog, workspace_id: str, *, principal: Principal
+) -> int:
+    """Return a workspace's published head; whoever gets it may see all up to there.
+
+    Raises:
+        Reject: ``ROLE_FORBIDDEN`` if the principal is not a member.
+        UnavailableError: the workspace could not be opened.
+
+    """
+    await catalog.check_member(workspace_id, principal)
+    with directory.using(workspace_id) as active:
+        await active.wait_open()
+        head = active.hub.head
+    # What is looked up of a role is at least as new as what is published.
+    await catalog.check_member(workspace_id, principal)
+    return head
