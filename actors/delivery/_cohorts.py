@@ -72,18 +72,24 @@ class Readers:
         self.leave(subscription)
         self.individual.pop(subscription, None)
 
-    def join(self, subscription: Subscription, subscriber: SocketSubscriber) -> None:
-        """Move a reader for which nothing waits into the cohort of its view, if it is level."""
+    def join(self, subscription: Subscription, subscriber: SocketSubscriber) -> bool:
+        """Move a reader for which nothing waits into the cohort of its view, if it is level.
+
+        Returns whether it is in a cohort now.
+        """
         view, sent = subscription.view, subscription.sent
-        sees_all = subscription.live and subscription.last_visible is None
-        if view is None or not sees_all or subscription not in self.individual:
-            return
+        if subscription not in self.individual:
+            return True
+        if view is None or not subscription.live or subscription.last_visible is not None:
+            return False
         cohort = self._cohorts.get(view) or Cohort(sent)
-        if cohort.sent == sent:
-            del self.individual[subscription]
-            send = subscriber.transport.send_nowait
-            cohort.members[subscription] = subscription, subscriber, send
-            self._cohorts[view] = cohort
+        if cohort.sent != sent:
+            return False
+        del self.individual[subscription]
+        send = subscriber.transport.send_nowait
+        cohort.members[subscription] = subscription, subscriber, send
+        self._cohorts[view] = cohort
+        return True
 
     def leave(self, subscription: Subscription) -> None:
         """Make a reader individual, from where it is; no effect if it is individual already."""
@@ -92,7 +98,9 @@ class Readers:
         if view is None or cohort is None or subscription not in cohort.members:
             return
         cohort.has_lost = True
-        self.individual[subscription] = cohort.members.pop(subscription)[1]
+        _, subscriber, _ = cohort.members.pop(subscription)
+        self.individual[subscription] = subscriber
+        subscriber.left_cohort(subscription)
         if not cohort.members:
             del self._cohorts[view]
 

@@ -14,7 +14,7 @@ from ._pages import Pages, PagesStatistics
 from ._tail import Tails, TailsStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Collection, Iterable
 
     from dalsegno.actors.ports import Roles, SocketSubscriber, Store
     from dalsegno.protocol import Limits
@@ -91,10 +91,10 @@ class Delivery:
         assert dirty is not None, "begun before"
         return dirty
 
-    def leave_cohorts(self, workspace_id: str) -> None:
+    def leave_cohorts(self, workspace_id: str, stream_ids: Collection[str]) -> None:
         """Serve those that have something to write individually, so that all goes in one write."""
         for subscriber in self._dirty or ():
-            subscriber.leave_cohorts(workspace_id)
+            subscriber.leave_cohorts(workspace_id, stream_ids)
 
     async def flush(self, dirty: Iterable[SocketSubscriber]) -> None:
         """Flush each once, and let others run in between."""

@@ -191,11 +191,10 @@ class Hub:
             if not readers:
                 del self._streams[subscription.stream_id]
 
-    def join_cohort(self, subscription: Subscription, subscriber: SocketSubscriber) -> None:
-        """Serve a reader for which nothing waits together with others, where that is possible."""
+    def join_cohort(self, subscription: Subscription, subscriber: SocketSubscriber) -> bool:
+        """Serve a reader for which nothing waits together with others; return whether it is so."""
         readers = self._streams.get(subscription.stream_id)
-        if readers is not None:
-            readers.join(subscription, subscriber)
+        return readers is not None and readers.join(subscription, subscriber)
 
     def leave_cohort(self, subscription: Subscription) -> None:
         """Serve a reader individually."""
@@ -227,7 +226,6 @@ class Hub:
         answer()
         due: list[_Due] = []
         if events and self._streams:
-            self._delivery.leave_cohorts(self.workspace_id)
             due = self._offer(events)
         for subscription, subscriber in revoked:
             subscriber.revoked(subscription)
@@ -235,17 +233,19 @@ class Hub:
 
     def _offer(self, events: Sequence[Event]) -> list[_Due]:
         streams, due = self._streams, []
+        items: dict[str, Publication] = {}
         if len(streams) > (self.stream_id in streams):
             by_stream: dict[str, list[Event]] = {}
             for event in events:
                 if event.stream_id in streams:
                     by_stream.setdefault(event.stream_id, []).append(event)
             for stream_id, its_events in by_stream.items():
-                item = Publication(its_events, is_workspace_stream=False)
-                due += self._offer_item(streams[stream_id], item)
+                items[stream_id] = Publication(its_events, is_workspace_stream=False)
         if self.stream_id in streams:
-            item = Publication(events, is_workspace_stream=True)
-            due += self._offer_item(streams[self.stream_id], item)
+            items[self.stream_id] = Publication(events, is_workspace_stream=True)
+        self._delivery.leave_cohorts(self.workspace_id, items)
+        for stream_id, item in items.items():
+            due += self._offer_item(streams[stream_id], item)
         return due
 
     def _offer_item(self, readers: Readers, item: Publication) -> list[_Due]:

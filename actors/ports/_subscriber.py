@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from dalsegno.protocol import DalsegnoError, Publication, Subscription
 
     from ._transport import Transport
@@ -34,8 +36,11 @@ class SocketSubscriber(Subscriber, Protocol):
     def flush_nowait(self) -> None:
         """Write what is due, as far as possible without waiting; never raises."""
 
-    def leave_cohorts(self, workspace_id: str) -> None:
-        """Have the subscriptions in a workspace served individually; never raises."""
+    def leave_cohorts(self, workspace_id: str, stream_ids: Collection[str]) -> None:
+        """Have those of its streams in a workspace served individually; never raises."""
+
+    def left_cohort(self, subscription: Subscription) -> None:
+        """Note that a subscription is served individually now; never raises."""
 
     def write_on(self) -> None:
         """Start to write the rest, which the transport did not take at once; never raises."""

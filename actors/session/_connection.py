@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol.dialects import AnyRequest, Language
 
     from ._context import SessionContext
-    from ._writer import ActiveSubscription
+    from ._streams import ActiveSubscription
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from dalsegno.protocol import (
 )
 from dalsegno.protocol.dialects import Begun
 
-from ._writer import ActiveSubscription
+from ._streams import ActiveSubscription
 
 if TYPE_CHECKING:
     from dalsegno.actors.delivery import Frontier, Hub

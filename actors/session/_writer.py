@@ -14,7 +14,6 @@ hub writes what is due to all of them straight to the transport (`Readers`).
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
@@ -34,30 +33,18 @@ from dalsegno.protocol import (
 
 from ._lifecycle import LIFECYCLE, Input, State
 from ._outbox import Outbox
+from ._streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
-    from dalsegno.actors.delivery import Frontier, Hub
     from dalsegno.actors.ports import Transport
     from dalsegno.protocol import Publication, Subscription
 
     from ._context import SessionContext
+    from ._streams import ActiveSubscription
 
 _log = logging.getLogger("dalsegno.connection")
-
-
-@dataclass(slots=True, eq=False)
-class ActiveSubscription:
-    """A stream that a connection follows."""
-
-    subscription: Subscription
-    hub: Hub
-    frontier: Frontier
-    head: int
-    """The stream's last number when it began."""
-    chain: int | None
-    """The chain at the cursor it began after; None where that event is no longer kept."""
 
 
 class Writer:
@@ -65,7 +52,6 @@ class Writer:
 
     __slots__ = (
         "_backoff",
-        "_behind",
         "_close",
         "_context",
         "_delivery",
@@ -90,7 +76,7 @@ class Writer:
         limits = context.node.limits
         self.user_id: str | None = user_id
         self.transport = transport
-        self.streams: dict[str, ActiveSubscription] = {}
+        self.streams = Streams()
         self.outbox = Outbox(bytes_max=limits.outbox_bytes_max, items_max=limits.outbox_items_max)
         self.nursery: trio.Nursery | None = None
         """Where its task runs; None before the connection begins, and once it ends."""
@@ -100,15 +86,13 @@ class Writer:
         self._limits = limits
         self._delivery = context.node.delivery
         self._close = close
-        self._behind: dict[str, None] = {}
-        """The streams to be caught up, the next first."""
         self._backoff: Backoff | None = None
         """While the store is away."""
         self._pause: trio.CancelScope | None = None
         """Around the wait for the store."""
 
     def __repr__(self) -> str:
-        return f"<Writer {self.state.value}, {len(self._behind)} behind, {self.outbox!r}>"
+        return f"<Writer {self.state.value}, {len(self.streams.behind)} behind, {self.outbox!r}>"
 
     def step(self, input_: Input) -> None:
         """Move the connection's state."""
@@ -132,7 +116,7 @@ class Writer:
     @property
     def behind(self) -> int:
         """How many streams are to be caught up."""
-        return len(self._behind)
+        return len(self.streams.behind)
 
     def shut(self) -> None:
         """Write nothing from this step on."""
@@ -157,9 +141,7 @@ class Writer:
 
     def follow(self, stream: ActiveSubscription, text: bytes) -> None:
         """Follow a stream: the text comes first, then what is behind the cursor."""
-        stream_id = stream.subscription.stream_id
-        self.streams[stream_id] = stream
-        self._behind[stream_id] = None
+        self.streams.add(stream)
         self.reply(text)
 
     def unfollow(self, stream: ActiveSubscription) -> None:
@@ -168,9 +150,7 @@ class Writer:
         self.outbox.drop(stream.subscription)
 
     def _leave(self, stream: ActiveSubscription) -> None:
-        del self.streams[stream.subscription.stream_id]
-        self._behind.pop(stream.subscription.stream_id, None)
-        stream.hub.unregister(stream.subscription)
+        self.streams.remove(stream)
         self._context.acks.close(stream.frontier)
 
     # ------------------------------------------------------------------------------- the hub's
@@ -208,7 +188,7 @@ class Writer:
 
     def _lag(self, subscription: Subscription) -> None:
         if subscription.stream_id in self.streams:  # else it is being subscribed to
-            self._behind[subscription.stream_id] = None
+            self.streams.behind[subscription.stream_id] = None
             self._delivery.touch(self)
 
     def revoked(self, subscription: Subscription) -> None:
@@ -264,10 +244,10 @@ class Writer:
             except Exception as error:  # noqa: BLE001 - the publisher must not be affected
                 self.on_write_error(error)
                 return
-        if self._behind:
+        if self.streams.behind:
             self.write_on()
         elif has_events:
-            self._join_cohorts()
+            self.streams.join_cohorts(self)
 
     def on_write_error(self, error: Exception) -> None:
         """End the connection because of a write whose error is being handled."""
@@ -276,16 +256,13 @@ class Writer:
         else:
             self.fail()
 
-    def _join_cohorts(self) -> None:
-        """Join the cohorts, now that nothing waits and nothing is behind."""
-        for stream in self.streams.values():
-            stream.hub.join_cohort(stream.subscription, self)
+    def leave_cohorts(self, workspace_id: str, stream_ids: Collection[str]) -> None:
+        """Be served individually: there is more to write than what is due to all."""
+        self.streams.leave_cohorts(workspace_id, stream_ids)
 
-    def leave_cohorts(self, workspace_id: str) -> None:
-        """Be served individually in a workspace: there is more to write than what is due to all."""
-        for stream in self.streams.values():
-            if stream.hub.workspace_id == workspace_id:
-                stream.hub.leave_cohort(stream.subscription)
+    def left_cohort(self, subscription: Subscription) -> None:
+        """Note that a stream has to join again."""
+        self.streams.left_cohort(subscription)
 
     def write_on(self) -> None:
         """Start the task, unless it runs, or the connection ends."""
@@ -310,7 +287,7 @@ class Writer:
             self.outbox.close_channel()
             self.step(Input.REST)
         if not self.is_closed:
-            self._join_cohorts()
+            self.streams.join_cohorts(self)
 
     async def _write_some(self) -> bool:
         """Write what waits, or else the next page of a stream that is behind."""
@@ -318,16 +295,12 @@ class Writer:
         if frames:
             await self._send(frames)
             return True
-        if not self._behind:
+        if not self.streams.behind:
             return False
-        stream_id = next(iter(self._behind))
-        del self._behind[stream_id]
-        stream = self.streams[stream_id]
+        stream = self.streams.next_behind()
         if not stream.subscription.live:
             await self._catch_up(stream)
-        if self.streams.get(stream_id) is stream and not stream.subscription.live:
-            self._behind.pop(stream_id, None)
-            self._behind[stream_id] = None  # in its turn, behind the others
+        self.streams.put_last(stream)
         return True
 
     async def _catch_up(self, stream: ActiveSubscription) -> None:

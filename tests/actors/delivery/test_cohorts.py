@@ -117,6 +117,36 @@ async def test_what_is_due_to_all_is_written_to_each_without_being_offered(
         await wire.silence()
 
 
+@pytest.mark.parametrize("streams", [1, 40])
+async def test_i9_a_command_looks_at_the_streams_it_changes_and_at_no_others(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch, streams: int
+) -> None:
+    """Its sender followed 900, and left and joined the cohorts of all of them, a command each."""
+    (wire, *_) = crowd.wires
+    for number in range(streams):
+        await crowd.actors.workspace().send(Put(f"n{number}"))
+        await wire.hear()
+        await wire.ask("subscribe", stream_id=f"box:n{number}", workspace_id="w", cursor=0)
+        await wire.hear()
+    await wire.silence()
+    looked: list[str] = []
+    for name in ("join", "leave"):
+        original = getattr(Readers, name)
+
+        def count(self: Readers, subscription: Subscription, *rest: Any, do: Any = original) -> Any:
+            looked.append(subscription.stream_id)
+            return do(self, subscription, *rest)
+
+        monkeypatch.setattr(Readers, name, count)
+    await wire.say("command", workspace_id="w", name="put", payload={"box_id": "n0", "text": "x"})
+    answers = await wire.hear_many(3)
+    assert [answer["type"] for answer in answers] == ["committed", "event", "event"]
+    await trio.testing.wait_all_tasks_blocked()
+    assert sorted(looked) == sorted(["box:n0", STREAM] * 2)
+    assert crowd.individual == []
+    assert not crowd.hub._streams["box:n0"].individual, "they have joined again"
+
+
 async def test_who_sent_it_has_answer_and_event_in_one_write(crowd: Crowd) -> None:
     sender = crowd.wires[3]
     writes: list[int] = []
@@ -333,6 +363,9 @@ class Taker:
             return True
 
     transport: Any = Transport()
+
+    def left_cohort(self, subscription: Subscription) -> None:
+        pass
 
 
 def reader(sent: int, view: Callable[[Event], bytes]) -> Subscription:

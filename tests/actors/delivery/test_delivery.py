@@ -448,7 +448,7 @@ async def test_catching_up_from_memory_lets_others_run(actors: Actors) -> None:
             subscription = wire.connection.writer.streams[STREAM].subscription
             hub_of(actors).leave_cohort(subscription)
             subscription.fall_behind(0)
-            wire.connection.writer._behind[STREAM] = None
+            wire.connection.writer.streams.behind[STREAM] = None
             wire.connection.writer.flush_nowait()
             nursery.start_soon(count)
             while not subscription.live:
