@@ -133,17 +133,24 @@ class Workspace:
         limits = self._service.limits
         bounds = PageBounds(
             from_seq=after + 1,
-            to_event_seq=await self.head(),
+            to_event_seq=await self.head(cursor=after),
             limit=min(limit, limits.list_limit_max),
             bytes_max=limits.page_bytes_max,
         )
         return await self._service.store.read_events(self.id, bounds)
 
-    async def head(self) -> int:
-        """Return the published head: the number of the last event."""
+    async def head(self, *, cursor: int = 0) -> int:
+        """Return the published head: the number of the last event.
+
+        A ``cursor`` that is in the log and not yet published is waited for, bounded.
+        """
         service = self._service
         return await read_head(
-            service.directory, service.catalog, self.id, principal=self.principal
+            service.directory,
+            service.catalog,
+            self.id,
+            principal=self.principal,
+            cursor=cursor,
         )
 
     async def repair(self) -> RepairReport:

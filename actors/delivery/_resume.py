@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
+
 from dalsegno.protocol import (
     CHAIN_START,
     NotReadyError,
@@ -24,23 +26,47 @@ if TYPE_CHECKING:
     from ._hub import Hub
 
 
-async def read_length(delivery: Delivery, hub: Hub, subscription: Subscription) -> int | None:
+async def read_length(
+    delivery: Delivery, hub: Hub, subscription: Subscription, *, cursor: int = 0
+) -> int | None:
     """Return the last number of a stream; None for an entity that never existed.
 
-    For an entity it may include what is committed and not yet published.
+    For an entity it may include what is committed and not yet published.  A cursor above what is
+    published and at most the log's is waited for: somebody read that number from the log.
 
     Raises:
-        StoreUnavailableError: try again.
+        StoreUnavailableError: try again; `NotReadyError` where that wait took too long.
+        DalsegnoError: the hub ended meanwhile.
 
     """
+    length = await _length(delivery, hub, subscription)
+    if cursor <= (length or 0) or not await _is_in_log(delivery, subscription, cursor):
+        return length
+    head = await delivery.store.read_head(hub.workspace_id)
+    with trio.move_on_after(delivery.limits.mailbox_deadline_s) as scope:
+        await hub.wait_head(0 if head is None else head.head_seq)
+    if scope.cancelled_caught:
+        raise NotReadyError("what this cursor saw is not published here yet: ask again")
+    return await _length(delivery, hub, subscription)
+
+
+async def _length(delivery: Delivery, hub: Hub, subscription: Subscription) -> int | None:
     if subscription.is_workspace_stream:
         return hub.head
-    stream_id = subscription.stream_id
-    version = hub.tail.newest(stream_id)
-    if version is None:
-        versions = await delivery.store.read_versions(hub.workspace_id, [stream_id])
-        version = versions.get(stream_id)
-    return version
+    version = hub.tail.newest(subscription.stream_id)
+    return await _version(delivery, subscription) if version is None else version
+
+
+async def _version(delivery: Delivery, subscription: Subscription) -> int | None:
+    workspace_id, stream_id = subscription.workspace_id, subscription.stream_id
+    return (await delivery.store.read_versions(workspace_id, [stream_id])).get(stream_id)
+
+
+async def _is_in_log(delivery: Delivery, subscription: Subscription, cursor: int) -> bool:
+    if not subscription.is_workspace_stream:
+        return cursor <= (await _version(delivery, subscription) or 0)
+    head = await delivery.store.read_head(subscription.workspace_id)
+    return head is not None and cursor <= head.head_seq
 
 
 def check_not_ahead(stream_id: str, seq: int, head: int, *, is_certain: bool) -> None:

@@ -49,18 +49,35 @@ async def look(
 
 
 async def read_head(
-    directory: Directory, catalog: Catalog, workspace_id: str, *, principal: Principal
+    directory: Directory,
+    catalog: Catalog,
+    workspace_id: str,
+    *,
+    principal: Principal,
+    cursor: int = 0,
 ) -> int:
     """Return a workspace's published head; whoever gets it may see all up to there.
 
+    Args:
+        directory: where the workspace is active, or will be.
+        catalog: knows who may read it.
+        workspace_id: the workspace.
+        principal: who reads.
+        cursor: a number that the caller has, perhaps from the log: if it is there and not yet
+            published, it is waited for.
+
     Raises:
         Reject: ``ROLE_FORBIDDEN`` if the principal is not a member.
-        UnavailableError: the workspace could not be opened.
+        UnavailableError: the workspace could not be opened, or ``cursor`` was not reached in time.
 
     """
     await catalog.check_member(workspace_id, principal)
     with directory.using(workspace_id) as active:
         await active.wait_open()
+        if cursor > active.hub.head:
+            log = await directory.node.store.read_head(workspace_id)
+            if log is not None and cursor <= log.head_seq:
+                await active.wait_open(cursor)
         head = active.hub.head
     # What is looked up of a role is at least as new as what is published.
     await catalog.check_member(workspace_id, principal)

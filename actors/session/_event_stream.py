@@ -107,13 +107,15 @@ class EventStream:
         try:
             # The program's own needs nothing of the store, and waits for nobody.
             needs_no_role = self.user_id is None or self._principal.role is not None
-            if subscription.is_workspace_stream and needs_no_role:
+            given = 0 if self._after is None else parse_cursor(self._after).seq
+            if subscription.is_workspace_stream and needs_no_role and given <= hub.head:
                 head = hub.head
             else:
                 async with self._delivery.looking_up():
                     await context.catalog.check_member(subscription.workspace_id, self._principal)
-                    head = await read_length(self._delivery, hub, subscription) or 0
-            after = head if self._after is None else parse_cursor(self._after).seq
+                    length = await read_length(self._delivery, hub, subscription, cursor=given)
+                    head = length or 0
+            after = head if self._after is None else given
             is_certain = context.node.knows_head(hub)
             check_not_ahead(subscription.stream_id, after, head, is_certain=is_certain)
         except BaseException:

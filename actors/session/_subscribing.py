@@ -86,9 +86,10 @@ class Subscribing:
             # Not while the workspace opens: one that hangs would keep others from subscribing.
             async with delivery.looking_up():
                 await self._check_member(workspace_id)
-                head = await self._head(subscription, hub)
+                given = None if self._asked.cursor is None else parse_cursor(self._asked.cursor)
+                head = await self._head(subscription, hub, given)
                 frontier = await context.acks.open(self._key(workspace_id, client_id), hub)
-                cursor = self._cursor(frontier)
+                cursor = given or Cursor(frontier.acked)
                 is_certain = context.node.knows_head(hub)
                 check_not_ahead(self.stream_id, cursor.seq, head, is_certain=is_certain)
                 chain = await check_cursor(delivery, hub, subscription, cursor)
@@ -155,12 +156,10 @@ class Subscribing:
         client_id = client_id if named == "default" else named
         return CursorKey(str(self._principal.user_id), client_id, workspace_id, self.stream_id)
 
-    def _cursor(self, frontier: Frontier) -> Cursor:
-        given = self._asked.cursor
-        return Cursor(frontier.acked) if given is None else parse_cursor(given)
-
-    async def _head(self, subscription: Subscription, hub: Hub) -> int:
-        length = await read_length(self._context.node.delivery, hub, subscription)
+    async def _head(self, subscription: Subscription, hub: Hub, given: Cursor | None) -> int:
+        cursor = 0 if given is None else given.seq
+        delivery = self._context.node.delivery
+        length = await read_length(delivery, hub, subscription, cursor=cursor)
         if length is None:
             raise not_found(self.stream_id, stream_id=self.stream_id)
         return length

@@ -214,7 +214,7 @@ def workspace_routes(context: RouteContext) -> Blueprint:
         limit = _limit(rt)
         after = parse_cursor(request.args.get("after", "0"))
         workspace = rt.workspace(workspace_id).acting(user_id=identity.user_id)
-        head = await workspace.head()
+        head = await workspace.head(cursor=after.seq)
         await _check_cursor(workspace, after, head)
         page = await workspace.events(after=after.seq, limit=limit) if after.seq < head else []
         last = page[-1].event_seq if page else after.seq

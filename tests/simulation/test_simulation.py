@@ -27,6 +27,7 @@ ONE_HISTORY = {
     Verdict.GHOST_FAIL,
     Verdict.GAP,
     Verdict.STEP_BACK,
+    Verdict.ACK_AHEAD,
 }
 
 
