@@ -49,6 +49,7 @@ from ._patch import (
     PatchOp as PatchOp,
     PatchOps as PatchOps,
     apply_patch as apply_patch,
+    inserted_bytes as inserted_bytes,
     patched_length as patched_length,
 )
 from ._position import Cursor as Cursor, chain_text as chain_text, parse_cursor as parse_cursor

@@ -27,6 +27,7 @@ from dalsegno.protocol import (
     Reject,
     apply_patch,
     check_id,
+    inserted_bytes,
     patched_length,
 )
 
@@ -172,10 +173,13 @@ def create(note: Note | None, command: CreateNote, context: Context) -> NoteCrea
 def patch(note: Note, command: ApplyPatch) -> NotePatched:
     """Change the text, if the patch fits it."""
     _check_alive(note)
-    length = patched_length(len(note.markdown), command.patch_ops)
+    ops = command.patch_ops
+    length = patched_length(len(note.markdown), ops)
     if length * _UTF8_MAX > NOTE_BYTES_MAX:
-        check_size(apply_patch(note.markdown, command.patch_ops))
-    return NotePatched(patch_ops=command.patch_ops, length=length, version=note.version + 1)
+        most = _bytes_of(note.markdown) + inserted_bytes(ops)
+        if most > NOTE_BYTES_MAX:  # else it need not be made twice
+            check_size(apply_patch(note.markdown, ops))
+    return NotePatched(patch_ops=ops, length=length, version=note.version + 1)
 
 
 @notes.decide
@@ -236,9 +240,13 @@ def check_size(markdown: str) -> None:
     """
     if len(markdown) * _UTF8_MAX <= NOTE_BYTES_MAX:
         return
-    size = len(markdown) if markdown.isascii() else len(markdown.encode())
+    size = _bytes_of(markdown)
     if size > NOTE_BYTES_MAX:
         raise Reject("PAYLOAD_TOO_LARGE", f"a note has at most {NOTE_BYTES_MAX} bytes", size=size)
+
+
+def _bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def _check_alive(note: Note) -> None:
