@@ -20,6 +20,7 @@ from ._errors import (
     NotReadyError as NotReadyError,
     OutcomeUnknownError as OutcomeUnknownError,
     OverloadedError as OverloadedError,
+    RateLimitedError as RateLimitedError,
     Reject as Reject,
     RuntimeClosedError as RuntimeClosedError,
     SchemaVersionError as SchemaVersionError,

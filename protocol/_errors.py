@@ -5,6 +5,7 @@
     │   └── StaleCursorError      … a cursor below what can be honoured
     ├── UnavailableError          nobody's: not applied, try again
     │   ├── OverloadedError       … after `retry_after_s`
+    │   │   └── RateLimitedError  … which this caller alone has to wait
     │   ├── StoreUnavailableError … the database is away
     │   │   └── NotReadyError     … or this node does not know yet what the database says
     │   ├── RuntimeClosedError    … this runtime is closed
@@ -77,6 +78,12 @@ class OverloadedError(UnavailableError):
     def __init__(self, message: str = "", *, retry_after_s: float = 1.0) -> None:
         super().__init__(message, retry_after=retry_after_s)
         self.retry_after_s = retry_after_s
+
+
+class RateLimitedError(OverloadedError):
+    """This caller asked too often, or guessed wrongly too often; see ``retry_after_s``."""
+
+    code = "RATE_LIMITED"
 
 
 class StoreUnavailableError(UnavailableError):

@@ -166,6 +166,23 @@ class Limits:
     """How long the head of a first request may take."""
     head_bytes_max: int = 16 * KIB
     """… and how long it may be."""
+    passwords_per_address_max: int = 8
+    """Passwords to be hashed that wait for one client's address: half a second of work."""
+    passwords_waiting_max: int = 256
+    """… and in all; then the newest of the address with the most gives way."""
+    guesses_free_max: int = 5
+    """Wrong passwords for an account, or setup tokens, from one address; from then on the next one
+    waits …"""
+    guess_delay_first_s: float = 1.0
+    """… so long, and twice as long each time …"""
+    guess_delay_max_s: float = 60.0
+    """… up to this."""
+    guess_window_s: float = 900.0
+    """Without a wrong guess for this long, the earlier ones are forgotten."""
+    guesses_kept_max: int = 65_536
+    """Pairs of an address and an account whose wrong guesses are counted; above it the oldest are
+    forgotten.  Each costs its address a hash, so this takes many minutes of all that two threads
+    hash to fill, for five more guesses; who waits has more."""
     list_limit_max: int = 1_000
     """Items of one page of a list; the default is 100."""
     drain_deadline_s: float = 2.5

@@ -25,7 +25,14 @@ from dalsegno.protocol import (
 from ._cli_client import send, tail
 from ._cli_database import DATA_DIR, DATABASE, migrate, repair
 from ._cli_options import CONFIG, FILE, option
-from ._config import ConfigError, check_advertised, check_node_id, parse_bind, read_limits
+from ._config import (
+    ConfigError,
+    check_advertised,
+    check_node_id,
+    parse_bind,
+    parse_proxies,
+    read_limits,
+)
 from ._node import node_id_in
 
 if TYPE_CHECKING:
@@ -106,6 +113,7 @@ cli.add_command(tail)
 @option("--node-id", metavar="ID", help="Which node this is, the same over restarts.")
 @option("--advertise", metavar="URL", help="Where this node is, for those sent here by others.")
 @option("--origins", multiple=True, metavar="URL", help="Pages from there may connect too.")
+@option("--proxies", multiple=True, metavar="ADDRESS", help="Reverse proxies to be believed.")
 @option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @option("--log-format", type=click.Choice(["text", "json"]), default="text")
 @click.pass_context
@@ -117,6 +125,7 @@ def serve(
     node_id: str | None,
     advertise: str | None,
     origins: tuple[str, ...],
+    proxies: tuple[str, ...],
     log_level: LogLevel,
     log_format: LogFormat,
 ) -> None:
@@ -134,6 +143,7 @@ def serve(
         node_id=_node_id(context, node_id, data_dir, database),
         advertise=None if advertise is None else check_advertised(advertise),
         origins=origins,
+        proxies=parse_proxies(proxies),
         limits=read_limits(context.meta[FILE].limits, os.environ),
     )
     configure_logs(log_level, log_format)

@@ -7,6 +7,7 @@ otherwise silently keep its default.
 
 from __future__ import annotations
 
+import ipaddress
 import tomllib
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -19,8 +20,10 @@ from dalsegno.protocol import Limits
 from ._node import is_node_id
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+    from .web import Network
 
 LogFormat: TypeAlias = Literal["text", "json"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
@@ -46,6 +49,7 @@ class FileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     node_id: str | None = None
     advertise: str | None = None
     origins: list[str] | None = None
+    proxies: list[str] | None = None
     log_level: LogLevel | None = None
     log_format: LogFormat | None = None
     limits: dict[str, float] = {}
@@ -128,6 +132,19 @@ def check_node_id(text: str) -> str:
     if not is_node_id(text):
         raise ConfigError(f"{text!r} is not a node id: 1 to 64 of A-Z a-z 0-9 _ . -")
     return text
+
+
+def parse_proxies(texts: Iterable[str]) -> tuple[Network, ...]:
+    """Parse the addresses of proxies, or the networks that they are in.
+
+    Raises:
+        ConfigError: one is neither.
+
+    """
+    try:
+        return tuple(ipaddress.ip_network(text) for text in texts)
+    except ValueError as error:
+        raise ConfigError(f"proxies: {error}") from None
 
 
 def check_advertised(text: str) -> str:

@@ -27,7 +27,7 @@ from .seams import WORLD, new_secret
 from .web import authenticate, create_app, serve_port
 
 if TYPE_CHECKING:
-    from .web import Identity, NativeTransport, Serving, UpgradeRequest
+    from .web import Identity, NativeTransport, Network, Serving, UpgradeRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,8 @@ class ServeConfig:
     """The address that other nodes give to clients that they send here."""
     origins: tuple[str, ...] = ()
     """Origins whose pages may open sockets, in addition to the host itself."""
+    proxies: tuple[Network, ...] = ()
+    """The proxies that are believed about the address of a client (``X-Forwarded-For``)."""
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -151,6 +153,7 @@ async def serve(
             secure_cookies=not config.is_loopback,
             setup_token=setup_token,
             close_session=sockets.close_session,
+            proxies=config.proxies,
         )
         async with trio.open_nursery() as nursery:
 

@@ -18,6 +18,7 @@ from dalsegno.protocol import (
     InternalError,
     OutcomeUnknownError,
     OverloadedError,
+    RateLimitedError,
     Reject,
     StaleCursorError,
     StoreUnavailableError,
@@ -71,12 +72,17 @@ _BY_CODE: dict[str, type[DalsegnoError]] = {
     "INTERNAL_ERROR": InternalError,
 }
 
+_WAITED_FOR: dict[str, type[OverloadedError]] = {
+    "OVERLOADED": OverloadedError,
+    "RATE_LIMITED": RateLimitedError,
+}
+
 
 def error_of(code: str, message: str, details: Mapping[str, Any] | None) -> DalsegnoError:
     """Return an error of the server's as the class that it had there."""
     given = dict(details or {})
-    if code == "OVERLOADED":
-        return OverloadedError(message, retry_after_s=seconds(given.get("retry_after")))
+    if code in _WAITED_FOR:
+        return _WAITED_FOR[code](message, retry_after_s=seconds(given.get("retry_after")))
     kind = _BY_CODE.get(code)
     error: DalsegnoError
     if code == "WORKSPACE_MOVED":

@@ -92,8 +92,11 @@ def account_routes(context: RouteContext) -> Blueprint:
         if await rt.system.get(setups, "main") is not None:
             raise Reject("SETUP_LOCKED", "setup was done already")
         given = request.headers.get("x-setup-token", body.setup_token)
-        if context.setup_token is not None and not same_secret(context.setup_token, given):
-            raise Reject("SETUP_TOKEN_INVALID", "not the token that was printed at start")
+        if context.setup_token is not None:
+            context.setups.begin(context.address)
+            if not same_secret(context.setup_token, given):
+                raise Reject("SETUP_TOKEN_INVALID", "not the token that was printed at start")
+            context.setups.forget(context.address)
         command = SetUp(
             user_id=rt.world.new_id(),
             email=body.email,
@@ -109,13 +112,23 @@ def account_routes(context: RouteContext) -> Blueprint:
     async def login() -> Response:
         refuse_foreign_pages()
         body = await read(LoginBody)
-        claim = await rt.system.get(claims, email_claim(body.email))
+        # The claim and not the account: one that does not exist is guarded as well.
+        claim_id = email_claim(body.email)
+        guess = claim_id, context.address
+        context.logins.check(*guess)
+        claim = await rt.system.get(claims, claim_id)
         user_id = "" if claim is None else claim.by
         password_hash = await rt.accounts.find_credential(user_id)
-        is_right = await context.passwords.verify(password_hash, body.password)
+        is_right = await context.passwords.verify(
+            password_hash,
+            body.password,
+            address=context.address,
+            begin=lambda: context.logins.begin(*guess),
+        )
         user = await rt.system.get(users, user_id) if is_right else None
         if user is None or user.role is None:
             raise Reject("INVALID_CREDENTIALS", "unknown e-mail address or wrong password")
+        context.logins.forget(*guess)
         return await _logged_in(context, user_id, status=200)
 
     @routes.post("/api/auth/logout")
@@ -169,7 +182,8 @@ async def _with_credential(
     without a password would lock its user out.
     """
     accounts = context.rt.accounts
-    await accounts.put_credential(command.user_id, await context.passwords.hash(password))
+    password_hash = await context.passwords.hash(password, address=context.address)
+    await accounts.put_credential(command.user_id, password_hash)
     try:
         return await system.send(command, correlation_id=request_id())
     except OutcomeUnknownError:

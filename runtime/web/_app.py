@@ -11,17 +11,21 @@ from dalsegno.protocol import Reject
 from ._account_routes import account_routes
 from ._auth import authenticate
 from ._envelope import Application, install
+from ._guesses import Guesses
 from ._health_routes import health_routes
 from ._note_routes import note_routes
+from ._passwords import Passwords
 from ._route_context import RouteContext
 from ._workspace_routes import workspace_routes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from quart import Response
 
     from dalsegno.runtime import Runtime
+
+    from ._client_address import Network
 
 
 def create_app(
@@ -30,6 +34,7 @@ def create_app(
     secure_cookies: bool,
     setup_token: str | None,
     close_session: Callable[[bytes], Awaitable[None]],
+    proxies: Collection[Network] = (),
 ) -> Application:
     """Create the HTTP application of a runtime.
 
@@ -39,11 +44,21 @@ def create_app(
         setup_token: the token that setup asks for, if other machines can reach it.
         close_session: closes the connections of a session, given the digest of its id, and
             returns once nothing more is written to them.
+        proxies: the proxies that are believed about the address of a client.
 
     """
     app = Application(__name__, static_folder=None)
     install(app, world=rt.world, limits=rt.limits)
-    context = RouteContext(rt, secure_cookies, setup_token, close_session)
+    context = RouteContext(
+        rt,
+        secure_cookies,
+        setup_token,
+        close_session,
+        proxies,
+        passwords=Passwords(rt.limits),
+        logins=Guesses(rt.limits),
+        setups=Guesses(rt.limits),
+    )
     for routes in (health_routes, account_routes, workspace_routes, note_routes):
         app.register_blueprint(routes(context))
 

@@ -13,14 +13,17 @@ from dalsegno.actors.domains.members import ADMINS
 from dalsegno.protocol import OverloadedError, Reject
 
 from ._auth import authenticate, check_csrf, session_token, set_cookie
-from ._passwords import Passwords
+from ._client_address import client_address
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Collection, Iterator
 
     from dalsegno.runtime import Runtime
 
     from ._auth import Identity
+    from ._client_address import Network
+    from ._guesses import Guesses
+    from ._passwords import Passwords
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing (RFC 9110 §9.2.1)."""
@@ -36,9 +39,21 @@ class RouteContext:
     """The token that setup asks for, if other machines can reach it."""
     close_session: Callable[[bytes], Awaitable[None]]
     """Closes the connections of a session, and returns once they are closed."""
-    passwords: Passwords = field(default_factory=Passwords)
+    proxies: Collection[Network]
+    """The proxies that are believed about the address of a client."""
+    passwords: Passwords
+    logins: Guesses
+    """Wrong passwords, by account and address."""
+    setups: Guesses
+    """Wrong setup tokens, by address."""
     _repairs: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
     """A repair reads a whole log, so there is at most one at a time."""
+
+    @property
+    def address(self) -> str:
+        """The address of the client that makes the request."""
+        forwarded = request.headers.getlist("x-forwarded-for")
+        return client_address(request.remote_addr, forwarded, self.proxies)
 
     async def authenticate(self) -> Identity:
         """Authenticate the request, with the CSRF token too if it changes something.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from ipaddress import ip_network
 from pathlib import Path
 
 import msgspec
@@ -110,6 +111,7 @@ def test_a_file_sets_what_is_not_set_otherwise(
     file = tmp_path / "dalsegno.toml"
     file.write_text(
         'bind = "[::1]:9000"\ndata_dir = "there"\norigins = ["https://a", "https://b"]\n'
+        'proxies = ["10.0.0.5", "fd00::/8"]\n'
         "[limits]\npage_events = 7\ndrain_deadline_s = 1\n"
     )
     seen: list[ServeConfig] = []
@@ -123,6 +125,7 @@ def test_a_file_sets_what_is_not_set_otherwise(
     first, second = seen
     assert (first.host, first.port, first.data_dir) == ("::1", 9000, Path("elsewhere"))
     assert first.origins == ("https://a", "https://b")
+    assert first.proxies == (ip_network("10.0.0.5/32"), ip_network("fd00::/8"))
     assert (first.limits.page_events, first.limits.drain_deadline_s) == (8, 1.0)
     assert (second.host, second.port, second.data_dir) == ("localhost", 0, Path("typed"))
 

@@ -16,6 +16,7 @@ from dalsegno.actors.domains.members import RemoveMember
 from dalsegno.protocol import (
     DalsegnoError,
     OverloadedError,
+    RateLimitedError,
     Reject,
     StaleCursorError,
     StoreUnavailableError,
@@ -782,7 +783,7 @@ def test_delays_double_below_a_cap_with_full_jitter_and_end() -> None:
         (Ending(4008), True, False),
         (Ending(401, error=Reject("SESSION_EXPIRED")), True, False),
         (Ending(403, error=Reject("ORIGIN_FORBIDDEN")), True, False),
-        (Ending(429, error=Reject("RATE_LIMITED")), False, False),
+        (Ending(429, error=RateLimitedError()), False, False),
         (Ending(503, error=StoreUnavailableError()), False, False),
         (Ending(421, error=WorkspaceMovedError("n")), False, False),
         (Ending(1000, was_left=True), False, True),

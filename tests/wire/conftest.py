@@ -9,6 +9,7 @@ import trio
 
 from dalsegno.protocol import Limits
 from dalsegno.runtime._server import Ready, ServeConfig, serve
+from dalsegno.runtime.web import Network
 
 from ._site import Site
 
@@ -22,8 +23,11 @@ async def site(migrated: str) -> AsyncIterator[Site]:
 
 
 @asynccontextmanager
-async def start(database: str, **limits: float) -> AsyncIterator[Site]:
-    config = ServeConfig(port=0, database=database, limits=replace(Limits(), **limits))  # type: ignore[arg-type]
+async def start(
+    database: str, *, proxies: tuple[Network, ...] = (), **limits: float
+) -> AsyncIterator[Site]:
+    bounds = replace(Limits(), **limits)  # type: ignore[arg-type]
+    config = ServeConfig(port=0, database=database, proxies=proxies, limits=bounds)
     stop = trio.Event()
 
     async def run(task_status: trio.TaskStatus[Ready]) -> None:

@@ -7,7 +7,7 @@ import trio
 
 from dalsegno.actors.domains.accounts import DisableUser
 from dalsegno.actors.domains.members import PutMember, RemoveMember, Role
-from dalsegno.protocol import Reject
+from dalsegno.protocol import Limits, Reject
 from dalsegno.runtime.web import authenticate
 from dalsegno.runtime.web._auth import COOKIE, session_hash, session_token
 
@@ -101,6 +101,20 @@ async def test_outside_loopback_setup_wants_the_token_and_cookies_are_secure() -
             "POST", "/api/setup/register", REGISTER, headers={"x-setup-token": "sesame"}
         )
         assert answer.status == 201
+
+
+async def test_the_setup_token_is_guessed_slowly() -> None:
+    slow = Limits(guess_delay_first_s=600.0, guess_delay_max_s=600.0)
+    async with open_site(setup_token="sesame", limits=slow) as site:
+        codes = []
+        for token in (*(f"guess {n}" for n in range(6)), "sesame"):
+            answer = await site.send(
+                "POST", "/api/setup/register", {**REGISTER, "setup_token": token}
+            )
+            codes.append(answer.code)
+        assert codes == [*["SETUP_TOKEN_INVALID"] * 5, *["RATE_LIMITED"] * 2]
+        assert answer.status == 429
+        assert int(answer.headers["retry-after"]) <= 600
 
 
 async def test_another_sites_page_neither_sets_up_nor_logs_in(site: Site, owner: User) -> None:

@@ -18,7 +18,6 @@ from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import Limits, OverloadedError, StoreUnavailableError
 from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.web._health_routes import PROBE_DEADLINE_S
-from dalsegno.runtime.web._passwords import WAITING_MAX, Passwords
 from tests._patience import fail_after
 
 from ._client import PASSWORD, Site, User
@@ -271,21 +270,3 @@ async def test_what_another_node_serves_is_misdirected_here() -> None:
 async def test_readiness_on_postgres(database: str) -> None:
     async with open_site(database=database) as site:
         assert (await site.send("GET", "/readyz")).body["status"] == "ready"
-
-
-async def test_who_waits_for_a_password_check_is_bounded() -> None:
-    passwords = Passwords()
-    outcomes: list[str] = []
-
-    async def check() -> None:
-        try:
-            await passwords.verify("no hash at all", PASSWORD)
-            outcomes.append("checked")
-        except OverloadedError:
-            outcomes.append("refused")
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(WAITING_MAX + 12):
-            nursery.start_soon(check)
-    assert outcomes.count("refused") == 10
-    assert outcomes.count("checked") == WAITING_MAX + 2
