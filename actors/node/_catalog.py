@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import trio
 from cachetools import LRUCache
 
 from dalsegno.actors.ports import role_in
-from dalsegno.actors.workspace import entity_from
+from dalsegno.actors.workspace import entity_from, load_entity
 from dalsegno.protocol import (
     SYSTEM,
     SYSTEM_WORKSPACE,
@@ -18,7 +19,7 @@ from dalsegno.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from dalsegno.actors.ports import Roles, Store
     from dalsegno.actors.workspace import Entity, Incarnation
@@ -56,6 +57,7 @@ class Catalog:
         self._store = store
         self._active = active
         self._lease = lease
+        self._at_once = limits.offers_per_yield
         self._founders: LRUCache[str, str] = LRUCache(limits.places_cached_max)
         """First owners, by workspace."""
         self._homes: LRUCache[str, str] = LRUCache(limits.places_cached_max)
@@ -133,6 +135,29 @@ class Catalog:
                 incarnation.remember(stream_id, entity)
         return found
 
+    async def look_many(
+        self, wanted: Iterable[tuple[str, AnyDomain, str]]
+    ) -> dict[tuple[str, str], Entity]:
+        """Return entities of several workspaces as they are committed, by workspace and stream.
+
+        One read of the store, never of memory, so that they are of one moment; those that never
+        existed are left out.
+
+        Args:
+            wanted: workspaces, domains and entities' ids.
+
+        """
+        domains = {(w, domain.stream_id(id_)): domain for w, domain, id_ in wanted}
+        stored = await self._store.load_many(
+            {key: domain.version for key, domain in domains.items()}
+        )
+        entities: dict[tuple[str, str], Entity] = {}
+        for count, (key, each) in enumerate(stored.items(), 1):
+            entities[key] = load_entity(domains[key], each)
+            if count % self._at_once == 0:
+                await trio.lowlevel.checkpoint()
+        return entities
+
     async def home_of(self, stream_id: str, workspace_id: str | None) -> str:
         """Return the workspace of an entity that may be named by its id alone.
 
@@ -193,6 +218,31 @@ class Catalog:
         if domain is None:
             raise not_a_member()
         return domain, user_id
+
+    def what_decides(self, workspace_id: str, user_id: str) -> list[tuple[str, AnyDomain, str]]:
+        """Return the entities that a user's role depends on, to be read with `look_many`."""
+        member, founders = self.roles.domain_in(workspace_id), self.roles.founders
+        wanted = [] if member is None else [(workspace_id, member, user_id)]
+        if founders is not None and workspace_id != SYSTEM_WORKSPACE:
+            wanted.append((SYSTEM_WORKSPACE, founders, workspace_id))
+        return wanted
+
+    def role_among(
+        self, found: Mapping[tuple[str, str], Entity], workspace_id: str, user_id: str
+    ) -> str | None:
+        """Return a user's role from what was read of `what_decides`, as of that moment."""
+        domain, founders = self.roles.domain_in(workspace_id), self.roles.founders
+        if domain is None:
+            return None
+        founder_id = None
+        if founders is not None and founders.founder_of is not None:
+            space = found.get((SYSTEM_WORKSPACE, founders.stream_id(workspace_id)))
+            if space is not None and space.state is not None:
+                founder_id = founders.founder_of(space.state)
+        member = found.get((workspace_id, domain.stream_id(user_id)))
+        if member is None:
+            return role_in(domain, 0, None, user_id, founder_id)
+        return role_in(domain, member.version, member.state, user_id, founder_id)
 
     async def check_member(self, workspace_id: str, principal: Principal, **details: str) -> None:
         """Raise unless a principal may read a workspace.

@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from dalsegno.protocol import Event
 
@@ -145,6 +145,16 @@ class Entities(Protocol):
 
         ``domain_versions`` maps a stream to the domain version whose stored states can be used;
         others are folded from the beginning.
+        """
+
+    async def load_many(
+        self, wanted: Mapping[tuple[str, str], int | None]
+    ) -> dict[tuple[str, str], StoredEntity]:
+        """Load entities of several workspaces as they were at one moment, for a page of a list.
+
+        ``wanted`` maps workspace and stream to the domain version whose stored states can be used,
+        as in `load_entities`; those that never existed are left out.  What access to them depends
+        on is wanted with them, so that it is of the same moment (I8).
         """
 
     async def load_entity_at(

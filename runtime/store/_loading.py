@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
+
+import trio
 
 from dalsegno.actors import StoredEntity
 from dalsegno.protocol import CorruptLogError, Event
@@ -12,13 +16,16 @@ from ._sql import array, columns, quoted, texts
 from ._statements import fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ._driver import Pool
     from ._rows import Row
 
 _PAGE = 256
 """Events of one stream that are fetched at a time."""
+
+_AT_ONCE = 64
+"""Entities that are made of their rows before others have a turn."""
 
 
 async def load(
@@ -47,6 +54,51 @@ async def load(
         )
         for stream_id, version, state, state_version in rows
     }
+
+
+async def load_many(
+    pool: Pool, wanted: Mapping[tuple[str, str], int | None]
+) -> dict[tuple[str, str], StoredEntity]:
+    """Load those that exist of (workspace, stream): usable domain version, as of one moment."""
+    if not wanted:
+        return {}
+    keys = list(wanted)
+    workspace_ids, stream_ids = zip(*keys, strict=True)
+    rows = await fetch(
+        pool,
+        "load_many",
+        texts(workspace_ids),
+        texts(stream_ids),
+        array(version_elements(wanted.values())),
+        str(_PAGE),
+    )
+    loaded: dict[tuple[str, str], StoredEntity] = {}
+    for count, (place, of_one) in enumerate(groupby(rows, key=itemgetter(0)), 1):
+        if count % _AT_ONCE == 0:
+            await trio.lowlevel.checkpoint()
+        key = workspace_id, stream_id = keys[place - 1]
+        entity = _entity(workspace_id, stream_id, list(of_one))
+        reached = entity.state_version + len(entity.events)
+        if reached < entity.version:
+            if len(entity.events) < _PAGE:
+                raise _gap(stream_id, reached + 1)
+            # Far behind, as after a change of its domain: the version is still of that moment.
+            behind = [(stream_id, wanted[key], entity.version)]
+            entity = (await load(pool, workspace_id, behind))[stream_id]
+        loaded[key] = entity
+    return loaded
+
+
+def _entity(workspace_id: str, stream_id: str, rows: list[Row]) -> StoredEntity:
+    """Return the entity in its rows of ``load_many``."""
+    _, version, state, state_version, event_seq, *_ = rows[0]
+    return StoredEntity(
+        stream_id=stream_id,
+        version=version,
+        state=state,
+        state_version=state_version,
+        events=tuple(events_of(workspace_id, [row[4:] for row in rows])) if event_seq else (),
+    )
 
 
 async def _read_tails(pool: Pool, workspace_id: str, states: list[Row]) -> dict[str, list[Event]]:

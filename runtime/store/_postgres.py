@@ -32,7 +32,7 @@ from dalsegno.actors import (
 )
 from dalsegno.protocol import Event, Limits, OutcomeUnknownError
 
-from ._loading import load
+from ._loading import load, load_many
 from ._migrations import check
 from ._pools import Pools
 from ._postgres_accounts import PostgresAccounts
@@ -54,7 +54,7 @@ from ._sql import columns, queries, quoted, signed, storable, texts
 from ._statements import fetch, lent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Sequence
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
     from ._driver import Connection
 
@@ -255,6 +255,12 @@ class PostgresStore:
         """Load entities as they are; see `Store.load_entities`."""
         wanted = [(stream_id, domain_versions.get(stream_id), None) for stream_id in stream_ids]
         return await load(self._pools.reading, workspace_id, wanted)
+
+    async def load_many(
+        self, wanted: Mapping[tuple[str, str], int | None]
+    ) -> dict[tuple[str, str], StoredEntity]:
+        """Load entities of several workspaces; see `Store.load_many`."""
+        return await load_many(self._pools.reading, wanted)
 
     async def write_states(
         self, workspace_id: str, epoch: int, entities: Sequence[EntityWrite]

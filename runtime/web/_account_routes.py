@@ -11,11 +11,11 @@ from quart import Blueprint, Response, g, request
 from dalsegno.actors.domains.accounts import RegisterUser, SetUp, User, setups, users
 from dalsegno.actors.domains.claims import claims, email_claim
 from dalsegno.actors.domains.members import Role
-from dalsegno.protocol import DalsegnoError, OutcomeUnknownError, Reject
+from dalsegno.protocol import SYSTEM_WORKSPACE, DalsegnoError, OutcomeUnknownError, Reject
 
 from ._auth import Identity, clear_cookie, open_session, same_secret
 from ._envelope import answer, nothing, query_after, query_int, read, request_id
-from ._membership import memberships
+from ._membership import memberships, state_among
 from ._route_context import RouteContext, check_global_admin, refuse_foreign_pages
 
 if TYPE_CHECKING:
@@ -145,18 +145,25 @@ def account_routes(context: RouteContext) -> Blueprint:
 
     @routes.get("/api/users")
     async def list_users() -> Response:
-        check_global_admin(await context.authenticate())
+        identity = await context.authenticate()
+        check_global_admin(identity.user)
         limit = query_int("limit", 100, least=1, most=rt.limits.list_limit_max)
         page = await rt.system.entities(users, after=users.stream_id(query_after()), limit=limit)
         ids = [item.stream_id.partition(":")[2] for item in page]
-        found = [(user_id, await rt.system.get(users, user_id)) for user_id in ids]
-        items = [_user_body(user_id, user) for user_id, user in found if user is not None]
+        found = await rt.service.catalog.look_many(
+            (SYSTEM_WORKSPACE, users, user_id) for user_id in (identity.user_id, *ids)
+        )
+        check_global_admin(state_among(found, SYSTEM_WORKSPACE, users, identity.user_id))
+        states = (
+            (user_id, state_among(found, SYSTEM_WORKSPACE, users, user_id)) for user_id in ids
+        )
+        items = [_user_body(user_id, user) for user_id, user in states if user is not None]
         return answer(UsersBody(items=items, next=ids[-1] if len(ids) == limit else None))
 
     @routes.post("/api/users")
     async def create_user() -> Response:
         identity = await context.authenticate()
-        check_global_admin(identity)
+        check_global_admin(identity.user)
         body = await read(UserCreateBody)
         command = RegisterUser(
             user_id=rt.world.new_id(),

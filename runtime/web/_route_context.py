@@ -18,6 +18,7 @@ from ._client_address import client_address
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator
 
+    from dalsegno.actors.domains.accounts import User
     from dalsegno.runtime import Runtime
 
     from ._auth import Identity
@@ -105,10 +106,10 @@ def refuse_foreign_pages() -> None:
         raise Reject("CSRF_INVALID", "not allowed from another site's page")
 
 
-def check_global_admin(identity: Identity) -> None:
+def check_global_admin(user: User) -> None:
     """Raise `Reject` ``ROLE_FORBIDDEN`` unless the user is a global owner or admin."""
-    if identity.user.role not in ADMINS:
-        raise Reject("ROLE_FORBIDDEN", "only for global owners and admins", role=identity.user.role)
+    if user.role not in ADMINS:
+        raise Reject("ROLE_FORBIDDEN", "only for global owners and admins", role=user.role)
 
 
 def idempotency_key(in_body: str | None = None) -> str | None:

@@ -9,7 +9,7 @@ import msgspec
 from quart import Blueprint, Response, request
 
 from dalsegno.actors.domains.accounts import CreateSpace, spaces, users
-from dalsegno.actors.domains.members import ADMINS, PutMember, RemoveMember, Role, members
+from dalsegno.actors.domains.members import ADMINS, PutMember, RemoveMember, Role
 from dalsegno.protocol import (
     CHAIN_START,
     Cursor,
@@ -21,10 +21,11 @@ from dalsegno.protocol import (
 )
 
 from ._envelope import answer, nothing, query_after, query_int, read, request_id
-from ._membership import Membership, check_role, memberships
+from ._membership import Membership, check_role, members_of, memberships
 from ._route_context import RouteContext, idempotency_key
 
 if TYPE_CHECKING:
+    from dalsegno.actors.domains.accounts import User
     from dalsegno.runtime import Runtime, Workspace
 
 
@@ -152,12 +153,14 @@ def workspace_routes(context: RouteContext) -> Blueprint:
     @routes.get("/api/workspaces/<workspace_id>/members")
     async def list_members(workspace_id: str) -> Response:
         identity = await context.authenticate()
-        await check_role(rt, workspace_id, identity.user_id)
-        limit = _limit(rt)
-        ids = await _member_ids(rt, workspace_id, after=query_after(), limit=limit)
-        found = [await _member_body(rt, workspace_id, user_id) for user_id in ids]
-        items = [member for member in found if member is not None]
-        return answer(MembersBody(items=items, next=ids[-1] if len(ids) == limit else None))
+        page, last = await members_of(
+            rt,
+            workspace_id,
+            reader_id=identity.user_id,
+            after=query_after(),
+            limit=_limit(rt),
+        )
+        return answer(MembersBody(items=[_member_body(*each) for each in page], next=last))
 
     @routes.put("/api/workspaces/<workspace_id>/members/<user_id>")
     async def put_member(workspace_id: str, user_id: str) -> Response:
@@ -218,6 +221,7 @@ def workspace_routes(context: RouteContext) -> Blueprint:
         await _check_cursor(workspace, after, head)
         page = await workspace.events(after=after.seq, limit=limit) if after.seq < head else []
         last = page[-1].event_seq if page else after.seq
+        await check_role(rt, workspace_id, identity.user_id)  # as it was when this was read (I8)
         items = [_event_body(event) for event in page]
         return answer(EventsBody(items=items, next=last if last < head else None, head=head))
 
@@ -240,23 +244,7 @@ def _workspace_body(membership: Membership) -> WorkspaceBody:
     )
 
 
-async def _member_ids(rt: Runtime, workspace_id: str, *, after: str, limit: int) -> list[str]:
-    """List members by id: those of the log, and the first owner even if not in the log."""
-    page = await rt.workspace(workspace_id).entities(
-        members, after=members.stream_id(after), limit=limit
-    )
-    ids = {item.stream_id.partition(":")[2] for item in page}
-    space = await rt.system.get(spaces, workspace_id)
-    if space is not None and space.owner_id > after:
-        ids.add(space.owner_id)
-    return sorted(ids)[:limit]
-
-
-async def _member_body(rt: Runtime, workspace_id: str, user_id: str) -> MemberBody | None:
-    role = await rt.workspace(workspace_id).role_of(user_id)
-    if role is None:
-        return None
-    user = await rt.system.get(users, user_id)
+def _member_body(user_id: str, role: str, user: User | None) -> MemberBody:
     return MemberBody(
         user_id=user_id,
         role=role,

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 import pytest
@@ -32,12 +32,14 @@ from dalsegno.actors.testing.contract.store._writing import (
     writer,
 )
 from dalsegno.protocol import Limits, OutcomeUnknownError, StoreUnavailableError, UnavailableError
-from dalsegno.runtime.store import PostgresStore, SchemaTooOldError
+from dalsegno.runtime.store import PostgresStore, SchemaTooOldError, connect
+from dalsegno.runtime.store._pools import Pools
+from dalsegno.runtime.store._sql import queries
 from tests._patience import fail_after
 from tests.contract._locks import terminate_the_blocked, wait_until, wait_until_blocked
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from dalsegno.runtime.store import Connection
 
@@ -539,3 +541,46 @@ async def test_i9_a_server_that_says_nothing_is_given_up(migrated: str) -> None:
                 assert await store.read_head("w") is None
             finally:
                 os.kill(pid, signal.SIGCONT)
+
+
+# What a page costs
+
+
+class _Counted:
+    """A connection that notes the statements that it is asked for."""
+
+    def __init__(self, inner: Connection, statements: list[str]) -> None:
+        self._inner = inner
+        self._statements = statements
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def fetch(self, sql: str, params: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        self._statements.append(sql)
+        return await self._inner.fetch(sql, params)
+
+
+class CountingStore(PostgresStore):
+    """A store that notes its statements."""
+
+    def __init__(self, dsn: str, limits: Limits) -> None:
+        super().__init__(dsn, limits)
+        self.statements: list[str] = []
+        self._pools = Pools.of(dsn, limits, self._connect)
+
+    async def _connect(self, dsn: str, *, settings: Mapping[str, str] | None = None) -> Connection:
+        connection = await connect(dsn, settings=settings)
+        return cast("Connection", _Counted(connection, self.statements))
+
+
+async def test_entities_of_many_workspaces_are_read_by_one_statement(migrated: str) -> None:
+    async with CountingStore.open(migrated) as store:
+        wanted: dict[tuple[str, str], int | None] = {}
+        for n in range(20):
+            w = await writer(store, f"w{n}")
+            await store.append([w.batch(w.event("note:1"), w.event("note:1"), w.event("note:2"))])
+            wanted |= {(f"w{n}", "note:1"): 1, (f"w{n}", "note:2"): 1}
+        store.statements.clear()
+        assert len(await store.load_many(wanted)) == 40
+        assert store.statements == [queries()["load_many"]]

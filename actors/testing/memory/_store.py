@@ -35,7 +35,7 @@ from ._log import MemoryLog, refuse_bad_text
 from ._tables import Cursors, Nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from dalsegno.actors.ports import World
 
@@ -234,6 +234,19 @@ class MemoryStore:
             return {}
         loaded = ((s, log.load(s, domain_versions.get(s))) for s in stream_ids)
         return {stream_id: entity for stream_id, entity in loaded if entity}
+
+    async def load_many(
+        self, wanted: Mapping[tuple[str, str], int | None]
+    ) -> dict[tuple[str, str], StoredEntity]:
+        """Load entities of several workspaces; see `Store.load_many`."""
+        await trio.lowlevel.checkpoint()
+        loaded: dict[tuple[str, str], StoredEntity] = {}
+        for (workspace_id, stream_id), domain_version in wanted.items():
+            log = self._logs.get(workspace_id)
+            entity = log.load(stream_id, domain_version) if log else None
+            if entity is not None:
+                loaded[workspace_id, stream_id] = entity
+        return loaded
 
     async def write_states(
         self, workspace_id: str, epoch: int, entities: Sequence[EntityWrite]

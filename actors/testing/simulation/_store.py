@@ -12,7 +12,7 @@ from dalsegno.actors.ports import BatchRejectedError, PageBounds
 from dalsegno.protocol import OutcomeUnknownError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from dalsegno.actors.ports import (
         AckedCursor,
@@ -133,6 +133,12 @@ class SimStore:
         return await self.link.read(
             lambda: self._inner.load_entities(workspace_id, stream_ids, domain_versions)
         )
+
+    async def load_many(
+        self, wanted: Mapping[tuple[str, str], int | None]
+    ) -> dict[tuple[str, str], StoredEntity]:
+        """See `Store.load_many`."""
+        return await self.link.read(lambda: self._inner.load_many(wanted))
 
     async def load_entity_at(
         self, workspace_id: str, stream_id: str, version: int, domain_version: int

@@ -447,6 +447,37 @@ select w.stream_id, coalesce(w.version, e.version), coalesce(s.state, e.state),
      order by version desc limit 1) s on true
  where coalesce(w.version, e.version) between 1 and e.version
 
+-- load_many --
+-- Entities of several workspaces with their tails, at one moment: a row for each event, or one for
+-- an entity without any; the first row of each has its state.
+-- $1 workspaces, $2 streams, $3 the domain version whose states can be used, $4 at most so many
+-- events of each.
+select w.place, x.version, case when t.stream_seq is null or t.stream_seq = x.state_version + 1
+                                then x.state end, x.state_version,
+       t.event_seq, t.stream_id, t.stream_seq, t.event_id, t.type, t.type_version,
+       t.schema_version, t.payload, t.actor_id, t.command_id, t.source, t.causation,
+       t.correlation_id, t.recorded_at, t.chain
+  from unnest($1::text::text[], $2::text::text[], $3::text::integer[])
+    with ordinality as w(workspace_id, stream_id, domain_version, place)
+  cross join lateral (
+    select version, case when usable then state end as state,
+           case when usable then state_version else 0 end as state_version
+      from (
+        select version, state, state_version,
+               state is not null and domain_version = w.domain_version as usable
+          from dalsegno.entity
+         where workspace_id = w.workspace_id and stream_id = w.stream_id
+        offset 0) e) x
+  left join lateral (
+    select e.event_seq, e.stream_id, e.stream_seq, e.event_id::text, e.type, e.type_version,
+           e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
+           e.correlation_id, e.recorded_at, e.chain
+      from dalsegno.event e
+     where e.workspace_id = w.workspace_id and e.stream_id = w.stream_id
+       and e.stream_seq > x.state_version and e.stream_seq <= x.version
+     order by e.stream_seq limit $4::text::integer) t on true
+ order by w.place, t.stream_seq
+
 -- read_tails --
 -- $2 streams, $3 and $4 the first and the last version, $5 at most so many events of each.
 select e.event_seq, e.stream_id, e.stream_seq, e.event_id, e.type, e.type_version,

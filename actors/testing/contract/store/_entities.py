@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dalsegno.actors.ports import SnapshotWrite
-from dalsegno.protocol import SEQ_MAX
+from dalsegno.protocol import SEQ_MAX, CorruptLogError
 
 from ._writing import acquired, entity, writer
 
@@ -36,6 +36,56 @@ class EntityContract:
         assert (loaded.stream_id, loaded.version) == ("note:1", 5)
         assert (loaded.state, loaded.state_version) == ('{"v":4}', 4)
         assert loaded.events == tuple(events[4:])
+
+    async def test_entities_of_many_workspaces_come_as_they_do_one_by_one(
+        self, store: Store
+    ) -> None:
+        wanted: dict[tuple[str, str], int | None] = {("nowhere", "note:1"): 1}
+        for name in ("b", "a", 'odd "\\,{}'):
+            w = await writer(store, name)
+            lagging = [w.event("note:1", f'{{"n":{n}}}') for n in range(3)]
+            bare, gone, stored = w.event("note:2"), w.event("note:3"), w.event("note:4")
+            writes = (
+                entity("note:1", 1, '{"v":1}'),
+                entity("note:2", 1),
+                entity("note:3", 1, "null", exists=False),
+                entity("note:4", 1, '{"v":1}', domain_version=2),
+            )
+            first = w.batch(lagging[0], entities=writes[:1])
+            assert await store.append([first])
+            rest = (*lagging[1:], bare, gone, stored)
+            writes = (entity("note:1", 3), *writes[1:])
+            assert await store.append([w.batch(*rest, entities=writes)])
+            for n in range(1, 6):  # the fifth never was
+                wanted[name, f"note:{n}"] = 1 if n != 2 else None
+        loaded = await store.load_many(wanted)
+        assert len(loaded) == 12
+        for (workspace_id, stream_id), found in loaded.items():
+            version = wanted[workspace_id, stream_id]
+            versions = {} if version is None else {stream_id: version}
+            alone = await store.load_entities(workspace_id, [stream_id], versions)
+            assert alone == {stream_id: found}
+        assert await store.load_many({}) == {}
+
+    async def test_one_of_many_that_lags_far_is_as_it_was_at_that_moment(
+        self, store: Store
+    ) -> None:
+        w, beside = await writer(store, "w"), await writer(store, "beside")
+        for _ in range(3):
+            assert await store.append([w.batch(*(w.event("note:1") for _ in range(256)))])
+        assert await store.append([beside.batch(beside.event("note:1"))])
+        loaded = await store.load_many({("w", "note:1"): 1, ("beside", "note:1"): 1})
+        far = loaded["w", "note:1"]
+        assert (far.version, far.state_version, len(far.events)) == (768, 0, 768)
+        assert [event.stream_seq for event in far.events] == list(range(1, 769))
+        assert loaded["beside", "note:1"].version == 1
+
+    async def test_one_of_many_that_lacks_an_event_is_corrupt(self, store: Store) -> None:
+        w = await writer(store, "w")
+        write = entity("note:1", 2)
+        assert await store.append([w.batch(w.event("note:1"), entities=(write,))])
+        with pytest.raises(CorruptLogError):
+            await store.load_many({("w", "note:1"): 1})
 
     async def test_an_entity_that_became_nothing_has_a_state_that_says_so(
         self, store: Store
