@@ -22,7 +22,7 @@ from .node import (
 )
 from .ports import Alone, Roles
 from .session import Connection, Connections, SessionContext
-from .workspace import Committer
+from .workspace import Committer, Room, WriteBudgets
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -105,6 +105,11 @@ class Service:
             delivery=Delivery(store, roles=roles, limits=limits),
             bus=bus or Alone(),
             founder_of=self.catalog.founder_of,
+            budgets=WriteBudgets(
+                bytes_per_minute=limits.written_bytes_per_minute,
+                users_max=limits.places_cached_max,
+            ),
+            room=Room(limits.waiting_bytes_max),
             activating=trio.CapacityLimiter(limits.activations_max),
             world=world,
             limits=limits,

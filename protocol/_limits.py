@@ -37,11 +37,22 @@ class Limits:
     mailbox_commands_max: int = 4_096
     """Commands queued in one workspace: about a second of work."""
     mailbox_bytes_max: int = 16 * MIB
-    """… and their payloads."""
+    """… and about how much memory they take, decoded."""
+    waiting_bytes_max: int = 64 * MIB
+    """The same of all workspaces together, until a command is answered; an eighth is for short
+    ones."""
+    written_bytes_per_minute: int = 64 * MIB
+    """Events, states and snapshots written for one user; above it, `RATE_LIMITED`.  Two keystrokes
+    a second in a note of 1 MiB are 3."""
     batch_commands_max: int = 256
     """Commands decided into one batch; bounds what one refused commit costs to decide again."""
     batch_bytes_max: int = 2 * MIB
     """Event payloads in one batch, unless a single command has more."""
+    batch_state_bytes_max: int = 4 * MIB
+    """States changed in one batch, counted at every change: a short patch of a long text copies
+    the text."""
+    turn_s: float = 0.002
+    """How long one workspace decides, or folds, before everybody else has a turn (I10)."""
     command_events_max: int = 256
     """Events that one command may lead to, committed all or none (X-PER-10)."""
     entities_cached_max: int = 4_096

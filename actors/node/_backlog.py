@@ -4,30 +4,55 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
+
 from dalsegno.actors.workspace import Mailbox
 from dalsegno.protocol import OutcomeUnknownError, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from dalsegno.actors.workspace import Command
+    from dalsegno.actors.workspace import Command, Room
     from dalsegno.protocol import DalsegnoError, Limits
 
 
 class Backlog:
     """What waits to be taken, and what an incarnation left without knowing its outcome."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, room: Room) -> None:
         self.mailbox: Mailbox[Command] = Mailbox(
             count_max=limits.mailbox_commands_max, bytes_max=limits.mailbox_bytes_max
         )
         self.unresolved: list[Command] = []
         """Commands that may have been applied, in order."""
         self._limits = limits
+        self._room = room
 
     def __repr__(self) -> str:
         return f"<Backlog {self.mailbox!r}, {len(self.unresolved)} unresolved>"
 
     def __bool__(self) -> bool:
         return bool(self.mailbox) or bool(self.unresolved)
+
+    def put_nowait(self, command: Command) -> bool:
+        """Put a command into the mailbox; return False where there is no space, here or at all."""
+        if not self._room.take_nowait(command.size):
+            return False
+        command.room = self._room
+        try:
+            self.mailbox.send_nowait(command)
+        except trio.WouldBlock:
+            command.leave_room()
+            return False
+        return True
+
+    async def put(self, command: Command) -> None:
+        """Put a command into the mailbox once there is space; cancelled, it is not there."""
+        await self._room.take(command.size)
+        command.room = self._room
+        try:
+            await self.mailbox.send(command)
+        except BaseException:
+            command.leave_room()
+            raise
 
     def answer(self, error: DalsegnoError) -> None:
         """Answer everything: what waits with an error, the rest that its outcome is unknown."""

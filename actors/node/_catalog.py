@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import trio
 from cachetools import LRUCache
 
 from dalsegno.actors.ports import role_in
-from dalsegno.actors.workspace import entity_from, load_entity
+from dalsegno.actors.workspace import Turn, entity_from, load_entity
 from dalsegno.protocol import (
     SYSTEM,
     SYSTEM_WORKSPACE,
@@ -57,7 +56,7 @@ class Catalog:
         self._store = store
         self._active = active
         self._lease = lease
-        self._at_once = limits.offers_per_yield
+        self._turn_s = limits.turn_s
         self._founders: LRUCache[str, str] = LRUCache(limits.places_cached_max)
         """First owners, by workspace."""
         self._homes: LRUCache[str, str] = LRUCache(limits.places_cached_max)
@@ -128,7 +127,8 @@ class Catalog:
         head = 0 if active is None else active.hub.head
         versions = {stream_id: domain.version for stream_id, domain in wanted.items()}
         stored = await self._store.load_entities(workspace_id, versions, versions)
-        found = {s: entity_from(domain, stored.get(s)) for s, domain in wanted.items()}
+        turn = Turn(self._turn_s)
+        found = {s: await entity_from(domain, stored.get(s), turn) for s, domain in wanted.items()}
         # Where nothing was committed meanwhile the next look-up need not ask the store.
         if active is not None and incarnation is not None and active.hub.head == head:
             for stream_id, entity in found.items():
@@ -151,12 +151,8 @@ class Catalog:
         stored = await self._store.load_many(
             {key: domain.version for key, domain in domains.items()}
         )
-        entities: dict[tuple[str, str], Entity] = {}
-        for count, (key, each) in enumerate(stored.items(), 1):
-            entities[key] = load_entity(domains[key], each)
-            if count % self._at_once == 0:
-                await trio.lowlevel.checkpoint()
-        return entities
+        turn = Turn(self._turn_s)
+        return {key: await load_entity(domains[key], each, turn) for key, each in stored.items()}
 
     async def home_of(self, stream_id: str, workspace_id: str | None) -> str:
         """Return the workspace of an entity that may be named by its id alone.

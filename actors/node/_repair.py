@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dalsegno.actors.ports import PageBounds
-from dalsegno.actors.workspace import encoded_state, load_entity, state_write
+from dalsegno.actors.workspace import Turn, encoded_state, load_entity, state_write
 from dalsegno.protocol import (
     CHAIN_START,
     CorruptLogError,
@@ -78,12 +78,13 @@ async def repair(
     versions = await _check_events(store, head, limits)
     if await store.read_versions(workspace_id, [*versions]) != versions:
         raise CorruptLogError(f"{workspace_id}: the entities' versions are not those of the log")
-    entities = rewritten = 0
+    entities, rewritten, turn = 0, 0, Turn(limits.turn_s)
     for stream_id in versions:
         domain = domains.get(stream_id.partition(":")[0])
         if domain is not None:
             entities += 1
-            rewritten += await _check_entity(store, head, domain, stream_id)
+            await turn.pause()
+            rewritten += await _check_entity(store, head, domain, stream_id, turn)
     if head.halted_reason is not None:
         detail = f"checked {head.head_seq} events, {entities} entities; was: {head.halted_reason}"
         await _lift(store, head, actor, detail)
@@ -131,15 +132,15 @@ def _check_event(event: Event, seq: int, link: int, versions: dict[str, int]) ->
 
 
 async def _check_entity(
-    store: Store, head: Head, domain: Domain[Any, Any, Any], stream_id: str
+    store: Store, head: Head, domain: Domain[Any, Any, Any], stream_id: str, turn: Turn
 ) -> int:
     """Fold an entity from its first event, and make its stored state again where it differs."""
-    folded = await _load(store, head, domain, stream_id, _NO_STORED_STATE)
+    folded = await _load(store, head, domain, stream_id, _NO_STORED_STATE, turn)
     state = encoded_state(stream_id, folded)
     if state is None:
         return 0  # it was never stored, nor will it be
     try:
-        stored = await _load(store, head, domain, stream_id, domain.version)
+        stored = await _load(store, head, domain, stream_id, domain.version, turn)
         if domain.encode_state(stored.state) == state:
             return 0
     except UnavailableError:
@@ -154,12 +155,17 @@ async def _check_entity(
 
 
 async def _load(
-    store: Store, head: Head, domain: Domain[Any, Any, Any], stream_id: str, version: int
+    store: Store,
+    head: Head,
+    domain: Domain[Any, Any, Any],
+    stream_id: str,
+    version: int,
+    turn: Turn,
 ) -> Entity:
     loaded = await store.load_entities(head.workspace_id, [stream_id], {stream_id: version})
     if stream_id not in loaded:
         raise CorruptLogError(f"{head.workspace_id}: {stream_id} has events and is not there")
-    return load_entity(domain, loaded[stream_id])
+    return await load_entity(domain, loaded[stream_id], turn)
 
 
 async def _lift(store: Store, head: Head, actor: str, detail: str) -> None:

@@ -60,7 +60,7 @@ class WorkspaceSupervisor:
         limits = node.limits
         self.workspace_id = workspace_id
         self.hub = Hub(workspace_id, delivery=node.delivery)
-        self.backlog = Backlog(limits)
+        self.backlog = Backlog(limits, node.room)
         self.mailbox = self.backlog.mailbox
         self.incarnation: Incarnation | None = None
         self.users = 0
@@ -142,11 +142,7 @@ class WorkspaceSupervisor:
             raise self._node.closed_error()
         self._check_not_ended()
         self.used_at = command.sent_at = trio.current_time()
-        try:
-            self.mailbox.send_nowait(command)
-        except trio.WouldBlock:
-            return False
-        return True
+        return self.backlog.put_nowait(command)
 
     async def admit(self, command: Command) -> None:
         """Put a command into the mailbox; cancelled while it waits for space, it is not there.
@@ -162,9 +158,9 @@ class WorkspaceSupervisor:
             return
         deadline_s = self._limits.mailbox_deadline_s
         with trio.move_on_after(deadline_s) as scope:
-            await self.mailbox.send(command)
+            await self.backlog.put(command)
         if scope.cancelled_caught:
-            raise OverloadedError("the workspace's mailbox is full", retry_after_s=deadline_s)
+            raise OverloadedError("too many commands wait here", retry_after_s=deadline_s)
 
     async def wait_open(self, event_seq: int = 0) -> None:
         """Wait until the published head is known, and at least ``event_seq``.

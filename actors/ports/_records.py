@@ -100,7 +100,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     entities: tuple[EntityWrite, ...] = ()
     results: tuple[ResultWrite, ...] = ()
     snapshots: tuple[SnapshotWrite, ...] = ()
-    payload_bytes: int = 0
+    size: int = 0
+    """About how many bytes it writes: payloads, states and snapshots."""
 
     @property
     def new_head(self) -> int:

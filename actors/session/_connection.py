@@ -237,7 +237,7 @@ class Connection:
                 self._refuse(error, request_id_of(received))
                 continue
             if isinstance(asked, CommandRequest):
-                rest = self._submit(Submission(asked, self._context, self._principal))
+                rest = self._submit(Submission(asked, self._context, self._principal, self.writer))
                 if rest is not None:
                     await rest
                 continue

@@ -16,7 +16,7 @@ from dalsegno.protocol import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dalsegno.actors.workspace import Command
+    from dalsegno.actors.workspace import Command, Sender
     from dalsegno.protocol import Domain, Principal, Receipt
     from dalsegno.protocol.dialects import CommandRequest
 
@@ -29,14 +29,19 @@ if TYPE_CHECKING:
 class Submission:
     """One command request: the command that it asks for, and how the answer looks."""
 
-    __slots__ = ("_asked", "_context", "_decoded", "_principal")
+    __slots__ = ("_asked", "_context", "_decoded", "_principal", "_sender")
 
     _decoded: _Decoded
 
     def __init__(
-        self, asked: CommandRequest, context: SessionContext, principal: Principal
+        self,
+        asked: CommandRequest,
+        context: SessionContext,
+        principal: Principal,
+        sender: Sender,
     ) -> None:
         self._asked = asked
+        self._sender = sender
         self._context = context
         self._principal = principal
 
@@ -79,6 +84,7 @@ class Submission:
             command,
             principal=self._principal,
             reply=reply,
+            sender=self._sender,
             roles=context.catalog.roles,
             limits=context.node.limits,
             new_id=context.node.world.new_id,

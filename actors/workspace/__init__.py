@@ -1,6 +1,7 @@
 """One command's way: mailbox, decision, batch, commit."""
 
-from ._command import Command as Command, make_command as make_command
+from ._budget import WriteBudgets as WriteBudgets
+from ._command import Command as Command, Sender as Sender, make_command as make_command
 from ._committer import (
     Committer as Committer,
     CommitterStatistics as CommitterStatistics,
@@ -16,3 +17,5 @@ from ._entity import (
 from ._incarnation import Incarnation as Incarnation
 from ._local_node import LocalNode as LocalNode
 from ._mailbox import Mailbox as Mailbox
+from ._room import Room as Room
+from ._turn import Turn as Turn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -25,7 +25,23 @@ if TYPE_CHECKING:
     from dalsegno.actors.ports import Roles
     from dalsegno.protocol import Decider, Domain, Limits
 
+    from ._room import Room
+
     AnyDomain = Domain[Any, Any, Any]
+
+
+_BYTES = 2_048
+"""A command without its payload: the envelope, its callbacks, its places in lists."""
+_DECODED = 4
+"""Bytes of memory for a byte of JSON: a text with one emoji in it, a list of small objects."""
+
+
+class Sender(Protocol):
+    """The other end of a connection."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can be written to it any more."""
 
 
 class Command(msgspec.Struct, eq=False, kw_only=True):
@@ -41,6 +57,7 @@ class Command(msgspec.Struct, eq=False, kw_only=True):
     reply: Callable[[Receipt | DalsegnoError], None]
     """Called once, by the workspace's task; must not raise and must not wait."""
     size: int
+    """About how many bytes of memory it takes."""
     decider: Decider
     streams: dict[str, AnyDomain]
     """Every entity needed to decide it: its own, those it touches, the one with the role."""
@@ -58,12 +75,32 @@ class Command(msgspec.Struct, eq=False, kw_only=True):
     sent_after: int = 0
     """The head that its batch was sent to follow: its events, if there are any, are above it."""
     answered: bool = False
+    sender: Sender | None = None
+    """Who waits for the answer; None for a caller within the program."""
+    room: Room | None = None
+    """Where it has taken its size, once it was admitted; its answer gives it back."""
 
     def answer(self, answer: Receipt | DalsegnoError) -> None:
         """Answer, unless a deadline has answered already."""
         if not self.answered:
-            self.answered = True
+            self.drop()
             self.reply(answer)
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody waits for it, nor could ask again what became of it."""
+        return self.key is None and self.sender is not None and self.sender.is_closed
+
+    def drop(self) -> None:
+        """Need no answer any more."""
+        self.answered = True
+        self.leave_room()
+
+    def leave_room(self) -> None:
+        """Give back what was taken for it."""
+        if self.room is not None:
+            self.room.give_back(self.size)
+            self.room = None
 
     def receipt(self, event_seq: int, version: int) -> Receipt:
         """Return the answer of a command that was decided now."""
@@ -92,6 +129,7 @@ def make_command(
     *,
     principal: Principal,
     reply: Callable[[Receipt | DalsegnoError], None],
+    sender: Sender | None = None,
     roles: Roles,
     limits: Limits,
     new_id: Callable[[], str],
@@ -131,7 +169,8 @@ def make_command(
         principal=principal,
         command_id=new_id(),
         reply=reply,
-        size=checked_bytes,
+        sender=sender,
+        size=_BYTES + _DECODED * checked_bytes,
         decider=domain.decider(type(command)),
         streams={stream_id: domain},
         correlation_id=correlation_id,

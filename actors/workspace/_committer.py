@@ -176,9 +176,9 @@ class Committer:
 
     def _take(self) -> list[_Waiting]:
         group = [self._waiting.popleft()]
-        size = group[0].batch.payload_bytes
+        size = group[0].batch.size
         while not group[0].alone and self._waiting and not self._waiting[0].alone:
-            size += self._waiting[0].batch.payload_bytes
+            size += self._waiting[0].batch.size
             if (
                 len(group) >= self._limits.commit_batches_max
                 or size > self._limits.commit_bytes_max

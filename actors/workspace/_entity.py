@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dalsegno.actors.ports import StoredEntity
     from dalsegno.protocol import Domain, Index
 
+    from ._turn import Turn
+
 _log = logging.getLogger("dalsegno.workspace")
 
 _INDEX_CHARS_MAX = 1_024
@@ -48,15 +50,15 @@ def absent_entity(domain: Domain[Any, Any, Any]) -> Entity:
     return Entity(domain, 0, None, 0, 0, 0)
 
 
-def load_entity(domain: Domain[Any, Any, Any], stored: StoredEntity) -> Entity:
-    """Fold an entity as the store has it.
+async def load_entity(domain: Domain[Any, Any, Any], stored: StoredEntity, turn: Turn) -> Entity:
+    """Fold an entity as the store has it, letting others run after so many events.
 
     Raises:
         CorruptLogError: a record that cannot be read, or a gap (I11).
 
     """
     try:
-        state, size = _refold(domain, stored)
+        state, size = await _refold(domain, stored, turn)
     except CorruptLogError:
         raise
     except Exception as error:
@@ -65,11 +67,14 @@ def load_entity(domain: Domain[Any, Any, Any], stored: StoredEntity) -> Entity:
     return Entity(domain, stored.version, state, stored.state_version, lag_bytes, size)
 
 
-def _refold(domain: Domain[Any, Any, Any], stored: StoredEntity) -> tuple[Any, int]:
+async def _refold(
+    domain: Domain[Any, Any, Any], stored: StoredEntity, turn: Turn
+) -> tuple[Any, int]:
     state = domain.decode_state(stored.state) if stored.state is not None else None
     version = stored.state_version
     size = len(stored.state or "")
     for event in stored.events:
+        await turn.pause()
         version += 1
         if event.stream_seq != version:
             raise CorruptLogError(f"{stored.stream_id}: {event.stream_seq} where {version} is due")
@@ -114,14 +119,16 @@ def encoded_state(stream_id: str, entity: Entity) -> str | None:
     return None
 
 
-def entity_from(domain: Domain[Any, Any, Any], stored: StoredEntity | None) -> Entity:
+async def entity_from(
+    domain: Domain[Any, Any, Any], stored: StoredEntity | None, turn: Turn
+) -> Entity:
     """Fold an entity as the store has it, or return an absent one.
 
     Raises:
         CorruptLogError: as `load_entity`.
 
     """
-    return absent_entity(domain) if stored is None else load_entity(domain, stored)
+    return absent_entity(domain) if stored is None else await load_entity(domain, stored, turn)
 
 
 def snapshot_write(stream_id: str, entity: Entity, state: str) -> SnapshotWrite:

@@ -28,9 +28,10 @@ from dalsegno.protocol import (
     UnavailableError,
 )
 
-from ._entity import encoded_state, load_entity, state_write
+from ._entity import encoded_state, entity_from, state_write
 from ._opening import acquire, bring_up_to_date, moved_to
 from ._speculation import Speculation
+from ._turn import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -155,6 +156,7 @@ class Incarnation:
         return Speculation(
             head,
             founder_id=await node.founder_of(self.workspace_id),
+            budgets=node.budgets,
             world=node.world,
             limits=node.limits,
         )
@@ -172,12 +174,18 @@ class Incarnation:
             )
             self._in_hand = [command for command in self._in_hand if not command.answered]
             await self._load(speculation, self._in_hand)
+            turn = Turn(limits.turn_s)
             while self._in_hand:
-                needs = self._in_hand[0].needs
+                await turn.pause()
+                command = self._in_hand[0]
+                if command.is_abandoned:
+                    self._in_hand.pop(0).drop()
+                    continue
+                refused = self._node.budgets.refusal(command.principal)
                 past = None
-                if needs is not None:
-                    past = await self._load_past(speculation, self._in_hand[0], needs)
-                speculation.decide(self._in_hand.pop(0), past)
+                if command.needs is not None and refused is None:
+                    past = await self._load_past(speculation, command, command.needs)
+                speculation.decide(self._in_hand.pop(0), past, refused)
                 if self._decided:
                     self._decided.unpark()
                 while speculation.is_full:
@@ -192,7 +200,10 @@ class Incarnation:
         if missing:
             versions = {stream_id: domain.version for stream_id, domain in missing.items()}
             stored = await store.load_entities(self.workspace_id, versions, versions)
-            speculation.loaded(missing, stored)
+            turn = Turn(self._node.limits.turn_s)
+            for stream_id, domain in missing.items():
+                entity = await entity_from(domain, stored.get(stream_id), turn)
+                speculation.loaded(stream_id, entity)
 
     async def _load_past(self, speculation: Speculation, command: Command, version: int) -> Past:
         """Load the past version that a command declared; it may have been decided just now."""
@@ -201,8 +212,8 @@ class Incarnation:
         stored = await self._node.store.load_entity_at(
             self.workspace_id, command.stream_id, version, command.domain.version
         )
-        state = None if stored is None else load_entity(command.domain, stored).state
-        return Past(version=version, state=state)
+        past = await entity_from(command.domain, stored, Turn(self._node.limits.turn_s))
+        return Past(version=version, state=past.state)
 
     # --------------------------------------------------------------------------- committing
 
@@ -235,7 +246,7 @@ class Incarnation:
         if self._is_new:
             speculation.epoch = await self._create()
             self._is_new = False
-        batch = speculation.batch(pending)
+        batch = await speculation.batch(pending)
         for command in pending.commands:
             command.sent_after = batch.old_head
         self._is_sent = True
@@ -274,9 +285,10 @@ class Incarnation:
         lagging = [] if self._speculation is None else self._speculation.lagging()
         try:
             while lagging and not self._mailbox:
-                size = 0
+                size, turn = 0, Turn(self._node.limits.turn_s)
                 several: list[EntityWrite] = []
                 while lagging and size < self._node.limits.batch_bytes_max:
+                    await turn.pause()
                     stream_id, entity = lagging.pop()
                     state = encoded_state(stream_id, entity)
                     if state is not None:

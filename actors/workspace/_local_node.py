@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from dalsegno.actors.ports import Bus, Store, World
     from dalsegno.protocol import Limits
 
+    from ._budget import WriteBudgets
     from ._committer import Committer
+    from ._room import Room
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,6 +34,10 @@ class LocalNode:
     bus: Bus
     founder_of: Callable[[str], Awaitable[str | None]]
     """Returns the first owner of a workspace."""
+    budgets: WriteBudgets
+    """What each user may have written."""
+    room: Room
+    """For all commands that wait here."""
     activating: trio.CapacityLimiter
     """The turns in which workspaces are opened."""
     world: World

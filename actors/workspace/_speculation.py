@@ -32,15 +32,17 @@ from dalsegno.protocol import (
 )
 
 from ._draft import Draft
-from ._entity import EntityCache, encoded_state, entity_from, entity_write
+from ._entity import EntityCache, encoded_state, entity_write
 from ._idempotency import KnownKeys
+from ._turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from dalsegno.actors.ports import ResultWrite, SnapshotWrite, StoredEntity, World
+    from dalsegno.actors.ports import ResultWrite, SnapshotWrite, World
     from dalsegno.protocol import Domain, Event, Limits, Past
 
+    from ._budget import WriteBudgets
     from ._command import Command
     from ._entity import Entity
 
@@ -60,6 +62,8 @@ class PendingBatch:
     results: dict[tuple[str, str], ResultWrite] = field(default_factory=dict)
     snapshots: list[SnapshotWrite] = field(default_factory=list)
     payload_bytes: int = 0
+    state_bytes: int = 0
+    """What was changed, each time anew: a patch of a long text costs as much as the text."""
 
     def give_answers(self) -> None:
         """Answer every command, in order."""
@@ -72,6 +76,7 @@ class PendingBatch:
         self.entities.update(draft.entities)
         self.snapshots += draft.snapshots
         self.payload_bytes += draft.payload_bytes
+        self.state_bytes += sum(entity.size for entity in draft.entities.values())
 
 
 class Speculation:
@@ -82,6 +87,7 @@ class Speculation:
         head: Head,
         *,
         founder_id: str | None,
+        budgets: WriteBudgets,
         world: World,
         limits: Limits,
     ) -> None:
@@ -89,6 +95,7 @@ class Speculation:
         self.committed_seq = head.head_seq
         self.workspace_id = head.workspace_id
         self._founder_id = founder_id
+        self._budgets = budgets
         self._world = world
         self._limits = limits
         self._head_seq = head.head_seq
@@ -127,14 +134,10 @@ class Speculation:
                     missing[stream_id] = domain
         return missing
 
-    def loaded(
-        self, missing: Mapping[str, Domain[Any, Any, Any]], stored: Mapping[str, StoredEntity]
-    ) -> None:
-        """Take what the store has of the missing entities."""
-        for stream_id, domain in missing.items():
-            entity = entity_from(domain, stored.get(stream_id))
-            self._loaded[stream_id] = entity
-            self.entities.put(stream_id, entity)
+    def loaded(self, stream_id: str, entity: Entity) -> None:
+        """Take one of the missing entities, as the store has it."""
+        self._loaded[stream_id] = entity
+        self.entities.put(stream_id, entity)
 
     def _known(self, stream_id: str) -> Entity:
         """Return an entity of the commands at hand, with everything folded that was decided."""
@@ -147,13 +150,21 @@ class Speculation:
         """True where nothing was decided that is not committed."""
         return self.in_flight is None and not self.forming.answers
 
-    def decide(self, command: Command, past: Past | None = None) -> None:
-        """Decide one command; its answer leaves with the batch that it rests on."""
+    def decide(
+        self,
+        command: Command,
+        past: Past | None = None,
+        refused: DalsegnoError | None = None,
+    ) -> None:
+        """Decide one command; its answer leaves with the batch that it rests on.
+
+        ``refused`` says why it may not take effect now, which a repeat of what did need not.
+        """
         forming = self.forming
         answer: Receipt | DalsegnoError
         try:
             role = self._role(command)
-            answer = self.keys.answer(command) or self._decide(command, role, past)
+            answer = self.keys.answer(command) or refused or self._decide(command, role, past)
         except DalsegnoError as error:
             answer = error
         except Exception:  # noqa: BLE001 - a decider is a user's code: this command's alone
@@ -229,6 +240,7 @@ class Speculation:
             draft.add(each)
         if len(draft.events) > self._limits.command_events_max:
             raise Reject("BAD_REQUEST", f"more than {self._limits.command_events_max} events")
+        self._budgets.spend(command.principal, self._bytes_of(draft))
         after = draft.entities.get(command.stream_id, before)
         receipt = command.receipt(draft.head_seq, after.version)
         self.forming.take(draft)
@@ -239,6 +251,16 @@ class Speculation:
             self.forming.results[result.scope, result.key] = result
         return receipt
 
+    def _bytes_of(self, draft: Draft) -> int:
+        """Return about how much is written for a command: events, snapshots, states that lag."""
+        states = [
+            entity.size
+            for stream_id, entity in draft.entities.items()
+            if self._is_lagging(entity) and not self._is_lagging(self._known(stream_id))
+        ]
+        snapshots = [len(each.state) for each in draft.snapshots]
+        return draft.payload_bytes + sum(states) + sum(snapshots)
+
     # -------------------------------------------------------------------------- committing
 
     @property
@@ -248,6 +270,7 @@ class Speculation:
         return (
             len(forming.commands) >= limits.batch_commands_max
             or forming.payload_bytes >= limits.batch_bytes_max
+            or forming.state_bytes >= limits.batch_state_bytes_max
         )
 
     def start(self) -> PendingBatch:
@@ -257,17 +280,20 @@ class Speculation:
         self.forming = PendingBatch()
         return self.in_flight
 
-    def batch(self, pending: PendingBatch) -> Batch:
-        """Write a batch for the store."""
-        writes = []
+    async def batch(self, pending: PendingBatch) -> Batch:
+        """Write a batch, the one in flight, for the store."""
+        writes, turn = [], Turn(self._limits.turn_s)
+        size = pending.payload_bytes + sum(len(each.state) for each in pending.snapshots)
         for stream_id, entity in pending.entities.items():
+            await turn.pause()
             state = encoded_state(stream_id, entity) if self._is_lagging(entity) else None
             if state is not None:
+                size += len(state)
                 stored = msgspec.structs.replace(
                     entity, stored_version=entity.version, lag_bytes=0, size=len(state)
                 )
                 pending.entities[stream_id] = stored
-                if self._ahead[stream_id] is entity:
+                if self._ahead[stream_id] is entity:  # else more was decided on it meanwhile
                     self._ahead[stream_id] = stored
             writes.append(entity_write(stream_id, entity, state))
         return Batch(
@@ -278,7 +304,7 @@ class Speculation:
             entities=tuple(writes),
             results=tuple(pending.results.values()),
             snapshots=tuple(pending.snapshots),
-            payload_bytes=pending.payload_bytes,
+            size=size,
         )
 
     def _is_lagging(self, entity: Entity) -> bool:

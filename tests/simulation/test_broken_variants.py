@@ -183,8 +183,8 @@ def drops_what_arrives_at_a_passivation(patch: pytest.MonkeyPatch) -> None:
 def rejects_on_what_is_not_committed(patch: pytest.MonkeyPatch) -> None:
     original = Speculation.decide
 
-    def decide(self: Speculation, command: Any, past: Any = None) -> None:
-        original(self, command, past)
+    def decide(self: Speculation, command: Any, *rest: Any) -> None:
+        original(self, command, *rest)
         answer = self.forming.answers[-1][1]
         if isinstance(answer, DalsegnoError):
             command.answer(answer)

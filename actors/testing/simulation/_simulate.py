@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 SIM_LIMITS = Limits(
     mailbox_commands_max=8,
     batch_commands_max=3,
+    turn_s=0.0,
     entities_cached_max=3,
     state_lag_events_max=3,
     results_cached_max=3,
@@ -300,6 +301,7 @@ class _Simulation:
             for workspace_id in self._workspaces:
                 await self._touch(workspace_id)
             await self._wait_quiet(faults)
+        self._clients[0].note_unwritten()  # the stored cursors are looked at next
         self._recorder.settled()
         for client in self._clients:
             for wanted in client.wanted.values():

@@ -47,7 +47,7 @@ async def committer(store: FaultyStore, world: World) -> AsyncIterator[Committer
 async def batch_of(store: FaultyStore, workspace_id: str, payload: str = "{}") -> Batch:
     owner = await writer(store, workspace_id)
     batch = owner.batch(owner.event("box:1", payload))
-    return msgspec.structs.replace(batch, payload_bytes=len(payload))
+    return msgspec.structs.replace(batch, size=len(payload))
 
 
 async def batches_of(store: FaultyStore, workspace_ids: str) -> list[Batch]:
