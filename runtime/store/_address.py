@@ -14,6 +14,8 @@ import trio
 from psycopg._conninfo_utils import get_param, is_ip_address, split_attempts
 from psycopg.conninfo import conninfo_to_dict
 
+from dalsegno.runtime.resources import starting_thread
+
 from ._driver import ConnectionBrokenError
 
 if TYPE_CHECKING:
@@ -81,5 +83,6 @@ async def _resolve(attempt: ConnDict) -> list[ConnDict]:
         return [attempt]
     if is_ip_address(host):
         return [{**attempt, "hostaddr": host}]
-    found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    with starting_thread():
+        found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return [{**attempt, "hostaddr": str(address[0])} for *_, address in found]

@@ -162,7 +162,11 @@ def check_version(cluster: Path) -> None:
 
 
 def read_postmaster(cluster: Path) -> Postmaster | None:
-    """Read which server runs on a cluster; None if the file names an unrelated process."""
+    """Read which server runs on a cluster; None if the file names an unrelated process.
+
+    Raises:
+        OSError: it could not be found out.
+    """
     try:
         text = (cluster / "postmaster.pid").read_text()
     except FileNotFoundError:
@@ -253,7 +257,7 @@ def _serves(pid: int, cluster: Path) -> bool:
         return True
     try:  # started by hand, with a relative path or by the environment
         return Path("/proc", str(pid), "cwd").samefile(cluster)
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return False
 
 
@@ -262,12 +266,14 @@ def _command_line(pid: int) -> list[str]:
     if sys.platform == "linux":
         try:
             line = Path("/proc", str(pid), "cmdline").read_bytes()
-        except OSError:
-            line = b""
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            line = b""  # it has ended, the second while we read; or it is none that we started
         return [os.fsdecode(word) for word in line.split(b"\0")]
     listed = own_account().run(
         ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)], timeout_s=_LIST_TIMEOUT_S
     )
+    if not listed.ok and listed.said:  # it says nothing of a process that is not there
+        raise OSError(f"ps failed: {listed.said}")
     # ps joins the arguments with blanks; a folder's name may contain some too.
     program, _, arguments = listed.said.strip().partition(" -D ")
     return [program, arguments, *(arguments[:i] for i, c in enumerate(arguments) if c == " ")]

@@ -38,7 +38,9 @@ from urllib.parse import quote
 
 import trio
 
+from dalsegno.protocol import Backoff
 from dalsegno.runtime._background import in_background
+from dalsegno.runtime.resources import EXHAUSTED, starting_thread
 
 from ._account import EmbeddedPostgresError, choose_account
 from ._cluster import (
@@ -69,7 +71,9 @@ _GRACE_S = 1
 _POLL_S = 0.05
 
 _LOOK_S = 0.25
-"""How often to check that the server is running."""
+"""How often to check that the server is running …"""
+_LOOK_MAX_S = 5.0
+"""… and how long to wait, at the most, while that cannot be done."""
 _REVIVALS_MAX = 5
 """A server that ended so often …"""
 _REVIVALS_WITHIN_S = 60.0
@@ -133,6 +137,7 @@ class EmbeddedPostgres:
         """Start the server again if it has ended; return whether it had.
 
         Raises:
+            OSError: it could not look, or lacked the means to start it; nothing was learnt.
             EmbeddedPostgresError: it does not start.
         """
         if self._account is None or read_postmaster(self._cluster) is not None:
@@ -140,6 +145,8 @@ class EmbeddedPostgres:
         try:
             self._bring_up(self._account)
         except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise
             raise EmbeddedPostgresError(
                 f"PostgreSQL cannot be started again in {self.directory}: {error}"
             ) from error
@@ -255,17 +262,28 @@ async def open_embedded(directory: Path) -> AsyncGenerator[EmbeddedPostgres]:
     finally:
         with trio.move_on_after(sum(wait + _GRACE_S for _, wait in _STOPS), shield=True):
             try:
-                await trio.to_thread.run_sync(server.stop, abandon_on_cancel=True)
-            except EmbeddedPostgresError as error:
+                with starting_thread():
+                    await trio.to_thread.run_sync(server.stop, abandon_on_cancel=True)
+            except (EmbeddedPostgresError, OSError) as error:
                 # Frozen, for example.  What was acknowledged is durable; the next start adopts it.
-                _log.warning("%s; it is left as it is", error.message)
+                _log.warning("%s; it is left as it is", error)
 
 
 async def _keep_running(server: EmbeddedPostgres) -> None:
     revived: deque[float] = deque(maxlen=_REVIVALS_MAX)
+    backoff, wait_s = Backoff(_LOOK_S, _LOOK_MAX_S), _LOOK_S
     while True:
-        await trio.sleep(_LOOK_S)
-        if await trio.to_thread.run_sync(server.revive):
+        await trio.sleep(wait_s)
+        try:
+            with starting_thread():
+                has_ended = await trio.to_thread.run_sync(server.revive)
+        except OSError as error:
+            wait_s = backoff.next_s(1.0)
+            _log.warning("could not look after PostgreSQL, again in %g s: %s", wait_s, error)
+            continue
+        backoff.reset()
+        wait_s = _LOOK_S
+        if has_ended:
             _log.warning("PostgreSQL in %s had ended, and was started again", server.directory)
             now = trio.current_time()
             if len(revived) == _REVIVALS_MAX and now - revived[0] < _REVIVALS_WITHIN_S:
