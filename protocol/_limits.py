@@ -169,6 +169,9 @@ class Limits:
     """Sockets at the same time; above this a new one gets 503 with ``retry-after``."""
     handshakes_max: int = 256
     """Handshakes in progress at the same time; others wait within ``head_deadline_s``."""
+    descriptors_reserved: int = 128
+    """Descriptors of the process that sockets leave free: PostgreSQL takes 8, a program that is
+    started 4, files the rest."""
     reconnects_per_s: int = 1_000
     """At shutdown each client is told when to come back: this many a second …"""
     reconnect_window_s: float = 30.0

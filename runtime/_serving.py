@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from dalsegno.actors.domains.accounts import setups
 
 from ._server import Ready, ServeConfig, serve
+from .resources import raise_descriptor_limit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,6 +29,7 @@ _log = structlog.get_logger("dalsegno.serve")
 
 async def run_server(config: ServeConfig) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once."""
+    raise_descriptor_limit()
     # A command is some thirty small objects that live for one commit.  By default Python would
     # look for cycles, of which there are hardly any, after every twenty commands.
     gc.collect()

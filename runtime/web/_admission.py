@@ -8,7 +8,9 @@ bounds, the cheapest first:
     a WebSocket   above connections_max: answered 503 as soon as its head was read
     a handshake   above handshakes_max: waits its turn for head_deadline_s, then 503
 
-So WebSockets alone never fill a server: a probe of a full one still gets its answer.
+So WebSockets alone never fill a server: a probe of a full one still gets its answer.  Each socket
+is a descriptor: where the process may have fewer than the bounds add up to, they shrink, so that
+``descriptors_reserved`` are left for the database, for files, and for whatever starts a program.
 """
 
 from __future__ import annotations
@@ -31,6 +33,11 @@ _RETRY_LEAST_S = 1.0
 _RETRY_SPREAD_S = 4.0
 """Clients that were refused together should not return together."""
 
+_SOCKETS_LEAST = 8
+"""With fewer a server is of no use; it then runs out of descriptors, and says so."""
+_OTHERS_SHARE = 8
+"""One in so many sockets is for others than WebSockets, where descriptors are short."""
+
 
 class Decision(Enum):
     """What to do with a new socket."""
@@ -45,9 +52,18 @@ class Decision(Enum):
 class Admission:
     """Counts the sockets and handshakes of one port, and enforces its bounds."""
 
-    def __init__(self, limits: Limits, random: Callable[[], float]) -> None:
+    def __init__(
+        self, limits: Limits, random: Callable[[], float], descriptors_max: int | None
+    ) -> None:
         self.refused = 0
         """Sockets that were refused or closed so far."""
+        self._websockets_max = limits.connections_max
+        self._others_max = limits.handshakes_max
+        if descriptors_max is not None:
+            sockets_max = max(descriptors_max - limits.descriptors_reserved, _SOCKETS_LEAST)
+            self._others_max = min(self._others_max, sockets_max // _OTHERS_SHARE)
+            # Beside the others there are as many that are being refused.
+            self._websockets_max = min(self._websockets_max, sockets_max - 2 * self._others_max)
         self._limits = limits
         self._random = random
         self._sockets = {Decision.SERVED: 0, Decision.REFUSED: 0}
@@ -65,6 +81,12 @@ class Admission:
         self.refused += decision is not Decision.SERVED
         return decision
 
+    def refuse(self) -> Decision:
+        """Count a new socket that is refused, whatever there is room for, until `leave`."""
+        self._sockets[Decision.REFUSED] += 1
+        self.refused += 1
+        return Decision.REFUSED
+
     def leave(self, decision: Decision) -> None:
         """Stop counting a socket that has ended."""
         self._sockets[decision] -= 1
@@ -76,7 +98,7 @@ class Admission:
             OverloadedError: there may not.
 
         """
-        if count > self._limits.connections_max:
+        if count > self._websockets_max:
             self.refused += 1
             raise self.overloaded()
 
@@ -104,9 +126,8 @@ class Admission:
         return OverloadedError("too many connections", retry_after_s=round(wait_s, 3))
 
     def _decide(self) -> Decision:
-        limits = self._limits
-        if self._sockets[Decision.SERVED] < limits.connections_max + limits.handshakes_max:
+        if self._sockets[Decision.SERVED] < self._websockets_max + self._others_max:
             return Decision.SERVED
-        if self._sockets[Decision.REFUSED] < limits.handshakes_max:
+        if self._sockets[Decision.REFUSED] < self._others_max:
             return Decision.REFUSED
         return Decision.CLOSED

@@ -10,11 +10,11 @@ it needs a connection of its own.
 
 from __future__ import annotations
 
-import errno
 import re
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import structlog
@@ -22,14 +22,15 @@ import trio
 
 from dalsegno.actors import TransportClosedError
 from dalsegno.protocol import (
-    Backoff,
     Close,
     DalsegnoError,
     InternalError,
     Reject,
     StoreUnavailableError,
 )
+from dalsegno.runtime.resources import descriptors_max
 
+from ._accepting import accept_from
 from ._admission import Admission, Decision
 from ._handshake import (
     HandshakeRefusedError,
@@ -55,9 +56,6 @@ log = structlog.get_logger("dalsegno.listener")
 
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _UPGRADE = re.compile(rb"^upgrade:[^\r\n]*\bwebsocket\b", re.IGNORECASE | re.MULTILINE)
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
-_BACKOFF_FIRST_S = 0.05
-_BACKOFF_MAX_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +161,7 @@ class _Port(Generic[AcceptedT]):
         self.accepted = 0
         self.native = 0
         self.http = 0
-        self.admission = Admission(limits, world.random)
+        self.admission = Admission(limits, world.random, descriptors_max())
         self._upgrading = 0
         self._http = http
         self._accept = accept
@@ -176,29 +174,19 @@ class _Port(Generic[AcceptedT]):
     async def accept_from(
         self, listener: trio.abc.Listener[trio.SocketStream], connections: trio.Nursery
     ) -> None:
-        """Start a task for each connection; when out of descriptors, wait and try again."""
-        backoff = Backoff(_BACKOFF_FIRST_S, _BACKOFF_MAX_S)
-        async with listener:
-            while True:
-                try:
-                    stream = await listener.accept()
-                except OSError as error:
-                    if error.errno not in _EXHAUSTED:
-                        raise
-                    retry_s = backoff.next_s(1.0)  # one listener: there is no herd to spread
-                    log.warning("accept_failed", error=str(error), retry_s=retry_s)
-                    await trio.sleep(retry_s)
-                else:
-                    backoff.reset()
-                    self.accepted += 1
-                    await self._admit(stream, connections)
+        """Start a task for each connection."""
+        await accept_from(listener, partial(self._admit, connections), self._refuse_unadmitted)
 
-    async def _admit(self, stream: trio.SocketStream, connections: trio.Nursery) -> None:
+    async def _admit(self, connections: trio.Nursery, stream: trio.SocketStream) -> None:
+        self.accepted += 1
         decision = self.admission.enter()
         if decision is Decision.CLOSED:
             await trio.aclose_forcefully(stream)
         else:
             connections.start_soon(self._connection, stream, decision)
+
+    async def _refuse_unadmitted(self, stream: trio.SocketStream) -> None:
+        await self._connection(stream, self.admission.refuse())
 
     async def _connection(self, stream: trio.SocketStream, decision: Decision) -> None:
         """Serve or refuse a connection; its exceptions are logged and go no further."""

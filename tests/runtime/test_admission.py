@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio_websocket as tw
 
-from dalsegno.protocol import Limits
+from dalsegno.protocol import Limits, OverloadedError
 from dalsegno.runtime.web._admission import Admission, Decision
 from dalsegno.runtime.web._handshake import UpgradeRequest
 from tests._patience import until
@@ -141,7 +141,7 @@ async def test_who_waits_too_long_to_be_let_in_hears_503() -> None:
 
 
 def test_decisions_are_given_back() -> None:
-    admission = Admission(Limits(connections_max=2, handshakes_max=1), lambda: 0.5)
+    admission = Admission(Limits(connections_max=2, handshakes_max=1), lambda: 0.5, None)
     decisions = [admission.enter() for _ in range(6)]
     assert decisions == [*[Decision.SERVED] * 3, Decision.REFUSED, *[Decision.CLOSED] * 2]
     assert repr(admission) == "<Admission 3 sockets, 1 being refused>"
@@ -151,3 +151,26 @@ def test_decisions_are_given_back() -> None:
     assert admission.enter() is Decision.REFUSED
     assert admission.refused == 4
     assert msgspec.json.encode(admission.overloaded().details) == b'{"retry_after":3.0}'
+
+
+@pytest.mark.parametrize("descriptors", [200, 1024, 20_000, 1_000_000])
+def test_the_reserve_is_left_whoever_comes(descriptors: int) -> None:
+    limits = Limits()
+    admission = Admission(limits, lambda: 0.5, descriptors)
+    admitted = [admission.enter() for _ in range(60_000)]
+    assert admitted.count(Decision.CLOSED) > 0
+    kept = len(admitted) - admitted.count(Decision.CLOSED)
+    assert kept <= descriptors - limits.descriptors_reserved
+    assert kept >= min(descriptors // 4, limits.connections_max)
+    served = admitted.count(Decision.SERVED)
+    websockets = sum(allows(admission, count) for count in range(1, 60_000))
+    assert websockets < served, "a probe of a server full of WebSockets is answered"
+
+
+def allows(admission: Admission, count: int) -> bool:
+    """Whether there may be so many WebSockets."""
+    try:
+        admission.check_websockets(count)
+    except OverloadedError:
+        return False
+    return True

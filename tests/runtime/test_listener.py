@@ -605,7 +605,7 @@ class Exhausted(trio.abc.Listener[trio.SocketStream]):
 
 
 async def test_running_out_of_descriptors_is_waited_out() -> None:
-    exhausted = partial(Exhausted, times=3)
+    exhausted = partial(Exhausted, times=6)  # each time the kept descriptor was taken, too
     with structlog.testing.capture_logs() as logged:
         async with serving(wrap=exhausted) as port, tw.open_websocket_url(port.url) as client:
             await client.send_message("made it")

@@ -119,12 +119,22 @@ class Processes:
         self._folder = folder
         self._commands: list[Command] = []
 
-    async def run(self, *arguments: str, environment: dict[str, str] | None = None) -> Command:
+    async def run(
+        self,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        descriptors: tuple[int, int] | None = None,
+    ) -> Command:
+        """Start a command, where given with these soft and hard limits of its descriptors."""
         number = len(self._commands)
+        limited: tuple[str, ...] = ()
+        if descriptors is not None:
+            script = f'ulimit -Sn {descriptors[0]}; ulimit -Hn {descriptors[1]}; exec "$@"'
+            limited = ("/bin/sh", "-c", script, "sh")
         out, err = self._folder / f"{number}.out", self._folder / f"{number}.err"
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = await trio.lowlevel.open_process(
-                [*DALSEGNO, *arguments],
+                [*limited, *DALSEGNO, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
@@ -166,9 +176,11 @@ class Server:
         database: str | None = None,
         node_id: str | None = None,
         environment: dict[str, str] | None = None,
+        descriptors: tuple[int, int] | None = None,
     ) -> None:
         self._processes = processes
         self._environment = environment
+        self._descriptors = descriptors
         self.data_dir = data_dir
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -185,7 +197,11 @@ class Server:
         if self.node_id is not None:
             place += ["--node-id", self.node_id]
         self.process = await self._processes.run(
-            "serve", *place, *arguments, environment=self._environment
+            "serve",
+            *place,
+            *arguments,
+            environment=self._environment,
+            descriptors=self._descriptors,
         )
         await self.wait_ready()
         return self.process
