@@ -168,6 +168,9 @@ class Connection:
                     await self._read_on(check)
                 except TransportClosedError:
                     pass
+                except trio.Cancelled as cancelled:
+                    self._closing = self._closing or _ended_by(cancelled)
+                    raise
                 except Exception:  # noqa: BLE001 - a fault here ends this connection alone
                     writer.fail()
                 finally:
@@ -215,7 +218,9 @@ class Connection:
             try:
                 await check()
             except DalsegnoError as error:
-                self.close(Close.UNAUTHORIZED, error.code)
+                # A database that is away says nothing about the session.
+                unknown = isinstance(error, UnavailableError)
+                self.close(Close.INTERNAL if unknown else Close.UNAUTHORIZED, error.code)
                 return
         read, transport, chunk = 0, self.transport, self._limits.offers_per_yield
         while self._closing is None:
@@ -372,3 +377,13 @@ class Connection:
         if is_due and self._pinged_at is None and not writer.is_sending:
             self._pinged_at = now
             transport.ping_nowait()
+
+
+def _ended_by(cancelled: trio.Cancelled) -> tuple[Close, str]:
+    """Return what to tell a client whose connection is cancelled from outside.
+
+    Trio says why: a nursery cancels what is in it because a task failed, ours or the host's.
+    """
+    if cancelled.source == "nursery":
+        return Close.INTERNAL, "the server failed"
+    return Close.GOING_AWAY, "shutting down"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
 import trio
 
-from tests._patience import until
+from tests._patience import fail_after, until
 from tests.system._crowd import ACKS_UNWRITTEN_S, NOT_NOW, ORDINARY, Crowd
 from tests.system._load import Load, read_log
 from tests.system._processes import Owner, Processes, Server, connect, is_alive, write
+from tests.system._socket import EndedError, open_socket
 
 
 async def test_x_per_4_fi_9_the_server_is_killed_in_the_middle_of_a_load(
@@ -108,3 +110,16 @@ async def test_postgres_away_at_the_start_is_said_in_a_line(processes: Processes
     (line,) = process.err.splitlines()
     assert "the database is unavailable" in line
     assert "secret" not in line
+
+
+async def test_a_fatal_end_says_that_it_is_a_fault(server: Server, owner: Owner) -> None:
+    assert server.process is not None
+    cluster = server.data_dir / "postgres"
+    async with open_socket(server.port, owner) as socket:
+        await socket.subscribe(owner)
+        (cluster / "global" / "pg_control").rename(cluster / "global" / "pg_control.away")
+        os.kill(server.postmaster(), signal.SIGKILL)
+        with fail_after(30), pytest.raises(EndedError) as ended:
+            await socket.hear_type("the end")
+        assert ended.value.code == 1011
+    assert await server.process.ended() == 1

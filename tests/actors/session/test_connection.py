@@ -994,17 +994,26 @@ async def test_a_page_that_arrives_in_the_step_of_the_close_is_not_written(
         assert await second.hear_end() == ([], Close.UNAUTHORIZED)
 
 
-async def test_a_session_that_ended_before_the_connection_began(office: Actors) -> None:
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Reject("SESSION_REVOKED"), Close.UNAUTHORIZED),
+        (StoreUnavailableError("away"), Close.INTERNAL),  # nobody has to log in again for that
+    ],
+)
+async def test_a_session_that_ended_before_the_connection_began(
+    office: Actors, error: DalsegnoError, code: Close
+) -> None:
     async def check() -> None:
         await trio.lowlevel.checkpoint()
-        raise Reject("SESSION_REVOKED")
+        raise error
 
     wire = Wire(office)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wire.connection.run, check)
         with pytest.raises(TransportClosedError) as caught:
             await wire.client.receive()
-    assert caught.value.code == Close.UNAUTHORIZED
+    assert caught.value.code == code
     assert not len(office.service.connections)
 
 
@@ -1057,7 +1066,32 @@ async def test_a_connection_cancelled_from_outside_tells_its_client(office: Acto
         nursery.cancel_scope.cancel()
     with pytest.raises(TransportClosedError) as caught:
         await wire.client.receive()
-    assert caught.value.code == Close.NORMAL
+    assert caught.value.code == Close.GOING_AWAY
+    assert not len(office.service.connections)
+
+
+async def test_a_connection_that_ends_with_a_fault_beside_it_tells_its_client(
+    office: Actors,
+) -> None:
+    class Fault(Exception):
+        pass
+
+    async def fail() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        raise Fault
+
+    async def run_beside_it() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wire.run)
+            nursery.start_soon(fail)
+
+    wire = Wire(office)
+    with pytest.raises(ExceptionGroup) as raised:
+        await run_beside_it()
+    assert raised.group_contains(Fault)
+    with pytest.raises(TransportClosedError) as caught:
+        await wire.client.receive()
+    assert caught.value.code == Close.INTERNAL
     assert not len(office.service.connections)
 
 
