@@ -142,13 +142,13 @@ async def read(type_: type[T]) -> T:
 async def _drained() -> bool:
     """Read the rest of the body; return whether the connection can serve another request.
 
-    A body above the bound is not read; over HTTP/1 the connection then ends with the response,
-    which must say so, or the client's next request would be lost.
+    A body above the bound is not read; the connection then ends with the response, which must say
+    so, or the client's next request would be lost.
     """
     try:
         await request.get_data(cache=False, as_text=False, parse_form_data=False)
     except HTTPException:
-        return not request.http_version.startswith("1")
+        return False
     return True
 
 

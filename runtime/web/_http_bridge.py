@@ -1,7 +1,8 @@
 """Serves a connection whose first bytes were read by Hypercorn's Trio worker.
 
 Hypercorn is driven below its `serve`, by the parts that `serve` itself consists of, since there is
-no other way to hand it a connection.  Four things are done around it:
+no other way to hand it a connection.  `Http1Server` keeps it to HTTP/1; four things are done around
+it:
 
 * It shields its sends from cancellation, so a client that does not read would hold a task for ever.
   `HandedStream` bounds each piece, and a cancelled connection is closed from outside the shield.
@@ -27,9 +28,10 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.logging import Logger
 from hypercorn.trio.lifespan import Lifespan
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
+
+from ._http1 import Http1Server
 
 if TYPE_CHECKING:
     import logging
@@ -208,7 +210,7 @@ class HttpBridge:
         async with trio.open_nursery() as nursery:
             handed = HandedStream(stream, early, self._limits, nursery.cancel_scope)
             _handed.set(handed)
-            server = TCPServer(
+            server = Http1Server(
                 self._app,
                 self._config,
                 self._context,

@@ -3,9 +3,9 @@
     accept → read the head ─┬─ an upgrade of a path of ours → handshake → accept() → handle()
                             └─ anything else, the bytes put back → Hypercorn, the ASGI application
 
-Only a connection's first request can be upgraded natively.  An upgrade on a used connection, or
-over HTTP/2, reaches the application through Hypercorn, which authenticates it and then answers 426:
-it needs a connection of its own.
+Only a connection's first request can be upgraded natively.  An upgrade on a used connection
+reaches the application through Hypercorn, which authenticates it and then answers 426: it needs a
+connection of its own.
 """
 
 from __future__ import annotations

@@ -389,15 +389,6 @@ async def test_a_library_client_is_served() -> None:
         assert answer.json() == {"size": 1_000_000}
 
 
-async def test_http2_with_prior_knowledge_is_served() -> None:
-    async with serving() as port, await port.connect() as stream:
-        await stream.send_all(
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-        )
-        settings = await stream.receive_some(9)
-        assert settings[3] == 4  # RFC 9113 §6.5
-
-
 async def test_what_is_not_an_upgrade_of_a_path_of_ours_is_the_applications() -> None:
     async with serving() as port:
         for asked in (

@@ -1,0 +1,134 @@
+"""HTTP/1 is all that is spoken in clear text, and a request holds little for a short time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+
+from tests._patience import fail_after
+from tests.wire._site import Site
+from tests.wire.conftest import start
+
+
+@pytest.fixture
+async def site(migrated: str) -> AsyncIterator[Site]:
+    """A server without an account: nobody has to log in here."""
+    async with start(migrated) as site:
+        yield site
+
+
+FIRST = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+SETTINGS = b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
+
+
+def upgrade(fields: bytes, target: bytes = b"/healthz", more: bytes = b"") -> bytes:
+    return b"GET %b HTTP/1.1\r\nHost: x\r\n%b\r\n%b" % (target, fields, more)
+
+
+UPGRADES = {
+    "as it should be": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n" + SETTINGS,
+    "without settings": b"Connection: Upgrade\r\nUpgrade: h2c\r\n",
+    "without connection": b"Upgrade: h2c\r\n" + SETTINGS,
+    "in capitals": b"CONNECTION: UPGRADE\r\nUPGRADE: H2C\r\n" + SETTINGS,
+    "first of two": b"Connection: Upgrade\r\nUpgrade: h2c, websocket\r\n" + SETTINGS,
+    "second of two": b"Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n" + SETTINGS,
+    "behind another": b"Connection: Upgrade\r\nUpgrade: foo\r\nUpgrade: h2c\r\n" + SETTINGS,
+    "folded blanks": b"Connection: Upgrade\r\nUpgrade:    h2c   \r\n" + SETTINGS,
+}
+
+
+async def connect(site: Site) -> trio.SocketStream:
+    host, _, port = site.address.rpartition(":")
+    return await trio.open_tcp_stream(host, int(port))
+
+
+class Client:
+    """What comes on one connection, answer by answer."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self._data = b""
+
+    async def ask(self, *parts: bytes) -> tuple[int, bytes]:
+        for part in parts:
+            await self.stream.send_all(part)
+            await trio.lowlevel.checkpoint()
+        return await self.answer()
+
+    async def answer(self) -> tuple[int, bytes]:
+        """Return the status and head of the next answer, which has a length."""
+        with fail_after(20):
+            while b"\r\n\r\n" not in self._data:
+                await self._more()
+            head, _, self._data = self._data.partition(b"\r\n\r\n")
+            match = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+            length = int(match[1]) if match else 0
+            while len(self._data) < length:
+                await self._more()
+        self._data = self._data[length:]
+        return int(head.split()[1]), head
+
+    async def ended(self) -> bytes:
+        """Return what comes until the server closes."""
+        with fail_after(20):
+            while more := await self.stream.receive_some():
+                self._data += more
+        return self._data
+
+    async def _more(self) -> None:
+        more = await self.stream.receive_some()
+        assert more, f"closed after {self._data!r}"
+        self._data += more
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("how", UPGRADES)
+async def test_nobody_is_switched_to_http2(site: Site, how: str, used: bool) -> None:
+    """The offer is declined: the request is answered over HTTP/1.1 (RFC 9110 §7.8)."""
+    async with await connect(site) as stream:
+        client = Client(stream)
+        if used:
+            assert (await client.ask(FIRST))[0] == 200
+        asked = upgrade(UPGRADES[how])
+        assert (await client.ask(asked))[0] == 200
+        # … and in pieces; and the connection is of use for more.
+        assert (await client.ask(asked[:40], asked[40:60], asked[60:]))[0] == 200
+        assert (await client.ask(FIRST))[0] == 200
+
+
+@pytest.mark.parametrize("how", UPGRADES)
+async def test_what_follows_an_offer_of_http2_is_no_http2(site: Site, how: str) -> None:
+    async with await connect(site) as stream:
+        client = Client(stream)
+        assert (await client.ask(upgrade(UPGRADES[how], more=PREFACE)))[0] == 200
+        status, head = await client.answer()
+        assert status == 505
+        assert b"connection: close" in head.lower()
+        assert await client.ended() == b""
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        PREFACE,
+        b"PRI * HTTP/2.0\r\nHost: x\r\n\r\n",
+        b"GET /healthz HTTP/2.0\r\nHost: x\r\n\r\n",
+        b"GET /healthz HTTP/3.0\r\nHost: x\r\n\r\n",
+        b"GET /healthz HTTP/0.9\r\nHost: x\r\n\r\n",
+    ],
+)
+async def test_other_versions_are_refused(site: Site, asked: bytes, used: bool) -> None:
+    for parts in ([asked], [asked[:9], asked[9:]]):
+        async with await connect(site) as stream:
+            client = Client(stream)
+            if used:
+                assert (await client.ask(FIRST))[0] == 200
+            status, head = await client.ask(*parts)
+            assert status == 505
+            assert b"connection: close" in head.lower()
+            assert await client.ended() == b""
