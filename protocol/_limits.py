@@ -177,9 +177,18 @@ class Limits:
     reconnect_window_s: float = 30.0
     """… but all of them within this long."""
     head_deadline_s: float = 5.0
-    """How long the head of a first request may take."""
+    """How long the head of a request may take, and so how long a connection may be idle."""
     head_bytes_max: int = 16 * KIB
     """… and how long it may be."""
+    body_deadline_s: float = 30.0
+    """How long a request's body may take from then on: the longest one at 70 KiB/s …"""
+    body_grace_s: float = 5.0
+    """… but after this long no longer than …"""
+    body_rate_min: int = 1 * KIB
+    """… at so many bytes a second: what trickles is no upload."""
+    requests_max: int = 1_024
+    """HTTP requests at the same time; above this one gets 503 with ``retry-after``.  Each may hold
+    a body, an answer, and a place in the queue for the database."""
     passwords_per_address_max: int = 8
     """Passwords to be hashed that wait for one client's address: half a second of work."""
     passwords_waiting_max: int = 256

@@ -39,6 +39,12 @@ _OTHERS_SHARE = 8
 """One in so many sockets is for others than WebSockets, where descriptors are short."""
 
 
+def overloaded(message: str, random: Callable[[], float]) -> OverloadedError:
+    """Return the error of a full server, with a time after which to try again."""
+    wait_s = _RETRY_LEAST_S + _RETRY_SPREAD_S * random()
+    return OverloadedError(message, retry_after_s=round(wait_s, 3))
+
+
 class Decision(Enum):
     """What to do with a new socket."""
 
@@ -122,8 +128,7 @@ class Admission:
 
     def overloaded(self) -> OverloadedError:
         """Return the error of a full server, with the time after which to try again."""
-        wait_s = _RETRY_LEAST_S + _RETRY_SPREAD_S * self._random()
-        return OverloadedError("too many connections", retry_after_s=round(wait_s, 3))
+        return overloaded("too many connections", self._random)
 
     def _decide(self) -> Decision:
         if self._sockets[Decision.SERVED] < self._websockets_max + self._others_max:

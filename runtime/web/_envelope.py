@@ -31,7 +31,11 @@ from dalsegno.protocol import (
     refusal,
 )
 
+from ._admission import overloaded
+from ._body import TimedRequest, read_body
+
 if TYPE_CHECKING:
+    from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
     from quart.typing import ResponseTypes
     from quart.wrappers.base import BaseRequestWebsocket
     from werkzeug.routing import MapAdapter
@@ -42,6 +46,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _log = structlog.get_logger("dalsegno.web")
+
+ALIVE = "/healthz"
+"""The path that is answered however many requests there are: a busy server is alive."""
 
 _REQUEST_ID = re.compile(r"[\x20-\x7e]{1,128}")
 _CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
@@ -57,7 +64,26 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Application(QuartTrio):
-    """Quart, except that its hooks also see a request with an impossible ``Host``."""
+    """Quart with three changes.
+
+    Its hooks also see a request with an impossible ``Host``; it counts its requests; and a body has
+    to arrive in time.
+    """
+
+    request_class = TimedRequest
+    requests = 0
+    """HTTP requests that are being read, worked on or answered."""
+
+    async def asgi_app(
+        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        """Serve a request, counting it until its answer is sent; or a WebSocket."""
+        is_request = scope["type"] == "http"
+        self.requests += is_request
+        try:
+            await super().asgi_app(scope, receive, send)
+        finally:
+            self.requests -= is_request
 
     def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
         """Return the adapter that routes this request; None if its ``Host`` is no host's name."""
@@ -70,6 +96,7 @@ class Application(QuartTrio):
 def install(app: Application, *, world: World, limits: Limits) -> None:
     """Install the envelope for an application's requests, including refused upgrades."""
     app.config["MAX_CONTENT_LENGTH"] = limits.body_bytes_max
+    app.config["BODY_TIMEOUT"] = None  # `read_body` has its own
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
@@ -79,8 +106,10 @@ def install(app: Application, *, world: World, limits: Limits) -> None:
     async def begin() -> None:
         asked = _asked().headers.get("x-request-id", "")
         g.request_id = asked if _REQUEST_ID.fullmatch(asked) else world.new_id()
-        g.nesting_max = limits.nesting_max
-        g.id_chars_max = limits.id_chars_max
+        g.limits = limits
+        g.refused = app.requests > limits.requests_max and _asked().path != ALIVE
+        if g.refused:
+            raise overloaded("too many requests", world.random)
         if _asked().url_rule is None and _asked().routing_exception is None:
             raise Reject("BAD_REQUEST", "the host header is not a host's name")
 
@@ -134,19 +163,23 @@ async def read(type_: type[T]) -> T:
 
     Raises:
         Reject: ``BAD_REQUEST`` if it is not JSON, or not of this type.
+        HTTPException: it is too long or too slow.
 
     """
-    return decode(await request.get_data(cache=False, as_text=False, parse_form_data=False), type_)
+    return decode(await read_body(g.limits), type_)
 
 
 async def _drained() -> bool:
     """Read the rest of the body; return whether the connection can serve another request.
 
-    A body above the bound is not read; the connection then ends with the response, which must say
-    so, or the client's next request would be lost.
+    A body that is too long or too slow is not read to its end, nor that of a request that was
+    refused unread; the connection then ends with the response, which must say so, or the client's
+    next request would be lost.
     """
+    if g.refused:
+        return False
     try:
-        await request.get_data(cache=False, as_text=False, parse_form_data=False)
+        await read_body(g.limits)
     except HTTPException:
         return False
     return True
@@ -154,7 +187,7 @@ async def _drained() -> bool:
 
 def decode(document: bytes, type_: type[T]) -> T:
     """Decode JSON from outside, refusing what cannot be stored or is nested too deeply."""
-    check_nesting(document, g.nesting_max)
+    check_nesting(document, g.limits.nesting_max)
     check_nul(document)
     try:
         return msgspec.json.decode(document, type=type_)
@@ -187,7 +220,7 @@ def query_after() -> str:
 
     """
     after = request.args.get("after", "")
-    return check_id(after, chars_max=g.id_chars_max, what="after") if after else ""
+    return check_id(after, chars_max=g.limits.id_chars_max, what="after") if after else ""
 
 
 def _failed(error: Exception) -> Response:

@@ -16,7 +16,7 @@ from dalsegno.protocol import (
     Reject,
 )
 
-from ._envelope import answer
+from ._envelope import ALIVE, answer
 
 if TYPE_CHECKING:
     from ._route_context import RouteContext
@@ -35,7 +35,7 @@ def health_routes(context: RouteContext) -> Blueprint:
     """Create the routes."""
     routes = Blueprint("health", __name__)
 
-    @routes.get("/healthz")
+    @routes.get(ALIVE)
     async def alive() -> Response:
         return answer(HealthBody(status="ok"))
 

@@ -292,6 +292,7 @@ def _config(limits: Limits) -> Config:
     config = Config()
     config.logger_class = _Log
     config.include_server_header = False
+    config.keep_alive_timeout = limits.head_deadline_s
     config.h11_max_incomplete_size = limits.head_bytes_max
     config.websocket_max_message_size = limits.message_bytes_max
     return config

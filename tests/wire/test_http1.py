@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 import trio
@@ -132,3 +133,84 @@ async def test_other_versions_are_refused(site: Site, asked: bytes, used: bool) 
             assert status == 505
             assert b"connection: close" in head.lower()
             assert await client.ended() == b""
+
+
+LONG = b" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+TRICKLED = {
+    b"POST /api/auth/login": 408,
+    b"POST /no/such/route": 404,
+    b"PUT /api/auth/login": 405,
+    b"GET /healthz": 200,
+}
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"body_grace_s": 0.2},
+        {"body_grace_s": 0.2, "body_rate_min": 1, "body_deadline_s": 0.4},
+    ],
+    ids=["below the least rate", "past the deadline"],
+)
+@pytest.mark.parametrize("asked", TRICKLED)
+async def test_a_body_that_trickles_holds_nothing_for_long(
+    migrated: str, asked: bytes, limits: dict[str, float]
+) -> None:
+    async with start(migrated, **limits) as site, await connect(site) as stream:
+        client = Client(stream)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trickle, stream)
+            status, head = await client.ask(asked + LONG)
+            assert status == TRICKLED[asked]
+            assert b"connection: close" in head.lower()
+            assert await client.ended() == b""
+            nursery.cancel_scope.cancel()
+
+
+async def trickle(stream: trio.SocketStream) -> None:
+    """Send a byte now and then, until nobody takes it."""
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        while True:
+            await trio.sleep(0.02)
+            await stream.send_all(b"x")
+
+
+async def test_a_later_head_that_trickles_holds_nothing_for_long(migrated: str) -> None:
+    async with start(migrated, head_deadline_s=0.3) as site, await connect(site) as stream:
+        client = Client(stream)
+        assert (await client.ask(FIRST))[0] == 200
+        await stream.send_all(b"GET /healthz HTTP/1.1\r\nX: ")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trickle, stream)
+            assert await client.ended() == b""
+            nursery.cancel_scope.cancel()
+
+
+async def test_too_many_requests_are_told_to_come_back_and_a_probe_is_answered(
+    migrated: str,
+) -> None:
+    asked = b"POST /no/such/route HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
+    probe = b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with AsyncExitStack() as stack:
+        site = await stack.enter_async_context(start(migrated, requests_max=3))
+
+        async def client() -> Client:
+            return Client(await stack.enter_async_context(await connect(site)))
+
+        held = [await client() for _ in range(3)]
+        for each in held:
+            await each.stream.send_all(asked)  # without the body that it announces
+        with fail_after(20):
+            while (answer := await (await client()).ask(probe))[0] == 200:
+                pass  # the held ones are on their way
+        status, head = answer
+        assert status == 503
+        assert b"\r\nretry-after: " in head.lower()
+        assert b"\r\nconnection: close" in head.lower()
+        also = await client()
+        assert (await also.ask(asked))[0] == 503, "whose body is not waited for"
+        assert await also.ended() == b""
+        assert (await (await client()).ask(FIRST))[0] == 200
+        for each in held:
+            assert (await each.ask(b"body"))[0] == 404
+        assert (await (await client()).ask(probe))[0] == 200
