@@ -105,6 +105,9 @@ class Limits:
     answer_deadline_s: float = 20.0
     """Deadline of a read from the store: longer than its own 15 s and 5 s for a connection.  After
     this the database is frozen or out of reach."""
+    finish_deadline_s: float = 1.0
+    """How long a read may go on whose reader has left; after this its connection is given up, and
+    the server's process ends with it.  Most take a millisecond."""
 
     # Back-off of a workspace actor
     backoff_first_s: float = 0.05

@@ -21,11 +21,13 @@ import math
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import trio
 
 from dalsegno.protocol import DalsegnoError, StoreUnavailableError
+from dalsegno.runtime._background import in_background
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -75,8 +77,8 @@ class Connection(Protocol):
     async def fetch(self, sql: str, params: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return all its rows.
 
-        Cancellation abandons the connection; the statement runs on at the server and may have
-        taken effect.
+        Cancelled, the statement runs on at the server and may have taken effect.  If it ends within
+        ``finish_s``, during which this waits, the connection is as before; else it is abandoned.
         """
 
     async def execute(self, sql: str, params: Sequence[object] = ()) -> None:
@@ -108,8 +110,10 @@ class Connection(Protocol):
 class Connect(Protocol):
     """What a driver opens a session with."""
 
-    async def __call__(self, dsn: str, *, settings: Mapping[str, str]) -> Connection:
-        """Open a session, with ``settings`` as by ``SET``.
+    async def __call__(
+        self, dsn: str, *, settings: Mapping[str, str], finish_s: float
+    ) -> Connection:
+        """Open a session, with ``settings`` as by ``SET``, and ``finish_s`` as in `fetch`.
 
         Raises:
             ConnectionBrokenError: the server could not be reached, or refused us.
@@ -134,7 +138,8 @@ class PoolStatistics:
 class Pool:
     """At most ``size`` connections, opened when needed, each lent to one task at a time.
 
-    The one that was used last is lent first, so that a quiet pool uses few of them.
+    The one that was used last is lent first, so that a quiet pool uses few of them.  One that is
+    being opened for a task that is cancelled has ``finish_s`` to be there for the next.
     """
 
     def __init__(
@@ -144,10 +149,12 @@ class Pool:
         *,
         wait_deadline_s: float = 5.0,
         answer_deadline_s: float = math.inf,
+        finish_s: float = 0.0,
     ) -> None:
         assert size > 0
         self.answer_deadline_s = answer_deadline_s
         """How long a borrower may wait for an answer; enforced by the borrower."""
+        self._finish_s = finish_s
         self._open_connection = open_connection
         self._wait_deadline_s = wait_deadline_s
         self._size = size
@@ -216,8 +223,24 @@ class Pool:
             await self._discard(connection)
         if self._closed:
             raise StoreUnavailableError("the connection pool is closed")
-        connection = await self._open_connection()
+        connection = await self._opened()
         self._open += 1
+        return connection
+
+    async def _opened(self) -> Connection:
+        connection: Connection | None = None
+        # It has a deadline of its own, and another one from when the task is cancelled.
+        opening = trio.CancelScope(shield=True)
+        try:
+            async with in_background(partial(_limit_when_cancelled, opening, self._finish_s)):
+                with opening:
+                    connection = await self._open_connection()
+        except BaseException:
+            if connection is not None:
+                self._open += 1
+                await self._give_back(connection)
+            raise
+        assert connection is not None, "else this task is cancelled"
         return connection
 
     async def _give_back(self, connection: Connection) -> None:
@@ -229,3 +252,11 @@ class Pool:
     async def _discard(self, connection: Connection) -> None:
         self._open -= 1
         await connection.aclose()
+
+
+async def _limit_when_cancelled(scope: trio.CancelScope, seconds: float) -> None:
+    """Wait to be cancelled, and let a shielded scope go on for so long."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        scope.deadline = trio.current_time() + seconds

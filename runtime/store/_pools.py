@@ -50,13 +50,15 @@ class Pools:
     @classmethod
     def of(cls, dsn: str, limits: Limits, connect: Connect) -> Self:
         """Make the pools of a database, whose sessions a driver's ``connect`` opens."""
-        answer_s = limits.answer_deadline_s
+        answer_s, finish_s = limits.answer_deadline_s, limits.finish_deadline_s
         open_session = partial(_open, connect, dsn)
         otherwise = partial(open_session, _OTHERWISE)
+        # A client may hang up in the middle of any of these; it must not cost a connection.
+        finishing = partial(otherwise, finish_s=finish_s)
         return cls(
             appending=Pool(partial(open_session, _APPENDING), 1),
-            reading=Pool(otherwise, _READERS, answer_deadline_s=answer_s),
-            writing=Pool(otherwise, 1, answer_deadline_s=answer_s),
+            reading=Pool(finishing, _READERS, answer_deadline_s=answer_s, finish_s=finish_s),
+            writing=Pool(finishing, 1, answer_deadline_s=answer_s, finish_s=finish_s),
             maintenance=Pool(otherwise, 1, answer_deadline_s=answer_s),
             # While the lease lasts, a late heartbeat is better repeated than waited for.
             heartbeat=Pool(
@@ -77,8 +79,10 @@ def _timeouts(seconds: float) -> dict[str, str]:
     return {"statement_timeout": milliseconds, "lock_timeout": milliseconds}
 
 
-async def _open(connect: Connect, dsn: str, settings: Mapping[str, str]) -> Connection:
-    connection = await connect(dsn, settings=settings)
+async def _open(
+    connect: Connect, dsn: str, settings: Mapping[str, str], *, finish_s: float = 0.0
+) -> Connection:
+    connection = await connect(dsn, settings=settings, finish_s=finish_s)
     # A host's server may be configured to answer before a commit is on disk.  Ours must be on disk:
     # what was acknowledged must not be lost, and no epoch may be handed out twice.
     try:

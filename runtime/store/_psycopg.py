@@ -11,8 +11,10 @@ costs as much again as the statement itself.  One private method of psycopg is n
 
 A cancelled wait leaves an answer on the wire that will not be read.  Asking the server to cancel
 the statement (PQcancel) would turn an append that is about to succeed into one that fails, through
-another connection, at an unknown time; so such a connection is closed at once, and the statement
-runs to its end at the server.
+another connection, at an unknown time; so the statement runs to its end at the server.  A
+connection may be given ``finish_s`` to receive that end, and is then as good as before: a new one
+costs a new process at the server, and any client can hang up in the middle of a read.  Otherwise it
+is closed.
 """
 
 from __future__ import annotations
@@ -86,9 +88,12 @@ async def connect(
     dsn: str,
     *,
     settings: Mapping[str, str] | None = None,
+    finish_s: float = 0.0,
     connect_timeout_s: float = 10.0,
 ) -> PsycopgConnection:
     """Open a session, with ``settings`` as by ``SET``.
+
+    A cancelled statement has ``finish_s`` to end; if it has not by then, the connection is closed.
 
     Every address of the DSN's hosts is tried in turn, each with an equal share of the time that
     is left.  Cancellation leaves nothing behind.
@@ -100,7 +105,7 @@ async def connect(
     try:
         with trio.fail_after(connect_timeout_s) as limit:
             session = await _open_first(await addresses_of(dsn), limit.deadline)
-            connection = PsycopgConnection(session)
+            connection = PsycopgConnection(session, finish_s)
             try:
                 await connection.configure(_SESSION | dict(settings or {}))
             except BaseException:
@@ -116,7 +121,7 @@ async def connect(
 class PsycopgConnection:
     """A `Connection` on psycopg; opened by `connect`."""
 
-    def __init__(self, session: psycopg.Connection[tuple[Any, ...]]) -> None:
+    def __init__(self, session: psycopg.Connection[tuple[Any, ...]], finish_s: float) -> None:
         session.autocommit = True
         session.adapters.register_loader("json", TextLoader)
         session.adapters.register_loader("jsonb", TextLoader)
@@ -129,6 +134,7 @@ class PsycopgConnection:
         self._hang_up = select.poll()
         self._hang_up.register(self._socket, _HANG_UP)
         self._running = False
+        self._finish_s = finish_s
         self._uncertain: str | None = None
         session.add_notice_handler(self._note)
 
@@ -219,7 +225,7 @@ class PsycopgConnection:
             self.abandon()
             raise ConnectionBrokenError("the connection to the database was lost", sent=False)
         self._uncertain = None
-        result = await self._drive(self._steps(sql, params))
+        result = await self._drive(self._steps(sql, params), finish_s=self._finish_s)
         if self._uncertain is not None:
             raise CommitUncertainError(self._uncertain)
         return result
@@ -266,7 +272,7 @@ class PsycopgConnection:
         if notice.source_function == _STANDBY_WAIT:
             self._uncertain = notice.message_primary or "the wait for a standby was cancelled"
 
-    async def _drive(self, steps: PQGen[T]) -> T:
+    async def _drive(self, steps: PQGen[T], *, finish_s: float = 0.0) -> T:
         assert not self._running, "one task at a time"
         self._running = True
         try:
@@ -274,6 +280,9 @@ class PsycopgConnection:
             while True:
                 try:
                     ready = await _ready(self._socket, wanted)
+                except trio.Cancelled:
+                    await self._finish(steps, wanted, finish_s)
+                    raise
                 except BaseException:
                     self.abandon()
                     raise
@@ -283,6 +292,23 @@ class PsycopgConnection:
             return result
         finally:
             self._running = False
+
+    async def _finish(self, steps: PQGen[T], wanted: Wait, finish_s: float) -> None:
+        """Receive the end of a cancelled statement; close the connection if it takes longer."""
+        ended = False
+        with trio.move_on_after(finish_s, shield=True):
+            try:
+                while True:
+                    wanted = steps.send(await _ready(self._socket, wanted))
+            except StopIteration:
+                ended = True
+            except psycopg.Error as error:
+                self._translate(error)
+                ended = True
+            except trio.ClosedResourceError:
+                pass  # closed meanwhile, with its pool
+        if not ended:
+            self.abandon()
 
     async def _roll_back(self) -> None:
         # The exception that is propagating is worth more than one from here; a connection that

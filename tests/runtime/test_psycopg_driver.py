@@ -207,6 +207,46 @@ async def test_a_cancelled_transaction_is_rolled_back(connection: Connection) ->
     assert await connection.fetch("select n from t") == []
 
 
+# Cancelled statements
+
+
+async def test_a_cancelled_statement_that_ends_in_time_costs_no_connection(database: str) -> None:
+    connection = await connect(database, finish_s=30)
+    try:
+        ((pid,),) = await connection.fetch("select pg_backend_pid()")
+        for sql in ("select 1 from pg_sleep(0.2)", "select 1 / (pg_sleep(0.2) is null)::int"):
+            with trio.move_on_after(0.05) as scope:
+                await connection.fetch(sql)
+            assert scope.cancelled_caught
+            assert repr(connection) == "<PsycopgConnection [idle]>"
+            assert await connection.fetch("select pg_backend_pid()") == [(pid,)]
+        with trio.move_on_after(0.05) as scope:
+            async with connection.transaction():
+                await connection.execute("create table t as select 1 as n from pg_sleep(0.2)")
+        assert scope.cancelled_caught
+        assert await connection.fetch("select to_regclass('t')::text") == [(None,)]
+    finally:
+        await connection.aclose()
+
+
+async def test_a_cancelled_statement_that_does_not_is_given_up(database: str) -> None:
+    connection = await connect(database, finish_s=0.05)
+    with fail_after(5):
+        with trio.move_on_after(0.05) as scope:
+            await connection.fetch("select 1 from pg_sleep(60)")
+        assert scope.cancelled_caught
+        assert connection.broken
+
+
+async def test_a_cancelled_listener_has_nothing_to_finish(database: str) -> None:
+    connection = await connect(database, finish_s=60)
+    with fail_after(5):
+        with trio.move_on_after(0.05) as scope:
+            await connection.listen("nothing", print)
+        assert scope.cancelled_caught
+        assert connection.broken
+
+
 # Lost connections
 
 
@@ -467,6 +507,35 @@ async def test_a_pool_that_cannot_open_a_connection_keeps_its_room() -> None:
         with pytest.raises(ConnectionBrokenError):
             async with pool.connection():
                 pass
+    assert repr(pool) == "<Pool [0 of 1 open, 0 idle, 0 waiting]>"
+
+
+async def test_a_connection_that_is_being_opened_outlives_a_caller_that_left(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    opening_s = 0.5
+
+    async def open_slowly() -> Connection:
+        await trio.sleep(opening_s)
+        return await open_fake()
+
+    async def leave() -> float:
+        began = trio.current_time()
+        with trio.move_on_after(0.1) as scope:
+            async with pool.connection():
+                pytest.fail("it was cancelled")
+        assert scope.cancelled_caught
+        return trio.current_time() - began
+
+    pool = Pool(open_slowly, 1, finish_s=1)
+    assert await leave() == pytest.approx(0.5)
+    assert repr(pool) == "<Pool [1 of 1 open, 1 idle, 0 waiting]>"
+    opening_s = 5
+    pool = Pool(open_slowly, 1, finish_s=1)
+    assert await leave() == pytest.approx(1.1)
+    assert repr(pool) == "<Pool [0 of 1 open, 0 idle, 0 waiting]>"
+    pool = Pool(open_slowly, 1)
+    assert await leave() == pytest.approx(0.1)
     assert repr(pool) == "<Pool [0 of 1 open, 0 idle, 0 waiting]>"
 
 
