@@ -1,6 +1,7 @@
 """The driver against a real server: types, errors, lost connections, and the pool."""
 
 import math
+import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -339,6 +340,18 @@ async def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(ConnectionBrokenError, match="No such file") as broken:
         await connect(f"postgresql:///x?host={quote(str(tmp_path), safe='')}")
     assert not broken.value.sent
+
+
+async def test_without_a_descriptor_nobody_is_reached(database: str) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # what is open stays
+    try:
+        with pytest.raises(ConnectionBrokenError) as broken:
+            await connect(database)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not broken.value.sent
+    await (await connect(database)).aclose()
 
 
 async def test_a_host_without_address() -> None:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import trio
 
+from dalsegno.runtime.resources import raise_descriptor_limit
 from tests._patience import fail_after, until
 from tests.system._processes import Owner, Processes, Server
 from tests.system._socket import Socket, open_socket
@@ -29,6 +30,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="another process's li
 @asynccontextmanager
 async def idle(server: Server, count: int) -> AsyncIterator[list[trio.SocketStream]]:
     """Connections that ask nothing, for the length of a block."""
+    raise_descriptor_limit()  # they are this process's, too
     async with AsyncExitStack() as stack:
         streams = []
         for _ in range(count):
