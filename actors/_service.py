@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,7 @@ class Service:
 
         """
         roles = Roles(domains)
-        active: dict[str, WorkspaceSupervisor] = {}
+        active: OrderedDict[str, WorkspaceSupervisor] = OrderedDict()
         process_id = world.new_id()
         self.store, self.world, self.limits = store, world, limits
         self.committer = Committer(store, world=world, limits=limits)

@@ -1,5 +1,6 @@
 """Events, messages, cursors and domains as pure values: no I/O, no clock, no Trio."""
 
+from ._agenda import Agenda as Agenda
 from ._close import Close as Close
 from ._deciding import (
     SYSTEM as SYSTEM,

@@ -61,7 +61,10 @@ class HubStatistics:
 class Hub:
     """The readers of one workspace."""
 
-    def __init__(self, workspace_id: str, *, delivery: Delivery) -> None:
+    def __init__(
+        self, workspace_id: str, *, delivery: Delivery, unused: Callable[[], None] = lambda: None
+    ) -> None:
+        """Make it; ``unused`` is called when the last of those that use it has left."""
         self.workspace_id = workspace_id
         self.stream_id = workspace_stream(workspace_id)
         """The stream of all its events."""
@@ -77,6 +80,7 @@ class Hub:
         self.cache_generation = object()
         """Identifies the pages that may be shared; replaced once the log may have changed."""
         self._delivery = delivery
+        self._unused = unused
         self._streams: dict[str, Readers] = {}
         self._waiting: dict[int, trio.lowlevel.ParkingLot] = {}
         """The tasks that wait for the head, by the number that each waits for."""
@@ -165,6 +169,11 @@ class Hub:
         finally:
             if not lot and self._waiting.get(event_seq) is lot:
                 del self._waiting[event_seq]
+            self._check_used()
+
+    def _check_used(self) -> None:
+        if not self.is_used:
+            self._unused()
 
     def _wake(self) -> None:
         """Wake the tasks that wait for what is there now, or for what will not come.
@@ -190,6 +199,7 @@ class Hub:
             readers.remove(subscription)
             if not readers:
                 del self._streams[subscription.stream_id]
+                self._check_used()
 
     def join_cohort(self, subscription: Subscription, subscriber: SocketSubscriber) -> bool:
         """Serve a reader for which nothing waits together with others; return whether it is so."""

@@ -7,15 +7,17 @@ first; at it a workspace that is not active is refused with `OVERLOADED`, and th
 from __future__ import annotations
 
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import trio
 
-from dalsegno.protocol import OverloadedError
+from dalsegno.protocol import Agenda, OverloadedError
 
 from ._workspace_supervisor import WorkspaceSupervisor
 
 if TYPE_CHECKING:
+    from collections import OrderedDict
     from collections.abc import Iterator
 
     from ._lifecycle import WorkspaceStatistics
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 _TICK_S = 0.5
 _CROWDED = 0.9
 """Of the table's bound: from there on idle workspaces leave before their time."""
+_LOOKED_AT = 2_000
+"""Workspaces that are looked at in a tick to find those that leave early."""
 _COMPARED_AT_ONCE = 500
 """Heads read in one query, and with every beat."""
 
@@ -31,7 +35,7 @@ _COMPARED_AT_ONCE = 500
 class Directory:
     """The active workspaces, each with its supervisor."""
 
-    def __init__(self, node: ServingNode, active: dict[str, WorkspaceSupervisor]) -> None:
+    def __init__(self, node: ServingNode, active: OrderedDict[str, WorkspaceSupervisor]) -> None:
         """Make it.
 
         Args:
@@ -41,8 +45,11 @@ class Directory:
         """
         self.node = node
         self._active = active
-        self._compared = 0
-        """Where the next comparison goes on."""
+        """In the order in which they are looked at, those first that were not for longest."""
+        self._watched: dict[WorkspaceSupervisor, None] = {}
+        """Those that the next tick looks at; each adds itself where something may become due."""
+        self._idle: Agenda[WorkspaceSupervisor] = Agenda(_TICK_S, trio.current_time())
+        """When each may have been idle for long enough to be passivated."""
         self._nursery: trio.Nursery | None = None
 
     def __repr__(self) -> str:
@@ -61,27 +68,45 @@ class Directory:
             try:
                 while True:
                     await trio.sleep(_TICK_S)
-                    now = trio.current_time()
-                    for supervisor in list(self._active.values()):
-                        supervisor.tick(now)
-                    self._make_room(now)
+                    self._tick(trio.current_time())
             finally:
                 self._nursery, self.node.is_open = None, False
 
-    def _make_room(self, now: float) -> None:
-        """Passivate idle workspaces, the least recently used first, a bounded number at a time."""
-        limits = self.node.limits
-        excess = len(self._active) - int(limits.workspaces_active_max * _CROWDED)
-        idle_since = now - limits.passivate_after_s
-        left = limits.activations_max
-        running = [each for each in self._active.values() if each.is_running]
-        if excess <= 0:
-            running = [each for each in running if each.used_at <= idle_since]
-        for supervisor in sorted(running, key=lambda each: each.used_at):
-            is_due = supervisor.used_at <= idle_since and left > 0
-            if (is_due or (excess > 0 and not supervisor.is_used)) and supervisor.passivate():
+    def _tick(self, now: float) -> None:
+        """Do what is due; what is active and idle costs nothing."""
+        for supervisor in list(self._watched):
+            if not supervisor.tick(now):
+                del self._watched[supervisor]
+        self._passivate(now)
+        self._make_room()
+
+    def _passivate(self, now: float) -> None:
+        """Passivate what was not used for long enough, a bounded number at a time."""
+        after_s, left = self.node.limits.passivate_after_s, self.node.limits.activations_max
+        for supervisor in self._idle.take(now):
+            due = supervisor.used_at + after_s
+            if due <= now and not supervisor.is_running:
+                due = now + after_s  # it has to be used to run, which counts from then
+            elif due <= now and left > 0 and supervisor.passivate():
+                due = now + after_s
                 left -= 1
-                excess -= 1
+            self._idle.put(supervisor, due)
+
+    def _make_room(self) -> None:
+        """Near the bound, let those leave that nobody needs, the longest unused first."""
+        excess = len(self._active) - int(self.node.limits.workspaces_active_max * _CROWDED)
+        if excess <= 0:
+            return
+        unused = [each for each in self._next(_LOOKED_AT) if each.is_running and not each.is_used]
+        for supervisor in sorted(unused, key=lambda each: each.used_at)[:excess]:
+            supervisor.passivate()
+
+    def _next(self, count: int) -> list[WorkspaceSupervisor]:
+        """Return so many that were not returned for longest, so that each has its turn."""
+        several = list(islice(self._active.items(), count))
+        for workspace_id, _ in several:
+            self._active.move_to_end(workspace_id)
+        return [supervisor for _, supervisor in several]
 
     # ------------------------------------------------------------------------------- the table
 
@@ -103,7 +128,9 @@ class Directory:
             if len(self._active) >= self.node.limits.workspaces_active_max:
                 raise OverloadedError("too many workspaces are active", retry_after_s=_TICK_S)
             assert self._nursery is not None, "checked"
-            supervisor = self._active[workspace_id] = WorkspaceSupervisor(workspace_id, self.node)
+            supervisor = WorkspaceSupervisor(workspace_id, self.node, self._watched)
+            self._active[workspace_id] = supervisor
+            self._idle.put(supervisor, supervisor.used_at + self.node.limits.passivate_after_s)
             self._nursery.start_soon(self._run, supervisor)
         return supervisor
 
@@ -113,6 +140,8 @@ class Directory:
         finally:
             self._remove(supervisor)
             supervisor.close()
+            self._idle.discard(supervisor)
+            self._watched.pop(supervisor, None)
 
     def _remove(self, supervisor: WorkspaceSupervisor) -> None:
         """Remove a supervisor from the table: the next request for its workspace starts another."""
@@ -129,6 +158,7 @@ class Directory:
         finally:
             supervisor.users -= 1
             supervisor.used_at = trio.current_time()
+            supervisor.check_used()
 
     def reopen(self, workspace_id: str) -> None:
         """Look at a repaired workspace again, from the next request for it on."""
@@ -156,12 +186,9 @@ class Directory:
             UnavailableError: ask again.
 
         """
-        served = [each for each in self._active.values() if each.epoch > 0 or each.hub.is_used]
+        served = self._next(len(self._active) if everything else _COMPARED_AT_ONCE)
+        served = [each for each in served if each.epoch > 0 or each.hub.is_used]
         served = [each for each in served if not each.is_opening]  # it asks the store itself
-        if not everything and len(served) > _COMPARED_AT_ONCE:
-            first = self._compared % len(served)
-            self._compared = first + _COMPARED_AT_ONCE
-            served = (served + served)[first : first + _COMPARED_AT_ONCE]
         for first in range(0, len(served), _COMPARED_AT_ONCE):
             known = [(each, each.known) for each in served[first : first + _COMPARED_AT_ONCE]]
             heads = await self.node.store.read_heads([each.workspace_id for each, _ in known])

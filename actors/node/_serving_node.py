@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
 
 from dalsegno.actors.workspace import LocalNode
-from dalsegno.protocol import DrainingError, RuntimeClosedError
+from dalsegno.protocol import DrainingError, RuntimeClosedError, UnavailableError
 
 if TYPE_CHECKING:
     from dalsegno.actors.delivery import Hub
+    from dalsegno.protocol import WorkspaceHaltedError
 
     from ._lease import Lease
+
+_log = logging.getLogger("dalsegno.workspace")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,6 +43,22 @@ class ServingNode(LocalNode):
     def knows_head(self, hub: Hub) -> bool:
         """Return whether a hub's head is the log's, as far as can be known here."""
         return self.lease.is_held and not hub.is_unverified
+
+    async def mark_halted(
+        self, workspace_id: str, epoch: int, failure: WorkspaceHaltedError
+    ) -> bool:
+        """Record a halt in the log's head, for the next one that opens it; False to try again.
+
+        A later owner's head is left alone (X-PER-9).
+        """
+        try:
+            await self.store.halt(
+                workspace_id, epoch, failure.message, code=self.code, actor=self.node_id
+            )
+        except UnavailableError as error:
+            _log.error("%s: the halt could not be recorded: %s", workspace_id, error)
+            return False
+        return True
 
     def announce_store_returned(self) -> None:
         """Wake the workspaces that back off, so that they try again at once."""

@@ -56,10 +56,13 @@ _HALTED_REST_S = 1.0
 class WorkspaceSupervisor:
     """Runs the incarnations of one workspace; see the module."""
 
-    def __init__(self, workspace_id: str, node: ServingNode) -> None:
+    def __init__(
+        self, workspace_id: str, node: ServingNode, watched: dict[WorkspaceSupervisor, None]
+    ) -> None:
+        """Make it; it puts itself into ``watched`` where something may become due; see `tick`."""
         limits = node.limits
         self.workspace_id = workspace_id
-        self.hub = Hub(workspace_id, delivery=node.delivery)
+        self.hub = Hub(workspace_id, delivery=node.delivery, unused=self.check_used)
         self.backlog = Backlog(limits, node.room)
         self.mailbox = self.backlog.mailbox
         self.incarnation: Incarnation | None = None
@@ -67,6 +70,7 @@ class WorkspaceSupervisor:
         """Blocks that need it to stay: see `Directory.using`."""
         self.used_at = trio.current_time()
         self._node = node
+        self._watched = watched
         self._limits = limits
         self._state = State.OPENING
         self._resting: trio.CancelScope | None = None
@@ -142,6 +146,7 @@ class WorkspaceSupervisor:
             raise self._node.closed_error()
         self._check_not_ended()
         self.used_at = command.sent_at = trio.current_time()
+        self._watched[self] = None
         return self.backlog.put_nowait(command)
 
     async def admit(self, command: Command) -> None:
@@ -310,16 +315,25 @@ class WorkspaceSupervisor:
 
     # ------------------------------------------------------------------------ the directory's
 
-    def tick(self, now: float) -> None:
-        """Do what is due: answer commands that waited too long, and rest where nothing is asked."""
+    def check_used(self) -> None:
+        """Ask to be looked at if it rests and nobody needs it; a reader may be back by then."""
+        if self._state is State.RESTING and not self.is_used:
+            self._watched[self] = None
+
+    def tick(self, now: float) -> bool:
+        """Do what is due: answer commands that waited too long, and leave if nobody needs it.
+
+        Returns whether to look at it again: while it has commands that are not settled.
+        """
         if not self.is_running:
             self.backlog.expire_unopened(now)
         elif not self.is_settled:
             assert self.incarnation is not None, "it is running"
             self.incarnation.expire(now - self._limits.command_deadline_s)
             self.backlog.expire(now)
-        if self._resting is not None and not self.is_used:
+        if self._state is State.RESTING and self._resting is not None and not self.is_used:
             self._resting.cancel(reason="nobody needs the workspace")
+        return not self.is_settled
 
     def passivate(self) -> bool:
         """Begin to leave memory if nothing is being done; return whether that is so."""
@@ -359,25 +373,10 @@ class WorkspaceSupervisor:
         self._end(failure)
         self._backoff.reset()
         with trio.CancelScope() as self._resting:
-            while not await self._mark_halted(failure):
+            while not await self._node.mark_halted(self.workspace_id, self._epoch, failure):
                 await self._back_off(failure)
             await trio.sleep(_HALTED_REST_S)
         self._step(Input.UNWANTED)
-
-    async def _mark_halted(self, failure: WorkspaceHaltedError) -> bool:
-        """Record the halt in the log's head, for the next one that opens it; False to try again.
-
-        A later owner's head is left alone (X-PER-9).
-        """
-        node = self._node
-        try:
-            await node.store.halt(
-                self.workspace_id, self._epoch, failure.message, code=node.code, actor=node.node_id
-            )
-        except UnavailableError as error:
-            _log.error("%s: the halt could not be recorded: %s", self.workspace_id, error)
-            return False
-        return True
 
     def close(self) -> None:
         """Answer the commands that are left, once it is out of the directory."""

@@ -350,8 +350,27 @@ class Connection:
 
     # ------------------------------------------------------------------------------ timers
 
-    def tick(self, now: float) -> None:
-        """Do what is due by the clock: a heartbeat, a ping, or the end of a silent client."""
+    def tick(self, now: float) -> float:
+        """Do what is due by the clock: a heartbeat, a ping, or the end of a silent client.
+
+        Returns when something may be due next.
+        """
+        self._act_on_time(now)
+        limits, transport = self._limits, self.transport
+        if self._pinged_at is None:
+            pinged = transport.last_pong + limits.ping_interval_s
+        else:
+            pinged = self._pinged_at + limits.pong_deadline_s
+        heard = max(transport.last_heard, transport.last_taken)
+        due = min(
+            self._last_beat + limits.heartbeat_interval_s, heard + limits.client_timeout_s, pinged
+        )
+        if self._expires_at is not None:
+            left = self._expires_at - self._context.node.world.now()
+            due = min(due, now + left.total_seconds())
+        return due
+
+    def _act_on_time(self, now: float) -> None:
         limits, transport, writer = self._limits, self.transport, self.writer
         wall_now = self._context.node.world.now
         if self._expires_at is not None and wall_now() >= self._expires_at:

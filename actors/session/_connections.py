@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import trio
 
+from dalsegno.protocol import Agenda
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -22,8 +24,8 @@ class OpenConnection(Protocol):
     def close(self, code: Close, reason: str) -> None:
         """End it: from this step on, nothing more is written but the close."""
 
-    def tick(self, now: float) -> None:
-        """Do what is due by Trio's clock; never waits, never raises."""
+    def tick(self, now: float) -> float:
+        """Do what is due by Trio's clock; return when to ask again.  Never waits, never raises."""
 
 
 ConnectionT = TypeVar("ConnectionT", bound=OpenConnection)
@@ -35,6 +37,9 @@ class Connections(Generic[ConnectionT]):
     def __init__(self, *, limits: Limits) -> None:
         self._open: dict[ConnectionT, None] = {}
         self._limits = limits
+        self._tick_s = min(_TICK_S, limits.heartbeat_interval_s / 4)
+        self._agenda: Agenda[ConnectionT] = Agenda(self._tick_s, trio.current_time())
+        """When each is to be looked at: an idle one with its next heartbeat."""
 
     def __repr__(self) -> str:
         return f"<Connections: {len(self)} open>"
@@ -48,10 +53,12 @@ class Connections(Generic[ConnectionT]):
     def add(self, connection: ConnectionT) -> None:
         """Add a connection that is served from now on."""
         self._open[connection] = None
+        self._agenda.put(connection, trio.current_time())
 
     def discard(self, connection: ConnectionT) -> None:
         """Remove a connection that has ended."""
         self._open.pop(connection, None)
+        self._agenda.discard(connection)
 
     def close_session(self, session_id: bytes, code: Close, reason: str) -> None:
         """Close a session's connections: from this step on nothing more is written to them."""
@@ -66,12 +73,15 @@ class Connections(Generic[ConnectionT]):
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the timer of heartbeats, pings and their deadlines until cancelled."""
+        for connection in self._open:  # one that failed may have dropped some of them
+            self._agenda.put(connection, trio.current_time())
         task_status.started()
         while True:
-            await trio.sleep(min(_TICK_S, self._limits.heartbeat_interval_s / 4))
+            await trio.sleep(self._tick_s)
             now = trio.current_time()
-            for count, connection in enumerate(self, 1):
-                connection.tick(now)
+            for count, connection in enumerate(self._agenda.take(now), 1):
+                if connection in self._open:
+                    self._agenda.put(connection, connection.tick(now))
                 # After a pause all may be due at once, and at the same times from then on.
                 if count % self._limits.offers_per_yield == 0:
                     await trio.lowlevel.checkpoint()

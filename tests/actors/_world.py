@@ -255,7 +255,8 @@ class Posted:
         )
         self.answer: Receipt | DalsegnoError | None = None
         self._answered = trio.Event()
-        service.directory.activate(workspace.id).mailbox.send_nowait(self.command)
+        if not service.directory.activate(workspace.id).admit_nowait(self.command):
+            raise trio.WouldBlock
 
     def _reply(self, answer: Receipt | DalsegnoError) -> None:
         assert self.answer is None, "answered once"

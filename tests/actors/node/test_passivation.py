@@ -220,3 +220,41 @@ async def test_whoever_uses_a_slot_keeps_it(store: FaultyStore, world: World) ->
             await trio.sleep(SOON.passivate_after_s * 3)
             assert actors.service.directory.activate("w") is slot
         await eventually(lambda: active(actors) == [])
+
+
+async def test_a_tick_looks_at_what_has_something_to_settle_and_at_nothing_idle(
+    store: FaultyStore, world: World
+) -> None:
+    gate = trio.Event()
+
+    async with running(store, world) as actors:
+        watched = actors.service.directory._watched
+        for n in range(20):
+            await actors.workspace(f"w{n}").send(Put("x"))
+        async with actors.workspace("w0").subscribe(), actors.workspace("w1").subscribe():
+            await trio.sleep(2)
+            assert len(active(actors)) == 20
+            assert not watched, "all are idle"
+            store.before["load_entities"] = gate.wait
+            posted = Posted(actors.workspace("w7"), Put("y"))
+            await trio.sleep(2)
+            assert [each.workspace_id for each in watched] == ["w7"]
+            gate.set()
+            assert isinstance(await posted.wait(), Receipt)
+            await trio.sleep(2)
+            assert not watched
+
+
+async def test_in_a_crowd_those_that_are_read_do_not_keep_the_others_from_leaving(
+    store: FaultyStore, world: World
+) -> None:
+    limits = Limits(workspaces_active_max=10)
+    async with running(store, world, limits=limits) as actors, trio.open_nursery() as nursery:
+        for n in range(8):
+            await nursery.start(_hold, actors, f"read{n}")
+        for n in range(20):
+            await actors.workspace(f"w{n}").send(Put("x"))
+            await trio.sleep(1.1)
+            assert len(active(actors)) <= 10
+        assert "w19" in active(actors)
+        nursery.cancel_scope.cancel()
