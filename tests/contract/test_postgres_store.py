@@ -569,8 +569,10 @@ class CountingStore(PostgresStore):
         self.statements: list[str] = []
         self._pools = Pools.of(dsn, limits, self._connect)
 
-    async def _connect(self, dsn: str, *, settings: Mapping[str, str] | None = None) -> Connection:
-        connection = await connect(dsn, settings=settings)
+    async def _connect(
+        self, dsn: str, *, settings: Mapping[str, str], finish_s: float
+    ) -> Connection:
+        connection = await connect(dsn, settings=settings, finish_s=finish_s)
         return cast("Connection", _Counted(connection, self.statements))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
+from typing import Any
 
 import pytest
 import trio
@@ -154,7 +155,7 @@ TRICKLED = {
 )
 @pytest.mark.parametrize("asked", TRICKLED)
 async def test_a_body_that_trickles_holds_nothing_for_long(
-    migrated: str, asked: bytes, limits: dict[str, float]
+    migrated: str, asked: bytes, limits: dict[str, Any]
 ) -> None:
     async with start(migrated, **limits) as site, await connect(site) as stream:
         client = Client(stream)
