@@ -41,9 +41,9 @@ class Limits:
     waiting_bytes_max: int = 64 * MIB
     """The same of all workspaces together, until a command is answered; an eighth is for short
     ones."""
-    written_bytes_per_minute: int = 64 * MIB
-    """Events, states and snapshots written for one user; above it, `RATE_LIMITED`.  Two keystrokes
-    a second in a note of 1 MiB are 3."""
+    written_bytes_per_minute: int = 128 * MIB
+    """Events, states and snapshots written for one user; above it, `RATE_LIMITED`.  Ten keystrokes
+    a second in a note of 1 MiB are 16 MiB."""
     batch_commands_max: int = 256
     """Commands decided into one batch; bounds what one refused commit costs to decide again."""
     batch_bytes_max: int = 2 * MIB
