@@ -223,6 +223,52 @@ async def test_a_database_that_was_restored_is_told_from_the_one_before(
     assert await server.stop() == 0
 
 
+async def test_an_ack_that_waits_while_a_backup_is_restored_skips_nothing(
+    guest: tuple[Server, Crowd], cluster: Database, owner: Owner
+) -> None:
+    """It was written into the restored log, and hid from its client what came there later."""
+    server, _ = guest
+    kept = await write_and_read(server, owner, "kept", 2)
+    await cluster.save()
+    await until_it_serves(server, owner)
+    head = int(kept[-1].partition("-")[0])
+    async with open_socket(server.port, owner) as socket:
+        await socket.subscribe(owner, cursor=head)
+        for number in range(3):
+            await socket.create_note(owner, f"lost {number}")
+        with fail_after(PATIENCE_S):
+            while (await socket.hear_type("event"))["seq"] < head + 3:
+                pass
+        await cluster.stop()
+        await socket.say("ack", stream_id=f"workspace:{owner.workspace}", seq=head + 3)
+        await socket.say("ping")
+        await socket.hear_type("pong")
+    await cluster.restore()
+    await until_it_serves(server, owner)
+    await write_and_read(server, owner, "another", 4)
+    async with open_socket(server.port, owner) as socket:
+        begun = await socket.subscribe(owner, cursor=None)
+        assert (begun["head"], begun["cursor"]) == (head + 4, 0), "nothing of it was acknowledged"
+        seen = [(await socket.hear_type("event"))["seq"] for _ in range(head + 4)]
+        assert seen == [*range(1, head + 5)]
+
+
+async def until_it_serves(server: Server, owner: Owner) -> None:
+    """Wait until the server answers for the workspace as it is in the database now."""
+    command = {"name": "set_title", "payload": {"note_id": "x", "title": "x", "base_version": 1}}
+    with fail_after(PATIENCE_S):
+        while True:
+            async with open_socket(server.port, owner) as socket:
+                await socket.say(
+                    "command", workspace_id=owner.workspace, request_id="probe", **command
+                )
+                while (answer := await socket.hear()).get("request_id") != "probe":
+                    pass
+            if answer["code"] == "NOTE_NOT_FOUND":
+                return
+            await trio.sleep(0.05)
+
+
 async def write_and_read(server: Server, owner: Owner, prefix: str, count: int) -> list[str]:
     """Write some notes, and return the cursors of a subscriber that has seen them."""
     cursors: list[str] = []
