@@ -42,4 +42,4 @@ from .session import (
     EventStream as EventStream,
     SessionContext as SessionContext,
 )
-from .workspace import Entity as Entity, make_command as make_command
+from .workspace import Entity as Entity, Turn as Turn, make_command as make_command

@@ -95,8 +95,8 @@ class Limits:
     # The committer
     commit_batches_max: int = 512
     """Workspaces merged into one statement."""
-    commit_bytes_max: int = 8 * MIB
-    """Payload bytes merged into one statement."""
+    commit_bytes_max: int = 4 * MIB
+    """Payloads, states and snapshots merged into one statement: written in one go (I10)."""
     commit_deadline_s: float = 10.0
     """After this the connection is abandoned and the outcome is unknown."""
     locked_retries_max: int = 20
@@ -131,7 +131,7 @@ class Limits:
     """Commands of one connection that wait for their answer; above this, reading pauses."""
     page_events: int = 200
     """Events read at a time for replay and catch-up (websocket.replay_batch_size)."""
-    page_bytes_max: int = 4 * MIB
+    page_bytes_max: int = 1 * MIB
     """Payload bytes in such a page, unless a single event has more."""
     tail_bytes_max: int = 64 * MIB
     """Recent events that all workspaces together keep for readers that are a little behind."""

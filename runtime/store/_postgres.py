@@ -29,6 +29,7 @@ from dalsegno.actors import (
     Refusal,
     StoredEntity,
     StoredResult,
+    Turn,
 )
 from dalsegno.protocol import Event, Limits, OutcomeUnknownError
 
@@ -41,6 +42,7 @@ from ._rows import (
     append_statement,
     audit_entry_of,
     cursor_elements,
+    documents_of,
     event_types_of,
     events_of,
     head_of,
@@ -50,7 +52,7 @@ from ._rows import (
     results_of,
     state_columns,
 )
-from ._sql import columns, queries, quoted, signed, storable, texts
+from ._sql import columns, queries, quoted, quoted_in_turns, signed, storable, texts
 from ._statements import fetch, lent
 
 if TYPE_CHECKING:
@@ -181,7 +183,8 @@ class PostgresStore:
         Cancelled, its outcome is unknown: the statement runs on at the server.
         """
         types = event_types_of(batches)
-        statement, parameters = append_statement(batches, self._limits.result_ttl_s)
+        quote = await quoted_in_turns(documents_of(batches), Turn(self._limits.turn_s))
+        statement, parameters = append_statement(batches, self._limits.result_ttl_s, quote)
         while True:
             await self._add_event_types(types)
             async with lent(
@@ -266,7 +269,10 @@ class PostgresStore:
         self, workspace_id: str, epoch: int, entities: Sequence[EntityWrite]
     ) -> bool:
         """Store the states of entities; see `Store.write_states`."""
-        states = state_columns(entities)
+        turn = Turn(self._limits.turn_s)
+        states = state_columns(
+            entities, await quoted_in_turns([entity.state for entity in entities], turn)
+        )
         return bool(
             await fetch(self._pools.maintenance, "write_states", workspace_id, str(epoch), *states)
         )

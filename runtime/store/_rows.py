@@ -24,18 +24,30 @@ from dalsegno.protocol import SCHEMA_VERSION, Event, SchemaVersionError, instant
 from ._sql import NULL, array, columns, quoted, signed, texts, unsigned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ._sql import Quote
 
 Row = tuple[Any, ...]
 
 
 def append_statement(
-    batches: Sequence[Batch], result_ttl_s: float
+    batches: Sequence[Batch], result_ttl_s: float, quote: Quote = quoted
 ) -> tuple[str, Sequence[str | None]]:
     """Return the name of the statement that appends these batches, and its parameters."""
     if len(batches) == 1 and _is_one(batches[0]):
         return "append_one", _one_parameters(batches[0], result_ttl_s)
-    return "append", _append_parameters(batches, result_ttl_s)
+    return "append", _append_parameters(batches, result_ttl_s, quote)
+
+
+def documents_of(batches: Sequence[Batch]) -> Iterator[str | None]:
+    """Yield what `append_statement` has to quote that may be long."""
+    if len(batches) == 1 and _is_one(batches[0]):
+        return
+    for batch in batches:
+        yield from (event.payload for event in batch.events)
+        yield from (entity.state for entity in batch.entities)
+        yield from (snapshot.state for snapshot in batch.snapshots)
 
 
 def _is_one(batch: Batch) -> bool:
@@ -69,7 +81,9 @@ def _one_parameters(batch: Batch, result_ttl_s: float) -> list[str | None]:
     return [*parameters, *answered, repr(result_ttl_s)]
 
 
-def _append_parameters(batches: Sequence[Batch], result_ttl_s: float) -> list[str | None]:
+def _append_parameters(
+    batches: Sequence[Batch], result_ttl_s: float, quote: Quote
+) -> list[str | None]:
     """Return the parameters of ``append``."""
     heads: list[tuple[str, ...]] = []
     results: list[tuple[str, ...]] = []
@@ -84,17 +98,17 @@ def _append_parameters(batches: Sequence[Batch], result_ttl_s: float) -> list[st
              quoted(result.answer), str(result.event_seq))
             for result in batch.results
         ]  # fmt: skip
-        entities += _entities_elements(workspace, batch)
+        entities += _entities_elements(workspace, batch, quote)
         snapshots += [
             (workspace, quoted(snapshot.stream_id), str(snapshot.version),
-             str(snapshot.domain_version), quoted(snapshot.state))
+             str(snapshot.domain_version), quote(snapshot.state))
             for snapshot in batch.snapshots
         ]  # fmt: skip
     return [
         *columns(heads, 6),
         repr(result_ttl_s),
         *columns(results, 6),
-        *_event_columns([event for batch in batches for event in batch.events]),
+        *_event_columns([event for batch in batches for event in batch.events], quote),
         *columns(entities, 9),
         *columns(snapshots, 5),
     ]
@@ -116,7 +130,7 @@ class _Memo(dict[str | None, str]):
         return written
 
 
-def _event_columns(events: Sequence[Event]) -> list[str | None]:
+def _event_columns(events: Sequence[Event], quote: Quote) -> list[str | None]:
     """Return the events column by column: most of what an append costs in this process."""
     memo = _Memo()
     return [
@@ -128,7 +142,7 @@ def _event_columns(events: Sequence[Event]) -> list[str | None]:
         *_shared([event.type for event in events], memo),
         *_shared([str(event.type_version) for event in events], memo),
         *_shared([str(event.schema_version) for event in events], memo),
-        array([quoted(event.payload) for event in events]),
+        array([quote(event.payload) for event in events]),
         *_shared([event.actor_id for event in events], memo),
         *_shared([event.command_id for event in events], memo),
         *_shared([event.source for event in events], memo),
@@ -146,7 +160,7 @@ def _shared(values: Sequence[str | None], memo: _Memo) -> tuple[str, str | None]
     return array([memo[value] for value in values]), None
 
 
-def _entities_elements(workspace: str, batch: Batch) -> list[tuple[str, ...]]:
+def _entities_elements(workspace: str, batch: Batch, quote: Quote) -> list[tuple[str, ...]]:
     changed_at = {event.stream_id: event.recorded_at for event in batch.events}
     return [
         (
@@ -156,7 +170,7 @@ def _entities_elements(workspace: str, batch: Batch) -> list[tuple[str, ...]]:
             "t" if entity.exists else "f",
             quoted(texts(entity.keys)),
             quoted(entity.title),
-            quoted(entity.state),
+            quote(entity.state),
             str(entity.domain_version),
             instant(changed_at.get(entity.stream_id, batch.events[-1].recorded_at)),
         )
@@ -170,10 +184,10 @@ def event_types_of(batches: Iterable[Batch]) -> set[tuple[str, str, int]]:
     return {(stream_id.partition(":")[0], type_, version) for stream_id, type_, version in kinds}
 
 
-def state_columns(entities: Iterable[EntityWrite]) -> list[str]:
+def state_columns(entities: Iterable[EntityWrite], quote: Quote = quoted) -> list[str]:
     """Return the parameters of ``write_states`` after workspace and epoch."""
     rows = [
-        (quoted(write.stream_id), str(write.version), quoted(write.state),
+        (quoted(write.stream_id), str(write.version), quote(write.state),
          str(write.domain_version))
         for write in entities
         if write.state is not None

@@ -10,10 +10,20 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+    from dalsegno.actors import Turn
+
+Quote: TypeAlias = "Callable[[str | None], str]"
+"""Returns a text as an element of an array literal."""
+
+_LONG_CHARS = 16 * 1024
+_CONTROLS = bytes(range(32))
 
 _HEADING = re.compile(r"^-- (\w+) --\n", re.MULTILINE)
 
@@ -39,6 +49,29 @@ def quoted(text: str | None) -> str:
     if "\\" in text or '"' in text:
         text = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
+
+
+async def quoted_in_turns(documents: Iterable[str | None], turn: Turn) -> Quote:
+    """Return `quoted`, with the long ones of these JSON documents quoted already.
+
+    One of a megabyte that is full of quotes takes milliseconds, so others run in between (I10).
+    """
+    known: dict[str | None, str] = {}
+    for document in documents:
+        if document is not None and len(document) >= _LONG_CHARS:
+            await turn.pause()
+            known[document] = _quoted_long(document)
+    if not known:
+        return quoted
+    return lambda text: known.get(text) or quoted(text)
+
+
+def _quoted_long(document: str) -> str:
+    """Quote as JSON does, in C: the same as an array literal's but for control characters."""
+    encoded = document.encode()
+    if len(encoded.translate(None, _CONTROLS)) < len(encoded):
+        return quoted(document)
+    return msgspec.json.encode(document).decode()
 
 
 def storable(text: str) -> str:

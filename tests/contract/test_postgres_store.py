@@ -8,9 +8,11 @@ import signal
 from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import psycopg
 import pytest
 import trio
+from hypothesis import example, given, strategies as st
 
 from dalsegno.actors import (
     AckedCursor,
@@ -20,6 +22,7 @@ from dalsegno.actors import (
     PageBounds,
     SnapshotWrite,
     Store,
+    Turn,
 )
 from dalsegno.actors.testing.contract.store._writing import (
     Writer,
@@ -34,7 +37,7 @@ from dalsegno.actors.testing.contract.store._writing import (
 from dalsegno.protocol import Limits, OutcomeUnknownError, StoreUnavailableError, UnavailableError
 from dalsegno.runtime.store import PostgresStore, SchemaTooOldError, connect
 from dalsegno.runtime.store._pools import Pools
-from dalsegno.runtime.store._sql import queries
+from dalsegno.runtime.store._sql import _quoted_long, queries, quoted, quoted_in_turns
 from tests._patience import fail_after
 from tests.contract._locks import terminate_the_blocked, wait_until, wait_until_blocked
 
@@ -541,6 +544,47 @@ async def test_i9_a_server_that_says_nothing_is_given_up(migrated: str) -> None:
                 assert await store.read_head("w") is None
             finally:
                 os.kill(pid, signal.SIGCONT)
+
+
+# Long documents
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40))
+@example('{"a":"\\"\\\\"}')
+@example("a\nb\t\x1f\x7f")
+def test_a_long_document_is_quoted_as_a_short_one_is(text: str) -> None:
+    document = text + '"\\x' * 8_000
+    assert _quoted_long(document) == quoted(document)
+
+
+async def test_i10_several_long_documents_are_quoted_in_turns(store: PostgresStore) -> None:
+    """Four of a megabyte, full of quotes, held up everybody for 50 ms."""
+
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    payload = msgspec.json.encode({"text": '"\n' * 20_000}).decode()
+    quote = await quoted_in_turns([], Turn(0.0))
+    assert quote is quoted
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        documents = [payload, "short", None, payload + " ", payload + "  "]
+        quote = await quoted_in_turns(documents, Turn(0.0))
+        nursery.cancel_scope.cancel()
+    assert turns >= 2
+    assert [quote(text) for text in (payload, 'sho"rt', None)] == [
+        quoted(text) for text in (payload, 'sho"rt', None)
+    ]
+    w, v = await writer(store, "w"), await writer(store, "v")
+    batches = [each.batch(each.event("note:1", payload=payload)) for each in (w, v)]
+    assert len(await store.append(batches)) == 2
+    for workspace_id in "wv":
+        assert [event.payload for event in await log_of(store, workspace_id)] == [payload]
 
 
 # What a page costs
