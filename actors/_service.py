@@ -23,7 +23,7 @@ from .node import (
 )
 from .ports import Alone, Roles
 from .session import Connection, Connections, SessionContext
-from .workspace import Committer, Room, WriteBudgets
+from .workspace import CacheBound, Committer, Room, WriteBudgets
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -110,6 +110,7 @@ class Service:
                 bytes_per_minute=limits.written_bytes_per_minute,
                 users_max=limits.places_cached_max,
             ),
+            cached=CacheBound(limits.entities_cached_bytes_max),
             room=Room(limits.waiting_bytes_max),
             activating=trio.CapacityLimiter(limits.activations_max),
             world=world,

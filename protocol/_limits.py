@@ -57,8 +57,9 @@ class Limits:
     """Events that one command may lead to, committed all or none (X-PER-10)."""
     entities_cached_max: int = 4_096
     """Entities whose state an active workspace keeps in memory."""
-    entities_cached_bytes_max: int = 64 * MIB
-    """… by the bytes of the events folded into them, an upper estimate."""
+    entities_cached_bytes_max: int = 256 * MIB
+    """What all active workspaces together keep of their entities, by the memory of the texts folded
+    into them; the longest silent workspace loses first."""
     state_lag_events_max: int = 64
     """An entity's stored state lags at most this many events …"""
     state_lag_bytes_max: int = 64 * KIB

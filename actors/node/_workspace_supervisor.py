@@ -217,10 +217,14 @@ class WorkspaceSupervisor:
         self._incarnations += 1
         self._is_unverified = False
         incarnation = self._incarnation()
-        failure = self._failure = await self._run_incarnation(incarnation)
+        try:
+            failure = self._failure = await self._run_incarnation(incarnation)
+            if failure is None:
+                self._step(Input.IDLE)
+                await incarnation.store_states()
+        finally:
+            incarnation.forget()
         if failure is None:
-            self._step(Input.IDLE)
-            await incarnation.store_states()
             await self._rest()
         elif isinstance(failure, WorkspaceHaltedError):
             self._step(Input.HALTED)

@@ -1,6 +1,7 @@
 """One command's way: mailbox, decision, batch, commit."""
 
 from ._budget import WriteBudgets as WriteBudgets
+from ._cache import CacheBound as CacheBound
 from ._command import Command as Command, Sender as Sender, make_command as make_command
 from ._committer import (
     Committer as Committer,

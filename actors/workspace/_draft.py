@@ -110,8 +110,7 @@ class Draft:
             raise DomainError(f"{stream_id} is not in touches=")
         before = self.entity(stream_id)
         event, read = self._record(domain, stream_id, before.version + 1, decided)
-        size = len(event.payload)
-        after = fold(before, read, stream_id, size)
+        after = fold(before, read, stream_id, event.payload)
         if after.version % domain.snapshot_every == 0:
             state = encoded_state(stream_id, after)
             if state is not None:
@@ -119,7 +118,7 @@ class Draft:
         self.events.append(event)
         self.entities[stream_id] = after
         self.head_seq, self.chain = event.event_seq, event.chain
-        self.payload_bytes += size
+        self.payload_bytes += len(event.payload)
 
     def _record(
         self,

@@ -7,7 +7,6 @@ index columns.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,8 +15,6 @@ from dalsegno.actors.ports import EntityWrite, SnapshotWrite
 from dalsegno.protocol import CorruptLogError, check_id, read_back
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from dalsegno.actors.ports import StoredEntity
     from dalsegno.protocol import Domain, Index
 
@@ -40,7 +37,7 @@ class Entity(msgspec.Struct, frozen=True):
     lag_bytes: int
     """Payload bytes since then."""
     size: int
-    """Payload bytes folded into it here: what the cache's bound counts."""
+    """Memory of the texts folded into it here: about what it takes, or more."""
     index: Index | None = None
     """Under what it is listed; None where it was only read."""
 
@@ -72,7 +69,7 @@ async def _refold(
 ) -> tuple[Any, int]:
     state = domain.decode_state(stored.state) if stored.state is not None else None
     version = stored.state_version
-    size = len(stored.state or "")
+    size = 0 if stored.state is None else stored.state.__sizeof__()
     for event in stored.events:
         await turn.pause()
         version += 1
@@ -81,13 +78,13 @@ async def _refold(
         known = domain.decode(event.type, event.type_version, event.payload)
         if known is not None:
             state = domain.evolve_by(state, known)
-        size += len(event.payload)
+        size += event.payload.__sizeof__()
     if version != stored.version:
         raise CorruptLogError(f"{stored.stream_id} ends at {version}, its row: {stored.version}")
     return state, size
 
 
-def fold(before: Entity, event: Any, stream_id: str, size: int) -> Entity:  # noqa: ANN401 - the domain's
+def fold(before: Entity, event: Any, stream_id: str, payload: str) -> Entity:  # noqa: ANN401 - the domain's
     """Fold one event; refuse an index that its columns cannot hold, before it can harm others."""
     domain = before.domain
     state = domain.evolve_by(before.state, event)
@@ -100,8 +97,8 @@ def fold(before: Entity, event: Any, stream_id: str, size: int) -> Entity:  # no
         before.version + 1,
         state,
         before.stored_version,
-        before.lag_bytes + size,
-        before.size + size,
+        before.lag_bytes + len(payload),
+        before.size + payload.__sizeof__(),
         index,
     )
 
@@ -165,42 +162,3 @@ def state_write(stream_id: str, entity: Entity, state: str) -> EntityWrite:
         state=state,
         domain_version=entity.domain.version,
     )
-
-
-class EntityCache:
-    """Committed entities, the least recently used dropped first; absent ones are kept too."""
-
-    def __init__(self, *, count_max: int, bytes_max: int) -> None:
-        self._entities: OrderedDict[str, Entity] = OrderedDict()
-        self._bytes = 0
-        self._count_max = count_max
-        self._bytes_max = bytes_max
-
-    def __len__(self) -> int:
-        return len(self._entities)
-
-    def items(self) -> Iterable[tuple[str, Entity]]:
-        """Return all of them, the least recently used first."""
-        return self._entities.items()
-
-    @property
-    def bytes(self) -> int:
-        """An upper estimate of what the states take."""
-        return self._bytes
-
-    def get(self, stream_id: str) -> Entity | None:
-        """Return one and mark it as used."""
-        entity = self._entities.get(stream_id)
-        if entity is not None:
-            self._entities.move_to_end(stream_id)
-        return entity
-
-    def put(self, stream_id: str, entity: Entity) -> None:
-        """Keep one; others may be dropped."""
-        old = self._entities.pop(stream_id, None)
-        self._bytes += entity.size - (0 if old is None else old.size)
-        self._entities[stream_id] = entity
-        while len(self._entities) > 1 and (
-            len(self._entities) > self._count_max or self._bytes > self._bytes_max
-        ):
-            self._bytes -= self._entities.popitem(last=False)[1].size

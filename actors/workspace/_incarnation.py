@@ -157,6 +157,7 @@ class Incarnation:
             head,
             founder_id=await node.founder_of(self.workspace_id),
             budgets=node.budgets,
+            cached=node.cached,
             world=node.world,
             limits=node.limits,
         )
@@ -300,6 +301,12 @@ class Incarnation:
             _log.info("%s: states were not stored: %s", self.workspace_id, error)
         except Exception:  # noqa: BLE001 - the log has it all: no caller needs to know
             _log.exception("%s: states were not stored", self.workspace_id)
+
+    def forget(self) -> None:
+        """Keep nothing in memory: it has ended, and its states were stored or need not be."""
+        if self._speculation is not None:
+            self._speculation.entities.clear()
+            self._speculation = None  # a look-up that began before must not fill it again
 
     def expire(self, before: float) -> None:
         """Answer what was sent before then and is not settled; it may yet be committed."""

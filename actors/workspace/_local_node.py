@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Limits
 
     from ._budget import WriteBudgets
+    from ._cache import CacheBound
     from ._committer import Committer
     from ._room import Room
 
@@ -36,6 +37,8 @@ class LocalNode:
     """Returns the first owner of a workspace."""
     budgets: WriteBudgets
     """What each user may have written."""
+    cached: CacheBound
+    """What all of them keep in memory of their entities."""
     room: Room
     """For all commands that wait here."""
     activating: trio.CapacityLimiter

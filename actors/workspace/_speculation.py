@@ -31,8 +31,9 @@ from dalsegno.protocol import (
     not_found,
 )
 
+from ._cache import EntityCache
 from ._draft import Draft
-from ._entity import EntityCache, encoded_state, entity_write
+from ._entity import encoded_state, entity_write
 from ._idempotency import KnownKeys
 from ._turn import Turn
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Domain, Event, Limits, Past
 
     from ._budget import WriteBudgets
+    from ._cache import CacheBound
     from ._command import Command
     from ._entity import Entity
 
@@ -88,6 +90,7 @@ class Speculation:
         *,
         founder_id: str | None,
         budgets: WriteBudgets,
+        cached: CacheBound,
         world: World,
         limits: Limits,
     ) -> None:
@@ -102,9 +105,7 @@ class Speculation:
         self._chain = head.chain
         self._now = head.recorded_at or world.now()
         """The time of the commands at hand, which are decided in one go; it never steps back."""
-        self.entities = EntityCache(
-            count_max=limits.entities_cached_max, bytes_max=limits.entities_cached_bytes_max
-        )
+        self.entities = EntityCache(cached, count_max=limits.entities_cached_max)
         self._ahead: dict[str, Entity] = {}
         """Entities with events that are not committed yet."""
         self._loaded: dict[str, Entity] = {}
@@ -290,7 +291,7 @@ class Speculation:
             if state is not None:
                 size += len(state)
                 stored = msgspec.structs.replace(
-                    entity, stored_version=entity.version, lag_bytes=0, size=len(state)
+                    entity, stored_version=entity.version, lag_bytes=0, size=state.__sizeof__()
                 )
                 pending.entities[stream_id] = stored
                 if self._ahead[stream_id] is entity:  # else more was decided on it meanwhile
