@@ -33,10 +33,14 @@ class _Answer:
 
     async def wait(self) -> Receipt:
         await self._arrived.wait()
-        if isinstance(self._answer, Receipt):
-            return self._answer
-        assert self._answer is not None, "it has arrived"
-        raise self._answer
+        answer, self._answer = self._answer, None
+        assert answer is not None, "it has arrived"
+        if isinstance(answer, Receipt):
+            return answer
+        try:
+            raise answer
+        finally:
+            del answer  # its traceback has this frame: a cycle for each refused command
 
 
 async def send(

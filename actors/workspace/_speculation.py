@@ -167,7 +167,8 @@ class Speculation:
             role = self._role(command)
             answer = self.keys.answer(command) or refused or self._decide(command, role, past)
         except DalsegnoError as error:
-            answer = error
+            # Its traceback has this frame, which has the answer: a cycle for each refused command.
+            answer = error.with_traceback(None)
         except Exception:  # noqa: BLE001 - a decider is a user's code: this command's alone
             _log.exception("%s: %s raised", self.workspace_id, command.name)
             answer = InternalError("the command failed", command_id=command.command_id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -12,6 +14,7 @@ from dalsegno.actors.domains.notes import ApplyPatch, CreateNote, RollbackNote
 from dalsegno.actors.workspace import Room, WriteBudgets
 from dalsegno.protocol import (
     Close,
+    DalsegnoError,
     Limits,
     OverloadedError,
     PatchOp,
@@ -102,6 +105,35 @@ async def test_i10_a_batch_is_bounded_by_the_states_that_it_changes(
         sizes = [len(batch.events) for (batch,) in store.statements]
         assert max(sizes) <= 5, "4 MiB of states, and the one that is beyond"
     await check_log(store)
+
+
+async def test_i10_a_refused_command_leaves_no_cycle(store: FaultyStore, world: World) -> None:
+    """Tens of thousands of them were collected in one go, for 100 to 200 ms."""
+    async with running(store, world) as actors, wired(actors, role="editor") as wire:
+        workspace = actors.workspace()
+        await workspace.send(Put("a"))
+
+        async def refuse() -> None:
+            payloads: list[dict[str, Any]] = [
+                {"box_id": "a", "base_version": 99},
+                {"box_id": 5},
+                {"box_id": "a", "text": "x" * 2_000},
+            ]
+            for payload in payloads:
+                answer = await wire.ask("command", workspace_id="w", name="put", payload=payload)
+                assert answer["type"] == "rejected"
+            with suppress(DalsegnoError):
+                await workspace.send(Put("a", base_version=99))
+
+        await refuse()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                await refuse()
+            assert gc.collect() < 20
+        finally:
+            gc.enable()
 
 
 # ------------------------------------------------------------------------- what nobody waits for
