@@ -1,14 +1,25 @@
-"""Passwords: hashed with Argon2id, away from the event loop, two at a time, in fair turns."""
+"""Passwords: hashed with Argon2id, away from the event loop, two at a time, in fair turns.
+
+A hash keeps four threads busy, so a crowd of log-ins would take the processors from the event loop.
+On Linux, where a thread can have a priority of its own, theirs is low: who logs in waits a little
+longer, and nobody else does.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import sys
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from threading import Thread, get_native_id
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from dalsegno.protocol import Reject
+from dalsegno.protocol import OverloadedError, Reject
 
 from ._turns import Turns
 
@@ -21,6 +32,8 @@ CHARS_MIN = 8
 CHARS_MAX = 1024
 
 _THREADS = 2
+_NICENESS = 15
+"""A thirtieth of the processor time of whoever wants it as well."""
 
 _TIME_COST, _MEMORY_COST_KIB, _PARALLELISM = 3, 64 * 1024, 4
 """RFC 9106 §4, the second recommended option, for memory-constrained environments."""
@@ -29,6 +42,9 @@ _NOBODYS = (
     f"$argon2id$v=19$m={_MEMORY_COST_KIB},t={_TIME_COST},p={_PARALLELISM}${'A' * 22}${'A' * 43}"
 )
 """A hash of the same cost that no password has, to verify unknown accounts against."""
+
+
+T = TypeVar("T")
 
 
 class Passwords:
@@ -55,7 +71,7 @@ class Passwords:
             message = f"a password has {CHARS_MIN} to {CHARS_MAX} characters"
             raise Reject("BAD_REQUEST", message, field="password")
         async with self._turns.turn(address):
-            return await trio.to_thread.run_sync(self._hasher.hash, password, limiter=self._threads)
+            return await self._run(partial(self._hasher.hash, password))
 
     async def verify(
         self, password_hash: str | None, password: str, *, address: str, begin: Callable[[], None]
@@ -74,18 +90,39 @@ class Passwords:
         """
         async with self._turns.turn(address):
             begin()
-            return (
-                await trio.to_thread.run_sync(
-                    self._verify,
-                    password_hash or _NOBODYS,
-                    password[:CHARS_MAX],
-                    limiter=self._threads,
-                )
-                and CHARS_MIN <= len(password) <= CHARS_MAX
-            )
+            verify = partial(self._verify, password_hash or _NOBODYS, password[:CHARS_MAX])
+            return await self._run(verify) and CHARS_MIN <= len(password) <= CHARS_MAX
+
+    async def _run(self, hashing: Callable[[], T]) -> T:
+        try:
+            return await trio.to_thread.run_sync(_quietly, hashing, limiter=self._threads)
+        except RuntimeError as error:  # how Python says that no thread could be started
+            raise OverloadedError("there is no thread to hash a password") from error
 
     def _verify(self, password_hash: str, password: str) -> bool:
         try:
             return self._hasher.verify(password_hash, password)
         except (VerificationError, InvalidHashError):
             return False
+
+
+def _quietly(hashing: Callable[[], T]) -> T:
+    """Call a function in a thread of its own: a priority that was lowered cannot be raised again.
+
+    The threads that Argon2 starts for it have the same priority.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        if sys.platform == "linux":
+            with suppress(OSError):  # a sandbox may forbid it
+                os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICENESS)
+        try:
+            done.set_result(hashing())
+        except BaseException as error:  # noqa: BLE001 - it is the caller's
+            done.set_exception(error)
+
+    thread = Thread(target=run, name="password")
+    thread.start()
+    thread.join()
+    return done.result()

@@ -93,8 +93,11 @@ class Turns:
         self._waiting_count += 1
         try:
             await waiting.called.wait()
-        except BaseException:  # it was not called: one that was is not cancelled here any more
-            self._remove(client, waiting)
+        except BaseException:
+            if waiting.has_place:
+                self._pass_on()  # in the very step in which it was cancelled
+            elif not waiting.called.is_set():
+                self._remove(client, waiting)
             raise
         if not waiting.has_place:
             raise _overloaded()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from dataclasses import dataclass, field
 
 import pytest
@@ -141,3 +144,74 @@ async def test_passwords_of_one_address_wait_within_a_bound() -> None:
         for _ in range(9):
             nursery.start_soon(check)
     assert (outcomes.count("checked"), outcomes.count("refused")) == (5, 4)
+
+
+@pytest.mark.parametrize("leaver", ["its own", "another's"])
+async def test_a_place_is_passed_on_by_who_leaves_in_the_moment_in_which_it_comes(
+    leaver: str,
+) -> None:
+    """Two places lost like that, and nobody could log in until the next start."""
+    turns = Turns(1, each_max=8, waiting_max=8)
+    go, scope = trio.Event(), trio.CancelScope()
+
+    async def hold() -> None:
+        async with turns.turn("a"):
+            await go.wait()
+            scope.cancel()
+
+    async def wait_in_vain() -> None:
+        with scope:
+            async with turns.turn("a" if leaver == "its own" else "b"):
+                raise AssertionError
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hold)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(wait_in_vain)
+        await wait_all_tasks_blocked()
+        go.set()
+    with trio.fail_after(1):
+        async with turns.turn("c"):
+            assert repr(turns) == "<Turns: 0 of 0 clients wait>"
+
+
+async def test_who_is_sent_away_and_leaves_in_the_same_moment_leaves_once() -> None:
+    turns = Turns(1, each_max=8, waiting_max=2)
+    go, scopes = trio.Event(), [trio.CancelScope(), trio.CancelScope()]
+
+    async def wait_in_vain(scope: trio.CancelScope) -> None:
+        with scope:
+            async with turns.turn("a"):
+                raise AssertionError
+
+    async def come_late() -> None:
+        await go.wait()
+        for scope in scopes:
+            scope.cancel()
+        async with turns.turn("b"):
+            pass
+
+    async with turns.turn("a"), trio.open_nursery() as nursery:
+        for scope in scopes:
+            nursery.start_soon(wait_in_vain, scope)
+            await wait_all_tasks_blocked()
+        nursery.start_soon(come_late)
+        await wait_all_tasks_blocked()
+        go.set()
+        await wait_all_tasks_blocked()
+        assert repr(turns) == "<Turns: 1 of 1 clients wait>"
+        nursery.cancel_scope.cancel()
+
+
+async def test_passwords_are_hashed_at_a_low_priority_and_nothing_else_is() -> None:
+    if not hasattr(os, "getpriority") or sys.platform != "linux":
+        pytest.skip("threads have no priority of their own here")
+    here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    assert await Passwords(Limits())._run(priority) > here
+    assert await trio.to_thread.run_sync(priority) == here
+    with pytest.raises(ZeroDivisionError):
+        await Passwords(Limits())._run(lambda: 1 // 0)
