@@ -98,6 +98,8 @@ class Limits:
     """Workspaces merged into one statement."""
     commit_bytes_max: int = 4 * MIB
     """Payloads, states and snapshots merged into one statement: written in one go (I10)."""
+    short_batch_bytes_max: int = 256 * KIB
+    """What a batch may write to be committed beside the long ones, without waiting for them."""
     commit_deadline_s: float = 10.0
     """After this the connection is abandoned and the outcome is unknown."""
     locked_retries_max: int = 20

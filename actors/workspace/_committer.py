@@ -1,7 +1,10 @@
 """Group commit: the batches of many workspaces in one statement, with no timer.
 
-One task sends what is waiting when the last statement has returned, so that the load itself makes
+A task sends what is waiting when the last statement has returned, so that the load itself makes
 the batches.  A workspace has at most one batch here at a time.
+
+There are two such tasks, one for short batches and one for long ones: whoever types does not wait
+for the megabytes of whoever uploads.
 
 What a statement reports of a batch, and what follows:
 
@@ -57,6 +60,18 @@ class _Waiting:
     error: DalsegnoError | None = None
 
 
+class _Lane:
+    """What waits for the next statement of one task."""
+
+    __slots__ = ("filled", "sending", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[_Waiting] = deque()
+        self.filled = trio.lowlevel.ParkingLot()
+        self.sending = trio.CancelScope()
+        """The cancel scope of the statement being executed, or of the last one."""
+
+
 @dataclass(frozen=True, slots=True)
 class CommitterStatistics:
     """A committer at one moment; the counts are since its start."""
@@ -83,20 +98,18 @@ class Committer:
         self._store = store
         self._world = world
         self._limits = limits
-        self._waiting: deque[_Waiting] = deque()
-        self._filled = trio.lowlevel.ParkingLot()
-        self._sending = trio.CancelScope()
-        """The cancel scope of the statement being executed, or of the last one."""
+        self._short, self._long = _Lane(), _Lane()
         self._statements = self._batches = self._events = 0
         self._refused = self._rejected = self._unknown = 0
 
     def __repr__(self) -> str:
-        return f"<Committer {len(self._waiting)} waiting, {self._statements} statements>"
+        waiting = len(self._short.waiting) + len(self._long.waiting)
+        return f"<Committer {waiting} waiting, {self._statements} statements>"
 
     def statistics(self) -> CommitterStatistics:
         """Return what waits and what was done."""
         return CommitterStatistics(
-            waiting=len(self._waiting),
+            waiting=len(self._short.waiting) + len(self._long.waiting),
             statements=self._statements,
             batches=self._batches,
             events=self._events,
@@ -110,16 +123,22 @@ class Committer:
 
         Started again after a failure it goes on with what waits.
         """
-        task_status.started()
+        async with trio.open_nursery() as nursery:
+            for lane in (self._short, self._long):
+                nursery.start_soon(self._serve, lane)
+            task_status.started()
+
+    async def _serve(self, lane: _Lane) -> None:
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()  # the statements are shielded
-            while not self._waiting:
-                await self._filled.park()
-            await self._send(self._take())
+            while not lane.waiting:
+                await lane.filled.park()
+            await self._send(lane, self._take(lane))
 
     def give_up(self) -> None:
-        """Stop waiting for the statement that was sent: its outcome is unknown."""
-        self._sending.deadline = trio.current_time()
+        """Stop waiting for the statements that were sent: their outcome is unknown."""
+        for lane in (self._short, self._long):
+            lane.sending.deadline = trio.current_time()
 
     async def commit(self, batch: Batch) -> None:
         """Commit one workspace's batch.
@@ -138,14 +157,16 @@ class Committer:
 
         """
         backoff: Backoff | None = None
+        lane = self._short if batch.size <= self._limits.short_batch_bytes_max else self._long
         while backoff is None or backoff.failures < self._limits.locked_retries_max:
             waiting = _Waiting(batch, alone=backoff is not None)
-            self._waiting.append(waiting)
-            self._filled.unpark_all()
+            lane.waiting.append(waiting)
+            lane.filled.unpark_all()
             try:
                 await waiting.done.wait()
             except trio.Cancelled:
-                self._withdraw(waiting)
+                if waiting in lane.waiting:
+                    lane.waiting.remove(waiting)
                 raise
             if waiting.error is not None:
                 raise waiting.error
@@ -155,10 +176,6 @@ class Committer:
             backoff = backoff or Backoff(self._limits.backoff_first_s, _LOCKED_MAX_S)
             await trio.sleep(backoff.next_s(self._world.random()))
         raise StoreUnavailableError(f"the head of {batch.workspace_id} stays locked")
-
-    def _withdraw(self, waiting: _Waiting) -> None:
-        if waiting in self._waiting:
-            self._waiting.remove(waiting)
 
     async def _explain(self, batch: Batch) -> None:
         """Return where nothing moved: the head was locked."""
@@ -174,24 +191,25 @@ class Committer:
         if refusal.live_keys:
             raise LiveKeyError(batch.workspace_id)
 
-    def _take(self) -> list[_Waiting]:
-        group = [self._waiting.popleft()]
+    def _take(self, lane: _Lane) -> list[_Waiting]:
+        waiting = lane.waiting
+        group = [waiting.popleft()]
         size = group[0].batch.size
-        while not group[0].alone and self._waiting and not self._waiting[0].alone:
-            size += self._waiting[0].batch.size
+        while not group[0].alone and waiting and not waiting[0].alone:
+            size += waiting[0].batch.size
             if (
                 len(group) >= self._limits.commit_batches_max
                 or size > self._limits.commit_bytes_max
             ):
                 break
-            group.append(self._waiting.popleft())
+            group.append(waiting.popleft())
         return group
 
-    async def _send(self, group: list[_Waiting]) -> None:
+    async def _send(self, lane: _Lane, group: list[_Waiting]) -> None:
         rejected: BatchRejectedError | CorruptLogError | None = None
         deadline = trio.current_time() + self._limits.commit_deadline_s
         with trio.CancelScope(deadline=deadline, shield=True) as scope:
-            self._sending = scope
+            lane.sending = scope
             try:
                 await self._append(group)
             except (BatchRejectedError, CorruptLogError) as error:
@@ -213,7 +231,7 @@ class Committer:
         elif rejected is not None:
             for waiting in group:
                 waiting.alone = True
-            self._waiting.extendleft(reversed(group))
+            lane.waiting.extendleft(reversed(group))
 
     async def _append(self, group: list[_Waiting]) -> None:
         self._statements += 1

@@ -56,7 +56,8 @@ class Pools:
         # A client may hang up in the middle of any of these; it must not cost a connection.
         finishing = partial(otherwise, finish_s=finish_s)
         return cls(
-            appending=Pool(partial(open_session, _APPENDING), 1),
+            # One for short batches, and one for long ones; see the committer.
+            appending=Pool(partial(open_session, _APPENDING), 2),
             reading=Pool(finishing, _READERS, answer_deadline_s=answer_s, finish_s=finish_s),
             writing=Pool(finishing, 1, answer_deadline_s=answer_s, finish_s=finish_s),
             maintenance=Pool(otherwise, 1, answer_deadline_s=answer_s),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -67,10 +68,10 @@ class PostgresStore:
     def __init__(self, dsn: str, limits: Limits) -> None:
         self._limits = limits
         self._pools = Pools.of(dsn, limits, connect)
-        self._known_types: set[tuple[str, str, int]] = set()
-        """The kinds of events that the database has recorded …"""
-        self._known_in: Connection | None = None
-        """… as this session has seen: behind another there may be a database that was restored."""
+        self._known_types: WeakKeyDictionary[Connection, set[tuple[str, str, int]]]
+        self._known_types = WeakKeyDictionary()
+        """The kinds of events that the database has recorded, as a session has seen: behind another
+        one there may be a database that was restored."""
         self.accounts = PostgresAccounts(self._pools)
         """The sessions and credentials, on the same connections."""
 
@@ -185,25 +186,18 @@ class PostgresStore:
         types = event_types_of(batches)
         quote = await quoted_in_turns(documents_of(batches), Turn(self._limits.turn_s))
         statement, parameters = append_statement(batches, self._limits.result_ttl_s, quote)
-        while True:
-            await self._add_event_types(types)
-            async with lent(
-                self._pools.appending, lost=OutcomeUnknownError, refused=BatchRejectedError
-            ) as connection:
-                if connection is self._known_in:
-                    rows = await connection.fetch(queries()[statement], parameters)
-                    return {workspace_id for (workspace_id,) in rows}
-
-    async def _add_event_types(self, types: set[tuple[str, str, int]]) -> None:
-        # Before the append, in a statement of its own: a kind without an event does no harm, an
-        # event whose kind is missing would.
-        async with lent(self._pools.appending, refused=BatchRejectedError) as connection:
-            if connection is not self._known_in:
-                self._known_in, self._known_types = connection, set()
-            if new := sorted(types - self._known_types):
-                rows = [(quoted(domain), quoted(type_), str(v)) for domain, type_, v in new]
-                await connection.execute(queries()["add_event_types"], columns(rows, 3))
-                self._known_types.update(new)
+        async with lent(
+            self._pools.appending, lost=OutcomeUnknownError, refused=BatchRejectedError
+        ) as connection:
+            known = self._known_types.setdefault(connection, set())
+            if new := sorted(types - known):
+                # Before the append, in a statement of its own: a kind without an event does no
+                # harm, an event whose kind is missing would.
+                kinds = [(quoted(domain), quoted(type_), str(v)) for domain, type_, v in new]
+                await connection.execute(queries()["add_event_types"], columns(kinds, 3))
+                known.update(new)
+            rows = await connection.fetch(queries()[statement], parameters)
+        return {workspace_id for (workspace_id,) in rows}
 
     async def explain(self, batch: Batch) -> Refusal:
         """Read what may have refused a batch; see `Store.explain`."""

@@ -573,7 +573,7 @@ async def test_i10_several_long_documents_are_quoted_in_turns(store: PostgresSto
     assert quote is quoted
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        documents = [payload, "short", None, payload + " ", payload + "  "]
+        documents = [payload, "short", None, *(payload + " " * n for n in range(1, 5))]
         quote = await quoted_in_turns(documents, Turn(0.0))
         nursery.cancel_scope.cancel()
     assert turns >= 2

@@ -97,6 +97,48 @@ async def test_what_waits_at_once_is_one_statement_within_the_bound(
         assert len(await log_of(store, workspace_id)) == 1
 
 
+async def test_i10_a_short_batch_does_not_wait_for_long_ones(
+    store: FaultyStore, world: World
+) -> None:
+    """Whoever typed waited half a second for the megabytes of whoever uploaded."""
+    limits = Limits(short_batch_bytes_max=50, commit_bytes_max=10_000)
+    committer = Committer(store, world=world, limits=limits)
+    gate = trio.Event()
+    store.faults.append(held(gate))
+    long, longer = [await batch_of(store, name, f'"{"x" * 100}"') for name in "lm"]
+    short, another = await batches_of(store, "ab")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as commits:
+            commits.start_soon(committer.commit, long)
+            await trio.testing.wait_all_tasks_blocked()
+            commits.start_soon(committer.commit, longer)
+            with trio.fail_after(1):
+                await committer.commit(short)
+                await committer.commit(another)
+            await trio.testing.wait_all_tasks_blocked()
+            assert joined(store) == ["l", "a", "b"]
+            assert committer.statistics().waiting == 1
+            gate.set()
+        assert joined(store) == ["l", "a", "b", "m"]
+        store.faults += [hangs, hangs]
+        outcomes: dict[str, DalsegnoError | None] = {}
+
+        async def commit_both() -> None:
+            more = [msgspec.structs.replace(long, old_head=1), short]
+            outcomes.update(await commit_all(committer, more))
+
+        nursery.start_soon(commit_both)
+        await trio.testing.wait_all_tasks_blocked()
+        committer.give_up()
+        await trio.testing.wait_all_tasks_blocked()
+        assert {str(error) for error in outcomes.values()} == {
+            "OUTCOME_UNKNOWN: the database did not answer in time"
+        }
+        nursery.cancel_scope.cancel()
+
+
 async def test_the_load_makes_the_batches(committer: Committer, store: FaultyStore) -> None:
     gate = trio.Event()
     store.faults.append(held(gate))
