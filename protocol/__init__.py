@@ -55,6 +55,7 @@ from ._patch import (
     patched_length as patched_length,
 )
 from ._position import Cursor as Cursor, chain_text as chain_text, parse_cursor as parse_cursor
+from ._rate import RateBudget as RateBudget
 from ._receipt import (
     Receipt as Receipt,
     repeated_receipt as repeated_receipt,

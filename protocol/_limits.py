@@ -30,6 +30,20 @@ class Limits:
     """An entity's or a client's id."""
     nesting_max: int = 64
     """Depth of a JSON document: far below where a recursive decoder runs out of stack."""
+    fragments_max: int = 1_024
+    """Fragments of a WebSocket message; 1008 above.  Libraries that send in pieces fill 4 KiB or
+    more: 256 of the longest message."""
+    control_frames_per_s: int = 256
+    """Pings, pongs and close frames of a connection in a second; 1008 above.  Who pings four times
+    a second may have been cut off for a minute."""
+    unreadable_per_s: int = 64
+    """Messages of a connection in a second that cannot be read; 1008 above.  Each costs an error
+    and an answer, and an honest client sends none."""
+    read_frames_max: int = 64
+    """Frames of a connection that are parsed, and messages carried out, before others have a
+    turn (I10): one of the shortest costs as much as a long one …"""
+    read_bytes_max: int = 64 * KIB
+    """… or bytes of messages, unless a single one has more."""
     subscriptions_max: int = 1_000
     """Streams that one connection may follow."""
 

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 import trio
 
 from dalsegno.actors.ports import TransportClosedError
-from dalsegno.protocol import Close, DalsegnoError, Principal, Reject, UnavailableError
+from dalsegno.protocol import (
+    Close,
+    DalsegnoError,
+    Principal,
+    RateBudget,
+    Reject,
+    UnavailableError,
+)
 from dalsegno.protocol.dialects import (
     WEBSOCKET,
     Ack,
@@ -25,6 +32,7 @@ from dalsegno.protocol.dialects import (
 )
 
 from ._lifecycle import Input
+from ._signs_of_life import SignsOfLife
 from ._submission import Submission
 from ._subscribing import Subscribing
 from ._writer import Writer
@@ -67,15 +75,14 @@ class Connection:
     __slots__ = (
         "_closing",
         "_context",
-        "_expires_at",
         "_language",
-        "_last_beat",
         "_limits",
         "_nursery",
         "_pending",
-        "_pinged_at",
         "_principal",
         "_room",
+        "_signs",
+        "_unreadable",
         "client_id",
         "session_id",
         "transport",
@@ -115,14 +122,13 @@ class Connection:
         self.writer = Writer(transport, context, user_id=user_id, close=self.close)
         self._principal = Principal(user_id, role)
         self._language = language
-        self._expires_at = expires_at
-        self._last_beat = trio.current_time()
-        self._pinged_at: float | None = None
         self._context = context
         self._limits = context.node.limits
+        self._signs = SignsOfLife(self._limits, expires_at)
         self._pending = 0
         self._room: trio.Event | None = None
         """Set once fewer answers are pending; there is one while the reading task waits for it."""
+        self._unreadable = RateBudget(self._limits.unreadable_per_s)
         self._closing: tuple[Close, str] | None = None
         self._nursery: trio.Nursery | None = None
 
@@ -222,24 +228,27 @@ class Connection:
                 unknown = isinstance(error, UnavailableError)
                 self.close(Close.INTERNAL if unknown else Close.UNAUTHORIZED, error.code)
                 return
-        read, transport, chunk = 0, self.transport, self._limits.offers_per_yield
+        transport, limits = self.transport, self._limits
+        read = read_bytes = 0
         while self._closing is None:
             received = transport.receive_nowait()
             if received is None:
                 received = await transport.receive()
             read += 1
-            if read % chunk == 0:
-                await trio.lowlevel.checkpoint()  # what came in one read is handed out at once
-            while self._pending >= self._limits.replies_pending_max:
+            read_bytes += len(received)
+            if read > limits.read_frames_max or (read > 1 and read_bytes > limits.read_bytes_max):
+                await trio.lowlevel.checkpoint()  # what has arrived is handed out without one
+                read, read_bytes = 1, len(received)
+            while self._pending >= limits.replies_pending_max:
                 self._room = trio.Event()
                 await self._room.wait()
             if isinstance(received, bytes):
-                self._refuse(Reject("BAD_REQUEST", "binary payloads are unsupported"), None)
+                self._refuse_unreadable(Reject("BAD_REQUEST", "binary payloads are unsupported"))
                 continue
             try:
-                asked = self._language.decode(received, self._limits)
+                asked = self._language.decode(received, limits)
             except DalsegnoError as error:
-                self._refuse(error, request_id_of(received))
+                self._refuse_unreadable(error, request_id_of(received))
                 continue
             if isinstance(asked, CommandRequest):
                 rest = self._submit(Submission(asked, self._context, self._principal, self.writer))
@@ -253,6 +262,13 @@ class Connection:
 
     def _refuse(self, error: DalsegnoError, request_id: str | None) -> None:
         self.writer.reply(self._language.default.error(error, request_id))
+
+    def _refuse_unreadable(self, error: DalsegnoError, request_id: str | None = None) -> None:
+        """Answer what is no message; close a connection that sends many such in a second."""
+        if self._unreadable.spend(trio.current_time()):
+            self._refuse(error, request_id)
+        else:
+            self.close(Close.POLICY, "too many messages that cannot be read")
 
     async def _act(self, asked: AnyRequest) -> None:
         """Carry out a message that is not a command."""
@@ -355,47 +371,18 @@ class Connection:
 
         Returns when something may be due next.
         """
-        self._act_on_time(now)
-        limits, transport = self._limits, self.transport
-        if self._pinged_at is None:
-            pinged = transport.last_pong + limits.ping_interval_s
-        else:
-            pinged = self._pinged_at + limits.pong_deadline_s
-        heard = max(transport.last_heard, transport.last_taken)
-        due = min(
-            self._last_beat + limits.heartbeat_interval_s, heard + limits.client_timeout_s, pinged
-        )
-        if self._expires_at is not None:
-            left = self._expires_at - self._context.node.world.now()
-            due = min(due, now + left.total_seconds())
-        return due
-
-    def _act_on_time(self, now: float) -> None:
-        limits, transport, writer = self._limits, self.transport, self.writer
+        signs, transport, writer = self._signs, self.transport, self.writer
         wall_now = self._context.node.world.now
-        if self._expires_at is not None and wall_now() >= self._expires_at:
-            self.close(Close.UNAUTHORIZED, "the session has expired")
-            return
-        # While something is being sent, the write deadline watches over the client; what it took
-        # is a sign of life, and a ping would have to wait behind the rest.
-        heard = max(transport.last_heard, transport.last_taken)
-        if now - heard > limits.client_timeout_s and not writer.is_sending:
-            self.close(Close.NORMAL, "silent")
-            return
-        if self._pinged_at is not None and transport.last_pong >= self._pinged_at:
-            self._pinged_at = None
-        if self._pinged_at is not None and now - self._pinged_at > limits.pong_deadline_s:
-            self.close(Close.NORMAL, "no pong")
-            return
-        if now - self._last_beat >= limits.heartbeat_interval_s:
-            self._last_beat = now
+        ending = signs.ending(now, wall_now, transport, is_sending=writer.is_sending)
+        if ending is not None:
+            self.close(*ending)
+        else:
             # A client that has something to take needs no sign of life.
-            if not writer.is_sending:
+            if signs.beat(now) and not writer.is_sending:
                 writer.reply(self._language.default.heartbeat(wall_now()))
-        is_due = now - transport.last_pong >= limits.ping_interval_s
-        if is_due and self._pinged_at is None and not writer.is_sending:
-            self._pinged_at = now
-            transport.ping_nowait()
+            if not writer.is_sending and signs.ping(now, transport):
+                transport.ping_nowait()
+        return signs.due(now, wall_now, transport)
 
 
 def _ended_by(cancelled: trio.Cancelled) -> tuple[Close, str]:

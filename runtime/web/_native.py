@@ -3,7 +3,7 @@
 Inbound bytes go through the sans-I/O layer of `websockets`, which enforces RFC 6455, except for the
 plainest messages (`Inbound`).  Outbound data do not: a commit's frames are encoded once for all its
 readers (`Frames.wire`), so this module writes those bytes as they are, and the parser contributes
-only pongs and the close frame.  Three rules keep the two apart:
+only pongs and the close frame.  Four rules hold them together:
 
 * **One queue out.**  All output goes through `_kept`, in order, unless that is empty and the socket
   accepts everything at once.  So a control frame never lands inside a half-written frame.
@@ -12,6 +12,9 @@ only pongs and the close frame.  Three rules keep the two apart:
   that does not read cannot notice the delay.
 * **The close frame is last.**  The parser sees a client's close frame as soon as its bytes arrive,
   but messages before it may yet be answered: it is echoed once `receive` gets to it.
+
+* **Input in turns.**  What one read brought is parsed some frames at a time, with a schedule point
+  between (`Inbound`), and nothing of it after a close.
 
 There are no tasks here.  Readers take turns, and so do writers (`_Turn`): normally there is one of
 each, and only a closing handshake adds another.
@@ -26,7 +29,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 import trio
-from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
 from dalsegno.actors import TransportClosedError
@@ -35,12 +37,12 @@ from dalsegno.protocol import Close
 from ._inbound import Inbound
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from dalsegno.protocol import Frames, Limits
 
 _READ_BYTES = 16 * 1024
-"""Bytes of one read, which bounds its frames: some thousands of the shortest."""
+"""Bytes of one read."""
 _BLOBS_A_WRITE = 64
 """Blobs handed to one `sendmsg`; POSIX promises 16, Linux and macOS take 1024."""
 _REASON_BYTES = 123
@@ -50,7 +52,6 @@ _ABNORMAL = 1006
 _PING = b"\x89\x00"
 _RESET = struct.pack("ii", 1, 0)
 """`SO_LINGER` on, zero seconds: close sends RST and frees the kernel's buffers."""
-_NOTHING: tuple[Frame, ...] = ()
 _QUIET = logging.getLogger("dalsegno.websocket")
 """The parser's own log, silenced: `TransportClosedError` has what matters of it."""
 _QUIET.setLevel(logging.WARNING)
@@ -92,7 +93,6 @@ class NativeTransport:
     __slots__ = (
         "_close_deadline_s",
         "_inbound",
-        "_inbox",
         "_kept",
         "_over",
         "_pong",
@@ -110,8 +110,7 @@ class NativeTransport:
         self._sock = sock
         self._close_deadline_s = limits.close_deadline_s
         self._protocol = Protocol(Side.SERVER, max_size=limits.message_bytes_max, logger=_QUIET)
-        self._inbound = Inbound(self._protocol)
-        self._inbox: Iterator[Frame | str] = iter(_NOTHING)
+        self._inbound = Inbound(self._protocol, limits)
         self._kept: list[bytes | memoryview] = []
         self._pong = b""
         self._over: tuple[int, str] | None = None
@@ -212,34 +211,35 @@ class NativeTransport:
 
     def receive_nowait(self) -> str | bytes | None:
         """Return the next message that arrived in the last read; see `Transport`."""
-        return None if self._reading.is_taken else self._next()
+        return None if self._reading.is_taken or self._over is not None else self._inbound.next()
 
     async def receive(self) -> str | bytes:
         """Wait for the next message; see `Transport`.
 
-        Messages that arrived in one read are returned without a schedule point in between.
+        Messages that were parsed in one turn are returned without a schedule point in between.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         await self._reading.take()
         try:
             while True:
-                if (message := self._next()) is not None:
+                if self._over is None and (message := self._inbound.next()) is not None:
                     return message
                 if self._protocol.eof_sent:
                     await self._part()
-                if not (data := await self._read()):
+                if not await self._parse_more():
                     self._end(_ABNORMAL, "the client disconnected without a close frame")
-                self._feed(data)
         finally:
             self._reading.leave()
 
-    def _next(self) -> str | bytes | None:
-        """Return the next message of the inbox; None if there is none."""
-        while (item := next(self._inbox, None)) is not None:
-            message = item if isinstance(item, str) else self._message(item)
-            if message is not None and self._over is None:
-                return message
-        return None
+    async def _parse_more(self) -> bool:
+        """Parse a turn's frames, after a checkpoint; False if the client sends nothing more."""
+        if self._inbound.has_more:
+            await trio.lowlevel.checkpoint()
+            self._parse()
+            return True
+        if data := await self._read():
+            self._feed(data)
+        return bool(data)
 
     async def _read(self) -> bytes:
         """Read some bytes, none at the end; one checkpoint, and no bytes lost if cancelled."""
@@ -262,28 +262,20 @@ class NativeTransport:
             self._lose(error)
 
     def _feed(self, data: bytes) -> None:
-        """Parse what was read: messages and frames into the inbox, and the latest pong."""
         self.last_heard = trio.current_time()
-        self._inbox = iter(self._inbound.feed(data))
+        self._inbound.feed(data)
+        self._parse()
+
+    def _parse(self) -> None:
+        """Parse a turn's frames, and send the latest pong."""
+        if self._inbound.parse(trio.current_time()):
+            self.last_pong = self.last_heard
         protocol = self._protocol
         if protocol.eof_sent:
             return  # its output includes a close frame, which `_part` sends in its turn
         if (pongs := protocol.data_to_send()) and self._over is None:
             self._pong = pongs[-1]
             self._push()
-
-    def _message(self, frame: Frame) -> str | bytes | None:
-        """Return the message that a frame completes, and note a pong; None for other frames."""
-        if frame.opcode is Opcode.PONG:
-            self.last_pong = self.last_heard
-            return None
-        try:
-            return self._inbound.message(frame)
-        except UnicodeDecodeError as error:
-            # RFC 6455 §8.1; what follows is ignored (§7.1.7).
-            self._protocol.fail(Close.INVALID_TEXT, f"{error.reason} at byte {error.start}")
-            self._inbox = iter(_NOTHING)
-            return None
 
     # The end
 
@@ -299,7 +291,10 @@ class NativeTransport:
         self._over = (int(code), reason)
         if self._protocol.state is OPEN:
             clipped = reason.encode()[:_REASON_BYTES].decode(errors="ignore")
-            self._protocol.send_close(int(code), clipped)
+            if code is Close.POLICY:
+                self._protocol.fail(code, clipped)  # not even a close frame is looked for
+            else:
+                self._protocol.send_close(int(code), clipped)
         try:
             self._write_last()
             with trio.move_on_after(self._close_deadline_s):
@@ -350,9 +345,8 @@ class NativeTransport:
         """
         protocol = self._protocol
         while not protocol.eof_sent:
-            if not (data := await self._read()):
+            if not await self._parse_more():
                 return
-            self._feed(data)
         if protocol.close_rcvd is None:
             with suppress(OSError):
                 self._sock.shutdown(socket.SHUT_WR)
@@ -396,4 +390,3 @@ class NativeTransport:
         self._kept.clear()
         self._pong = b""
         self._inbound.clear()
-        self._inbox = iter(_NOTHING)

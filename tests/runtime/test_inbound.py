@@ -9,9 +9,12 @@ from hypothesis import given, strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side
 
+from dalsegno.protocol import Limits
 from dalsegno.runtime.web._inbound import Inbound
 
 MESSAGE_BYTES_MAX = 20_000
+LIMITS = Limits(message_bytes_max=MESSAGE_BYTES_MAX, read_frames_max=3)
+EMPTY_FRAGMENT, EMPTY_PING = b"\x00\x80\0\0\0\0", b"\x89\x80\0\0\0\0"
 
 Seen = list[tuple[Opcode, bool, bytes]]
 
@@ -28,6 +31,17 @@ def seen(found: list[Frame | str]) -> Seen:
         else (item.opcode, item.fin, bytes(item.data))
         for item in found
     ]
+
+
+def parsed(inbound: Inbound, data: bytes) -> list[Frame | str]:
+    """Feed some bytes, and parse them to the end, in as many turns as it takes."""
+    inbound.feed(data)
+    inbound.parse(0)
+    found = list(inbound.inbox)
+    while inbound.has_more:
+        inbound.parse(0)
+        found += inbound.inbox
+    return found
 
 
 PAYLOADS = st.one_of(
@@ -65,12 +79,12 @@ def test_it_gives_what_the_parser_gives(frames: list[tuple[Frame, bool]], cuts: 
     parser = a_protocol()
     parser.receive_data(wire)
     protocol = a_protocol()
-    inbound = Inbound(protocol)
+    inbound = Inbound(protocol, LIMITS)
     found: list[Frame | str] = []
     for cut in [*cuts, len(wire)]:
         part, wire = wire[:cut], wire[cut:]
         if part:
-            found += inbound.feed(part)
+            found += parsed(inbound, part)
     assert seen(found) == seen(cast("list[Frame | str]", parser.events_received()))
     assert protocol.eof_sent == parser.eof_sent
     assert protocol.close_sent == parser.close_sent
@@ -81,18 +95,18 @@ def test_it_gives_what_the_parser_gives(frames: list[tuple[Frame, bool]], cuts: 
 @pytest.mark.parametrize("length", [0, 1, 125, 126, 16_384])
 def test_a_short_text_is_taken_out_however_it_comes(length: int) -> None:
     wire = Frame(Opcode.TEXT, b"x" * length).serialize(mask=True)
-    inbound = Inbound(a_protocol())
-    assert inbound.feed(wire * 2) == ["x" * length] * 2
+    inbound = Inbound(a_protocol(), LIMITS)
+    assert parsed(inbound, wire * 2) == ["x" * length] * 2
     found: list[Frame | str] = []
     for at in range(len(wire)):
-        found += inbound.feed(wire[at : at + 1])
+        found += parsed(inbound, wire[at : at + 1])
     assert found == ["x" * length]
 
 
 def test_the_message_bound_holds_below_what_counts_as_short() -> None:
     protocol = Protocol(Side.SERVER, max_size=10)
     wire = Frame(Opcode.TEXT, b"x" * 11).serialize(mask=True)
-    assert Inbound(protocol).feed(wire) == []
+    assert parsed(Inbound(protocol, Limits(message_bytes_max=10)), wire) == []
     assert protocol.close_sent is not None
     assert protocol.close_sent.code == 1009
 
@@ -100,11 +114,11 @@ def test_the_message_bound_holds_below_what_counts_as_short() -> None:
 def test_what_looks_like_a_text_inside_a_frame_is_none() -> None:
     payload = b"\x81\x80\x00\x00\x00\x00" * 1_000
     wire = b"\x82\xfe" + len(payload).to_bytes(2) + bytes(4) + payload
-    inbound = Inbound(a_protocol())
-    assert inbound.feed(wire[:8]) == []
-    assert inbound.feed(wire[8:3_008]) == []
+    inbound = Inbound(a_protocol(), LIMITS)
+    assert parsed(inbound, wire[:8]) == []
+    assert parsed(inbound, wire[8:3_008]) == []
     after = Frame(Opcode.TEXT, b"after").serialize(mask=True)
-    assert seen(inbound.feed(wire[3_008:] + after)) == [
+    assert seen(parsed(inbound, wire[3_008:] + after)) == [
         (Opcode.BINARY, True, payload),
         (Opcode.TEXT, True, b"after"),
     ]
@@ -113,8 +127,85 @@ def test_what_looks_like_a_text_inside_a_frame_is_none() -> None:
 def test_a_text_amid_fragments_is_refused() -> None:
     protocol = a_protocol()
     begun = Frame(Opcode.TEXT, b"begun", fin=False).serialize(mask=True)
-    inbound = Inbound(protocol)
-    inbound.feed(begun)
-    assert inbound.feed(Frame(Opcode.TEXT, b"whole").serialize(mask=True)) == []
+    inbound = Inbound(protocol, LIMITS)
+    parsed(inbound, begun)
+    assert parsed(inbound, Frame(Opcode.TEXT, b"whole").serialize(mask=True)) == []
     assert protocol.close_sent is not None
     assert protocol.close_sent.code == 1002
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        EMPTY_PING * 10,
+        b"\x01\x80\0\0\0\0" + EMPTY_FRAGMENT * 9,
+        Frame(Opcode.BINARY, b"").serialize(mask=True) * 10,
+        Frame(Opcode.TEXT, b"plain").serialize(mask=True) * 10,
+    ],
+    ids=["pings", "fragments", "binary", "plain texts"],
+)
+def test_i10_a_turn_parses_so_many_frames_and_no_more(wire: bytes) -> None:
+    inbound = Inbound(a_protocol(), LIMITS)
+    inbound.feed(wire)
+    turns: list[int] = []
+    while not turns or inbound.has_more:
+        inbound.parse(0)
+        turns.append(len(list(inbound.inbox)))
+    assert turns == [3, 3, 3, 1]
+
+
+def test_a_frame_that_is_cut_by_a_read_does_not_end_its_turn_early() -> None:
+    inbound = Inbound(a_protocol(), LIMITS)
+    wire = Frame(Opcode.PING, b"x" * 100).serialize(mask=True)
+    inbound.feed(wire[:50])
+    inbound.parse(0)
+    assert list(inbound.inbox) == []
+    assert not inbound.has_more
+    inbound.feed(wire[50:] + EMPTY_PING * 3)
+    inbound.parse(0)
+    assert len(list(inbound.inbox)) == 3
+    assert inbound.has_more
+
+
+def failed_with(protocol: Protocol) -> int | None:
+    return None if protocol.close_sent is None else protocol.close_sent.code
+
+
+def test_a_message_has_so_many_fragments_and_the_next_one_as_many() -> None:
+    protocol = a_protocol()
+    inbound = Inbound(protocol, Limits(fragments_max=4))
+    message = b"\x01\x80\0\0\0\0" + EMPTY_FRAGMENT * 2 + b"\x80\x80\0\0\0\0"
+    parsed(inbound, message * 3)
+    parsed(inbound, message[:6] + (EMPTY_PING + EMPTY_FRAGMENT) * 3)
+    assert failed_with(protocol) is None, "control frames among them do not count"
+    parsed(inbound, EMPTY_FRAGMENT)
+    assert failed_with(protocol) == 1008
+
+
+def test_control_frames_have_a_budget_a_second() -> None:
+    protocol = a_protocol()
+    inbound = Inbound(protocol, Limits(control_frames_per_s=5))
+    for now in (0.0, 1.0, 2.5):
+        inbound.feed(EMPTY_PING * 5)
+        assert not inbound.parse(now)
+    assert failed_with(protocol) is None
+    inbound.feed(b"\x8a\x80\0\0\0\0")
+    inbound.parse(3.4)
+    assert failed_with(protocol) == 1008
+
+
+@pytest.mark.parametrize(
+    ("wire", "code"),
+    [(EMPTY_PING * 6, 1008), (b"\x88\x80\0\0\0\0", 1005), (b"\xc1\x80\0\0\0\0", 1002)],
+    ids=["a budget", "a close", "a violation"],
+)
+def test_what_follows_the_end_is_neither_parsed_nor_kept(wire: bytes, code: int) -> None:
+    protocol = a_protocol()
+    inbound = Inbound(protocol, Limits(control_frames_per_s=5))
+    before = Frame(Opcode.TEXT, b"before").serialize(mask=True)
+    after = Frame(Opcode.TEXT, b"after").serialize(mask=True)
+    found = parsed(inbound, before + wire + after * 100)
+    assert [item for item in found if isinstance(item, str)] == ["before"]
+    assert failed_with(protocol) == code
+    assert not inbound.has_more
+    assert parsed(inbound, after) == []

@@ -9,43 +9,16 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 from websockets.frames import Frame, Opcode
-from websockets.streams import StreamReader
 
 from dalsegno.actors import TransportClosedError
 from dalsegno.protocol import Close, Frames, Limits
 from dalsegno.runtime.web._native import NativeTransport
 from tests._patience import fail_after
+from tests._raw_client import RawClient
 
 LIMITS = Limits(message_bytes_max=1000, close_deadline_s=0.3)
 TEXT, BINARY, CONT = Opcode.TEXT, Opcode.BINARY, Opcode.CONT
 PING, PONG, CLOSE = Opcode.PING, Opcode.PONG, Opcode.CLOSE
-
-
-class RawClient:
-    """Sends what it is told to, right or wrong, and takes frames apart."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self.stream = stream
-        self._reader = StreamReader()
-
-    async def send(self, *frames: Frame) -> None:
-        await self.stream.send_all(b"".join(frame.serialize(mask=True) for frame in frames))
-
-    async def frame(self) -> tuple[Opcode, bytes]:
-        parser = Frame.parse(self._reader.read_exact, mask=False)
-        while True:
-            try:
-                next(parser)
-            except StopIteration as parsed:
-                return parsed.value.opcode, bytes(parsed.value.data)
-            data = await self.stream.receive_some()
-            assert data, "the connection ended instead of a frame"
-            self._reader.feed_data(data)
-
-    async def closed(self) -> tuple[int, str]:
-        opcode, payload = await self.frame()
-        assert opcode is CLOSE
-        return int.from_bytes(payload[:2]), payload[2:].decode()
 
 
 @asynccontextmanager
@@ -69,6 +42,11 @@ async def ended(transport: NativeTransport) -> tuple[int, str]:
     with pytest.raises(TransportClosedError) as caught:
         await transport.receive()
     return caught.value.code, caught.value.reason
+
+
+async def readable(transport: NativeTransport) -> None:
+    """Wait until something has arrived, and was not read."""
+    await trio.lowlevel.wait_readable(transport._sock)
 
 
 async def write_for_ever(transport: NativeTransport) -> None:
@@ -198,6 +176,64 @@ async def test_what_came_with_the_upgrade_is_read_first() -> None:
         assert await transport.receive() == "early"
         assert await transport.receive() == "later"
         transport.abort()
+
+
+async def test_i10_a_read_full_of_frames_is_parsed_in_turns_with_others_between() -> None:
+    limits = Limits(read_frames_max=8, control_frames_per_s=1_000)
+    async with connected(limits) as (transport, client), trio.open_nursery() as nursery:
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        await client.send(*[Frame(PING, b"")] * 400, Frame(TEXT, b"behind them"))
+        await readable(transport)
+        nursery.start_soon(count)
+        assert await transport.receive() == "behind them"
+        nursery.cancel_scope.cancel()
+    # Trio runs whoever is ready in either order, and so the other task at least every second turn.
+    assert turns >= 400 / 8 / 2
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        [Frame(TEXT, b"", fin=False), *[Frame(CONT, b"", fin=False)] * 10],
+        [Frame(PING, b"x" * 125)] * 11,
+        [Frame(PONG, b"")] * 11,
+    ],
+    ids=["fragments", "pings", "pongs"],
+)
+async def test_frames_that_no_client_needs_end_with_1008_after_the_messages_before(
+    flood: list[Frame],
+) -> None:
+    limits = Limits(fragments_max=10, control_frames_per_s=10, close_deadline_s=5)
+    async with connected(limits) as (transport, client), trio.open_nursery() as nursery:
+        await client.send(Frame(TEXT, b"good"), *flood, Frame(TEXT, b"never looked at"))
+        assert await transport.receive() == "good"
+        nursery.start_soon(ended, transport)
+        frame = await client.frame()
+        while frame[0] is PONG:
+            frame = await client.frame()
+        assert (frame[0], int.from_bytes(frame[1][:2])) == (CLOSE, Close.POLICY)
+        assert await client.stream.receive_some() == b""
+        await client.stream.aclose()
+
+
+async def test_a_close_for_a_policy_parses_nothing_more() -> None:
+    """Any other close reads on to the client's own close frame."""
+    limits = Limits(close_deadline_s=5)
+    async with connected(limits) as (transport, client), trio.open_nursery() as nursery:
+        nursery.start_soon(transport.aclose, Close.POLICY, "too much")
+        assert await client.closed() == (1008, "too much")
+        heard = transport.last_heard
+        await client.send(*[Frame(PING, b"")] * 400)
+        assert await client.stream.receive_some() == b"", "no pong"
+        await client.stream.aclose()
+    assert transport.last_heard == heard
 
 
 # What goes out

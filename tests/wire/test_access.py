@@ -69,7 +69,7 @@ async def test_an_expired_session_closes_its_sockets(migrated: str) -> None:
         async with site.owner.socket() as socket:
             assert (await socket.ask("ping"))["type"] == "pong"
             (connection,) = site.rt.service.connections
-            connection._expires_at = site.rt.world.now() + timedelta(seconds=0.2)
+            connection._signs.expires_at = site.rt.world.now() + timedelta(seconds=0.2)
             assert await socket.closed() == 4001
 
 

@@ -11,6 +11,7 @@ from websockets.frames import Frame, Opcode
 from tests._patience import fail_after
 
 from ._site import Json, Site, Socket
+from .conftest import start
 from .test_streams import patch
 
 DEEP = 500
@@ -145,8 +146,15 @@ async def test_x_bad_1_what_ends_a_connection(site: Site, frame: bytes, code: in
     assert (await site.owner.note(note_id))["version"] == 1
 
 
-async def test_i10_hostile_commands_fail_no_commit_of_a_neighbour(site: Site) -> None:
+async def test_i10_hostile_commands_fail_no_commit_of_a_neighbour(migrated: str) -> None:
     """One workspace is sent every bad message without pause, beside one that works."""
+    # With the budget of a client the attack would end after a second.
+    async with start(migrated, unreadable_per_s=1_000_000) as site:
+        await site.set_up()
+        await attack_beside_a_neighbour(site)
+
+
+async def attack_beside_a_neighbour(site: Site) -> None:
     owner = site.owner
     hostile_workspace = await site.add_workspace()
     body = {"workspace_id": hostile_workspace, "title": "T", "markdown": "x"}

@@ -1,0 +1,81 @@
+"""What is due to one connection by the clock, whatever is said on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from dalsegno.protocol import Close
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from dalsegno.actors.ports import Transport
+    from dalsegno.protocol import Limits
+
+
+class SignsOfLife:
+    """The heartbeats, pings and deadlines of one connection."""
+
+    __slots__ = ("_last_beat", "_limits", "_pinged_at", "expires_at")
+
+    def __init__(self, limits: Limits, expires_at: datetime | None) -> None:
+        self._limits = limits
+        self.expires_at = expires_at
+        """When the session ends, UTC; None: never."""
+        self._last_beat = trio.current_time()
+        self._pinged_at: float | None = None
+
+    def ending(
+        self,
+        now: float,
+        wall_now: Callable[[], datetime],
+        transport: Transport,
+        *,
+        is_sending: bool,
+    ) -> tuple[Close, str] | None:
+        """Return why the connection ends now: its session is over, or the client is silent."""
+        limits = self._limits
+        if self.expires_at is not None and wall_now() >= self.expires_at:
+            return Close.UNAUTHORIZED, "the session has expired"
+        # While something is being sent, the write deadline watches over the client; what it took
+        # is a sign of life, and a ping would have to wait behind the rest.
+        heard = max(transport.last_heard, transport.last_taken)
+        if now - heard > limits.client_timeout_s and not is_sending:
+            return Close.NORMAL, "silent"
+        if self._pinged_at is not None and transport.last_pong >= self._pinged_at:
+            self._pinged_at = None
+        if self._pinged_at is not None and now - self._pinged_at > limits.pong_deadline_s:
+            return Close.NORMAL, "no pong"
+        return None
+
+    def beat(self, now: float) -> bool:
+        """Return whether a heartbeat is due, and count it as sent."""
+        if now - self._last_beat < self._limits.heartbeat_interval_s:
+            return False
+        self._last_beat = now
+        return True
+
+    def ping(self, now: float, transport: Transport) -> bool:
+        """Return whether a ping is due, and count it as sent."""
+        if self._pinged_at is not None or now - transport.last_pong < self._limits.ping_interval_s:
+            return False
+        self._pinged_at = now
+        return True
+
+    def due(self, now: float, wall_now: Callable[[], datetime], transport: Transport) -> float:
+        """Return when something may be due next, in Trio's time."""
+        limits = self._limits
+        if self._pinged_at is None:
+            pinged = transport.last_pong + limits.ping_interval_s
+        else:
+            pinged = self._pinged_at + limits.pong_deadline_s
+        heard = max(transport.last_heard, transport.last_taken)
+        due = min(
+            self._last_beat + limits.heartbeat_interval_s, heard + limits.client_timeout_s, pinged
+        )
+        if self.expires_at is not None:
+            due = min(due, now + (self.expires_at - wall_now()).total_seconds())
+        return due
