@@ -62,6 +62,12 @@ from ._receipt import (
     store_receipt as store_receipt,
 )
 from ._retry import Backoff as Backoff, FailureWindow as FailureWindow
+from ._scanning import (
+    SLICE_BYTES as SLICE_BYTES,
+    check_nesting as check_nesting,
+    check_nul as check_nul,
+    scan as scan,
+)
 from ._subscription import (
     Publication as Publication,
     Subscription as Subscription,
@@ -75,11 +81,10 @@ from ._validation import (
     PayloadDecoder as PayloadDecoder,
     check_id as check_id,
     check_key as check_key,
-    check_nesting as check_nesting,
-    check_nul as check_nul,
     check_workspace_id as check_workspace_id,
     encode_checked as encode_checked,
     read_back as read_back,
+    reason_of as reason_of,
     refusal as refusal,
 )
 from .dialects import (

@@ -206,6 +206,9 @@ class Limits:
     """… but after this long no longer than …"""
     body_rate_min: int = 1 * KIB
     """… at so many bytes a second: what trickles is no upload."""
+    login_bytes_max: int = 16 * KIB
+    """The body of setup and login, which anybody may send, 413 above: the longest password and the
+    longest address, escaped, fit."""
     requests_max: int = 1_024
     """HTTP requests at the same time; above this one gets 503 with ``retry-after``.  Each may hold
     a body, an answer, and a place in the queue for the database."""

@@ -14,6 +14,7 @@ import trio
 
 from dalsegno.actors.ports import TransportClosedError
 from dalsegno.protocol import (
+    SLICE_BYTES,
     Close,
     DalsegnoError,
     Principal,
@@ -31,7 +32,8 @@ from dalsegno.protocol.dialects import (
     request_id_of,
 )
 
-from ._lifecycle import Input
+from ._in_turns import in_turns
+from ._lifecycle import Input, ended_by
 from ._signs_of_life import SignsOfLife
 from ._submission import Submission
 from ._subscribing import Subscribing
@@ -175,7 +177,7 @@ class Connection:
                 except TransportClosedError:
                     pass
                 except trio.Cancelled as cancelled:
-                    self._closing = self._closing or _ended_by(cancelled)
+                    self._closing = self._closing or ended_by(cancelled)
                     raise
                 except Exception:  # noqa: BLE001 - a fault here ends this connection alone
                     writer.fail()
@@ -246,8 +248,13 @@ class Connection:
                 self._refuse_unreadable(Reject("BAD_REQUEST", "binary payloads are unsupported"))
                 continue
             try:
-                asked = self._language.decode(received, limits)
+                if len(received) <= SLICE_BYTES:
+                    asked = self._language.decode(received, limits)
+                else:
+                    asked = await in_turns(self._language.decoding(received, limits))
             except DalsegnoError as error:
+                if len(received) > SLICE_BYTES:
+                    await trio.lowlevel.checkpoint()
                 self._refuse_unreadable(error, request_id_of(received))
                 continue
             if isinstance(asked, CommandRequest):
@@ -383,13 +390,3 @@ class Connection:
             if not writer.is_sending and signs.ping(now, transport):
                 transport.ping_nowait()
         return signs.due(now, wall_now, transport)
-
-
-def _ended_by(cancelled: trio.Cancelled) -> tuple[Close, str]:
-    """Return what to tell a client whose connection is cancelled from outside.
-
-    Trio says why: a nursery cancels what is in it because a task failed, ours or the host's.
-    """
-    if cancelled.source == "nursery":
-        return Close.INTERNAL, "the server failed"
-    return Close.GOING_AWAY, "shutting down"

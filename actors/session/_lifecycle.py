@@ -10,8 +10,12 @@ task waits for the client to take something.  From *closing* on nothing is writt
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from dalsegno.protocol import Machine
+from dalsegno.protocol import Close, Machine
+
+if TYPE_CHECKING:
+    import trio
 
 
 class State(Enum):
@@ -70,3 +74,13 @@ LIFECYCLE = Machine(
     },
 )
 """Every step of a connection."""
+
+
+def ended_by(cancelled: trio.Cancelled) -> tuple[Close, str]:
+    """Return what to tell a client whose connection is cancelled from outside.
+
+    Trio says why: a nursery cancels what is in it because a task failed, ours or the host's.
+    """
+    if cancelled.source == "nursery":
+        return Close.INTERNAL, "the server failed"
+    return Close.GOING_AWAY, "shutting down"

@@ -123,8 +123,6 @@ class Ack(ClientMessage, tag="ack", frozen=True, kw_only=True):
 class Ping(ClientMessage, tag="ping", frozen=True, kw_only=True):
     """Ask for a sign of life."""
 
-    client_ts: Any = None
-
 
 class Begun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The beginning of a subscription, as its first answer shows it."""

@@ -6,18 +6,21 @@ type and range while it is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 import msgspec
 
 from dalsegno.protocol._errors import Reject
-from dalsegno.protocol._validation import check_nesting, check_nul
+from dalsegno.protocol._scanning import check_nesting, check_nul, scan
+from dalsegno.protocol._validation import reason_of
 
-from ._dialect import Ack, CommandRequest, Ping, SubscribeRequest, UnsubscribeRequest
+from ._dialect import Ack, CommandRequest, Ping, SubscribeRequest, Text, UnsubscribeRequest
 from ._generic import GENERIC
 from ._notes import NOTES
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from dalsegno.protocol._limits import Limits
 
     from ._dialect import Dialect
@@ -43,13 +46,22 @@ class Language:
         """
         document = text.encode()
         check_nesting(document, limits.nesting_max)
+        if b"\\" in document:
+            check_nul(document)
+        return self._decoded(document)
+
+    def decoding(self, text: str, limits: Limits) -> Generator[None, None, AnyRequest]:
+        """Do what `decode` does for a long message, and yield between its steps."""
+        document = text.encode()
+        yield from scan(document, limits.nesting_max)
+        return self._decoded(document)
+
+    def _decoded(self, document: bytes) -> AnyRequest:
         try:
             request: AnyRequest = self._decode(document)
         except (msgspec.MsgspecError, RecursionError) as error:
-            detail = {} if isinstance(error, RecursionError) else {"reason": str(error)}
+            detail = {} if isinstance(error, RecursionError) else {"reason": reason_of(error)}
             raise Reject("BAD_REQUEST", "invalid websocket payload", **detail) from None
-        if "\\" in text:
-            check_nul(document)
         return request
 
 
@@ -58,16 +70,22 @@ WEBSOCKET = Language(GENERIC, NOTES)
 
 
 class _Envelope(msgspec.Struct):
-    request_id: Any = None
+    request_id: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_request_id = msgspec.json.Decoder(Text).decode
+_REQUEST_ID_BYTES = 256 * len("\\ud834\\udd1e")
+"""As long as one can be, escaped and all."""
 
 
 def request_id_of(text: str) -> str | None:
-    """Return the request id of a message that cannot be decoded, if that much can be read."""
+    """Return the request id of a message that cannot be decoded, if that much can be read.
+
+    Everything else is passed over, and what cannot be an id is not decoded, whatever it is.
+    """
     try:
-        request_id = _decode_envelope(text.encode()).request_id
-    except (msgspec.MsgspecError, RecursionError):
+        found = _decode_envelope(text.encode()).request_id
+        return None if len(bytes(found)) > _REQUEST_ID_BYTES + 2 else _decode_request_id(found)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
-    return request_id if isinstance(request_id, str) and len(request_id) <= 256 else None

@@ -185,7 +185,6 @@ class ApplyPatch(CommandRequest, tag="apply_patch", frozen=True, kw_only=True):
     note_id: Text
     base_version: Seq
     patch_ops: Raw
-    client_ts: Any = None
 
     @property
     def name(self) -> str:

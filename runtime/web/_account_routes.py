@@ -88,7 +88,7 @@ def account_routes(context: RouteContext) -> Blueprint:
     @routes.post("/api/setup/register")
     async def register() -> Response:
         refuse_foreign_pages()
-        body = await read(RegisterBody)
+        body = await read(RegisterBody, bytes_max=rt.limits.login_bytes_max)
         if await rt.system.get(setups, "main") is not None:
             raise Reject("SETUP_LOCKED", "setup was done already")
         given = request.headers.get("x-setup-token", body.setup_token)
@@ -111,7 +111,7 @@ def account_routes(context: RouteContext) -> Blueprint:
     @routes.post("/api/auth/login")
     async def login() -> Response:
         refuse_foreign_pages()
-        body = await read(LoginBody)
+        body = await read(LoginBody, bytes_max=rt.limits.login_bytes_max)
         # The claim and not the account: one that does not exist is guarded as well.
         claim_id = email_claim(body.email)
         guess = claim_id, context.address

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import trio
 from quart import request
 from quart_trio.wrappers.request import TrioBody, TrioRequest
-from werkzeug.exceptions import RequestTimeout
+from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
 if TYPE_CHECKING:
     from dalsegno.protocol import Limits
@@ -22,6 +22,7 @@ class TimedBody(TrioBody):
 
     def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
         super().__init__(expected_content_length, max_content_length)
+        self._announced_bytes = expected_content_length or 0
         self._begun = trio.current_time()
         self._arrived_bytes = 0
         self._is_complete = False
@@ -30,6 +31,12 @@ class TimedBody(TrioBody):
         """Add what arrived."""
         self._arrived_bytes += len(data)
         super().append(data)
+
+    def bound(self, bytes_max: int) -> None:
+        """Take no more than so many bytes; what has arrived, or is announced, counts."""
+        self._max_content_length = bytes_max
+        if max(self._arrived_bytes, self._announced_bytes) > bytes_max:
+            self._must_raise = RequestEntityTooLarge()
 
     def set_complete(self) -> None:
         """Note that nothing more comes."""
@@ -50,8 +57,12 @@ class TimedRequest(TrioRequest):
     body_class = TimedBody
 
 
-async def read_body(limits: Limits) -> bytes:
+async def read_body(limits: Limits, bytes_max: int | None = None) -> bytes:
     """Return the body of the current request.
+
+    Args:
+        limits: by when it has to be there.
+        bytes_max: how long it may be, if that is less than for other requests.
 
     Raises:
         RequestTimeout: it is too slow.
@@ -59,6 +70,8 @@ async def read_body(limits: Limits) -> bytes:
 
     """
     body = cast("TimedBody", request.body)
+    if bytes_max is not None:
+        body.bound(bytes_max)
     while trio.current_time() < (due := body.due(limits)):
         with trio.move_on_at(due):
             return await request.get_data(cache=False, as_text=False, parse_form_data=False)

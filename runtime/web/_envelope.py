@@ -18,6 +18,7 @@ from quart import Response, g, has_websocket_context, request, websocket
 from quart_trio import QuartTrio
 from werkzeug.exceptions import BadHost, HTTPException
 
+from dalsegno.actors import in_turns
 from dalsegno.protocol import (
     DalsegnoError,
     InternalError,
@@ -25,16 +26,18 @@ from dalsegno.protocol import (
     Reject,
     WorkspaceMovedError,
     check_id,
-    check_nesting,
-    check_nul,
     http_status,
+    reason_of,
     refusal,
+    scan,
 )
 
 from ._admission import overloaded
 from ._body import TimedRequest, read_body
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
     from quart.typing import ResponseTypes
     from quart.wrappers.base import BaseRequestWebsocket
@@ -158,15 +161,19 @@ def nothing() -> Response:
     return Response(b"", status=204)
 
 
-async def read(type_: type[T]) -> T:
-    """Read the request's body.
+async def read(type_: type[T], *, bytes_max: int | None = None) -> T:
+    """Read the request's body, letting others run amid the look at a long one.
+
+    Args:
+        type_: what it has to be.
+        bytes_max: how long it may be, if that is less than for other requests.
 
     Raises:
         Reject: ``BAD_REQUEST`` if it is not JSON, or not of this type.
         HTTPException: it is too long or too slow.
 
     """
-    return decode(await read_body(g.limits), type_)
+    return await in_turns(_decoding(await read_body(g.limits, bytes_max), type_))
 
 
 async def _drained() -> bool:
@@ -185,16 +192,15 @@ async def _drained() -> bool:
     return True
 
 
-def decode(document: bytes, type_: type[T]) -> T:
+def _decoding(document: bytes, type_: type[T]) -> Generator[None, None, T]:
     """Decode JSON from outside, refusing what cannot be stored or is nested too deeply."""
-    check_nesting(document, g.limits.nesting_max)
-    check_nul(document)
+    yield from scan(document, g.limits.nesting_max)
     try:
         return msgspec.json.decode(document, type=type_)
     except msgspec.ValidationError as error:
         raise refusal(error, type_) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Reject("BAD_REQUEST", str(error)) from None
+        raise Reject("BAD_REQUEST", reason_of(error)) from None
 
 
 def query_int(name: str, default: int, *, least: int, most: int) -> int:

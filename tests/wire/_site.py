@@ -154,6 +154,11 @@ class Site:
         content = None if body is None else msgspec.json.encode(body)
         return await self._client.request(method, path, content=content, headers=headers)
 
+    async def post(self, path: str, content: bytes | AsyncIterator[bytes]) -> httpx.Response:
+        """Send a body as it is, announced or in pieces."""
+        self._client.cookies.clear()
+        return await self._client.post(path, content=content)
+
     async def set_up(self) -> User:
         body = {"email": "owner@example.com", "password": PASSWORD, "display_name": "Owner"}
         response = await self.http("POST", "/api/setup/register", body)

@@ -1,6 +1,7 @@
 """X-BAD-1: every bad input has its typed error, changes nothing and harms no other client."""
 
 import socket as sockets
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -204,6 +205,25 @@ async def test_bodies_over_http_are_bounded_and_typed(site: Site) -> None:
     response = await owner.http("POST", "/api/notes", whole)
     assert response.status_code == 201
     assert len(await owner.events()) == 1
+
+
+async def test_i10_a_body_that_anybody_may_send_is_short(site: Site) -> None:
+    """A hostile one of 2 MiB, before any login, held the server for a quarter of a second."""
+    hostile = b'{"x":[' + b'"[",' * (1 << 19)
+
+    async def piecewise(body: bytes) -> AsyncIterator[bytes]:
+        for at in range(0, len(body), 4096):
+            yield body[at : at + 4096]
+
+    for path in ("/api/auth/login", "/api/setup/register"):
+        for size, status, code in (
+            (16 * 1024, 400, "BAD_REQUEST"),
+            (16 * 1024 + 1, 413, "PAYLOAD_TOO_LARGE"),
+            (len(hostile), 413, "PAYLOAD_TOO_LARGE"),
+        ):
+            for content in (hostile[:size], piecewise(hostile[:size])):
+                response = await site.post(path, content)
+                assert (response.status_code, response.json()["code"]) == (status, code), size
 
 
 async def test_a_client_that_vanishes_leaves_nothing(site: Site) -> None:

@@ -136,7 +136,7 @@ async def test_other_versions_are_refused(site: Site, asked: bytes, used: bool) 
             assert await client.ended() == b""
 
 
-LONG = b" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+LONG = b" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10000\r\n\r\n"
 TRICKLED = {
     b"POST /api/auth/login": 408,
     b"POST /no/such/route": 404,

@@ -9,11 +9,11 @@ import trio
 import trio.testing
 
 from dalsegno.actors import World
-from dalsegno.protocol import Close, Limits
+from dalsegno.protocol import SLICE_BYTES, Close, Limits
 from tests.actors._wire import Wire, wired
 from tests.actors._world import FaultyStore, running
 
-PING = '{"type":"ping","client_ts":"%s"}'
+PING = '{"type":"ping","x":"%s"}'
 
 
 async def answers_a_turn(wire: Wire, messages: list[str]) -> list[int]:
@@ -46,6 +46,16 @@ async def test_i10_messages_that_arrive_together_are_carried_out_in_turns(
     assert sum(turns) == 24
     # Trio runs whoever is ready in either order: two turns may come between two looks.
     assert max(turns) <= 2 * most
+
+
+@pytest.mark.parametrize("end", ["1]}", "1]"], ids=["a message", "none"])
+async def test_i10_others_have_their_turns_amid_a_long_message(
+    store: FaultyStore, world: World, end: str
+) -> None:
+    long = '{"type":"ping","x":[' + '"[",' * 250_000 + end
+    async with running(store, world) as actors, wired(actors) as wire:
+        turns = await answers_a_turn(wire, [long])
+    assert len(turns) >= len(long) / SLICE_BYTES / 2
 
 
 @pytest.mark.parametrize("message", ["{", b"\0"], ids=["no JSON", "binary"])
