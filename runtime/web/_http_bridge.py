@@ -72,6 +72,8 @@ class HandedStream:
         self._linger_bytes_max = 4 * limits.body_bytes_max
         self._over = over
         self._requests = 0
+        self._sending = trio.Lock()
+        """Hypercorn ends a connection in one task while another may still be sending."""
         self._is_closing = False
         self._is_over = False
         self._is_read = False
@@ -109,9 +111,10 @@ class HandedStream:
         """
         view = memoryview(data)
         try:
-            for start in range(0, len(view), _PIECE_BYTES):
-                with trio.fail_after(self._write_deadline_s):
-                    await self._stream.send_all(view[start : start + _PIECE_BYTES])
+            async with self._sending:
+                for start in range(0, len(view), _PIECE_BYTES):
+                    with trio.fail_after(self._write_deadline_s):
+                        await self._stream.send_all(view[start : start + _PIECE_BYTES])
         except trio.TooSlowError:
             await trio.aclose_forcefully(self._stream)
             self._end()
@@ -137,7 +140,8 @@ class HandedStream:
 
     async def _linger(self) -> None:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self._stream.send_eof()
+            async with self._sending:
+                await self._stream.send_eof()
             if self._is_read:  # by Hypercorn's task, which reads on until the client has closed
                 self._read_ended = trio.Event()
                 await self._read_ended.wait()
