@@ -9,7 +9,8 @@ wait for its answers numbers its patches in advance.
 
 Each line on standard input, ``SECONDS CLIENTS IN_FLIGHT``, lets the first ``CLIENTS`` clients keep
 ``IN_FLIGHT`` patches in flight each, or, if that is 0, lets one after the other send a patch when
-the last one was answered.  The answer is a line of JSON when nothing is in flight.
+the last one was answered.  The answer is a line of JSON when nothing is in flight.  The line
+``follow NOTE …`` lets the first client follow these notes; it is answered when that has begun.
 
 An answer is counted for a client's oldest patch; with several workspaces, which answer in no common
 order, only the mean of the latencies is right.
@@ -82,6 +83,21 @@ class Client:
         self._write(b"".join([self._unsent, *frames]))
         self.sent_at.extend([time.perf_counter()] * count)
 
+    def follow(self, notes: Sequence[str]) -> None:
+        """Subscribe to some notes, and wait until all subscriptions have begun."""
+        self.sock.setblocking(True)
+        for note in notes:
+            # One after the other: the server bounds how many begin at a time.
+            subscribe = {"type": "subscribe", "stream_id": f"note:{note}", "cursor": 1}
+            self.sock.sendall(written(json.dumps(subscribe)))
+            answered = self._counter.other
+            while self._counter.other == answered:
+                data = self.sock.recv(_READ_BYTES)
+                if not data or any(bad in data for bad in _BAD):
+                    sys.exit(f"load: {data.decode(errors='replace')[-500:]}")
+                self._counter.feed(data)
+        self.sock.setblocking(False)
+
     def _write(self, data: bytes) -> None:
         try:
             sent = self.sock.send(data)
@@ -125,6 +141,11 @@ class Load:
             while all(number != 0 for number, _ in epoll.poll()):
                 self._read(end=0.0)
         return sys.stdin.readline()
+
+    def follow(self, notes: Sequence[str]) -> str:
+        """Let the first client follow some notes."""
+        self._clients[0].follow(notes)
+        return "{}"
 
     def run(self, seconds: float, clients: int, in_flight: int) -> str:
         """Run the clients, and return their figures."""
@@ -180,8 +201,12 @@ def main() -> None:
     )
     print("ready", flush=True)
     while line := load.idle():
-        seconds, first, in_flight = line.split()
-        print(load.run(float(seconds), int(first), int(in_flight)), flush=True)
+        words = line.split()
+        if words[0] == "follow":
+            print(load.follow(words[1:]), flush=True)
+        else:
+            seconds, first, in_flight = words
+            print(load.run(float(seconds), int(first), int(in_flight)), flush=True)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,12 @@ class Server:
         self.cookie = ""
         self._csrf_token = ""
 
+    def acting(self, cookie: str, csrf_token: str) -> Server:
+        """Return the same server with another session."""
+        server = Server(self.process, self.port)
+        server.cookie, server._csrf_token = cookie, csrf_token
+        return server
+
     def join(self, other: Server) -> None:
         """Use the session of another server on the same database."""
         self.cookie, self._csrf_token = other.cookie, other._csrf_token
@@ -126,16 +132,20 @@ async def started(
     *options: str,
     environ: Mapping[str, str] | None = None,
     log: Path | None = None,
+    module: str = "dalsegno.runtime",
 ) -> AsyncIterator[Server]:
     """Open a server on the core for subjects, on a database that may have users already.
 
     Args:
         database: where its log is.
         options: of ``dalsegno serve``, beside the usual ones; if an option is repeated, the last
-        counts.  environ: more settings.  log: a file for its log.
+            counts.
+        environ: more settings.
+        log: a file for its log.
+        module: what has the command line.
 
     """
-    command = python("dalsegno.runtime", "serve", "--bind", "127.0.0.1:0")
+    command = python(module, "serve", "--bind", "127.0.0.1:0")
     command += ["--database", database.dsn, "--log-level", "warning", *options]
     async with child("serve", command, core=SUBJECT_CORE, environ=environ, log=log) as process:
         url = (await process.hear()).split()[-1]
