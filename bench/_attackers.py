@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 1 << 18
 _WAIT_S = 0.05
-_TIMEOUT_S = 2.0
+_PATIENCE_S = 0.2
+"""How long an answer may come after the end of an attack; then the client hangs up."""
 _LENGTH = b"\r\ncontent-length:"
 _CURRENT = b'"current_version":'
 
@@ -107,14 +109,19 @@ def _digits(text: bytes) -> int:
 class Http:
     """A connection that sends requests, one after the other."""
 
-    def __init__(self, target: Target, tally: Counter[str]) -> None:
-        self._sock = socket.create_connection(("127.0.0.1", target.port), timeout=_TIMEOUT_S)
+    def __init__(self, target: Target, tally: Counter[str], end: float) -> None:
+        """Connect; nothing is waited for long after ``end``, a moment of perf_counter()."""
+        self._end = end
+        self._sock = socket.create_connection(("127.0.0.1", target.port), self._left_s())
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._tally = tally
 
     def close(self) -> None:
         """Hang up."""
         self._sock.close()
+
+    def _left_s(self) -> float:
+        return max(0.0, self._end - time.perf_counter()) + _PATIENCE_S
 
     def ask(self, request: bytes) -> int:
         """Send a request; return its answer's status.
@@ -123,6 +130,7 @@ class Http:
             OSError: the connection has ended, or is too slow.
 
         """
+        self._sock.settimeout(self._left_s())
         self._sock.sendall(request)
         self._tally["bytes"] += len(request)
         answer = b""

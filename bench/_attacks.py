@@ -89,7 +89,7 @@ def post(path: str, body: Callable[[Target, int], bytes], *, session: bool = Fal
 
     def run(target: Target, number: int, tally: Counter[str], end: float) -> None:
         cookie, csrf_token = (target.cookie, target.csrf_token) if session else ("", "")
-        with closing(Http(target, tally)) as http:
+        with closing(Http(target, tally, end)) as http:
             while time.perf_counter() < end:
                 data = body(target, number)
                 http.ask(inputs.request(path, data, cookie=cookie, csrf_token=csrf_token))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -20,6 +21,7 @@ from dalsegno.protocol import Limits, Reject
 from dalsegno.protocol.dialects import WEBSOCKET
 
 MS = 1_000_000
+PATIENCE_S = 20.0
 
 
 class Clock:
@@ -197,7 +199,7 @@ async def test_an_attacker_reads_each_answer_to_its_end(nursery: trio.Nursery) -
 
     def ask() -> Counter[str]:
         tally = Counter[str]()
-        http = Http(Target(port, "", "", [], ""), tally)
+        http = Http(Target(port, "", "", [], ""), tally, time.perf_counter() + PATIENCE_S)
         assert [http.ask(b"one"), http.ask(b"two")] == [200, 429]
         http.close()
         return tally
