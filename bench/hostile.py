@@ -51,7 +51,7 @@ _REACH_P99 = 3.0
 _LOOK_S = 0.05
 _BUSY = 0.3
 """A server that works less than this share of the time has finished with an attack."""
-_SETTLE_S = 10.0
+_SETTLE_S = 20.0
 _NEIGHBOUR = "neighbour"
 _QUIET = "no attack"
 """The name of the rounds without one."""
@@ -214,7 +214,7 @@ async def _bench(options: Options) -> AsyncIterator[Bench]:
             ):
                 await attackers.ask(json.dumps(targets))
                 await beside.hear()
-                settle_s = options.pick(_SETTLE_S, quick=_SETTLE_S / 20)
+                settle_s = options.pick(_SETTLE_S, quick=_SETTLE_S / 40)
                 yield Bench(server, database, attackers, beside, 2 * options.seconds, settle_s)
 
 
