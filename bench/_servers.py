@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _WHO = {"email": "bench@example.com", "password": "correct horse battery", "display_name": "B"}
 
+_UNBUDGETED = {"DALSEGNO_LIMIT_WRITTEN_BYTES_PER_MINUTE": str(2**40)}
+
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
@@ -159,7 +161,11 @@ async def serving(
     environ: Mapping[str, str] | None = None,
     log: Path | None = None,
 ) -> AsyncIterator[Server]:
-    """Open a server as `started` does, the first on its database, with a user."""
+    """Open a server as `started` does, the first on its database, with a user.
+
+    The user is one for all clients of a load, and may have as much written as they can.
+    """
+    environ = {**_UNBUDGETED, **(environ or {})}
     async with started(database, *options, environ=environ, log=log) as server:
         await server.set_up()
         yield server
