@@ -71,7 +71,7 @@ async def read_body(limits: Limits, bytes_max: int | None = None) -> bytes:
     """
     body = cast("TimedBody", request.body)
     if bytes_max is not None:
-        body.bound(bytes_max)
+        body.bound(min(bytes_max, limits.body_bytes_max))
     while trio.current_time() < (due := body.due(limits)):
         with trio.move_on_at(due):
             return await request.get_data(cache=False, as_text=False, parse_form_data=False)

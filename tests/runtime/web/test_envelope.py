@@ -72,7 +72,7 @@ async def test_what_is_no_route_has_the_envelope_too(
         b'{"email": 1, "password": "x"}',
         b'{"email": "a"}',
         b'{"email": "a", "password": "x", "more": ' + b"[" * 65 + b"]" * 65 + b"}",
-        b"[" * 100_000,
+        b"[" * 10_000,
     ],
 )
 async def test_what_is_not_the_json_that_was_asked_for_is_400(site: Site, raw: bytes) -> None:
