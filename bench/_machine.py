@@ -8,6 +8,9 @@ import platform
 import resource
 from pathlib import Path
 
+_LISTENS = "0A"
+"""The state of a socket whose queue counts connections (proc_net_tcp)."""
+
 
 def machine() -> str:
     """Name the class of machine, and how busy it is with other things."""
@@ -48,6 +51,20 @@ def resident_bytes(pid: int, *, tree: bool = False) -> float:
     if tree:
         total += sum(_private_kb(child) for child in _children(pid))
     return total * 1024
+
+
+def unread_bytes(port: int) -> float:
+    """Return what arrived on a port's connections and was not read yet; NaN without ``/proc``."""
+    try:
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    except OSError:
+        return math.nan
+    total = 0
+    for line in lines:
+        _, local, _, state, queues, *_ = line.split()
+        if state != _LISTENS and int(local.partition(":")[2], 16) == port:
+            total += int(queues.partition(":")[2], 16)
+    return total
 
 
 def _private_kb(pid: int) -> float:

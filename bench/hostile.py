@@ -33,7 +33,7 @@ from ._attacks import ATTACKS, SHORT_MS, Attack
 from ._client import upgraded
 from ._harness import Figure, Report, Sample, Series, p99, rounds
 from ._hostile_inputs import keystroke, patch
-from ._machine import resident_bytes
+from ._machine import resident_bytes, unread_bytes
 from ._processes import OTHER_CORE, Child, child, python
 from ._servers import postgres, started
 from ._watched import Step
@@ -139,10 +139,11 @@ class Bench:
         return msgspec.json.decode(line, type=Step)
 
     async def _settle(self) -> None:
-        """Wait until the server has little to do, for a while at most."""
+        """Wait until the server has read everything and has little to do, for a while at most."""
         with trio.move_on_after(self.settle_s):
             busy = 1.0
-            while busy > _BUSY:
+            # A share alone misleads where others had the core in that moment.
+            while busy > _BUSY or unread_bytes(self.server.port) > 0:
                 before = self.server.process.cpu_s()
                 await trio.sleep(_LOOK_S)
                 busy = (self.server.process.cpu_s() - before) / _LOOK_S
