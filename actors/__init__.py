@@ -41,6 +41,10 @@ from .session import (
     Connections as Connections,
     EventStream as EventStream,
     SessionContext as SessionContext,
-    in_turns as in_turns,
 )
-from .workspace import Entity as Entity, Turn as Turn, make_command as make_command
+from .workspace import (
+    Entity as Entity,
+    Turn as Turn,
+    in_turns as in_turns,
+    make_command as make_command,
+)

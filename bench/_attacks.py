@@ -40,7 +40,7 @@ LONG_MS = 10.0
 SHORT_MS = 5.0
 _IN_FLIGHT = 256
 _FEW_IN_FLIGHT = 8
-"""Of patches of 10,000 operations, each of 140 KB."""
+"""Of patches of as many operations as one may have, each of 57 KB."""
 _PAUSE_S = 0.01
 _NICENESS = 10
 _IDLE = 1_100
@@ -234,7 +234,7 @@ ATTACKS = {
         bound_ms=LONG_MS,
     ),
     "operations": Attack(
-        says="patches of 10,000 operations",
+        says="patches of 4,096 operations",
         run=patches(inputs.operations(), _FEW_IN_FLIGHT),
         text=_SMALL,
     ),

@@ -6,12 +6,14 @@ import json
 
 from websockets.frames import Frame, Opcode
 
+from dalsegno.protocol import PATCH_OPS_MAX
+
 from ._client import written
 
 MIB = 1 << 20
 BLOCK_BYTES = 16 * 1024
 """Of short frames, what is sent at a time: what a server reads at a time."""
-OPERATIONS = 10_000
+OPERATIONS = PATCH_OPS_MAX
 PAST_VERSION = 999_999_999
 """A base version that no note has."""
 _NOTHING = '{"retain":0}'

@@ -66,6 +66,7 @@ from ._scanning import (
     SLICE_BYTES as SLICE_BYTES,
     check_nesting as check_nesting,
     check_nul as check_nul,
+    finished as finished,
     scan as scan,
 )
 from ._subscription import (

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar, get_args
 import msgspec
 
 from ._errors import DalsegnoError, DomainError, InternalError
-from ._validation import PayloadDecoder, encode_checked, read_back
+from ._scanning import SLICE_BYTES
+from ._validation import PayloadDecoder, encoding_checked, read_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from typing_extensions import TypeForm
 
@@ -175,16 +176,20 @@ class DomainCodec(Generic[StateT, CommandT, EventT]):
         codec = self._codecs.get(event)
         return codec is None or codec.reads(type_version)
 
-    def check_command(
-        self, name: str, command: CommandT, *, nesting_max: int
-    ) -> tuple[CommandT, int]:
+    def checking_command(
+        self, name: str, command: CommandT, nesting_max: int
+    ) -> Generator[None, None, tuple[CommandT, int]]:
         """Return a program's command as the network would have brought it, and its bytes.
+
+        It yields between the steps of a long one.
 
         Raises:
             Reject: ``BAD_REQUEST``, or a field's own code.
 
         """
-        document = encode_checked(command, nesting_max=nesting_max)
+        document = yield from encoding_checked(command, nesting_max)
+        if len(document) > SLICE_BYTES:
+            yield
         checked: CommandT = self._payload_decoders[name].read_back(command, document)
         return checked, len(document)
 

@@ -25,7 +25,7 @@ from msgspec import UNSET, UnsetType
 
 from ._errors import Reject
 
-PATCH_OPS_MAX = 10_000
+PATCH_OPS_MAX = 4_096
 """Operations in one patch; more than anybody types, few enough to apply in one go."""
 
 

@@ -16,12 +16,14 @@ It is done in slices, so that a caller can let others run in between: the worst 
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ._errors import Reject
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+ResultT = TypeVar("ResultT")
 
 SLICE_BYTES = 32 * 1024
 """What is looked at in one step; a shorter document is looked at in one."""
@@ -36,6 +38,16 @@ _ROUND_GAIN = 4
 """A round has to remove one in so many brackets, or another is not worth its time."""
 
 
+def finished(steps: Generator[None, None, ResultT]) -> ResultT:
+    """Return what a computation in steps returns, letting nobody run in between."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: ResultT = end.value
+            return result
+
+
 def check_nesting(document: bytes, nesting_max: int) -> None:
     """Refuse a JSON document that is nested too deeply, without decoding it.
 
@@ -43,8 +55,7 @@ def check_nesting(document: bytes, nesting_max: int) -> None:
         Reject: ``BAD_REQUEST``.
 
     """
-    for _ in _nesting_steps(document, nesting_max):
-        pass
+    finished(_nesting_steps(document, nesting_max))
 
 
 def check_nul(document: bytes) -> None:
@@ -54,8 +65,7 @@ def check_nul(document: bytes) -> None:
         Reject: ``BAD_REQUEST``.
 
     """
-    for _ in _nul_steps(document):
-        pass
+    finished(_nul_steps(document))
 
 
 def scan(document: bytes, nesting_max: int) -> Generator[None, None, None]:

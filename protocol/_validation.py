@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ._errors import Reject
-from ._scanning import check_nesting, check_nul
+from ._scanning import finished, scan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     from ._limits import Limits
 
@@ -43,6 +43,11 @@ def encode_checked(value: object, *, nesting_max: int) -> bytes:
             cannot be written as JSON at all.
 
     """
+    return finished(encoding_checked(value, nesting_max))
+
+
+def encoding_checked(value: object, nesting_max: int) -> Generator[None, None, bytes]:
+    """Do what `encode_checked` does, and yield between the steps of a long one."""
     try:
         document = msgspec.json.encode(value)
     except UnicodeEncodeError:
@@ -51,8 +56,7 @@ def encode_checked(value: object, *, nesting_max: int) -> bytes:
         raise Reject("BAD_REQUEST", f"nested deeper than {nesting_max}") from None
     except (TypeError, ValueError, OverflowError) as error:
         raise Reject("BAD_REQUEST", f"this is no JSON: {error}") from None
-    check_nul(document)
-    check_nesting(document, nesting_max)
+    yield from scan(document, nesting_max)
     return document
 
 

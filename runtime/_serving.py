@@ -21,7 +21,7 @@ from .resources import raise_descriptor_limit
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-_GC_AFTER = 6_000, 2, 20
+_GC_AFTER = 6_000, 2, 50
 """How many more containers than before make the garbage collector look for young cycles, and after
 how many such passes it looks at the older ones too.  A pass looks at all that is young, in one
 step: at 50,000, most of them alive, for 40 ms (I10)."""

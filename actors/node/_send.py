@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from dalsegno.actors.workspace import make_command
+from dalsegno.actors.workspace import checking, in_turns, make_command
 from dalsegno.protocol import DalsegnoError, Receipt, Reject
 
 if TYPE_CHECKING:
@@ -78,18 +78,20 @@ async def send(
     name, domain = catalog.commands.get(type(command), ("", None))
     if domain is None:
         raise Reject("UNKNOWN_COMMAND", f"no domain here knows {type(command).__name__}")
-    answer = _Answer()
-    node = directory.node
+    answer, node = _Answer(), directory.node
+    beside = (principal.user_id, key, correlation_id, causation)
+    checked, size = await in_turns(checking(domain, name, command, *beside, limits=node.limits))
     prepared = make_command(
         workspace_id,
         domain,
         name,
-        command,
+        checked,
         principal=principal,
         reply=answer.give,
         roles=catalog.roles,
         limits=node.limits,
         new_id=node.world.new_id,
+        checked_bytes=size,
         key=key,
         correlation_id=correlation_id,
         causation=causation,

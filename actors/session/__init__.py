@@ -7,4 +7,3 @@ from ._event_stream import (
     EventStream as EventStream,
     EventStreamStatistics as EventStreamStatistics,
 )
-from ._in_turns import in_turns as in_turns

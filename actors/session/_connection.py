@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from dalsegno.actors.ports import TransportClosedError
+from dalsegno.actors.workspace import in_turns
 from dalsegno.protocol import (
     SLICE_BYTES,
     Close,
@@ -32,7 +33,6 @@ from dalsegno.protocol.dialects import (
     request_id_of,
 )
 
-from ._in_turns import in_turns
 from ._lifecycle import Input, ended_by
 from ._signs_of_life import SignsOfLife
 from ._submission import Submission

@@ -2,7 +2,12 @@
 
 from ._budget import WriteBudgets as WriteBudgets
 from ._cache import CacheBound as CacheBound
-from ._command import Command as Command, Sender as Sender, make_command as make_command
+from ._command import (
+    Command as Command,
+    Sender as Sender,
+    checking as checking,
+    make_command as make_command,
+)
 from ._committer import (
     Committer as Committer,
     CommitterStatistics as CommitterStatistics,
@@ -19,4 +24,4 @@ from ._incarnation import Incarnation as Incarnation
 from ._local_node import LocalNode as LocalNode
 from ._mailbox import Mailbox as Mailbox
 from ._room import Room as Room
-from ._turn import Turn as Turn
+from ._turn import Turn as Turn, in_turns as in_turns

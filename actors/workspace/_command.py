@@ -20,7 +20,7 @@ from dalsegno.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from dalsegno.actors.ports import Roles
     from dalsegno.protocol import Decider, Domain, Limits
@@ -133,27 +133,23 @@ def make_command(
     roles: Roles,
     limits: Limits,
     new_id: Callable[[], str],
-    checked_bytes: int | None = None,
+    checked_bytes: int,
     key: str | None = None,
     correlation_id: str | None = None,
     causation: str | None = None,
 ) -> Command:
-    """Validate a command and put it into its envelope.
+    """Put a command that was checked into its envelope.
 
     The scope of an idempotency key is the principal with the target stream, or, where the runtime
     gives the entity its id, with the command's name.
 
-    ``checked_bytes`` is the command's length where it came in a message that was checked already.
+    ``checked_bytes`` is its length as JSON; see `checking`.
 
     Raises:
-        Reject: ``BAD_REQUEST`` for what the log cannot hold.
+        Reject: ``BAD_REQUEST`` for an id or a key that cannot be one.
         InternalError: the domain's ``touches=`` or ``needs=`` raised.
 
     """
-    if checked_bytes is None:
-        nesting_max = limits.nesting_max
-        command, checked_bytes = domain.check_command(name, command, nesting_max=nesting_max)
-        _check_beside(principal.user_id, correlation_id, causation, key, nesting_max=nesting_max)
     named = getattr(command, domain.id_field)
     entity_id = new_id() if named is None else str(named)
     check_id(entity_id, chars_max=limits.id_chars_max)
@@ -187,11 +183,26 @@ def make_command(
     return envelope
 
 
-def _check_beside(*beside: object, nesting_max: int) -> None:
-    """Refuse what comes from outside the command, and stands in the log as well."""
-    encode_checked(beside, nesting_max=nesting_max)
+def checking(
+    domain: AnyDomain,
+    name: str,
+    command: Any,  # noqa: ANN401 - as above
+    *beside: object,
+    limits: Limits,
+) -> Generator[None, None, tuple[Any, int]]:
+    """Return a program's command as the network would have brought it, and its bytes.
+
+    It yields between the steps of a long one.  ``beside`` is what comes from outside the command,
+    and stands in the log as well: user, key, correlation and causation.
+
+    Raises:
+        Reject: ``BAD_REQUEST``, or a field's own code, for what the log cannot hold.
+
+    """
+    encode_checked(beside, nesting_max=limits.nesting_max)
     if not all(text is None or isinstance(text, str) for text in beside):
         raise Reject("BAD_REQUEST", "user, key, correlation and causation are texts")
+    return (yield from domain.checking_command(name, command, limits.nesting_max))
 
 
 def _digest(command: msgspec.Struct) -> bytes:

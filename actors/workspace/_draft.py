@@ -20,13 +20,12 @@ from dalsegno.protocol import (
     check_nul,
 )
 
-from ._entity import encoded_state, fold, snapshot_write
+from ._entity import fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from dalsegno.actors.ports import SnapshotWrite
     from dalsegno.protocol import Domain
 
     from ._command import Command
@@ -80,7 +79,8 @@ class Draft:
         self.events: list[Event] = []
         self.entities: dict[str, Entity] = {}
         """The entities that it changes, as they are after it."""
-        self.snapshots: list[SnapshotWrite] = []
+        self.snapshots: list[tuple[str, Entity]] = []
+        """Entities as they are at a round version, to be written when the batch is."""
         self.payload_bytes = 0
         self._command = command
         self._now = now
@@ -112,9 +112,7 @@ class Draft:
         event, read = self._record(domain, stream_id, before.version + 1, decided)
         after = fold(before, read, stream_id, event.payload)
         if after.version % domain.snapshot_every == 0:
-            state = encoded_state(stream_id, after)
-            if state is not None:
-                self.snapshots.append(snapshot_write(stream_id, after, state))
+            self.snapshots.append((stream_id, after))
         self.events.append(event)
         self.entities[stream_id] = after
         self.head_seq, self.chain = event.event_seq, event.chain

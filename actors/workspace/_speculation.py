@@ -33,14 +33,14 @@ from dalsegno.protocol import (
 
 from ._cache import EntityCache
 from ._draft import Draft
-from ._entity import encoded_state, entity_write
+from ._entity import encoded_state, entity_write, snapshot_write
 from ._idempotency import KnownKeys
 from ._turn import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from dalsegno.actors.ports import ResultWrite, SnapshotWrite, World
+    from dalsegno.actors.ports import ResultWrite, World
     from dalsegno.protocol import Domain, Event, Limits, Past
 
     from ._budget import WriteBudgets
@@ -62,7 +62,7 @@ class PendingBatch:
     events: list[Event] = field(default_factory=list)
     entities: dict[str, Entity] = field(default_factory=dict)
     results: dict[tuple[str, str], ResultWrite] = field(default_factory=dict)
-    snapshots: list[SnapshotWrite] = field(default_factory=list)
+    snapshots: list[tuple[str, Entity]] = field(default_factory=list)
     payload_bytes: int = 0
     state_bytes: int = 0
     """What was changed, each time anew: a patch of a long text costs as much as the text."""
@@ -260,7 +260,7 @@ class Speculation:
             for stream_id, entity in draft.entities.items()
             if self._is_lagging(entity) and not self._is_lagging(self._known(stream_id))
         ]
-        snapshots = [len(each.state) for each in draft.snapshots]
+        snapshots = [entity.size for _, entity in draft.snapshots]
         return draft.payload_bytes + sum(states) + sum(snapshots)
 
     # -------------------------------------------------------------------------- committing
@@ -284,8 +284,14 @@ class Speculation:
 
     async def batch(self, pending: PendingBatch) -> Batch:
         """Write a batch, the one in flight, for the store."""
-        writes, turn = [], Turn(self._limits.turn_s)
-        size = pending.payload_bytes + sum(len(each.state) for each in pending.snapshots)
+        writes, snapshots, turn = [], [], Turn(self._limits.turn_s)
+        size = pending.payload_bytes
+        for stream_id, entity in pending.snapshots:
+            await turn.pause()
+            state = encoded_state(stream_id, entity)
+            if state is not None:
+                size += len(state)
+                snapshots.append(snapshot_write(stream_id, entity, state))
         for stream_id, entity in pending.entities.items():
             await turn.pause()
             state = encoded_state(stream_id, entity) if self._is_lagging(entity) else None
@@ -305,7 +311,7 @@ class Speculation:
             events=tuple(pending.events),
             entities=tuple(writes),
             results=tuple(pending.results.values()),
-            snapshots=tuple(pending.snapshots),
+            snapshots=tuple(snapshots),
             size=size,
         )
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeVar
+
 import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+ResultT = TypeVar("ResultT")
 
 
 class Turn:
@@ -22,3 +29,14 @@ class Turn:
         if trio.current_time() - self._began >= self._turn_s:
             await trio.lowlevel.checkpoint()
             self._began = trio.current_time()
+
+
+async def in_turns(steps: Generator[None, None, ResultT]) -> ResultT:
+    """Return what a computation returns that yields between its steps: a checkpoint at each."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as finished:
+            result: ResultT = finished.value
+            return result
+        await trio.lowlevel.checkpoint()

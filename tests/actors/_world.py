@@ -31,6 +31,7 @@ from dalsegno.actors import (
 from dalsegno.actors.domains.accounts import account_domains
 from dalsegno.actors.domains.notes import notes
 from dalsegno.actors.testing import MemoryStore
+from dalsegno.actors.workspace import checking
 from dalsegno.protocol import (
     CHAIN_START,
     SEQ_MAX,
@@ -41,6 +42,7 @@ from dalsegno.protocol import (
     OutcomeUnknownError,
     StoreUnavailableError,
     chained,
+    finished,
 )
 from dalsegno.runtime import Workspace
 from tests.actors._boxes import boxes
@@ -241,11 +243,13 @@ class Posted:
     def __init__(self, workspace: Workspace, command: Any, key: str | None = None) -> None:
         service = workspace._service
         name, domain = service.catalog.commands[type(command)]
+        checked, size = finished(checking(domain, name, command, limits=service.limits))
         self.command = make_command(
             workspace.id,
             domain,
             name,
-            command,
+            checked,
+            checked_bytes=size,
             principal=workspace.principal,
             reply=self._reply,
             limits=service.limits,

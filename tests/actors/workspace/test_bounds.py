@@ -78,6 +78,21 @@ async def test_i10_a_workspace_that_decides_a_lot_lets_others_run(
     assert others >= 100, "a turn for each command that was only refused"
 
 
+async def test_i10_a_programs_long_command_is_checked_in_steps(
+    store: FaultyStore, world: World
+) -> None:
+    """A note of a megabyte of brackets held up everybody for 25 ms."""
+    steps = Steps()
+    async with running(store, world) as actors:
+        trio.lowlevel.add_instrument(steps)
+        await actors.workspace().send(CreateNote("T", "[" * 500_000, note_id="n"))
+        trio.lowlevel.remove_instrument(steps)
+        assert steps.count > 500_000 // (32 * 1024)
+        note = await actors.workspace().get(notes, "n")
+        assert note is not None
+        assert note.markdown == "[" * 500_000
+
+
 async def test_i10_folding_a_long_tail_lets_others_run(store: FaultyStore, world: World) -> None:
     async with running(store, world, limits=Limits(state_lag_events_max=1_000)) as actors:
         await send_all(actors.workspace(), [Put("a")] * 90)
