@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from dalsegno.actors.domains.members import PutMember
-from dalsegno.actors.domains.notes import ApplyPatch, CreateNote, RollbackNote
+from dalsegno.actors.domains.notes import ApplyPatch, CreateNote, RollbackNote, notes
 from dalsegno.actors.workspace import Room, WriteBudgets
 from dalsegno.protocol import (
     Close,
