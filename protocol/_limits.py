@@ -62,7 +62,7 @@ class Limits:
     """Commands decided into one batch; bounds what one refused commit costs to decide again."""
     batch_bytes_max: int = 2 * MIB
     """Event payloads in one batch, unless a single command has more."""
-    batch_state_bytes_max: int = 4 * MIB
+    batch_state_bytes_max: int = 16 * MIB
     """States changed in one batch, counted at every change: a short patch of a long text copies
     the text."""
     turn_s: float = 0.002

@@ -82,6 +82,8 @@ class Incarnation:
         self._is_sent = False
         """Whether the batch in flight may have reached the store."""
         self._in_hand: list[Command] = []
+        self._is_amid = False
+        """Whether more is being decided, in short turns, that belongs into the same batch."""
         self._scope = trio.CancelScope()
         self._stopped_for: DalsegnoError | None = None
         self._decided = trio.lowlevel.ParkingLot()
@@ -176,6 +178,7 @@ class Incarnation:
             self._in_hand = [command for command in self._in_hand if not command.answered]
             await self._load(speculation, self._in_hand)
             turn = Turn(limits.turn_s)
+            self._is_amid = True
             while self._in_hand:
                 await turn.pause()
                 command = self._in_hand[0]
@@ -185,12 +188,20 @@ class Incarnation:
                 refused = self._node.budgets.refusal(command.principal)
                 past = None
                 if command.needs is not None and refused is None:
+                    self._let_commit()
                     past = await self._load_past(speculation, command, command.needs)
                 speculation.decide(self._in_hand.pop(0), past, refused)
-                if self._decided:
-                    self._decided.unpark()
                 while speculation.is_full:
+                    self._let_commit()
                     await self._settled.park()
+                self._is_amid = True
+            self._let_commit()
+
+    def _let_commit(self) -> None:
+        """Let what was decided be sent: nothing joins it for a while."""
+        self._is_amid = False
+        if self._decided:
+            self._decided.unpark()
 
     async def _load(self, speculation: Speculation, commands: list[Command]) -> None:
         store = self._node.store
@@ -220,7 +231,7 @@ class Incarnation:
 
     async def _commit(self, speculation: Speculation) -> None:
         while True:
-            while not speculation.forming.answers:
+            while not speculation.forming.answers or self._is_amid:
                 await self._decided.park()
             batch = speculation.start()
             if batch.events or batch.results:
