@@ -23,7 +23,6 @@ Quote: TypeAlias = "Callable[[str | None], str]"
 """Returns a text as an element of an array literal."""
 
 _LONG_CHARS = 16 * 1024
-_CONTROLS = bytes(range(32))
 
 _HEADING = re.compile(r"^-- (\w+) --\n", re.MULTILINE)
 
@@ -56,22 +55,23 @@ async def quoted_in_turns(documents: Iterable[str | None], turn: Turn) -> Quote:
 
     One of a megabyte that is full of quotes takes milliseconds, so others run in between (I10).
     """
-    known: dict[str | None, str] = {}
+    known: dict[int, tuple[str, str]] = {}  # by identity: a hash would look at all of it again
     for document in documents:
         if document is not None and len(document) >= _LONG_CHARS:
             await turn.pause()
-            known[document] = _quoted_long(document)
+            known[id(document)] = document, _quoted_long(document)
     if not known:
         return quoted
-    return lambda text: known.get(text) or quoted(text)
+    return lambda text: known[id(text)][1] if id(text) in known else quoted(text)
 
 
 def _quoted_long(document: str) -> str:
     """Quote as JSON does, in C: the same as an array literal's but for control characters."""
-    encoded = document.encode()
-    if len(encoded.translate(None, _CONTROLS)) < len(encoded):
+    written = msgspec.json.encode(document)
+    backslashes = 2 * document.count("\\") + document.count('"')
+    if written.count(b"\\") > backslashes:
         return quoted(document)
-    return msgspec.json.encode(document).decode()
+    return written.decode()
 
 
 def storable(text: str) -> str:
