@@ -178,6 +178,18 @@ def held(gate: trio.Event) -> Fault:
     return wait
 
 
+def answered_late(appended: trio.Event, gate: trio.Event) -> Fault:
+    """The statement takes effect at once, and its answer comes when the gate opens."""
+
+    async def answer(append: Append, batches: Sequence[Batch]) -> Collection[str]:
+        done = await append(batches)
+        appended.set()
+        await gate.wait()
+        return done
+
+    return answer
+
+
 def held_then(gate: trio.Event, fault: Fault) -> Fault:
     """The statement takes until the gate opens, and then fails."""
 

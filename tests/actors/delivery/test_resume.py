@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,11 +10,10 @@ import pytest
 import trio
 import trio.testing
 
-from dalsegno.actors import Batch
 from dalsegno.protocol import NotReadyError, Reject
 from tests.actors._boxes import Put, boxes
 from tests.actors._wire import wired
-from tests.actors._world import Actors, Append, FaultyStore, post_all
+from tests.actors._world import Actors, FaultyStore, answered_late, post_all
 
 STREAMS = pytest.mark.parametrize(("stream_id", "cursor"), [("workspace:w", 4), ("box:a", 3)])
 
@@ -25,14 +24,7 @@ async def unpublished(actors: Actors, store: FaultyStore) -> AsyncIterator[trio.
     await actors.workspace().send(Put("a"))
     await actors.workspace().send(Put("b"))
     gate, appended = trio.Event(), trio.Event()
-
-    async def late(append: Append, batches: Sequence[Batch]) -> Collection[str]:
-        done = await append(batches)
-        appended.set()
-        await gate.wait()
-        return done
-
-    store.faults.append(late)
+    store.faults.append(answered_late(appended, gate))
     post_all(actors.workspace(), [Put("a"), Put("a")])
     await appended.wait()
     yield gate

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 import pytest
 import trio
 import trio.testing
 
-from dalsegno.actors import Batch, World
+from dalsegno.actors import World
 from dalsegno.actors.domains.members import PutMember, RemoveMember
 from dalsegno.actors.domains.notes import ApplyPatch, CreateNote
 from dalsegno.protocol import DalsegnoError, Limits, PatchOp, Reject
@@ -17,9 +17,9 @@ from tests.actors._boxes import Expect, Put, boxes
 from tests.actors._wire import Message, Wire, wired
 from tests.actors._world import (
     Actors,
-    Append,
     FaultyStore,
     Posted,
+    answered_late,
     eventually,
     held,
     post_all,
@@ -230,14 +230,7 @@ async def test_i8_what_the_store_read_is_judged_by_what_the_store_knew(
         workspace = program.acting(user_id="u")
         assert await workspace.role_of("u") == "viewer"
         gate, appended = trio.Event(), trio.Event()
-
-        async def late(append: Append, batches: Sequence[Batch]) -> Collection[str]:
-            done = await append(batches)
-            appended.set()
-            await gate.wait()
-            return done
-
-        store.faults.append(late)
+        store.faults.append(answered_late(appended, gate))
         reads: dict[str, Callable[[], Awaitable[object]]] = {
             "load_entities": lambda: workspace.get(boxes, "a"),
             "list_entities": lambda: workspace.entities(boxes),
