@@ -23,7 +23,7 @@ from .node import (
 )
 from .ports import Alone, Roles
 from .session import Connection, Connections, SessionContext
-from .workspace import CacheBound, Committer, Room, WriteBudgets
+from .workspace import Committer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -106,12 +106,6 @@ class Service:
             delivery=Delivery(store, roles=roles, limits=limits),
             bus=bus or Alone(),
             founder_of=self.catalog.founder_of,
-            budgets=WriteBudgets(
-                bytes_per_minute=limits.written_bytes_per_minute,
-                users_max=limits.places_cached_max,
-            ),
-            cached=CacheBound(limits.entities_cached_bytes_max),
-            room=Room(limits.waiting_bytes_max),
             activating=trio.CapacityLimiter(limits.activations_max),
             world=world,
             limits=limits,

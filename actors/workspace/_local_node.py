@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from ._budget import WriteBudgets
+from ._cache import CacheBound
+from ._room import Room
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -14,10 +18,7 @@ if TYPE_CHECKING:
     from dalsegno.actors.ports import Bus, Store, World
     from dalsegno.protocol import Limits
 
-    from ._budget import WriteBudgets
-    from ._cache import CacheBound
     from ._committer import Committer
-    from ._room import Room
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,13 +36,21 @@ class LocalNode:
     bus: Bus
     founder_of: Callable[[str], Awaitable[str | None]]
     """Returns the first owner of a workspace."""
-    budgets: WriteBudgets
-    """What each user may have written."""
-    cached: CacheBound
-    """What all of them keep in memory of their entities."""
-    room: Room
-    """For all commands that wait here."""
     activating: trio.CapacityLimiter
     """The turns in which workspaces are opened."""
     world: World
     limits: Limits
+    budgets: WriteBudgets = field(init=False)
+    """What each user may have written."""
+    cached: CacheBound = field(init=False)
+    """What all of them keep in memory of their entities."""
+    room: Room = field(init=False)
+    """For all commands that wait here."""
+
+    def __post_init__(self) -> None:
+        limits = self.limits
+        self.budgets = WriteBudgets(
+            bytes_per_minute=limits.written_bytes_per_minute, users_max=limits.places_cached_max
+        )
+        self.cached = CacheBound(limits.entities_cached_bytes_max)
+        self.room = Room(limits.waiting_bytes_max)
