@@ -229,9 +229,9 @@ async def test_an_ack_that_waits_while_a_backup_is_restored_skips_nothing(
     """It was written into the restored log, and hid from its client what came there later."""
     server, _ = guest
     kept = await write_and_read(server, owner, "kept", 2)
-    await cluster.save()
-    await until_it_serves(server, owner)
     head = int(kept[-1].partition("-")[0])
+    await cluster.save()
+    await until_it_serves(server, owner, head)
     async with open_socket(server.port, owner) as socket:
         await socket.subscribe(owner, cursor=head)
         for number in range(3):
@@ -244,7 +244,7 @@ async def test_an_ack_that_waits_while_a_backup_is_restored_skips_nothing(
         await socket.say("ping")
         await socket.hear_type("pong")
     await cluster.restore()
-    await until_it_serves(server, owner)
+    await until_it_serves(server, owner, head)
     await write_and_read(server, owner, "another", 4)
     async with open_socket(server.port, owner) as socket:
         begun = await socket.subscribe(owner, cursor=None)
@@ -253,8 +253,12 @@ async def test_an_ack_that_waits_while_a_backup_is_restored_skips_nothing(
         assert seen == [*range(1, head + 5)]
 
 
-async def until_it_serves(server: Server, owner: Owner) -> None:
-    """Wait until the server answers for the workspace as it is in the database now."""
+async def until_it_serves(server: Server, owner: Owner, head: int) -> None:
+    """Wait until the server answers for the workspace as it is in the database now, to its head.
+
+    That the log was replaced is found out with the next beat; until then readers are given what
+    was published before, and then an end.
+    """
     command = {"name": "set_title", "payload": {"note_id": "x", "title": "x", "base_version": 1}}
     with fail_after(PATIENCE_S):
         while True:
@@ -264,7 +268,11 @@ async def until_it_serves(server: Server, owner: Owner) -> None:
                 )
                 while (answer := await socket.hear()).get("request_id") != "probe":
                     pass
-            if answer["code"] == "NOTE_NOT_FOUND":
+                stream_id = f"workspace:{owner.workspace}"
+                await socket.say("subscribe", stream_id=stream_id, cursor=0, request_id="s")
+                while (begun := await socket.hear()).get("request_id") != "s":
+                    pass
+            if answer["code"] == "NOTE_NOT_FOUND" and begun.get("head") == head:
                 return
             await trio.sleep(0.05)
 
