@@ -190,6 +190,7 @@ async def test_an_attacker_reads_each_answer_to_its_end(nursery: trio.Nursery) -
     port = listener.socket.getsockname()[1]
 
     async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some(100)
         for answer in (b"HTTP/1.1 200 \r\nContent-", b"Length: 4\r\n\r\n12", b"34"):
             await stream.send_all(answer)
         await stream.receive_some(100)
