@@ -143,7 +143,7 @@ class Load:
         return sys.stdin.readline()
 
     def follow(self, notes: Sequence[str]) -> str:
-        """Let the first client follow some notes."""
+        """Subscribe the first client to some notes."""
         self._clients[0].follow(notes)
         return "{}"
 

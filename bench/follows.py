@@ -46,7 +46,7 @@ class Case:
     series: Series
 
     async def measure(self, seconds: float) -> Sample:
-        """Let it send."""
+        """Measure some seconds of the client's requests."""
         cpu_s, postgres_s = self.server.process.cpu_s(), self.database.cpu_s()
         told = json.loads(await self.load.ask(f"{seconds} 1 {_IN_FLIGHT}"))
         return Sample(

@@ -89,7 +89,7 @@ class Bench:
     """Bytes of the server before the first attack."""
 
     async def measure(self, side: Side, *, counts: bool) -> None:
-        """Let the neighbour beat, beside an attack if this side has one."""
+        """Measure the neighbour's round trips, beside an attack if this side has one."""
         await self._watch()
         cpu_s, postgres_s = self.server.process.cpu_s(), self.database.cpu_s()
         if side.name != _QUIET:
@@ -251,7 +251,7 @@ def _compare(report: Report, quiet: Side, side: Side) -> None:
 
 
 def _note(side: Side) -> str:
-    """Say what the longest step of all did, and what the attackers were told."""
+    """Return what held the longest step, and which answers the attackers got."""
     step = side.longest
     assert step is not None, "measured"
     longest = f"{1e3 * step.took_s:.1f} ms in {step.task.removeprefix('dalsegno.')}"

@@ -213,7 +213,7 @@ class Limits:
     """HTTP requests at the same time; above this one gets 503 with ``retry-after``.  Each may hold
     a body, an answer, and a place in the queue for the database."""
     passwords_per_address_max: int = 8
-    """Passwords to be hashed that wait for one client's address: half a second of work."""
+    """How many password checks of one client's address may wait: half a second of work."""
     passwords_waiting_max: int = 256
     """… and in all; then the newest of the address with the most gives way."""
     guesses_free_max: int = 5

@@ -40,11 +40,18 @@ async def read_length(
 
     """
     length = await _length(delivery, hub, subscription)
-    if cursor <= (length or 0) or not await _is_in_log(delivery, subscription, cursor):
+    if cursor <= (length or 0):
+        return length
+    # An entity's version is read before the head, so that the head is at or above its event.
+    is_of_workspace = subscription.is_workspace_stream
+    if not is_of_workspace and cursor > (await _version(delivery, subscription) or 0):
         return length
     head = await delivery.store.read_head(hub.workspace_id)
+    head_seq = 0 if head is None else head.head_seq
+    if is_of_workspace and cursor > head_seq:
+        return length
     with trio.move_on_after(delivery.limits.mailbox_deadline_s) as scope:
-        await hub.wait_head(0 if head is None else head.head_seq)
+        await hub.wait_head(head_seq)
     if scope.cancelled_caught:
         raise NotReadyError("what this cursor saw is not published here yet: ask again")
     return await _length(delivery, hub, subscription)
@@ -60,13 +67,6 @@ async def _length(delivery: Delivery, hub: Hub, subscription: Subscription) -> i
 async def _version(delivery: Delivery, subscription: Subscription) -> int | None:
     workspace_id, stream_id = subscription.workspace_id, subscription.stream_id
     return (await delivery.store.read_versions(workspace_id, [stream_id])).get(stream_id)
-
-
-async def _is_in_log(delivery: Delivery, subscription: Subscription, cursor: int) -> bool:
-    if not subscription.is_workspace_stream:
-        return cursor <= (await _version(delivery, subscription) or 0)
-    head = await delivery.store.read_head(subscription.workspace_id)
-    return head is not None and cursor <= head.head_seq
 
 
 def check_not_ahead(stream_id: str, seq: int, head: int, *, is_certain: bool) -> None:

@@ -53,7 +53,7 @@ class Streams(dict[str, ActiveSubscription]):
         self._apart.pop(stream_id, None)
 
     def next_behind(self) -> ActiveSubscription:
-        """Return the stream that is to be caught up next; it is not behind any more, for now."""
+        """Take out the stream to catch up next; `put_last` puts it back if it is still behind."""
         stream_id = next(iter(self.behind))
         del self.behind[stream_id]
         return self[stream_id]

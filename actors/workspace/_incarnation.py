@@ -198,7 +198,7 @@ class Incarnation:
             self._let_commit()
 
     def _let_commit(self) -> None:
-        """Let what was decided be sent: nothing joins it for a while."""
+        """Wake the committer: no more decisions will join this batch soon."""
         self._is_amid = False
         if self._decided:
             self._decided.unpark()

@@ -25,7 +25,7 @@ class Turn:
         return f"<Turn of {trio.current_time() - self._began:.4f} s>"
 
     async def pause(self) -> None:
-        """Let others run, if this turn has lasted long enough."""
+        """Yield to the other tasks once this turn has lasted `turn_s`."""
         if trio.current_time() - self._began >= self._turn_s:
             await trio.lowlevel.checkpoint()
             self._began = trio.current_time()
