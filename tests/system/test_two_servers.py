@@ -22,10 +22,15 @@ from tests.system._processes import QUICK, Owner, Processes, Server
 from tests.system._proxy import Proxy, open_proxy
 from tests.system._socket import Message, Socket, open_socket
 
-LONG = QUICK | {"DALSEGNO_LIMIT_LEASE_S": "600", "DALSEGNO_LIMIT_COMMIT_DEADLINE_S": "60"}
+LONG = QUICK | {
+    "DALSEGNO_LIMIT_LEASE_S": "600",
+    "DALSEGNO_LIMIT_COMMIT_DEADLINE_S": "60",
+    "DALSEGNO_LIMIT_ANSWER_DEADLINE_S": "60",
+}
 """Who has to wait for a lease to run out, or for an answer that does not come, gets nowhere.
 
-A commit that a pause outlasts has no known outcome, and takes a new epoch (I4).
+A commit that a pause outlasts has no known outcome, and takes a new epoch (I4); so does a workspace
+whose read was outlasted, since it ends.
 """
 SOON_S = 20.0
 SILENCE_S = 2.0
@@ -233,20 +238,29 @@ async def check_sent_away(loyal: Socket, other: Server) -> None:
 
 
 async def test_a_paused_owner_that_comes_back_in_time_goes_on(
-    patient_pair: Pair, cluster: Database, owner: Owner
+    processes: Processes, cluster: Database, owner: Owner, proxy: Proxy
 ) -> None:
-    crowd = patient_pair[2]
+    """… with what it was waiting for from the database."""
+    a, b, crowd = await start_pair(processes, cluster, owner, LONG, database=proxy.dsn)
+    async with open_socket(a.port, owner, client_id="first") as first:
+        await first.create_note(owner, "the first")
+        await first.hear_type("committed")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(crowd.run)
         await crowd.wait(more=60)
         serving, epoch = await owner_of(cluster, owner)
-        assert serving is not None
-        paused, _ = which(patient_pair, serving)
-        told = crowd.codes["WORKSPACE_MOVED"]
-        async with crowd.without_acks(), stopped(paused):
-            await until(lambda: crowd.codes["WORKSPACE_MOVED"] > told)
+        assert serving == "a"
+        async with crowd.without_acks():
+            proxy.freeze()
+            await trio.sleep(0.2)
+            told = crowd.codes["WORKSPACE_MOVED"]
+            async with stopped(a):
+                await until(lambda: crowd.codes["WORKSPACE_MOVED"] > told)
+                await trio.sleep(float(QUICK["DALSEGNO_LIMIT_ANSWER_DEADLINE_S"]))
+                proxy.thaw()
         await finish(crowd, cluster)
         assert await owner_of(cluster, owner) == (serving, epoch)
+    await end(a, b)
 
 
 @pytest.fixture
