@@ -48,6 +48,7 @@ class FileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     database: str | None = None
     node_id: str | None = None
     advertise: str | None = None
+    public_url: str | None = None
     origins: list[str] | None = None
     proxies: list[str] | None = None
     log_level: LogLevel | None = None
@@ -160,4 +161,21 @@ def check_advertised(text: str) -> str:
         parts = urlsplit("")
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.password is not None:
         raise ConfigError(f"{text!r} is not http://HOST:PORT or https://HOST")
+    return text.rstrip("/")
+
+
+def check_public_url(text: str) -> str:
+    """Return the address at which browsers reach a server, without a slash at its end.
+
+    Raises:
+        ConfigError: it is not ``http://HOST…`` or ``https://HOST…``, or there is more to it.
+
+    """
+    try:
+        parts = urlsplit(text)
+        is_one = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one or "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ConfigError(f"public-url: {text!r} is not https://HOST or https://HOST:PORT")
     return text.rstrip("/")

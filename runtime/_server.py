@@ -8,7 +8,6 @@ started here.
 
 from __future__ import annotations
 
-import ipaddress
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +23,17 @@ from dalsegno.protocol import Close, DrainingError, Limits, check_id
 from ._runtime import Runtime
 from ._shutdown import Shutdown
 from .seams import WORLD, new_secret
-from .web import authenticate, create_app, serve_port
+from .web import (
+    SessionCookie,
+    authenticate,
+    create_app,
+    hosts_of,
+    is_loopback,
+    serve_port,
+)
 
 if TYPE_CHECKING:
-    from .web import Identity, NativeTransport, Network, Serving, UpgradeRequest
+    from .web import Hosts, Identity, NativeTransport, Network, Serving, UpgradeRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +51,8 @@ class ServeConfig:
     """This node's id; None: that of the data directory or, with a DSN, a new one."""
     advertise: str | None = None
     """The address that other nodes give to clients that they send here."""
+    public_url: str | None = None
+    """Where browsers reach this server, by way of a proxy."""
     origins: tuple[str, ...] = ()
     """Origins whose pages may open sockets, in addition to the host itself."""
     proxies: tuple[Network, ...] = ()
@@ -54,12 +62,30 @@ class ServeConfig:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it serves this machine alone, not even by way of a proxy."""
+        return self.is_loopback and self.public_url is None
+
+    @property
+    def cookie(self) -> SessionCookie:
+        """How the session's cookie is named and marked."""
+        if self.public_url is None:
+            return SessionCookie(secure=not self.is_loopback)
+        has_tls = self.public_url.startswith("https:")
+        return SessionCookie(secure=has_tls, is_prefixed=has_tls)
+
+    @property
+    def hosts(self) -> Hosts:
+        """What this server is called, and whose pages may talk to it."""
+        return hosts_of(
+            only_loopback=self.is_loopback,
+            public_url=self.public_url,
+            also=[] if self.advertise is None else [self.advertise],
+            origins=self.origins,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +96,7 @@ class Ready:
     host: str
     port: int
     setup_token: str | None
-    """The token that setup asks for; None if only this machine can connect."""
+    """The token that setup asks for; None if this serves only this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +109,15 @@ class _Accepted:
 class _Sockets:
     """Makes connections of WebSockets."""
 
-    def __init__(self, rt: Runtime) -> None:
+    def __init__(self, rt: Runtime, cookie: SessionCookie) -> None:
         self._rt = rt
+        self._cookie = cookie
 
     async def accept(self, request: UpgradeRequest) -> _Accepted:
         if self._rt.service.is_draining:
             raise DrainingError("the server shuts down")
         cookies = request.headers.get("cookie")
-        identity = await authenticate(self._rt, cookies)
+        identity = await authenticate(self._rt, cookies, self._cookie)
         client_id = parse_qs(request.query).get("client_id", ["default"])[0]
         check_id(client_id, chars_max=self._rt.limits.id_chars_max, what="client id")
         return _Accepted(identity, client_id, cookies)
@@ -106,7 +133,7 @@ class _Sockets:
         )
 
         async def check() -> None:
-            await authenticate(self._rt, accepted.cookies)
+            await authenticate(self._rt, accepted.cookies, self._cookie)
 
         await connection.run(check)
 
@@ -146,11 +173,12 @@ async def serve(
                 limits=config.limits,
             )
         )
-        setup_token = None if config.is_loopback else new_secret()
-        sockets = _Sockets(rt)
+        setup_token = None if config.is_private else new_secret()
+        sockets = _Sockets(rt, config.cookie)
         app = create_app(
             rt,
-            secure_cookies=not config.is_loopback,
+            cookie=config.cookie,
+            hosts=config.hosts,
             setup_token=setup_token,
             close_session=sockets.close_session,
             proxies=config.proxies,
@@ -165,7 +193,7 @@ async def serve(
                     handle=sockets.handle,
                     limits=config.limits,
                     world=WORLD,
-                    origins=config.origins,
+                    hosts=config.hosts,
                     task_status=task_status,
                 )
 

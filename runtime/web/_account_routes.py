@@ -13,7 +13,7 @@ from dalsegno.actors.domains.claims import claims, email_claim
 from dalsegno.actors.domains.members import Role
 from dalsegno.protocol import SYSTEM_WORKSPACE, DalsegnoError, OutcomeUnknownError, Reject
 
-from ._auth import Identity, clear_cookie, open_session, same_secret
+from ._auth import Identity, open_session, same_secret
 from ._envelope import answer, nothing, query_after, query_int, read, request_id
 from ._membership import memberships, state_among
 from ._route_context import RouteContext, check_global_admin, refuse_foreign_pages
@@ -136,7 +136,7 @@ def account_routes(context: RouteContext) -> Blueprint:
         identity = await context.authenticate()
         await rt.accounts.revoke_session(identity.session_hash)
         await context.close_session(identity.session_hash)
-        g.cookie = clear_cookie(secure=context.secure_cookies)
+        g.cookie = context.cookie.taken()
         return nothing()
 
     @routes.get("/api/auth/session")

@@ -7,6 +7,7 @@ revoked session is refused at its next request, and extends it at most once a mi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from hmac import compare_digest
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dalsegno.runtime import Runtime
 
 COOKIE = "dalsegno_session"
+"""The name of the session's cookie; see `SessionCookie`."""
 SESSION_TTL = timedelta(days=7)
 TOUCH_AFTER = timedelta(minutes=1)
 
@@ -40,11 +42,44 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the session was extended just now, so that the cookie has to be as well."""
 
 
-def session_token(cookies: str | None) -> str | None:
-    """Find the session's id in a ``Cookie`` header; the first counts."""
-    # The parser raises on bytes that are not UTF-8, which other applications' cookies may hold.
-    text = (cookies or "").encode("ascii", "replace").decode()
-    return parse_cookie(text).get(COOKIE)
+@dataclass(frozen=True, slots=True)
+class SessionCookie:
+    """How a site names and marks the cookie that holds a session's id."""
+
+    secure: bool = False
+    """Whether browsers send it over TLS only; not where the site is reached without."""
+    is_prefixed: bool = False
+    """Whether it is named ``__Host-…``, so that no other site of the domain can set it."""
+
+    @property
+    def name(self) -> str:
+        """The cookie's name."""
+        return f"__Host-{COOKIE}" if self.is_prefixed else COOKIE
+
+    def token(self, cookies: str | None) -> str | None:
+        """Find the session's id in a ``Cookie`` header; the first counts."""
+        # The parser raises on bytes that are not UTF-8, which other applications' cookies may hold.
+        text = (cookies or "").encode("ascii", "replace").decode()
+        return parse_cookie(text).get(self.name)
+
+    def given(self, token: str) -> str:
+        """Return the ``Set-Cookie`` header that begins or extends a session."""
+        return self._header(token, SESSION_TTL)
+
+    def taken(self) -> str:
+        """Return the ``Set-Cookie`` header that ends a session."""
+        return self._header("", timedelta())
+
+    def _header(self, value: str, max_age: timedelta) -> str:
+        return dump_cookie(
+            self.name,
+            value,
+            max_age=max_age,
+            sync_expires=False,  # Max-Age alone: a client's clock may be wrong
+            secure=self.secure,
+            httponly=True,
+            samesite="Lax",
+        )
 
 
 def session_hash(token: str) -> bytes:
@@ -52,7 +87,9 @@ def session_hash(token: str) -> bytes:
     return sha256(token.encode()).digest()
 
 
-async def authenticate(rt: Runtime, cookies: str | None) -> Identity:
+async def authenticate(
+    rt: Runtime, cookies: str | None, cookie: SessionCookie = SessionCookie()
+) -> Identity:
     """Return the identity that the ``Cookie`` header proves.
 
     Raises:
@@ -60,7 +97,7 @@ async def authenticate(rt: Runtime, cookies: str | None) -> Identity:
             ``SESSION_EXPIRED``.
 
     """
-    token = session_token(cookies)
+    token = cookie.token(cookies)
     id_hash = b"" if token is None else session_hash(token)
     row = await rt.accounts.find_session(id_hash) if token else None
     if row is None:
@@ -112,25 +149,3 @@ def check_csrf(identity: Identity, token: str | None) -> None:
 def same_secret(secret: str, given: str | None) -> bool:
     """Compare secrets in constant time."""
     return given is not None and compare_digest(secret.encode(), given.encode())
-
-
-def set_cookie(token: str, *, secure: bool) -> str:
-    """Return the ``Set-Cookie`` header that begins or extends a session."""
-    return _cookie(token, SESSION_TTL, secure=secure)
-
-
-def clear_cookie(*, secure: bool) -> str:
-    """Return the ``Set-Cookie`` header that ends a session."""
-    return _cookie("", timedelta(), secure=secure)
-
-
-def _cookie(value: str, max_age: timedelta, *, secure: bool) -> str:
-    return dump_cookie(
-        COOKIE,
-        value,
-        max_age=max_age,
-        sync_expires=False,  # Max-Age alone: a client's clock may be wrong
-        secure=secure,
-        httponly=True,
-        samesite="Lax",
-    )

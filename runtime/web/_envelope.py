@@ -169,11 +169,20 @@ async def read(type_: type[T], *, bytes_max: int | None = None) -> T:
         bytes_max: how long it may be, if that is less than for other requests.
 
     Raises:
-        Reject: ``BAD_REQUEST`` if it is not JSON, or not of this type.
+        Reject: ``UNSUPPORTED_MEDIA_TYPE`` if it is not said to be JSON, ``BAD_REQUEST`` if it is
+            not, or not of this type.
         HTTPException: it is too long or too slow.
 
     """
+    _check_content_type()
     return await in_turns(_decoding(await read_body(g.limits, bytes_max), type_))
+
+
+def _check_content_type() -> None:
+    """Refuse a body that a form of another site's page could have sent as it is."""
+    if request.mimetype != "application/json":
+        message = "a body is JSON, with content-type: application/json"
+        raise Reject("UNSUPPORTED_MEDIA_TYPE", message)
 
 
 async def _drained() -> bool:

@@ -21,6 +21,10 @@ from ._envelope import ALIVE, answer
 if TYPE_CHECKING:
     from ._route_context import RouteContext
 
+READY = "/readyz"
+PROBES = frozenset({ALIVE, READY})
+"""The paths that are answered under whatever name."""
+
 PROBE_DEADLINE_S = 2.0
 """How long the database may take to answer one look-up."""
 
@@ -39,7 +43,7 @@ def health_routes(context: RouteContext) -> Blueprint:
     async def alive() -> Response:
         return answer(HealthBody(status="ok"))
 
-    @routes.get("/readyz")
+    @routes.get(READY)
     async def ready() -> Response:
         # That the schema is current was checked when the runtime was opened, before the first
         # request was read; the look-up fails if it has been dropped since.

@@ -39,11 +39,12 @@ from ._handshake import (
     refusal,
     refused,
 )
+from ._hosts import Hosts
 from ._http_bridge import HttpBridge, open_http
 from ._native import NativeTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from hypercorn.typing import ASGIFramework
 
@@ -114,7 +115,7 @@ async def serve(
     limits: Limits,
     world: World,
     owns: Callable[[str], bool] = owns_ws,
-    origins: Collection[str] = (),
+    hosts: Hosts | None = None,
     task_status: trio.TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled, or until stopped by the `Serving` that ``started`` hands out.
@@ -128,12 +129,12 @@ async def serve(
         limits: The bounds.
         world: Wall time and ids.
         owns: Which paths are served natively.
-        origins: The origins whose pages may connect, in addition to the host itself.
+        hosts: What it is called, and whose pages may connect; None: anything, and its own.
         task_status: Is given the handle once connections are accepted.
 
     """
     async with open_http(app, limits) as http:
-        port = _Port(http, accept, handle, limits, world, owns, origins)
+        port = _Port(http, accept, handle, limits, world, owns, hosts or Hosts())
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
@@ -156,7 +157,7 @@ class _Port(Generic[AcceptedT]):
         limits: Limits,
         world: World,
         owns: Callable[[str], bool],
-        origins: Collection[str],
+        hosts: Hosts,
     ) -> None:
         self.accepted = 0
         self.native = 0
@@ -169,7 +170,7 @@ class _Port(Generic[AcceptedT]):
         self._limits = limits
         self._world = world
         self._owns = owns
-        self._origins = origins
+        self._hosts = hosts
 
     async def accept_from(
         self, listener: trio.abc.Listener[trio.SocketStream], connections: trio.Nursery
@@ -279,7 +280,7 @@ class _Port(Generic[AcceptedT]):
         try:
             self._check_room()
             request, answer = parse_upgrade(
-                head, peer=_peer(stream), new_request_id=request_id, origins=self._origins
+                head, peer=_peer(stream), new_request_id=request_id, hosts=self._hosts
             )
             request_id = request.request_id
             accepted = await self._authenticated(request)

@@ -12,7 +12,7 @@ from quart import g, request
 from dalsegno.actors.domains.members import ADMINS
 from dalsegno.protocol import OverloadedError, Reject
 
-from ._auth import authenticate, check_csrf, session_token, set_cookie
+from ._auth import authenticate, check_csrf
 from ._client_address import client_address
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dalsegno.actors.domains.accounts import User
     from dalsegno.runtime import Runtime
 
-    from ._auth import Identity
+    from ._auth import Identity, SessionCookie
     from ._client_address import Network
     from ._guesses import Guesses
     from ._passwords import Passwords
@@ -35,7 +35,8 @@ class RouteContext:
     """The context of the routes of one application on one runtime."""
 
     rt: Runtime
-    secure_cookies: bool
+    cookie: SessionCookie
+    """How the session's cookie is named and marked."""
     setup_token: str | None
     """The token that setup asks for, if other machines can reach it."""
     close_session: Callable[[bytes], Awaitable[None]]
@@ -64,11 +65,11 @@ class RouteContext:
 
         """
         cookies = "; ".join(request.headers.getlist("cookie"))
-        identity = await authenticate(self.rt, cookies)
+        identity = await authenticate(self.rt, cookies, self.cookie)
         if request.method not in _SAFE:
             check_csrf(identity, request.headers.get("x-csrf-token"))
         if identity.renewed:
-            self.set_cookie(session_token(cookies) or "")
+            self.set_cookie(self.cookie.token(cookies) or "")
         return identity
 
     @contextmanager
@@ -90,7 +91,7 @@ class RouteContext:
 
     def set_cookie(self, token: str) -> None:
         """Set the session's cookie with the response."""
-        g.cookie = set_cookie(token, secure=self.secure_cookies)
+        g.cookie = self.cookie.given(token)
 
 
 def refuse_foreign_pages() -> None:

@@ -22,13 +22,13 @@ async def site(migrated: str) -> AsyncIterator[Site]:
         yield site
 
 
-FIRST = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+FIRST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 SETTINGS = b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
 
 
 def upgrade(fields: bytes, target: bytes = b"/healthz", more: bytes = b"") -> bytes:
-    return b"GET %b HTTP/1.1\r\nHost: x\r\n%b\r\n%b" % (target, fields, more)
+    return b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n%b" % (target, fields, more)
 
 
 UPGRADES = {
@@ -118,10 +118,10 @@ async def test_what_follows_an_offer_of_http2_is_no_http2(site: Site, how: str) 
     "asked",
     [
         PREFACE,
-        b"PRI * HTTP/2.0\r\nHost: x\r\n\r\n",
-        b"GET /healthz HTTP/2.0\r\nHost: x\r\n\r\n",
-        b"GET /healthz HTTP/3.0\r\nHost: x\r\n\r\n",
-        b"GET /healthz HTTP/0.9\r\nHost: x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\nHost: localhost\r\n\r\n",
+        b"GET /healthz HTTP/2.0\r\nHost: localhost\r\n\r\n",
+        b"GET /healthz HTTP/3.0\r\nHost: localhost\r\n\r\n",
+        b"GET /healthz HTTP/0.9\r\nHost: localhost\r\n\r\n",
     ],
 )
 async def test_other_versions_are_refused(site: Site, asked: bytes, used: bool) -> None:
@@ -136,7 +136,10 @@ async def test_other_versions_are_refused(site: Site, asked: bytes, used: bool) 
             assert await client.ended() == b""
 
 
-LONG = b" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10000\r\n\r\n"
+LONG = (
+    b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 10000\r\n\r\n"
+)
 TRICKLED = {
     b"POST /api/auth/login": 408,
     b"POST /no/such/route": 404,
@@ -190,8 +193,8 @@ async def test_a_later_head_that_trickles_holds_nothing_for_long(migrated: str) 
 async def test_too_many_requests_are_told_to_come_back_and_a_probe_is_answered(
     migrated: str,
 ) -> None:
-    asked = b"POST /no/such/route HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
-    probe = b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n"
+    asked = b"POST /no/such/route HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n"
+    probe = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(start(migrated, requests_max=3))
 

@@ -27,6 +27,8 @@ PASSWORD = "correct horse battery staple"
 CHEAP_HASH = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
 """Of the same password, but cheap to verify: a hash carries its own cost."""
 
+JSON = {"content-type": "application/json"}
+
 _numbers = itertools.count(1)
 
 
@@ -94,7 +96,7 @@ class Site:
         data = raw if raw is not None else b"" if body is None else msgspec.json.encode(body)
         client = self.app.test_client(use_cookies=False)
         response = await client.open(
-            path, method=method, data=data, headers=headers or {}, json=sentinel
+            path, method=method, data=data, headers={**JSON, **(headers or {})}, json=sentinel
         )
         content = await response.get_data(as_text=False)
         answered = {name.lower(): value for name, value in response.headers.items()}
