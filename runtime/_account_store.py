@@ -52,8 +52,11 @@ class AccountStore(Protocol):
     async def revoke_session(self, id_hash: bytes) -> None:
         """Revoke a session; one that was revoked before keeps its time."""
 
-    async def revoke_sessions_of(self, user_id: str) -> None:
-        """Revoke every session of a user."""
+    async def revoke_sessions_of(self, user_id: str, *, keep: bytes | None = None) -> None:
+        """Revoke every session of a user, but for the one to ``keep``."""
+
+    async def evict_sessions(self, user_id: str, *, keep: int) -> list[bytes]:
+        """Revoke a user's oldest sessions beyond so many that are valid; return which."""
 
     async def sweep_sessions(self, *, limit: int) -> int:
         """Delete at most ``limit`` sessions that expired over a week ago; return how many.

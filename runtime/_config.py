@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from dalsegno.protocol import Limits
+from dalsegno.protocol import UNBOUNDED_AT_ZERO, Limits
 
 from ._node import is_node_id
 
@@ -100,10 +100,12 @@ def _limit(name: str, value: float | str) -> Any:  # noqa: ANN401 - an int or a 
     try:
         number = kind(value)
     except (ValueError, OverflowError):
-        number = 0
-    if number <= 0 or number != float(value):
+        number = -1
+    least_is_zero = name in UNBOUNDED_AT_ZERO
+    if number < 0 or (number == 0 and not least_is_zero) or number != float(value):
         what = "whole number" if kind is int else "number"
-        raise ConfigError(f"limit {name}: {value!r} is not a {what} above 0")
+        least = "from 0" if least_is_zero else "above 0"
+        raise ConfigError(f"limit {name}: {value!r} is not a {what} {least}")
     return number
 
 

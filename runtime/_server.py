@@ -8,6 +8,7 @@ started here.
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from .web import (
     create_app,
     hosts_of,
     is_loopback,
+    overloaded,
     serve_port,
 )
 
@@ -112,15 +114,38 @@ class _Sockets:
     def __init__(self, rt: Runtime, cookie: SessionCookie) -> None:
         self._rt = rt
         self._cookie = cookie
+        self._taken: Counter[str] = Counter()
+        """Sockets, by user."""
 
     async def accept(self, request: UpgradeRequest) -> _Accepted:
+        """Admit a client; `release` has to follow, whatever becomes of it."""
         if self._rt.service.is_draining:
             raise DrainingError("the server shuts down")
         cookies = request.headers.get("cookie")
         identity = await authenticate(self._rt, cookies, self._cookie)
         client_id = parse_qs(request.query).get("client_id", ["default"])[0]
         check_id(client_id, chars_max=self._rt.limits.id_chars_max, what="client id")
+        self._take(identity.user_id)
         return _Accepted(identity, client_id, cookies)
+
+    def _take(self, user_id: str) -> None:
+        """Count a user's socket, from before its handshake is answered.
+
+        Raises:
+            OverloadedError: the user has as many as may be.
+
+        """
+        bound = self._rt.limits.sockets_per_user_max
+        if 0 < bound <= self._taken[user_id]:
+            raise overloaded("too many sockets of this user", self._rt.world.random)
+        self._taken[user_id] += 1
+
+    def release(self, accepted: _Accepted) -> None:
+        """Count a socket no more that was admitted: it has ended, or never began."""
+        user_id = accepted.identity.user_id
+        self._taken[user_id] -= 1
+        if not self._taken[user_id]:
+            del self._taken[user_id]
 
     async def handle(self, transport: NativeTransport, accepted: _Accepted) -> None:
         connection = Connection(
@@ -141,6 +166,13 @@ class _Sockets:
         """Close a session's sockets; once this returns, nothing more is written to them."""
         self._rt.service.connections.close_session(
             session_hash, Close.UNAUTHORIZED, "the session ended"
+        )
+        await trio.lowlevel.checkpoint()
+
+    async def close_user(self, user_id: str, keep: bytes | None) -> None:
+        """Close a user's sockets but those of one session; once this returns, as above."""
+        self._rt.service.connections.close_user(
+            user_id, Close.UNAUTHORIZED, "the session ended", keep=keep
         )
         await trio.lowlevel.checkpoint()
 
@@ -181,6 +213,7 @@ async def serve(
             hosts=config.hosts,
             setup_token=setup_token,
             close_session=sockets.close_session,
+            close_user=sockets.close_user,
             proxies=config.proxies,
         )
         async with trio.open_nursery() as nursery:
@@ -191,6 +224,7 @@ async def serve(
                     app=app,
                     accept=sockets.accept,
                     handle=sockets.handle,
+                    release=sockets.release,
                     limits=config.limits,
                     world=WORLD,
                     hosts=config.hosts,

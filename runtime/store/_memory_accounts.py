@@ -66,11 +66,23 @@ class MemoryAccounts:
         if row is not None:
             self._revoke(row)
 
-    async def revoke_sessions_of(self, user_id: str) -> None:
-        """Revoke every session of a user; see `AccountStore.revoke_sessions_of`."""
+    async def revoke_sessions_of(self, user_id: str, *, keep: bytes | None = None) -> None:
+        """Revoke a user's sessions; see `AccountStore.revoke_sessions_of`."""
         await trio.lowlevel.checkpoint()
         for row in self._of_user(user_id):
+            if row.id_hash != keep:
+                self._revoke(row)
+
+    async def evict_sessions(self, user_id: str, *, keep: int) -> list[bytes]:
+        """Revoke a user's oldest sessions; see `AccountStore.evict_sessions`."""
+        await trio.lowlevel.checkpoint()
+        now = self._world.now()
+        valid = [r for r in self._of_user(user_id) if r.revoked_at is None and r.expires_at > now]
+        valid.sort(key=lambda row: row.created_at)  # of one moment: in the order they were put
+        evicted = valid[: max(len(valid) - keep, 0)]
+        for row in evicted:
             self._revoke(row)
+        return [row.id_hash for row in evicted]
 
     async def sweep_sessions(self, *, limit: int) -> int:
         """Delete sessions that expired long ago; see `AccountStore.sweep_sessions`."""

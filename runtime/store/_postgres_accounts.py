@@ -65,9 +65,14 @@ class PostgresAccounts:
         """Revoke a session; see `AccountStore.revoke_session`."""
         await fetch(self._pools.writing, "revoke_session", id_hash.hex())
 
-    async def revoke_sessions_of(self, user_id: str) -> None:
-        """Revoke every session of a user; see `AccountStore.revoke_sessions_of`."""
-        await fetch(self._pools.writing, "revoke_sessions_of", user_id)
+    async def revoke_sessions_of(self, user_id: str, *, keep: bytes | None = None) -> None:
+        """Revoke a user's sessions; see `AccountStore.revoke_sessions_of`."""
+        await fetch(self._pools.writing, "revoke_sessions_of", user_id, (keep or b"").hex())
+
+    async def evict_sessions(self, user_id: str, *, keep: int) -> list[bytes]:
+        """Revoke a user's oldest sessions; see `AccountStore.evict_sessions`."""
+        rows = await fetch(self._pools.writing, "evict_sessions", user_id, str(keep))
+        return [bytes(row[0]) for row in rows]
 
     async def sweep_sessions(self, *, limit: int) -> int:
         """Delete sessions that expired long ago; see `AccountStore.sweep_sessions`."""

@@ -1,5 +1,6 @@
 """HTTP, the WebSocket upgrade, and the port that serves both."""
 
+from ._admission import overloaded
 from ._app import create_app
 from ._auth import Identity, SessionCookie, authenticate
 from ._client_address import Network
@@ -20,5 +21,6 @@ __all__ = [
     "create_app",
     "hosts_of",
     "is_loopback",
+    "overloaded",
     "serve_port",
 ]

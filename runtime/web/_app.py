@@ -17,6 +17,8 @@ from ._hosts import Hosts
 from ._note_routes import note_routes
 from ._passwords import Passwords
 from ._route_context import RouteContext
+from ._space_routes import space_routes
+from ._user_routes import user_routes
 from ._workspace_routes import workspace_routes
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def create_app(
     hosts: Hosts | None = None,
     setup_token: str | None,
     close_session: Callable[[bytes], Awaitable[None]],
+    close_user: Callable[[str, bytes | None], Awaitable[None]] | None = None,
     proxies: Collection[Network] = (),
 ) -> Application:
     """Create the HTTP application of a runtime.
@@ -50,6 +53,7 @@ def create_app(
         setup_token: the token that setup asks for, if other machines can reach it.
         close_session: closes the connections of a session, given the digest of its id, and
             returns once nothing more is written to them.
+        close_user: closes those of a user, given the id, but for the session of a digest; likewise.
         proxies: the proxies that are believed about the address of a client.
 
     """
@@ -62,12 +66,20 @@ def create_app(
         cookie,
         setup_token,
         close_session,
+        close_user or _closes_nothing,
         proxies,
         passwords=Passwords(rt.limits),
         logins=Guesses(rt.limits),
         setups=Guesses(rt.limits),
     )
-    for routes in (health_routes, account_routes, workspace_routes, note_routes):
+    for routes in (
+        health_routes,
+        account_routes,
+        user_routes,
+        workspace_routes,
+        space_routes,
+        note_routes,
+    ):
         app.register_blueprint(routes(context))
 
     @app.get("/ws")
@@ -81,6 +93,10 @@ def create_app(
         raise Reject("UPGRADE_REQUIRED", "upgrade as the first request of a connection")
 
     return app
+
+
+async def _closes_nothing(_user_id: str, _keep: bytes | None) -> None:
+    """Stand in where there are no sockets."""
 
 
 def _check_names(app: Application, hosts: Hosts) -> None:

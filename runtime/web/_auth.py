@@ -2,7 +2,8 @@
 
 A session's id is a secret of 256 bits.  The cookie holds it, the store its digest; a plain SHA-256
 is enough, since such a secret cannot be guessed.  Every request reads the session's row, so a
-revoked session is refused at its next request, and extends it at most once a minute.
+revoked session is refused at its next request, and extends it at most once a minute, though never
+beyond the time that it may last at all.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 COOKIE = "dalsegno_session"
 """The name of the session's cookie; see `SessionCookie`."""
-SESSION_TTL = timedelta(days=7)
 TOUCH_AFTER = timedelta(minutes=1)
 
 
@@ -62,9 +62,9 @@ class SessionCookie:
         text = (cookies or "").encode("ascii", "replace").decode()
         return parse_cookie(text).get(self.name)
 
-    def given(self, token: str) -> str:
+    def given(self, token: str, lifetime: timedelta) -> str:
         """Return the ``Set-Cookie`` header that begins or extends a session."""
-        return self._header(token, SESSION_TTL)
+        return self._header(token, lifetime)
 
     def taken(self) -> str:
         """Return the ``Set-Cookie`` header that ends a session."""
@@ -105,15 +105,16 @@ async def authenticate(
     now = rt.world.now()
     if row.revoked_at is not None:
         raise Reject("SESSION_REVOKED", "this session was revoked")
-    if row.expires_at <= now:
+    ends_at = row.created_at + timedelta(seconds=rt.limits.session_s)
+    if min(row.expires_at, ends_at) <= now:
         raise Reject("SESSION_EXPIRED", "this session has expired")
     user = await rt.system.get(users, row.user_id)
     if user is None or user.role is None:
         raise Reject("SESSION_REVOKED", "this account is closed")
-    expires_at = row.expires_at
+    expires_at = min(row.expires_at, ends_at)
     renewed = now - row.last_seen_at >= TOUCH_AFTER
     if renewed:
-        expires_at = now + SESSION_TTL
+        expires_at = min(now + timedelta(seconds=rt.limits.session_idle_s), ends_at)
         await rt.accounts.touch_session(id_hash, now, expires_at)
     return Identity(
         user_id=row.user_id,
@@ -128,7 +129,9 @@ async def authenticate(
 async def open_session(rt: Runtime, user_id: str, user: User) -> tuple[str, Identity]:
     """Begin a session; return the cookie's value and the identity."""
     token, csrf_token = new_secret(), new_secret()
-    id_hash, expires_at = session_hash(token), rt.world.now() + SESSION_TTL
+    limits = rt.limits
+    lifetime = timedelta(seconds=min(limits.session_idle_s, limits.session_s))
+    id_hash, expires_at = session_hash(token), rt.world.now() + lifetime
     await rt.accounts.put_session(id_hash, user_id, csrf_token, expires_at)
     identity = Identity(
         user_id=user_id,

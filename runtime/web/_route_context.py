@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import structlog
 import trio
 from quart import g, request
 
@@ -14,9 +17,11 @@ from dalsegno.protocol import OverloadedError, Reject
 
 from ._auth import authenticate, check_csrf
 from ._client_address import client_address
+from ._envelope import request_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator
+    from datetime import datetime
 
     from dalsegno.actors.domains.accounts import User
     from dalsegno.runtime import Runtime
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
     from ._client_address import Network
     from ._guesses import Guesses
     from ._passwords import Passwords
+
+_security = structlog.get_logger("dalsegno.security")
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing (RFC 9110 §9.2.1)."""
@@ -41,6 +48,8 @@ class RouteContext:
     """The token that setup asks for, if other machines can reach it."""
     close_session: Callable[[bytes], Awaitable[None]]
     """Closes the connections of a session, and returns once they are closed."""
+    close_user: Callable[[str, bytes | None], Awaitable[None]]
+    """Closes those of a user but for one session, likewise."""
     proxies: Collection[Network]
     """The proxies that are believed about the address of a client."""
     passwords: Passwords
@@ -69,7 +78,7 @@ class RouteContext:
         if request.method not in _SAFE:
             check_csrf(identity, request.headers.get("x-csrf-token"))
         if identity.renewed:
-            self.set_cookie(self.cookie.token(cookies) or "")
+            self.set_cookie(self.cookie.token(cookies) or "", identity.expires_at)
         return identity
 
     @contextmanager
@@ -89,9 +98,22 @@ class RouteContext:
         finally:
             self._repairs.release()
 
-    def set_cookie(self, token: str) -> None:
+    def set_cookie(self, token: str, expires_at: datetime) -> None:
         """Set the session's cookie with the response."""
-        g.cookie = self.cookie.given(token)
+        left_s = math.ceil((expires_at - self.rt.world.now()).total_seconds())
+        g.cookie = self.cookie.given(token, timedelta(seconds=left_s))
+
+    async def end_sessions(self, user_id: str, *, keep: bytes | None = None) -> None:
+        """End a user's sessions but one; once this returns, nothing more is sent to their sockets.
+
+        A socket that was admitted meanwhile asks for its session once more before it is served.
+        """
+        await self.rt.accounts.revoke_sessions_of(user_id, keep=keep)
+        await self.close_user(user_id, keep)
+
+    def note(self, event: str, **fields: str | None) -> None:
+        """Write a line of the security log, which never has what somebody typed in."""
+        _security.info(event, request_id=request_id(), address=self.address, **fields)
 
 
 def refuse_foreign_pages() -> None:

@@ -688,7 +688,17 @@ update dalsegno.session set revoked_at = statement_timestamp()
 
 -- revoke_sessions_of --
 update dalsegno.session set revoked_at = statement_timestamp()
- where user_id = $1::text and revoked_at is null
+ where user_id = $1::text and revoked_at is null and id_hash <> decode($2::text, 'hex')
+
+-- evict_sessions --
+-- Whoever logs in does so after putting a session, so the last of several at once sees them all.
+update dalsegno.session set revoked_at = statement_timestamp()
+ where revoked_at is null and id_hash in (
+   select id_hash from dalsegno.session
+    where user_id = $1::text and revoked_at is null and expires_at > statement_timestamp()
+    order by created_at desc, id_hash offset $2::text::bigint
+ )
+returning id_hash
 
 -- put_credential --
 insert into dalsegno.credential (user_id, password_hash, updated_at)

@@ -13,7 +13,7 @@ from quart.testing.utils import sentinel
 
 from dalsegno.actors.domains.accounts import RegisterUser, SetUp
 from dalsegno.runtime.seams import WORLD
-from dalsegno.runtime.web._auth import COOKIE
+from dalsegno.runtime.web._auth import COOKIE, session_hash
 
 if TYPE_CHECKING:
     from quart_trio import QuartTrio
@@ -83,6 +83,8 @@ class Site:
     clock: Clock
     closed: list[bytes] = field(default_factory=list)
     """The sessions whose connections were closed."""
+    closed_users: list[tuple[str, bytes | None]] = field(default_factory=list)
+    """… and the users, with the session whose were not."""
 
     async def send(
         self,
@@ -102,6 +104,9 @@ class Site:
         answered = {name.lower(): value for name, value in response.headers.items()}
         assert answered["x-request-id"]
         return Answer(response.status_code, answered, bytes(content))
+
+    def hash_of(self, user: User) -> bytes:
+        return session_hash(user.session)
 
     async def register(self, **more: str) -> User:
         """Set up as a client does, at a password's full cost."""
