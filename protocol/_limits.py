@@ -239,6 +239,8 @@ class Limits:
     """A session ends after this long whatever happens: who stole one has it no longer …"""
     session_idle_s: float = 7 * 24 * 3600.0
     """… and after this long without a request."""
+    session_check_s: float = 10.0
+    """How often a server asks whether the sessions of its sockets were ended elsewhere."""
     sessions_per_user_max: int = 50
     """Sessions of one user; the oldest is ended for a new one.  0: any number."""
     sockets_per_user_max: int = 100

@@ -5,6 +5,7 @@ Only the hash of a session's id is stored, so that nobody can use a session by r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -57,6 +58,9 @@ class AccountStore(Protocol):
 
     async def evict_sessions(self, user_id: str, *, keep: int) -> list[bytes]:
         """Revoke a user's oldest sessions beyond so many that are valid; return which."""
+
+    async def find_ended(self, id_hashes: Sequence[bytes]) -> list[bytes]:
+        """Return which of some sessions were revoked, or are gone."""
 
     async def sweep_sessions(self, *, limit: int) -> int:
         """Delete at most ``limit`` sessions that expired over a week ago; return how many.

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
@@ -21,7 +22,9 @@ from dalsegno.actors import Connection
 from dalsegno.actors.domains.notes import notes
 from dalsegno.protocol import Close, DrainingError, Limits, check_id
 
+from ._background import in_background
 from ._runtime import Runtime
+from ._session_watch import watch_sessions
 from ._shutdown import Shutdown
 from .seams import WORLD, new_secret
 from .web import (
@@ -216,7 +219,8 @@ async def serve(
             close_user=sockets.close_user,
             proxies=config.proxies,
         )
-        async with trio.open_nursery() as nursery:
+        watch = partial(watch_sessions, rt, sockets.close_session)
+        async with in_background(watch), trio.open_nursery() as nursery:
 
             async def serve_here(task_status: trio.TaskStatus[Serving]) -> None:
                 await serve_port(

@@ -11,6 +11,7 @@ import trio
 from dalsegno.runtime._account_store import SessionRow
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from dalsegno.actors import World
@@ -83,6 +84,12 @@ class MemoryAccounts:
         for row in evicted:
             self._revoke(row)
         return [row.id_hash for row in evicted]
+
+    async def find_ended(self, id_hashes: Sequence[bytes]) -> list[bytes]:
+        """Return which sessions have ended; see `AccountStore.find_ended`."""
+        await trio.lowlevel.checkpoint()
+        rows = ((id_hash, self._sessions.get(id_hash)) for id_hash in id_hashes)
+        return [hash_ for hash_, row in rows if row is None or row.revoked_at is not None]
 
     async def sweep_sessions(self, *, limit: int) -> int:
         """Delete sessions that expired long ago; see `AccountStore.sweep_sessions`."""

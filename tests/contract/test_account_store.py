@@ -90,6 +90,15 @@ async def test_a_users_oldest_valid_sessions_are_evicted(accounts: AccountStore)
     assert row.revoked_at is None
 
 
+async def test_sessions_that_were_ended_are_found_among_many(accounts: AccountStore) -> None:
+    for id_hash in (b"1", b"2", b"\x00\xff"):
+        await accounts.put_session(id_hash, "u", "token", UNTIL)
+    await accounts.revoke_session(b"\x00\xff")
+    found = await accounts.find_ended([b"1", b"2", b"\x00\xff", b"absent"])
+    assert sorted(found) == [b"\x00\xff", b"absent"]
+    assert await accounts.find_ended([]) == []
+
+
 async def test_sessions_that_expired_long_ago_are_swept_the_oldest_first(
     harness: Harness,
 ) -> None:

@@ -85,6 +85,7 @@ class User:
 
     def __init__(self, site: "Site", identity: Json, cookie: str) -> None:
         self.site = site
+        self.identity = identity
         self.id: str = identity["user_id"]
         self.email: str = identity["email"]
         self.workspace_id: str = identity["workspace_id"]

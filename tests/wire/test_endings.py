@@ -71,6 +71,25 @@ async def test_x_auth_2_a_socket_ends_when_its_session_may_last_no_longer(migrat
             assert timedelta(minutes=50) < left <= timedelta(hours=1), "not seven days"
 
 
+async def test_x_auth_2_what_another_server_ended_is_closed_here_too(migrated: str) -> None:
+    async with start(migrated, session_check_s=0.1) as north:
+        await north.set_up()
+        user = await north.add_user("viewer")
+        async with start(migrated, session_check_s=0.1) as south, user.socket() as here:
+            there = User(south, {**user.identity}, user.cookie)
+            async with there.socket() as socket, south_owner(south, north).socket() as others:
+                disabled = await north.owner.http("POST", f"/api/users/{user.id}/disable")
+                assert disabled.status_code == 200, disabled.text
+                assert await here.closed() == 4001
+                assert await socket.closed() == 4001
+                assert (await others.ask("ping"))["type"] == "pong"
+
+
+def south_owner(south: Site, north: Site) -> User:
+    """The owner, with the same session, as a client of the other server."""
+    return User(south, {**north.owner.identity}, north.owner.cookie)
+
+
 async def test_the_oldest_session_and_its_sockets_go_for_a_new_one(migrated: str) -> None:
     async with start(migrated, sessions_per_user_max=2) as site:
         first = await site.set_up()

@@ -676,6 +676,12 @@ returning s.user_id
 select id_hash, user_id, csrf_token, created_at, expires_at, last_seen_at, revoked_at
   from dalsegno.session where id_hash = decode($1::text, 'hex')
 
+-- find_ended_sessions --
+select asked.id_hash
+  from (select decode(unnest($1::text::text[]), 'hex') as id_hash) asked
+  left join dalsegno.session s on s.id_hash = asked.id_hash
+ where s.id_hash is null or s.revoked_at is not null
+
 -- touch_session --
 update dalsegno.session
    set last_seen_at = greatest(last_seen_at, $2::text::timestamptz),
