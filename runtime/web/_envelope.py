@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cache
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +23,7 @@ from dalsegno.actors import in_turns
 from dalsegno.protocol import (
     DalsegnoError,
     InternalError,
+    KnownFields,
     OverloadedError,
     Reject,
     WorkspaceMovedError,
@@ -44,11 +46,14 @@ if TYPE_CHECKING:
     from werkzeug.routing import MapAdapter
 
     from dalsegno.actors import World
-    from dalsegno.protocol import Limits
+    from dalsegno.protocol import Limits, Receipt
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 _log = structlog.get_logger("dalsegno.web")
+
+REPLAYED = "x-idempotency-replay"
+"""The header that marks a repeated answer (X-IDEM-7)."""
 
 ALIVE = "/healthz"
 """The path that is answered however many requests there are: a busy server is alive."""
@@ -156,24 +161,41 @@ def answer(body: msgspec.Struct, status: int = 200) -> Response:
     return _json(encoded, status)
 
 
+def replayed(response: Response, receipt: Receipt) -> Response:
+    """Return a response to a command, marked where it is the answer of an earlier one."""
+    if receipt.repeated:
+        response.headers[REPLAYED] = "true"
+    return response
+
+
 def nothing() -> Response:
     """Return a response without a body: 204."""
     return Response(b"", status=204)
 
 
-async def read(type_: type[T], *, bytes_max: int | None = None) -> T:
+async def read(type_: type[T], *, bytes_max: int | None = None, known: bool = False) -> T:
     """Read the request's body, letting others run amid the look at a long one.
 
     Args:
         type_: what it has to be.
         bytes_max: how long it may be, if that is less than for other requests.
+        known: refuse fields that the type has not.
 
     Raises:
         Reject: ``BAD_REQUEST`` if it is not JSON, or not of this type.
         HTTPException: it is too long or too slow.
 
     """
-    return await in_turns(_decoding(await read_body(g.limits, bytes_max), type_))
+    document = await read_body(g.limits, bytes_max)
+    body = await in_turns(_decoding(document, type_))
+    if known:
+        _known_fields(type_).check(body, document)
+    return body
+
+
+@cache
+def _known_fields(type_: type[msgspec.Struct]) -> KnownFields:
+    return KnownFields(type_)
 
 
 async def _drained() -> bool:
