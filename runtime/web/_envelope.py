@@ -36,6 +36,7 @@ from dalsegno.protocol import (
 
 from ._admission import overloaded
 from ._body import TimedRequest, read_body
+from ._paths import Segment, routed
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -72,10 +73,10 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Application(QuartTrio):
-    """Quart with three changes.
+    """Quart with four changes.
 
-    Its hooks also see a request with an impossible ``Host``; it counts its requests; and a body has
-    to arrive in time.
+    Its hooks also see a request with an impossible ``Host``; it counts its requests; a body has to
+    arrive in time; and an id in a path may have slashes.
     """
 
     request_class = TimedRequest
@@ -89,7 +90,7 @@ class Application(QuartTrio):
         is_request = scope["type"] == "http"
         self.requests += is_request
         try:
-            await super().asgi_app(scope, receive, send)
+            await super().asgi_app(routed(scope), receive, send)
         finally:
             self.requests -= is_request
 
@@ -106,6 +107,7 @@ def install(app: Application, *, world: World, limits: Limits) -> None:
     app.config["MAX_CONTENT_LENGTH"] = limits.body_bytes_max
     app.config["BODY_TIMEOUT"] = None  # `read_body` has its own
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.converters["default"] = Segment
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
 
