@@ -22,6 +22,7 @@ Parameters after the second are recognised by their annotations and may be combi
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence  # at run time, as in `_deciding`
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -40,7 +41,7 @@ from ._deciding import WRITERS, Context, Index, Past, annotations_of
 from ._errors import DalsegnoError, DomainError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
     from typing_extensions import TypeForm
 

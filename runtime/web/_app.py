@@ -46,7 +46,11 @@ def create_app(
             returns once nothing more is written to them.
         proxies: the proxies that are believed about the address of a client.
 
+    Raises:
+        NoAccountsError: the runtime has no accounts.
+
     """
+    _ = rt.accounts  # without any, nobody could log in: say so now
     app = Application(__name__, static_folder=None)
     install(app, world=rt.world, limits=rt.limits)
     context = RouteContext(
