@@ -78,6 +78,7 @@ from ._subscription import (
     seq_of as seq_of,
     workspace_stream as workspace_stream,
 )
+from ._unknown import KnownFields as KnownFields
 from ._validation import (
     SYSTEM_WORKSPACE as SYSTEM_WORKSPACE,
     PayloadDecoder as PayloadDecoder,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable  # at run time, for `inspect.signature` of the structs
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 
 from ._errors import DomainError
+from ._limits import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 WRITERS = frozenset({"owner", "admin", "editor"})
 """The roles that may send a command, unless it says otherwise (X-RBAC-1)."""
@@ -41,6 +43,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """The time of the command, UTC."""
     new_id: Callable[[], str]
     """Returns a new UUIDv7."""
+    limits: Limits = Limits()
+    """The runtime's bounds."""
 
 
 class Index(msgspec.Struct, frozen=True, kw_only=True):

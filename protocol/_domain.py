@@ -22,6 +22,7 @@ Parameters after the second are recognised by their annotations and may be combi
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence  # at run time, as in `_deciding`
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -40,7 +41,7 @@ from ._deciding import WRITERS, Context, Index, Past, annotations_of
 from ._errors import DalsegnoError, DomainError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
     from typing_extensions import TypeForm
 
@@ -94,6 +95,8 @@ class Decider(msgspec.Struct, frozen=True, kw_only=True):
     allow: frozenset[str]
     touches: Callable[[Any], Sequence[tuple[Domain[Any, Any, Any], str]]] | None
     needs: Callable[[Any], int | None] | None
+    repeats: str
+    """What another payload under a used idempotency key gets: see `Domain.decide`."""
 
 
 class Domain(DomainAccess[StateT, CommandT, EventT]):
@@ -126,8 +129,9 @@ class Domain(DomainAccess[StateT, CommandT, EventT]):
             id_field: the field, present in every command, that names the entity; ``{name}_id`` if
                 not given.  Where it may be None, the runtime makes a new id.
             allow: the roles that may send this domain's commands.
-            repeats: the answer to another payload under a used idempotency key: ``"conflict"``
-                (``STATE_CONFLICT``) or ``"original"`` (the original answer, C1).
+            repeats: the answer to a command whose idempotency key was used for the same command
+                with another payload: ``"conflict"`` (``STATE_CONFLICT``) or ``"original"`` (the
+                original answer, C1).  A single command may differ: see `decide`.
             snapshot_every: versions between two snapshot rows (KJ-SNAP-1).
             reserved: whether its entities live in the reserved workspace ``$system`` alone; its
                 commands cannot be sent over the network.
@@ -135,8 +139,7 @@ class Domain(DomainAccess[StateT, CommandT, EventT]):
         """
         if not _NAME.fullmatch(name) or name == "workspace":
             raise DomainError(f"a domain's name is lower case and not 'workspace': {name!r}")
-        if repeats not in {"conflict", "original"}:
-            raise DomainError(f"{name}: repeats is 'conflict' or 'original', not {repeats!r}")
+        _check_repeats(repeats)
         if version < 1 or snapshot_every < 1:
             raise DomainError(f"{name}: version and snapshot_every count from 1")
         super().__init__(state, commands, events)
@@ -183,6 +186,7 @@ class Domain(DomainAccess[StateT, CommandT, EventT]):
         allow: Collection[str] | None = None,
         touches: Callable[[Any], Sequence[tuple[Domain[Any, Any, Any], str]]] | None = None,
         needs: Callable[[Any], int | None] | None = None,
+        repeats: str | None = None,
     ) -> Callable[[Callable[P, Decided[EventT]]], Callable[P, Decided[EventT]]]: ...
     def decide(
         self,
@@ -191,6 +195,7 @@ class Domain(DomainAccess[StateT, CommandT, EventT]):
         allow: Collection[str] | None = None,
         touches: Callable[[Any], Sequence[tuple[Domain[Any, Any, Any], str]]] | None = None,
         needs: Callable[[Any], int | None] | None = None,
+        repeats: str | None = None,
     ) -> Callable[..., Any]:
         """Register the decider of the command that its second parameter is annotated with.
 
@@ -204,8 +209,11 @@ class Domain(DomainAccess[StateT, CommandT, EventT]):
             allow: the roles that may send this command, instead of the domain's.
             touches: returns, for a command, the other entities that it reads or changes.
             needs: returns, for a command, the earlier version of the entity that it reads.
+            repeats: what another payload under a used key gets, instead of the domain's.
 
         """
+        if repeats is not None:
+            _check_repeats(repeats)
 
         def declare(function: Callable[..., Any]) -> Callable[..., Any]:
             hints, names = self._annotations(function)
@@ -228,6 +236,7 @@ class Domain(DomainAccess[StateT, CommandT, EventT]):
                 allow=self.allow if allow is None else frozenset(allow),
                 touches=touches,
                 needs=needs,
+                repeats=repeats or self.repeats,
             )
             return function
 
@@ -368,3 +377,8 @@ if TYPE_CHECKING:
 
 _EXTRAS: dict[type, str] = {Context: "context", Touched: "touched", Past: "past"}
 _EXTRA_NAMES = "Context, Touched and Past"
+
+
+def _check_repeats(repeats: str) -> None:
+    if repeats not in {"conflict", "original"}:
+        raise DomainError(f"repeats is 'conflict' or 'original', not {repeats!r}")

@@ -7,9 +7,9 @@
     │   ├── OverloadedError       … after `retry_after_s`
     │   │   └── RateLimitedError  … which this caller alone has to wait
     │   ├── StoreUnavailableError … the database is away
-    │   │   └── NotReadyError     … or this node does not know yet what the database says
-    │   ├── RuntimeClosedError    … this runtime is closed
-    │   │   └── DrainingError     … or about to be
+    │   ├── NotReadyError         … this node does not know yet what the database says
+    │   │   └── RuntimeClosedError    … or has not started, or has ended
+    │   │       └── DrainingError     … or is about to end
     │   └── WorkspaceMovedError   … another node owns the workspace: ask there
     ├── OutcomeUnknownError       nobody's: may have been applied, retry with the same key
     ├── WorkspaceHaltedError      the log's: the workspace needs a repair first
@@ -92,18 +92,20 @@ class StoreUnavailableError(UnavailableError):
     code = "STORE_UNAVAILABLE"
 
 
-class NotReadyError(StoreUnavailableError):
+class NotReadyError(UnavailableError):
     """This node cannot answer for the workspace yet: it is opening it, or its lease had lapsed."""
 
+    code = "NOT_READY"
 
-class RuntimeClosedError(UnavailableError):
-    """The runtime is draining or closed."""
 
-    code = "STORE_UNAVAILABLE"
+class RuntimeClosedError(NotReadyError):
+    """The runtime has not started, or has ended."""
 
 
 class DrainingError(RuntimeClosedError):
     """The runtime is finishing what it has accepted, and accepts nothing new."""
+
+    code = "DRAINING"
 
 
 class WorkspaceMovedError(UnavailableError):
@@ -159,7 +161,7 @@ class SchemaVersionError(WorkspaceHaltedError):
 class FencedError(DalsegnoError):
     """Another incarnation holds a higher epoch of this workspace."""
 
-    code = "STORE_UNAVAILABLE"
+    code = "NOT_READY"
     retryable = True
 
 
@@ -209,6 +211,8 @@ HTTP_STATUS: dict[str, int] = {
     "SEQUENCE_OVERFLOW": 500,
     "OVERLOADED": 503,
     "STORE_UNAVAILABLE": 503,
+    "NOT_READY": 503,
+    "DRAINING": 503,
     "WORKSPACE_HALTED": 503,
     "DB_UNAVAILABLE": 503,
     "MIGRATION_UNAVAILABLE": 503,

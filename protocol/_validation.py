@@ -18,6 +18,7 @@ import msgspec
 
 from ._errors import Reject
 from ._scanning import finished, scan
+from ._unknown import KnownFields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -87,12 +88,13 @@ def _is_finite(value: object) -> bool:
 
 
 class PayloadDecoder:
-    """A decoder of command payloads of one type."""
+    """A decoder of command payloads of one type, which refuses fields that the type has not."""
 
-    __slots__ = ("_decode", "_type")
+    __slots__ = ("_decode", "_known", "_type")
 
     def __init__(self, type_: Any) -> None:  # noqa: ANN401 - any type
         self._type = type_
+        self._known = KnownFields(type_)
         self._decode = msgspec.json.Decoder(type_).decode
 
     def __call__(self, document: bytes, limits: Limits) -> Any:  # noqa: ANN401 - the type's
@@ -105,7 +107,9 @@ class PayloadDecoder:
         if len(document) > limits.command_bytes_max:
             bound = limits.command_bytes_max
             raise Reject("PAYLOAD_TOO_LARGE", f"a command has at most {bound} bytes")
-        return self._checked(document, self._decode)
+        value = self._checked(document, self._decode)
+        self._known.check(value, document)
+        return value
 
     def read_back(self, command: object, document: bytes) -> Any:  # noqa: ANN401 - as above
         """Return a command that a program made as the network would have brought it.
@@ -114,7 +118,9 @@ class PayloadDecoder:
             Reject: ``BAD_REQUEST``, or a field's own code (`refusal`).
 
         """
-        return self._checked(document, lambda text: read_back(command, text, self._decode))
+        read = self._checked(document, lambda text: read_back(command, text, self._decode))
+        self._known.check_inside(read, document)
+        return read
 
     def _checked(self, document: bytes, decode: Callable[[bytes], Any]) -> Any:  # noqa: ANN401 - as above
         try:

@@ -24,7 +24,11 @@ from dalsegno.protocol import (
     WorkspaceHaltedError as WorkspaceHaltedError,
 )
 
-from ._runtime import Runtime as Runtime, RuntimeFailedError as RuntimeFailedError
+from ._runtime import (
+    NoAccountsError as NoAccountsError,
+    Runtime as Runtime,
+    RuntimeFailedError as RuntimeFailedError,
+)
 from ._workspace import (
     Entities as Entities,
     EntityEvents as EntityEvents,

@@ -29,7 +29,6 @@ from ._workspace import Workspace
 from .seams import WORLD
 from .store import (
     ConnectionBrokenError,
-    MemoryAccounts,
     PostgresStore,
     connect,
     migrate,
@@ -48,12 +47,16 @@ class RuntimeFailedError(DalsegnoError):
     """A service that every workspace depends on failed for good; the runtime has ended."""
 
 
+class NoAccountsError(DalsegnoError):
+    """The runtime was opened with a store of the program's own, and with no accounts beside it."""
+
+
 class Runtime:
     """Durable, totally ordered, resumable workspaces, in this process."""
 
-    def __init__(self, service: Service, accounts: AccountStore) -> None:
+    def __init__(self, service: Service, accounts: AccountStore | None) -> None:
         self.service = service
-        self.accounts = accounts
+        self._accounts = accounts
 
     def __repr__(self) -> str:
         return f"<Runtime {self.service!r}>"
@@ -71,6 +74,7 @@ class Runtime:
         limits: Limits | None = None,
         world: World = WORLD,
         store: Store | None = None,
+        accounts: AccountStore | None = None,
     ) -> AsyncIterator[Runtime]:
         """Open the runtime for the length of an ``async with``.
 
@@ -90,6 +94,8 @@ class Runtime:
             limits: every bound; the defaults have their reasons beside them.
             world: wall time, randomness and ids.
             store: any other store, instead of a database.
+            accounts: the sessions and credentials beside such a store; None: those that it has as
+                its ``accounts``.  Where there are none, nobody can log in; see `accounts`.
 
         Raises:
             DomainError: a domain is not complete, or cannot read what was written before.
@@ -103,7 +109,6 @@ class Runtime:
         if node_id is not None and not is_node_id(node_id):
             raise Reject("BAD_REQUEST", "a node id has 1 to 64 of [A-Za-z0-9_.-]")
         async with AsyncExitStack() as stack:
-            accounts: AccountStore
             if store is None:
                 dsn = database
                 if dsn is None:
@@ -113,7 +118,7 @@ class Runtime:
                 postgres = await stack.enter_async_context(PostgresStore.open(dsn, limits=limits))
                 store, accounts = postgres, postgres.accounts
             else:
-                accounts = MemoryAccounts(world)
+                accounts = accounts or getattr(store, "accounts", None)
             await _check_readable(store, everything)
             service = Service(
                 store,
@@ -123,10 +128,22 @@ class Runtime:
                 world=world,
                 limits=limits,
                 version=version("dalsegno"),
-                sweeps=[accounts.sweep_sessions],
+                sweeps=[] if accounts is None else [accounts.sweep_sessions],
             )
             async with _running(service, limits):
                 yield cls(service, accounts)
+
+    @property
+    def accounts(self) -> AccountStore:
+        """Sessions and credentials.
+
+        Raises:
+            NoAccountsError: the runtime was opened with a store, and without accounts.
+
+        """
+        if self._accounts is None:
+            raise NoAccountsError("pass accounts= to Runtime.open, beside store=")
+        return self._accounts
 
     @property
     def limits(self) -> Limits:

@@ -76,6 +76,18 @@ class Workspace:
             causation=causation,
         )
 
+    async def has_answered(self, command: msgspec.Struct, *, key: str) -> bool:
+        """Return whether `send` would find this key answered, by whatever took effect under it.
+
+        Who has left the workspace still gets that answer, so a gate before `send` has to ask.
+
+        Raises:
+            Reject: ``UNKNOWN_COMMAND``; ``BAD_REQUEST`` for what cannot be a key.
+            UnavailableError: the store is unavailable.
+
+        """
+        return await self._service.catalog.has_answered(self.id, command, self.principal, key)
+
     async def get(
         self, domain: Domain[StateT, Any, Any], entity_id: str, *, min_seq: int | None = None
     ) -> StateT | None:

@@ -31,6 +31,7 @@ from dalsegno.runtime._cli import cli
 from dalsegno.runtime._config import FileSettings
 from dalsegno.runtime._server import Ready, ServeConfig, serve
 from dalsegno.runtime.seams import WORLD
+from dalsegno.runtime.store import MemoryAccounts
 from dalsegno.runtime.web import create_app
 from dalsegno.runtime.web._auth import COOKIE, open_session
 from tests._patience import fail_after, patient
@@ -389,7 +390,8 @@ async def test_the_routes_are_those_of_the_server() -> None:
     async def close_session(_: bytes) -> None:
         raise AssertionError
 
-    async with Runtime.open(store=MemoryStore(WORLD)) as rt:
+    memory, accounts = MemoryStore(WORLD), MemoryAccounts(WORLD)
+    async with Runtime.open(store=memory, accounts=accounts) as rt:
         app = create_app(rt, secure_cookies=False, setup_token=None, close_session=close_session)
     served = {
         f"{method} {rule.rule.replace('<', '{').replace('>', '}')}"

@@ -34,9 +34,6 @@ from dalsegno.protocol import (
 TITLE_CHARS_MAX = 300
 """A title: 1 to this many printable characters on one line, not all of them blank."""
 
-NOTE_BYTES_MAX = Limits().note_bytes_max
-"""A note's text, UTF-8."""
-
 NOTE_KINDS = frozenset({"markdown", "settings", "media_image", "media_video"})
 """The kinds of notes."""
 
@@ -143,7 +140,7 @@ class NoteRollback(msgspec.Struct, frozen=True):
 NoteCommand: TypeAlias = CreateNote | ApplyPatch | SetTitle | DeleteNote | RollbackNote
 NoteEvent: TypeAlias = NoteCreated | NotePatched | NoteTitleUpdated | NoteDeleted | NoteRollback
 
-notes = Domain("note", state=Note, commands=NoteCommand, events=NoteEvent, repeats="original")
+notes = Domain("note", state=Note, commands=NoteCommand, events=NoteEvent)
 
 
 # ------------------------------------------------------------------------------------- deciding
@@ -158,7 +155,7 @@ def create(note: Note | None, command: CreateNote, context: Context) -> NoteCrea
         raise Reject("BAD_REQUEST", f"note_kind is one of {', '.join(sorted(NOTE_KINDS))}")
     if command.access_scope != "workspace":
         raise Reject("BAD_REQUEST", "a note's access_scope is 'workspace'; others are not offered")
-    check_size(command.markdown)
+    check_size(command.markdown, context.limits)
     return NoteCreated(
         title=check_title(command.title),
         markdown=command.markdown,
@@ -169,16 +166,16 @@ def create(note: Note | None, command: CreateNote, context: Context) -> NoteCrea
     )
 
 
-@notes.decide
-def patch(note: Note, command: ApplyPatch) -> NotePatched:
+@notes.decide(repeats="original")  # a client may have rebased it meanwhile (C1)
+def patch(note: Note, command: ApplyPatch, context: Context) -> NotePatched:
     """Change the text, if the patch fits it."""
     _check_alive(note)
-    ops = command.patch_ops
+    ops, bytes_max = command.patch_ops, context.limits.note_bytes_max
     length = patched_length(len(note.markdown), ops)
-    if length * _UTF8_MAX > NOTE_BYTES_MAX:
+    if length * _UTF8_MAX > bytes_max:
         most = _bytes_of(note.markdown) + inserted_bytes(ops)
-        if most > NOTE_BYTES_MAX:  # else it need not be made twice
-            check_size(apply_patch(note.markdown, ops))
+        if most > bytes_max:  # else it need not be made twice
+            check_size(apply_patch(note.markdown, ops), context.limits)
     return NotePatched(patch_ops=ops, length=length, version=note.version + 1)
 
 
@@ -203,13 +200,14 @@ def _target(command: RollbackNote) -> int | None:
 
 
 @notes.decide(needs=_target)
-def roll_back(note: Note, command: RollbackNote, past: Past) -> NoteRollback:
+def roll_back(note: Note, command: RollbackNote, past: Past, context: Context) -> NoteRollback:
     """Restore the title and the text of a version, as a new one."""
     if not 1 <= command.target_version <= note.version or past.state is None:
         raise Reject("NOTE_NOT_FOUND", f"the note has no version {command.target_version}")
     then: Note = past.state
     if then.deleted_at is not None:
         raise Reject("INVALID_PATCH", f"at version {command.target_version} the note was deleted")
+    check_size(then.markdown, context.limits)
     return NoteRollback(
         title=then.title,
         markdown=then.markdown,
@@ -231,18 +229,19 @@ def check_title(title: str) -> str:
     return title
 
 
-def check_size(markdown: str) -> None:
+def check_size(markdown: str, limits: Limits) -> None:
     """Raise if a text is too long, measuring only one that may be.
 
     Raises:
         Reject: ``PAYLOAD_TOO_LARGE``.
 
     """
-    if len(markdown) * _UTF8_MAX <= NOTE_BYTES_MAX:
+    bytes_max = limits.note_bytes_max
+    if len(markdown) * _UTF8_MAX <= bytes_max:
         return
     size = _bytes_of(markdown)
-    if size > NOTE_BYTES_MAX:
-        raise Reject("PAYLOAD_TOO_LARGE", f"a note has at most {NOTE_BYTES_MAX} bytes", size=size)
+    if size > bytes_max:
+        raise Reject("PAYLOAD_TOO_LARGE", f"a note has at most {bytes_max} bytes", size=size)
 
 
 def _bytes_of(text: str) -> int:

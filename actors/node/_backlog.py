@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from dalsegno.actors.workspace import Mailbox
-from dalsegno.protocol import OutcomeUnknownError, StoreUnavailableError
+from dalsegno.protocol import OutcomeUnknownError, OverloadedError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from dalsegno.actors.workspace import Command, Room
@@ -63,7 +63,7 @@ class Backlog:
         """Answer what waited too long even though the workspace runs."""
         before = now - self._limits.command_deadline_s
         old = self.mailbox.drain(lambda command: command.sent_at > before)
-        _answer(old, StoreUnavailableError("the workspace had no time for it"))
+        _answer(old, OverloadedError("the workspace had no time for it"))
 
     def expire_unopened(self, now: float) -> None:
         """Answer what waited too long for the workspace to open."""

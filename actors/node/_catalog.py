@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from cachetools import LRUCache
 
 from dalsegno.actors.ports import gate_refusal, role_in
-from dalsegno.actors.workspace import Turn, entity_from, load_entity
+from dalsegno.actors.workspace import Turn, entity_from, load_entity, scope_of
 from dalsegno.protocol import (
     GATE_ID,
     SYSTEM,
     SYSTEM_WORKSPACE,
     Reject,
+    check_key,
     check_workspace_id,
     not_a_member,
     not_found,
@@ -21,8 +22,10 @@ from dalsegno.protocol import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    import msgspec
+
     from dalsegno.actors.ports import Roles, Store
-    from dalsegno.actors.workspace import Entity, Incarnation
+    from dalsegno.actors.workspace import Command, Entity, Incarnation
     from dalsegno.protocol import Domain, Limits, Principal
 
     from ._lease import Lease
@@ -57,7 +60,7 @@ class Catalog:
         self._store = store
         self._active = active
         self._lease = lease
-        self._turn_s = limits.turn_s
+        self._turn_s, self._key_chars_max = limits.turn_s, limits.key_chars_max
         self._founders: LRUCache[str, str] = LRUCache(limits.places_cached_max)
         """First owners, by workspace."""
         self._homes: LRUCache[str, str] = LRUCache(limits.places_cached_max)
@@ -276,6 +279,38 @@ class Catalog:
         if await self.role_of(workspace_id, user_id) is None:
             raise await self._closed(workspace_id) or not_a_member(**details)
 
+    async def check_sender(self, command: Command) -> None:
+        """Raise unless the sender of a command is a member, or it has been answered before (I5).
+
+        Raises:
+            Reject: ``ROLE_FORBIDDEN``.
+
+        """
+        try:
+            await self.check_member(command.workspace_id, command.principal)
+        except Reject:
+            if command.key is None or not await self._is_answered(
+                command.workspace_id, command.scope, command.key
+            ):
+                raise
+
+    async def has_answered(
+        self, workspace_id: str, command: msgspec.Struct, principal: Principal, key: str
+    ) -> bool:
+        """Return whether a key that a command would be sent with is answered already.
+
+        Raises:
+            Reject: ``UNKNOWN_COMMAND``; ``BAD_REQUEST`` for what cannot be a key.
+
+        """
+        name, domain = self.named(command)
+        check_key(key, chars_max=self._key_chars_max)
+        scope = scope_of(domain, name, command, principal)
+        return await self._is_answered(workspace_id, scope, key)
+
+    async def _is_answered(self, workspace_id: str, scope: str, key: str) -> bool:
+        return bool(await self._store.find_results(workspace_id, [(scope, key)]))
+
     async def check_behind(self, workspace_id: str, principal: Principal) -> None:
         """Raise unless a principal may read a workspace still, after the store was read for it.
 
@@ -341,6 +376,19 @@ class Catalog:
             raise not_found("workspace")
 
     # -------------------------------------------------------------------------------- commands
+
+    def named(self, command: msgspec.Struct) -> tuple[str, AnyDomain]:
+        """Return the name and the domain of a program's command.
+
+        Raises:
+            Reject: ``UNKNOWN_COMMAND``.
+
+        """
+        try:
+            return self.commands[type(command)]
+        except KeyError:
+            what = type(command).__name__
+            raise Reject("UNKNOWN_COMMAND", f"no domain here knows {what}") from None
 
     def domain_of(self, command: str) -> AnyDomain:
         """Return the domain of a command that the network may name.

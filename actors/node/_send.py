@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from dalsegno.actors.workspace import checking, in_turns, make_command
-from dalsegno.protocol import DalsegnoError, Receipt, Reject
+from dalsegno.protocol import DalsegnoError, Receipt
 
 if TYPE_CHECKING:
     import msgspec
@@ -75,9 +75,7 @@ async def send(
         WorkspaceHaltedError: the log needs a repair first.
 
     """
-    name, domain = catalog.commands.get(type(command), ("", None))
-    if domain is None:
-        raise Reject("UNKNOWN_COMMAND", f"no domain here knows {type(command).__name__}")
+    name, domain = catalog.named(command)
     answer, node = _Answer(), directory.node
     beside = (principal.user_id, key, correlation_id, causation)
     checked, size = await in_turns(checking(domain, name, command, *beside, limits=node.limits))

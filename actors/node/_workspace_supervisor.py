@@ -33,6 +33,7 @@ from dalsegno.protocol import (
     NotReadyError,
     OverloadedError,
     RuntimeClosedError,
+    StoreUnavailableError,
     UnavailableError,
     WorkspaceHaltedError,
     WorkspaceMovedError,
@@ -175,7 +176,9 @@ class WorkspaceSupervisor:
         Raises:
             WorkspaceHaltedError: the log needs a repair first.
             WorkspaceMovedError: another node owns the workspace.
-            NotReadyError: the head is not known within ``mailbox_deadline_s``.
+            StoreUnavailableError: the head is not known within ``mailbox_deadline_s``, since the
+                store is away.
+            NotReadyError: … for another reason.
             OverloadedError: it is known by then, and lower.
 
         """
@@ -188,6 +191,8 @@ class WorkspaceSupervisor:
             return
         self._check_not_ended()
         is_known = self.hub.is_open and node.knows_head(self.hub)
+        if isinstance(self._failure, StoreUnavailableError):
+            raise StoreUnavailableError("the store is away") from self._failure
         if isinstance(self._failure, UnavailableError) or not is_known:
             raise NotReadyError("the workspace could not be opened") from self._failure
         raise OverloadedError(f"event {event_seq} is not there yet")

@@ -24,13 +24,15 @@ from dalsegno.protocol import (
     UnavailableError,
 )
 from dalsegno.protocol.dialects import (
+    NOWHERE,
     WEBSOCKET,
     Ack,
+    Addressed,
     CommandRequest,
     Ping,
     SubscribeRequest,
     UnsubscribeRequest,
-    request_id_of,
+    address_of,
 )
 
 from ._lifecycle import Input, ended_by
@@ -255,7 +257,7 @@ class Connection:
             except DalsegnoError as error:
                 if len(received) > SLICE_BYTES:
                     await trio.lowlevel.checkpoint()
-                self._refuse_unreadable(error, request_id_of(received))
+                self._refuse_unreadable(error, address_of(received))
                 continue
             if isinstance(asked, CommandRequest):
                 rest = self._submit(Submission(asked, self._context, self._principal, self.writer))
@@ -270,10 +272,13 @@ class Connection:
     def _refuse(self, error: DalsegnoError, request_id: str | None) -> None:
         self.writer.reply(self._language.default.error(error, request_id))
 
-    def _refuse_unreadable(self, error: DalsegnoError, request_id: str | None = None) -> None:
+    def _refuse_unreadable(self, error: DalsegnoError, address: Addressed = NOWHERE) -> None:
         """Answer what is no message; close a connection that sends many such in a second."""
         if self._unreadable.spend(trio.current_time()):
-            self._refuse(error, request_id)
+            key = address.idempotency_key
+            context = {} if key is None else {"idempotency_key": key}
+            said = self._language.default.error(error, address.request_id, **context)
+            self.writer.reply(said)
         else:
             self.close(Close.POLICY, "too many messages that cannot be read")
 

@@ -68,11 +68,11 @@ class Submission:
             UnavailableError: try again.
 
         """
-        workspace_id = await self._home()
+        command = self._make(await self._home(), reply)
         # A stranger neither opens a workspace nor learns which node serves it.
-        if not self._context.catalog.is_active(workspace_id):
-            await self._context.catalog.check_member(workspace_id, self._principal)
-        return self._make(workspace_id, reply)
+        if not self._context.catalog.is_active(command.workspace_id):
+            await self._context.catalog.check_sender(command)
+        return command
 
     def _make(self, workspace_id: str, reply: Callable[[Receipt | DalsegnoError], None]) -> Command:
         asked, context = self._asked, self._context

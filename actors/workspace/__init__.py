@@ -7,6 +7,7 @@ from ._command import (
     Sender as Sender,
     checking as checking,
     make_command as make_command,
+    scope_of as scope_of,
 )
 from ._committer import (
     Committer as Committer,

@@ -115,10 +115,12 @@ class Command(msgspec.Struct, eq=False, kw_only=True):
         )
 
     def repeat(self, answer: str, payload_hash: bytes) -> Receipt | DalsegnoError:
-        """Return the answer of a command whose key was used (C1)."""
-        if payload_hash != self.payload_hash and self.domain.repeats == "conflict":
+        """Return the answer of a command whose key was used: the original one, or a conflict."""
+        if payload_hash != self.payload_hash:
             return Reject(
-                "STATE_CONFLICT", "this idempotency key was used with another payload", key=self.key
+                "STATE_CONFLICT",
+                "this idempotency key was used with another command or payload",
+                key=self.key,
             )
         return repeated_receipt(self.workspace_id, answer)
 
@@ -141,9 +143,6 @@ def make_command(
     causation: str | None = None,
 ) -> Command:
     """Put a command that was checked into its envelope.
-
-    The scope of an idempotency key is the principal with the target stream, or, where the runtime
-    gives the entity its id, with the command's name.
 
     ``checked_bytes`` is its length as JSON; see `checking`.
 
@@ -176,8 +175,8 @@ def make_command(
     )
     if key is not None:
         envelope.key = key
-        envelope.scope = f"{principal.user_id or ''}\x1f{name if named is None else stream_id}"
-        envelope.payload_hash = _digest(command)
+        envelope.scope = scope_of(domain, name, command, principal)
+        envelope.payload_hash = _digest(name, command, envelope.decider)
     for envelope.gate_stream, gate in roles.gate_in(workspace_id).items():
         envelope.streams[envelope.gate_stream] = gate
     if principal.role is None and principal.user_id is not None:
@@ -209,9 +208,28 @@ def checking(
     return (yield from domain.checking_command(name, command, limits.nesting_max))
 
 
-def _digest(command: msgspec.Struct) -> bytes:
-    """Return what tells two payloads apart, however they were written."""
-    return blake2b(msgspec.json.encode(command), digest_size=16).digest()
+def scope_of(
+    domain: AnyDomain,
+    name: str,
+    command: Any,  # noqa: ANN401 - as above
+    principal: Principal,
+) -> str:
+    """Return the scope of a command's idempotency key.
+
+    It is the principal with the target stream, or, where the runtime gives the entity its id, with
+    the command's name.
+    """
+    named = getattr(command, domain.id_field)
+    return f"{principal.user_id or ''}\x1f{name if named is None else domain.stream_id(str(named))}"
+
+
+def _digest(name: str, command: msgspec.Struct, decider: Decider) -> bytes:
+    """Return what tells the uses of one key apart, however their payloads were written.
+
+    Of a command that may be rebased before it is repeated only the name counts (C1).
+    """
+    document = b"" if decider.repeats == "original" else msgspec.json.encode(command)
+    return blake2b(b"%b\0%b" % (name.encode(), document), digest_size=16).digest()
 
 
 def _add_role_stream(envelope: Command, user_id: str, roles: Roles) -> None:

@@ -21,13 +21,14 @@ What a statement reports of a batch, and what follows:
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
 
-from dalsegno.actors.ports import BatchRejectedError
+from dalsegno.actors.ports import Batch, BatchRejectedError
 from dalsegno.protocol import (
     Backoff,
     CorruptLogError,
@@ -39,10 +40,14 @@ from dalsegno.protocol import (
 )
 
 if TYPE_CHECKING:
-    from dalsegno.actors.ports import Batch, Store, World
+    from dalsegno.actors.ports import Store, World
     from dalsegno.protocol import Limits
 
 
+_FAILED_S = 10.0
+"""How long a commit that the store failed stands for those to come, unless one succeeds."""
+_PROBED = Batch(workspace_id="$nowhere", epoch=0, old_head=0, events=())
+"""A batch that nothing is written of: no workspace has this id."""
 _LOCKED_MAX_S = 1.0
 """The longest delay before a batch whose head was locked is sent again."""
 
@@ -70,6 +75,19 @@ class _Lane:
         self.filled = trio.lowlevel.ParkingLot()
         self.sending = trio.CancelScope()
         """The cancel scope of the statement being executed, or of the last one."""
+
+    async def sent(self, waiting: _Waiting) -> None:
+        """Let a batch be sent, and raise what became of its statement."""
+        self.waiting.append(waiting)
+        self.filled.unpark_all()
+        try:
+            await waiting.done.wait()
+        except trio.Cancelled:
+            if waiting in self.waiting:
+                self.waiting.remove(waiting)
+            raise
+        if waiting.error is not None:
+            raise waiting.error
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +119,8 @@ class Committer:
         self._short, self._long = _Lane(), _Lane()
         self._statements = self._batches = self._events = 0
         self._refused = self._rejected = self._unknown = 0
+        self._failed_at = -math.inf
+        """When the store last failed a statement, unless it has committed since."""
 
     def __repr__(self) -> str:
         waiting = len(self._short.waiting) + len(self._long.waiting)
@@ -160,22 +180,29 @@ class Committer:
         lane = self._short if batch.size <= self._limits.short_batch_bytes_max else self._long
         while backoff is None or backoff.failures < self._limits.locked_retries_max:
             waiting = _Waiting(batch, alone=backoff is not None)
-            lane.waiting.append(waiting)
-            lane.filled.unpark_all()
-            try:
-                await waiting.done.wait()
-            except trio.Cancelled:
-                if waiting in lane.waiting:
-                    lane.waiting.remove(waiting)
-                raise
-            if waiting.error is not None:
-                raise waiting.error
+            await lane.sent(waiting)
             if waiting.committed:
                 return
             await self._explain(batch)
             backoff = backoff or Backoff(self._limits.backoff_first_s, _LOCKED_MAX_S)
             await trio.sleep(backoff.next_s(self._world.random()))
         raise StoreUnavailableError(f"the head of {batch.workspace_id} stays locked")
+
+    async def check(self) -> None:
+        """Raise unless a command could be committed, as far as can be told without one.
+
+        What is asked takes every commit's way, through its queue, connection and statement: it
+        waits where they wait.  A full disk shows only where something is written, hence the last
+        commits count too.
+
+        Raises:
+            StoreUnavailableError: none could be.
+            OutcomeUnknownError: the store does not answer.
+
+        """
+        if trio.current_time() - self._failed_at < _FAILED_S:
+            raise StoreUnavailableError("the last commit failed")
+        await self._short.sent(_Waiting(_PROBED, alone=True))
 
     async def _explain(self, batch: Batch) -> None:
         """Return where nothing moved: the head was locked."""
@@ -216,6 +243,7 @@ class Committer:
                 rejected = error
             except DalsegnoError as error:
                 self._unknown += len(group) if isinstance(error, OutcomeUnknownError) else 0
+                self._failed_at = trio.current_time()
                 _fail(group, error)
             except Exception:
                 # A bug: the supervisor starts a new run, and nobody waits for this one's answer.
@@ -224,6 +252,7 @@ class Committer:
                 raise
         if scope.cancelled_caught:
             self._unknown += len(group)
+            self._failed_at = trio.current_time()
             _fail(group, OutcomeUnknownError("the database did not answer in time"))
         if rejected is not None and len(group) == 1:
             self._rejected += 1
@@ -239,9 +268,10 @@ class Committer:
         for waiting in group:
             waiting.committed = waiting.batch.workspace_id in committed
             if waiting.committed:
+                self._failed_at = -math.inf
                 self._batches += 1
                 self._events += len(waiting.batch.events)
-            else:
+            elif waiting.batch is not _PROBED:
                 self._refused += 1
             waiting.done.set()
 

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dalsegno.actors.ports import EntityWrite, SnapshotWrite
-from dalsegno.protocol import CorruptLogError, check_id, read_back
+from dalsegno.protocol import CorruptLogError, Domain, Index, check_id, read_back
 
 if TYPE_CHECKING:
     from dalsegno.actors.ports import StoredEntity
-    from dalsegno.protocol import Domain, Index
 
     from ._turn import Turn
 

@@ -22,9 +22,9 @@ from dalsegno.protocol import (
     DalsegnoError,
     FencedError,
     InternalError,
+    NotReadyError,
     OutcomeUnknownError,
     Past,
-    StoreUnavailableError,
     UnavailableError,
 )
 
@@ -282,7 +282,7 @@ class Incarnation:
         """Begin the log; return the epoch that it is owned under."""
         head = await acquire(self._node, self.workspace_id, create=True)
         if head is None:
-            raise StoreUnavailableError("another node is making this workspace")
+            raise NotReadyError("another node is making this workspace")
         if head.owner != self._node.node_id:
             raise await moved_to(self._node, head.owner)
         if head.head_seq > 0:

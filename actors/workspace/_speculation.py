@@ -159,13 +159,13 @@ class Speculation:
     ) -> None:
         """Decide one command; its answer leaves with the batch that it rests on.
 
-        ``refused`` says why it may not take effect now, which a repeat of what did need not.
+        ``refused`` says why it may not take effect now.  The key is looked up before that, and
+        before the role: a repeat of what took effect gets its answer, whoever has left since.
         """
         forming = self.forming
         answer: Receipt | DalsegnoError
         try:
-            role = self._role(command)
-            answer = self.keys.answer(command) or refused or self._decide(command, role, past)
+            answer = self.keys.answer(command) or refused or self._decide(command, past)
         except DalsegnoError as error:
             # Its traceback has this frame, which has the answer: a cycle for each refused command.
             answer = error.with_traceback(None)
@@ -175,8 +175,8 @@ class Speculation:
         forming.commands.append(command)
         forming.answers.append((command, answer))
 
-    def _decide(self, command: Command, role: str, past: Past | None) -> Receipt:
-        decider = command.decider
+    def _decide(self, command: Command, past: Past | None) -> Receipt:
+        role, decider = self._role(command), command.decider
         if role != SYSTEM_ROLE and role not in decider.allow:
             raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
         entity = self._known(command.stream_id)
@@ -204,6 +204,7 @@ class Speculation:
                             owner_id=self._founder_id,
                             now=self._now,
                             new_id=self._world.new_id,
+                            limits=self._limits,
                         )
                     )
                 case "touched":

@@ -17,10 +17,12 @@ from ._generic import (
     Unsubscribe as Unsubscribe,
 )
 from ._language import (
+    NOWHERE as NOWHERE,
     WEBSOCKET as WEBSOCKET,
+    Addressed as Addressed,
     AnyRequest as AnyRequest,
     Language as Language,
-    request_id_of as request_id_of,
+    address_of as address_of,
 )
 from ._notes import (
     NOTES as NOTES,

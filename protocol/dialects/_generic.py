@@ -37,6 +37,7 @@ class _Committed(msgspec.Struct, tag="committed", kw_only=True, gc=False):
     entity: str
     version: int
     idempotency_key: str | None
+    repeated: bool | UnsetType
     request_id: str | UnsetType
 
 
@@ -72,6 +73,7 @@ class GenericDialect(Dialect):
                 entity=receipt.stream_id,
                 version=receipt.version,
                 idempotency_key=asked.idempotency_key,
+                repeated=receipt.repeated or UNSET,
                 request_id=UNSET if asked.request_id is None else asked.request_id,
             )
         )

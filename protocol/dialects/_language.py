@@ -6,15 +6,16 @@ type and range while it is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Union
 
 import msgspec
+from msgspec import Raw
 
 from dalsegno.protocol._errors import Reject
 from dalsegno.protocol._scanning import check_nesting, check_nul, scan
 from dalsegno.protocol._validation import reason_of
 
-from ._dialect import Ack, CommandRequest, Ping, SubscribeRequest, Text, UnsubscribeRequest
+from ._dialect import Ack, CommandRequest, Ping, SubscribeRequest, UnsubscribeRequest
 from ._generic import GENERIC
 from ._notes import NOTES
 
@@ -69,23 +70,69 @@ WEBSOCKET = Language(GENERIC, NOTES)
 """The language of ``/ws``; the form of each message chooses its dialect."""
 
 
+class Addressed(NamedTuple):
+    """By what the sender of a message recognises its answer."""
+
+    request_id: str | None
+    idempotency_key: str | None
+
+
+NOWHERE = Addressed(None, None)
+"""Nobody recognises it."""
+
+
 class _Envelope(msgspec.Struct):
-    request_id: msgspec.Raw = msgspec.Raw(b"null")
+    request_id: Raw = Raw(b"null")
+    idempotency_key: Raw = Raw(b"null")
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
-_decode_request_id = msgspec.json.Decoder(Text).decode
-_REQUEST_ID_BYTES = 256 * len("\\ud834\\udd1e")
+_decode_text = msgspec.json.Decoder(str).decode
+_TEXT_CHARS = 256
+_TEXT_BYTES = _TEXT_CHARS * len("\\ud834\\udd1e")
 """As long as one can be, escaped and all."""
 
 
-def request_id_of(text: str) -> str | None:
-    """Return the request id of a message that cannot be decoded, if that much can be read.
+def address_of(text: str) -> Addressed:
+    """Return the address in a message that cannot be decoded, as far as that much can be read.
 
-    Everything else is passed over, and what cannot be an id is not decoded, whatever it is.
+    Everything else is passed over, half a character in it (a lone surrogate) too, and what cannot
+    be an id is not decoded, whatever it is.
     """
     try:
-        found = _decode_envelope(text.encode()).request_id
-        return None if len(bytes(found)) > _REQUEST_ID_BYTES + 2 else _decode_request_id(found)
+        envelope = _decode_envelope(_without_surrogates(text.encode()))
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return NOWHERE
+    return Addressed(_text_of(envelope.request_id), _text_of(envelope.idempotency_key))
+
+
+def _text_of(found: Raw) -> str | None:
+    if len(bytes(found)) > _TEXT_BYTES + 2:
+        return None
+    try:
+        text = _with_surrogates(_decode_text(found))
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
+    return text if len(text) <= _TEXT_CHARS else None
+
+
+def _without_surrogates(document: bytes) -> bytes:
+    """Return JSON with each escaped surrogate moved to where any character may stand alone.
+
+    That is U+E800 to U+EFFF, of the area for private use (Unicode 23.5).
+    """
+    if b"\\" not in document:
+        return document
+    plain = document.replace(rb"\\", rb"\u005c")  # what is left of backslashes begins an escape
+    return plain.replace(rb"\ud", rb"\ue").replace(rb"\uD", rb"\uE")
+
+
+def _with_surrogates(text: str) -> str:
+    """Move them back.
+
+    Raises:
+        UnicodeDecodeError: one of them is half a character.
+
+    """
+    moved = "".join(chr(ord(c) - 0x1000) if "\ue800" <= c <= "\uefff" else c for c in text)
+    return moved.encode("utf-16-le", "surrogatepass").decode("utf-16-le")

@@ -47,6 +47,7 @@ class _PatchCommitted(msgspec.Struct, tag="patch_committed", kw_only=True, gc=Fa
     version: int
     event_seq: int
     idempotency_key: str | None
+    repeated: bool | UnsetType
     request_id: str | UnsetType
 
 
@@ -95,6 +96,7 @@ class NotesDialect(Dialect):
                 version=receipt.version,
                 event_seq=receipt.version,
                 idempotency_key=asked.idempotency_key,
+                repeated=receipt.repeated or UNSET,
                 request_id=UNSET if asked.request_id is None else asked.request_id,
             )
         )
@@ -117,7 +119,10 @@ class NotesDialect(Dialect):
         if is_stranger and not asked.workspace_id:
             # A stranger who guesses an id does not learn that such a note exists (C22).
             error = not_found(stream_id, stream_id=stream_id)
-        return self.error(error, asked.request_id, note_id=note_id)
+        context = {"note_id": note_id}
+        if asked.idempotency_key is not None:
+            context["idempotency_key"] = asked.idempotency_key
+        return self.error(error, asked.request_id, **context)
 
 
 NOTES = NotesDialect()

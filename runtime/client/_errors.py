@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from dalsegno.protocol import (
     DalsegnoError,
+    DrainingError,
     InternalError,
+    NotReadyError,
     OutcomeUnknownError,
     OverloadedError,
     RateLimitedError,
@@ -66,6 +68,8 @@ class ClientClosedError(DalsegnoError):
 _BY_CODE: dict[str, type[DalsegnoError]] = {
     "STALE_CURSOR": StaleCursorError,
     "STORE_UNAVAILABLE": StoreUnavailableError,
+    "NOT_READY": NotReadyError,
+    "DRAINING": DrainingError,
     "DB_UNAVAILABLE": StoreUnavailableError,
     "OUTCOME_UNKNOWN": OutcomeUnknownError,
     "WORKSPACE_HALTED": WorkspaceHaltedError,

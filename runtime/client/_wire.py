@@ -66,6 +66,8 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     """The entity's version after the command."""
     idempotency_key: str
+    repeated: bool = False
+    """Whether it took effect before: this is the original answer."""
     request_id: str | None = None
 
     @property

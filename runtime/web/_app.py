@@ -56,7 +56,11 @@ def create_app(
         close_user: closes those of a user, given the id, but for the session of a digest; likewise.
         proxies: the proxies that are believed about the address of a client.
 
+    Raises:
+        NoAccountsError: the runtime has no accounts.
+
     """
+    _ = rt.accounts  # without any, nobody could log in: say so now
     app = Application(__name__, static_folder=None)
     install(app, world=rt.world, limits=rt.limits)
     cookie = cookie or SessionCookie(secure=secure_cookies)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cache
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +23,7 @@ from dalsegno.actors import in_turns
 from dalsegno.protocol import (
     DalsegnoError,
     InternalError,
+    KnownFields,
     OverloadedError,
     Reject,
     WorkspaceMovedError,
@@ -34,6 +36,7 @@ from dalsegno.protocol import (
 
 from ._admission import overloaded
 from ._body import TimedRequest, read_body
+from ._paths import Segment, routed
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -44,11 +47,14 @@ if TYPE_CHECKING:
     from werkzeug.routing import MapAdapter
 
     from dalsegno.actors import World
-    from dalsegno.protocol import Limits
+    from dalsegno.protocol import Limits, Receipt
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 _log = structlog.get_logger("dalsegno.web")
+
+REPLAYED = "x-idempotency-replay"
+"""The header that marks a repeated answer (X-IDEM-7)."""
 
 ALIVE = "/healthz"
 """The path that is answered however many requests there are: a busy server is alive."""
@@ -67,10 +73,10 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Application(QuartTrio):
-    """Quart with three changes.
+    """Quart with four changes.
 
-    Its hooks also see a request with an impossible ``Host``; it counts its requests; and a body has
-    to arrive in time.
+    Its hooks also see a request with an impossible ``Host``; it counts its requests; a body has to
+    arrive in time; and an id in a path may have slashes.
     """
 
     request_class = TimedRequest
@@ -84,7 +90,7 @@ class Application(QuartTrio):
         is_request = scope["type"] == "http"
         self.requests += is_request
         try:
-            await super().asgi_app(scope, receive, send)
+            await super().asgi_app(routed(scope), receive, send)
         finally:
             self.requests -= is_request
 
@@ -101,6 +107,7 @@ def install(app: Application, *, world: World, limits: Limits) -> None:
     app.config["MAX_CONTENT_LENGTH"] = limits.body_bytes_max
     app.config["BODY_TIMEOUT"] = None  # `read_body` has its own
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.converters["default"] = Segment
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
 
@@ -156,17 +163,25 @@ def answer(body: msgspec.Struct, status: int = 200) -> Response:
     return _json(encoded, status)
 
 
+def replayed(response: Response, receipt: Receipt) -> Response:
+    """Return a response to a command, marked where it is the answer of an earlier one."""
+    if receipt.repeated:
+        response.headers[REPLAYED] = "true"
+    return response
+
+
 def nothing() -> Response:
     """Return a response without a body: 204."""
     return Response(b"", status=204)
 
 
-async def read(type_: type[T], *, bytes_max: int | None = None) -> T:
+async def read(type_: type[T], *, bytes_max: int | None = None, known: bool = False) -> T:
     """Read the request's body, letting others run amid the look at a long one.
 
     Args:
         type_: what it has to be.
         bytes_max: how long it may be, if that is less than for other requests.
+        known: refuse fields that the type has not.
 
     Raises:
         Reject: ``UNSUPPORTED_MEDIA_TYPE`` if it is not said to be JSON, ``BAD_REQUEST`` if it is
@@ -175,7 +190,16 @@ async def read(type_: type[T], *, bytes_max: int | None = None) -> T:
 
     """
     _check_content_type()
-    return await in_turns(_decoding(await read_body(g.limits, bytes_max), type_))
+    document = await read_body(g.limits, bytes_max)
+    body = await in_turns(_decoding(document, type_))
+    if known:
+        _known_fields(type_).check(body, document)
+    return body
+
+
+@cache
+def _known_fields(type_: type[msgspec.Struct]) -> KnownFields:
+    return KnownFields(type_)
 
 
 def _check_content_type() -> None:

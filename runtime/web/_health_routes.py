@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,6 +20,8 @@ from dalsegno.protocol import (
 from ._envelope import ALIVE, answer
 
 if TYPE_CHECKING:
+    from dalsegno.runtime import Runtime
+
     from ._route_context import RouteContext
 
 READY = "/readyz"
@@ -26,7 +29,9 @@ PROBES = frozenset({ALIVE, READY})
 """The paths that are answered under whatever name."""
 
 PROBE_DEADLINE_S = 2.0
-"""How long the database may take to answer one look-up."""
+"""How long the database may take to answer one look-up, and one statement of a commit."""
+PROBE_VALID_S = 1.0
+"""How long the result stands for all who ask: anybody may, as often as they like."""
 
 
 class HealthBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,9 +40,42 @@ class HealthBody(msgspec.Struct, frozen=True, kw_only=True):
     status: str
 
 
+class _Probe:
+    """Asks the database whether it is read from and written to."""
+
+    def __init__(self, rt: Runtime) -> None:
+        self._rt = rt
+        self._asking = trio.Lock()
+        self._valid_until = -math.inf
+        self._failure: Reject | None = None
+
+    async def check(self) -> None:
+        """Raise `Reject` ``DB_UNAVAILABLE`` unless a command could be answered."""
+        async with self._asking:
+            if trio.current_time() >= self._valid_until:
+                self._failure = await self._ask()
+                self._valid_until = trio.current_time() + PROBE_VALID_S
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+
+    async def _ask(self) -> Reject | None:
+        service = self._rt.service
+        what = "be read"
+        try:
+            with trio.fail_after(PROBE_DEADLINE_S):
+                await service.store.read_head(SYSTEM_WORKSPACE)
+            what = "be written to"
+            with trio.fail_after(PROBE_DEADLINE_S):
+                await service.committer.check()
+        except (DalsegnoError, trio.TooSlowError):
+            return Reject("DB_UNAVAILABLE", f"the database cannot {what}")
+        return None
+
+
 def health_routes(context: RouteContext) -> Blueprint:
     """Create the routes."""
     routes = Blueprint("health", __name__)
+    probe = _Probe(context.rt)
 
     @routes.get(ALIVE)
     async def alive() -> Response:
@@ -46,15 +84,11 @@ def health_routes(context: RouteContext) -> Blueprint:
     @routes.get(READY)
     async def ready() -> Response:
         # That the schema is current was checked when the runtime was opened, before the first
-        # request was read; the look-up fails if it has been dropped since.
+        # request was read; the probe fails if it has been dropped since.
         service = context.rt.service
         if service.is_draining:
             raise DrainingError("the server shuts down")
-        try:
-            with trio.fail_after(PROBE_DEADLINE_S):
-                await context.rt.store.read_head(SYSTEM_WORKSPACE)
-        except (DalsegnoError, trio.TooSlowError) as error:
-            raise Reject("DB_UNAVAILABLE", "the database does not answer") from error
+        await probe.check()
         if not service.lease.is_held:
             raise NotReadyError("this node does not hold its lease")
         return answer(HealthBody(status="ready"))

@@ -126,6 +126,8 @@ class Inbound:
                     break
                 found.append(_text(apply_mask(data[body:after], data[body - 4 : body])))
             elif self._afford(data[at] & _OPCODE, now):
+                if data[at] & _OPCODE == Opcode.CLOSE:
+                    protocol.current_size = None  # no rule holds a client to ending its message
                 # An unmasked frame is shorter, but it is refused for its second byte.
                 self._owed = after - at
                 ponged = self._pass_on(data[at:after], found) or ponged

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from dalsegno.protocol import Domain
-    from dalsegno.runtime import Runtime
+    from dalsegno.runtime import Runtime, Workspace
 
 Found: TypeAlias = Mapping[tuple[str, str], Entity]
 """What was read at one moment, by workspace and stream; see `Catalog.look_many`."""
@@ -62,6 +62,29 @@ async def check_role(
     if allow is not None and role not in allow:
         raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
     return role
+
+
+async def check_sender(
+    rt: Runtime,
+    workspace: Workspace,
+    command: msgspec.Struct,
+    key: str | None,
+    *,
+    allow: Collection[str],
+) -> None:
+    """Raise unless the acting user may send a command now, or did with this key (I5).
+
+    Raises:
+        Reject: ``WORKSPACE_NOT_FOUND``; ``ROLE_FORBIDDEN`` (C22).
+
+    """
+    user_id = workspace.principal.user_id
+    assert user_id is not None, "a route acts for a user"
+    try:
+        await check_role(rt, workspace.id, user_id, allow=allow)
+    except Reject:
+        if key is None or not await workspace.has_answered(command, key=key):
+            raise
 
 
 async def memberships(

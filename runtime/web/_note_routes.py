@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import msgspec
 from quart import Blueprint, Response, request
 
-from dalsegno.actors import PageBounds
 from dalsegno.actors.domains.notes import (
     ApplyPatch,
     CreateNote,
@@ -20,18 +19,17 @@ from dalsegno.actors.domains.notes import (
 )
 from dalsegno.protocol import SEQ_MAX, WRITERS, PatchOps, Reject, check_id
 
-from ._envelope import answer, nothing, query_int, read, request_id
-from ._membership import check_role
+from ._envelope import answer, nothing, query_int, read, replayed, request_id
+from ._membership import check_sender
 from ._route_context import RouteContext, idempotency_key
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from dalsegno.actors import Receipt
     from dalsegno.runtime import Runtime, Workspace
 
     from ._auth import Identity
-
-REPLAYED = "x-idempotency-replay"
-"""The header that marks a repeated answer (X-IDEM-7)."""
 
 
 class NoteCreateBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,14 +98,12 @@ def note_routes(context: RouteContext) -> Blueprint:
     @routes.post("/api/notes")
     async def create_note() -> Response:
         identity = await context.authenticate()
-        body = await read(NoteCreateBody)
-        await check_role(rt, body.workspace_id, identity.user_id, allow=WRITERS)
+        body = await read(NoteCreateBody, known=True)
         workspace = rt.workspace(body.workspace_id).acting(user_id=identity.user_id)
         command = CreateNote(body.title, body.markdown, body.note_kind, body.access_scope)
         key = idempotency_key(body.idempotency_key)
+        await check_sender(rt, workspace, command, key, allow=WRITERS)
         receipt = await workspace.send(command, key=key, correlation_id=request_id())
-        if receipt.repeated:
-            await _check_same(rt, receipt, command)
         created = NoteBody(
             note_id=receipt.entity_id,
             workspace_id=body.workspace_id,
@@ -119,7 +115,7 @@ def note_routes(context: RouteContext) -> Blueprint:
             markdown=body.markdown,
             deleted_at=None,
         )
-        return _replayed(answer(created, 201), receipt)
+        return replayed(answer(created, 201), receipt)
 
     @routes.get("/api/notes/<note_id>")
     async def read_note(note_id: str) -> Response:
@@ -139,65 +135,79 @@ def note_routes(context: RouteContext) -> Blueprint:
     @routes.patch("/api/notes/<note_id>")
     async def patch_note(note_id: str) -> Response:
         identity = await context.authenticate()
-        body = await read(PatchBody)
+        body = await read(PatchBody, known=True)
         command = ApplyPatch(note_id, body.patch_ops, body.base_version)
         return await _change(rt, identity, note_id, command, body.idempotency_key)
 
     @routes.patch("/api/notes/<note_id>/title")
     async def set_title(note_id: str) -> Response:
         identity = await context.authenticate()
-        body = await read(TitleBody)
+        body = await read(TitleBody, known=True)
         command = SetTitle(note_id, body.title, body.base_version)
         return await _change(rt, identity, note_id, command, body.idempotency_key)
 
     @routes.post("/api/notes/<note_id>/rollback")
     async def roll_back(note_id: str) -> Response:
         identity = await context.authenticate()
-        body = await read(RollbackBody)
+        body = await read(RollbackBody, known=True)
         command = RollbackNote(note_id, body.target_version, body.base_version)
         return await _change(rt, identity, note_id, command, body.idempotency_key)
 
     @routes.delete("/api/notes/<note_id>")
     async def delete_note(note_id: str) -> Response:
         identity = await context.authenticate()
-        workspace = await _workspace_of(rt, note_id, identity, allow=WRITERS)
         base_version = query_int("base_version", 0, least=0, most=SEQ_MAX)
         command = DeleteNote(note_id, base_version or None)
-        await workspace.send(command, key=idempotency_key(), correlation_id=request_id())
-        return nothing()
+        receipt = await _send(rt, identity, note_id, command, idempotency_key())
+        return replayed(nothing(), receipt)
 
     return routes
 
 
 async def _workspace_of(
-    rt: Runtime, note_id: str, identity: Identity, *, allow: frozenset[str] | None = None
+    rt: Runtime,
+    note_id: str,
+    identity: Identity,
+    is_known: Callable[[Workspace], Awaitable[bool]] | None = None,
 ) -> Workspace:
-    """Return the workspace of a note, as the caller, who must be a member of it.
+    """Return the workspace of a note, as the caller, who must be a member of it, or known there.
 
     To the caller, a note that may not be seen does not exist (C22).  Ids that the runtime generates
     are unique; a program may choose its own, and then ``?workspace_id=`` selects the workspace.
 
     Raises:
-        Reject: ``NOTE_NOT_FOUND``; ``ROLE_FORBIDDEN`` for a member of another role; ``BAD_REQUEST``
-            if several workspaces match.
+        Reject: ``NOTE_NOT_FOUND``; ``BAD_REQUEST`` if several workspaces match.
 
     """
     check_id(note_id, chars_max=rt.limits.id_chars_max, what="note_id")
     asked = request.args.get("workspace_id")
     found = [asked] if asked is not None else await rt.store.locate(notes.stream_id(note_id))
-    roles = {
-        workspace_id: role
-        for workspace_id in found
-        if (role := await rt.workspace(workspace_id).role_of(identity.user_id)) is not None
-    }
-    if not roles:
+    among = [rt.workspace(each).acting(user_id=identity.user_id) for each in found]
+    own = [each for each in among if await each.role_of(identity.user_id) is not None]
+    if not own and is_known is not None:
+        own = [each for each in among if await is_known(each)]
+    if not own:
         raise _not_found()
-    if len(roles) > 1:
+    if len(own) > 1:
         raise Reject("BAD_REQUEST", "several workspaces have this note: add ?workspace_id=")
-    ((workspace_id, role),) = roles.items()
-    if allow is not None and role not in allow:
-        raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
-    return rt.workspace(workspace_id).acting(user_id=identity.user_id)
+    return own[0]
+
+
+async def _send(
+    rt: Runtime,
+    identity: Identity,
+    note_id: str,
+    command: ApplyPatch | SetTitle | RollbackNote | DeleteNote,
+    key: str | None,
+) -> Receipt:
+    """Send a change of a note: a writer's, or a repeat by whoever has left since."""
+
+    async def is_known(workspace: Workspace) -> bool:
+        return key is not None and await workspace.has_answered(command, key=key)
+
+    workspace = await _workspace_of(rt, note_id, identity, is_known)
+    await check_sender(rt, workspace, command, key, allow=WRITERS)
+    return await workspace.send(command, key=key, correlation_id=request_id())
 
 
 async def _change(
@@ -207,39 +217,17 @@ async def _change(
     command: ApplyPatch | SetTitle | RollbackNote,
     key: str | None,
 ) -> Response:
-    workspace = await _workspace_of(rt, note_id, identity, allow=WRITERS)
     key = idempotency_key(key)
     if key is None:
         key = rt.world.new_id()
-    receipt = await workspace.send(command, key=key, correlation_id=request_id())
+    receipt = await _send(rt, identity, note_id, command, key)
     changed = NoteChangedBody(
         note_id=note_id,
         version=receipt.version,
         event_seq=receipt.version,
         idempotency_key=key,
     )
-    return _replayed(answer(changed), receipt)
-
-
-async def _check_same(rt: Runtime, receipt: Receipt, command: CreateNote) -> None:
-    """Raise if the key created another note: unlike a patch, that cannot be a rebase (C1).
-
-    Raises:
-        Reject: ``STATE_CONFLICT``.
-
-    """
-    one = PageBounds(from_seq=1, limit=1, bytes_max=1)
-    (first,) = await rt.store.read_stream(receipt.workspace_id, receipt.stream_id, one)
-    created = notes.decode(first.type, first.type_version, first.payload)
-    for name in ("title", "markdown", "note_kind", "access_scope"):
-        if getattr(created, name) != getattr(command, name):
-            raise Reject("STATE_CONFLICT", "this idempotency key was used with another note")
-
-
-def _replayed(response: Response, receipt: Receipt) -> Response:
-    if receipt.repeated:
-        response.headers[REPLAYED] = "true"
-    return response
+    return replayed(answer(changed), receipt)
 
 
 def _note_body(workspace_id: str, note_id: str, note: Note) -> NoteBody:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from quart import Blueprint, Response
@@ -11,11 +11,16 @@ from dalsegno.actors.domains.members import ADMINS, TransferOwnership
 from dalsegno.actors.domains.standing import ChangeWorkspace, DeleteWorkspace
 from dalsegno.protocol import Reject, check_id
 
-from ._envelope import answer, nothing, read, request_id
-from ._membership import check_role, membership_of
+from ._envelope import answer, nothing, read, replayed, request_id
+from ._membership import check_sender, membership_of
 from ._route_context import RouteContext, idempotency_key
 from ._spaces import retire
 from ._workspace_routes import workspace_body
+
+if TYPE_CHECKING:
+    from dalsegno.actors import Receipt
+
+    from ._auth import Identity
 
 OWNERS = frozenset({"owner"})
 
@@ -41,48 +46,42 @@ def space_routes(context: RouteContext) -> Blueprint:
     @routes.patch("/api/workspaces/<workspace_id>")
     async def change_workspace(workspace_id: str) -> Response:
         identity = await context.authenticate()
-        await check_role(rt, workspace_id, identity.user_id, allow=ADMINS)
         body = await read(WorkspaceChangeBody)
         if body.name is None and body.state is None:
             raise Reject("BAD_REQUEST", "name, state or both are needed")
-        await (
-            rt.workspace(workspace_id)
-            .acting(user_id=identity.user_id)
-            .send(
-                ChangeWorkspace(name=body.name, state=body.state),
-                key=idempotency_key(),
-                correlation_id=request_id(),
-            )
-        )
-        return answer(workspace_body(await membership_of(rt, workspace_id, identity.user_id)))
+        command = ChangeWorkspace(name=body.name, state=body.state)
+        receipt = await send(identity, workspace_id, command, ADMINS)
+        return await shown(identity, workspace_id, receipt)
 
     @routes.delete("/api/workspaces/<workspace_id>")
     async def delete_workspace(workspace_id: str) -> Response:
         identity = await context.authenticate()
-        await check_role(rt, workspace_id, identity.user_id, allow=ADMINS)
-        await (
-            rt.workspace(workspace_id)
-            .acting(user_id=identity.user_id)
-            .send(DeleteWorkspace(), key=idempotency_key(), correlation_id=request_id())
-        )
+        receipt = await send(identity, workspace_id, DeleteWorkspace(), ADMINS)
         await retire(rt, workspace_id)
-        return nothing()
+        return replayed(nothing(), receipt)
 
     @routes.post("/api/workspaces/<workspace_id>/transfer")
     async def transfer(workspace_id: str) -> Response:
         identity = await context.authenticate()
-        await check_role(rt, workspace_id, identity.user_id, allow=OWNERS)
         body = await read(TransferBody)
         check_id(body.user_id, chars_max=rt.limits.id_chars_max, what="user_id")
-        await (
-            rt.workspace(workspace_id)
-            .acting(user_id=identity.user_id)
-            .send(
-                TransferOwnership(body.user_id, identity.user_id),
-                key=idempotency_key(),
-                correlation_id=request_id(),
-            )
-        )
-        return answer(workspace_body(await membership_of(rt, workspace_id, identity.user_id)))
+        command = TransferOwnership(body.user_id, identity.user_id)
+        receipt = await send(identity, workspace_id, command, OWNERS)
+        return await shown(identity, workspace_id, receipt)
+
+    async def send(
+        identity: Identity,
+        workspace_id: str,
+        command: ChangeWorkspace | DeleteWorkspace | TransferOwnership,
+        allow: frozenset[str],
+    ) -> Receipt:
+        workspace = rt.workspace(workspace_id).acting(user_id=identity.user_id)
+        key = idempotency_key()
+        await check_sender(rt, workspace, command, key, allow=allow)
+        return await workspace.send(command, key=key, correlation_id=request_id())
+
+    async def shown(identity: Identity, workspace_id: str, receipt: Receipt) -> Response:
+        membership = await membership_of(rt, workspace_id, identity.user_id)
+        return replayed(answer(workspace_body(membership)), receipt)
 
     return routes

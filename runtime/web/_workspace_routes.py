@@ -20,10 +20,11 @@ from dalsegno.protocol import (
     parse_cursor,
 )
 
-from ._envelope import answer, nothing, query_after, query_int, read, request_id
+from ._envelope import answer, nothing, query_after, query_int, read, replayed, request_id
 from ._membership import (
     Membership,
     check_role,
+    check_sender,
     members_of,
     membership_of,
     memberships,
@@ -174,35 +175,31 @@ def workspace_routes(context: RouteContext) -> Blueprint:
     @routes.put("/api/workspaces/<workspace_id>/members/<user_id>")
     async def put_member(workspace_id: str, user_id: str) -> Response:
         identity = await context.authenticate()
-        await check_role(rt, workspace_id, identity.user_id, allow=ADMINS)
         body = await read(MemberPutBody)
         check_id(user_id, chars_max=rt.limits.id_chars_max, what="user_id")
+        workspace = rt.workspace(workspace_id).acting(user_id=identity.user_id)
+        command, key = PutMember(user_id, body.role), idempotency_key()
+        await check_sender(rt, workspace, command, key, allow=ADMINS)
         user = await rt.system.get(users, user_id)
         if user is None or user.role is None:
             raise Reject("USER_NOT_FOUND", "no such user")
-        receipt = (
-            await rt.workspace(workspace_id)
-            .acting(user_id=identity.user_id)
-            .send(PutMember(user_id, body.role), key=idempotency_key(), correlation_id=request_id())
-        )
+        receipt = await workspace.send(command, key=key, correlation_id=request_id())
         put = MemberPutAnswer(
             workspace_id=workspace_id,
             user_id=user_id,
             role=body.role,
             event_seq=receipt.event_seq,
         )
-        return answer(put)
+        return replayed(answer(put), receipt)
 
     @routes.delete("/api/workspaces/<workspace_id>/members/<user_id>")
     async def remove_member(workspace_id: str, user_id: str) -> Response:
         identity = await context.authenticate()
-        await check_role(rt, workspace_id, identity.user_id, allow=ADMINS)
-        await (
-            rt.workspace(workspace_id)
-            .acting(user_id=identity.user_id)
-            .send(RemoveMember(user_id), key=idempotency_key(), correlation_id=request_id())
-        )
-        return nothing()
+        workspace = rt.workspace(workspace_id).acting(user_id=identity.user_id)
+        command, key = RemoveMember(user_id), idempotency_key()
+        await check_sender(rt, workspace, command, key, allow=ADMINS)
+        receipt = await workspace.send(command, key=key, correlation_id=request_id())
+        return replayed(nothing(), receipt)
 
     @routes.post("/api/workspaces/<workspace_id>/repair")
     async def repair(workspace_id: str) -> Response:

@@ -15,6 +15,8 @@ import trio
 from dalsegno.actors.domains.members import RemoveMember
 from dalsegno.protocol import (
     DalsegnoError,
+    DrainingError,
+    NotReadyError,
     OverloadedError,
     RateLimitedError,
     Reject,
@@ -736,6 +738,8 @@ async def test_what_is_no_message_is_an_error() -> None:
     [
         ("STALE_CURSOR", StaleCursorError),
         ("STORE_UNAVAILABLE", StoreUnavailableError),
+        ("NOT_READY", NotReadyError),
+        ("DRAINING", DrainingError),
         ("WORKSPACE_MOVED", WorkspaceMovedError),
         ("WORKSPACE_HALTED", WorkspaceHaltedError),
         ("TASK_EXISTS", Reject),

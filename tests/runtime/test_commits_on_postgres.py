@@ -212,3 +212,20 @@ async def test_an_unknown_outcome_has_a_deadline(migrated: str) -> None:
             receipt = await workspace.send(AddTask("t1", "x"), key="k")
         assert receipt.event_seq == 2
         await check_log(workspace, 2)
+
+
+async def test_a_table_that_is_locked_shows_before_a_command_meets_it(migrated: str) -> None:
+    """Reads succeed and the lease is held: only the statement of a commit can tell."""
+    async with open_runtime(migrated) as rt:
+        await rt.service.committer.check()
+        with psycopg.connect(migrated) as outside:
+            outside.execute("lock table dalsegno.event in share mode")
+            with trio.move_on_after(0.2) as scope:
+                await rt.service.committer.check()
+            assert scope.cancelled_caught
+            assert await rt.workspace("w").head() == 0
+            assert rt.service.lease.is_held
+        with fail_after(PATIENCE_S):
+            await rt.service.committer.check()
+        statistics = rt.service.committer.statistics()
+        assert (statistics.batches, statistics.refused, statistics.unknown) == (0, 0, 0)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,19 @@ import pytest
 import trio
 import trio.testing
 
+import dalsegno.actors
+import dalsegno.protocol
+import dalsegno.runtime
 from dalsegno.actors.domains.members import PutMember
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import Event
 from dalsegno.runtime import (
+    Context,
     DalsegnoError,
     Domain,
     DomainError,
     Limits,
+    NoAccountsError,
     OutcomeUnknownError,
     Receipt,
     Reject,
@@ -31,7 +37,8 @@ from dalsegno.runtime import (
     Workspace,
     World,
 )
-from dalsegno.runtime.store import PostgresStore
+from dalsegno.runtime.store import MemoryAccounts, PostgresStore
+from dalsegno.runtime.web import create_app
 from tests._patience import fail_after
 from tests.tasks_domain import AddTask, FinishTask, Task, TaskAdded, TaskFinished, tasks
 
@@ -357,3 +364,39 @@ async def test_the_seams_are_the_hosts(store: MemoryStore, world: World) -> None
         assert "Runtime" in repr(rt)
         assert repr(rt.workspace("acme")) == "<Workspace acme by the program>"
         assert repr(rt.workspace("acme").acting(user_id="u")) == "<Workspace acme by u>"
+
+
+async def test_a_store_has_accounts_if_the_program_says_which(
+    store: MemoryStore, world: World
+) -> None:
+    """They were kept in memory without a word; a runtime that nobody logs in to needs none."""
+
+    async def close_session(_: bytes) -> None:
+        raise AssertionError
+
+    async with opened(store, world) as rt:
+        await rt.workspace("acme").send(AddTask("t1", "one"))
+        with pytest.raises(NoAccountsError, match="accounts="):
+            _ = rt.accounts
+        with pytest.raises(NoAccountsError):
+            create_app(rt, secure_cookies=False, setup_token=None, close_session=close_session)
+    accounts = MemoryAccounts(world)
+    async with opened(store, world, accounts=accounts) as rt:
+        assert rt.accounts is accounts
+        create_app(rt, secure_cookies=False, setup_token=None, close_session=close_session)
+
+
+async def test_a_store_may_bring_its_accounts(store: MemoryStore, world: World) -> None:
+    accounts = store.accounts = MemoryAccounts(world)  # type: ignore[attr-defined]
+    async with opened(store, world) as rt:
+        assert rt.accounts is accounts
+
+
+def test_the_public_classes_have_signatures() -> None:
+    """For editors, documentation and whoever asks `inspect`."""
+    assert "limits" in inspect.signature(Context).parameters
+    for module in (dalsegno.protocol, dalsegno.actors, dalsegno.runtime):
+        for name, public in vars(module).items():
+            if inspect.isclass(public) and not name.startswith("_"):
+                with suppress(ValueError):  # a built-in one's
+                    inspect.signature(public)

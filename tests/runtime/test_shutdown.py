@@ -132,7 +132,7 @@ async def test_what_was_asked_is_answered_between_the_slot_and_the_close(migrate
     assert kinds.count("reconnect") == 1
     answers = [message for message in [first, *said] if message["type"] != "reconnect"]
     assert [message["request_id"] for message in answers] == [str(n) for n in range(len(answers))]
-    assert {message.get("code", "") for message in answers} <= {"", "STORE_UNAVAILABLE"}
+    assert {message.get("code", "") for message in answers} <= {"", "DRAINING"}
 
 
 # ------------------------------------------------------------------------------------ the client

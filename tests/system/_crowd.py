@@ -36,7 +36,16 @@ from ._judge import judge
 from ._processes import Owner
 from ._socket import EndedError, RefusedError, Socket, open_socket
 
-NOT_NOW = frozenset({"STORE_UNAVAILABLE", "OVERLOADED", "OUTCOME_UNKNOWN", "WORKSPACE_MOVED"})
+NOT_NOW = frozenset(
+    {
+        "STORE_UNAVAILABLE",
+        "NOT_READY",
+        "DRAINING",
+        "OVERLOADED",
+        "OUTCOME_UNKNOWN",
+        "WORKSPACE_MOVED",
+    }
+)
 """Refusals after which a command is repeated."""
 ORDINARY = frozenset({"VERSION_CONFLICT", "NOTE_EXISTS"})
 """Refusals that a crowd at one note gets without any fault."""

@@ -113,6 +113,42 @@ async def test_a_request_id_is_echoed_where_it_can_be_read(site: Site) -> None:
         assert (await socket.next())["request_id"] is None
 
 
+async def test_half_an_emoji_is_answered_to_its_sender(site: Site) -> None:
+    """Whoever waits for the answer knows it by the request's id, or by the key."""
+    note_id = await site.owner.create_note()
+    half, address = "\\ud83d", '"request_id":"\\ud83d\\udc4d","idempotency_key":"k"'
+    command = f'"workspace_id":"{site.owner.workspace_id}","name":"create_note"'
+    patched = f'"note_id":"{note_id}","base_version":1'
+    async with site.owner.socket() as socket:
+        for message in (
+            f'{{"type":"command",{command},"payload":{{"title":"{half}"}},{address}}}',
+            f'{{"type":"command",{address},{command},"payload":{{"{half}":1}}}}',
+            f'{{"type":"apply_patch",{patched},"patch_ops":[{{"insert":"{half}"}}],{address}}}',
+            f'{{"type":"command",{command},{address}}}',  # without a payload
+        ):
+            await socket.send_raw(message)
+            answer = await socket.next()
+            assert answer["code"] == "BAD_REQUEST", message
+            assert (answer["request_id"], answer["idempotency_key"]) == ("👍", "k"), message
+    assert len(await site.owner.events()) == 1
+
+
+async def test_a_misspelt_field_of_a_payload_is_refused_by_name(site: Site) -> None:
+    """… and one of an envelope is passed over, since a newer client says more than we know."""
+    workspace_id = site.owner.workspace_id
+    named = {"workspace_id": workspace_id, "name": "create_note", "colour": "blue"}
+    async with site.owner.socket() as socket:
+        payload = {"title": "A", "mardown": "text"}
+        refused = await socket.ask("command", payload=payload, **named)
+        assert (refused["type"], refused["code"]) == ("rejected", "BAD_REQUEST")
+        assert refused["details"] == {"field": "mardown", "nearest": "markdown"}
+        assert (await socket.ask("command", payload={"title": "A"}, **named))["type"] == "committed"
+        note_id = (await site.owner.events())[-1]["stream_id"].partition(":")[2]
+        answer = await patch(socket, note_id, 1, colour="blue")
+        assert answer["type"] == "patch_committed"
+    assert len(await site.owner.events()) == 2
+
+
 @pytest.mark.parametrize(
     ("frame", "code"),
     [

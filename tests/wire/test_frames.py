@@ -13,7 +13,7 @@ endpoint shows by an echo, this one shows by what it answers:
 
 Where Autobahn passes more than one behaviour, the row has ours: the last of several pongs stands
 for all (RFC 6455 §5.5.3), and a text that is not UTF-8 fails at the end of its message (6.4 calls
-that "non-strict").  7.1.5, a close amid the fragments of a message, is a violation to us: 1002.
+that "non-strict").
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ ROWS: dict[str, Script] = {
     "7.1.2": [close(1000) * 2, Closed(1000)],
     "7.1.3": [close(1000) + frame(PING, b"?"), Closed(1000)],
     "7.1.4": [close(1000) + message(), Closed(1000)],
-    "7.1.5": [HALVES[0] + close(1000) + HALVES[1], Closed(1002)],
+    "7.1.5": [HALVES[0] + close(1000) + HALVES[1], Closed(1000)],
     "7.1.6": [message(256 * 1024) + close(1000) + frame(PING, b"?"), Answer(), Closed(1000)],
     "7.3.1": [frame(CLOSE), Closed(1005)],
     "7.3.2": [frame(CLOSE, b"a"), Closed(1002)],

@@ -121,6 +121,7 @@ async def test_what_follows_an_offer_of_http2_is_no_http2(site: Site, how: str) 
         b"PRI * HTTP/2.0\r\nHost: localhost\r\n\r\n",
         b"GET /healthz HTTP/2.0\r\nHost: localhost\r\n\r\n",
         b"GET /healthz HTTP/3.0\r\nHost: localhost\r\n\r\n",
+        b"GET /healthz HTTP/3.7\r\nHost: localhost\r\n\r\n",
         b"GET /healthz HTTP/0.9\r\nHost: localhost\r\n\r\n",
     ],
 )
@@ -134,6 +135,53 @@ async def test_other_versions_are_refused(site: Site, asked: bytes, used: bool) 
             assert status == 505
             assert b"connection: close" in head.lower()
             assert await client.ended() == b""
+
+
+HEAD = b"HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+LOGIN, CHUNKED = b"POST /api/auth/login " + HEAD, b"Transfer-Encoding: chunked\r\n"
+CHUNKS = b"\r\n2\r\n{}\r\n0\r\n\r\n"
+AMBIGUOUS = {
+    "two lengths": LOGIN + b"Content-Length: 2\r\n" + CHUNKED + CHUNKS,
+    "in the other order": LOGIN + CHUNKED + b"Content-Length: 2\r\n" + CHUNKS,
+    "chunks in HTTP/1.0": (LOGIN + CHUNKED + CHUNKS).replace(b"HTTP/1.1", b"HTTP/1.0"),
+    "two numbers": LOGIN + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} ",
+    "a signed number": LOGIN + b"Content-Length: +2\r\n\r\n{}",
+    "LF alone": b"GET /healthz HTTP/1.1\nHost: localhost\n\n",
+    "one LF alone": b"GET /healthz HTTP/1.1\r\nHost: localhost\nA: b\r\n\r\n",
+    "an LF at the end": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\n",
+    "an LF at first": b"\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a CR alone": b"GET /healthz HTTP/1.1\r\nHost: localhost\rA: b\r\n\r\n",
+    "a folded line": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: b\r\n c\r\n\r\n",
+    "one folded by a tab": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: b\r\n\tc\r\n\r\n",
+    "a folded first line": b"GET /healthz HTTP/1.1\r\n Host: localhost\r\n\r\n",
+    "a blank before the colon": b"GET /healthz HTTP/1.1\r\nHost : localhost\r\n\r\n",
+    "an LF in a trailer": LOGIN + CHUNKED + b"\r\n2\r\n{}\r\n0\r\nA: b\n\r\n",
+}
+
+
+@pytest.mark.parametrize("used", [False, True])
+async def test_what_two_readers_might_read_in_two_ways_ends_its_connection(
+    site: Site, used: bool
+) -> None:
+    """No request is smuggled (RFC 9112, 11.2): what follows is not taken for one."""
+    for how, asked in AMBIGUOUS.items():
+        async with await connect(site) as stream:
+            client = Client(stream)
+            if used:
+                assert (await client.ask(FIRST))[0] == 200
+            status, head = await client.ask(asked + FIRST)
+            assert status == 400, how
+            assert b"connection: close" in head.lower(), how
+            assert b"content-type: application/json" in head.lower(), how
+            assert await client.ended() == b"", how
+
+
+async def test_the_refusal_of_a_request_for_a_head_has_no_body(site: Site) -> None:
+    async with await connect(site) as stream:
+        await stream.send_all(b"HEAD /healthz HTTP/3.7\r\nHost: localhost\r\n\r\n")
+        received = await Client(stream).ended()
+        assert received.startswith(b"HTTP/1.1 505")
+        assert received.endswith(b"\r\n\r\n")
 
 
 LONG = (

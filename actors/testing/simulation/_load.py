@@ -39,7 +39,9 @@ _KEYED = 0.6
 """How many commands have an idempotency key."""
 _ELSEWHERE = 0.1
 """How many are for any workspace instead of the client's own."""
-_RETRYABLE = frozenset({"WORKSPACE_MOVED", "STORE_UNAVAILABLE", "OVERLOADED"})
+_RETRYABLE = frozenset(
+    {"WORKSPACE_MOVED", "STORE_UNAVAILABLE", "NOT_READY", "DRAINING", "OVERLOADED"}
+)
 """The codes after which nothing has happened, and the command may be sent again."""
 
 

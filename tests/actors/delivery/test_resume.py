@@ -64,7 +64,7 @@ async def test_the_wait_is_bounded(
     async with unpublished(actors, store), wired(actors, role="viewer") as wire:
         subscribe = {"stream_id": stream_id, "workspace_id": "w", "cursor": cursor}
         answer = await wire.ask("subscribe", **subscribe)
-        assert answer["code"] == "STORE_UNAVAILABLE", "it is there, so it is not refused"
+        assert answer["code"] == "NOT_READY", "it is there, so it is not refused"
 
 
 async def test_a_programs_own_loop_and_pages_wait_too(actors: Actors, store: FaultyStore) -> None:

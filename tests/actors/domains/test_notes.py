@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, strategies as st
 
 from dalsegno.actors.domains.notes import (
-    NOTE_BYTES_MAX,
     ApplyPatch,
     CreateNote,
     DeleteNote,
@@ -25,7 +24,16 @@ from dalsegno.actors.domains.notes import (
     SetTitle,
     notes,
 )
-from dalsegno.protocol import SEQ_MAX, Context, Past, PatchOp, Principal, Reject, apply_patch
+from dalsegno.protocol import (
+    SEQ_MAX,
+    Context,
+    Limits,
+    Past,
+    PatchOp,
+    Principal,
+    Reject,
+    apply_patch,
+)
 
 START = datetime(2026, 2, 13, tzinfo=UTC)
 
@@ -252,7 +260,8 @@ def test_the_vocabulary_is_the_seeds() -> None:
         "note_deleted": ("version", "deleted_at"),
         "note_rollback": ("title", "markdown", "version", "rolled_back_to"),
     }
-    assert notes.repeats == "original"
+    repeats = {name: notes.decider(command).repeats for name, command in notes.commands.items()}
+    assert [name for name in repeats if repeats[name] == "original"] == ["apply_patch"]
     assert notes.id_field == "note_id"
 
 
@@ -405,7 +414,7 @@ def test_only_versions_that_a_store_can_hold_are_asked_for() -> None:
 
 @pytest.mark.parametrize("character", ["a", "é", "𝄋"])
 def test_a_text_is_bounded_by_its_bytes(character: str) -> None:
-    fits = NOTE_BYTES_MAX // len(character.encode())
+    fits = Limits().note_bytes_max // len(character.encode())
     assert (
         refused(Notebook(), CreateNote("A", character * (fits + 1), note_id="n1"))
         == "PAYLOAD_TOO_LARGE"

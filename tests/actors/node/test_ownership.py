@@ -291,7 +291,7 @@ async def test_x_seq_4_two_nodes_that_fight_for_a_workspace_double_and_skip_noth
             await pause(a, "b")
             await pause(b, "a")
         working.cancel_scope.cancel()
-    assert refused <= {"WORKSPACE_MOVED", "OUTCOME_UNKNOWN", "STORE_UNAVAILABLE"}
+    assert refused <= {"WORKSPACE_MOVED", "OUTCOME_UNKNOWN", "STORE_UNAVAILABLE", "NOT_READY"}
     log = await check_log(store)
     by_seq = {event.event_seq: event.command_id for event in log}
     everything = [*receipts["a"], *receipts["b"]]
@@ -330,7 +330,7 @@ async def test_a_process_that_was_replaced_takes_nothing_back(
     answers: list[Posted] = []
     with pytest.raises(ExceptionGroup):
         await perform()
-    assert answers[0].code == "STORE_UNAVAILABLE"
+    assert answers[0].code == "NOT_READY"
 
 
 @pytest.mark.parametrize("text", ["old", "new"], ids=["done", "refused"])
@@ -353,7 +353,7 @@ async def test_a_process_that_was_replaced_answers_nothing_that_it_remembers(
     answers: list[Posted] = []
     with pytest.raises(ExceptionGroup):
         await perform()
-    assert answers[0].code == "STORE_UNAVAILABLE"
+    assert answers[0].code == "NOT_READY"
 
 
 async def test_a_rejection_of_an_owner_that_may_be_none_any_more_is_checked(
@@ -430,7 +430,7 @@ async def test_a_cursor_that_an_owner_does_not_know_which_was_paused_is_not_call
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(come_back)
                 a.gate.open()
-            assert codes in (["WORKSPACE_MOVED"], ["STORE_UNAVAILABLE"])
+            assert codes in (["WORKSPACE_MOVED"], ["NOT_READY"])
 
 
 async def test_who_reads_the_head_of_an_owner_that_was_paused_waits_until_it_is_certain(

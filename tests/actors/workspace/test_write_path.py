@@ -11,7 +11,14 @@ import trio.testing
 
 from dalsegno.actors import Receipt, World
 from dalsegno.actors.domains.members import PutMember, RemoveMember
-from dalsegno.actors.domains.notes import ApplyPatch, CreateNote, RollbackNote, SetTitle, notes
+from dalsegno.actors.domains.notes import (
+    ApplyPatch,
+    CreateNote,
+    DeleteNote,
+    RollbackNote,
+    SetTitle,
+    notes,
+)
 from dalsegno.protocol import (
     SEQ_MAX,
     DalsegnoError,
@@ -441,6 +448,32 @@ async def test_another_payload_under_a_key_is_a_conflict(actors: Actors) -> None
     await workspace.send(Put("a", "x"), key="k")
     error = await refusal(workspace, Put("a", "y"), key="k")
     assert (error.code, error.details) == ("STATE_CONFLICT", {"key": "k"})
+
+
+async def test_another_command_under_a_key_is_a_conflict_whatever_the_domain_says(
+    actors: Actors, store: FaultyStore
+) -> None:
+    workspace = actors.workspace()
+    await workspace.send(CreateNote("title", "text", note_id="n"))
+    await workspace.send(ApplyPatch("n", [PatchOp(insert="x")], 1), key="k")
+    for command in (SetTitle("n", "other", 2), DeleteNote("n"), CreateNote("title", note_id="n")):
+        error = await refusal(workspace, command, key="k")
+        assert (error.code, error.details) == ("STATE_CONFLICT", {"key": "k"})
+    assert len(await check_log(store)) == 2
+
+
+async def test_a_key_is_looked_up_before_the_role(actors: Actors) -> None:
+    workspace = actors.workspace()
+    await workspace.send(PutMember("u", "editor"))
+    as_user = workspace.acting(user_id="u")
+    first = await as_user.send(Put("a", "x"), key="k")
+    await workspace.send(RemoveMember("u"))
+    again = await as_user.send(Put("a", "x"), key="k")
+    assert again == msgspec.structs.replace(first, repeated=True)
+    assert await as_user.has_answered(Put("a", "x"), key="k")
+    assert not await as_user.has_answered(Put("a", "x"), key="another")
+    for command, key in ((Put("a", "x"), "another"), (Put("a", "x"), None), (Put("b"), "k")):
+        assert (await refusal(as_user, command, key=key)).code == "ROLE_FORBIDDEN"
 
 
 async def test_another_payload_under_a_notes_key_gets_the_original_answer(

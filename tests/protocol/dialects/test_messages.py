@@ -26,7 +26,7 @@ from dalsegno.protocol import (
     UnsubscribeNote,
     UnsubscribeWorkspace,
 )
-from dalsegno.protocol.dialects import WEBSOCKET, request_id_of
+from dalsegno.protocol.dialects import WEBSOCKET, address_of
 
 LIMITS = Limits(command_bytes_max=100)
 
@@ -181,6 +181,10 @@ def test_an_ack_has_one_number(fields: dict[str, int]) -> None:
         ('{"request_id":"r"', None),
         ('{"request_id":"\\ud800"}', None),
         ('{"request_id":"%s"}' % ("\\ud834\\udd1e" * 256), "𝄞" * 256),
+        ('{"request_id":"\\ud834\\udd1e","payload":"\\ud83d"}', "𝄞"),
+        ('{"payload":{"title":"\\uD83D"},"request_id":"\\uD834\\uDD1E"}', "𝄞"),
+        ('{"payload":["\\udd1e\\ud834"],"request_id":"r"}', "r"),
+        ('{"payload":"\\\\\\ud83d","request_id":"\\\\ud83d"}', "\\ud83d"),
         ('{"request_id":%s}' % ("[" * 60 + "]" * 60), None),
         ('{"request_id":[%s1]}' % ("[]," * 300_000), None),
     ],
@@ -188,7 +192,7 @@ def test_an_ack_has_one_number(fields: dict[str, int]) -> None:
 def test_the_request_id_is_found_if_that_much_can_be_read(
     text: str, request_id: str | None
 ) -> None:
-    assert request_id_of(text) == request_id
+    assert address_of(text).request_id == request_id
 
 
 def test_a_payload_becomes_its_struct() -> None:
@@ -218,7 +222,7 @@ def test_whatever_comes_it_is_a_message_or_a_bad_request(text: str) -> None:
         WEBSOCKET.decode(text, LIMITS)
     except Reject as error:
         assert error.code == "BAD_REQUEST"  # noqa: PT017 - both ways are fine
-    request_id_of(text)
+    address_of(text)
 
 
 json = st.recursive(

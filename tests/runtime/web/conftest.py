@@ -9,6 +9,7 @@ from dalsegno.actors.domains.notes import notes
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.runtime import Limits, Runtime
 from dalsegno.runtime.seams import WORLD
+from dalsegno.runtime.store import MemoryAccounts
 from dalsegno.runtime.web import create_app
 
 from ._client import Clock, Site, User
@@ -45,7 +46,12 @@ async def open_site(
         closed_users.append((user_id, keep))
 
     async with Runtime.open(
-        database, domains=domains, store=store, world=world, limits=limits
+        database,
+        domains=domains,
+        store=store,
+        accounts=None if store is None else MemoryAccounts(world),
+        world=world,
+        limits=limits,
     ) as rt:
         app = create_app(
             rt,

@@ -14,17 +14,20 @@ from quart_trio.testing import connections
 from structlog.testing import capture_logs
 
 from dalsegno.actors.domains.accounts import RegisterUser
+from dalsegno.actors.domains.members import PutMember
 from dalsegno.actors.testing import MemoryStore
-from dalsegno.protocol import Limits, OverloadedError, StoreUnavailableError
+from dalsegno.protocol import Limits, OverloadedError, StoreUnavailableError, UnavailableError
 from dalsegno.runtime.seams import WORLD
-from dalsegno.runtime.web._health_routes import PROBE_DEADLINE_S
+from dalsegno.runtime.web._health_routes import PROBE_DEADLINE_S, PROBE_VALID_S
 from tests._patience import fail_after
 
 from ._client import JSON, PASSWORD, Site, User
 from .conftest import open_site
 
 if TYPE_CHECKING:
-    from dalsegno.actors import Head
+    from collections.abc import Collection, Sequence
+
+    from dalsegno.actors import Batch, Head
 
 
 async def test_a_request_id_is_echoed_or_made(site: Site) -> None:
@@ -198,6 +201,7 @@ class AbsentStore(MemoryStore):
     """A store that can be away, or silent."""
 
     mode = "there"
+    appends = 0
 
     async def read_head(self, workspace_id: str) -> Head | None:
         if self.mode == "away":
@@ -205,6 +209,14 @@ class AbsentStore(MemoryStore):
         if self.mode == "silent":
             await trio.sleep_forever()
         return await super().read_head(workspace_id)
+
+    async def append(self, batches: Sequence[Batch]) -> Collection[str]:
+        self.appends += 1
+        if self.mode == "read only" or (self.mode == "full" and any(b.events for b in batches)):
+            raise StoreUnavailableError("cannot execute INSERT")
+        if self.mode == "locked":
+            await trio.sleep_forever()
+        return await super().append(batches)
 
     async def beat(
         self, node_id: str, incarnation: str, *, address: str | None, lease_s: float, first: bool
@@ -216,19 +228,62 @@ class AbsentStore(MemoryStore):
         )
 
 
+FAILURES = {
+    "away": "be read",
+    "silent": "be read",
+    "read only": "be written to",
+    "locked": "be written to",
+}
+
+
 async def test_readiness_is_the_databases(autojump_clock: trio.testing.MockClock) -> None:
     store = AbsentStore(WORLD)
     async with open_site(store=store) as site:
         assert (await site.send("GET", "/readyz")).status == 200
-        for mode in ("away", "silent"):
+        for mode, what in FAILURES.items():
             store.mode = mode
+            await trio.sleep(PROBE_VALID_S)
             began = trio.current_time()
             answer = await site.send("GET", "/readyz")
             assert (answer.status, answer.code) == (503, "DB_UNAVAILABLE")
+            assert what in answer.body["message"]
             assert trio.current_time() - began <= PROBE_DEADLINE_S + 1
             assert (await site.send("GET", "/healthz")).status == 200
-        store.mode = "there"
+            store.mode = "there"
+            await trio.sleep(site.rt.limits.commit_deadline_s + 10)
+            assert (await site.send("GET", "/readyz")).status == 200
+
+
+async def test_a_full_disk_shows_in_readiness_until_a_commit_succeeds(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A statement that writes nothing succeeds there, and says nothing."""
+    store = AbsentStore(WORLD)
+    async with open_site(store=store) as site:
+        workspace = site.rt.workspace("w")
+        await workspace.send(PutMember("ada", "owner"))
+        store.mode = "full"
         assert (await site.send("GET", "/readyz")).status == 200
+        with pytest.raises(UnavailableError):
+            await workspace.send(PutMember("bob", "editor"))
+        await trio.sleep(PROBE_VALID_S)
+        assert (await site.send("GET", "/readyz")).code == "DB_UNAVAILABLE"
+        store.mode = "there"
+        await workspace.send(PutMember("bob", "editor"))
+        await trio.sleep(PROBE_VALID_S)
+        assert (await site.send("GET", "/readyz")).status == 200
+
+
+async def test_who_asks_often_asks_the_database_once_a_second(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = AbsentStore(WORLD)
+    async with open_site(store=store) as site:
+        asked = store.appends
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(site.send, "GET", "/readyz")
+        assert store.appends == asked + 1
 
 
 async def test_readiness_is_the_leases_too(autojump_clock: trio.testing.MockClock) -> None:
@@ -239,7 +294,7 @@ async def test_readiness_is_the_leases_too(autojump_clock: trio.testing.MockCloc
         assert (await site.send("GET", "/readyz")).status == 200
         await trio.sleep(limits.lease_s)
         answer = await site.send("GET", "/readyz")
-        assert (answer.status, answer.code) == (503, "STORE_UNAVAILABLE")
+        assert (answer.status, answer.code) == (503, "NOT_READY")
         assert (await site.send("GET", "/healthz")).status == 200
         store.mode = "there"
         await trio.sleep(2 * limits.lease_beat_s)
@@ -249,7 +304,7 @@ async def test_readiness_is_the_leases_too(autojump_clock: trio.testing.MockCloc
 async def test_who_drains_is_not_ready(site: Site) -> None:
     await site.rt.drain()
     answer = await site.send("GET", "/readyz")
-    assert (answer.status, answer.code) == (503, "STORE_UNAVAILABLE")
+    assert (answer.status, answer.code) == (503, "DRAINING")
     assert (await site.send("GET", "/healthz")).status == 200
 
 

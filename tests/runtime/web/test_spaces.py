@@ -81,6 +81,26 @@ async def test_a_deleted_workspace_is_found_by_nobody(site: Site, owner: User) -
         await acting.get(notes, note_id)
 
 
+async def test_a_repeat_under_a_key_gets_the_original_answer(site: Site, owner: User) -> None:
+    """Also from who may not do it any more, and of what is there no more (I5)."""
+    user = await site.add_member(owner, "viewer")
+    asked: list[tuple[str, str, object]] = [
+        ("PATCH", owner.space, {"state": "archived"}),
+        ("POST", f"{owner.space}/transfer", {"user_id": user.id}),
+    ]
+    for number, (method, path, body) in enumerate(asked):
+        answers = [
+            await owner.send(method, path, body, idempotency_key=f"k{number}") for _ in range(2)
+        ]
+        assert [answer.status for answer in answers] == [200, 200], path
+        replays = [answer.headers.get("x-idempotency-replay") for answer in answers]
+        assert replays == [None, "true"], path
+    deleted = [await user.delete(owner.space, idempotency_key="k") for _ in range(2)]
+    assert [answer.status for answer in deleted] == [204, 204]
+    assert deleted[1].headers["x-idempotency-replay"] == "true"
+    assert (await user.delete(owner.space)).code == "WORKSPACE_NOT_FOUND"
+
+
 @pytest.mark.parametrize(
     "body", [{}, {"state": "deleted"}, {"name": ""}, {"name": "a\u202eb"}, {"name": 1}, []]
 )

@@ -1,0 +1,37 @@
+"""Paths with any id in them: the slashes between segments are told from those within one.
+
+ASGI hands out a path that was decoded before anybody split it, where ``notes/a%2Fb`` and
+``notes/a/b`` are the same.  So routing goes by the path as it was sent: each segment is decoded
+once and written in one way (RFC 3986, 6.2.2), and decoded again where it is a route's argument.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
+
+from werkzeug.routing import UnicodeConverter
+
+if TYPE_CHECKING:
+    from hypercorn.typing import Scope
+
+_SAFE = "!$&'()*+,;=:@"  # what a segment may hold as it is, beside letters, digits and -._~
+
+
+class Segment(UnicodeConverter):
+    """The converter of a route's argument: one segment, with whatever it was sent as."""
+
+    def to_python(self, value: str) -> str:
+        """Return the text that the segment stands for."""
+        return unquote(value)
+
+
+def routed(scope: Scope) -> Scope:
+    """Return the scope of a request with its path as routes are matched with it."""
+    if scope["type"] == "lifespan":
+        return scope
+    sent = scope["raw_path"]
+    if not sent.startswith(b"/"):
+        sent = urlsplit(sent).path or b"/"  # an absolute URL, as a proxy is asked (RFC 9112, 3.2.2)
+    segments = (quote(unquote_to_bytes(each), safe=_SAFE) for each in sent.split(b"/"))
+    return cast("Scope", {**scope, "path": "/".join(segments)})
