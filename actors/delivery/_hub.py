@@ -293,7 +293,7 @@ class Hub:
         revoked = []
         roles = self._delivery.roles
         for event in events:
-            closes = event.type in roles.closing and roles.closed_by(event)
+            closes = roles.closed_by(event)
             user_id = roles.removed_by(event) if event.type in roles.ending else None
             if user_id is None and not closes:
                 continue

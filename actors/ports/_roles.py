@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dalsegno.protocol import GATE_ID, SYSTEM_WORKSPACE, DomainError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from dalsegno.protocol import Domain, Event, Reject
 
@@ -44,12 +44,12 @@ class Roles:
         self._ended_by = {domain.name: domain.role_ended_by for domain in declared}
         self.ending: frozenset[str] = frozenset().union(*self._ended_by.values())
         """The types of events that may end access; see `removed_by`."""
-        self._gate = _only_one("gates", [d for d in domains if d.gate_of is not None])
-        self.closing = frozenset() if self._gate is None else self._gate.gate_closed_by
+        gate = _only_one("gates", [d for d in domains if d.gate_of is not None])
+        self._gates = {} if gate is None else {gate.stream_id(GATE_ID): gate}
+        self.closing = frozenset() if gate is None else gate.gate_closed_by
         """The types of events that may close a workspace; see `closed_by`."""
-
         self.deciding = frozenset(
-            domain.name for domain in (self._members, self._users, self._gate) if domain is not None
+            domain.name for domain in (self._members, self._users, gate) if domain is not None
         )
         """The domains whose events decide who has access, and to what."""
 
@@ -60,15 +60,13 @@ class Roles:
         """Return the domain whose entities, named after users, hold their roles in a workspace."""
         return self._users if workspace_id == SYSTEM_WORKSPACE else self._members
 
-    def gate_in(self, workspace_id: str) -> dict[str, AnyDomain]:
+    def gate_in(self, workspace_id: str) -> Mapping[str, AnyDomain]:
         """Return the entity that decides what may happen in a workspace, by its stream, if any."""
-        if self._gate is None or workspace_id == SYSTEM_WORKSPACE:
-            return {}
-        return {self._gate.stream_id(GATE_ID): self._gate}
+        return {} if workspace_id == SYSTEM_WORKSPACE else self._gates
 
     def closed_by(self, event: Event) -> bool:
         """Return whether nobody may see anything of its workspace after an event."""
-        return self._gate is not None and event.stream_id == self._gate.stream_id(GATE_ID)
+        return event.type in self.closing and event.stream_id in self._gates
 
     def removed_by(self, event: Event) -> str | None:
         """Return the user whose access an event ends; None if it ends nobody's."""
