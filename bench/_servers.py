@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 _WHO = {"email": "bench@example.com", "password": "correct horse battery", "display_name": "B"}
 
 _UNBUDGETED = {"DALSEGNO_LIMIT_WRITTEN_BYTES_PER_MINUTE": str(2**40)}
+_ONE_USER = {
+    f"DALSEGNO_LIMIT_{what}_PER_USER_MAX": "0" for what in ("SESSIONS", "SOCKETS", "WORKSPACES")
+}
+"""No bounds by user: a load has one user for all of its clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,7 @@ async def started(
         module: what has the command line.
 
     """
+    environ = {**_ONE_USER, **(environ or {})}
     command = python(module, "serve", "--bind", "127.0.0.1:0")
     command += ["--database", database.dsn, "--log-level", "warning", *options]
     async with child("serve", command, core=SUBJECT_CORE, environ=environ, log=log) as process:

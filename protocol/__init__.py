@@ -1,5 +1,6 @@
 """Events, messages, cursors and domains as pure values: no I/O, no clock, no Trio."""
 
+from ._access import GATE_ID as GATE_ID
 from ._agenda import Agenda as Agenda
 from ._close import Close as Close
 from ._deciding import (
@@ -44,7 +45,7 @@ from ._event import (
     instant as instant,
 )
 from ._frames import Frames as Frames, text_frame as text_frame
-from ._limits import SEQ_MAX as SEQ_MAX, Limits as Limits
+from ._limits import SEQ_MAX as SEQ_MAX, UNBOUNDED_AT_ZERO as UNBOUNDED_AT_ZERO, Limits as Limits
 from ._machine import IllegalStepError as IllegalStepError, Machine as Machine
 from ._patch import (
     PATCH_OPS_MAX as PATCH_OPS_MAX,

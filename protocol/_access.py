@@ -1,7 +1,7 @@
-"""The declarations of a domain that decide who has access to a workspace (I8).
+"""The declarations of a domain that decide who has access to a workspace, and to what (I8).
 
-The entity named after a user may hold that user's role in a workspace, and the entity named after a
-workspace its first owner.
+The entity named after a user may hold that user's role in a workspace, the entity named after a
+workspace its first owner, and one entity of the workspace what may happen in it at all.
 """
 
 from __future__ import annotations
@@ -9,12 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._codec import CommandT, DomainCodec, EventT, StateT
-from ._errors import DomainError
+from ._errors import DomainError, Reject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from typing_extensions import TypeForm
+
+
+GATE_ID = "main"
+"""The id of the entity that decides what may happen in its workspace."""
 
 
 class DomainAccess(DomainCodec[StateT, CommandT, EventT]):
@@ -30,6 +34,10 @@ class DomainAccess(DomainCodec[StateT, CommandT, EventT]):
         """The events that end that user's access."""
         self.founder_of: Callable[[Any], str] | None = None
         """The first owner of the workspace that the entity is named after; see `founder`."""
+        self.gate_of: Callable[[Any, str | None], Reject | None] | None = None
+        """Why something may not happen in the workspace; see `gate`."""
+        self.gate_closed_by: frozenset[str] = frozenset()
+        """The events after which nobody may see anything of the workspace."""
 
     def role(
         self, *, ended_by: Collection[type[EventT]] = ()
@@ -43,16 +51,47 @@ class DomainAccess(DomainCodec[StateT, CommandT, EventT]):
             ended_by: the events after which the user may see nothing more of the workspace (I8).
 
         """
-        names = {struct: name for name, struct in self.events.items()}
-        if foreign := [event.__name__ for event in ended_by if event not in names]:
-            raise DomainError(f"{self!r} has no event {', '.join(foreign)}")
+        names = self._names_of(ended_by)
 
         def declare(function: Callable[[StateT], str | None]) -> Callable[[StateT], str | None]:
             self.role_of = function
-            self.role_ended_by = frozenset(names[event] for event in ended_by)
+            self.role_ended_by = names
             return function
 
         return declare
+
+    def gate(
+        self, *, closed_by: Collection[type[EventT]] = ()
+    ) -> Callable[
+        [Callable[[StateT, str | None], Reject | None]],
+        Callable[[StateT, str | None], Reject | None],
+    ]:
+        """Declare that the entity ``main`` decides what may happen in its workspace.
+
+        At most one domain declares this.  The function takes the state, and the name of the domain
+        that a command is for, or None where somebody wants to read.  It returns the refusal, for
+        the program's own commands too, or None.  It is not asked while there is no such entity.
+
+        Args:
+            closed_by: the events after which no user may see anything of the workspace (I8).
+
+        """
+        names = self._names_of(closed_by)
+
+        def declare(
+            function: Callable[[StateT, str | None], Reject | None],
+        ) -> Callable[[StateT, str | None], Reject | None]:
+            self.gate_of = function
+            self.gate_closed_by = names
+            return function
+
+        return declare
+
+    def _names_of(self, events: Collection[type[EventT]]) -> frozenset[str]:
+        names = {struct: name for name, struct in self.events.items()}
+        if foreign := [event.__name__ for event in events if event not in names]:
+            raise DomainError(f"{self!r} has no event {', '.join(foreign)}")
+        return frozenset(names[event] for event in events)
 
     def founder(self, function: Callable[[StateT], str]) -> Callable[[StateT], str]:
         """Declare that the entity named after a workspace records its first owner."""

@@ -11,6 +11,12 @@ SEQ_MAX = 2**63 - 1
 """The largest sequence number: PostgreSQL's bigint (X-SEQ-8)."""
 
 
+UNBOUNDED_AT_ZERO = frozenset(
+    {"sessions_per_user_max", "sockets_per_user_max", "workspaces_per_user_max"}
+)
+"""The bounds that 0 lifts."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Every bound; each may be set, so that tests can shrink it."""
@@ -229,6 +235,18 @@ class Limits:
     """Pairs of an address and an account whose wrong guesses are counted; above it the oldest are
     forgotten.  Each costs its address a hash, so this takes many minutes of all that two threads
     hash to fill, for five more guesses; who waits has more."""
+    session_s: float = 30 * 24 * 3600.0
+    """A session ends after this long whatever happens: who stole one has it no longer …"""
+    session_idle_s: float = 7 * 24 * 3600.0
+    """… and after this long without a request."""
+    session_check_s: float = 10.0
+    """How often a server asks whether the sessions of its sockets were ended elsewhere."""
+    sessions_per_user_max: int = 50
+    """Sessions of one user; the oldest is ended for a new one.  0: any number."""
+    sockets_per_user_max: int = 100
+    """WebSockets of one user on a server; above this a new one gets 503.  0: any number."""
+    workspaces_per_user_max: int = 100
+    """Workspaces that one user created and that were not deleted.  0: any number."""
     list_limit_max: int = 1_000
     """Items of one page of a list; the default is 100."""
     drain_deadline_s: float = 2.5

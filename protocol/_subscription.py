@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+from ._errors import DalsegnoError, membership_ended, not_found
 from ._frames import Frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ._errors import DalsegnoError
     from ._event import Event
 
 View: TypeAlias = "Callable[[Event], bytes]"
@@ -66,6 +66,7 @@ class Subscription:
     __slots__ = (
         "ended",
         "head",
+        "is_closed",
         "is_workspace_stream",
         "last_visible",
         "live",
@@ -93,6 +94,8 @@ class Subscription:
         """Whether something was published while behind, since this was last reset."""
         self.last_visible: int | None = None
         """The ``event_seq`` above which the reader may see nothing (I8)."""
+        self.is_closed = False
+        """Whether that is so for every reader, the workspace being there no more."""
         self.ended: DalsegnoError | None = None
         """Why the hub has ended it; None while it has not."""
         self.view: View | None = None
@@ -164,7 +167,15 @@ class Subscription:
         self.head = max(self.head, self.sent)
         self.sent = min(self.sent, sent)
 
-    def revoke(self, last_visible: int) -> None:
-        """Hide everything above an event; the barrier, once set, only moves down."""
+    def revoke(self, last_visible: int, *, from_all: bool = False) -> None:
+        """Hide everything above an event; the barrier, once set, only moves down.
+
+        ``from_all`` says that the workspace ended there, and not this reader's membership.
+        """
+        self.is_closed = self.is_closed or from_all
         old = self.last_visible
         self.last_visible = last_visible if old is None else min(old, last_visible)
+
+    def farewell(self) -> DalsegnoError:
+        """Return what a reader whose barrier was reached is told."""
+        return not_found("workspace") if self.is_closed else membership_ended()

@@ -5,6 +5,7 @@ Only the hash of a session's id is stored, so that nobody can use a session by r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -52,8 +53,14 @@ class AccountStore(Protocol):
     async def revoke_session(self, id_hash: bytes) -> None:
         """Revoke a session; one that was revoked before keeps its time."""
 
-    async def revoke_sessions_of(self, user_id: str) -> None:
-        """Revoke every session of a user."""
+    async def revoke_sessions_of(self, user_id: str, *, keep: bytes | None = None) -> None:
+        """Revoke every session of a user, but for the one to ``keep``."""
+
+    async def evict_sessions(self, user_id: str, *, keep: int) -> list[bytes]:
+        """Revoke a user's oldest sessions beyond so many that are valid; return which."""
+
+    async def find_ended(self, id_hashes: Sequence[bytes]) -> list[bytes]:
+        """Return which of some sessions were revoked, or are gone."""
 
     async def sweep_sessions(self, *, limit: int) -> int:
         """Delete at most ``limit`` sessions that expired over a week ago; return how many.

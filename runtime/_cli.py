@@ -29,6 +29,7 @@ from ._config import (
     ConfigError,
     check_advertised,
     check_node_id,
+    check_public_url,
     parse_bind,
     parse_proxies,
     read_limits,
@@ -112,6 +113,7 @@ cli.add_command(tail)
 @DATABASE
 @option("--node-id", metavar="ID", help="Which node this is, the same over restarts.")
 @option("--advertise", metavar="URL", help="Where this node is, for those sent here by others.")
+@option("--public-url", metavar="URL", help="Where browsers reach it, by way of a proxy.")
 @option("--origins", multiple=True, metavar="URL", help="Pages from there may connect too.")
 @option("--proxies", multiple=True, metavar="ADDRESS", help="Reverse proxies to be believed.")
 @option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
@@ -124,6 +126,7 @@ def serve(
     database: str | None,
     node_id: str | None,
     advertise: str | None,
+    public_url: str | None,
     origins: tuple[str, ...],
     proxies: tuple[str, ...],
     log_level: LogLevel,
@@ -142,6 +145,7 @@ def serve(
         database=database,
         node_id=_node_id(context, node_id, data_dir, database),
         advertise=None if advertise is None else check_advertised(advertise),
+        public_url=None if public_url is None else check_public_url(public_url),
         origins=origins,
         proxies=parse_proxies(proxies),
         limits=read_limits(context.meta[FILE].limits, os.environ),

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from dalsegno.protocol import Limits
+from dalsegno.protocol import UNBOUNDED_AT_ZERO, Limits
 
 from ._node import is_node_id
 
@@ -48,6 +48,7 @@ class FileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     database: str | None = None
     node_id: str | None = None
     advertise: str | None = None
+    public_url: str | None = None
     origins: list[str] | None = None
     proxies: list[str] | None = None
     log_level: LogLevel | None = None
@@ -99,10 +100,12 @@ def _limit(name: str, value: float | str) -> Any:  # noqa: ANN401 - an int or a 
     try:
         number = kind(value)
     except (ValueError, OverflowError):
-        number = 0
-    if number <= 0 or number != float(value):
+        number = -1
+    least_is_zero = name in UNBOUNDED_AT_ZERO
+    if number < 0 or (number == 0 and not least_is_zero) or number != float(value):
         what = "whole number" if kind is int else "number"
-        raise ConfigError(f"limit {name}: {value!r} is not a {what} above 0")
+        least = "from 0" if least_is_zero else "above 0"
+        raise ConfigError(f"limit {name}: {value!r} is not a {what} {least}")
     return number
 
 
@@ -160,4 +163,21 @@ def check_advertised(text: str) -> str:
         parts = urlsplit("")
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.password is not None:
         raise ConfigError(f"{text!r} is not http://HOST:PORT or https://HOST")
+    return text.rstrip("/")
+
+
+def check_public_url(text: str) -> str:
+    """Return the address at which browsers reach a server, without a slash at its end.
+
+    Raises:
+        ConfigError: it is not ``http://HOST…`` or ``https://HOST…``, or there is more to it.
+
+    """
+    try:
+        parts = urlsplit(text)
+        is_one = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one or "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ConfigError(f"public-url: {text!r} is not https://HOST or https://HOST:PORT")
     return text.rstrip("/")

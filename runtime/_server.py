@@ -8,9 +8,10 @@ started here.
 
 from __future__ import annotations
 
-import ipaddress
+from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
@@ -21,13 +22,23 @@ from dalsegno.actors import Connection
 from dalsegno.actors.domains.notes import notes
 from dalsegno.protocol import Close, DrainingError, Limits, check_id
 
+from ._background import in_background
 from ._runtime import Runtime
+from ._session_watch import watch_sessions
 from ._shutdown import Shutdown
 from .seams import WORLD, new_secret
-from .web import authenticate, create_app, serve_port
+from .web import (
+    SessionCookie,
+    authenticate,
+    create_app,
+    hosts_of,
+    is_loopback,
+    overloaded,
+    serve_port,
+)
 
 if TYPE_CHECKING:
-    from .web import Identity, NativeTransport, Network, Serving, UpgradeRequest
+    from .web import Hosts, Identity, NativeTransport, Network, Serving, UpgradeRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +56,8 @@ class ServeConfig:
     """This node's id; None: that of the data directory or, with a DSN, a new one."""
     advertise: str | None = None
     """The address that other nodes give to clients that they send here."""
+    public_url: str | None = None
+    """Where browsers reach this server, by way of a proxy."""
     origins: tuple[str, ...] = ()
     """Origins whose pages may open sockets, in addition to the host itself."""
     proxies: tuple[Network, ...] = ()
@@ -54,12 +67,30 @@ class ServeConfig:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it serves this machine alone, not even by way of a proxy."""
+        return self.is_loopback and self.public_url is None
+
+    @property
+    def cookie(self) -> SessionCookie:
+        """How the session's cookie is named and marked."""
+        if self.public_url is None:
+            return SessionCookie(secure=not self.is_loopback)
+        has_tls = self.public_url.startswith("https:")
+        return SessionCookie(secure=has_tls, is_prefixed=has_tls)
+
+    @property
+    def hosts(self) -> Hosts:
+        """What this server is called, and whose pages may talk to it."""
+        return hosts_of(
+            only_loopback=self.is_loopback,
+            public_url=self.public_url,
+            also=[] if self.advertise is None else [self.advertise],
+            origins=self.origins,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +101,7 @@ class Ready:
     host: str
     port: int
     setup_token: str | None
-    """The token that setup asks for; None if only this machine can connect."""
+    """The token that setup asks for; None if this serves only this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +114,42 @@ class _Accepted:
 class _Sockets:
     """Makes connections of WebSockets."""
 
-    def __init__(self, rt: Runtime) -> None:
+    def __init__(self, rt: Runtime, cookie: SessionCookie) -> None:
         self._rt = rt
+        self._cookie = cookie
+        self._taken: Counter[str] = Counter()
+        """Sockets, by user."""
 
     async def accept(self, request: UpgradeRequest) -> _Accepted:
+        """Admit a client; `release` has to follow, whatever becomes of it."""
         if self._rt.service.is_draining:
             raise DrainingError("the server shuts down")
         cookies = request.headers.get("cookie")
-        identity = await authenticate(self._rt, cookies)
+        identity = await authenticate(self._rt, cookies, self._cookie)
         asked = parse_qs(request.query, keep_blank_values=True)
         client_id = asked.get("client_id", ["default"])[0]
         check_id(client_id, chars_max=self._rt.limits.id_chars_max, what="client id")
+        self._take(identity.user_id)
         return _Accepted(identity, client_id, cookies)
+
+    def _take(self, user_id: str) -> None:
+        """Count a user's socket, from before its handshake is answered.
+
+        Raises:
+            OverloadedError: the user has as many as may be.
+
+        """
+        bound = self._rt.limits.sockets_per_user_max
+        if 0 < bound <= self._taken[user_id]:
+            raise overloaded("too many sockets of this user", self._rt.world.random)
+        self._taken[user_id] += 1
+
+    def release(self, accepted: _Accepted) -> None:
+        """Count a socket no more that was admitted: it has ended, or never began."""
+        user_id = accepted.identity.user_id
+        self._taken[user_id] -= 1
+        if not self._taken[user_id]:
+            del self._taken[user_id]
 
     async def handle(self, transport: NativeTransport, accepted: _Accepted) -> None:
         connection = Connection(
@@ -107,7 +162,7 @@ class _Sockets:
         )
 
         async def check() -> None:
-            await authenticate(self._rt, accepted.cookies)
+            await authenticate(self._rt, accepted.cookies, self._cookie)
 
         await connection.run(check)
 
@@ -115,6 +170,13 @@ class _Sockets:
         """Close a session's sockets; once this returns, nothing more is written to them."""
         self._rt.service.connections.close_session(
             session_hash, Close.UNAUTHORIZED, "the session ended"
+        )
+        await trio.lowlevel.checkpoint()
+
+    async def close_user(self, user_id: str, keep: bytes | None) -> None:
+        """Close a user's sockets but those of one session; once this returns, as above."""
+        self._rt.service.connections.close_user(
+            user_id, Close.UNAUTHORIZED, "the session ended", keep=keep
         )
         await trio.lowlevel.checkpoint()
 
@@ -147,16 +209,19 @@ async def serve(
                 limits=config.limits,
             )
         )
-        setup_token = None if config.is_loopback else new_secret()
-        sockets = _Sockets(rt)
+        setup_token = None if config.is_private else new_secret()
+        sockets = _Sockets(rt, config.cookie)
         app = create_app(
             rt,
-            secure_cookies=not config.is_loopback,
+            cookie=config.cookie,
+            hosts=config.hosts,
             setup_token=setup_token,
             close_session=sockets.close_session,
+            close_user=sockets.close_user,
             proxies=config.proxies,
         )
-        async with trio.open_nursery() as nursery:
+        watch = partial(watch_sessions, rt, sockets.close_session)
+        async with in_background(watch), trio.open_nursery() as nursery:
 
             async def serve_here(task_status: trio.TaskStatus[Serving]) -> None:
                 await serve_port(
@@ -164,9 +229,10 @@ async def serve(
                     app=app,
                     accept=sockets.accept,
                     handle=sockets.handle,
+                    release=sockets.release,
                     limits=config.limits,
                     world=WORLD,
-                    origins=config.origins,
+                    hosts=config.hosts,
                     task_status=task_status,
                 )
 

@@ -293,16 +293,19 @@ class Hub:
         revoked = []
         roles = self._delivery.roles
         for event in events:
+            closes = event.type in roles.closing and roles.closed_by(event)
             user_id = roles.removed_by(event) if event.type in roles.ending else None
-            if user_id is not None:
-                for subscription, subscriber in list(self._of(user_id)):
-                    self.leave_cohort(subscription)
-                    subscription.revoke(event.event_seq)
-                    revoked.append((subscription, subscriber))
+            if user_id is None and not closes:
+                continue
+            for subscription, subscriber in list(self._of(user_id)):
+                self.leave_cohort(subscription)
+                subscription.revoke(event.event_seq, from_all=closes)
+                revoked.append((subscription, subscriber))
         return revoked
 
-    def _of(self, user_id: str) -> Iterable[tuple[Subscription, Subscriber]]:
+    def _of(self, user_id: str | None) -> Iterable[tuple[Subscription, Subscriber]]:
+        """Yield what a user follows; None: what all users do, and the program does not."""
         for readers in self._streams.values():
             for subscription, subscriber in readers:
-                if subscriber.user_id == user_id:
+                if subscriber.user_id is not None and user_id in (None, subscriber.user_id):
                     yield subscription, subscriber

@@ -1,167 +1,82 @@
 """Users, and the workspaces that they created: the log of ``$system``.
 
-That an e-mail address or a slug is used once, and that setup happens once, needs no constraint and
-no lock: each is an entity that the command touches, and a log decides one command at a time.
-Passwords and sessions are no events; they are rows of the runtime's account store.
+That an e-mail address or a slug is used once, that a user has no more workspaces than allowed, and
+that setup happens once, needs no constraint and no lock: each is an entity that the command
+touches, and a log decides one command at a time.  Passwords and sessions are no events; they are
+rows of the runtime's account store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Never
 
 import msgspec
 
-from dalsegno.protocol import Context, Domain, Index, On, Reject, Touched, check_id
+from dalsegno.protocol import Context, Domain, Index, On, Reject, Touched
 
-from .claims import Claimed, check_email, check_slug, claim, claims, email_claim, slug_claim
-from .members import (
-    ADMINS,
-    ANYBODY,
-    ROSTER_ID,
-    OwnersChanged,
-    Role,
-    members,
-    owner_change,
-    roster_of,
-    rosters,
+from .claims import (
+    Released,
+    check_name,
+    check_slug,
+    claim,
+    claims,
+    email_claim,
+    slug_claim,
 )
-
-Others = Sequence[tuple[Domain[Any, Any, Any], str]]
-
-NAME_CHARS_MAX = 200
-"""Characters in the name of a user or a workspace."""
-
-
-# --------------------------------------------------------------------------------------- users
-
-
-class User(msgspec.Struct, frozen=True, kw_only=True):
-    """An account."""
-
-    email: str
-    display_name: str
-    role: Role | None
-    """Global, for users and backups; None once disabled, when nothing is allowed."""
-    created_at: datetime
-
-    @property
-    def status(self) -> Literal["active", "disabled"]:
-        """Whether the account can be used."""
-        return "disabled" if self.role is None else "active"
-
-
-class RegisterUser(msgspec.Struct, frozen=True, kw_only=True):
-    """Create an account."""
-
-    user_id: str
-    email: str
-    display_name: str
-    role: Role
-
-
-class DisableUser(msgspec.Struct, frozen=True):
-    """Close an account; its e-mail address stays taken."""
-
-    user_id: str
-
-
-class UserRegistered(msgspec.Struct, frozen=True, kw_only=True):
-    """An account was created."""
-
-    email: str
-    display_name: str
-    role: Role
-    created_at: datetime
-
-
-class UserDisabled(msgspec.Struct, frozen=True):
-    """An account was closed."""
-
-
-users = Domain(
-    "user",
-    state=User,
-    commands=RegisterUser | DisableUser,
-    events=UserRegistered | UserDisabled,
-    allow=ADMINS,
-    reserved=True,
+from .members import ANYBODY, ROSTER_ID, members, owner_change, rosters
+from .standing import standings
+from .users import (
+    DeleteUser as DeleteUser,
+    DisableUser as DisableUser,
+    EnableUser as EnableUser,
+    Others,
+    RegisterUser as RegisterUser,
+    SetUserRole as SetUserRole,
+    User as User,
+    UserDeleted as UserDeleted,
+    UserDisabled as UserDisabled,
+    UserEnabled as UserEnabled,
+    UserRegistered as UserRegistered,
+    UserRoleUpdated as UserRoleUpdated,
+    registered,
+    users as users,
 )
-"""The accounts; ``user:{user_id}``."""
-
-
-def _touched_by_user(command: RegisterUser) -> Others:
-    return [(claims, email_claim(command.email)), *roster_of(command)]
-
-
-@users.decide(touches=_touched_by_user)
-def _register_user(
-    user: User | None, command: RegisterUser, context: Context, touched: Touched
-) -> Sequence[UserRegistered | On[Claimed] | On[OwnersChanged]]:
-    if user is not None:
-        raise Reject("STATE_CONFLICT", "this user exists", field="user_id")
-    owners = owner_change(
-        command.user_id, becomes_owner=command.role == "owner", touched=touched, context=context
-    )
-    registered = _registered(command.email, command.display_name, command.role, context)
-    claimed = claim(email_claim(command.email), command.user_id, touched)
-    return [registered, claimed, *owners]
-
-
-def _registered(email: str, display_name: str, role: Role, context: Context) -> UserRegistered:
-    return UserRegistered(
-        email=check_email(email),
-        display_name=check_id(display_name, chars_max=NAME_CHARS_MAX, what="display_name"),
-        role=role,
-        created_at=context.now,
-    )
-
-
-@users.decide(touches=roster_of)
-def _disable_user(
-    user: User, command: DisableUser, context: Context, touched: Touched
-) -> Sequence[UserDisabled | On[OwnersChanged]]:
-    owners = owner_change(command.user_id, becomes_owner=False, touched=touched, context=context)
-    return [] if user.role is None else [UserDisabled(), *owners]
-
-
-@users.evolve
-def _user_registered(_user: User | None, event: UserRegistered) -> User:
-    return User(
-        email=event.email,
-        display_name=event.display_name,
-        role=event.role,
-        created_at=event.created_at,
-    )
-
-
-@users.evolve
-def _user_disabled(user: User, _event: UserDisabled) -> User:
-    return msgspec.structs.replace(user, role=None)
-
-
-@users.role()
-def _role(user: User) -> str | None:
-    return user.role
-
-
-@users.index
-def _by_name(user: User) -> Index:
-    return Index(title=user.display_name)
-
 
 # ---------------------------------------------------------------------------------- workspaces
 
 
+class Holding(msgspec.Struct, frozen=True):
+    """How many workspaces there are that a user created."""
+
+    count: int
+
+
+class HoldingChanged(msgspec.Struct, frozen=True):
+    """A user created a workspace, or one that the user created was deleted."""
+
+    count: int
+
+
+holdings = Domain("holding", state=Holding, commands=Never, events=HoldingChanged, reserved=True)
+"""One entity per user, ``holding:{user_id}``."""
+
+
+@holdings.evolve
+def _holding_changed(_holding: Holding | None, event: HoldingChanged) -> Holding:
+    return Holding(event.count)
+
+
 class Space(msgspec.Struct, frozen=True, kw_only=True):
-    """A workspace as ``$system`` records it."""
+    """A workspace as ``$system`` records it; how it stands is in its own log (`standing`)."""
 
     slug: str
     name: str
+    """Its first name."""
     owner_id: str
     """Its first owner."""
-    state: Literal["active", "archived", "deleted"] = "active"
+    state: Literal["active", "deleted"] = "active"
     created_at: datetime
 
 
@@ -171,6 +86,18 @@ class CreateSpace(msgspec.Struct, frozen=True, kw_only=True):
     workspace_id: str
     slug: str
     name: str
+    owner_id: str
+    held_max: int = 0
+    """How many workspaces of one creator there may be; 0: any number."""
+    held_before: int = 0
+    """How many there are of this one, where the log has not counted them yet."""
+
+
+class RetireSpace(msgspec.Struct, frozen=True, kw_only=True):
+    """Record that a workspace was deleted: its slug is free, and its creator may have another."""
+
+    workspace_id: str
+    slug: str
     owner_id: str
 
 
@@ -183,11 +110,15 @@ class SpaceCreated(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
 
 
+class SpaceRetired(msgspec.Struct, frozen=True):
+    """A workspace was deleted."""
+
+
 spaces = Domain(
     "space",
     state=Space,
-    commands=CreateSpace,
-    events=SpaceCreated,
+    commands=CreateSpace | RetireSpace,
+    events=SpaceCreated | SpaceRetired,
     id_field="workspace_id",
     allow=ANYBODY,
     reserved=True,
@@ -195,26 +126,49 @@ spaces = Domain(
 """The workspaces; ``space:{workspace_id}``."""
 
 
-def _touched_by_space(command: CreateSpace) -> Others:
-    return [(claims, slug_claim(command.slug))]
+def _touched_by_space(command: CreateSpace | RetireSpace) -> Others:
+    return [(claims, slug_claim(command.slug)), (holdings, command.owner_id)]
 
 
 @spaces.decide(touches=_touched_by_space)
 def _create_space(
     space: Space | None, command: CreateSpace, context: Context, touched: Touched
-) -> Sequence[SpaceCreated | On[Claimed]]:
+) -> Sequence[SpaceCreated | On[Any]]:
     if space is not None:
         raise Reject("STATE_CONFLICT", "this workspace exists", field="workspace_id")
     if context.principal.user_id not in (None, command.owner_id):
         raise Reject("ROLE_FORBIDDEN", "a user creates workspaces for themselves")
+    held = _held(command.owner_id, touched, otherwise=command.held_before)
+    if 0 < command.held_max <= held:
+        message = f"a user creates at most {command.held_max} workspaces"
+        raise Reject("QUOTA_EXCEEDED", message, limit=command.held_max)
     created = _space_created(command.slug, command.name, command.owner_id, context)
-    return [created, claim(slug_claim(command.slug), command.workspace_id, touched)]
+    claimed = claim(slug_claim(command.slug), command.workspace_id, touched)
+    return [created, claimed, On(holdings, command.owner_id, HoldingChanged(held + 1))]
+
+
+def _held(owner_id: str, touched: Touched, *, otherwise: int) -> int:
+    holding = touched.get(holdings, owner_id)
+    return otherwise if holding is None else holding.count
+
+
+@spaces.decide(touches=_touched_by_space, allow=())
+def _retire_space(
+    space: Space, command: RetireSpace, touched: Touched
+) -> Sequence[SpaceRetired | On[Any]]:
+    if (space.slug, space.owner_id) != (command.slug, command.owner_id):
+        raise Reject("STATE_CONFLICT", "this workspace is another one", field="workspace_id")
+    if space.state == "deleted":
+        return []
+    held = max(_held(space.owner_id, touched, otherwise=0) - 1, 0)
+    released = On(claims, slug_claim(space.slug), Released())
+    return [SpaceRetired(), released, On(holdings, space.owner_id, HoldingChanged(held))]
 
 
 def _space_created(slug: str, name: str, owner_id: str, context: Context) -> SpaceCreated:
     return SpaceCreated(
         slug=check_slug(slug),
-        name=check_id(name, chars_max=NAME_CHARS_MAX, what="name"),
+        name=check_name(name, what="name"),
         owner_id=owner_id,
         created_at=context.now,
     )
@@ -227,6 +181,11 @@ def _created(_space: Space | None, event: SpaceCreated) -> Space:
     )
 
 
+@spaces.evolve
+def _retired(space: Space, _event: SpaceRetired) -> Space:
+    return msgspec.structs.replace(space, state="deleted")
+
+
 @spaces.founder
 def _founder(space: Space) -> str:
     return space.owner_id
@@ -234,7 +193,8 @@ def _founder(space: Space) -> str:
 
 @spaces.index
 def _by_owner(space: Space) -> Index:
-    return Index(keys=(owner_key(space.owner_id),), title=space.name)
+    keys = (owner_key(space.owner_id),) if space.state == "active" else ()
+    return Index(keys=keys, title=space.name)
 
 
 def owner_key(user_id: str) -> str:
@@ -284,6 +244,7 @@ def _touched_by_setup(command: SetUp) -> Others:
         (claims, email_claim(command.email)),
         (claims, slug_claim(command.slug)),
         (rosters, ROSTER_ID),
+        (holdings, command.user_id),
     ]
 
 
@@ -294,14 +255,15 @@ def _set_up(
     if setup is not None:
         raise Reject("SETUP_LOCKED", "setup has happened")
     user_id, workspace_id = command.user_id, command.workspace_id
-    registered = _registered(command.email, command.display_name, "owner", context)
+    user = registered(command.email, command.display_name, "owner", context)
     created = _space_created(command.slug, command.name, user_id, context)
     return [
         SetupCompleted(user_id, workspace_id),
-        On(users, user_id, registered),
+        On(users, user_id, user),
         On(spaces, workspace_id, created),
         claim(email_claim(command.email), user_id, touched),
         claim(slug_claim(command.slug), workspace_id, touched),
+        On(holdings, user_id, HoldingChanged(1)),
         *owner_change(user_id, becomes_owner=True, touched=touched, context=context),
     ]
 
@@ -311,8 +273,19 @@ def _setup_completed(_setup: Setup | None, event: SetupCompleted) -> Setup:
     return Setup(event.user_id, event.workspace_id)
 
 
-system_domains: tuple[Domain[Any, Any, Any], ...] = (users, spaces, claims, setups)
+system_domains: tuple[Domain[Any, Any, Any], ...] = (
+    users,
+    spaces,
+    holdings,
+    claims,
+    setups,
+)
 """The domains of ``$system`` alone; the network cannot name their commands."""
 
-account_domains: tuple[Domain[Any, Any, Any], ...] = (*system_domains, rosters, members)
-"""All of this module and `members`."""
+account_domains: tuple[Domain[Any, Any, Any], ...] = (
+    *system_domains,
+    rosters,
+    members,
+    standings,
+)
+"""All of this module, `members` and `standing`."""

@@ -17,6 +17,12 @@ from dalsegno.protocol import Domain, On, Reject, Touched
 EMAIL_CHARS_MAX = 190
 """Characters in an address, which is part of an entity's id."""
 
+NAME_CHARS_MAX = 200
+"""Characters in the name of a user or a workspace."""
+
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of controls, marks of direction, surrogates and separators of lines."""
+_JOINERS = frozenset("\u200c\u200d")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?", re.ASCII)
 
@@ -34,13 +40,22 @@ class Claimed(msgspec.Struct, frozen=True):
     by: str
 
 
-claims = Domain("claim", state=Claim, commands=Never, events=Claimed, reserved=True)
+class Released(msgspec.Struct, frozen=True):
+    """A name is free again."""
+
+
+claims = Domain("claim", state=Claim, commands=Never, events=Claimed | Released, reserved=True)
 """Names that are used once: ``claim:email:{address}``, ``claim:slug:{slug}``."""
 
 
 @claims.evolve
 def _claimed(_before: Claim | None, event: Claimed) -> Claim:
     return Claim(event.by)
+
+
+@claims.evolve
+def _released(_before: Claim | None, _event: Released) -> Claim | None:
+    return None
 
 
 def email_claim(email: str) -> str:
@@ -53,7 +68,7 @@ def slug_claim(slug: str) -> str:
     return f"slug:{slug}"
 
 
-def claim(claim_id: str, by: str, touched: Touched) -> On[Claimed]:
+def claim(claim_id: str, by: str, touched: Touched) -> On[Claimed | Released]:
     """Return the event that takes a name.
 
     Raises:
@@ -69,9 +84,32 @@ def claim(claim_id: str, by: str, touched: Touched) -> On[Claimed]:
 def check_email(email: str) -> str:
     """Check and return an e-mail address, or raise `Reject`; only mail can show that it works."""
     email = email.strip()
-    if len(email) > EMAIL_CHARS_MAX or not _EMAIL.fullmatch(email):
+    is_seen = not any(unicodedata.category(char) in _UNSEEN for char in email)
+    if len(email) > EMAIL_CHARS_MAX or not is_seen or not _EMAIL.fullmatch(email):
         raise Reject("BAD_REQUEST", "not an e-mail address", field="email")
     return email
+
+
+def check_name(name: str, *, what: str) -> str:
+    """Check and return the name of a user or a workspace, which people are shown.
+
+    A character that cannot be seen, or that turns the direction of what follows, could make one
+    name look like another's.  The two that join letters are part of some scripts, and of emoji.
+
+    Raises:
+        Reject: ``BAD_REQUEST``, with ``what`` as its field.
+
+    """
+    name = unicodedata.normalize("NFC", name.strip())
+    seen = [char for char in name if char not in _JOINERS]
+    if (
+        not seen
+        or len(name) > NAME_CHARS_MAX
+        or any(unicodedata.category(char) in _UNSEEN for char in seen)
+    ):
+        message = f"{what}: 1 to {NAME_CHARS_MAX} characters that can be seen"
+        raise Reject("BAD_REQUEST", message, field=what)
+    return name
 
 
 def check_slug(slug: str) -> str:

@@ -110,6 +110,15 @@ class RemoveMember(msgspec.Struct, frozen=True):
     user_id: str
 
 
+class TransferOwnership(msgspec.Struct, frozen=True):
+    """Make another member the owner in one's place, and oneself an admin."""
+
+    user_id: str
+    """Who becomes an owner."""
+    from_id: str
+    """Who ceases to be one: the sender."""
+
+
 class MemberAdded(msgspec.Struct, frozen=True):
     """A user belongs to the workspace from now on."""
 
@@ -130,7 +139,7 @@ class MemberRemoved(msgspec.Struct, frozen=True):
 members = Domain(
     "member",
     state=Member,
-    commands=PutMember | RemoveMember,
+    commands=PutMember | RemoveMember | TransferOwnership,
     events=MemberAdded | MemberRoleUpdated | MemberRemoved,
     id_field="user_id",
     allow=ADMINS,
@@ -162,6 +171,35 @@ def _remove_member(
 ) -> Sequence[MemberRemoved | On[OwnersChanged]]:
     owners = owner_change(command.user_id, becomes_owner=False, touched=touched, context=context)
     return [] if member is None and not owners else [MemberRemoved(), *owners]
+
+
+def _touched_by_transfer(command: TransferOwnership) -> Sequence[tuple[Domain[Any, Any, Any], str]]:
+    return [(members, command.from_id), *roster_of(command)]
+
+
+@members.decide(touches=_touched_by_transfer, allow={"owner"})
+def _transfer_ownership(
+    member: Member | None, command: TransferOwnership, context: Context, touched: Touched
+) -> Sequence[MemberRoleUpdated | On[Any]]:
+    owner_id, next_id = command.from_id, command.user_id
+    owners = owners_of(touched, context)
+    if context.principal.user_id not in (None, owner_id):
+        raise Reject("ROLE_FORBIDDEN", "an owner transfers what is their own", role=context.role)
+    if owner_id not in owners:
+        raise Reject("MEMBERSHIP_CONFLICT", "only an owner can be followed by another")
+    if next_id == owner_id or next_id in owners:
+        raise Reject("MEMBERSHIP_CONFLICT", "this member is an owner already")
+    if member is None:
+        raise Reject("MEMBERSHIP_CONFLICT", "only a member can become the owner")
+    # A first owner who is in no event yet: see the module.
+    known = touched.get(members, owner_id) is not None
+    stays = MemberRoleUpdated("admin") if known else MemberAdded("admin", context.now)
+    changed = tuple(sorted({*owners, next_id} - {owner_id}))
+    return [
+        MemberRoleUpdated("owner"),
+        On(members, owner_id, stays),
+        On(rosters, ROSTER_ID, OwnersChanged(changed)),
+    ]
 
 
 @members.evolve

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cachetools import LRUCache
 
-from dalsegno.actors.ports import role_in
+from dalsegno.actors.ports import gate_refusal, role_in
 from dalsegno.actors.workspace import Turn, entity_from, load_entity, scope_of
 from dalsegno.protocol import (
+    GATE_ID,
     SYSTEM,
     SYSTEM_WORKSPACE,
     Reject,
@@ -96,10 +97,10 @@ class Catalog:
             entity = (await self._look_at(workspace_id, {stream_id: domain}))[stream_id]
         else:
             roles, user_id = deciding
-            wanted = {roles.stream_id(user_id): roles, stream_id: domain}
+            wanted = {**self._judging(workspace_id, roles, user_id), stream_id: domain}
             found = await self._look_at(workspace_id, wanted)
             if await self._role_in(workspace_id, roles, user_id, found) is None:
-                raise not_a_member()
+                raise self._refusal(workspace_id, found) or not_a_member()
             entity = found[stream_id]
         return entity if entity.version else None
 
@@ -193,12 +194,24 @@ class Catalog:
         domain = self.roles.domain_in(workspace_id)
         if domain is None:
             return None
-        found = await self._look_at(workspace_id, {domain.stream_id(user_id): domain})
+        found = await self._look_at(workspace_id, self._judging(workspace_id, domain, user_id))
         return await self._role_in(workspace_id, domain, user_id, found)
+
+    def _judging(self, workspace_id: str, roles: AnyDomain, user_id: str) -> dict[str, AnyDomain]:
+        """Return the entities of a workspace that decide what a user may read there."""
+        return {roles.stream_id(user_id): roles, **self.roles.gate_in(workspace_id)}
+
+    def _refusal(self, workspace_id: str, found: Mapping[str, Entity]) -> Reject | None:
+        """Return why nobody may read a workspace, from its entities; None if members may."""
+        for stream_id, gate in self.roles.gate_in(workspace_id).items():
+            return gate_refusal(gate, found[stream_id].state, None)
+        return None
 
     async def _role_in(
         self, workspace_id: str, domain: AnyDomain, user_id: str, found: Mapping[str, Entity]
     ) -> str | None:
+        if self._refusal(workspace_id, found) is not None:
+            return None
         entity = found[domain.stream_id(user_id)]
         founder_id = None if entity.version else await self.founder_of(workspace_id)
         return role_in(domain, entity.version, entity.state, user_id, founder_id)
@@ -224,7 +237,11 @@ class Catalog:
         wanted = [] if member is None else [(workspace_id, member, user_id)]
         if founders is not None and workspace_id != SYSTEM_WORKSPACE:
             wanted.append((SYSTEM_WORKSPACE, founders, workspace_id))
+        wanted += [(workspace_id, gate, GATE_ID) for gate in self._gates(workspace_id)]
         return wanted
+
+    def _gates(self, workspace_id: str) -> Iterable[AnyDomain]:
+        return self.roles.gate_in(workspace_id).values()
 
     def role_among(
         self, found: Mapping[tuple[str, str], Entity], workspace_id: str, user_id: str
@@ -233,6 +250,10 @@ class Catalog:
         domain, founders = self.roles.domain_in(workspace_id), self.roles.founders
         if domain is None:
             return None
+        for gate in self._gates(workspace_id):
+            standing = found.get((workspace_id, gate.stream_id(GATE_ID)))
+            if standing is not None and gate_refusal(gate, standing.state, None) is not None:
+                return None
         founder_id = None
         if founders is not None and founders.founder_of is not None:
             space = found.get((SYSTEM_WORKSPACE, founders.stream_id(workspace_id)))
@@ -256,7 +277,7 @@ class Catalog:
         if user_id is None or principal.role is not None:
             return
         if await self.role_of(workspace_id, user_id) is None:
-            raise not_a_member(**details)
+            raise await self._closed(workspace_id) or not_a_member(**details)
 
     async def check_sender(self, command: Command) -> None:
         """Raise unless the sender of a command is a member, or it has been answered before (I5).
@@ -302,9 +323,9 @@ class Catalog:
         deciding = self._deciding(workspace_id, principal)
         if deciding is not None:
             roles, user_id = deciding
-            found = await self._load(workspace_id, {roles.stream_id(user_id): roles})
+            found = await self._load(workspace_id, self._judging(workspace_id, roles, user_id))
             if await self._role_in(workspace_id, roles, user_id, found) is None:
-                raise not_a_member()
+                raise self._refusal(workspace_id, found) or not_a_member()
 
     async def founder_of(self, workspace_id: str) -> str | None:
         """Return a workspace's first owner, whom ``$system`` records for good; None if nobody."""
@@ -327,12 +348,22 @@ class Catalog:
         return active is not None and active.hub.head > 0
 
     async def exists(self, workspace_id: str) -> bool:
-        """Return whether a workspace was created, or ever written to."""
+        """Return whether a workspace was created, or ever written to, and is open to be read."""
+        return await self._was_made(workspace_id) and await self._closed(workspace_id) is None
+
+    async def _was_made(self, workspace_id: str) -> bool:
         if self.is_active(workspace_id):
             return True
         if await self.founder_of(workspace_id) is not None:
             return True
         return await self._store.read_head(workspace_id) is not None
+
+    async def _closed(self, workspace_id: str) -> Reject | None:
+        """Return why nobody may read a workspace; None if its members may."""
+        gate = self.roles.gate_in(workspace_id)
+        if not gate:
+            return None
+        return self._refusal(workspace_id, await self._look_at(workspace_id, gate))
 
     async def check_exists(self, workspace_id: str) -> None:
         """Raise unless the workspace exists.

@@ -20,6 +20,7 @@ from ._records import (
 from ._roles import (
     SYSTEM_ROLE as SYSTEM_ROLE,
     Roles as Roles,
+    gate_refusal as gate_refusal,
     role_in as role_in,
 )
 from ._seams import Alone as Alone, Bus as Bus, World as World

@@ -4,18 +4,21 @@ Which entities decide is declared by the domains.  The one named after a user ho
 in ordinary workspaces that of the domain with `Domain.role`, in ``$system`` that of the reserved
 domain with it.  Until the log has an event on that entity, the workspace's first owner, whom a
 domain with `Domain.founder` records in ``$system``, is its only member.
+
+What may happen in a workspace at all, whoever asks, is decided by the one entity of the domain with
+`Domain.gate`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dalsegno.protocol import SYSTEM_WORKSPACE, DomainError
+from dalsegno.protocol import GATE_ID, SYSTEM_WORKSPACE, DomainError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dalsegno.protocol import Domain, Event
+    from dalsegno.protocol import Domain, Event, Reject
 
     AnyDomain = Domain[Any, Any, Any]
 
@@ -41,6 +44,14 @@ class Roles:
         self._ended_by = {domain.name: domain.role_ended_by for domain in declared}
         self.ending: frozenset[str] = frozenset().union(*self._ended_by.values())
         """The types of events that may end access; see `removed_by`."""
+        self._gate = _only_one("gates", [d for d in domains if d.gate_of is not None])
+        self.closing = frozenset() if self._gate is None else self._gate.gate_closed_by
+        """The types of events that may close a workspace; see `closed_by`."""
+
+        self.deciding = frozenset(
+            domain.name for domain in (self._members, self._users, self._gate) if domain is not None
+        )
+        """The domains whose events decide who has access, and to what."""
 
     def __repr__(self) -> str:
         return f"<Roles by {self._members!r} and {self._users!r}>"
@@ -49,10 +60,33 @@ class Roles:
         """Return the domain whose entities, named after users, hold their roles in a workspace."""
         return self._users if workspace_id == SYSTEM_WORKSPACE else self._members
 
+    def gate_in(self, workspace_id: str) -> dict[str, AnyDomain]:
+        """Return the entity that decides what may happen in a workspace, by its stream, if any."""
+        if self._gate is None or workspace_id == SYSTEM_WORKSPACE:
+            return {}
+        return {self._gate.stream_id(GATE_ID): self._gate}
+
+    def closed_by(self, event: Event) -> bool:
+        """Return whether nobody may see anything of its workspace after an event."""
+        return self._gate is not None and event.stream_id == self._gate.stream_id(GATE_ID)
+
     def removed_by(self, event: Event) -> str | None:
         """Return the user whose access an event ends; None if it ends nobody's."""
         name, _, user_id = event.stream_id.partition(":")
         return user_id if event.type in self._ended_by.get(name, ()) else None
+
+
+def gate_refusal(domain: AnyDomain, state: Any, asked: str | None) -> Reject | None:  # noqa: ANN401 - the domain's
+    """Return why something may not happen in a workspace; None if it may.
+
+    Args:
+        domain: of the entity that decides.
+        state: … and its state; None where there is no such entity yet.
+        asked: the name of the domain that a command is for; None: to read.
+
+    """
+    assert domain.gate_of is not None, "declared"
+    return None if state is None else domain.gate_of(state, asked)
 
 
 def role_in(

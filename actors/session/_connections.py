@@ -20,6 +20,7 @@ class OpenConnection(Protocol):
     """A connection as the registry sees it."""
 
     session_id: bytes
+    user_id: str
 
     def close(self, code: Close, reason: str) -> None:
         """End it: from this step on, nothing more is written but the close."""
@@ -64,6 +65,14 @@ class Connections(Generic[ConnectionT]):
         """Close a session's connections: from this step on nothing more is written to them."""
         for connection in self:
             if connection.session_id == session_id:
+                connection.close(code, reason)
+
+    def close_user(
+        self, user_id: str, code: Close, reason: str, *, keep: bytes | None = None
+    ) -> None:
+        """Close a user's connections, but for those of the session to ``keep``; as above."""
+        for connection in self:
+            if connection.user_id == user_id and connection.session_id != keep:
                 connection.close(code, reason)
 
     def close_all(self, code: Close, reason: str) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import trio
 
 from dalsegno.actors.delivery import check_not_ahead, event_bytes, read_length, read_page
-from dalsegno.protocol import Subscription, membership_ended, parse_cursor
+from dalsegno.protocol import Subscription, parse_cursor
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -175,7 +175,9 @@ class EventStream:
             return None
         if subscription.last_visible is not None:
             self._end()
-            raise membership_ended(stream_id=subscription.stream_id)
+            error = subscription.farewell()
+            error.details["stream_id"] = subscription.stream_id
+            raise error
         return await self._receive.receive()
 
     def offer(self, subscription: Subscription, item: Publication) -> None:

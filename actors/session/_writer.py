@@ -28,7 +28,6 @@ from dalsegno.protocol import (
     UnavailableError,
     encode,
     error_message,
-    membership_ended,
 )
 
 from ._lifecycle import LIFECYCLE, Input, State
@@ -201,7 +200,7 @@ class Writer:
             subscription.fall_behind(subscription.sent if first is None else first)
             self._lag(subscription)
         else:
-            self.ended(subscription, membership_ended())
+            self.ended(subscription, subscription.farewell())
 
     def ended(self, subscription: Subscription, error: DalsegnoError) -> None:
         """End one stream, and say why behind those of its events that still go out."""
@@ -327,7 +326,7 @@ class Writer:
         if frames is not None:
             await self._send([frames])
         if subscription.live and subscription.last_visible is not None:
-            self.ended(subscription, membership_ended())
+            self.ended(subscription, subscription.farewell())
 
     async def _read_ahead(self, stream: ActiveSubscription) -> None:
         """Start to read the next page while this one is encoded and written."""

@@ -60,9 +60,11 @@ class Command(msgspec.Struct, eq=False, kw_only=True):
     """About how many bytes of memory it takes."""
     decider: Decider
     streams: dict[str, AnyDomain]
-    """Every entity needed to decide it: its own, those it touches, the one with the role."""
+    """Every entity needed to decide it: its own, those it touches, the role's, the gate's."""
     role_stream: str | None = None
     """The entity that holds the principal's role; None where the log is not asked for it."""
+    gate_stream: str | None = None
+    """The entity that decides what may happen in the workspace; None where nothing does."""
     needs: int | None = None
     """The past version of its entity that it needs to see."""
     key: str | None = None
@@ -175,6 +177,8 @@ def make_command(
         envelope.key = key
         envelope.scope = scope_of(domain, name, command, principal)
         envelope.payload_hash = _digest(name, command, envelope.decider)
+    for envelope.gate_stream, gate in roles.gate_in(workspace_id).items():
+        envelope.streams[envelope.gate_stream] = gate
     if principal.role is None and principal.user_id is not None:
         _add_role_stream(envelope, principal.user_id, roles)
     if envelope.decider.touches is not None or envelope.decider.needs is not None:

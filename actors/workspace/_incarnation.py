@@ -28,6 +28,7 @@ from dalsegno.protocol import (
     UnavailableError,
 )
 
+from ._access_log import log_access
 from ._entity import encoded_state, entity_from, state_write
 from ._opening import acquire, bring_up_to_date, moved_to
 from ._speculation import Speculation
@@ -240,6 +241,7 @@ class Incarnation:
                 await self._check_owner(speculation)
             speculation.settle()
             self._settled.unpark_all()
+            log_access(self._node.delivery.roles, batch.events)
             await self._hub.publish(batch.events, batch.give_answers)
             if batch.events:
                 self._node.bus.announce(self.workspace_id, batch.events[-1].event_seq)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dalsegno.actors.ports import SYSTEM_ROLE, Batch, Head, role_in
+from dalsegno.actors.ports import SYSTEM_ROLE, Batch, Head, gate_refusal, role_in
 from dalsegno.protocol import (
     Context,
     DalsegnoError,
@@ -214,6 +214,12 @@ class Speculation:
         return made
 
     def _role(self, command: Command) -> str:
+        """Return the role of who asks, where the workspace is open to what is asked."""
+        if command.gate_stream is not None:
+            gate = self._known(command.gate_stream)
+            refusal = gate_refusal(gate.domain, gate.state, command.domain.name)
+            if refusal is not None:
+                raise refusal
         user_id, role = command.principal.user_id, command.principal.role
         if user_id is None:
             return SYSTEM_ROLE

@@ -11,6 +11,7 @@ import trio
 from dalsegno.runtime._account_store import SessionRow
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from dalsegno.actors import World
@@ -66,11 +67,29 @@ class MemoryAccounts:
         if row is not None:
             self._revoke(row)
 
-    async def revoke_sessions_of(self, user_id: str) -> None:
-        """Revoke every session of a user; see `AccountStore.revoke_sessions_of`."""
+    async def revoke_sessions_of(self, user_id: str, *, keep: bytes | None = None) -> None:
+        """Revoke a user's sessions; see `AccountStore.revoke_sessions_of`."""
         await trio.lowlevel.checkpoint()
         for row in self._of_user(user_id):
+            if row.id_hash != keep:
+                self._revoke(row)
+
+    async def evict_sessions(self, user_id: str, *, keep: int) -> list[bytes]:
+        """Revoke a user's oldest sessions; see `AccountStore.evict_sessions`."""
+        await trio.lowlevel.checkpoint()
+        now = self._world.now()
+        valid = [r for r in self._of_user(user_id) if r.revoked_at is None and r.expires_at > now]
+        valid.sort(key=lambda row: row.created_at)  # of one moment: in the order they were put
+        evicted = valid[: max(len(valid) - keep, 0)]
+        for row in evicted:
             self._revoke(row)
+        return [row.id_hash for row in evicted]
+
+    async def find_ended(self, id_hashes: Sequence[bytes]) -> list[bytes]:
+        """Return which sessions have ended; see `AccountStore.find_ended`."""
+        await trio.lowlevel.checkpoint()
+        rows = ((id_hash, self._sessions.get(id_hash)) for id_hash in id_hashes)
+        return [hash_ for hash_, row in rows if row is None or row.revoked_at is not None]
 
     async def sweep_sessions(self, *, limit: int) -> int:
         """Delete sessions that expired long ago; see `AccountStore.sweep_sessions`."""

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from dalsegno.runtime._account_store import SessionRow
 
+from ._sql import array
 from ._statements import fetch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from ._pools import Pools
@@ -65,9 +67,20 @@ class PostgresAccounts:
         """Revoke a session; see `AccountStore.revoke_session`."""
         await fetch(self._pools.writing, "revoke_session", id_hash.hex())
 
-    async def revoke_sessions_of(self, user_id: str) -> None:
-        """Revoke every session of a user; see `AccountStore.revoke_sessions_of`."""
-        await fetch(self._pools.writing, "revoke_sessions_of", user_id)
+    async def revoke_sessions_of(self, user_id: str, *, keep: bytes | None = None) -> None:
+        """Revoke a user's sessions; see `AccountStore.revoke_sessions_of`."""
+        await fetch(self._pools.writing, "revoke_sessions_of", user_id, (keep or b"").hex())
+
+    async def evict_sessions(self, user_id: str, *, keep: int) -> list[bytes]:
+        """Revoke a user's oldest sessions; see `AccountStore.evict_sessions`."""
+        rows = await fetch(self._pools.writing, "evict_sessions", user_id, str(keep))
+        return [bytes(row[0]) for row in rows]
+
+    async def find_ended(self, id_hashes: Sequence[bytes]) -> list[bytes]:
+        """Return which sessions have ended; see `AccountStore.find_ended`."""
+        asked = array([id_hash.hex() for id_hash in id_hashes])
+        rows = await fetch(self._pools.reading, "find_ended_sessions", asked)
+        return [bytes(row[0]) for row in rows]
 
     async def sweep_sessions(self, *, limit: int) -> int:
         """Delete sessions that expired long ago; see `AccountStore.sweep_sessions`."""

@@ -1,19 +1,26 @@
 """HTTP, the WebSocket upgrade, and the port that serves both."""
 
+from ._admission import overloaded
 from ._app import create_app
-from ._auth import Identity, authenticate
+from ._auth import Identity, SessionCookie, authenticate
 from ._client_address import Network
 from ._handshake import UpgradeRequest
+from ._hosts import Hosts, hosts_of, is_loopback
 from ._listener import Serving, serve as serve_port
 from ._native import NativeTransport
 
 __all__ = [
+    "Hosts",
     "Identity",
     "NativeTransport",
     "Network",
     "Serving",
+    "SessionCookie",
     "UpgradeRequest",
     "authenticate",
     "create_app",
+    "hosts_of",
+    "is_loopback",
+    "overloaded",
     "serve_port",
 ]

@@ -1,26 +1,21 @@
-"""Setup, login, logout, users."""
+"""Setup, login, logout, and what users do with their own account."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import msgspec
 from quart import Blueprint, Response, g, request
 
-from dalsegno.actors.domains.accounts import RegisterUser, SetUp, User, setups, users
+from dalsegno.actors.domains.accounts import SetUp, setups, users
 from dalsegno.actors.domains.claims import claims, email_claim
-from dalsegno.actors.domains.members import Role
-from dalsegno.protocol import SYSTEM_WORKSPACE, DalsegnoError, OutcomeUnknownError, Reject
+from dalsegno.protocol import Reject
 
-from ._auth import Identity, clear_cookie, open_session, same_secret
-from ._envelope import answer, nothing, query_after, query_int, read, request_id
-from ._membership import memberships, state_among
-from ._route_context import RouteContext, check_global_admin, refuse_foreign_pages
-
-if TYPE_CHECKING:
-    from dalsegno.actors import Receipt
-    from dalsegno.runtime import Workspace
+from ._auth import Identity, open_session, same_secret
+from ._envelope import answer, nothing, read
+from ._membership import memberships
+from ._route_context import RouteContext, refuse_foreign_pages
+from ._user_routes import close, register_user
 
 
 class RegisterBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,13 +36,17 @@ class LoginBody(msgspec.Struct, frozen=True, kw_only=True):
     password: str
 
 
-class UserCreateBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The request of an administrator to register a user."""
+class PasswordChangeBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The request to change one's password."""
 
-    email: str
-    display_name: str
-    password: str
-    role: Role
+    current_password: str
+    new_password: str
+
+
+class CloseBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The request to close one's account."""
+
+    current_password: str
 
 
 class IdentityBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,24 +59,6 @@ class IdentityBody(msgspec.Struct, frozen=True, kw_only=True):
     csrf_token: str
     expires_at: datetime
     workspace_id: str | None
-
-
-class UserBody(msgspec.Struct, frozen=True, kw_only=True):
-    """An account."""
-
-    user_id: str
-    email: str
-    display_name: str
-    role: str | None
-    status: str
-    created_at: datetime
-
-
-class UsersBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of accounts."""
-
-    items: list[UserBody]
-    next: str | None
 
 
 def account_routes(context: RouteContext) -> Blueprint:
@@ -95,6 +76,7 @@ def account_routes(context: RouteContext) -> Blueprint:
         if context.setup_token is not None:
             context.setups.begin(context.address)
             if not same_secret(context.setup_token, given):
+                context.note("setup_refused")
                 raise Reject("SETUP_TOKEN_INVALID", "not the token that was printed at start")
             context.setups.forget(context.address)
         command = SetUp(
@@ -105,7 +87,8 @@ def account_routes(context: RouteContext) -> Blueprint:
             slug=body.workspace_slug,
             name=body.workspace_name or body.display_name,
         )
-        await _with_credential(context, rt.system, command, body.password)
+        await register_user(context, rt.system, command, body.password)
+        context.note("set_up", user_id=command.user_id)
         return await _logged_in(context, command.user_id, status=201)
 
     @routes.post("/api/auth/login")
@@ -127,84 +110,97 @@ def account_routes(context: RouteContext) -> Blueprint:
         )
         user = await rt.system.get(users, user_id) if is_right else None
         if user is None or user.role is None:
-            raise Reject("INVALID_CREDENTIALS", "unknown e-mail address or wrong password")
+            context.note("login_refused", user_id=user_id or None)
+            raise _invalid_credentials()
         context.logins.forget(*guess)
-        return await _logged_in(context, user_id, status=200)
+        return await _logged_in(context, user_id, status=200, password_hash=password_hash)
 
     @routes.post("/api/auth/logout")
     async def logout() -> Response:
         identity = await context.authenticate()
         await rt.accounts.revoke_session(identity.session_hash)
         await context.close_session(identity.session_hash)
-        g.cookie = clear_cookie(secure=context.secure_cookies)
+        context.note("logged_out", user_id=identity.user_id)
+        g.cookie = context.cookie.taken()
         return nothing()
 
     @routes.get("/api/auth/session")
     async def session() -> Response:
         return answer(await _identity_body(context, await context.authenticate()))
 
-    @routes.get("/api/users")
-    async def list_users() -> Response:
+    @routes.post("/api/auth/password")
+    async def change_password() -> Response:
         identity = await context.authenticate()
-        check_global_admin(identity.user)
-        limit = query_int("limit", 100, least=1, most=rt.limits.list_limit_max)
-        page = await rt.system.entities(users, after=users.stream_id(query_after()), limit=limit)
-        ids = [item.stream_id.partition(":")[2] for item in page]
-        found = await rt.service.catalog.look_many(
-            (SYSTEM_WORKSPACE, users, user_id) for user_id in (identity.user_id, *ids)
-        )
-        check_global_admin(state_among(found, SYSTEM_WORKSPACE, users, identity.user_id))
-        states = (
-            (user_id, state_among(found, SYSTEM_WORKSPACE, users, user_id)) for user_id in ids
-        )
-        items = [_user_body(user_id, user) for user_id, user in states if user is not None]
-        return answer(UsersBody(items=items, next=ids[-1] if len(ids) == limit else None))
+        body = await read(PasswordChangeBody, bytes_max=rt.limits.login_bytes_max)
+        await _check_password(context, identity, body.current_password)
+        new_hash = await context.passwords.hash(body.new_password, address=context.address)
+        await rt.accounts.put_credential(identity.user_id, new_hash)
+        await context.end_sessions(identity.user_id, keep=identity.session_hash)
+        context.note("password_changed", user_id=identity.user_id)
+        return nothing()
 
-    @routes.post("/api/users")
-    async def create_user() -> Response:
+    @routes.post("/api/auth/close")
+    async def close_account() -> Response:
         identity = await context.authenticate()
-        check_global_admin(identity.user)
-        body = await read(UserCreateBody)
-        command = RegisterUser(
-            user_id=rt.world.new_id(),
-            email=body.email,
-            display_name=body.display_name,
-            role=body.role,
-        )
-        acting = rt.system.acting(user_id=identity.user_id)
-        await _with_credential(context, acting, command, body.password)
-        user = await rt.system.get(users, command.user_id)
-        assert user is not None, "just registered"
-        return answer(_user_body(command.user_id, user), 201)
+        body = await read(CloseBody, bytes_max=rt.limits.login_bytes_max)
+        await _check_password(context, identity, body.current_password)
+        await close(context, identity.user_id, identity.user, by=identity.user_id)
+        g.cookie = context.cookie.taken()
+        return nothing()
 
     return routes
 
 
-async def _with_credential(
-    context: RouteContext, system: Workspace, command: SetUp | RegisterUser, password: str
-) -> Receipt:
-    """Create an account whose password is set before it exists.
+async def _check_password(context: RouteContext, identity: Identity, password: str) -> None:
+    """Check the password of who is logged in, as a log-in would: guesses count together.
 
-    The password's row is written first: without an account it has no effect, while an account
-    without a password would lock its user out.
+    Raises:
+        Reject: ``INVALID_CREDENTIALS``.
+        RateLimitedError: after too many wrong ones.
+
     """
-    accounts = context.rt.accounts
-    password_hash = await context.passwords.hash(password, address=context.address)
-    await accounts.put_credential(command.user_id, password_hash)
-    try:
-        return await system.send(command, correlation_id=request_id())
-    except OutcomeUnknownError:
-        raise
-    except DalsegnoError:
-        await accounts.delete_credential(command.user_id)
-        raise
+    guess = email_claim(identity.user.email), context.address
+    password_hash = await context.rt.accounts.find_credential(identity.user_id)
+    context.logins.check(*guess)
+    is_right = await context.passwords.verify(
+        password_hash,
+        password,
+        address=context.address,
+        begin=lambda: context.logins.begin(*guess),
+    )
+    if not is_right:
+        context.note("password_refused", user_id=identity.user_id)
+        raise Reject("INVALID_CREDENTIALS", "this is not the current password")
+    context.logins.forget(*guess)
 
 
-async def _logged_in(context: RouteContext, user_id: str, *, status: int) -> Response:
-    user = await context.rt.system.get(users, user_id)
-    assert user is not None, "checked by the caller"
-    token, identity = await open_session(context.rt, user_id, user)
-    context.set_cookie(token)
+def _invalid_credentials() -> Reject:
+    return Reject("INVALID_CREDENTIALS", "unknown e-mail address or wrong password")
+
+
+async def _logged_in(
+    context: RouteContext, user_id: str, *, status: int, password_hash: str | None = None
+) -> Response:
+    """Begin a session, in the place of the oldest one where the user has too many.
+
+    ``password_hash`` is what was logged in with: had it been changed since, this would be a session
+    that the change did not end.
+    """
+    rt = context.rt
+    user = await rt.system.get(users, user_id)
+    if user is None:
+        raise _invalid_credentials()  # deleted in this moment
+    token, identity = await open_session(rt, user_id, user)
+    if password_hash is not None and await rt.accounts.find_credential(user_id) != password_hash:
+        await rt.accounts.revoke_session(identity.session_hash)
+        raise _invalid_credentials()
+    context.note("logged_in", user_id=user_id)
+    if rt.limits.sessions_per_user_max:
+        evicted = await rt.accounts.evict_sessions(user_id, keep=rt.limits.sessions_per_user_max)
+        for session_hash in evicted:
+            await context.close_session(session_hash)
+            context.note("session_evicted", user_id=user_id)
+    context.set_cookie(token, identity.expires_at)
     return answer(await _identity_body(context, identity), status)
 
 
@@ -219,15 +215,4 @@ async def _identity_body(context: RouteContext, identity: Identity) -> IdentityB
         csrf_token=identity.csrf_token,
         expires_at=identity.expires_at,
         workspace_id=None if oldest is None else oldest.workspace_id,
-    )
-
-
-def _user_body(user_id: str, user: User) -> UserBody:
-    return UserBody(
-        user_id=user_id,
-        email=user.email,
-        display_name=user.display_name,
-        role=user.role,
-        status=user.status,
-        created_at=user.created_at,
     )

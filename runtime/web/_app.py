@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quart import websocket
+from quart import request, websocket
 
 from dalsegno.protocol import Reject
 
 from ._account_routes import account_routes
-from ._auth import authenticate
+from ._auth import SessionCookie, authenticate
 from ._envelope import Application, install
 from ._guesses import Guesses
-from ._health_routes import health_routes
+from ._health_routes import PROBES, health_routes
+from ._hosts import Hosts
 from ._note_routes import note_routes
 from ._passwords import Passwords
 from ._route_context import RouteContext
+from ._space_routes import space_routes
+from ._user_routes import user_routes
 from ._workspace_routes import workspace_routes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
     from quart import Response
+    from quart.wrappers.base import BaseRequestWebsocket
 
     from dalsegno.runtime import Runtime
 
@@ -31,9 +35,12 @@ if TYPE_CHECKING:
 def create_app(
     rt: Runtime,
     *,
-    secure_cookies: bool,
+    secure_cookies: bool = False,
+    cookie: SessionCookie | None = None,
+    hosts: Hosts | None = None,
     setup_token: str | None,
     close_session: Callable[[bytes], Awaitable[None]],
+    close_user: Callable[[str, bytes | None], Awaitable[None]] | None = None,
     proxies: Collection[Network] = (),
 ) -> Application:
     """Create the HTTP application of a runtime.
@@ -41,9 +48,12 @@ def create_app(
     Args:
         rt: the runtime.
         secure_cookies: whether the session's cookie is sent over TLS only; False on loopback.
+        cookie: how that is named and marked, where this is not all to be said of it.
+        hosts: what the server is called, and whose pages may talk to it; None: anything.
         setup_token: the token that setup asks for, if other machines can reach it.
         close_session: closes the connections of a session, given the digest of its id, and
             returns once nothing more is written to them.
+        close_user: closes those of a user, given the id, but for the session of a digest; likewise.
         proxies: the proxies that are believed about the address of a client.
 
     Raises:
@@ -53,17 +63,27 @@ def create_app(
     _ = rt.accounts  # without any, nobody could log in: say so now
     app = Application(__name__, static_folder=None)
     install(app, world=rt.world, limits=rt.limits)
+    cookie = cookie or SessionCookie(secure=secure_cookies)
+    _check_names(app, hosts or Hosts())
     context = RouteContext(
         rt,
-        secure_cookies,
+        cookie,
         setup_token,
         close_session,
+        close_user or _closes_nothing,
         proxies,
         passwords=Passwords(rt.limits),
         logins=Guesses(rt.limits),
         setups=Guesses(rt.limits),
     )
-    for routes in (health_routes, account_routes, workspace_routes, note_routes):
+    for routes in (
+        health_routes,
+        account_routes,
+        user_routes,
+        workspace_routes,
+        space_routes,
+        note_routes,
+    ):
         app.register_blueprint(routes(context))
 
     @app.get("/ws")
@@ -73,7 +93,32 @@ def create_app(
 
     @app.websocket("/ws")
     async def fresh_connection_required() -> None:
-        await authenticate(rt, "; ".join(websocket.headers.getlist("cookie")))
+        await authenticate(rt, "; ".join(websocket.headers.getlist("cookie")), cookie)
         raise Reject("UPGRADE_REQUIRED", "upgrade as the first request of a connection")
 
     return app
+
+
+async def _closes_nothing(_user_id: str, _keep: bytes | None) -> None:
+    """Stand in where there are no sockets."""
+
+
+def _check_names(app: Application, hosts: Hosts) -> None:
+    """Refuse what is meant for another server, or comes from another's page."""
+    if hosts.names is None:
+        return
+
+    def check(asked: BaseRequestWebsocket) -> None:
+        # Probes name what they like, an address as a rule, and learn nothing.
+        if asked.path not in PROBES:
+            named = asked.headers.getlist("host")
+            hosts.check_host(named)
+            hosts.check_origin(asked.headers.getlist("origin"), named)
+
+    @app.before_request
+    async def check_request() -> None:
+        check(request)
+
+    @app.before_websocket
+    async def check_upgrade() -> None:
+        check(websocket)

@@ -2,11 +2,13 @@
 
 A session's id is a secret of 256 bits.  The cookie holds it, the store its digest; a plain SHA-256
 is enough, since such a secret cannot be guessed.  Every request reads the session's row, so a
-revoked session is refused at its next request, and extends it at most once a minute.
+revoked session is refused at its next request, and extends it at most once a minute, though never
+beyond the time that it may last at all.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from hmac import compare_digest
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from dalsegno.runtime import Runtime
 
 COOKIE = "dalsegno_session"
-SESSION_TTL = timedelta(days=7)
+"""The name of the session's cookie; see `SessionCookie`."""
 TOUCH_AFTER = timedelta(minutes=1)
 
 
@@ -40,11 +42,44 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the session was extended just now, so that the cookie has to be as well."""
 
 
-def session_token(cookies: str | None) -> str | None:
-    """Find the session's id in a ``Cookie`` header; the first counts."""
-    # The parser raises on bytes that are not UTF-8, which other applications' cookies may hold.
-    text = (cookies or "").encode("ascii", "replace").decode()
-    return parse_cookie(text).get(COOKIE)
+@dataclass(frozen=True, slots=True)
+class SessionCookie:
+    """How a site names and marks the cookie that holds a session's id."""
+
+    secure: bool = False
+    """Whether browsers send it over TLS only; not where the site is reached without."""
+    is_prefixed: bool = False
+    """Whether it is named ``__Host-…``, so that no other site of the domain can set it."""
+
+    @property
+    def name(self) -> str:
+        """The cookie's name."""
+        return f"__Host-{COOKIE}" if self.is_prefixed else COOKIE
+
+    def token(self, cookies: str | None) -> str | None:
+        """Find the session's id in a ``Cookie`` header; the first counts."""
+        # The parser raises on bytes that are not UTF-8, which other applications' cookies may hold.
+        text = (cookies or "").encode("ascii", "replace").decode()
+        return parse_cookie(text).get(self.name)
+
+    def given(self, token: str, lifetime: timedelta) -> str:
+        """Return the ``Set-Cookie`` header that begins or extends a session."""
+        return self._header(token, lifetime)
+
+    def taken(self) -> str:
+        """Return the ``Set-Cookie`` header that ends a session."""
+        return self._header("", timedelta())
+
+    def _header(self, value: str, max_age: timedelta) -> str:
+        return dump_cookie(
+            self.name,
+            value,
+            max_age=max_age,
+            sync_expires=False,  # Max-Age alone: a client's clock may be wrong
+            secure=self.secure,
+            httponly=True,
+            samesite="Lax",
+        )
 
 
 def session_hash(token: str) -> bytes:
@@ -52,7 +87,9 @@ def session_hash(token: str) -> bytes:
     return sha256(token.encode()).digest()
 
 
-async def authenticate(rt: Runtime, cookies: str | None) -> Identity:
+async def authenticate(
+    rt: Runtime, cookies: str | None, cookie: SessionCookie = SessionCookie()
+) -> Identity:
     """Return the identity that the ``Cookie`` header proves.
 
     Raises:
@@ -60,7 +97,7 @@ async def authenticate(rt: Runtime, cookies: str | None) -> Identity:
             ``SESSION_EXPIRED``.
 
     """
-    token = session_token(cookies)
+    token = cookie.token(cookies)
     id_hash = b"" if token is None else session_hash(token)
     row = await rt.accounts.find_session(id_hash) if token else None
     if row is None:
@@ -68,15 +105,16 @@ async def authenticate(rt: Runtime, cookies: str | None) -> Identity:
     now = rt.world.now()
     if row.revoked_at is not None:
         raise Reject("SESSION_REVOKED", "this session was revoked")
-    if row.expires_at <= now:
+    ends_at = row.created_at + timedelta(seconds=rt.limits.session_s)
+    if min(row.expires_at, ends_at) <= now:
         raise Reject("SESSION_EXPIRED", "this session has expired")
     user = await rt.system.get(users, row.user_id)
     if user is None or user.role is None:
         raise Reject("SESSION_REVOKED", "this account is closed")
-    expires_at = row.expires_at
+    expires_at = min(row.expires_at, ends_at)
     renewed = now - row.last_seen_at >= TOUCH_AFTER
     if renewed:
-        expires_at = now + SESSION_TTL
+        expires_at = min(now + timedelta(seconds=rt.limits.session_idle_s), ends_at)
         await rt.accounts.touch_session(id_hash, now, expires_at)
     return Identity(
         user_id=row.user_id,
@@ -91,7 +129,9 @@ async def authenticate(rt: Runtime, cookies: str | None) -> Identity:
 async def open_session(rt: Runtime, user_id: str, user: User) -> tuple[str, Identity]:
     """Begin a session; return the cookie's value and the identity."""
     token, csrf_token = new_secret(), new_secret()
-    id_hash, expires_at = session_hash(token), rt.world.now() + SESSION_TTL
+    limits = rt.limits
+    lifetime = timedelta(seconds=min(limits.session_idle_s, limits.session_s))
+    id_hash, expires_at = session_hash(token), rt.world.now() + lifetime
     await rt.accounts.put_session(id_hash, user_id, csrf_token, expires_at)
     identity = Identity(
         user_id=user_id,
@@ -112,25 +152,3 @@ def check_csrf(identity: Identity, token: str | None) -> None:
 def same_secret(secret: str, given: str | None) -> bool:
     """Compare secrets in constant time."""
     return given is not None and compare_digest(secret.encode(), given.encode())
-
-
-def set_cookie(token: str, *, secure: bool) -> str:
-    """Return the ``Set-Cookie`` header that begins or extends a session."""
-    return _cookie(token, SESSION_TTL, secure=secure)
-
-
-def clear_cookie(*, secure: bool) -> str:
-    """Return the ``Set-Cookie`` header that ends a session."""
-    return _cookie("", timedelta(), secure=secure)
-
-
-def _cookie(value: str, max_age: timedelta, *, secure: bool) -> str:
-    return dump_cookie(
-        COOKIE,
-        value,
-        max_age=max_age,
-        sync_expires=False,  # Max-Age alone: a client's clock may be wrong
-        secure=secure,
-        httponly=True,
-        samesite="Lax",
-    )

@@ -184,10 +184,12 @@ async def read(type_: type[T], *, bytes_max: int | None = None, known: bool = Fa
         known: refuse fields that the type has not.
 
     Raises:
-        Reject: ``BAD_REQUEST`` if it is not JSON, or not of this type.
+        Reject: ``UNSUPPORTED_MEDIA_TYPE`` if it is not said to be JSON, ``BAD_REQUEST`` if it is
+            not, or not of this type.
         HTTPException: it is too long or too slow.
 
     """
+    _check_content_type()
     document = await read_body(g.limits, bytes_max)
     body = await in_turns(_decoding(document, type_))
     if known:
@@ -198,6 +200,13 @@ async def read(type_: type[T], *, bytes_max: int | None = None, known: bool = Fa
 @cache
 def _known_fields(type_: type[msgspec.Struct]) -> KnownFields:
     return KnownFields(type_)
+
+
+def _check_content_type() -> None:
+    """Refuse a body that a form of another site's page could have sent as it is."""
+    if request.mimetype != "application/json":
+        message = "a body is JSON, with content-type: application/json"
+        raise Reject("UNSUPPORTED_MEDIA_TYPE", message)
 
 
 async def _drained() -> bool:

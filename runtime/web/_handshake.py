@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import msgspec
 from websockets.http11 import Request
@@ -22,13 +21,14 @@ from dalsegno.protocol import DalsegnoError, OverloadedError, Reject, http_statu
 from ._envelope import ErrorBody
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
+
+    from ._hosts import Hosts
 
 SUBPROTOCOL = Subprotocol("dalsegno.v1")
 """The protocol's version in ``Sec-WebSocket-Protocol``."""
 
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _REQUEST_ID_CHARS_MAX = 128
 
 
@@ -59,7 +59,7 @@ class HandshakeRefusedError(Exception):
 
 
 def parse_upgrade(
-    head: bytes, *, peer: str, new_request_id: str, origins: Collection[str]
+    head: bytes, *, peer: str, new_request_id: str, hosts: Hosts
 ) -> tuple[UpgradeRequest, bytes]:
     """Check a handshake.
 
@@ -67,7 +67,7 @@ def parse_upgrade(
         head: The request's head with its empty line.
         peer: The client's address.
         new_request_id: The request's id unless the client gives one.
-        origins: The origins whose pages may connect, in addition to the host itself.
+        hosts: What this server is called, and whose pages may connect.
 
     Returns:
         The request, and the 101 that accepts it.
@@ -84,7 +84,7 @@ def parse_upgrade(
     (request,) = events
     assert isinstance(request, Request)
     _check_version(request)
-    _check_origin(request, origins)
+    _check_names(request, hosts)
     response = protocol.accept(request)
     if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
         error = Reject("BAD_REQUEST", str(protocol.handshake_exc))
@@ -150,28 +150,16 @@ def _check_version(request: Request) -> None:
         raise HandshakeRefusedError(HTTPStatus.UPGRADE_REQUIRED, error, *headers)
 
 
-def _check_origin(request: Request, allowed: Collection[str]) -> None:
+def _check_names(request: Request, hosts: Hosts) -> None:
     """Refuse pages of other sites, which would send our user's cookies (RFC 6455 §10.2)."""
-    hosts = request.headers.get_all("Host")
-    if len(hosts) != 1:
+    named = request.headers.get_all("Host")
+    if len(named) != 1:
         raise _bad_request("exactly one Host header is needed")  # RFC 9112 §3.2
-    origins = request.headers.get_all("Origin")
-    if not origins or (len(origins) == 1 and origins[0] in allowed):
-        return
-    if len(origins) > 1 or not _same_host(origins[0], hosts[0]):
-        error = Reject("ORIGIN_FORBIDDEN", "this page may not connect here")
-        raise HandshakeRefusedError(HTTPStatus.FORBIDDEN, error)
-
-
-def _same_host(origin: str, host: str) -> bool:
     try:
-        parts = urlsplit(origin.lower())
-    except ValueError:
-        return False
-    default_port = _DEFAULT_PORTS.get(parts.scheme)
-    if default_port is None:
-        return False
-    return parts.netloc.removesuffix(default_port) == host.lower().removesuffix(default_port)
+        hosts.check_host(named)
+        hosts.check_origin(request.headers.get_all("Origin"), named)
+    except Reject as error:
+        raise refused(error) from None
 
 
 def _joined(request: Request) -> dict[str, str]:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
     from ._route_context import RouteContext
 
+READY = "/readyz"
+PROBES = frozenset({ALIVE, READY})
+"""The paths that are answered under whatever name."""
+
 PROBE_DEADLINE_S = 2.0
 """How long the database may take to answer one look-up, and one statement of a commit."""
 PROBE_VALID_S = 1.0
@@ -77,7 +81,7 @@ def health_routes(context: RouteContext) -> Blueprint:
     async def alive() -> Response:
         return answer(HealthBody(status="ok"))
 
-    @routes.get("/readyz")
+    @routes.get(READY)
     async def ready() -> Response:
         # That the schema is current was checked when the runtime was opened, before the first
         # request was read; the probe fails if it has been dropped since.

@@ -39,11 +39,12 @@ from ._handshake import (
     refusal,
     refused,
 )
+from ._hosts import Hosts
 from ._http_bridge import HttpBridge, open_http
 from ._native import NativeTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from hypercorn.typing import ASGIFramework
 
@@ -113,8 +114,9 @@ async def serve(
     handle: Callable[[NativeTransport, AcceptedT], Awaitable[None]],
     limits: Limits,
     world: World,
+    release: Callable[[AcceptedT], None] = lambda _: None,
     owns: Callable[[str], bool] = owns_ws,
-    origins: Collection[str] = (),
+    hosts: Hosts | None = None,
     task_status: trio.TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled, or until stopped by the `Serving` that ``started`` hands out.
@@ -127,13 +129,15 @@ async def serve(
             connection is closed; an exception is logged and goes no further.
         limits: The bounds.
         world: Wall time and ids.
+        release: Is called once for whatever ``accept`` has admitted, when its connection has ended,
+            also where it ended before ``handle`` was called.
         owns: Which paths are served natively.
-        origins: The origins whose pages may connect, in addition to the host itself.
+        hosts: What it is called, and whose pages may connect; None: anything, and its own.
         task_status: Is given the handle once connections are accepted.
 
     """
     async with open_http(app, limits) as http:
-        port = _Port(http, accept, handle, limits, world, owns, origins)
+        port = _Port(http, accept, handle, release, limits, world, owns, hosts or Hosts())
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
@@ -153,10 +157,11 @@ class _Port(Generic[AcceptedT]):
         http: HttpBridge,
         accept: Callable[[UpgradeRequest], Awaitable[AcceptedT]],
         handle: Callable[[NativeTransport, AcceptedT], Awaitable[None]],
+        release: Callable[[AcceptedT], None],
         limits: Limits,
         world: World,
         owns: Callable[[str], bool],
-        origins: Collection[str],
+        hosts: Hosts,
     ) -> None:
         self.accepted = 0
         self.native = 0
@@ -166,10 +171,11 @@ class _Port(Generic[AcceptedT]):
         self._http = http
         self._accept = accept
         self._handle = handle
+        self._release = release
         self._limits = limits
         self._world = world
         self._owns = owns
-        self._origins = origins
+        self._hosts = hosts
 
     async def accept_from(
         self, listener: trio.abc.Listener[trio.SocketStream], connections: trio.Nursery
@@ -279,7 +285,7 @@ class _Port(Generic[AcceptedT]):
         try:
             self._check_room()
             request, answer = parse_upgrade(
-                head, peer=_peer(stream), new_request_id=request_id, origins=self._origins
+                head, peer=_peer(stream), new_request_id=request_id, hosts=self._hosts
             )
             request_id = request.request_id
             accepted = await self._authenticated(request)
@@ -288,8 +294,12 @@ class _Port(Generic[AcceptedT]):
                 stream, refusing.status, refusing.error, *refusing.headers, request_id=request_id
             )
             return None
-        with trio.fail_after(self._limits.write_deadline_s):
-            await stream.send_all(answer)
+        try:
+            with trio.fail_after(self._limits.write_deadline_s):
+                await stream.send_all(answer)
+        except BaseException:
+            self._release(accepted)
+            raise
         family, kind = stream.socket.family, stream.socket.type
         sock = socket.socket(family, kind, fileno=stream.socket.detach())
         return NativeTransport(sock, self._limits, early), accepted
@@ -326,6 +336,7 @@ class _Port(Generic[AcceptedT]):
             code, reason = Close.INTERNAL, "internal error"
         finally:
             self.native -= 1
+            self._release(accepted)
             # It has a deadline.  Cancelled, it writes what it can without waiting.
             await transport.aclose(code, reason)
 

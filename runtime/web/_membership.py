@@ -14,6 +14,7 @@ import msgspec
 from dalsegno.actors import Entity
 from dalsegno.actors.domains.accounts import Space, User, owner_key, spaces, users
 from dalsegno.actors.domains.members import Member, members
+from dalsegno.actors.domains.standing import MAIN, Standing, standings
 from dalsegno.protocol import SYSTEM_WORKSPACE, Reject, check_workspace_id, not_a_member
 
 if TYPE_CHECKING:
@@ -34,7 +35,14 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     role: str
     space: Space | None
     """None for a workspace that the embedding program never recorded."""
+    standing: Standing
     since: datetime
+
+    @property
+    def name(self) -> str:
+        """The workspace's name now."""
+        first = self.workspace_id if self.space is None else self.space.name
+        return first if self.standing.name is None else self.standing.name
 
 
 async def check_role(
@@ -102,12 +110,36 @@ async def memberships(
         for wanted in (
             *catalog.what_decides(workspace_id, user_id),
             (workspace_id, members, user_id),
+            (workspace_id, standings, MAIN),
             (SYSTEM_WORKSPACE, spaces, workspace_id),
         )
     )
     page = [_membership(rt, found, workspace_id, user_id) for workspace_id in ids[:limit]]
     last = ids[limit - 1] if len(ids) >= limit else None
     return [membership for membership in page if membership is not None], last
+
+
+async def membership_of(rt: Runtime, workspace_id: str, user_id: str) -> Membership:
+    """Return a user's membership in one workspace, as of one moment.
+
+    Raises:
+        Reject: ``WORKSPACE_NOT_FOUND``, ``ROLE_FORBIDDEN``.
+
+    """
+    catalog = rt.service.catalog
+    found = await catalog.look_many(
+        [
+            *catalog.what_decides(workspace_id, user_id),
+            (workspace_id, members, user_id),
+            (workspace_id, standings, MAIN),
+            (SYSTEM_WORKSPACE, spaces, workspace_id),
+        ]
+    )
+    membership = _membership(rt, found, workspace_id, user_id)
+    if membership is None:
+        await catalog.check_exists(workspace_id)
+        raise not_a_member()
+    return membership
 
 
 def _membership(rt: Runtime, found: Found, workspace_id: str, user_id: str) -> Membership | None:
@@ -122,16 +154,23 @@ def _membership(rt: Runtime, found: Found, workspace_id: str, user_id: str) -> M
         since = space.created_at
     else:
         return None
-    return Membership(workspace_id=workspace_id, role=role, space=space, since=since)
+    standing: Standing | None = state_among(found, workspace_id, standings, MAIN)
+    return Membership(
+        workspace_id=workspace_id,
+        role=role,
+        space=space,
+        standing=standing or Standing(),
+        since=since,
+    )
 
 
 async def members_of(
     rt: Runtime, workspace_id: str, *, reader_id: str, after: str, limit: int
-) -> tuple[list[tuple[str, str, User | None]], str | None]:
+) -> tuple[list[tuple[str, str, User | None]], str | None, str]:
     """Return a page of a workspace's members, by id, and the id after which the next page begins.
 
     Those of the log, and the first owner even if not in the log: each with the role and, if there
-    is one here, the account.
+    is one here, the account.  Behind these the reader's role, of the same moment.
 
     Raises:
         Reject: ``WORKSPACE_NOT_FOUND``, ``ROLE_FORBIDDEN``: the reader is not a member, also if no
@@ -155,7 +194,8 @@ async def members_of(
             *((SYSTEM_WORKSPACE, users, user_id) for user_id in ids),
         ]
     )
-    if catalog.role_among(found, workspace_id, reader_id) is None:
+    reader_role = catalog.role_among(found, workspace_id, reader_id)
+    if reader_role is None:
         raise not_a_member()
     roles = ((user_id, catalog.role_among(found, workspace_id, user_id)) for user_id in ids)
     page = [
@@ -163,7 +203,7 @@ async def members_of(
         for user_id, role in roles
         if role is not None
     ]
-    return page, ids[-1] if len(ids) == limit else None
+    return page, ids[-1] if len(ids) == limit else None, reader_role
 
 
 def state_among(

@@ -11,7 +11,8 @@ import os
 import sys
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
+from importlib.resources import files
 from threading import Thread, get_native_id
 from typing import TYPE_CHECKING, TypeVar
 
@@ -45,7 +46,17 @@ _NOBODYS = (
 """A hash of the same cost that no password has, to verify unknown accounts against."""
 
 
+_COMMON = "common_passwords.txt"
+"""Their list, which says where it comes from."""
+
 T = TypeVar("T")
+
+
+@cache
+def common_passwords() -> frozenset[str]:
+    """Read the commonest passwords that are long enough; a millisecond, once."""
+    lines = (files(__package__) / _COMMON).read_text(encoding="utf-8").splitlines()
+    return frozenset(line for line in lines if not line.startswith("#"))
 
 
 class Passwords:
@@ -64,13 +75,17 @@ class Passwords:
         """Hash a new password, in a turn of the client's ``address``.
 
         Raises:
-            Reject: ``BAD_REQUEST`` if it is too short or too long.
+            Reject: ``BAD_REQUEST`` if it is too short or too long, ``PASSWORD_TOO_COMMON`` if it is
+                one of those that are tried first.
             OverloadedError: too many are waiting.
 
         """
         if not CHARS_MIN <= len(password) <= CHARS_MAX:
             message = f"a password has {CHARS_MIN} to {CHARS_MAX} characters"
             raise Reject("BAD_REQUEST", message, field="password")
+        if password.casefold() in common_passwords():
+            message = "this password is among the ten thousand commonest: choose another one"
+            raise Reject("PASSWORD_TOO_COMMON", message, field="password")
         async with self._turns.turn(address):
             return await self._run(partial(self._hasher.hash, password))
 

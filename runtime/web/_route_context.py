@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import structlog
 import trio
 from quart import g, request
 
 from dalsegno.actors.domains.members import ADMINS
 from dalsegno.protocol import OverloadedError, Reject
 
-from ._auth import authenticate, check_csrf, session_token, set_cookie
+from ._auth import authenticate, check_csrf
 from ._client_address import client_address
+from ._envelope import request_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator
+    from datetime import datetime
 
     from dalsegno.actors.domains.accounts import User
     from dalsegno.runtime import Runtime
 
-    from ._auth import Identity
+    from ._auth import Identity, SessionCookie
     from ._client_address import Network
     from ._guesses import Guesses
     from ._passwords import Passwords
+
+_security = structlog.get_logger("dalsegno.security")
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing (RFC 9110 §9.2.1)."""
@@ -35,11 +42,14 @@ class RouteContext:
     """The context of the routes of one application on one runtime."""
 
     rt: Runtime
-    secure_cookies: bool
+    cookie: SessionCookie
+    """How the session's cookie is named and marked."""
     setup_token: str | None
     """The token that setup asks for, if other machines can reach it."""
     close_session: Callable[[bytes], Awaitable[None]]
     """Closes the connections of a session, and returns once they are closed."""
+    close_user: Callable[[str, bytes | None], Awaitable[None]]
+    """Closes those of a user but for one session, likewise."""
     proxies: Collection[Network]
     """The proxies that are believed about the address of a client."""
     passwords: Passwords
@@ -64,11 +74,11 @@ class RouteContext:
 
         """
         cookies = "; ".join(request.headers.getlist("cookie"))
-        identity = await authenticate(self.rt, cookies)
+        identity = await authenticate(self.rt, cookies, self.cookie)
         if request.method not in _SAFE:
             check_csrf(identity, request.headers.get("x-csrf-token"))
         if identity.renewed:
-            self.set_cookie(session_token(cookies) or "")
+            self.set_cookie(self.cookie.token(cookies) or "", identity.expires_at)
         return identity
 
     @contextmanager
@@ -88,9 +98,22 @@ class RouteContext:
         finally:
             self._repairs.release()
 
-    def set_cookie(self, token: str) -> None:
+    def set_cookie(self, token: str, expires_at: datetime) -> None:
         """Set the session's cookie with the response."""
-        g.cookie = set_cookie(token, secure=self.secure_cookies)
+        left_s = math.ceil((expires_at - self.rt.world.now()).total_seconds())
+        g.cookie = self.cookie.given(token, timedelta(seconds=left_s))
+
+    async def end_sessions(self, user_id: str, *, keep: bytes | None = None) -> None:
+        """End a user's sessions but one; once this returns, nothing more is sent to their sockets.
+
+        A socket that was admitted meanwhile asks for its session once more before it is served.
+        """
+        await self.rt.accounts.revoke_sessions_of(user_id, keep=keep)
+        await self.close_user(user_id, keep)
+
+    def note(self, event: str, **fields: str | None) -> None:
+        """Write a line of the security log, which never has what somebody typed in."""
+        _security.info(event, request_id=request_id(), address=self.address, **fields)
 
 
 def refuse_foreign_pages() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from quart import Blueprint, Response, request
 
-from dalsegno.actors.domains.accounts import CreateSpace, spaces, users
+from dalsegno.actors.domains.accounts import CreateSpace, users
 from dalsegno.actors.domains.members import ADMINS, PutMember, RemoveMember, Role
 from dalsegno.protocol import (
     CHAIN_START,
@@ -21,8 +21,16 @@ from dalsegno.protocol import (
 )
 
 from ._envelope import answer, nothing, query_after, query_int, read, replayed, request_id
-from ._membership import Membership, check_role, check_sender, members_of, memberships
+from ._membership import (
+    Membership,
+    check_role,
+    check_sender,
+    members_of,
+    membership_of,
+    memberships,
+)
 from ._route_context import RouteContext, idempotency_key
+from ._spaces import create_space
 
 if TYPE_CHECKING:
     from dalsegno.actors.domains.accounts import User
@@ -62,7 +70,10 @@ class WorkspacesBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemberBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A member; one without an account here has only an id."""
+    """A member; one without an account here has only an id.
+
+    Addresses are for the owners and admins of the workspace, and everybody's own.
+    """
 
     user_id: str
     role: str
@@ -129,7 +140,7 @@ def workspace_routes(context: RouteContext) -> Blueprint:
     async def list_workspaces() -> Response:
         identity = await context.authenticate()
         page, last = await memberships(rt, identity.user_id, after=query_after(), limit=_limit(rt))
-        return answer(WorkspacesBody(items=[_workspace_body(m) for m in page], next=last))
+        return answer(WorkspacesBody(items=[workspace_body(m) for m in page], next=last))
 
     @routes.post("/api/workspaces")
     async def create_workspace() -> Response:
@@ -141,26 +152,25 @@ def workspace_routes(context: RouteContext) -> Blueprint:
             name=body.name,
             owner_id=identity.user_id,
         )
-        acting = rt.system.acting(user_id=identity.user_id)
-        await acting.send(command, correlation_id=request_id())
-        space = await rt.system.get(spaces, command.workspace_id)
-        assert space is not None, "just created"
-        created = Membership(
-            workspace_id=command.workspace_id, role="owner", space=space, since=space.created_at
-        )
-        return answer(_workspace_body(created), 201)
+        await create_space(rt, command)
+        created = await membership_of(rt, command.workspace_id, identity.user_id)
+        return answer(workspace_body(created), 201)
 
     @routes.get("/api/workspaces/<workspace_id>/members")
     async def list_members(workspace_id: str) -> Response:
         identity = await context.authenticate()
-        page, last = await members_of(
+        page, last, reader_role = await members_of(
             rt,
             workspace_id,
             reader_id=identity.user_id,
             after=query_after(),
             limit=_limit(rt),
         )
-        return answer(MembersBody(items=[_member_body(*each) for each in page], next=last))
+        items = [
+            _member_body(*each, shows_email=reader_role in ADMINS or each[0] == identity.user_id)
+            for each in page
+        ]
+        return answer(MembersBody(items=items, next=last))
 
     @routes.put("/api/workspaces/<workspace_id>/members/<user_id>")
     async def put_member(workspace_id: str, user_id: str) -> Response:
@@ -228,23 +238,24 @@ def _limit(rt: Runtime) -> int:
     return query_int("limit", 100, least=1, most=rt.limits.list_limit_max)
 
 
-def _workspace_body(membership: Membership) -> WorkspaceBody:
+def workspace_body(membership: Membership) -> WorkspaceBody:
+    """Show a workspace to one of its members."""
     space = membership.space
     return WorkspaceBody(
         workspace_id=membership.workspace_id,
         slug=None if space is None else space.slug,
-        name=membership.workspace_id if space is None else space.name,
-        state="active" if space is None else space.state,
+        name=membership.name,
+        state=membership.standing.state,
         role=membership.role,
         created_at=None if space is None else space.created_at,
     )
 
 
-def _member_body(user_id: str, role: str, user: User | None) -> MemberBody:
+def _member_body(user_id: str, role: str, user: User | None, *, shows_email: bool) -> MemberBody:
     return MemberBody(
         user_id=user_id,
         role=role,
-        email=None if user is None else user.email,
+        email=user.email if shows_email and user is not None else None,
         display_name=None if user is None else user.display_name,
     )
 

@@ -68,6 +68,37 @@ async def test_all_sessions_of_a_user_are_revoked_and_nobody_elses(
     assert [row is not None and row.revoked_at is not None for row in rows] == [True, True, False]
 
 
+async def test_one_session_may_be_kept_when_all_others_are_revoked(accounts: AccountStore) -> None:
+    for id_hash in (b"1", b"2", b"3"):
+        await accounts.put_session(id_hash, "u", "token", UNTIL)
+    await accounts.revoke_sessions_of("u", keep=b"2")
+    rows = [await accounts.find_session(id_hash) for id_hash in (b"1", b"2", b"3")]
+    assert [row is not None and row.revoked_at is not None for row in rows] == [True, False, True]
+
+
+async def test_a_users_oldest_valid_sessions_are_evicted(accounts: AccountStore) -> None:
+    for id_hash, user_id in ((b"1", "u"), (b"2", "u"), (b"3", "v"), (b"4", "u"), (b"5", "u")):
+        await accounts.put_session(id_hash, user_id, "token", UNTIL)
+    await accounts.put_session(b"expired", "u", "token", START.replace(year=2000))
+    await accounts.revoke_session(b"4")
+    assert await accounts.evict_sessions("u", keep=3) == []
+    assert await accounts.evict_sessions("u", keep=2) == [b"1"]
+    assert sorted(await accounts.evict_sessions("u", keep=0)) == [b"2", b"5"]
+    assert await accounts.evict_sessions("nobody", keep=0) == []
+    row = await accounts.find_session(b"3")
+    assert row is not None
+    assert row.revoked_at is None
+
+
+async def test_sessions_that_were_ended_are_found_among_many(accounts: AccountStore) -> None:
+    for id_hash in (b"1", b"2", b"\x00\xff"):
+        await accounts.put_session(id_hash, "u", "token", UNTIL)
+    await accounts.revoke_session(b"\x00\xff")
+    found = await accounts.find_ended([b"1", b"2", b"\x00\xff", b"absent"])
+    assert sorted(found) == [b"\x00\xff", b"absent"]
+    assert await accounts.find_ended([]) == []
+
+
 async def test_sessions_that_expired_long_ago_are_swept_the_oldest_first(
     harness: Harness,
 ) -> None:

@@ -16,7 +16,13 @@ from dalsegno.actors.domains.notes import CreateNote, SetTitle, notes
 from dalsegno.protocol import Limits, StoreUnavailableError
 from dalsegno.runtime import Runtime, RuntimeFailedError
 from dalsegno.runtime._cli import _fail, cli, run
-from dalsegno.runtime._config import ConfigError, parse_bind, read_file, read_limits
+from dalsegno.runtime._config import (
+    ConfigError,
+    check_public_url,
+    parse_bind,
+    read_file,
+    read_limits,
+)
 from dalsegno.runtime._logs import configure_logs
 from dalsegno.runtime._server import ServeConfig
 from dalsegno.runtime._serving import _describe_data
@@ -111,7 +117,7 @@ def test_a_file_sets_what_is_not_set_otherwise(
     file = tmp_path / "dalsegno.toml"
     file.write_text(
         'bind = "[::1]:9000"\ndata_dir = "there"\norigins = ["https://a", "https://b"]\n'
-        'proxies = ["10.0.0.5", "fd00::/8"]\n'
+        'proxies = ["10.0.0.5", "fd00::/8"]\npublic_url = "https://board.example"\n'
         "[limits]\npage_events = 7\ndrain_deadline_s = 1\n"
     )
     seen: list[ServeConfig] = []
@@ -125,6 +131,7 @@ def test_a_file_sets_what_is_not_set_otherwise(
     first, second = seen
     assert (first.host, first.port, first.data_dir) == ("::1", 9000, Path("elsewhere"))
     assert first.origins == ("https://a", "https://b")
+    assert first.public_url == "https://board.example"
     assert first.proxies == (ip_network("10.0.0.5/32"), ip_network("fd00::/8"))
     assert (first.limits.page_events, first.limits.drain_deadline_s) == (8, 1.0)
     assert (second.host, second.port, second.data_dir) == ("localhost", 0, Path("typed"))
@@ -300,3 +307,26 @@ def test_logs_of_either_kind_are_lines_of_json(capsys: pytest.CaptureFixture[str
         ("dalsegno.b", "warning", "slow: 3 s"),
     ]
     assert lines[0]["count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("https://board.example", "https://board.example"),
+        ("https://board.example:8443/", "https://board.example:8443"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+        ("board.example", None),
+        ("wss://board.example", None),
+        ("https://board.example/path", None),
+        ("https://user:secret@board.example", None),
+        ("https://board.example:port", None),
+        ("https://", None),
+        ("https://[", None),
+    ],
+)
+def test_a_public_url_is_an_origin(text: str, url: str | None) -> None:
+    if url is not None:
+        assert check_public_url(text) == url
+    else:
+        with pytest.raises(ConfigError, match="public-url"):
+            check_public_url(text)

@@ -29,6 +29,7 @@ from dalsegno.actors import TransportClosedError
 from dalsegno.protocol import Close, Frames, Limits, OverloadedError, Reject
 from dalsegno.runtime import seams
 from dalsegno.runtime.web._handshake import UpgradeRequest
+from dalsegno.runtime.web._hosts import Hosts
 from dalsegno.runtime.web._listener import Serving, serve
 from dalsegno.runtime.web._native import NativeTransport
 from tests._patience import fail_after, until
@@ -185,7 +186,7 @@ async def serving(
                 limits=limits,
                 world=seams.WORLD,
                 task_status=task_status,
-                origins=origins,
+                hosts=Hosts(origins=frozenset(origins)),
             )
         port.ended.set()
 

@@ -34,6 +34,9 @@ QUICK = {
 }
 """Limits for a server whose outages a test waits through: all waits are short."""
 
+ONE_USER = {"DALSEGNO_LIMIT_SOCKETS_PER_USER_MAX": "0"}
+"""For servers whose many clients are all the owner's: no bound of sockets by user."""
+
 DALSEGNO = (sys.executable, "-m", "dalsegno.runtime")
 
 _chance = random.SystemRandom()  # workers must not draw the same
@@ -179,7 +182,7 @@ class Server:
         descriptors: tuple[int, int] | None = None,
     ) -> None:
         self._processes = processes
-        self._environment = environment
+        self._environment = {**ONE_USER, **(environment or {})}
         self._descriptors = descriptors
         self.data_dir = data_dir
         self.port = port or free_port()

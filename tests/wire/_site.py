@@ -17,6 +17,8 @@ from tests._patience import fail_after, patient
 PASSWORD = "correct horse battery staple"
 PATIENCE_S = 20.0
 
+JSON = {"content-type": "application/json"}
+
 _numbers = itertools.count(1)
 
 Json = dict[str, Any]
@@ -83,6 +85,7 @@ class User:
 
     def __init__(self, site: "Site", identity: Json, cookie: str) -> None:
         self.site = site
+        self.identity = identity
         self.id: str = identity["user_id"]
         self.email: str = identity["email"]
         self.workspace_id: str = identity["workspace_id"]
@@ -152,12 +155,14 @@ class Site:
     ) -> httpx.Response:
         self._client.cookies.clear()
         content = None if body is None else msgspec.json.encode(body)
-        return await self._client.request(method, path, content=content, headers=headers)
+        return await self._client.request(
+            method, path, content=content, headers={**JSON, **headers}
+        )
 
     async def post(self, path: str, content: bytes | AsyncIterator[bytes]) -> httpx.Response:
         """Send a body as it is, announced or in pieces."""
         self._client.cookies.clear()
-        return await self._client.post(path, content=content)
+        return await self._client.post(path, content=content, headers=JSON)
 
     async def set_up(self) -> User:
         body = {"email": "owner@example.com", "password": PASSWORD, "display_name": "Owner"}

@@ -22,13 +22,13 @@ async def site(migrated: str) -> AsyncIterator[Site]:
         yield site
 
 
-FIRST = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+FIRST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 SETTINGS = b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
 
 
 def upgrade(fields: bytes, target: bytes = b"/healthz", more: bytes = b"") -> bytes:
-    return b"GET %b HTTP/1.1\r\nHost: x\r\n%b\r\n%b" % (target, fields, more)
+    return b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n%b" % (target, fields, more)
 
 
 UPGRADES = {
@@ -118,11 +118,11 @@ async def test_what_follows_an_offer_of_http2_is_no_http2(site: Site, how: str) 
     "asked",
     [
         PREFACE,
-        b"PRI * HTTP/2.0\r\nHost: x\r\n\r\n",
-        b"GET /healthz HTTP/2.0\r\nHost: x\r\n\r\n",
-        b"GET /healthz HTTP/3.0\r\nHost: x\r\n\r\n",
-        b"GET /healthz HTTP/3.7\r\nHost: x\r\n\r\n",
-        b"GET /healthz HTTP/0.9\r\nHost: x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\nHost: localhost\r\n\r\n",
+        b"GET /healthz HTTP/2.0\r\nHost: localhost\r\n\r\n",
+        b"GET /healthz HTTP/3.0\r\nHost: localhost\r\n\r\n",
+        b"GET /healthz HTTP/3.7\r\nHost: localhost\r\n\r\n",
+        b"GET /healthz HTTP/0.9\r\nHost: localhost\r\n\r\n",
     ],
 )
 async def test_other_versions_are_refused(site: Site, asked: bytes, used: bool) -> None:
@@ -137,7 +137,7 @@ async def test_other_versions_are_refused(site: Site, asked: bytes, used: bool) 
             assert await client.ended() == b""
 
 
-HEAD = b"HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 LOGIN, CHUNKED = b"POST /api/auth/login " + HEAD, b"Transfer-Encoding: chunked\r\n"
 CHUNKS = b"\r\n2\r\n{}\r\n0\r\n\r\n"
 AMBIGUOUS = {
@@ -146,15 +146,15 @@ AMBIGUOUS = {
     "chunks in HTTP/1.0": (LOGIN + CHUNKED + CHUNKS).replace(b"HTTP/1.1", b"HTTP/1.0"),
     "two numbers": LOGIN + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} ",
     "a signed number": LOGIN + b"Content-Length: +2\r\n\r\n{}",
-    "LF alone": b"GET /healthz HTTP/1.1\nHost: x\n\n",
-    "one LF alone": b"GET /healthz HTTP/1.1\r\nHost: x\nA: b\r\n\r\n",
-    "an LF at the end": b"GET /healthz HTTP/1.1\r\nHost: x\r\n\n",
-    "an LF at first": b"\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
-    "a CR alone": b"GET /healthz HTTP/1.1\r\nHost: x\rA: b\r\n\r\n",
-    "a folded line": b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n",
-    "one folded by a tab": b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: b\r\n\tc\r\n\r\n",
-    "a folded first line": b"GET /healthz HTTP/1.1\r\n Host: x\r\n\r\n",
-    "a blank before the colon": b"GET /healthz HTTP/1.1\r\nHost : x\r\n\r\n",
+    "LF alone": b"GET /healthz HTTP/1.1\nHost: localhost\n\n",
+    "one LF alone": b"GET /healthz HTTP/1.1\r\nHost: localhost\nA: b\r\n\r\n",
+    "an LF at the end": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\n",
+    "an LF at first": b"\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a CR alone": b"GET /healthz HTTP/1.1\r\nHost: localhost\rA: b\r\n\r\n",
+    "a folded line": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: b\r\n c\r\n\r\n",
+    "one folded by a tab": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: b\r\n\tc\r\n\r\n",
+    "a folded first line": b"GET /healthz HTTP/1.1\r\n Host: localhost\r\n\r\n",
+    "a blank before the colon": b"GET /healthz HTTP/1.1\r\nHost : localhost\r\n\r\n",
     "an LF in a trailer": LOGIN + CHUNKED + b"\r\n2\r\n{}\r\n0\r\nA: b\n\r\n",
 }
 
@@ -178,13 +178,16 @@ async def test_what_two_readers_might_read_in_two_ways_ends_its_connection(
 
 async def test_the_refusal_of_a_request_for_a_head_has_no_body(site: Site) -> None:
     async with await connect(site) as stream:
-        await stream.send_all(b"HEAD /healthz HTTP/3.7\r\nHost: x\r\n\r\n")
+        await stream.send_all(b"HEAD /healthz HTTP/3.7\r\nHost: localhost\r\n\r\n")
         received = await Client(stream).ended()
         assert received.startswith(b"HTTP/1.1 505")
         assert received.endswith(b"\r\n\r\n")
 
 
-LONG = b" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10000\r\n\r\n"
+LONG = (
+    b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 10000\r\n\r\n"
+)
 TRICKLED = {
     b"POST /api/auth/login": 408,
     b"POST /no/such/route": 404,
@@ -238,8 +241,8 @@ async def test_a_later_head_that_trickles_holds_nothing_for_long(migrated: str) 
 async def test_too_many_requests_are_told_to_come_back_and_a_probe_is_answered(
     migrated: str,
 ) -> None:
-    asked = b"POST /no/such/route HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
-    probe = b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n"
+    asked = b"POST /no/such/route HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n"
+    probe = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(start(migrated, requests_max=3))
 

@@ -14,7 +14,7 @@ import trio
 
 from tests._patience import fail_after, patient, until
 
-from ._site import PASSWORD, Site
+from ._site import JSON, PASSWORD, Site
 from .conftest import start
 
 OWNER = "owner@example.com"
@@ -40,7 +40,7 @@ class Client:
     async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         content = msgspec.json.encode(body)
-        answer = await self._http.post(path, content=content, headers=named)
+        answer = await self._http.post(path, content=content, headers={**JSON, **named})
         self.answers.append(answer)
         return answer
 

@@ -676,6 +676,12 @@ returning s.user_id
 select id_hash, user_id, csrf_token, created_at, expires_at, last_seen_at, revoked_at
   from dalsegno.session where id_hash = decode($1::text, 'hex')
 
+-- find_ended_sessions --
+select asked.id_hash
+  from (select decode(unnest($1::text::text[]), 'hex') as id_hash) asked
+  left join dalsegno.session s on s.id_hash = asked.id_hash
+ where s.id_hash is null or s.revoked_at is not null
+
 -- touch_session --
 update dalsegno.session
    set last_seen_at = greatest(last_seen_at, $2::text::timestamptz),
@@ -688,7 +694,17 @@ update dalsegno.session set revoked_at = statement_timestamp()
 
 -- revoke_sessions_of --
 update dalsegno.session set revoked_at = statement_timestamp()
- where user_id = $1::text and revoked_at is null
+ where user_id = $1::text and revoked_at is null and id_hash <> decode($2::text, 'hex')
+
+-- evict_sessions --
+-- Whoever logs in does so after putting a session, so the last of several at once sees them all.
+update dalsegno.session set revoked_at = statement_timestamp()
+ where revoked_at is null and id_hash in (
+   select id_hash from dalsegno.session
+    where user_id = $1::text and revoked_at is null and expires_at > statement_timestamp()
+    order by created_at desc, id_hash offset $2::text::bigint
+ )
+returning id_hash
 
 -- put_credential --
 insert into dalsegno.credential (user_id, password_hash, updated_at)

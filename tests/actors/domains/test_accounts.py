@@ -107,7 +107,9 @@ def refused(log: Log, command: msgspec.Struct, by: str | None = None) -> Reject:
 def test_every_domain_is_complete() -> None:
     for domain in account_domains:
         domain.check()
-    assert {domain.name for domain in system_domains} == {"user", "space", "claim", "setup"}
+    assert {domain.name for domain in system_domains} == {
+        *("user", "space", "holding", "claim", "setup")
+    }
 
 
 # ----------------------------------------------------------------------------------- $system
@@ -148,6 +150,7 @@ def test_setup_makes_a_global_owner_and_a_workspace_at_once() -> None:
         "claim:email:ada@example.com",
         "claim:slug:main",
         "roster:main",
+        "holding:u1",
     }
     assert log.role("u1") == "owner"
     assert log.state(spaces, "w1").owner_id == "u1"
@@ -248,7 +251,8 @@ def test_every_active_user_creates_workspaces_for_themselves(role: Role) -> None
     log = system()
     log.send(registration(role=role))
     assert refused(log, creation(owner_id="u1"), "u2").code == "ROLE_FORBIDDEN"
-    assert log.send(creation(owner_id="u2"), "u2") == ["space_created", "claimed"]
+    created = ["space_created", "claimed", "holding_changed"]
+    assert log.send(creation(owner_id="u2"), "u2") == created
     assert log.state(spaces, "w2").state == "active"
 
 

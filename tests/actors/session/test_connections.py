@@ -13,6 +13,7 @@ class Fake:
     """A connection that is due so often, and counts how often it is looked at."""
 
     session_id = b""
+    user_id = "u"
 
     def __init__(self, every_s: float) -> None:
         self.ticks: list[float] = []

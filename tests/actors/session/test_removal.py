@@ -221,7 +221,7 @@ async def test_i8_what_the_store_read_is_judged_by_what_the_store_knew(
     store: FaultyStore, world: World, method: str
 ) -> None:
     """A commit is in the store before this node has heard of it: memory still has the member."""
-    limits = Limits(entities_cached_max=3)  # so that the box can leave memory before the member
+    limits = Limits(entities_cached_max=4)  # so that the box can leave memory before the member
     async with running(store, world, limits=limits) as actors:
         program = actors.workspace()
         await program.send(PutMember("u", "viewer"))

@@ -13,7 +13,7 @@ from quart.testing.utils import sentinel
 
 from dalsegno.actors.domains.accounts import RegisterUser, SetUp
 from dalsegno.runtime.seams import WORLD
-from dalsegno.runtime.web._auth import COOKIE
+from dalsegno.runtime.web._auth import COOKIE, session_hash
 
 if TYPE_CHECKING:
     from quart_trio import QuartTrio
@@ -26,6 +26,8 @@ PASSWORD = "correct horse battery staple"
 
 CHEAP_HASH = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
 """Of the same password, but cheap to verify: a hash carries its own cost."""
+
+JSON = {"content-type": "application/json"}
 
 _numbers = itertools.count(1)
 
@@ -81,6 +83,8 @@ class Site:
     clock: Clock
     closed: list[bytes] = field(default_factory=list)
     """The sessions whose connections were closed."""
+    closed_users: list[tuple[str, bytes | None]] = field(default_factory=list)
+    """… and the users, with the session whose were not."""
 
     async def send(
         self,
@@ -94,12 +98,15 @@ class Site:
         data = raw if raw is not None else b"" if body is None else msgspec.json.encode(body)
         client = self.app.test_client(use_cookies=False)
         response = await client.open(
-            path, method=method, data=data, headers=headers or {}, json=sentinel
+            path, method=method, data=data, headers={**JSON, **(headers or {})}, json=sentinel
         )
         content = await response.get_data(as_text=False)
         answered = {name.lower(): value for name, value in response.headers.items()}
         assert answered["x-request-id"]
         return Answer(response.status_code, answered, bytes(content))
+
+    def hash_of(self, user: User) -> bytes:
+        return session_hash(user.session)
 
     async def register(self, **more: str) -> User:
         """Set up as a client does, at a password's full cost."""

@@ -37,9 +37,13 @@ async def open_site(
     if database is None and store is None:
         store = MemoryStore(world)
     closed: list[bytes] = []
+    closed_users: list[tuple[str, bytes | None]] = []
 
     async def close_session(session_hash: bytes) -> None:
         closed.append(session_hash)
+
+    async def close_user(user_id: str, keep: bytes | None) -> None:
+        closed_users.append((user_id, keep))
 
     async with Runtime.open(
         database,
@@ -50,9 +54,13 @@ async def open_site(
         limits=limits,
     ) as rt:
         app = create_app(
-            rt, secure_cookies=secure_cookies, setup_token=setup_token, close_session=close_session
+            rt,
+            secure_cookies=secure_cookies,
+            setup_token=setup_token,
+            close_session=close_session,
+            close_user=close_user,
         )
-        yield Site(app, rt, clock, closed)
+        yield Site(app, rt, clock, closed, closed_users)
 
 
 @pytest.fixture

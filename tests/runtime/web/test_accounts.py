@@ -9,7 +9,7 @@ from dalsegno.actors.domains.accounts import DisableUser
 from dalsegno.actors.domains.members import PutMember, RemoveMember, Role
 from dalsegno.protocol import Limits, Reject
 from dalsegno.runtime.web import authenticate
-from dalsegno.runtime.web._auth import COOKIE, session_hash, session_token
+from dalsegno.runtime.web._auth import COOKIE, SessionCookie, session_hash
 
 from ._client import PASSWORD, Site, User
 from .conftest import open_site
@@ -291,7 +291,7 @@ async def test_the_upgrade_asks_in_the_same_way(site: Site, owner: User) -> None
     ],
 )
 def test_the_session_is_found_among_cookies(cookies: str | None, token: str | None) -> None:
-    assert session_token(cookies) == token
+    assert SessionCookie().token(cookies) == token
 
 
 # ------------------------------------------------------------------------------------- users

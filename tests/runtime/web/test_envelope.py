@@ -21,7 +21,7 @@ from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.web._health_routes import PROBE_DEADLINE_S, PROBE_VALID_S
 from tests._patience import fail_after
 
-from ._client import PASSWORD, Site, User
+from ._client import JSON, PASSWORD, Site, User
 from .conftest import open_site
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ async def test_what_is_refused_early_is_still_read_to_the_end(site: Site) -> Non
 
 async def test_an_announced_body_above_the_bound_is_not_read() -> None:
     async with open_site(limits=Limits(body_bytes_max=100)) as site:
-        headers = {"content-length": str(2**40)}
+        headers = {**JSON, "content-length": str(2**40)}
         client = site.app.test_client(use_cookies=False)
         async with client.request("/api/auth/login", method="POST", headers=headers) as connection:
             await connection.send(b"x")

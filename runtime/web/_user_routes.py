@@ -1,0 +1,230 @@
+"""Users, as global owners and admins see and change them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+from quart import Blueprint, Response
+
+from dalsegno.actors.domains.accounts import (
+    DeleteUser,
+    DisableUser,
+    EnableUser,
+    RegisterUser,
+    SetUp,
+    SetUserRole,
+    User,
+    users,
+)
+from dalsegno.actors.domains.members import ROSTER_ID, Role, members, rosters
+from dalsegno.protocol import SYSTEM_WORKSPACE, DalsegnoError, OutcomeUnknownError, Reject, check_id
+
+from ._envelope import answer, nothing, query_after, query_int, read, request_id
+from ._membership import memberships, state_among
+from ._route_context import RouteContext, check_global_admin
+
+if TYPE_CHECKING:
+    from dalsegno.actors import Receipt
+    from dalsegno.runtime import Runtime, Workspace
+
+    from ._auth import Identity
+
+
+class UserCreateBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The request of an administrator to register a user."""
+
+    email: str
+    display_name: str
+    password: str
+    role: Role
+
+
+class UserRoleBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The request to give a user another global role."""
+
+    role: Role
+
+
+class UserBody(msgspec.Struct, frozen=True, kw_only=True):
+    """An account."""
+
+    user_id: str
+    email: str
+    display_name: str
+    role: str | None
+    status: str
+    created_at: datetime
+
+
+class UsersBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of accounts."""
+
+    items: list[UserBody]
+    next: str | None
+
+
+def user_routes(context: RouteContext) -> Blueprint:
+    """Create the routes."""
+    routes = Blueprint("users", __name__)
+    rt = context.rt
+
+    @routes.get("/api/users")
+    async def list_users() -> Response:
+        identity = await _admin(context)
+        limit = query_int("limit", 100, least=1, most=rt.limits.list_limit_max)
+        page = await rt.system.entities(users, after=users.stream_id(query_after()), limit=limit)
+        ids = [item.stream_id.partition(":")[2] for item in page]
+        found = await rt.service.catalog.look_many(
+            (SYSTEM_WORKSPACE, users, user_id) for user_id in (identity.user_id, *ids)
+        )
+        check_global_admin(state_among(found, SYSTEM_WORKSPACE, users, identity.user_id))
+        states = (
+            (user_id, state_among(found, SYSTEM_WORKSPACE, users, user_id)) for user_id in ids
+        )
+        items = [_user_body(user_id, user) for user_id, user in states if user is not None]
+        return answer(UsersBody(items=items, next=ids[-1] if len(ids) == limit else None))
+
+    @routes.post("/api/users")
+    async def create_user() -> Response:
+        identity = await _admin(context)
+        body = await read(UserCreateBody)
+        command = RegisterUser(
+            user_id=rt.world.new_id(),
+            email=body.email,
+            display_name=body.display_name,
+            role=body.role,
+        )
+        acting = rt.system.acting(user_id=identity.user_id)
+        await register_user(context, acting, command, body.password)
+        return answer(_user_body(command.user_id, await _user(rt, command.user_id)), 201)
+
+    @routes.patch("/api/users/<user_id>/role")
+    async def set_role(user_id: str) -> Response:
+        identity = await _admin(context)
+        body = await read(UserRoleBody)
+        return await _change(context, identity, SetUserRole(_checked(rt, user_id), body.role))
+
+    @routes.post("/api/users/<user_id>/disable")
+    async def disable(user_id: str) -> Response:
+        identity = await _admin(context)
+        answered = await _change(context, identity, DisableUser(_checked(rt, user_id)))
+        await context.end_sessions(user_id)
+        return answered
+
+    @routes.post("/api/users/<user_id>/enable")
+    async def enable(user_id: str) -> Response:
+        identity = await _admin(context)
+        return await _change(context, identity, EnableUser(_checked(rt, user_id)))
+
+    @routes.delete("/api/users/<user_id>")
+    async def delete(user_id: str) -> Response:
+        identity = await _admin(context)
+        user = await _user(rt, _checked(rt, user_id))
+        await close(context, user_id, user, by=identity.user_id)
+        return nothing()
+
+    return routes
+
+
+async def _admin(context: RouteContext) -> Identity:
+    """Authenticate a global owner or admin; nobody else learns anything of accounts."""
+    identity = await context.authenticate()
+    check_global_admin(identity.user)
+    return identity
+
+
+def _checked(rt: Runtime, user_id: str) -> str:
+    return check_id(user_id, chars_max=rt.limits.id_chars_max, what="user_id")
+
+
+async def _user(rt: Runtime, user_id: str) -> User:
+    user = await rt.system.get(users, user_id)
+    if user is None:
+        raise Reject("USER_NOT_FOUND", "no such user")
+    return user
+
+
+async def _change(
+    context: RouteContext, identity: Identity, command: SetUserRole | DisableUser | EnableUser
+) -> Response:
+    system = context.rt.system.acting(user_id=identity.user_id)
+    await system.send(command, correlation_id=request_id())
+    return answer(_user_body(command.user_id, await _user(context.rt, command.user_id)))
+
+
+async def register_user(
+    context: RouteContext, system: Workspace, command: SetUp | RegisterUser, password: str
+) -> Receipt:
+    """Create an account whose password is set before it exists.
+
+    The password's row is written first: without an account it has no effect, while an account
+    without a password would lock its user out.
+    """
+    accounts = context.rt.accounts
+    password_hash = await context.passwords.hash(password, address=context.address)
+    await accounts.put_credential(command.user_id, password_hash)
+    try:
+        return await system.send(command, correlation_id=request_id())
+    except OutcomeUnknownError:
+        raise
+    except DalsegnoError:
+        await accounts.delete_credential(command.user_id)
+        raise
+
+
+async def close(context: RouteContext, user_id: str, user: User, *, by: str) -> None:
+    """Delete an account, end its sessions and close its sockets.
+
+    Raises:
+        Reject: ``MEMBERSHIP_CONFLICT`` for the last global owner, and for the only owner of
+            workspaces that have other members, which ``details`` then name.
+
+    """
+    rt = context.rt
+    await _check_may_leave(rt, user_id)
+    system = rt.system.acting(user_id=by)
+    await system.send(DeleteUser(user_id, user.email), correlation_id=request_id())
+    await context.end_sessions(user_id)
+    await rt.accounts.delete_credential(user_id)
+
+
+async def _check_may_leave(rt: Runtime, user_id: str) -> None:
+    """Raise where others would be left in a workspace that nobody owns.
+
+    Each workspace decides by itself who owns it, so this is as of when it was read: one that
+    somebody joins in this very moment may still be left without an owner.
+    """
+    alone: list[str] = []
+    after: str | None = ""
+    while after is not None:
+        page, after = await memberships(rt, user_id, after=after, limit=rt.limits.list_limit_max)
+        for membership in page:
+            workspace_id = membership.workspace_id
+            if membership.role == "owner" and await _is_needed(rt, workspace_id, user_id):
+                alone.append(workspace_id)
+    if alone:
+        message = "the only owner of workspaces with other members: transfer or delete them first"
+        raise Reject("MEMBERSHIP_CONFLICT", message, workspaces=alone)
+
+
+async def _is_needed(rt: Runtime, workspace_id: str, user_id: str) -> bool:
+    """Return whether an owner is the only one of a workspace that has other members."""
+    workspace = rt.workspace(workspace_id)
+    roster = await workspace.get(rosters, ROSTER_ID)
+    if roster is not None and set(roster.owners) != {user_id}:
+        return False
+    two = await workspace.entities(members, limit=2)
+    return any(item.stream_id != members.stream_id(user_id) for item in two)
+
+
+def _user_body(user_id: str, user: User) -> UserBody:
+    return UserBody(
+        user_id=user_id,
+        email=user.email,
+        display_name=user.display_name,
+        role=user.role,
+        status=user.status,
+        created_at=user.created_at,
+    )
