@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from quart import Blueprint, Response
@@ -11,11 +11,18 @@ from dalsegno.actors.domains.members import ADMINS, TransferOwnership
 from dalsegno.actors.domains.standing import ChangeWorkspace, DeleteWorkspace
 from dalsegno.protocol import Reject, check_id
 
-from ._envelope import answer, nothing, read, request_id
-from ._membership import check_role, membership_of
+from ._envelope import answer, nothing, read, replayed, request_id
+from ._membership import check_sender, membership_of
 from ._route_context import RouteContext, idempotency_key
 from ._spaces import retire
 from ._workspace_routes import workspace_body
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from dalsegno.actors import Receipt
+
+    from ._auth import Identity
 
 OWNERS = frozenset({"owner"})
 
@@ -38,51 +45,48 @@ def space_routes(context: RouteContext) -> Blueprint:
     routes = Blueprint("spaces", __name__)
     rt = context.rt
 
+    async def send(
+        identity: Identity, workspace_id: str, command: msgspec.Struct, allow: Collection[str]
+    ) -> Receipt:
+        workspace = rt.workspace(workspace_id).acting(user_id=identity.user_id)
+        key = idempotency_key()
+        await check_sender(rt, workspace, command, key, allow=allow)
+        return await workspace.send(command, key=key, correlation_id=request_id())
+
+    async def as_it_stands(identity: Identity, receipt: Receipt) -> Response:
+        """Show the workspace; to a repeat of whoever has left since only that it took effect."""
+        try:
+            membership = await membership_of(rt, receipt.workspace_id, identity.user_id)
+        except Reject:
+            if not receipt.repeated:
+                raise
+            return replayed(nothing(), receipt)
+        return replayed(answer(workspace_body(membership)), receipt)
+
     @routes.patch("/api/workspaces/<workspace_id>")
     async def change_workspace(workspace_id: str) -> Response:
         identity = await context.authenticate()
-        await check_role(rt, workspace_id, identity.user_id, allow=ADMINS)
         body = await read(WorkspaceChangeBody)
         if body.name is None and body.state is None:
             raise Reject("BAD_REQUEST", "name, state or both are needed")
-        await (
-            rt.workspace(workspace_id)
-            .acting(user_id=identity.user_id)
-            .send(
-                ChangeWorkspace(name=body.name, state=body.state),
-                key=idempotency_key(),
-                correlation_id=request_id(),
-            )
-        )
-        return answer(workspace_body(await membership_of(rt, workspace_id, identity.user_id)))
+        command = ChangeWorkspace(name=body.name, state=body.state)
+        receipt = await send(identity, workspace_id, command, ADMINS)
+        return await as_it_stands(identity, receipt)
 
     @routes.delete("/api/workspaces/<workspace_id>")
     async def delete_workspace(workspace_id: str) -> Response:
         identity = await context.authenticate()
-        await check_role(rt, workspace_id, identity.user_id, allow=ADMINS)
-        await (
-            rt.workspace(workspace_id)
-            .acting(user_id=identity.user_id)
-            .send(DeleteWorkspace(), key=idempotency_key(), correlation_id=request_id())
-        )
+        receipt = await send(identity, workspace_id, DeleteWorkspace(), ADMINS)
         await retire(rt, workspace_id)
-        return nothing()
+        return replayed(nothing(), receipt)
 
     @routes.post("/api/workspaces/<workspace_id>/transfer")
     async def transfer(workspace_id: str) -> Response:
         identity = await context.authenticate()
-        await check_role(rt, workspace_id, identity.user_id, allow=OWNERS)
         body = await read(TransferBody)
         check_id(body.user_id, chars_max=rt.limits.id_chars_max, what="user_id")
-        await (
-            rt.workspace(workspace_id)
-            .acting(user_id=identity.user_id)
-            .send(
-                TransferOwnership(body.user_id, identity.user_id),
-                key=idempotency_key(),
-                correlation_id=request_id(),
-            )
-        )
-        return answer(workspace_body(await membership_of(rt, workspace_id, identity.user_id)))
+        command = TransferOwnership(body.user_id, identity.user_id)
+        receipt = await send(identity, workspace_id, command, OWNERS)
+        return await as_it_stands(identity, receipt)
 
     return routes
