@@ -167,6 +167,18 @@ def test_a_limit_that_is_none_is_refused(
         read_limits(table, environment)
 
 
+def test_zero_lifts_the_bounds_by_user_and_no_other() -> None:
+    lifted = ("sessions_per_user_max", "sockets_per_user_max", "workspaces_per_user_max")
+    for name in lifted:
+        limits = read_limits({}, {f"DALSEGNO_LIMIT_{name.upper()}": "0"})
+        assert getattr(limits, name) == 0
+        assert getattr(read_limits({name: 0}, {}), name) == 0
+        with pytest.raises(ConfigError, match=name):
+            read_limits({name: -1}, {})
+    with pytest.raises(ConfigError, match="connections_max"):
+        read_limits({"connections_max": 0}, {})
+
+
 def test_limits_are_numbers_of_their_kind() -> None:
     limits = read_limits({"ack_flush_s": 1, "page_events": 5.0}, {"PATH": "/bin"})
     assert limits == Limits(ack_flush_s=1.0, page_events=5)

@@ -12,8 +12,8 @@ from dalsegno.actors import Roles
 from dalsegno.actors.domains.accounts import account_domains, spaces, users
 from dalsegno.actors.domains.members import members
 from dalsegno.actors.domains.notes import notes
-from dalsegno.actors.ports import role_in
-from dalsegno.protocol import SYSTEM_WORKSPACE, Domain, DomainError, Event
+from dalsegno.actors.ports import gate_refusal, role_in
+from dalsegno.protocol import SYSTEM_WORKSPACE, Domain, DomainError, Event, Reject
 
 ROLES = Roles([*account_domains, notes])
 
@@ -103,3 +103,39 @@ def test_an_event_that_ends_access_is_the_domains_own() -> None:
     seats = Domain("seat", state=Seat, commands=Never, events=Seated)
     with pytest.raises(DomainError, match="has no event Left"):
         seats.role(ended_by=[Left])  # type: ignore[list-item]
+
+
+def gate_domain(name: str) -> Seats:
+    gates = Domain(name, state=Seat, commands=Never, events=Seated | Left)
+
+    @gates.gate(closed_by=[Left])
+    def gate(seat: Seat, asked: str | None) -> Reject | None:
+        return None if asked is None or seat.role == "open" else Reject("SHUT")
+
+    return gates
+
+
+def test_one_entity_of_a_workspace_decides_what_may_happen_in_it() -> None:
+    gates = gate_domain("door")
+    roles = Roles([gates, seats_domain()])
+    assert roles.gate_in("w") == {"door:main": gates}
+    assert roles.gate_in(SYSTEM_WORKSPACE) == {}
+    assert Roles([seats_domain()]).gate_in("w") == {}
+    assert gate_refusal(gates, None, "note") is None, "there is no such entity yet"
+    assert gate_refusal(gates, Seat("open"), "note") is None
+    assert gate_refusal(gates, Seat("shut"), None) is None
+    refusal = gate_refusal(gates, Seat("shut"), "note")
+    assert refusal is not None
+    assert refusal.code == "SHUT"
+    assert roles.closing == {"left"}
+    assert roles.closed_by(event("door:main", "left"))
+    assert not roles.closed_by(event("seat:ada", "left"))
+    assert roles.deciding == {"door", "seat"}
+
+
+def test_two_gates_are_refused_and_events_of_others_too() -> None:
+    with pytest.raises(DomainError, match="both decide gates"):
+        Roles([gate_domain("door"), gate_domain("gate")])
+    seats = seats_domain()
+    with pytest.raises(DomainError, match="has no event Reject"):
+        seats.gate(closed_by=[Reject])  # type: ignore[list-item]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import trio
 
 from dalsegno.actors.domains.members import PutMember
 from dalsegno.actors.domains.notes import CreateNote, notes
 from dalsegno.actors.domains.standing import ChangeWorkspace, DeleteWorkspace
 from dalsegno.protocol import Limits, Reject
 from dalsegno.runtime.web import _spaces
+from tests._patience import fail_after
 
 from ._client import Site, User
 from .conftest import open_site
@@ -79,6 +81,50 @@ async def test_a_deleted_workspace_is_found_by_nobody(site: Site, owner: User) -
     acting = site.rt.workspace(owner.workspace_id).acting(user_id=owner.id)
     with pytest.raises(Reject, match="WORKSPACE_NOT_FOUND"):
         await acting.get(notes, note_id)
+
+
+async def test_a_repeat_under_a_key_gets_the_original_answer(site: Site, owner: User) -> None:
+    """Also from who may not do it any more, and of what is there no more (I5)."""
+    user = await site.add_member(owner, "viewer")
+    asked: list[tuple[str, str, object]] = [
+        ("PATCH", owner.space, {"state": "archived"}),
+        ("POST", f"{owner.space}/transfer", {"user_id": user.id}),
+    ]
+    for number, (method, path, body) in enumerate(asked):
+        answers = [
+            await owner.send(method, path, body, idempotency_key=f"k{number}") for _ in range(2)
+        ]
+        assert [answer.status for answer in answers] == [200, 200], path
+        replays = [answer.headers.get("x-idempotency-replay") for answer in answers]
+        assert replays == [None, "true"], path
+    deleted = [await user.delete(owner.space, idempotency_key="k") for _ in range(2)]
+    assert [answer.status for answer in deleted] == [204, 204]
+    assert deleted[1].headers["x-idempotency-replay"] == "true"
+    assert (await user.delete(owner.space)).code == "WORKSPACE_NOT_FOUND"
+
+
+async def test_a_users_loop_ends_with_the_workspace_and_the_programs_goes_on(
+    site: Site, owner: User
+) -> None:
+    workspace = site.rt.workspace(owner.workspace_id)
+    with fail_after(10):
+        async with (
+            workspace.acting(user_id=owner.id).subscribe(after=0) as users,
+            workspace.subscribe(after=0) as programs,
+        ):
+            await owner.write()
+            await workspace.send(DeleteWorkspace())
+            seen = ["note_created", "workspace_deleted"]
+            for followed in (users, programs):
+                assert [(await followed.__anext__()).type for _ in seen] == seen
+            with pytest.raises(Reject, match="WORKSPACE_NOT_FOUND"):
+                await users.__anext__()
+            with trio.move_on_after(0.05) as waiting:
+                await programs.__anext__()
+            assert waiting.cancelled_caught
+        with pytest.raises(Reject, match="WORKSPACE_NOT_FOUND"):
+            async with workspace.acting(user_id=owner.id).subscribe(after=0):
+                pass
 
 
 @pytest.mark.parametrize(
