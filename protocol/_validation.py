@@ -29,6 +29,9 @@ _WORKSPACE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 # How msgspec names the field.  It names the value as well, which is the client's: nothing is tried
 # twice, or 16 KiB of it would take a second, and 256 KiB minutes.
 _PATH = re.compile(r" - at `\$\.([^`.\[]++)[^`]*+`\Z")
+_NO_CHOICE = "Invalid enum value "
+_WHERE = re.compile(r" - at `\$([^`]*+)`\Z")
+_STEP = re.compile(r"\.[^.\[]++|\[[^\]]*+\]")
 _REASON_CHARS = 300
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -144,7 +147,54 @@ def refusal(error: msgspec.ValidationError, type_: object) -> Reject:
         code = _codes_of(type_).get(path[1], code)
     elif not isinstance(type_, type):
         code = _code_of(type_)
+    choices = _choices_at(error, type_)
+    if choices:
+        return Reject(code, f"{reason_of(error)}: one of {', '.join(choices)}", allowed=choices)
     return Reject(code, reason_of(error))
+
+
+def _choices_at(error: msgspec.ValidationError, type_: object) -> list[str]:
+    """Return the values that a field may have, where the error is that it has another.
+
+    msgspec names the field's path, and not the values.
+    """
+    if not str(error).startswith(_NO_CHOICE) or (path := _WHERE.search(str(error))) is None:
+        return []
+    found: list[msgspec.inspect.Type] = [msgspec.inspect.type_info(type_)]
+    for step in _STEP.findall(path[1]):
+        found = [inner for info in found for inner in _inside(info, step)]
+    return [str(value) for info in found for value in _values(info)]
+
+
+def _inside(info: msgspec.inspect.Type, step: str) -> list[msgspec.inspect.Type]:
+    """Return the types that a field, or any item, of a type may be of."""
+    match info:
+        case msgspec.inspect.Metadata():
+            return _inside(info.type, step)
+        case msgspec.inspect.UnionType():
+            return [inner for part in info.types for inner in _inside(part, step)]
+        case msgspec.inspect.StructType() | msgspec.inspect.DataclassType():
+            return [field.type for field in info.fields if f".{field.encode_name}" == step]
+        case msgspec.inspect.CollectionType() if step.startswith("["):
+            return [info.item_type]
+        case msgspec.inspect.DictType() if step.startswith("["):
+            return [info.value_type]
+        case _:
+            return []
+
+
+def _values(info: msgspec.inspect.Type) -> list[object]:
+    match info:
+        case msgspec.inspect.Metadata():
+            return _values(info.type)
+        case msgspec.inspect.UnionType():
+            return [value for part in info.types for value in _values(part)]
+        case msgspec.inspect.LiteralType():
+            return list(info.values)
+        case msgspec.inspect.EnumType():
+            return [member.value for member in info.cls]
+        case _:
+            return []
 
 
 def reason_of(error: Exception) -> str:

@@ -126,7 +126,8 @@ class _Sockets:
             raise DrainingError("the server shuts down")
         cookies = request.headers.get("cookie")
         identity = await authenticate(self._rt, cookies, self._cookie)
-        client_id = parse_qs(request.query).get("client_id", ["default"])[0]
+        asked = parse_qs(request.query, keep_blank_values=True)
+        client_id = asked.get("client_id", ["default"])[0]
         check_id(client_id, chars_max=self._rt.limits.id_chars_max, what="client id")
         self._take(identity.user_id)
         return _Accepted(identity, client_id, cookies)

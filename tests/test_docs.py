@@ -23,7 +23,7 @@ from trio_websocket import WebSocketConnection, open_websocket_url
 
 from dalsegno.actors.domains.accounts import SetUp, users
 from dalsegno.actors.testing import MemoryStore
-from dalsegno.protocol import Close, Limits, http_status
+from dalsegno.protocol import Close, Limits, UnavailableError, http_status
 from dalsegno.protocol._errors import HTTP_STATUS
 from dalsegno.protocol.dialects import GENERIC, NOTES, WEBSOCKET, Ack, Ping
 from dalsegno.runtime import Runtime
@@ -414,6 +414,25 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert [plain(name) for name, _, _ in told] == [*declared], "all of them, in their order"
     named = set(re.findall(r"`(\w+_(?:max|s|bytes))`", OPERATIONS.read_text()))
     assert named <= declared.keys()
+
+
+def test_a_limit_that_is_named_with_its_value_has_it() -> None:
+    """As in: within `drain_deadline_s` (2.5 s)."""
+    told = [
+        (path.name, *found)
+        for path in (README, *PROTOCOL.parent.glob("*.md"))
+        for found in re.findall(r"`(?:Limits\.)?(\w+)` \((\d[\d.,]*) s\)", path.read_text())
+    ]
+    assert told
+    for where, name, value in told:
+        assert getattr(Limits(), name) == float(value.replace(",", "")), (where, name)
+
+
+def test_every_error_that_means_try_again_is_in_the_table_of_errors() -> None:
+    table = EMBEDDING.read_text().partition("## Errors")[2]
+    kinds: set[type] = {UnavailableError, *UnavailableError.__subclasses__()}
+    assert {kind.__name__ for kind in kinds} <= set(re.findall(r"`(\w+Error)`", table))
+    assert f"any of these {('three', 'four', 'five')[len(kinds) - 4]}" in table
 
 
 def test_what_is_seen_in_the_log_is_what_the_code_says() -> None:

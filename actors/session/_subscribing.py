@@ -30,7 +30,7 @@ from ._streams import ActiveSubscription
 if TYPE_CHECKING:
     from dalsegno.actors.delivery import Frontier, Hub
     from dalsegno.actors.ports import Subscriber
-    from dalsegno.protocol import Principal
+    from dalsegno.protocol import Principal, View
     from dalsegno.protocol.dialects import SubscribeRequest
 
     from ._context import SessionContext
@@ -48,7 +48,8 @@ class Subscribing:
         self._principal = principal
         chars_max = context.node.limits.id_chars_max
         check_id(self.stream_id, chars_max=chars_max + 70)
-        check_id(asked.client_id, chars_max=chars_max, what="client id")
+        if asked.client_id is not None:
+            check_id(asked.client_id, chars_max=chars_max, what="client id")
 
     async def open(self, subscriber: Subscriber, *, client_id: str) -> ActiveSubscription:
         """Register, and look up what the first answer says.
@@ -74,9 +75,7 @@ class Subscribing:
             if not context.catalog.is_active(workspace_id):
                 await self._check_member(workspace_id)
         subscription = Subscription(workspace_id, self.stream_id)
-        subscription.view = context.views.of(
-            self._asked.dialect, is_workspace_stream=subscription.is_workspace_stream
-        )
+        subscription.view = self._view(subscription)
         with context.directory.using(workspace_id) as active:
             await active.wait_open()
             hub = active.hub
@@ -107,8 +106,19 @@ class Subscribing:
         return self._show(stream, stream.head)
 
     def show_again(self, stream: ActiveSubscription) -> bytes:
-        """Show the answer to a second subscribe, which changes nothing (X-SUB-7)."""
+        """Show the answer to a second subscribe, which changes nothing (X-SUB-7).
+
+        Raises:
+            Reject: ``STATE_CONFLICT``: its events come in the form of another dialect.
+
+        """
         subscription = stream.subscription
+        if subscription.view is not self._view(subscription):
+            raise Reject(
+                "STATE_CONFLICT",
+                "this connection follows the stream in another dialect: unsubscribe first",
+                stream_id=self.stream_id,
+            )
         head = max(stream.head, subscription.sent)
         return self._show(stream, stream.hub.head if subscription.is_workspace_stream else head)
 
@@ -124,6 +134,11 @@ class Subscribing:
         return self._asked.dialect.subscribed(self._asked, begun)
 
     # ------------------------------------------------------------------------------- steps
+
+    def _view(self, subscription: Subscription) -> View:
+        return self._context.views.of(
+            self._asked.dialect, is_workspace_stream=subscription.is_workspace_stream
+        )
 
     async def _home(self) -> str:
         """Return the workspace that the stream belongs to."""
@@ -153,7 +168,7 @@ class Subscribing:
 
     def _key(self, workspace_id: str, client_id: str) -> CursorKey:
         named = self._asked.client_id
-        client_id = client_id if named == "default" else named
+        client_id = client_id if named is None else named
         return CursorKey(str(self._principal.user_id), client_id, workspace_id, self.stream_id)
 
     async def _head(self, subscription: Subscription, hub: Hub, given: Cursor | None) -> int:

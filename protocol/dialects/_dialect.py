@@ -52,7 +52,8 @@ class SubscribeRequest(ClientMessage, frozen=True, kw_only=True):
 
     workspace_id: Text | None = None
     cursor: CursorField = None
-    client_id: Text = "default"
+    client_id: Text | None = None
+    """None: the connection's."""
 
     @property
     @abstractmethod

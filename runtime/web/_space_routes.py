@@ -18,6 +18,8 @@ from ._spaces import retire
 from ._workspace_routes import workspace_body
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from dalsegno.actors import Receipt
 
     from ._auth import Identity
@@ -43,6 +45,24 @@ def space_routes(context: RouteContext) -> Blueprint:
     routes = Blueprint("spaces", __name__)
     rt = context.rt
 
+    async def send(
+        identity: Identity, workspace_id: str, command: msgspec.Struct, allow: Collection[str]
+    ) -> Receipt:
+        workspace = rt.workspace(workspace_id).acting(user_id=identity.user_id)
+        key = idempotency_key()
+        await check_sender(rt, workspace, command, key, allow=allow)
+        return await workspace.send(command, key=key, correlation_id=request_id())
+
+    async def as_it_stands(identity: Identity, receipt: Receipt) -> Response:
+        """Show the workspace; to a repeat of whoever has left since only that it took effect."""
+        try:
+            membership = await membership_of(rt, receipt.workspace_id, identity.user_id)
+        except Reject:
+            if not receipt.repeated:
+                raise
+            return replayed(nothing(), receipt)
+        return replayed(answer(workspace_body(membership)), receipt)
+
     @routes.patch("/api/workspaces/<workspace_id>")
     async def change_workspace(workspace_id: str) -> Response:
         identity = await context.authenticate()
@@ -51,7 +71,7 @@ def space_routes(context: RouteContext) -> Blueprint:
             raise Reject("BAD_REQUEST", "name, state or both are needed")
         command = ChangeWorkspace(name=body.name, state=body.state)
         receipt = await send(identity, workspace_id, command, ADMINS)
-        return await shown(identity, workspace_id, receipt)
+        return await as_it_stands(identity, receipt)
 
     @routes.delete("/api/workspaces/<workspace_id>")
     async def delete_workspace(workspace_id: str) -> Response:
@@ -67,21 +87,6 @@ def space_routes(context: RouteContext) -> Blueprint:
         check_id(body.user_id, chars_max=rt.limits.id_chars_max, what="user_id")
         command = TransferOwnership(body.user_id, identity.user_id)
         receipt = await send(identity, workspace_id, command, OWNERS)
-        return await shown(identity, workspace_id, receipt)
-
-    async def send(
-        identity: Identity,
-        workspace_id: str,
-        command: ChangeWorkspace | DeleteWorkspace | TransferOwnership,
-        allow: frozenset[str],
-    ) -> Receipt:
-        workspace = rt.workspace(workspace_id).acting(user_id=identity.user_id)
-        key = idempotency_key()
-        await check_sender(rt, workspace, command, key, allow=allow)
-        return await workspace.send(command, key=key, correlation_id=request_id())
-
-    async def shown(identity: Identity, workspace_id: str, receipt: Receipt) -> Response:
-        membership = await membership_of(rt, workspace_id, identity.user_id)
-        return replayed(answer(workspace_body(membership)), receipt)
+        return await as_it_stands(identity, receipt)
 
     return routes

@@ -180,9 +180,10 @@ def workspace_routes(context: RouteContext) -> Blueprint:
         workspace = rt.workspace(workspace_id).acting(user_id=identity.user_id)
         command, key = PutMember(user_id, body.role), idempotency_key()
         await check_sender(rt, workspace, command, key, allow=ADMINS)
-        user = await rt.system.get(users, user_id)
-        if user is None or user.role is None:
-            raise Reject("USER_NOT_FOUND", "no such user")
+        if key is None or not await workspace.has_answered(command, key=key):
+            user = await rt.system.get(users, user_id)
+            if user is None or user.role is None:
+                raise Reject("USER_NOT_FOUND", "no such user")
         receipt = await workspace.send(command, key=key, correlation_id=request_id())
         put = MemberPutAnswer(
             workspace_id=workspace_id,

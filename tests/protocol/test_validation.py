@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 import time
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import pytest
@@ -94,4 +95,48 @@ def test_i10_what_an_error_repeats_of_the_client_costs_nothing_and_is_short(valu
     assert time.process_time() - started < 2  # a quadratic search of the first takes minutes
     assert refused.code == "BAD_REQUEST"
     assert len(refused.message) < 400
-    assert refused.message.endswith(" - at `$.kind`")
+    assert refused.message.endswith(" - at `$.kind`: one of a, b")
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Item(msgspec.Struct):
+    kind: Literal["note", "task"] = "note"
+
+
+class Choosing(msgspec.Struct, rename="camel"):
+    the_role: Literal["owner", "viewer"] = "viewer"
+    number: Literal[1, 2] | None = None
+    colour: Annotated[Colour | None, msgspec.Meta(description="x")] = None
+    items: list[Item] = []
+    by_name: dict[str, Item] = {}
+
+
+@pytest.mark.parametrize(
+    ("document", "allowed"),
+    [
+        ('{"theRole":"reader"}', ["owner", "viewer"]),
+        ('{"number":3}', ["1", "2"]),
+        ('{"colour":"green"}', ["red", "blue"]),
+        ('{"items":[{},{"kind":"memo"}]}', ["note", "task"]),
+        ('{"byName":{"any":{"kind":"memo"}}}', ["note", "task"]),
+        ('{"theRole":"` - at `$.number`"}', ["owner", "viewer"]),
+        ('{"theRole":"%s"}' % ("x" * 100_000), ["owner", "viewer"]),
+    ],
+)
+def test_where_there_is_a_choice_its_values_are_named(document: str, allowed: list[str]) -> None:
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.json.decode(document, type=Choosing)
+    refused = refusal(caught.value, Choosing)
+    assert (refused.code, refused.details) == ("BAD_REQUEST", {"allowed": allowed})
+    assert refused.message.endswith(f": one of {', '.join(allowed)}")
+
+
+def test_where_there_is_none_nothing_is() -> None:
+    for document in ('{"theRole":1}', '{"items":[1]}'):
+        with pytest.raises(msgspec.ValidationError) as caught:
+            msgspec.json.decode(document, type=Choosing)
+        assert refusal(caught.value, Choosing).details == {}

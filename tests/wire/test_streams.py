@@ -1,5 +1,6 @@
 """Subscribe, replay and acknowledge, as a client sees it: WS-01 to WS-05, X-SUB, X-ACK, X-REP."""
 
+import httpx
 import psycopg
 import pytest
 import trio
@@ -9,6 +10,12 @@ from tests._patience import fail_after
 from ._site import Json, Site, Socket, User
 from .conftest import start
 
+UPGRADE = {
+    "connection": "Upgrade",
+    "upgrade": "websocket",
+    "sec-websocket-version": "13",
+    "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
 HELLO = [{"retain": 6}, {"delete": 5}, {"insert": "notes"}]
 
 
@@ -350,6 +357,11 @@ async def test_x_ack_ahead_and_cursors_of_another_client(site: Site) -> None:
         assert (ahead["stream_id"], ahead["event_seq"], ahead["latest_seq"]) == (stream_id, 2, 1)
         await socket.send("ack", stream_id=stream_id, event_seq=1)
         assert await socket.silent() == []
+    for query in ("?client_id=", "?client_id=%00", "?client_id=" + 201 * "x"):
+        cookie = {"cookie": f"dalsegno_session={site.owner.cookie}"}
+        async with httpx.AsyncClient(base_url=f"http://{site.address}") as client:
+            refused = await client.get(f"/ws{query}", headers=UPGRADE | cookie)
+        assert (refused.status_code, refused.json()["code"]) == (400, "BAD_REQUEST")
     async with site.owner.socket("?client_id=tab-2") as socket:
         assert (await socket.ask("subscribe_note", note_id=note_id))["replay_cursor"] == 0
     async with site.owner.socket() as socket:

@@ -29,6 +29,7 @@ from tests.actors._wire import Message, Wire, wired
 from tests.actors._world import (
     Actors,
     FaultyStore,
+    applied_unknown,
     eventually,
     held,
     log_of,
@@ -1173,3 +1174,57 @@ async def test_who_connects_again_and_again_has_its_role_looked_up_once(
     async with wired(actors) as wire:
         answer = await wire.ask("subscribe", stream_id="workspace:w")
         assert answer["code"] == "ROLE_FORBIDDEN"
+
+
+async def test_a_stream_comes_in_one_dialect(office: Actors) -> None:
+    """A second subscribe that would get its events in another form is refused, not humoured."""
+    for first, other in (
+        (("subscribe", {"stream_id": "note:n"}), ("subscribe_note", {"note_id": "n"})),
+        (("subscribe_workspace", {"workspace_id": "w"}), ("subscribe", {"stream_id": STREAM})),
+    ):
+        async with wired(office) as wire:
+            assert (await wire.ask(first[0], cursor=0, **first[1]))["type"] == "subscribed"
+            assert "event" in (await wire.hear())["type"]
+            followed = dict(wire.connection.writer.streams)
+            error = await _answer(wire, other[0], other[1])
+            assert (error["type"], error["code"]) == ("error", "STATE_CONFLICT")
+            assert wire.connection.writer.streams == followed
+            assert (await _answer(wire, *first))["type"] == "subscribed"
+            stream_id = first[1].get("stream_id", STREAM)
+            assert (await _answer(wire, "unsubscribe", {"stream_id": stream_id}))["type"]
+            assert (await _answer(wire, *other))["type"] == "subscribed"
+
+
+async def _answer(wire: Wire, type_: str, fields: Message) -> Message:
+    await wire.say(type_, request_id="r", **fields)
+    while (answer := await wire.hear()).get("request_id") != "r":
+        pass
+    return answer
+
+
+async def test_a_message_may_name_any_client(office: Actors) -> None:
+    """``default`` too, on a connection of another."""
+    async with wired(office, client_id="laptop") as wire:
+        for client_id in (None, "default"):
+            named = {} if client_id is None else {"client_id": client_id}
+            await _answer(wire, "subscribe", {"stream_id": STREAM, "cursor": 0, **named})
+            ((_, key),) = office.service.acks._frontiers
+            assert key.client_id == (client_id or "laptop")
+            await _answer(wire, "unsubscribe", {"stream_id": STREAM})
+
+
+async def test_after_an_unknown_outcome_the_events_come_before_the_answer(
+    office: Actors, store: FaultyStore
+) -> None:
+    """Whoever is told that it took effect can read what it did; else the answer comes first."""
+    change = {"workspace_id": "w", "name": "set_title"}
+    async with wired(office) as wire:
+        await wire.ask("subscribe", stream_id="note:n", cursor=1)
+        for version, fault in ((1, None), (2, applied_unknown)):
+            if fault is not None:
+                store.faults.append(fault)
+            payload = {"note_id": "n", "title": "Other", "base_version": version}
+            await wire.say("command", payload=payload, **change)
+            came = kinds(await wire.hear_many(2))
+            expected = ["committed", "event"]
+            assert came == (expected if fault is None else expected[::-1])

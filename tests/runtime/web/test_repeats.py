@@ -223,3 +223,30 @@ async def test_a_misspelt_field_is_refused_by_name(
         assert answer.body["details"]["nearest"] == nearest
     assert field in answer.body["message"]
     assert await site.rt.workspace(owner.workspace_id).head() == 1
+
+
+async def test_a_workspace_that_was_deleted_answers_the_repeat_of_that_alone(
+    site: Site, owner: User
+) -> None:
+    made = await owner.post("/api/workspaces", {"slug": "two", "name": "Two"})
+    space = f"/api/workspaces/{made.body['workspace_id']}"
+    renamed = await owner.patch(space, {"name": "Three"}, idempotency_key="n")
+    assert (renamed.status, renamed.body["name"], REPLAYED in renamed.headers) == (
+        200,
+        "Three",
+        False,
+    )
+    again = await owner.patch(space, {"name": "Three"}, idempotency_key="n")
+    assert (again.status, again.body["name"], again.headers[REPLAYED]) == (200, "Three", "true")
+    other = await owner.patch(space, {"name": "Four"}, idempotency_key="n")
+    assert (other.status, other.code) == (409, "STATE_CONFLICT")
+    assert (await owner.delete(space, idempotency_key="d")).status == 204
+    for key, path in (("d", space), ("n", space)):
+        again = await (
+            owner.delete(path, idempotency_key=key)
+            if key == "d"
+            else owner.patch(path, {"name": "Three"}, idempotency_key=key)
+        )
+        assert (again.status, again.raw, again.headers[REPLAYED]) == (204, b"", "true")
+    gone = await owner.delete(space)
+    assert (gone.status, gone.code) == (404, "WORKSPACE_NOT_FOUND")
