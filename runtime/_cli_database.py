@@ -13,7 +13,6 @@ import trio
 from dalsegno.protocol import (
     SYSTEM_WORKSPACE,
     Reject,
-    StoreUnavailableError,
     check_id,
     check_workspace_id,
 )
@@ -43,9 +42,11 @@ DATABASE = option(
 @CONFIG
 @DATA_DIR
 @DATABASE
-def migrate(data_dir: Path, database: str | None) -> None:
+@click.pass_context
+def migrate(context: click.Context, data_dir: Path, database: str | None) -> None:
     """Bring the database's schema up to date; `serve` does so by itself."""
-    applied = trio.run(_migrate, data_dir, database)
+    limits = read_limits(context.meta[FILE].limits, os.environ)
+    applied = trio.run(_migrate, data_dir, database, limits)
     click.echo("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
 
 
@@ -90,9 +91,11 @@ def _print(report: RepairReport) -> None:
         click.echo(f"it was halted ({report.halted_reason}) and is open again")
 
 
-async def _migrate(data_dir: Path, database: str | None) -> list[str]:
+async def _migrate(data_dir: Path, database: str | None, limits: Limits) -> list[str]:
+    from .store import bring_up_to_date
+
     async with _database(data_dir, database) as dsn:
-        return await _bring_up_to_date(dsn)
+        return await bring_up_to_date(dsn, wait_s=limits.database_wait_s)
 
 
 async def _repair(
@@ -102,11 +105,11 @@ async def _repair(
     from dalsegno.actors.domains.accounts import account_domains
     from dalsegno.actors.domains.notes import notes
 
-    from .store import PostgresStore
+    from .store import PostgresStore, bring_up_to_date
 
     domains = {domain.name: domain for domain in (*account_domains, notes)}
     async with _database(data_dir, database) as dsn:
-        await _bring_up_to_date(dsn)
+        await bring_up_to_date(dsn, wait_s=limits.database_wait_s)
         async with PostgresStore.open(dsn, limits=limits) as store:
             return await repair(store, domains, workspace_id, actor=actor, limits=limits)
 
@@ -121,16 +124,3 @@ async def _database(data_dir: Path, database: str | None) -> AsyncIterator[str]:
         return
     async with open_embedded(data_dir) as server:
         yield server.dsn
-
-
-async def _bring_up_to_date(dsn: str) -> list[str]:
-    from .store import ConnectionBrokenError, connect, migrate
-
-    try:
-        connection = await connect(dsn)
-    except ConnectionBrokenError as error:
-        raise StoreUnavailableError(f"the database is unavailable: {error.message}") from error
-    try:
-        return await migrate(connection)
-    finally:
-        await connection.aclose()
