@@ -128,7 +128,7 @@ def serve(
     proxies: tuple[str, ...],
     log_level: LogLevel,
     log_format: LogFormat,
-) -> None:
+) -> int:
     """Serve until SIGTERM or Ctrl-C, then drain; a second one ends the process at once."""
     from ._logs import configure_logs
     from ._server import ServeConfig
@@ -147,7 +147,7 @@ def serve(
         limits=read_limits(context.meta[FILE].limits, os.environ),
     )
     configure_logs(log_level, log_format)
-    trio.run(run_server, config)
+    return trio.run(run_server, config)
 
 
 def _node_id(

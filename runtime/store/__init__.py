@@ -11,6 +11,7 @@ from ._driver import (
     SessionRefusedError as SessionRefusedError,
 )
 from ._embedded import open_embedded as open_embedded
+from ._held import abandon_all as abandon_all
 from ._memory_accounts import MemoryAccounts as MemoryAccounts
 from ._migrations import check as check, migrate as migrate
 from ._postgres import PostgresStore as PostgresStore

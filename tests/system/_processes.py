@@ -124,10 +124,14 @@ class Processes:
         *arguments: str,
         environment: dict[str, str] | None = None,
         descriptors: tuple[int, int] | None = None,
+        through: tuple[str, ...] = (),
     ) -> Command:
-        """Start a command, where given with these soft and hard limits of its descriptors."""
+        """Start a command, where given with these soft and hard limits of its descriptors.
+
+        ``through`` is a program that becomes it.
+        """
         number = len(self._commands)
-        limited: tuple[str, ...] = ()
+        limited = through
         if descriptors is not None:
             script = f'ulimit -Sn {descriptors[0]}; ulimit -Hn {descriptors[1]}; exec "$@"'
             limited = ("/bin/sh", "-c", script, "sh")
@@ -188,7 +192,7 @@ class Server:
         self._database = database
         self.process: Command | None = None
 
-    async def start(self, *arguments: str) -> Command:
+    async def start(self, *arguments: str, through: tuple[str, ...] = ()) -> Command:
         place = ["--bind", f"127.0.0.1:{self.port}"]
         if self._database is None:
             place += ["--data-dir", str(self.data_dir)]
@@ -202,6 +206,7 @@ class Server:
             *arguments,
             environment=self._environment,
             descriptors=self._descriptors,
+            through=through,
         )
         await self.wait_ready()
         return self.process

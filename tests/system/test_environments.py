@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +30,8 @@ from tests.system._processes import (
     connect,
     write,
 )
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +167,53 @@ async def test_a_database_that_is_away_at_the_start_is_waited_for(
     await server.wait_ready()
     assert process.err.count("waiting for the database") == 1
     assert await server.stop() == 0
+
+
+# ------------------------------------------------------------------------- a user without a name
+
+NAMELESS = (
+    "setpriv",
+    *("--reuid=54321", "--regid=54321", "--clear-groups"),
+    # Python itself may be in root's home.
+    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
+)
+
+
+@pytest.fixture
+def theirs() -> Iterator[Path]:
+    """A folder that belongs to a user without a name, as a container's volume may."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chown(name, 54321, 54321)
+        yield Path(name)
+
+
+@as_root
+async def test_a_user_without_a_name_serves(processes: Processes, theirs: Path) -> None:
+    """A cluster of its own, again after a restart."""
+    server = Server(processes, theirs / "data", environment={"HOME": "/", "USER": ""})
+    await server.start(through=NAMELESS)
+    await use(server)
+    assert await server.stop() == 0
+    assert (theirs / "data" / "postgres").stat().st_uid == 54321
+    await server.start(through=NAMELESS)
+    assert await server.stop() == 0
+
+
+@as_root
+async def test_a_user_that_gets_no_name_is_told_what_to_do(
+    processes: Processes, theirs: Path
+) -> None:
+    fake = theirs / "unshare"
+    fake.write_text("#!/bin/sh\necho unshare failed: Operation not permitted; exit 1\n")
+    fake.chmod(0o755)
+    process = await processes.run(
+        *("migrate", "--data-dir", str(theirs / "data")),
+        environment={"PATH": f"{theirs}:{os.environ['PATH']}"},
+        through=NAMELESS,
+    )
+    assert await process.ended() == 1
+    (line,) = process.err.splitlines()
+    assert "uid 54321 has none here" in line
+    assert "(unshare failed: Operation not permitted)" in line
+    assert "`app:x:54321:54321::/:/bin/false` in /etc/passwd" in line
+    assert "--database" in line
