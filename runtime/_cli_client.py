@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 def _server_options(command: CommandT) -> CommandT:
     for add in (
+        option(
+            "--attempts",
+            type=click.IntRange(min=1),
+            help="Give up after so many failures in a row; by default never, "
+            "but after 10 where another server has the workspace.",
+        ),
         option("--password", help="Asked for where there is a terminal."),
         option("--email", required=True, help="Whose account."),
         option("--url", default="http://127.0.0.1:8000", help="Where the server is."),
@@ -46,6 +52,7 @@ def send(
     url: str,
     email: str,
     password: str | None,
+    attempts: int | None,
 ) -> int:
     """Send a COMMAND with its fields to a WORKSPACE, and print its receipt once it is durable."""
     try:
@@ -57,7 +64,7 @@ def send(
         receipt = await client.send(workspace, command, fields, key=key)
         await _write(msgspec.json.encode(receipt) + b"\n")
 
-    return _run(talk, url, email, password, client_id="send")
+    return _run(talk, url, email, password, client_id="send", attempts=attempts)
 
 
 @click.command()
@@ -82,6 +89,7 @@ def tail(
     url: str,
     email: str,
     password: str | None,
+    attempts: int | None,
 ) -> int:
     """Print the events of a STREAM, workspace:ID or note:ID, as they come, until Ctrl-C.
 
@@ -93,7 +101,7 @@ def tail(
         async with client.subscribe(stream, workspace_id=workspace, cursor=after) as events:
             await _print(events, show, acks=acks)
 
-    return _run(talk, url, email, password, client_id=client_id)
+    return _run(talk, url, email, password, client_id=client_id, attempts=attempts)
 
 
 def _line(event: RemoteEvent) -> bytes:
@@ -149,6 +157,7 @@ def _run(
     password: str | None,
     *,
     client_id: str,
+    attempts: int | None,
 ) -> int:
     """Run ``talk`` with a client until it is done or a signal comes; return the exit status."""
     if password is None:
@@ -160,11 +169,16 @@ def _run(
     logger = logging.getLogger("dalsegno.client")
     logger.addHandler(notes)
     logger.setLevel(logging.INFO)
-    return trio.run(partial(_talk, talk, url, email, password, client_id))
+    return trio.run(partial(_talk, talk, url, email, password, client_id, attempts))
 
 
 async def _talk(
-    talk: Callable[[Client], Awaitable[None]], url: str, email: str, password: str, client_id: str
+    talk: Callable[[Client], Awaitable[None]],
+    url: str,
+    email: str,
+    password: str,
+    client_id: str,
+    attempts: int | None,
 ) -> int:
     from .client import ClientLimits, open_client
 
@@ -179,7 +193,8 @@ async def _talk(
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stop_on_signal, signals)
-            limits = ClientLimits(attempts_max=None)
+            looks = ClientLimits().looks_max if attempts is None else attempts
+            limits = ClientLimits(attempts_max=attempts, looks_max=looks)
             async with open_client(
                 url, email=email, password=password, client_id=client_id, limits=limits
             ) as client:

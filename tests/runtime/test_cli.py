@@ -30,6 +30,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
     names = "CONFIG BIND DATA_DIR DATABASE NODE_ID ADVERTISE ACTOR URL EMAIL PASSWORD"
     for name in names.split():
         monkeypatch.delenv(f"DALSEGNO_{name}", raising=False)
+    monkeypatch.setenv("DALSEGNO_LIMIT_DATABASE_WAIT_S", "0.1")
 
 
 @pytest.mark.parametrize(

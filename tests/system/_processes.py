@@ -20,7 +20,9 @@ from dalsegno.runtime.store._embedded import EmbeddedPostgres
 from tests._patience import fail_after
 
 EMAIL, PASSWORD = "owner@example.org", "a long enough password"
-SOON = ClientLimits(backoff_first_s=0.05, backoff_max_s=0.2, at_once_s=0.05, attempts_max=None)
+SOON = ClientLimits(
+    backoff_first_s=0.05, backoff_max_s=0.2, at_once_s=0.05, attempts_max=None, looks_max=None
+)
 
 QUICK = {
     "DALSEGNO_LIMIT_MAILBOX_DEADLINE_S": "1",
