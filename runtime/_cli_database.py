@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import trio
 
-from dalsegno.protocol import (
-    SYSTEM_WORKSPACE,
-    Reject,
-    check_id,
-    check_workspace_id,
-)
-
-from ._cli_options import CONFIG, FILE, option
-from ._config import read_limits
-from .seams import user_name
+from ._cli_options import CONFIG, limits_of, option, run_trio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,19 +27,18 @@ DATABASE = option(
 )
 
 
-@click.command()
+@click.command(short_help="Bring the database's schema up to date.")
 @CONFIG
 @DATA_DIR
 @DATABASE
 @click.pass_context
 def migrate(context: click.Context, data_dir: Path, database: str | None) -> None:
     """Bring the database's schema up to date; `serve` does so by itself."""
-    limits = read_limits(context.meta[FILE].limits, os.environ)
-    applied = trio.run(_migrate, data_dir, database, limits)
+    applied = run_trio(_migrate, data_dir, database, limits_of(context))
     click.echo("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
 
 
-@click.command()
+@click.command(short_help="Check a workspace's log, and open it again if it was halted.")
 @CONFIG
 @DATA_DIR
 @DATABASE
@@ -69,14 +57,17 @@ def repair(
     The log itself is never changed.  If something is wrong with it, that is printed and the
     workspace stays halted.  If a server runs on the embedded PostgreSQL, ask that server instead.
     """
+    from dalsegno.protocol import SYSTEM_WORKSPACE, Reject, check_id, check_workspace_id
+
+    from .seams import user_name
+
     try:
         if workspace != SYSTEM_WORKSPACE:
             check_workspace_id(workspace)
         actor = check_id(actor or user_name(), chars_max=200, what="actor")
     except Reject as error:
         raise click.UsageError(error.message) from error
-    limits = read_limits(context.meta[FILE].limits, os.environ)
-    _print(trio.run(_repair, data_dir, database, workspace, actor, limits))
+    _print(run_trio(_repair, data_dir, database, workspace, actor, limits_of(context)))
 
 
 def _print(report: RepairReport) -> None:

@@ -104,6 +104,9 @@ class Account:
                 response = await http.post(f"{self.url}/api/auth/login", json=body)
             except httpx.HTTPError as error:
                 raise UnreachableError(f"{self.url} does not answer: {_reason(error)}") from error
+        if response.status_code == HTTPStatus.NOT_FOUND and urlsplit(self.url).path:
+            origin = self.url.removesuffix(urlsplit(self.url).path)
+            raise Reject("BAD_URL", f"there is no server at {self.url}; it may be at {origin}")
         if response.status_code != HTTPStatus.OK:
             raise refused(
                 response.status_code, response.content, response.headers.get("retry-after")
@@ -118,7 +121,8 @@ def checked_url(text: str) -> str | None:
         port_is_valid = parts.port is None or parts.port > 0
     except ValueError:
         return None
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not port_is_valid:
+    is_server = parts.scheme in {"http", "https"} and parts.hostname and port_is_valid
+    if not is_server or parts.query or parts.fragment:
         return None
     return text.rstrip("/")
 

@@ -1,7 +1,8 @@
-"""Whether the process is alive, and whether it can work."""
+"""What this is, whether the process is alive, and whether it can work."""
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -31,9 +32,30 @@ class HealthBody(msgspec.Struct, frozen=True, kw_only=True):
     status: str
 
 
+class WelcomeBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What a browser gets that was pointed at the server: which one it is, and where to go on."""
+
+    name: str
+    version: str
+    links: dict[str, str]
+    documentation: str
+
+
+_WELCOME = WelcomeBody(
+    name="dalsegno",
+    version=version("dalsegno"),
+    links={"health": ALIVE, "ready": "/readyz", "api": "/api/", "websocket": "/ws"},
+    documentation="docs/protocol.md of this version has every route and every message",
+)
+
+
 def health_routes(context: RouteContext) -> Blueprint:
     """Create the routes."""
     routes = Blueprint("health", __name__)
+
+    @routes.get("/")
+    async def welcome() -> Response:
+        return answer(_WELCOME)
 
     @routes.get(ALIVE)
     async def alive() -> Response:

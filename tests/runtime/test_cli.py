@@ -16,7 +16,7 @@ from dalsegno.actors.domains.notes import CreateNote, SetTitle, notes
 from dalsegno.protocol import Limits, StoreUnavailableError
 from dalsegno.runtime import Runtime, RuntimeFailedError
 from dalsegno.runtime._cli import _fail, cli, run
-from dalsegno.runtime._config import ConfigError, parse_bind, read_file, read_limits
+from dalsegno.runtime._config import ConfigError, parse_bind, parse_origins, read_file, read_limits
 from dalsegno.runtime._logs import configure_logs
 from dalsegno.runtime._server import ServeConfig
 from dalsegno.runtime._serving import _describe_data
@@ -174,6 +174,47 @@ def test_an_address_is_a_host_and_a_port() -> None:
     for text in ("8000", ":8000", "host:", "host:-1", "host:٣"):
         with pytest.raises(ConfigError):
             parse_bind(text)
+
+
+def test_several_items_are_between_commas_or_blanks(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[ServeConfig] = []
+    monkeypatch.setattr(trio, "run", lambda _, config: seen.append(config))
+    monkeypatch.setattr("dalsegno.runtime._logs.configure_logs", lambda *_: None)
+    monkeypatch.setenv("DALSEGNO_ORIGINS", "https://a.example, https://b.example http://[::1]:80")
+    monkeypatch.setenv("DALSEGNO_PROXIES", "10.0.0.5,10.1.0.0/16\n::1")
+    assert run(["serve"]) == 0
+    assert run(["serve", "--origins", "https://c,https://d", "--origins", "app://e"]) == 0
+    assert seen[0].origins == ("https://a.example", "https://b.example", "http://[::1]:80")
+    assert seen[0].proxies == tuple(map(ip_network, ("10.0.0.5", "10.1.0.0/16", "::1")))
+    assert seen[1].origins == ("https://c", "https://d", "app://e")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("example.com", "https://example.com"),
+        ("example.com:8443", "https://example.com:8443"),
+        ("https://example.com/", "https://example.com"),
+        ("http://example.com/app?x", "http://example.com"),
+        ("https://me@example.com", "https://example.com"),
+        ("//example.com", "such as"),
+        ("*", "such as"),
+        ("null", "https://null"),
+        ("https://a:port", "https://a"),
+    ],
+)
+def test_what_is_no_origin_is_refused_with_what_to_write(text: str, meant: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_origins([text])
+    assert meant in str(refused.value)
+
+
+def test_a_file_may_have_hyphens_or_underscores(tmp_path: Path) -> None:
+    file = tmp_path / "dalsegno.toml"
+    file.write_text('data-dir = "a"\nlog_level = "debug"\n[limits]\npage-events = 7\n')
+    settings = read_file(file)
+    assert (settings.data_dir, settings.log_level) == ("a", "debug")
+    assert read_limits(settings.limits, {}).page_events == 7
 
 
 def test_where_the_data_are_is_told_without_the_password() -> None:
