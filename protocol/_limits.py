@@ -131,6 +131,9 @@ class Limits:
     finish_deadline_s: float = 1.0
     """How long a read may go on whose reader has left; after this its connection is given up, and
     the server's process ends with it.  Most take a millisecond."""
+    database_wait_s: float = 30.0
+    """How long a start waits for a database that is not there yet: as long as PostgreSQL usually
+    takes to start beside it, or to fail over, and less than a supervisor's patience."""
 
     # Back-off of a workspace actor
     backoff_first_s: float = 0.05
@@ -196,7 +199,7 @@ class Limits:
     handshakes_max: int = 256
     """Handshakes in progress at the same time; others wait within ``head_deadline_s``."""
     descriptors_reserved: int = 128
-    """Descriptors of the process that sockets leave free: PostgreSQL takes 8, a program that is
+    """Descriptors of the process that sockets leave free: PostgreSQL takes 9, a program that is
     started 4, files the rest."""
     reconnects_per_s: int = 1_000
     """At shutdown each client is told when to come back: this many a second …"""

@@ -1,40 +1,97 @@
-"""Where it runs: the embedded runtime, the server, stores, clients and the command line."""
+"""Where it runs: the embedded runtime, the server, stores, clients and the command line.
 
-from dalsegno.actors import Entity as Entity, Receipt as Receipt, World as World
-from dalsegno.protocol import (
-    Context as Context,
-    CorruptLogError as CorruptLogError,
-    DalsegnoError as DalsegnoError,
-    Domain as Domain,
-    DomainError as DomainError,
-    Event as Event,
-    Index as Index,
-    InternalError as InternalError,
-    Limits as Limits,
-    On as On,
-    OutcomeUnknownError as OutcomeUnknownError,
-    OverloadedError as OverloadedError,
-    Past as Past,
-    Principal as Principal,
-    Reject as Reject,
-    RuntimeClosedError as RuntimeClosedError,
-    StoreUnavailableError as StoreUnavailableError,
-    Touched as Touched,
-    UnavailableError as UnavailableError,
-    WorkspaceHaltedError as WorkspaceHaltedError,
-)
+Names are imported when they are first asked for: ``dalsegno --version`` and ``dalsegno tail`` need
+neither PostgreSQL's driver nor a web server.
+"""
 
-from ._runtime import (
-    NoAccountsError as NoAccountsError,
-    Runtime as Runtime,
-    RuntimeFailedError as RuntimeFailedError,
-)
-from ._workspace import (
-    Entities as Entities,
-    EntityEvents as EntityEvents,
-    Recorded as Recorded,
-    Workspace as Workspace,
-)
+from __future__ import annotations
 
-EntityListening = EntityEvents
-"""The name of `EntityEvents` before 0.1.0 was complete."""
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dalsegno.actors import Entity as Entity, Receipt as Receipt, World as World
+    from dalsegno.protocol import (
+        Context as Context,
+        CorruptLogError as CorruptLogError,
+        DalsegnoError as DalsegnoError,
+        Domain as Domain,
+        DomainError as DomainError,
+        Event as Event,
+        Index as Index,
+        InternalError as InternalError,
+        Limits as Limits,
+        On as On,
+        OutcomeUnknownError as OutcomeUnknownError,
+        OverloadedError as OverloadedError,
+        Past as Past,
+        Principal as Principal,
+        Reject as Reject,
+        RuntimeClosedError as RuntimeClosedError,
+        StoreUnavailableError as StoreUnavailableError,
+        Touched as Touched,
+        UnavailableError as UnavailableError,
+        WorkspaceHaltedError as WorkspaceHaltedError,
+    )
+
+    from ._runtime import (
+        NoAccountsError as NoAccountsError,
+        Runtime as Runtime,
+        RuntimeFailedError as RuntimeFailedError,
+    )
+    from ._workspace import (
+        Entities as Entities,
+        EntityEvents as EntityEvents,
+        EntityListening as EntityListening,
+        Recorded as Recorded,
+        Workspace as Workspace,
+    )
+_HOMES = {
+    "Entity": "dalsegno.actors",
+    "Receipt": "dalsegno.actors",
+    "World": "dalsegno.actors",
+    "Context": "dalsegno.protocol",
+    "CorruptLogError": "dalsegno.protocol",
+    "DalsegnoError": "dalsegno.protocol",
+    "Domain": "dalsegno.protocol",
+    "DomainError": "dalsegno.protocol",
+    "Event": "dalsegno.protocol",
+    "Index": "dalsegno.protocol",
+    "InternalError": "dalsegno.protocol",
+    "Limits": "dalsegno.protocol",
+    "On": "dalsegno.protocol",
+    "OutcomeUnknownError": "dalsegno.protocol",
+    "OverloadedError": "dalsegno.protocol",
+    "Past": "dalsegno.protocol",
+    "Principal": "dalsegno.protocol",
+    "Reject": "dalsegno.protocol",
+    "RuntimeClosedError": "dalsegno.protocol",
+    "StoreUnavailableError": "dalsegno.protocol",
+    "Touched": "dalsegno.protocol",
+    "UnavailableError": "dalsegno.protocol",
+    "WorkspaceHaltedError": "dalsegno.protocol",
+    "NoAccountsError": "._runtime",
+    "Runtime": "._runtime",
+    "RuntimeFailedError": "._runtime",
+    "Entities": "._workspace",
+    "EntityEvents": "._workspace",
+    "Recorded": "._workspace",
+    "Workspace": "._workspace",
+    "EntityListening": "._workspace",
+}
+"""The module of each name above."""
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(home, __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -8,33 +8,16 @@ A command imports what it needs when it runs: `tail` has no use for a web server
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
 import click
-import trio
 from click.core import ParameterSource
-
-from dalsegno.protocol import (
-    DalsegnoError,
-    DomainError,
-    UnavailableError,
-)
 
 from ._cli_client import send, tail
 from ._cli_database import DATA_DIR, DATABASE, migrate, repair
-from ._cli_options import CONFIG, FILE, option
-from ._config import (
-    ConfigError,
-    check_advertised,
-    check_node_id,
-    check_public_url,
-    parse_bind,
-    parse_proxies,
-    read_limits,
-)
-from ._node import node_id_in
+from ._cli_options import CONFIG, limits_of, option, run_trio, setting
+from ._interrupts import INTERRUPTED, raise_on_interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,11 +25,10 @@ if TYPE_CHECKING:
 
     from ._config import LogFormat, LogLevel
 
-_EXPECTED = (DalsegnoError, DomainError, ConfigError, OSError)
-
 
 def main() -> None:
     """Run the command that was typed, and exit."""
+    raise_on_interrupt()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -58,16 +40,21 @@ def run(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return 130  # 128 + SIGINT, as shells have it
-    except (BaseExceptionGroup, *_EXPECTED) as error:
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - raised again unless it was to be expected
         return _fail(error)
     return status if isinstance(status, int) else 0
 
 
-def _fail(error: BaseException) -> int:
+def _fail(error: Exception) -> int:
     """Print an error that was to be expected and return the status; raise any other."""
+    from dalsegno.protocol import DalsegnoError, DomainError
+
+    from ._config import ConfigError
+
     leaves = list(_leaves(error))
-    if not all(isinstance(leaf, _EXPECTED) for leaf in leaves):
+    expected = (DalsegnoError, DomainError, ConfigError, OSError)
+    if not all(isinstance(leaf, expected) for leaf in leaves):
         raise error
     for leaf in leaves:
         click.echo(f"dalsegno: {_describe(leaf)}", err=True)
@@ -85,6 +72,8 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _describe(error: BaseException) -> str:
+    from dalsegno.protocol import DalsegnoError, UnavailableError
+
     if isinstance(error, UnavailableError):
         return " ".join(error.message.split())  # libpq breaks lines
     if isinstance(error, DalsegnoError):
@@ -106,7 +95,7 @@ cli.add_command(send)
 cli.add_command(tail)
 
 
-@cli.command()
+@cli.command(short_help="Serve until SIGTERM or Ctrl-C, then drain.")
 @CONFIG
 @option("--bind", default="127.0.0.1:8000", metavar="HOST:PORT", help="Where to listen.")
 @DATA_DIR
@@ -114,8 +103,18 @@ cli.add_command(tail)
 @option("--node-id", metavar="ID", help="Which node this is, the same over restarts.")
 @option("--advertise", metavar="URL", help="Where this node is, for those sent here by others.")
 @option("--public-url", metavar="URL", help="Where browsers reach it, by way of a proxy.")
-@option("--origins", multiple=True, metavar="URL", help="Pages from there may connect too.")
-@option("--proxies", multiple=True, metavar="ADDRESS", help="Reverse proxies to be believed.")
+@option(
+    "--origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Pages from there may connect too: https://HOST, several between commas or blanks.",
+)
+@option(
+    "--proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Reverse proxies to be believed, several between commas or blanks.",
+)
 @option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @option("--log-format", type=click.Choice(["text", "json"]), default="text")
 @click.pass_context
@@ -131,34 +130,58 @@ def serve(
     proxies: tuple[str, ...],
     log_level: LogLevel,
     log_format: LogFormat,
-) -> None:
+) -> int:
     """Serve until SIGTERM or Ctrl-C, then drain; a second one ends the process at once."""
+    from ._config import (
+        check_advertised,
+        check_public_url,
+        parse_bind,
+        parse_origins,
+        parse_proxies,
+    )
+
+    with setting(context, "bind"):
+        host, port = parse_bind(bind)
+    with setting(context, "advertise"):
+        address = None if advertise is None else check_advertised(advertise)
+    with setting(context, "public_url"):
+        public = None if public_url is None else check_public_url(public_url)
+    with setting(context, "origins"):
+        pages = parse_origins(origins)
+    with setting(context, "proxies"):
+        networks = parse_proxies(proxies)
+    limits = limits_of(context)
+    node = _node_id(context, node_id, data_dir, database)
+
     from ._logs import configure_logs
     from ._server import ServeConfig
     from ._serving import run_server
 
-    host, port = parse_bind(bind)
     config = ServeConfig(
         host=host,
         port=port,
         data_dir=data_dir,
         database=database,
-        node_id=_node_id(context, node_id, data_dir, database),
-        advertise=None if advertise is None else check_advertised(advertise),
-        public_url=None if public_url is None else check_public_url(public_url),
-        origins=origins,
-        proxies=parse_proxies(proxies),
-        limits=read_limits(context.meta[FILE].limits, os.environ),
+        node_id=node,
+        advertise=address,
+        public_url=public,
+        origins=pages,
+        proxies=networks,
+        limits=limits,
     )
     configure_logs(log_level, log_format)
-    trio.run(run_server, config)
+    return run_trio(run_server, config)
 
 
 def _node_id(
     context: click.Context, node_id: str | None, data_dir: Path, database: str | None
 ) -> str | None:
     """Return the node id, or None for the embedded PostgreSQL's or a new one."""
+    from ._config import check_node_id
+    from ._node import node_id_in
+
     if node_id is not None:
-        return check_node_id(node_id)
+        with setting(context, "node_id"):
+            return check_node_id(node_id)
     named = context.get_parameter_source("data_dir") is not ParameterSource.DEFAULT
     return node_id_in(data_dir) if database is not None and named else None

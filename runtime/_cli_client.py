@@ -11,19 +11,27 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
-import trio
 
-from ._cli_options import CommandT, option
+from ._cli_options import CommandT, option, run_trio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    import trio
+
+    from dalsegno.protocol import DalsegnoError
 
     from .client import Client, Events, RemoteEvent
 
 
 def _server_options(command: CommandT) -> CommandT:
     for add in (
+        option(
+            "--attempts",
+            type=click.IntRange(min=1),
+            help="Give up after so many failures in a row; by default never, "
+            "but after 10 where another server has the workspace.",
+        ),
         option("--password", help="Asked for where there is a terminal."),
         option("--email", required=True, help="Whose account."),
         option("--url", default="http://127.0.0.1:8000", help="Where the server is."),
@@ -32,22 +40,27 @@ def _server_options(command: CommandT) -> CommandT:
     return command
 
 
-@click.command()
+@click.command(short_help="Send a command to a workspace, and print its receipt.")
 @click.argument("workspace")
 @click.argument("command")
 @click.argument("payload", metavar="JSON")
 @click.option("--key", help="Idempotency key: the same key again gives the same answer.")
+@click.option("--json", "as_json", is_flag=True, help="Print a refusal as a JSON line, too.")
 @_server_options
 def send(
     workspace: str,
     command: str,
     payload: str,
     key: str | None,
+    as_json: bool,
     url: str,
     email: str,
     password: str | None,
+    attempts: int | None,
 ) -> int:
     """Send a COMMAND with its fields to a WORKSPACE, and print its receipt once it is durable."""
+    import msgspec
+
     try:
         fields = msgspec.json.decode(payload, type=dict[str, Any])
     except msgspec.MsgspecError as error:
@@ -57,10 +70,10 @@ def send(
         receipt = await client.send(workspace, command, fields, key=key)
         await _write(msgspec.json.encode(receipt) + b"\n")
 
-    return _run(talk, url, email, password, client_id="send")
+    return _run(talk, url, email, password, client_id="send", attempts=attempts, as_json=as_json)
 
 
-@click.command()
+@click.command(short_help="Print the events of a stream as they come.")
 @click.argument("stream")
 @click.option(
     "--after",
@@ -68,7 +81,9 @@ def send(
     help="Begin after this number, or cursor N-CHAIN; else after what was acknowledged.",
 )
 @click.option("--ack", "acks", is_flag=True, help="Acknowledge each event when it is printed.")
-@click.option("--json", "as_json", is_flag=True, help="Print whole events, a JSON line each.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print whole events, and a refusal, as JSON lines."
+)
 @click.option("--workspace", help="Of the stream, where its id alone does not tell.")
 @option("--client-id", default="tail", help="Under which acks are kept.")
 @_server_options
@@ -82,18 +97,21 @@ def tail(
     url: str,
     email: str,
     password: str | None,
+    attempts: int | None,
 ) -> int:
     """Print the events of a STREAM, workspace:ID or note:ID, as they come, until Ctrl-C.
 
     It survives restarts of the server and continues from the exact event.
     """
+    import msgspec
+
     show = msgspec.json.encode if as_json else _line
 
     async def talk(client: Client) -> None:
         async with client.subscribe(stream, workspace_id=workspace, cursor=after) as events:
             await _print(events, show, acks=acks)
 
-    return _run(talk, url, email, password, client_id=client_id)
+    return _run(talk, url, email, password, client_id=client_id, attempts=attempts, as_json=as_json)
 
 
 def _line(event: RemoteEvent) -> bytes:
@@ -107,17 +125,21 @@ def _line(event: RemoteEvent) -> bytes:
 
 async def _print(events: Events, show: Callable[[RemoteEvent], bytes], *, acks: bool) -> None:
     """Print until the stream ends, or until stdout has no reader."""
-    async with trio.open_nursery() as nursery:
-        if stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):
-            nursery.start_soon(_watch_reader, nursery.cancel_scope)
-        try:
-            async for event in events:
-                await _write(show(event) + b"\n")
-                if acks:
-                    events.ack(event)
-        except BrokenPipeError:
-            pass
-        nursery.cancel_scope.cancel(reason="the stream has ended")
+    import trio
+
+    from ._background import in_background
+
+    is_pipe = stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
+    with trio.CancelScope() as printing:
+        watch = partial(_watch_reader, printing) if is_pipe else trio.sleep_forever
+        async with in_background(watch):
+            try:
+                async for event in events:
+                    await _write(show(event) + b"\n")
+                    if acks:
+                        events.ack(event)
+            except BrokenPipeError:
+                return
 
 
 async def _watch_reader(printing: trio.CancelScope) -> None:
@@ -125,12 +147,16 @@ async def _watch_reader(printing: trio.CancelScope) -> None:
 
     The writing end of a pipe never becomes readable, except by the error of a closed pipe.
     """
+    import trio
+
     await trio.lowlevel.wait_readable(sys.stdout.fileno())
     printing.cancel(reason="stdout has no reader")
 
 
 async def _write(line: bytes) -> None:
     """Write past Python's buffer, in a thread, so that a slow pager does not block the client."""
+    import trio
+
     await trio.to_thread.run_sync(_write_all, sys.stdout.fileno(), line, abandon_on_cancel=True)
 
 
@@ -149,8 +175,12 @@ def _run(
     password: str | None,
     *,
     client_id: str,
+    attempts: int | None,
+    as_json: bool,
 ) -> int:
     """Run ``talk`` with a client until it is done or a signal comes; return the exit status."""
+    from dalsegno.protocol import DalsegnoError
+
     if password is None:
         if not sys.stdin.isatty():
             raise click.UsageError("--password or DALSEGNO_PASSWORD is needed")
@@ -160,12 +190,39 @@ def _run(
     logger = logging.getLogger("dalsegno.client")
     logger.addHandler(notes)
     logger.setLevel(logging.INFO)
-    return trio.run(partial(_talk, talk, url, email, password, client_id))
+    try:
+        return run_trio(partial(_talk, talk, url, email, password, client_id, attempts))
+    except DalsegnoError as error:
+        click.echo(_as_json(error) if as_json else f"dalsegno: {_as_text(error)}", err=True)
+        return 1
+
+
+def _as_text(error: DalsegnoError) -> str:
+    """Return a refusal in a line: its code, its message, and its details where there are some."""
+    import msgspec
+
+    details = msgspec.json.encode(error.details).decode() if error.details else ""
+    return f"{error.code}: {error.message} {details}".rstrip()
+
+
+def _as_json(error: DalsegnoError) -> str:
+    import msgspec
+
+    said = {"code": error.code, "message": error.message, "details": error.details}
+    return msgspec.json.encode(said).decode()
 
 
 async def _talk(
-    talk: Callable[[Client], Awaitable[None]], url: str, email: str, password: str, client_id: str
+    talk: Callable[[Client], Awaitable[None]],
+    url: str,
+    email: str,
+    password: str,
+    client_id: str,
+    attempts: int | None,
 ) -> int:
+    import trio
+
+    from ._background import in_background
     from .client import ClientLimits, open_client
 
     status = 0
@@ -174,15 +231,17 @@ async def _talk(
         nonlocal status
         async for number in signals:
             status = 128 + number
-            nursery.cancel_scope.cancel(reason="a signal arrived")
+            stopping.cancel(reason="a signal arrived")
 
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(stop_on_signal, signals)
-            limits = ClientLimits(attempts_max=None)
-            async with open_client(
-                url, email=email, password=password, client_id=client_id, limits=limits
-            ) as client:
+        looks = ClientLimits().looks_max if attempts is None else attempts
+        limits = ClientLimits(attempts_max=attempts, looks_max=looks)
+        with trio.CancelScope() as stopping:
+            async with (
+                in_background(partial(stop_on_signal, signals)),
+                open_client(
+                    url, email=email, password=password, client_id=client_id, limits=limits
+                ) as client,
+            ):
                 await talk(client)
-            nursery.cancel_scope.cancel(reason="the command is done")
     return status

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import trio
 
-from dalsegno.protocol import (
-    SYSTEM_WORKSPACE,
-    Reject,
-    StoreUnavailableError,
-    check_id,
-    check_workspace_id,
-)
-
-from ._cli_options import CONFIG, FILE, option
-from ._config import read_limits
-from .seams import user_name
+from ._cli_options import CONFIG, limits_of, option, run_trio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,17 +27,18 @@ DATABASE = option(
 )
 
 
-@click.command()
+@click.command(short_help="Bring the database's schema up to date.")
 @CONFIG
 @DATA_DIR
 @DATABASE
-def migrate(data_dir: Path, database: str | None) -> None:
+@click.pass_context
+def migrate(context: click.Context, data_dir: Path, database: str | None) -> None:
     """Bring the database's schema up to date; `serve` does so by itself."""
-    applied = trio.run(_migrate, data_dir, database)
+    applied = run_trio(_migrate, data_dir, database, limits_of(context))
     click.echo("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
 
 
-@click.command()
+@click.command(short_help="Check a workspace's log, and open it again if it was halted.")
 @CONFIG
 @DATA_DIR
 @DATABASE
@@ -68,14 +57,17 @@ def repair(
     The log itself is never changed.  If something is wrong with it, that is printed and the
     workspace stays halted.  If a server runs on the embedded PostgreSQL, ask that server instead.
     """
+    from dalsegno.protocol import SYSTEM_WORKSPACE, Reject, check_id, check_workspace_id
+
+    from .seams import user_name
+
     try:
         if workspace != SYSTEM_WORKSPACE:
             check_workspace_id(workspace)
         actor = check_id(actor or user_name(), chars_max=200, what="actor")
     except Reject as error:
         raise click.UsageError(error.message) from error
-    limits = read_limits(context.meta[FILE].limits, os.environ)
-    _print(trio.run(_repair, data_dir, database, workspace, actor, limits))
+    _print(run_trio(_repair, data_dir, database, workspace, actor, limits_of(context)))
 
 
 def _print(report: RepairReport) -> None:
@@ -90,9 +82,11 @@ def _print(report: RepairReport) -> None:
         click.echo(f"it was halted ({report.halted_reason}) and is open again")
 
 
-async def _migrate(data_dir: Path, database: str | None) -> list[str]:
+async def _migrate(data_dir: Path, database: str | None, limits: Limits) -> list[str]:
+    from .store import bring_up_to_date
+
     async with _database(data_dir, database) as dsn:
-        return await _bring_up_to_date(dsn)
+        return await bring_up_to_date(dsn, wait_s=limits.database_wait_s)
 
 
 async def _repair(
@@ -102,11 +96,11 @@ async def _repair(
     from dalsegno.actors.domains.accounts import account_domains
     from dalsegno.actors.domains.notes import notes
 
-    from .store import PostgresStore
+    from .store import PostgresStore, bring_up_to_date
 
     domains = {domain.name: domain for domain in (*account_domains, notes)}
     async with _database(data_dir, database) as dsn:
-        await _bring_up_to_date(dsn)
+        await bring_up_to_date(dsn, wait_s=limits.database_wait_s)
         async with PostgresStore.open(dsn, limits=limits) as store:
             return await repair(store, domains, workspace_id, actor=actor, limits=limits)
 
@@ -121,16 +115,3 @@ async def _database(data_dir: Path, database: str | None) -> AsyncIterator[str]:
         return
     async with open_embedded(data_dir) as server:
         yield server.dsn
-
-
-async def _bring_up_to_date(dsn: str) -> list[str]:
-    from .store import ConnectionBrokenError, connect, migrate
-
-    try:
-        connection = await connect(dsn)
-    except ConnectionBrokenError as error:
-        raise StoreUnavailableError(f"the database is unavailable: {error.message}") from error
-    try:
-        return await migrate(connection)
-    finally:
-        await connection.aclose()

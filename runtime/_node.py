@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 
 from dalsegno.protocol import DalsegnoError
 
-from .seams import WORLD
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -53,6 +51,8 @@ def node_id_in(folder: Path) -> str:
 
 def _make(path: Path) -> None:
     """Create the file completely or not at all; the first process to do so wins."""
+    from .seams import WORLD  # not for who only checks an id, such as `dalsegno --help`
+
     node_id = WORLD.new_id()
     new = path.with_name(f"{_FILE}.{node_id}")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)

@@ -18,7 +18,6 @@ from dalsegno.protocol import (
     DomainError,
     Limits,
     Reject,
-    StoreUnavailableError,
     UnavailableError,
     check_workspace_id,
 )
@@ -27,13 +26,7 @@ from ._background import in_background
 from ._node import is_node_id, node_id_in
 from ._workspace import Workspace
 from .seams import WORLD
-from .store import (
-    ConnectionBrokenError,
-    PostgresStore,
-    connect,
-    migrate,
-    open_embedded,
-)
+from .store import PostgresStore, bring_up_to_date, open_embedded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -99,7 +92,9 @@ class Runtime:
 
         Raises:
             DomainError: a domain is not complete, or cannot read what was written before.
-            StoreUnavailableError: the database cannot be reached.
+            StoreUnavailableError: the database cannot be reached within
+                ``limits.database_wait_s``, or refuses us.
+            DatabaseRefusedError: a log cannot be kept in it, or not by this release.
             RuntimeFailedError: when leaving: a service that every workspace depends on failed.
 
         """
@@ -114,7 +109,7 @@ class Runtime:
                 if dsn is None:
                     dsn = (await stack.enter_async_context(open_embedded(Path(data_dir)))).dsn
                     node_id = node_id or node_id_in(Path(data_dir))
-                await _migrate(dsn)
+                await bring_up_to_date(dsn, wait_s=limits.database_wait_s)
                 postgres = await stack.enter_async_context(PostgresStore.open(dsn, limits=limits))
                 store, accounts = postgres, postgres.accounts
             else:
@@ -181,17 +176,6 @@ class Runtime:
 
         """
         return Workspace(self.service, check_workspace_id(workspace_id))
-
-
-async def _migrate(dsn: str) -> None:
-    try:
-        connection = await connect(dsn)
-        try:
-            await migrate(connection)
-        finally:
-            await connection.aclose()
-    except ConnectionBrokenError as error:
-        raise StoreUnavailableError(f"the database is unavailable: {error.message}") from error
 
 
 @asynccontextmanager

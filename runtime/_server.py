@@ -23,6 +23,7 @@ from dalsegno.actors.domains.notes import notes
 from dalsegno.protocol import Close, DrainingError, Limits, check_id
 
 from ._background import in_background
+from ._listening import open_listeners
 from ._runtime import Runtime
 from ._session_watch import watch_sessions
 from ._shutdown import Shutdown
@@ -196,7 +197,7 @@ async def serve(
     """
     stop = trio.Event() if stop is None else stop
     async with AsyncExitStack() as stack:
-        listeners = await trio.open_tcp_listeners(config.port, host=config.host)
+        listeners = await open_listeners(config.host, config.port)
         for listener in listeners:
             await stack.enter_async_context(listener)
         rt = await stack.enter_async_context(

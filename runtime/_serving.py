@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import click
 import structlog
@@ -17,9 +16,7 @@ from dalsegno.actors.domains.accounts import setups
 
 from ._server import Ready, ServeConfig, serve
 from .resources import raise_descriptor_limit
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+from .store import abandon_all
 
 _GC_AFTER = 50_000
 """How many new containers make the garbage collector look for young cycles.
@@ -31,35 +28,67 @@ costs 40 % more, since what is on its way is looked at again and again.
 _log = structlog.get_logger("dalsegno.serve")
 
 
-async def run_server(config: ServeConfig) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once."""
+async def run_server(config: ServeConfig) -> int:
+    """Serve until a signal, then drain; a second one ends the process at once.
+
+    Returns:
+        The exit status: 0, or 128 plus the signal's number where it came before the server served.
+
+    """
     raise_descriptor_limit()
     # A command is some thirty small objects that live for one commit.  By default Python would
     # look for cycles, of which there are hardly any, after every twenty commands.
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_AFTER)
-    stop = trio.Event()
+    signals = _Signals()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(signals.watch)
 
-    async def serve_here(task_status: trio.TaskStatus[Ready]) -> None:
-        await serve(config, stop=stop, task_status=task_status)
-        nursery.cancel_scope.cancel(reason="the server has ended")
+        async def serve_here(task_status: trio.TaskStatus[Ready]) -> None:
+            await serve(config, stop=signals.drain, task_status=task_status)
+            nursery.cancel_scope.cancel(reason="the server has ended")
 
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_drain_on_signal, signals, stop)
+        with signals.starting:
             ready: Ready = await nursery.start(serve_here)
+            signals.has_started = True
             _say(*await _introduction(config, ready))
+        if signals.starting.cancelled_caught:
+            nursery.cancel_scope.cancel(reason="a signal arrived during the start")
+    return signals.status
 
 
-async def _drain_on_signal(signals: AsyncIterator[int], stop: trio.Event) -> None:
-    async for number in signals:
-        if stop.is_set():
-            # Draining is bounded, but a second signal means: now.  An embedded PostgreSQL may be
-            # left running; the next start adopts it.
-            os._exit(128 + number)
-        _log.info("draining", signal=signal.Signals(number).name)
-        stop.set()
+class _Signals:
+    """What signals do: give up the start, else drain; a second one ends the process."""
+
+    def __init__(self) -> None:
+        self.drain = trio.Event()
+        self.starting = trio.CancelScope()
+        self.has_started = False
+        self.status = 0
+        """The process's exit status: 0 after a drain."""
+
+    async def watch(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Handle signals until cancelled."""
+        with trio.open_signal_receiver(*_watched()) as arrived:
+            task_status.started()
+            async for number in arrived:
+                if self.drain.is_set():
+                    # Both are bounded, but a second signal means: now.
+                    abandon_all()
+                    os._exit(128 + number)
+                self.drain.set()
+                if self.has_started:
+                    _log.info("draining", signal=signal.Signals(number).name)
+                else:
+                    self.status = 128 + number
+                    self.starting.cancel(reason="a signal arrived")
+
+
+def _watched() -> list[signal.Signals]:
+    """Return the signals that end a server; that of a closed terminal not under nohup."""
+    is_kept = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([] if is_kept else [signal.SIGHUP])]
 
 
 async def _introduction(config: ServeConfig, ready: Ready) -> list[str]:

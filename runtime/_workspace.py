@@ -269,3 +269,7 @@ class EntityEvents(Generic[EventT]):
                 raise CorruptLogError(str(error)) from error
             if event is not None:
                 return Recorded(event, record)
+
+
+EntityListening = EntityEvents
+"""The name of `EntityEvents` before 0.1.0 was complete."""

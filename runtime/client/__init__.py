@@ -6,6 +6,7 @@ from ._errors import (
     DisconnectedError as DisconnectedError,
     SequenceGapError as SequenceGapError,
     UnreachableError as UnreachableError,
+    UnsafeAddressError as UnsafeAddressError,
 )
 from ._events import Events as Events
 from ._open import open_client as open_client

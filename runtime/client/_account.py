@@ -1,16 +1,17 @@
-"""Logging in over HTTP, and the cookie that results."""
+"""Logging in over HTTP, the cookie that results, and the server that gets it."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 
 from dalsegno.protocol import DalsegnoError, OverloadedError, Reject, StoreUnavailableError
 
-from ._errors import UnreachableError, error_of, seconds
+from ._errors import UnreachableError, UnsafeAddressError, error_of, seconds
 
 if TYPE_CHECKING:
     import ssl
@@ -38,6 +39,8 @@ class Account:
         limits: ClientLimits,
     ) -> None:
         self.url = url
+        """The server to connect to: the program's, or the owner of a workspace that it named."""
+        self._home = url
         self.cookie = cookie
         """The ``Cookie`` header; None before the first login."""
         self._email = email
@@ -52,6 +55,36 @@ class Account:
     def can_log_in(self) -> bool:
         """Whether there are credentials."""
         return self._email is not None and self._password is not None
+
+    @property
+    def is_away(self) -> bool:
+        """Whether this follows the address of a workspace's owner."""
+        return self.url != self._home
+
+    def follow(self, address: object) -> bool:
+        """Connect to that address from now on; return False where there is none, or no new one.
+
+        Servers on one database know each other's sessions.
+
+        Raises:
+            UnsafeAddressError: the address is without TLS, unlike the one that gave it.
+
+        """
+        url = checked_url(address) if isinstance(address, str) else None
+        if url is None or url == self.url:
+            self.url = self._home
+            return False
+        if url.startswith("http:") and "https" in {_scheme(self.url), _scheme(self._home)}:
+            raise UnsafeAddressError(
+                f"the workspace's owner is at {url}, which is not https as {self.url} is; the "
+                "session is not sent there"
+            )
+        self.url = url
+        return True
+
+    def go_home(self) -> None:
+        """Connect to the program's own address again."""
+        self.url = self._home
 
     async def log_in(self) -> None:
         """Begin a session.
@@ -71,11 +104,31 @@ class Account:
                 response = await http.post(f"{self.url}/api/auth/login", json=body)
             except httpx.HTTPError as error:
                 raise UnreachableError(f"{self.url} does not answer: {_reason(error)}") from error
+        if response.status_code == HTTPStatus.NOT_FOUND and urlsplit(self.url).path:
+            origin = self.url.removesuffix(urlsplit(self.url).path)
+            raise Reject("BAD_URL", f"there is no server at {self.url}; it may be at {origin}")
         if response.status_code != HTTPStatus.OK:
             raise refused(
                 response.status_code, response.content, response.headers.get("retry-after")
             )
         self.cookie = "; ".join(f"{name}={value}" for name, value in response.cookies.items())
+
+
+def checked_url(text: str) -> str | None:
+    """Return a server's address without a slash at its end; None if the text is none."""
+    try:
+        parts = urlsplit(text)
+        port_is_valid = parts.port is None or parts.port > 0
+    except ValueError:
+        return None
+    is_server = parts.scheme in {"http", "https"} and parts.hostname and port_is_valid
+    if not is_server or parts.query or parts.fragment:
+        return None
+    return text.rstrip("/")
+
+
+def _scheme(url: str) -> str:
+    return urlsplit(url).scheme
 
 
 def refused(status: int, body: bytes | None, retry_after: str | None) -> DalsegnoError:

@@ -22,10 +22,10 @@ from dalsegno.protocol import (
 )
 
 from ._account import Account
-from ._errors import ClientClosedError, UnreachableError, error_of
+from ._errors import ClientClosedError, UnreachableError, UnsafeAddressError, error_of
 from ._events import Events
 from ._link import Link, converse
-from ._policy import ABNORMAL, ClientLimits, Ending, Retries
+from ._policy import ABNORMAL, Attempts, ClientLimits, Ending, Retries
 from ._sends import Sends
 from ._wire import (
     UNTRACKED,
@@ -162,7 +162,7 @@ class Client:
             workspace_id=workspace_id,
             cursor=cursor,
             client_id=self._client_id,
-            retries=Retries(self.limits, self._world.random),
+            attempts=Attempts(self.limits, self._world.random),
         )
 
     def follow(self, events: Events) -> None:
@@ -204,7 +204,8 @@ class Client:
             ending = await self._connect()
             if self._error is None:
                 wait_s = self._consider(ending)
-                _log.warning("%s; again in %.1f s", ending, wait_s)
+                if not ending.was_left:  # else why was said when it was decided
+                    _log.warning("%s; again in %.1f s", ending, wait_s)
                 await trio.sleep(wait_s)
 
     async def _connect(self) -> Ending:
@@ -213,17 +214,22 @@ class Client:
                 await self._account.log_in()
             except (UnavailableError, UnreachableError) as error:
                 return Ending(ABNORMAL, error.message)
+            except DalsegnoError as error:
+                if not self._account.is_away:
+                    raise
+                return Ending(ABNORMAL, error.message)
         try:
-            return await converse(
+            ending = await converse(
                 self._account,
                 ssl_context=self._ssl_context,
                 limits=self.limits,
                 begin=self._begin,
                 hear=self._hear,
             )
-        finally:
-            if self._link is not None and not self._link.is_elsewhere:
+            if ending.was_useful and not ending.was_left:
                 self._looks.reset()
+            return ending
+        finally:
             self._link = None
             self._sends.disconnected()
             for events in self._streams.values():
@@ -232,7 +238,8 @@ class Client:
     def _begin(self, link: Link) -> None:
         """Continue where the last connection ended."""
         if self._connections:
-            _log.info("connected again")
+            where = f"to {self._account.url}" if self._account.is_away else "again"
+            _log.info("connected %s", where)
         self._connections += 1
         self._link = link
         self._sends.connected(link)
@@ -253,6 +260,10 @@ class Client:
             self._may_log_in = False
             self._account.cookie = None
             return 0.0
+        if not ending.was_open and self._account.is_away:
+            # Perhaps it has just died.  Whoever knew its address knows best who follows.
+            self._account.go_home()
+            return self._looks.again()
         if ending.is_final:
             raise ending.as_error()
         if ending.slot_s is not None:
@@ -298,7 +309,7 @@ class Client:
     def _refused(self, said: Refused) -> None:
         error = error_of(said.code, said.message, said.details)
         if isinstance(error, WorkspaceMovedError):
-            self._look_elsewhere()
+            error = self._look_elsewhere(error)
         if said.request_id == UNTRACKED:
             self._ack_refused(said)
         elif said.request_id is not None:
@@ -319,7 +330,7 @@ class Client:
                 try:
                     if not error.retryable:
                         raise error
-                    delay_s = events.retries.after(error)
+                    delay_s = events.attempts.after(error)
                 except DalsegnoError as last:
                     events.fail(last)
                 else:
@@ -334,11 +345,29 @@ class Client:
         else:
             events.fail(error)
 
-    def _look_elsewhere(self) -> None:
-        """Leave this connection, once: the next one may lead to the right node."""
-        if self._link is not None and not self._link.is_elsewhere:
-            self._link.is_elsewhere = True
-            self._begin_task(_leave, self._link, self._looks.again())
+    def _look_elsewhere(self, moved: WorkspaceMovedError) -> DalsegnoError:
+        """Leave this connection, once, for the owner's address or another way to the owner.
+
+        Returns:
+            What whoever asked for the workspace gets: that its owner is elsewhere, and where.
+
+        """
+        address = moved.details.get("address")
+        where = f"at {address}" if address is not None else "which gives no address"
+        moved.message = f"{moved.message}: node {moved.owner!r}, {where}"
+        link = self._link
+        if link is None or link.is_elsewhere:
+            return moved
+        try:
+            has_address = self._account.follow(address)
+        except UnsafeAddressError as error:
+            return error
+        link.is_elsewhere = True
+        delay_s = self._looks.again()
+        what = "going there" if has_address else "asking again"
+        _log.warning("%s; %s in %.1f s", moved.message, what, delay_s)
+        self._begin_task(_leave, link, delay_s)
+        return moved
 
     def _begin_task(self, task: Callable[..., Awaitable[None]], *arguments: object) -> None:
         assert self._nursery is not None, "messages arrive while it is open"

@@ -4,6 +4,7 @@
     ├── UnreachableError      no connection within the attempts that are allowed
     ├── DisconnectedError     the server ended the connection and refuses further ones
     ├── SequenceGapError      the server's fault: a stream's numbers are not dense
+    ├── UnsafeAddressError    a server's fault: it sends the session where no TLS is
     └── ClientClosedError     the program's fault: it left the client's ``async with``
 
 The server's errors arrive as the classes that they had there, according to their codes.
@@ -59,6 +60,15 @@ class SequenceGapError(DalsegnoError):
     code = "SEQUENCE_GAP"
 
 
+class UnsafeAddressError(DalsegnoError):
+    """The owner of a workspace gives an address without TLS, and the session came over TLS.
+
+    Following it would show cookie and password to everybody on the way.
+    """
+
+    code = "UNSAFE_ADDRESS"
+
+
 class ClientClosedError(DalsegnoError):
     """The client was closed."""
 
@@ -90,7 +100,11 @@ def error_of(code: str, message: str, details: Mapping[str, Any] | None) -> Dals
     kind = _BY_CODE.get(code)
     error: DalsegnoError
     if code == "WORKSPACE_MOVED":
-        error = WorkspaceMovedError(None, retry_after_s=seconds(given.get("retry_after")))
+        owner = given.get("owner")
+        error = WorkspaceMovedError(
+            owner if isinstance(owner, str) else None,
+            retry_after_s=seconds(given.get("retry_after")),
+        )
         error.message = message
     else:
         error = Reject(code, message) if kind is None else kind(message)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol import DalsegnoError
 
     from ._link import Link
-    from ._policy import ClientLimits, Retries
+    from ._policy import Attempts, ClientLimits
 
 
 class _State(Enum):
@@ -69,10 +69,10 @@ class Events:
         workspace_id: str | None,
         cursor: int | str | None,
         client_id: str,
-        retries: Retries,
+        attempts: Attempts,
     ) -> None:
         self.stream_id = stream_id
-        self.retries = retries
+        self.attempts = attempts
         self.acked = 0
         """The highest number that is known to have been acknowledged."""
         self._client = client
@@ -213,7 +213,7 @@ class Events:
         if self._state is not _State.ASKING or said.request_id != self._request_id:
             return
         self._state = _State.LIVE
-        self.retries.reset()
+        self.attempts.reset()
         if not self._began.is_set():
             chain = "" if said.chain is None else f"-{said.chain}"
             self._move(said.cursor, f"{said.cursor}{chain}")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _SUBPROTOCOL = "dalsegno.v1"
 _READ_BYTES = 64 * 1024
+_PROOF_S = 1.0
 _QUEUED_MESSAGES = 64
 """Messages between the library's reader and ours, which saves a task switch for each."""
 
@@ -61,6 +62,7 @@ class Link:
         self.is_elsewhere = False
         """Whether another node was found to serve a workspace that was asked for here."""
         self._is_leaving = False
+        self._began = trio.current_time()
 
     def __repr__(self) -> str:
         return f"<Link {self._websocket}, {len(self._messages)} to send>"
@@ -145,12 +147,17 @@ class Link:
                 except msgspec.MsgspecError as error:
                     return self._ending(Close.PROTOCOL_ERROR, f"not understood: {error}")
 
+    @property
+    def _has_lasted(self) -> bool:
+        """Whether this proves more than that the server accepts connections and ends them."""
+        return trio.current_time() - self._began >= min(self._limits.backoff_first_s, _PROOF_S)
+
     def _ending(self, code: int, reason: str) -> Ending:
         return Ending(
             code,
             reason,
             was_open=True,
-            was_useful=self.was_useful,
+            was_useful=self.was_useful and self._has_lasted,
             was_left=self._is_leaving,
             slot_s=self.slot_s,
         )

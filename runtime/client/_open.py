@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import trio
 
@@ -12,7 +11,7 @@ from dalsegno.protocol import Reject, UnavailableError
 from dalsegno.runtime._background import in_background
 from dalsegno.runtime.seams import WORLD
 
-from ._account import Account
+from ._account import Account, checked_url
 from ._client import Client
 from ._policy import ClientLimits
 
@@ -83,7 +82,7 @@ async def open_client(
 
 
 def _checked(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    checked = checked_url(url)
+    if checked is None:
         raise Reject("BAD_URL", f"{url!r} is not http://HOST:PORT or https://HOST")
-    return url.rstrip("/")
+    return checked

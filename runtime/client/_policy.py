@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,9 @@ class ClientLimits:
 
     attempts_max: int | None = 10
     """Consecutive failures before `UnreachableError`; with None it never gives up."""
+    looks_max: int | None = 10
+    """Consecutive answers that another node has a workspace before the program gets that answer:
+    with growing delays longer than a lease, after which the workspace is anybody's."""
     backoff_first_s: float = 1.0
     """First upper bound of the full-jitter delay between attempts …"""
     backoff_max_s: float = 30.0
@@ -54,6 +57,24 @@ class ClientLimits:
     """… and their bytes."""
     message_bytes_max: int = 16 * MIB
     """A message of the server's: enough for a note of 1 MiB, escaped in the worst way."""
+
+
+class Attempts:
+    """Failures in a row of one command or stream, those of the wrong node counted apart."""
+
+    def __init__(self, limits: ClientLimits, random: Callable[[], float]) -> None:
+        self._otherwise = Retries(limits, random)
+        self._elsewhere = Retries(replace(limits, attempts_max=limits.looks_max), random)
+
+    def reset(self) -> None:
+        """Forget the failures, after something that worked."""
+        self._otherwise.reset()
+        self._elsewhere.reset()
+
+    def after(self, error: DalsegnoError) -> float:
+        """Count a failure and return the delay; see `Retries.after`."""
+        moved = isinstance(error, WorkspaceMovedError)
+        return (self._elsewhere if moved else self._otherwise).after(error)
 
 
 class Retries:
@@ -105,7 +126,7 @@ class Ending:
     was_open: bool = False
     """Whether the handshake succeeded."""
     was_useful: bool = False
-    """Whether the server had sent anything but errors."""
+    """Whether the server had sent anything but errors, and not ended it at once."""
     was_left: bool = False
     """Whether this client ended it, to find another server behind the same address."""
     slot_s: float | None = None

@@ -10,7 +10,7 @@ import trio
 from dalsegno.protocol import WorkspaceMovedError
 
 from ._errors import UnreachableError
-from ._policy import Retries
+from ._policy import Attempts
 from ._wire import Committed, encode
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Sends:
 
     async def send(self, message: CommandMessage) -> Committed:
         """Send a command, again if it may have been lost; see `Client.send`."""
-        retries = Retries(self._limits, self._world.random)
+        attempts = Attempts(self._limits, self._world.random)
         async with self._room:
             while True:
                 answer, link = await self._ask(message)
@@ -66,7 +66,7 @@ class Sends:
                     return answer
                 if not answer.retryable or isinstance(answer, UnreachableError):
                     raise answer
-                with trio.move_on_after(retries.after(answer)):
+                with trio.move_on_after(attempts.after(answer)):
                     if isinstance(answer, WorkspaceMovedError):
                         await self._wait_other_than(link)
                     else:

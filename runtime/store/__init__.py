@@ -8,17 +8,20 @@ from ._driver import (
     DriverError as DriverError,
     Pool as Pool,
     PoolStatistics as PoolStatistics,
+    SessionRefusedError as SessionRefusedError,
 )
 from ._embedded import open_embedded as open_embedded
+from ._held import abandon_all as abandon_all
 from ._memory_accounts import MemoryAccounts as MemoryAccounts
-from ._migrations import (
-    DatabaseRefusedError as DatabaseRefusedError,
-    SchemaTooNewError as SchemaTooNewError,
-    SchemaTooOldError as SchemaTooOldError,
-    ServerUnsuitableError as ServerUnsuitableError,
-    check as check,
-    migrate as migrate,
-)
+from ._migrations import check as check, migrate as migrate
 from ._postgres import PostgresStore as PostgresStore
 from ._postgres_accounts import PostgresAccounts as PostgresAccounts
 from ._psycopg import connect as connect
+from ._readiness import bring_up_to_date as bring_up_to_date
+from ._suitability import (
+    DatabaseRefusedError as DatabaseRefusedError,
+    RightsMissingError as RightsMissingError,
+    SchemaTooNewError as SchemaTooNewError,
+    SchemaTooOldError as SchemaTooOldError,
+    ServerUnsuitableError as ServerUnsuitableError,
+)

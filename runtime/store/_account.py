@@ -10,6 +10,8 @@ small server often runs as root, and then another user must own the cluster.  In
    0700: root itself, in a user namespace that maps it to an ordinary user.  There it has no
    privileges outside the namespace; it is merely the owner of root's files.
 
+A user without a name, who is not root, has one lent for `initdb`, which asks for it.
+
 The mode of an existing folder is never changed: somebody chose it.
 """
 
@@ -17,7 +19,9 @@ from __future__ import annotations
 
 import os
 import pwd
+import signal
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
 _TRY_TIMEOUT_S = 20.0
 
 _DEDICATED = ("postgres", "nobody")
+
+_running: list[subprocess.Popen[str]] = []
+"""The programs that run at this moment; each leads a group of processes."""
 
 
 class EmbeddedPostgresError(DalsegnoError):
@@ -60,30 +67,39 @@ class Account:
         Raises:
             OSError: this user may not run it.
         """
+        with self._started(command) as program:
+            _running.append(program)
+            try:
+                said, _ = program.communicate(timeout=timeout_s)
+            except subprocess.TimeoutExpired as error:
+                program.kill()
+                return Ended(False, str(error))
+            except BaseException:
+                program.kill()
+                raise
+            finally:
+                _running.remove(program)
+        return Ended(program.returncode == 0, said)
+
+    def _started(self, command: Sequence[str | Path]) -> subprocess.Popen[str]:
         other = os.geteuid() != self.uid
-        try:
-            ended = subprocess.run(  # noqa: S603 - the wheel's programs
-                [*self.prefix, *command],
-                # Ctrl-C in the terminal is for the runtime, which then stops everything in order.
-                start_new_session=True,
-                user=self.uid if other else None,
-                group=self.gid if other else None,
-                extra_groups=[] if other else None,
-                umask=0o077,
-                # This user may have no access to the current folder.
-                cwd="/",
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                check=False,
-                timeout=timeout_s,
-            )
-        except subprocess.TimeoutExpired as error:
-            return Ended(False, str(error))
-        return Ended(ended.returncode == 0, ended.stdout)
+        return subprocess.Popen(  # noqa: S603 - the wheel's programs
+            [*self.prefix, *command],
+            # Ctrl-C in the terminal is for the runtime, which then stops everything in order.
+            start_new_session=True,
+            user=self.uid if other else None,
+            group=self.gid if other else None,
+            extra_groups=[] if other else None,
+            umask=0o077,
+            # This user may have no access to the current folder.
+            cwd="/",
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
 
     def own(self, path: Path) -> None:
         """Make this user the owner of a file or folder that we have just created."""
@@ -100,6 +116,13 @@ class Account:
         except OSError as error:
             return str(error)
         return None if tried.ok else tried.said.strip() or "no reason given"
+
+
+def kill_programs() -> None:
+    """Kill what runs at this moment, with what it has started, from any thread."""
+    for program in _running.copy():  # it changes meanwhile
+        with suppress(OSError):  # it has just ended
+            os.killpg(program.pid, signal.SIGKILL)
 
 
 def own_account() -> Account:
@@ -120,7 +143,8 @@ def choose_account(directory: Path, cluster: Path, program: Path) -> Account:
             raise EmbeddedPostgresError(
                 f"{cluster} belongs to {_name(owner)}: start as that user, or as root"
             )
-        return myself
+        has_name = _name(myself.uid) != str(myself.uid)
+        return myself if owner is not None or has_name else _named(directory, program)
     refusals = []
     for account in _candidates(directory, owner):
         refusal = account.refusal(directory, program)
@@ -135,6 +159,37 @@ def choose_account(directory: Path, cluster: Path, program: Path) -> Account:
     )
 
 
+def _named(directory: Path, program: Path) -> Account:
+    """Give a user without a name, as platforms assign them to containers, a name for `initdb`.
+
+    That looks it up.  In a user namespace the same user appears as one that has a name; what it
+    makes there belongs to it outside, where PostgreSQL then runs without a name.
+    """
+    alias = _in_namespace()
+    refusal = "no user is named postgres or nobody"
+    if alias is not None:
+        refused = alias.refusal(directory, program)
+        if refused is None:
+            return alias
+        refusal = refused
+    uid, gid = os.geteuid(), os.getegid()
+    raise EmbeddedPostgresError(
+        f"PostgreSQL's initdb wants a user with a name, and uid {uid} has none here; a user "
+        f"namespace, which would lend it one, is not allowed either ({refusal}). Give it a name, "
+        f"with a line like `app:x:{uid}:{gid}::/:/bin/false` in /etc/passwd; or start as another "
+        "user; or name a PostgreSQL of your own with --database"
+    )
+
+
+def _in_namespace() -> Account | None:
+    """Return this process's user under the name of a dedicated one, in a user namespace."""
+    dedicated = next(filter(None, map(_user, _DEDICATED)), None)
+    if dedicated is None:
+        return None
+    alias = (f"--map-user={dedicated.pw_uid}", f"--map-group={dedicated.pw_gid}")
+    return Account(os.geteuid(), os.getegid(), ("unshare", "--user", *alias, "--"))
+
+
 def _candidates(directory: Path, owner: int | None) -> Iterator[Account]:
     dedicated = next(filter(None, map(_user, _DEDICATED)), None)
     if owner:
@@ -147,9 +202,9 @@ def _candidates(directory: Path, owner: int | None) -> Iterator[Account]:
             yield Account(host, _group(host))
         if dedicated is not None:
             yield Account(dedicated.pw_uid, dedicated.pw_gid)
-    if dedicated is not None:
-        alias = (f"--map-user={dedicated.pw_uid}", f"--map-group={dedicated.pw_gid}")
-        yield Account(0, 0, ("unshare", "--user", *alias, "--"))
+    alias = _in_namespace()
+    if alias is not None:
+        yield alias
 
 
 def _user(name: str) -> pwd.struct_passwd | None:

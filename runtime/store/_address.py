@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from dalsegno.runtime.resources import starting_thread
 
-from ._driver import ConnectionBrokenError
+from ._driver import ConnectionBrokenError, SessionRefusedError
 
 if TYPE_CHECKING:
     from psycopg.abc import ConnDict
@@ -38,7 +38,8 @@ async def addresses_of(dsn: str) -> list[ConnDict]:
     """Resolve the hosts of a DSN to addresses, in their order.
 
     Raises:
-        ConnectionBrokenError: the DSN cannot be parsed, or no host has an address.
+        SessionRefusedError: the DSN cannot be parsed.
+        ConnectionBrokenError: no host has an address.
     """
     addresses: list[ConnDict] = []
     failure: ConnectionBrokenError | None = None
@@ -64,10 +65,9 @@ def _hosts(dsn: str) -> list[ConnDict]:
     except psycopg.Error:
         pass
     # libpq's own message would quote the offending text, which may be part of a password.
-    raise ConnectionBrokenError(
+    raise SessionRefusedError(
         "libpq cannot read this database address; in a URL, special characters in the user's name "
-        "and password must be percent-encoded",
-        sent=False,
+        "and password must be percent-encoded"
     )
 
 

@@ -4,6 +4,7 @@
     ├── DatabaseError             the server refused the statement; the connection is fine
     ├── CommitUncertainError      the server committed, but does not know whether standbys have it
     └── ConnectionBrokenError     the connection was lost, or never established
+        └── SessionRefusedError   … and will not be, until somebody changes something
 
 A store that promises never to guess (I4) must know what became of a statement whose connection
 broke: with ``sent=False`` it certainly did not run, with ``sent=True`` its outcome is unknown.  An
@@ -67,6 +68,15 @@ class ConnectionBrokenError(DriverError):
         """Whether the statement may have reached the server, so that its outcome is unknown."""
 
 
+class SessionRefusedError(ConnectionBrokenError):
+    """No session can be opened with this address, however long one waits; says what to do."""
+
+    retryable = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, sent=False)
+
+
 class Connection(Protocol):
     """One session with the server, in autocommit, used by one task at a time."""
 
@@ -116,7 +126,8 @@ class Connect(Protocol):
         """Open a session, with ``settings`` as by ``SET``, and ``finish_s`` as in `fetch`.
 
         Raises:
-            ConnectionBrokenError: the server could not be reached, or refused us.
+            ConnectionBrokenError: the server could not be reached, or is not ready.
+            SessionRefusedError: … or refuses us for good.
             DatabaseError: the server does not know a setting, or refuses its value.
         """
 

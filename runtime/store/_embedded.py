@@ -13,6 +13,7 @@ the process, and as root it makes every folder above the data accessible to ever
 What can happen to a server that is a process of its own, and what is done about it:
 
 * Its parent was killed.  The next start adopts the server and stops it in the end.
+* Its parent ends at once, by a second signal.  It takes the server along (`_held`).
 * It was killed.  It is started again; until then the log is unavailable.  PostgreSQL recovers by
   itself, but its children hold the shared memory until they notice, so the start is repeated until
   they have.
@@ -29,9 +30,10 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import time
 from collections import deque
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -42,7 +44,7 @@ from dalsegno.protocol import Backoff
 from dalsegno.runtime._background import in_background
 from dalsegno.runtime.resources import EXHAUSTED, starting_thread
 
-from ._account import EmbeddedPostgresError, choose_account
+from ._account import EmbeddedPostgresError, choose_account, kill_programs
 from ._cluster import (
     check_version,
     find_binaries,
@@ -54,6 +56,7 @@ from ._cluster import (
     read_postmaster,
     remove_stale_files,
 )
+from ._held import keep, release
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -69,6 +72,8 @@ _START_TIMEOUT_S = 60
 _STOPS = (("fast", 3), ("immediate", 1))
 _GRACE_S = 1
 _POLL_S = 0.05
+_ABANDON_S = 2.0
+"""How long a server that is abandoned may take to notice, before it is killed."""
 
 _LOOK_S = 0.25
 """How often to check that the server is running …"""
@@ -92,6 +97,8 @@ class EmbeddedPostgres:
         self._binaries = find_binaries()
         self._lock: int | None = None
         self._account: Account | None = None
+        self._is_starting = False
+        self._is_abandoned = False
 
     def __repr__(self) -> str:
         state = "closed" if self._lock is None else "open"
@@ -122,9 +129,11 @@ class EmbeddedPostgres:
         try:
             make_directory(self.directory)
             self._lock = hold(self.directory / "postgres.lock")
+            keep(self)
             try:
-                self._account = self._prepare()
-                self._bring_up(self._account)
+                with self._starting():
+                    self._account = self._prepare()
+                    self._bring_up(self._account)
             except BaseException:
                 self._release()
                 raise
@@ -143,7 +152,8 @@ class EmbeddedPostgres:
         if self._account is None or read_postmaster(self._cluster) is not None:
             return False
         try:
-            self._bring_up(self._account)
+            with self._starting():
+                self._bring_up(self._account)
         except OSError as error:
             if error.errno in EXHAUSTED:
                 raise
@@ -171,7 +181,40 @@ class EmbeddedPostgres:
         finally:
             self._release()
 
+    def abandon(self) -> None:
+        """Take the server along, also in the middle of a start; see `_held`.
+
+        An immediate stop leaves the work to recovery: the log is complete.
+        """
+        self._is_abandoned = True
+        deadline = time.monotonic() + _ABANDON_S
+        with suppress(OSError):
+            while (left := read_postmaster(self._cluster)) is not None or self._is_starting:
+                is_late = time.monotonic() > deadline
+                if left is not None:
+                    os.kill(left.pid, signal.SIGKILL if is_late else signal.SIGQUIT)
+                elif not self._cluster.exists():  # else pg_ctl may be about to start it
+                    kill_programs()
+                if is_late:
+                    return
+                time.sleep(_POLL_S)
+
+    def disown(self) -> None:
+        """Forget the folder in a forked child; the parent's lock stays."""
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = self._account = None
+
+    @contextmanager
+    def _starting(self) -> Generator[None]:
+        self._is_starting = True
+        try:
+            yield
+        finally:
+            self._is_starting = False
+
     def _release(self) -> None:
+        release(self)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -187,6 +230,8 @@ class EmbeddedPostgres:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline:
             server = read_postmaster(self._cluster)
+            if self._is_abandoned:
+                raise EmbeddedPostgresError("this process ends")
             if server is None:
                 self._launch(account)
             elif server.ready:

@@ -3,13 +3,6 @@
 A process that migrates takes an advisory lock for each file, and then reads again what has been
 applied; so any number of servers may start at once.  Files only expand the schema; what they
 replace is dropped a release later, since servers of the previous release may still be running.
-
-A runtime refuses a database that it could damage, or on which it could not keep its promises (I11):
-
-    DatabaseRefusedError
-    ├── SchemaTooNewError        migrated by a newer release
-    ├── SchemaTooOldError        not migrated yet
-    └── ServerUnsuitableError    a server that is too old, or that may lose commits
 """
 
 from __future__ import annotations
@@ -20,39 +13,25 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from dalsegno.protocol import DalsegnoError, StoreUnavailableError
+from dalsegno.protocol import StoreUnavailableError
 
 from ._driver import DatabaseError
+from ._suitability import (
+    RightsMissingError,
+    SchemaTooNewError,
+    SchemaTooOldError,
+    check_server,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._driver import Connection
 
-SERVER_VERSION_MIN = 150000
-"""PostgreSQL 15, as ``server_version_num`` has it; the oldest that is tested."""
-
 _LOCK_KEY = int.from_bytes(b"dalsegmi")
 _LOCK_NOT_AVAILABLE = "55P03"
+_RIGHTS_MISSING = "42501"
 _FILE = re.compile(r"(\d{4})_(\w+)\.sql", re.ASCII)
-
-
-class DatabaseRefusedError(DalsegnoError):
-    """This release cannot run on the database; the message says what to do."""
-
-    code = "MIGRATION_UNAVAILABLE"
-
-
-class SchemaTooNewError(DatabaseRefusedError):
-    """A newer release has migrated the database to a schema that this one does not know."""
-
-
-class SchemaTooOldError(DatabaseRefusedError):
-    """The database lacks migrations that this release needs."""
-
-
-class ServerUnsuitableError(DatabaseRefusedError):
-    """The server is too old, or configured so that it may lose commits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +71,20 @@ async def migrate(
     Cancelled, it keeps the migrations that were completed.
 
     Raises:
-        SchemaTooNewError: a newer release has migrated the database.
+        DatabaseRefusedError: a newer release has migrated the database, the role lacks a right, or
+            the server is unsuitable.
         StoreUnavailableError: a lock that is needed was held elsewhere for too long.
     """
     known = known or migrations()
+    await check_server(connection)
     applied = []
     for migration in known:
         try:
             if await _apply(connection, migration, known[-1].version, lock_timeout_s):
                 applied.append(migration.name)
         except DatabaseError as error:
+            if error.sqlstate == _RIGHTS_MISSING:
+                raise await _rights_missing(connection, migration, error) from error
             if error.sqlstate != _LOCK_NOT_AVAILABLE:
                 raise
             raise StoreUnavailableError(
@@ -117,7 +100,7 @@ async def check(connection: Connection, *, known: Sequence[Migration] | None = N
     Raises:
         DatabaseRefusedError: it cannot; the subclass says why.
     """
-    await _check_server(connection)
+    await check_server(connection)
     latest = (known or migrations())[-1].version
     version = await _schema_version(connection)
     _refuse_newer(version, latest)
@@ -149,14 +132,31 @@ async def _apply(
 
 
 async def _create_schema(connection: Connection) -> None:
+    # "if not exists" wants the right to create a schema also where it exists: a role may have been
+    # given this one, and nothing else in the database.
+    (exists,) = await connection.fetch("select to_regnamespace('dalsegno') is not null")
+    if not exists[0]:
+        await connection.execute("create schema dalsegno")
     await connection.execute("""
-        create schema if not exists dalsegno;
         create table if not exists dalsegno.migration (
           version integer primary key,
           name text not null,
           applied_at timestamptz not null default now()
         );
     """)
+
+
+async def _rights_missing(
+    connection: Connection, migration: Migration, error: DatabaseError
+) -> RightsMissingError:
+    ((role, exists),) = await connection.fetch(
+        "select quote_ident(current_user), to_regnamespace('dalsegno') is not null"
+    )
+    command = "alter schema dalsegno owner to" if exists else "create schema dalsegno authorization"
+    return RightsMissingError(
+        f"migration {migration.name} is not allowed: {error.message}; let an administrator run "
+        f"`{command} {role}` in this database"
+    )
 
 
 async def _schema_version(connection: Connection) -> int:
@@ -172,19 +172,4 @@ def _refuse_newer(version: int, latest: int) -> None:
         raise SchemaTooNewError(
             f"the database has schema version {version} and this release knows {latest}; "
             "run a newer release"
-        )
-
-
-async def _check_server(connection: Connection) -> None:
-    ((version, shown, fsync),) = await connection.fetch(
-        "select current_setting('server_version_num')::bigint, current_setting('server_version'),"
-        " current_setting('fsync')"
-    )
-    if version < SERVER_VERSION_MIN:
-        raise ServerUnsuitableError(
-            f"PostgreSQL {shown} is too old; {SERVER_VERSION_MIN // 10000} or newer is needed"
-        )
-    if fsync == "off":
-        raise ServerUnsuitableError(
-            "the server runs with fsync=off and would lose commits in a power failure; turn it on"
         )

@@ -55,6 +55,7 @@ from ._rows import (
 )
 from ._sql import columns, queries, quoted, quoted_in_turns, signed, storable, texts
 from ._statements import fetch, lent
+from ._suitability import check_sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -89,7 +90,9 @@ class PostgresStore:
         """
         store = cls(dsn, limits or Limits())
         try:
-            async with lent(store._pools.reading) as connection:
+            reading = store._pools.reading
+            async with lent(reading) as connection, lent(reading) as other:
+                await check_sessions(connection, other)
                 await check(connection)
             yield store
         finally:

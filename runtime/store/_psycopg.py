@@ -28,29 +28,37 @@ import psycopg
 import trio
 from psycopg import generators
 from psycopg.adapt import Loader, PyFormat, Transformer
-from psycopg.conninfo import make_conninfo
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.types.string import TextLoader
-from psycopg.waiting import Ready, Wait
 
 from ._address import addresses_of
-from ._driver import CommitUncertainError, ConnectionBrokenError, DatabaseError, DriverError
-from ._sql import texts
+from ._driver import (
+    CommitUncertainError,
+    ConnectionBrokenError,
+    DatabaseError,
+    DriverError,
+)
+from ._session import open_first, until_ready
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 
-    from psycopg.abc import Buffer, ConnDict, PQGen, PQGenConn
+    from psycopg.abc import Buffer, PQGen
     from psycopg.pq.abc import PGresult
+    from psycopg.waiting import Wait
 
 T = TypeVar("T")
 
-# The loaders below, and those of psycopg, rely on these.
+# The loaders below, those of psycopg, and our statements rely on these.  A host may have set them
+# otherwise for its server, a database or a role.
 _SESSION = {
     "TimeZone": "UTC",
     "DateStyle": "ISO",
     "bytea_output": "hex",
     "client_encoding": "UTF8",  # parameters are sent as UTF-8, whatever the DSN says
+    "array_nulls": "on",  # else NULL in an array is a text of four letters
+    "standard_conforming_strings": "on",
+    "client_min_messages": "notice",  # a warning tells that a commit is uncertain
 }
 
 _ROLLBACK_DEADLINE_S = 5.0
@@ -99,12 +107,13 @@ async def connect(
     is left.  Cancellation leaves nothing behind.
 
     Raises:
-        ConnectionBrokenError: none could be reached, or the server refused us.
+        ConnectionBrokenError: none could be reached, or none is ready.
+        SessionRefusedError: … or each refuses us for good.
         DatabaseError: the server does not know a setting, or refuses its value.
     """
     try:
         with trio.fail_after(connect_timeout_s) as limit:
-            session = await _open_first(await addresses_of(dsn), limit.deadline)
+            session = await open_first(await addresses_of(dsn), limit.deadline)
             connection = PsycopgConnection(session, finish_s)
             try:
                 await connection.configure(_SESSION | dict(settings or {}))
@@ -152,12 +161,16 @@ class PsycopgConnection:
         return self._session.closed or bool(self._hang_up.poll(0))
 
     async def configure(self, settings: Mapping[str, str]) -> None:
-        """Set parameters of the session in one round trip."""
-        await self.fetch(
-            "select set_config(name, value, false) "
-            "from unnest($1::text::text[], $2::text::text[]) as setting(name, value)",
-            (texts(settings), texts(settings.values())),
+        """Set parameters of the session in one round trip.
+
+        They are no array: its elements are read by ``array_nulls``, which may be among them.
+        """
+        places = ", ".join(
+            f"set_config(${i}::text, ${i + 1}::text, false)" for i in range(1, 2 * len(settings), 2)
         )
+        parameters = [text.encode() for setting in settings.items() for text in setting]
+        with self._translated():
+            await self._drive(self._once(f"select {places}", parameters))
 
     async def fetch(self, sql: str, params: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return all its rows; see `Connection.fetch`."""
@@ -244,9 +257,13 @@ class PsycopgConnection:
             yield from self._results()
             self._prepared[sql] = name
         if name is None:
-            pgconn.send_query_params(sql.encode(), values)
-        else:
-            pgconn.send_query_prepared(name, values)
+            return (yield from self._once(sql, values))
+        pgconn.send_query_prepared(name, values)
+        return (yield from self._results())[-1]
+
+    def _once(self, sql: str, values: Sequence[Buffer | None]) -> PQGen[PGresult]:
+        """Run a statement with parameters that is not prepared."""
+        self._session.pgconn.send_query_params(sql.encode(), values)
         return (yield from self._results())[-1]
 
     def _results(self) -> PQGen[list[PGresult]]:
@@ -279,7 +296,7 @@ class PsycopgConnection:
             wanted = next(steps)
             while True:
                 try:
-                    ready = await _ready(self._socket, wanted)
+                    ready = await until_ready(self._socket, wanted)
                 except trio.Cancelled:
                     await self._finish(steps, wanted, finish_s)
                     raise
@@ -299,7 +316,7 @@ class PsycopgConnection:
         with trio.move_on_after(finish_s, shield=True):
             try:
                 while True:
-                    wanted = steps.send(await _ready(self._socket, wanted))
+                    wanted = steps.send(await until_ready(self._socket, wanted))
             except StopIteration:
                 ended = True
             except psycopg.Error as error:
@@ -340,56 +357,3 @@ class PsycopgConnection:
             data = isinstance(error, psycopg.DataError)
             sqlstate = _DATA_EXCEPTION if data else _INTERNAL_ERROR
         return DatabaseError(sqlstate, error.diag.message_primary or str(error))
-
-
-async def _ready(fileno: int, wanted: Wait) -> Ready:
-    if wanted == Wait.R:
-        await trio.lowlevel.wait_readable(fileno)
-        return Ready.R
-    if wanted == Wait.W:
-        await trio.lowlevel.wait_writable(fileno)
-        return Ready.W
-    # A long statement: libpq reads while it writes, or both sides might wait for each other.
-    ready = 0
-
-    async def note(wait: Callable[[int], Any], state: Ready) -> None:
-        nonlocal ready
-        await wait(fileno)
-        ready |= state
-        nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(note, trio.lowlevel.wait_readable, Ready.R)
-        nursery.start_soon(note, trio.lowlevel.wait_writable, Ready.W)
-    return Ready(ready)
-
-
-async def _open_first(
-    addresses: list[ConnDict], deadline: float
-) -> psycopg.Connection[tuple[Any, ...]]:
-    failures: list[str] = []
-    for i, address in enumerate(addresses):
-        share_s = (deadline - trio.current_time()) / (len(addresses) - i)
-        conninfo = make_conninfo("", **address)
-        steps = psycopg.Connection._connect_gen(conninfo)  # noqa: SLF001 - see above
-        try:
-            with trio.fail_after(share_s):
-                return await _drive_connect(steps)
-        except psycopg.OperationalError as error:
-            failures.append(str(error).strip())
-        except trio.TooSlowError:
-            failures.append(f"no answer from {address.get('hostaddr')} within {share_s:.1f} s")
-    raise ConnectionBrokenError("\n".join(failures), sent=False)
-
-
-async def _drive_connect(steps: PQGenConn[T]) -> T:
-    # Each step may use another socket.
-    try:
-        fileno, wanted = next(steps)
-        while True:
-            fileno, wanted = steps.send(await _ready(fileno, wanted))
-    except StopIteration as done:
-        result: T = done.value
-        return result
-    finally:
-        steps.close()

@@ -1,8 +1,9 @@
-"""Whether the process is alive, and whether it can work."""
+"""What this is, whether the process is alive, and whether it can work."""
 
 from __future__ import annotations
 
 import math
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -38,6 +39,23 @@ class HealthBody(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the server."""
 
     status: str
+
+
+class WelcomeBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What a browser gets that was pointed at the server: which one it is, and where to go on."""
+
+    name: str
+    version: str
+    links: dict[str, str]
+    documentation: str
+
+
+_WELCOME = WelcomeBody(
+    name="dalsegno",
+    version=version("dalsegno"),
+    links={"health": ALIVE, "ready": "/readyz", "api": "/api/", "websocket": "/ws"},
+    documentation="docs/protocol.md of this version has every route and every message",
+)
 
 
 class _Probe:
@@ -76,6 +94,10 @@ def health_routes(context: RouteContext) -> Blueprint:
     """Create the routes."""
     routes = Blueprint("health", __name__)
     probe = _Probe(context.rt)
+
+    @routes.get("/")
+    async def welcome() -> Response:
+        return answer(_WELCOME)
 
     @routes.get(ALIVE)
     async def alive() -> Response:

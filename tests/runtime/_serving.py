@@ -22,7 +22,9 @@ from dalsegno.runtime.web._auth import COOKIE, open_session
 
 EMAIL, PASSWORD = "owner@example.org", "a long enough password"
 
-SOON = ClientLimits(backoff_first_s=0.05, backoff_max_s=0.1, at_once_s=0.01, attempts_max=100)
+SOON = ClientLimits(
+    backoff_first_s=0.05, backoff_max_s=0.1, at_once_s=0.01, attempts_max=100, looks_max=100
+)
 
 
 class Person(msgspec.Struct, frozen=True):
@@ -40,11 +42,15 @@ class Site(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def serving(
-    database: str, *, port: int = 0, limits: Limits | None = None
+    database: str, *, port: int = 0, limits: Limits | None = None, advertise: str | None = None
 ) -> AsyncIterator[Site]:
     stop = trio.Event()
     config = ServeConfig(
-        port=port, database=database, data_dir=Path("unused"), limits=limits or Limits()
+        port=port,
+        database=database,
+        data_dir=Path("unused"),
+        limits=limits or Limits(),
+        advertise=advertise,
     )
     async with trio.open_nursery() as nursery:
         ready = await nursery.start(partial(serve, config, stop=stop))

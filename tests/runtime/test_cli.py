@@ -20,6 +20,7 @@ from dalsegno.runtime._config import (
     ConfigError,
     check_public_url,
     parse_bind,
+    parse_origins,
     read_file,
     read_limits,
 )
@@ -36,6 +37,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
     names = "CONFIG BIND DATA_DIR DATABASE NODE_ID ADVERTISE ACTOR URL EMAIL PASSWORD"
     for name in names.split():
         monkeypatch.delenv(f"DALSEGNO_{name}", raising=False)
+    monkeypatch.setenv("DALSEGNO_LIMIT_DATABASE_WAIT_S", "0.1")
 
 
 @pytest.mark.parametrize(
@@ -194,6 +196,47 @@ def test_an_address_is_a_host_and_a_port() -> None:
             parse_bind(text)
 
 
+def test_several_items_are_between_commas_or_blanks(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[ServeConfig] = []
+    monkeypatch.setattr(trio, "run", lambda _, config: seen.append(config))
+    monkeypatch.setattr("dalsegno.runtime._logs.configure_logs", lambda *_: None)
+    monkeypatch.setenv("DALSEGNO_ORIGINS", "https://a.example, https://b.example http://[::1]:80")
+    monkeypatch.setenv("DALSEGNO_PROXIES", "10.0.0.5,10.1.0.0/16\n::1")
+    assert run(["serve"]) == 0
+    assert run(["serve", "--origins", "https://c,https://d", "--origins", "app://e"]) == 0
+    assert seen[0].origins == ("https://a.example", "https://b.example", "http://[::1]:80")
+    assert seen[0].proxies == tuple(map(ip_network, ("10.0.0.5", "10.1.0.0/16", "::1")))
+    assert seen[1].origins == ("https://c", "https://d", "app://e")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("example.com", "https://example.com"),
+        ("example.com:8443", "https://example.com:8443"),
+        ("https://example.com/", "https://example.com"),
+        ("http://example.com/app?x", "http://example.com"),
+        ("https://me@example.com", "https://example.com"),
+        ("//example.com", "such as"),
+        ("*", "such as"),
+        ("null", "https://null"),
+        ("https://a:port", "https://a"),
+    ],
+)
+def test_what_is_no_origin_is_refused_with_what_to_write(text: str, meant: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_origins([text])
+    assert meant in str(refused.value)
+
+
+def test_a_file_may_have_hyphens_or_underscores(tmp_path: Path) -> None:
+    file = tmp_path / "dalsegno.toml"
+    file.write_text('data-dir = "a"\nlog_level = "debug"\n[limits]\npage-events = 7\n')
+    settings = read_file(file)
+    assert (settings.data_dir, settings.log_level) == ("a", "debug")
+    assert read_limits(settings.limits, {}).page_events == 7
+
+
 def test_where_the_data_are_is_told_without_the_password() -> None:
     dsn = "postgresql://me:secret@db.example.org:5433/app"
     assert _describe_data(ServeConfig(database=dsn)) == (
@@ -340,5 +383,5 @@ def test_a_public_url_is_an_origin(text: str, url: str | None) -> None:
     if url is not None:
         assert check_public_url(text) == url
     else:
-        with pytest.raises(ConfigError, match="public-url"):
+        with pytest.raises(ConfigError, match="is not https://HOST"):
             check_public_url(text)

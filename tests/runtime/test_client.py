@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
 import httpx
 import msgspec
 import pytest
 import trio
+import trio_websocket
 
 from dalsegno.actors.domains.members import RemoveMember
 from dalsegno.protocol import (
@@ -33,6 +35,7 @@ from dalsegno.runtime.client import (
     Events,
     SequenceGapError,
     UnreachableError,
+    UnsafeAddressError,
     open_client,
 )
 from dalsegno.runtime.client._account import Account
@@ -571,7 +574,7 @@ async def test_a_workspace_that_moves_takes_its_readers_along(migrated: str) -> 
 
 
 async def test_a_workspace_that_no_node_serves_is_given_up(migrated: str) -> None:
-    few = ClientLimits(attempts_max=3, backoff_first_s=0.01, at_once_s=0.01)
+    few = ClientLimits(attempts_max=None, looks_max=3, backoff_first_s=0.01, at_once_s=0.01)
     world = replace(WORLD, random=lambda: 0.001)  # a thousandth of the lease that is left
     async with serving(migrated) as one, serving(migrated) as two:
         owner = await set_up(one)
@@ -580,10 +583,105 @@ async def test_a_workspace_that_no_node_serves_is_given_up(migrated: str) -> Non
         async with open_client(two.url, cookie=owner.cookie, limits=few, world=world) as client:
             with pytest.raises(WorkspaceMovedError) as caught:
                 await write(client, owner.workspace, "lost")
-            assert caught.value.details["owner"]
+            owner_id = caught.value.details["owner"]
+            assert caught.value.message.endswith(f"node '{owner_id}', which gives no address")
             with pytest.raises(WorkspaceMovedError):
                 async with client.subscribe(f"workspace:{owner.workspace}"):
                     pass
+
+
+async def test_the_address_that_an_owner_gives_is_followed(migrated: str) -> None:
+    """… with the session, by commands and streams, and back again when it does not answer."""
+    async with (
+        proxied() as front,
+        serving(migrated, advertise=front.url) as one,
+        serving(migrated) as two,
+    ):
+        front.targets = (one.port,)
+        owner = await set_up(one)
+        async with connect(owner, url=one.url) as client:
+            await write(client, owner.workspace, "here it is now")
+        async with (
+            connect(owner, url=two.url) as client,
+            client.subscribe(f"workspace:{owner.workspace}", cursor=0) as events,
+        ):
+            assert client._account.url == front.url
+            assert await write(client, owner.workspace, "found") == 2
+            assert await take(events, 2) == [1, 2]
+            assert client.statistics().connections == 2
+            front.targets = (1,)  # where nobody is
+            front.cut()
+            await one.runtime.drain()
+            assert await write(client, owner.workspace, "two has it now") == 3
+            assert await take(events, 1) == [3]
+            assert client._account.url == two.url
+
+
+@pytest.mark.parametrize(
+    ("home", "address", "goes_to"),
+    [
+        ("https://a", "https://b:8443/", "https://b:8443"),
+        ("http://a", "https://b", "https://b"),
+        ("http://a", "http://b", "http://b"),
+        ("http://a", "http://a", None),
+        ("http://a", "ftp://b", None),
+        ("http://a", "http://b:port", None),
+        ("http://a", 7, None),
+        ("http://a", None, None),
+    ],
+)
+def test_where_a_client_goes_for_a_workspace(
+    home: str, address: object, goes_to: str | None
+) -> None:
+    account = account_at(home)
+    assert account.follow(address) is (goes_to is not None)
+    assert account.url == (goes_to or home)
+    account.go_home()
+    assert account.url == home
+
+
+def test_a_session_that_came_over_tls_is_sent_nowhere_else() -> None:
+    client, recorder = unconnected("https://a")
+    events = following(client, recorder)
+    moved = {"code": "WORKSPACE_MOVED", "message": "elsewhere", "stream_id": "workspace:w"}
+    details = {"owner": "b", "retry_after": 1, "address": "http://b"}
+    hear(client, {"type": "error", **moved, "details": details})
+    assert isinstance(events._error, UnsafeAddressError)
+    assert "http://b, which is not https" in events._error.message
+    assert client._account.url == "https://a"
+    account = account_at("http://a")
+    assert account.follow("https://b")
+    with pytest.raises(UnsafeAddressError):
+        account.follow("http://c")
+
+
+@pytest.mark.parametrize(
+    "said", ['{"type":"heartbeat"}', '{"type":"hidden","stream_id":"","to":1}']
+)
+async def test_connections_that_are_ended_at_once_come_ever_more_rarely(
+    said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever was said on them: a server that accepts everybody and keeps nobody is no success."""
+
+    async def end(request: trio_websocket.WebSocketRequest) -> None:
+        websocket = await request.accept(subprotocol="dalsegno.v1")
+        await websocket.send_message(said)
+        await websocket.aclose(1013)
+
+    limits = ClientLimits(attempts_max=5, backoff_first_s=0.1, at_once_s=0.1)
+    world = replace(WORLD, random=lambda: 1.0)
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio_websocket.serve_websocket, end, "127.0.0.1", 0, None)
+        server = await nursery.start(serve)
+        with caplog.at_level("WARNING", "dalsegno.client"):
+            async with open_client(
+                f"http://127.0.0.1:{server.port}", cookie="c=1", limits=limits, world=world
+            ) as client:
+                with pytest.raises(UnreachableError):
+                    await write(client, "w", "never")
+        nursery.cancel_scope.cancel()
+    delays = [message.rpartition("again in ")[2] for message in caplog.messages]
+    assert delays == ["0.1 s", "0.2 s", "0.4 s", "0.8 s"]
 
 
 async def test_x_per_9_a_halted_workspace_is_said_at_once(
@@ -612,6 +710,7 @@ class Recorder:
     """Records what a client sends, in place of a connection."""
 
     was_useful = False
+    is_elsewhere = False
     slot_s: float | None = None
 
     def __init__(self) -> None:
@@ -627,11 +726,15 @@ class Recorder:
         pass
 
 
-def unconnected() -> tuple[Client, Recorder]:
-    bounds = ClientLimits()
-    account = Account(
-        "http://test", email="e", password="p", cookie=None, ssl_context=None, limits=bounds
+def account_at(url: str) -> Account:
+    return Account(
+        url, email="e", password="p", cookie=None, ssl_context=None, limits=ClientLimits()
     )
+
+
+def unconnected(url: str = "http://test") -> tuple[Client, Recorder]:
+    bounds = ClientLimits()
+    account = account_at(url)
     client = Client(account, client_id="c", limits=bounds, world=WORLD, ssl_context=None)
     recorder = Recorder()
     client._begin(cast("Link", recorder))

@@ -46,6 +46,26 @@ assert read_postmaster(directory / "postgres") is None
 """
 
 
+# Forks a child that outlives it, or that ends first.
+FORK = """
+import os, sys, time, pathlib
+from dalsegno.runtime.store._embedded import EmbeddedPostgres
+server = EmbeddedPostgres(pathlib.Path(sys.argv[1]))
+server.start()
+if (child := os.fork()) == 0:
+    if sys.argv[2] == "outlives":
+        os.close(1), os.close(2)
+        time.sleep(600)
+    sys.exit(0)
+if sys.argv[2] == "ends":
+    os.waitpid(child, 0)
+print(child, server.dsn, flush=True)
+if sys.argv[2] == "ends":
+    sys.stdin.read()
+server.stop()
+"""
+
+
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cluster that ran once, to be copied: initdb takes most of a second."""
@@ -296,6 +316,45 @@ def test_a_socket_folder_of_somebody_else_is_not_used(data: Path) -> None:
     (data / "socket").symlink_to(data / "elsewhere")
     with pytest.raises(EmbeddedPostgresError, match="not a private folder"):
         EmbeddedPostgres(data).start()
+
+
+# Forked children, and processes that end without a stop
+
+
+def test_a_forked_child_that_outlives_its_parent_does_not_hold_the_folder(data: Path) -> None:
+    ran = run(sys.executable, "-c", FORK, data, "outlives")
+    assert ran.returncode == 0, ran.stderr
+    child = int(ran.stdout.split()[0])
+    try:
+        os.kill(child, 0)
+        with embedded(data) as server:
+            assert kept(server.dsn) == [(1,)]
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_forked_child_that_ends_takes_nothing_along(data: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", FORK, data, "ends"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        _, dsn = parent.stdout.readline().split()
+        assert kept(dsn) == [(1,)]
+        with pytest.raises(EmbeddedPostgresError, match="in use by process"):
+            EmbeddedPostgres(data).start()
+        parent.communicate("go on")
+        assert parent.returncode == 0
+
+
+def test_a_process_that_ends_without_a_stop_takes_the_server_along(data: Path) -> None:
+    ran = run(sys.executable, "-c", HOLD.replace("time.sleep(600)", "sys.exit(3)"), data)
+    assert ran.returncode == 3, ran.stderr
+    assert read_postmaster(data / "postgres") is None
+    with embedded(data) as server:
+        assert kept(server.dsn) == [(1,)]
 
 
 # The user that it runs as

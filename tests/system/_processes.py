@@ -20,7 +20,9 @@ from dalsegno.runtime.store._embedded import EmbeddedPostgres
 from tests._patience import fail_after
 
 EMAIL, PASSWORD = "owner@example.org", "a long enough password"
-SOON = ClientLimits(backoff_first_s=0.05, backoff_max_s=0.2, at_once_s=0.05, attempts_max=None)
+SOON = ClientLimits(
+    backoff_first_s=0.05, backoff_max_s=0.2, at_once_s=0.05, attempts_max=None, looks_max=None
+)
 
 QUICK = {
     "DALSEGNO_LIMIT_MAILBOX_DEADLINE_S": "1",
@@ -127,10 +129,14 @@ class Processes:
         *arguments: str,
         environment: dict[str, str] | None = None,
         descriptors: tuple[int, int] | None = None,
+        through: tuple[str, ...] = (),
     ) -> Command:
-        """Start a command, where given with these soft and hard limits of its descriptors."""
+        """Start a command, where given with these soft and hard limits of its descriptors.
+
+        ``through`` is a program that becomes it.
+        """
         number = len(self._commands)
-        limited: tuple[str, ...] = ()
+        limited = through
         if descriptors is not None:
             script = f'ulimit -Sn {descriptors[0]}; ulimit -Hn {descriptors[1]}; exec "$@"'
             limited = ("/bin/sh", "-c", script, "sh")
@@ -191,7 +197,7 @@ class Server:
         self._database = database
         self.process: Command | None = None
 
-    async def start(self, *arguments: str) -> Command:
+    async def start(self, *arguments: str, through: tuple[str, ...] = ()) -> Command:
         place = ["--bind", f"127.0.0.1:{self.port}"]
         if self._database is None:
             place += ["--data-dir", str(self.data_dir)]
@@ -205,6 +211,7 @@ class Server:
             *arguments,
             environment=self._environment,
             descriptors=self._descriptors,
+            through=through,
         )
         await self.wait_ready()
         return self.process

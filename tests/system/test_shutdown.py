@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import pytest
 import trio
 
 from dalsegno.protocol import Close
@@ -86,18 +87,78 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-async def test_a_second_signal_ends_it_at_once(server: Server, owner: Owner) -> None:
+async def test_a_second_signal_ends_it_at_once_with_its_postgresql(
+    server: Server, owner: Owner
+) -> None:
     stream = await open_deaf(server, owner)
+    postmaster = server.postmaster()
     process = server.process
     assert process is not None
     process.signal(signal.SIGINT)
     await until(lambda: "draining" in process.err)
     began = time.monotonic()
     process.signal(signal.SIGINT)
-    assert await process.ended(within_s=2) == 130
-    assert time.monotonic() - began < patient(1)
+    assert await process.ended(within_s=4) == 130
+    assert time.monotonic() - began < patient(2)
+    assert not is_alive(postmaster)
     await stream.aclose()
-    os.kill(server.postmaster(), signal.SIGTERM)
+
+
+async def test_sighup_drains_and_under_nohup_it_is_nothing(
+    database: str, processes: Processes
+) -> None:
+    arguments = ["serve", "--database", database, "--bind", "127.0.0.1:0"]
+    process = await processes.run(*arguments)
+    await until(lambda: "Dal Segno serves on" in process.out)
+    process.signal(signal.SIGHUP)
+    assert await process.ended(within_s=10) == 0
+    assert "SIGHUP" in process.err
+    process = await processes.run(*arguments, through=("nohup",))
+    await until(lambda: "Dal Segno serves on" in process.out)
+    process.signal(signal.SIGHUP)
+    process.signal(signal.SIGTERM)
+    assert await process.ended(within_s=10) == 0
+    assert "SIGHUP" not in process.err
+    assert "SIGTERM" in process.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_during_the_start_ends_it_in_order(
+    processes: Processes, number: signal.Signals
+) -> None:
+    """While it waits for a database, say."""
+    arguments = ["serve", "--database", "postgresql://127.0.0.1:1/x", "--bind", "127.0.0.1:0"]
+    process = await processes.run(*arguments)
+    await until(lambda: "waiting for the database" in process.err)
+    process.signal(number)
+    assert await process.ended(within_s=10) == 128 + number
+    assert "Traceback" not in process.err
+
+
+@pytest.mark.parametrize("moment", ["postgres.new", "postgres", "postgres/postmaster.pid"])
+async def test_two_signals_in_the_middle_of_the_first_start_leave_no_postgresql(
+    processes: Processes, short_path: Path, moment: str
+) -> None:
+    """While initdb runs, once it has, and while the server starts."""
+    data_dir = short_path / "data"
+    process = await processes.run("serve", "--bind", "127.0.0.1:0", "--data-dir", str(data_dir))
+    await until((data_dir / moment).exists)
+    process.signal(signal.SIGINT)
+    process.signal(signal.SIGTERM)
+    assert await process.ended(within_s=10) in {130, 143}
+    assert "Traceback" not in process.err
+    await until(lambda: not postgres_processes(data_dir), within_s=5)
+    process = await processes.run("migrate", "--data-dir", str(data_dir))
+    assert await process.ended() == 0, process.err  # what is left is taken up
+
+
+def postgres_processes(data_dir: Path) -> list[str]:
+    """The command lines that name the folder."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            lines.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in lines if str(data_dir) in line]
 
 
 async def test_setup_from_elsewhere_wants_the_token_and_ctrl_c_ends_in_order(

@@ -319,3 +319,47 @@ async def test_a_node_that_is_started_twice_ends_the_first(
         assert "another process serves as node a" in first.process.err
         await finish(crowd, cluster)
     assert await second.stop() == 0
+
+
+async def test_send_and_tail_at_the_wrong_server_go_to_the_owner_or_say_whose_it_is(
+    processes: Processes, cluster: Database, owner: Owner
+) -> None:
+    """One that advertises its address is found; one that does not is named, and that is the end."""
+    a, b = (
+        Server(processes, cluster.data_dir, database=cluster.dsn, node_id=name, environment=QUICK)
+        for name in "ab"
+    )
+    await a.start("--advertise", a.url)
+    await b.start()
+    note = ["send", owner.workspace, "create_note"]
+    stream = ["tail", f"workspace:{owner.workspace}"]
+    first = await processes.talk(a, *note, '{"title": "a has it now"}')
+    assert await first.ended() == 0, first.err
+    sent = await processes.talk(b, *note, '{"title": "found"}')
+    tail = await processes.talk(b, *stream)
+    assert await sent.ended() == 0, sent.err
+    await until(lambda: len(tail.lines) == 2)
+    for command in (sent, tail):
+        assert f"node 'a', at {a.url}; going there" in command.err
+        assert f"connected to {a.url}" in command.err
+        assert "connection lost" not in command.err
+
+    assert await a.stop() == 0
+    sent = await processes.talk(b, *note, '{"title": "b has it now"}')
+    assert await sent.ended() == 0, sent.err
+    await until(lambda: len(tail.lines) == 3)  # it came back to where it knew of
+    tail.signal(signal.SIGINT)
+    assert await tail.ended() == 130
+    await a.start("--advertise", a.url)
+    lost = [
+        await processes.talk(a, *command, "--attempts", "2")
+        for command in ([*note, '{"title": "never"}'], stream)
+    ]
+    for command in lost:
+        assert await command.ended() == 1
+        assert not command.out
+        *earlier, last = command.err.splitlines()
+        assert "node 'b', which gives no address; asking again in" in earlier[0]
+        assert last.startswith("dalsegno: ")
+        assert "node 'b', which gives no address" in last
+    await end(a, b)

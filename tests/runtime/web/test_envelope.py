@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,6 +31,17 @@ if TYPE_CHECKING:
     from dalsegno.actors import Batch, Head
 
 
+async def test_the_root_says_what_there_is(site: Site) -> None:
+    answer = await site.send("GET", "/")
+    assert answer.status == 200
+    assert (answer.body["name"], answer.body["version"]) == ("dalsegno", version("dalsegno"))
+    links = answer.body["links"]
+    assert links == {"health": "/healthz", "ready": "/readyz", "api": "/api/", "websocket": "/ws"}
+    for path in (links["health"], links["ready"]):
+        assert (await site.send("GET", path)).status == 200
+    assert (await site.send("POST", "/")).status == 405
+
+
 async def test_a_request_id_is_echoed_or_made(site: Site) -> None:
     for asked in ("r-1", "a b", "x" * 128):
         answer = await site.send("GET", "/healthz", headers={"x-request-id": asked})
@@ -44,7 +56,7 @@ async def test_a_request_id_is_echoed_or_made(site: Site) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "NOT_FOUND"),
+        ("GET", "/api", 404, "NOT_FOUND"),
         ("GET", "/api/nothing", 404, "NOT_FOUND"),
         ("GET", "/api//users", 404, "NOT_FOUND"),
         ("DELETE", "/api/auth/login", 405, "METHOD_NOT_ALLOWED"),
