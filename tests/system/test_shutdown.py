@@ -135,11 +135,11 @@ async def test_a_signal_during_the_start_ends_it_in_order(
     assert "Traceback" not in process.err
 
 
-@pytest.mark.parametrize("moment", ["postgres.new", "postgres", "postgres/postmaster.pid"])
+@pytest.mark.parametrize("moment", ["postgres.new", "postgres/postmaster.pid"])
 async def test_two_signals_in_the_middle_of_the_first_start_leave_no_postgresql(
     processes: Processes, short_path: Path, moment: str
 ) -> None:
-    """While initdb runs, once it has, and while the server starts."""
+    """While initdb runs, and while the server starts."""
     data_dir = short_path / "data"
     process = await processes.run("serve", "--bind", "127.0.0.1:0", "--data-dir", str(data_dir))
     await until((data_dir / moment).exists)

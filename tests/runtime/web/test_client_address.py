@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_network
 
 import pytest
@@ -44,6 +45,6 @@ def test_the_address_is_the_nearest_that_can_be_believed(
 def test_proxies_are_named_by_address_or_network() -> None:
     named = parse_proxies(["10.0.0.1", "fd00::/8"])
     assert named == (ip_network("10.0.0.1/32"), ip_network("fd00::/8"))
-    for wrong in ("proxy.example.com", "10.0.0.1/8", ""):
-        with pytest.raises(ConfigError, match="proxies: "):
+    for wrong in ("proxy.example.com", "10.0.0.1/8"):
+        with pytest.raises(ConfigError, match=re.escape(wrong)):
             parse_proxies([wrong])
