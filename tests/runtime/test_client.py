@@ -499,7 +499,7 @@ async def test_what_is_no_server_of_ours_is_said_so(
     with pytest.raises(Reject) as caught:
         async with log_in(f"{site.url}/elsewhere"):
             pass
-    assert caught.value.code == "NOT_FOUND"
+    assert caught.value.code == "BAD_URL"
 
 
 async def test_nothing_outlives_the_client(site: Site, owner: Person, workspace: str) -> None:
