@@ -111,11 +111,15 @@ async def test_a_second_server_is_refused(
 
 async def test_postgres_away_at_the_start_is_said_in_a_line(processes: Processes) -> None:
     dsn = "postgresql://postgres:secret@127.0.0.1:1/nothing"
-    process = await processes.run("serve", "--bind", "127.0.0.1:0", "--database", dsn)
+    process = await processes.run(
+        *("serve", "--bind", "127.0.0.1:0", "--database", dsn),
+        environment={"DALSEGNO_LIMIT_DATABASE_WAIT_S": "0.2"},
+    )
     assert await process.ended() == 1
-    (line,) = process.err.splitlines()
-    assert "the database is unavailable" in line
-    assert "secret" not in line
+    waiting, line = process.err.splitlines()
+    assert "waiting for the database" in waiting
+    assert "the database cannot be reached" in line
+    assert "secret" not in process.err
 
 
 async def test_a_fatal_end_says_that_it_is_a_fault(server: Server, owner: Owner) -> None:
