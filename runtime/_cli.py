@@ -17,7 +17,7 @@ from click.core import ParameterSource
 from ._cli_client import send, tail
 from ._cli_database import DATA_DIR, DATABASE, migrate, repair
 from ._cli_options import CONFIG, limits_of, option, run_trio, setting
-from ._interrupts import INTERRUPTED, raise_on_interrupt
+from ._interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command that was typed, and exit."""
-    raise_on_interrupt()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._cli_options import CommandT, option, run_trio
+from ._interrupts import exit_on_interrupt, raise_on_interrupt
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -184,7 +185,9 @@ def _run(
     if password is None:
         if not sys.stdin.isatty():
             raise click.UsageError("--password or DALSEGNO_PASSWORD is needed")
+        raise_on_interrupt()
         password = click.prompt("Password", hide_input=True, err=True)
+        exit_on_interrupt()
     notes = logging.StreamHandler(sys.stderr)
     notes.setFormatter(logging.Formatter("dalsegno: %(message)s"))
     logger = logging.getLogger("dalsegno.client")

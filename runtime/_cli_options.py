@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from ._interrupts import raise_on_interrupt
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator
 
@@ -96,5 +98,6 @@ def run_trio(task: Callable[..., Awaitable[T]], *arguments: object) -> T:
     """Run a task to its end; Trio is imported when there is something to run."""
     import trio
 
+    raise_on_interrupt()
     result: T = trio.run(task, *arguments)
     return result

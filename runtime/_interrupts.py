@@ -14,13 +14,17 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 def exit_on_interrupt() -> None:
-    """Let Ctrl-C end the process at once, while it only imports; not where it is ignored."""
+    """Let Ctrl-C end the process at once, while it only imports; not where it is ignored.
+
+    An exception would not do: where Python runs a callback of its import system in between, it is
+    printed with its traceback, and the program goes on.
+    """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _exit)
 
 
 def raise_on_interrupt() -> None:
-    """Let Ctrl-C raise `KeyboardInterrupt` again, which Trio relies on."""
+    """Let Ctrl-C raise `KeyboardInterrupt` again, which Trio and the prompt rely on."""
     if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -215,7 +215,6 @@ async def test_what_a_server_says_to_its_second_and_to_its_clients(
 @pytest.mark.parametrize(
     "moment",
     [
-        "runtime._interrupts",
         "click.core",
         "runtime._config",
         "trio._core",
