@@ -9,8 +9,9 @@ import trio
 import trio.testing
 
 from dalsegno.actors.domains.members import PutMember, RemoveMember
-from dalsegno.actors.domains.notes import CreateNote
+from dalsegno.actors.domains.notes import CreateNote, RollbackNote, notes
 from dalsegno.actors.testing import MemoryStore
+from dalsegno.protocol import Limits, Reject
 from dalsegno.runtime import Runtime
 from dalsegno.runtime.seams import WORLD
 
@@ -396,3 +397,33 @@ async def test_the_program_and_http_see_one_log(site: Site, owner: User) -> None
     assert created.body["request_id"] == "r-1"
     (event,) = await site.rt.workspace(owner.workspace_id).events(after=1)
     assert event.correlation_id == "r-1"
+
+
+async def test_a_notes_bound_is_the_runtimes() -> None:
+    """`note_bytes_max` was accepted, documented, and ignored."""
+    async with open_site(limits=Limits(note_bytes_max=20)) as site:
+        owner = await site.set_up()
+        body = {"workspace_id": owner.workspace_id, "title": "A", "markdown": "é" * 11}
+        refused = await owner.post("/api/notes", body)
+        assert (refused.status, refused.code) == (413, "PAYLOAD_TOO_LARGE")
+        path = f"/api/notes/{await owner.write('é' * 10)}"
+        longer = {"base_version": 1, "patch_ops": [{"insert": "x"}]}
+        refused = await owner.patch(path, longer)
+        assert (refused.status, refused.code) == (413, "PAYLOAD_TOO_LARGE")
+        as_long = {"base_version": 1, "patch_ops": [{"delete": 1}, {"insert": "xy"}]}
+        assert (await owner.patch(path, as_long)).status == 200
+
+
+async def test_a_version_above_a_bound_that_was_lowered_does_not_come_back() -> None:
+    store = MemoryStore(WORLD)
+    async with open_site(store=store) as site:
+        owner = await site.set_up()
+        note_id = await owner.write("long enough to be too long later")
+        emptied = {"base_version": 1, "patch_ops": [{"delete": 32}]}
+        assert (await owner.patch(f"/api/notes/{note_id}", emptied)).status == 200
+        workspace_id = owner.workspace_id
+    async with Runtime.open(
+        domains=[notes], store=store, world=WORLD, limits=Limits(note_bytes_max=20)
+    ) as rt:
+        with pytest.raises(Reject, match="PAYLOAD_TOO_LARGE"):
+            await rt.workspace(workspace_id).send(RollbackNote(note_id, 1))
