@@ -77,6 +77,12 @@ def test_a_seed_is_a_schedule() -> None:
     assert first.digest != other.digest
 
 
+def test_acks_that_die_with_a_process_are_known_to_be_lost_though_nobody_asks_for_a_while() -> None:
+    """This one kills a node a moment after an ack, and every cursor is asked for much later."""
+    done = run(SeededChoices(700_587), 700_587)
+    assert done.is_sound, str(done)
+
+
 @pytest.mark.long
 @settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(data=st.data())

@@ -226,10 +226,8 @@ class SimClient:
 
     def note_unwritten(self) -> None:
         """Record which acks may be forgotten, before a question that would show it."""
-        now = trio.current_time()
-        since = min(node.acks_unwritten_since(now) for node in self._nodes)
-        if since < now:
-            self.recorder.crashed(acks_unwritten_s=now - since)
+        for node in self._nodes:
+            node.note_unwritten()
 
     def _ended(self, wanted: Wanted, message: Message) -> None:
         """Handle a subscription that was refused, or is over."""

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import msgspec
 
     from dalsegno.actors.ports import Store
+    from dalsegno.actors.testing.checker import Recorder
     from dalsegno.actors.workspace import Entity
     from dalsegno.protocol import Domain, Limits, Receipt
 
@@ -286,10 +287,12 @@ class SimNode:
         noise: Noise,
         limits: Limits,
         faults: Counter[str],
+        recorder: Recorder,
         make_service: Callable[..., Service] = Service,
     ) -> None:
         self.node_id = node_id
         self.clock = SimClock()
+        self._recorder = recorder
         self.failures: list[Exception] = []
         """What its processes died of and should not have."""
         self._store = store
@@ -347,10 +350,21 @@ class SimNode:
         since = min(link.unwritten_since(now) for link in self._links)
         return since - 2 * self._limits.ack_flush_s if since < now else now
 
+    def note_unwritten(self) -> None:
+        """Record which acks may be forgotten: before a question that would show it, and at a death.
+
+        What a process took and did not write dies with it, also if nobody asks for a while.
+        """
+        now = trio.current_time()
+        since = self.acks_unwritten_since(now)
+        if since < now:
+            self._recorder.crashed(acks_unwritten_s=now - since)
+
     async def _run(self, process: Process) -> None:
         await process.run()
         self.processes.remove(process)
         self._steps += process.gate.steps
+        self.note_unwritten()
         if process.failure is None or process.is_killed:
             return
         if not _is_expected(process.failure):

@@ -224,6 +224,7 @@ class _Simulation:
             noise=self._noise,
             limits=self._limits,
             faults=self._counts,
+            recorder=self._recorder,
             make_service=self._make_service,
         )
 
