@@ -14,7 +14,7 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 def exit_on_interrupt() -> None:
-    """Let Ctrl-C end the process at once, while it only imports; not where it is ignored.
+    """Make Ctrl-C end the process at once during imports, unless the signal is ignored.
 
     An exception would not do: where Python runs a callback of its import system in between, it is
     printed with its traceback, and the program goes on.
@@ -24,7 +24,7 @@ def exit_on_interrupt() -> None:
 
 
 def raise_on_interrupt() -> None:
-    """Let Ctrl-C raise `KeyboardInterrupt` again, which Trio and the prompt rely on."""
+    """Restore `KeyboardInterrupt` on Ctrl-C; Trio and the password prompt rely on it."""
     if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

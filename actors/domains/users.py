@@ -56,7 +56,7 @@ class DisableUser(msgspec.Struct, frozen=True):
 
 
 class EnableUser(msgspec.Struct, frozen=True):
-    """Let an account that was disabled be used again."""
+    """Enable a disabled account."""
 
     user_id: str
 

@@ -81,7 +81,7 @@ class Directory:
         self._make_room()
 
     def _passivate(self, now: float) -> None:
-        """Passivate idle workspaces, a bounded number in each round."""
+        """Passivate a bounded number of idle workspaces per round."""
         after_s, left = self.node.limits.passivate_after_s, self.node.limits.activations_max
         for supervisor in self._idle.take(now):
             due = supervisor.used_at + after_s

@@ -77,7 +77,7 @@ class _Lane:
         """The cancel scope of the statement being executed, or of the last one."""
 
     async def sent(self, waiting: _Waiting) -> None:
-        """Let a batch be sent, and raise what became of its statement."""
+        """Queue a batch and wait for its statement; raise the error if that failed."""
         self.waiting.append(waiting)
         self.filled.unpark_all()
         try:

@@ -20,7 +20,7 @@ class Held(Protocol):
     """A server that this process has started or adopted, and has not stopped yet."""
 
     def abandon(self) -> None:
-        """Take it along within seconds, whatever it is doing; never raise."""
+        """Stop the server within seconds, whatever its state; never raise."""
 
     def disown(self) -> None:
         """Forget it in a forked child: it is the parent's."""

@@ -120,7 +120,7 @@ def note_routes(context: RouteContext) -> Blueprint:
     @routes.get("/api/notes/<note_id>")
     async def read_note(note_id: str) -> Response:
         identity = await context.authenticate()
-        workspace = await _workspace_of(rt, note_id, identity)
+        workspace, _ = await _workspace_of(rt, note_id, identity)
         min_seq = query_int("min_seq", 0, least=0, most=SEQ_MAX)
         try:
             note = await workspace.get(notes, note_id, min_seq=min_seq or None)
@@ -169,8 +169,10 @@ async def _workspace_of(
     note_id: str,
     identity: Identity,
     is_known: Callable[[Workspace], Awaitable[bool]] | None = None,
-) -> Workspace:
+) -> tuple[Workspace, str | None]:
     """Return the workspace of a note, as the caller, who must be a member of it, or known there.
+
+    With it comes the caller's role, None for one who is no member any more.
 
     To the caller, a note that may not be seen does not exist (C22).  Ids that the runtime generates
     are unique; a program may choose its own, and then ``?workspace_id=`` selects the workspace.
@@ -183,9 +185,10 @@ async def _workspace_of(
     asked = request.args.get("workspace_id")
     found = [asked] if asked is not None else await rt.store.locate(notes.stream_id(note_id))
     among = [rt.workspace(each).acting(user_id=identity.user_id) for each in found]
-    own = [each for each in among if await each.role_of(identity.user_id) is not None]
+    roles = [(each, await each.role_of(identity.user_id)) for each in among]
+    own = [found for found in roles if found[1] is not None]
     if not own and is_known is not None:
-        own = [each for each in among if await is_known(each)]
+        own = [found for found in roles if await is_known(found[0])]
     if not own:
         raise _not_found()
     if len(own) > 1:
@@ -205,8 +208,9 @@ async def _send(
     async def is_known(workspace: Workspace) -> bool:
         return key is not None and await workspace.has_answered(command, key=key)
 
-    workspace = await _workspace_of(rt, note_id, identity, is_known)
-    await check_sender(rt, workspace, command, key, allow=WRITERS)
+    workspace, role = await _workspace_of(rt, note_id, identity, is_known)
+    if role not in WRITERS and not await is_known(workspace):
+        raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
     return await workspace.send(command, key=key, correlation_id=request_id())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from dalsegno.actors.domains.accounts import (
@@ -27,8 +28,6 @@ from ._membership import state_among
 
 if TYPE_CHECKING:
     from dalsegno.runtime import Runtime
-
-import msgspec
 
 _log = structlog.get_logger("dalsegno.web")
 

@@ -48,7 +48,7 @@ def watch(clock: Clock) -> Watch:
 
 
 def run(watch: Watch, clock: Clock, *steps: float) -> None:
-    """Let a task take steps of so many milliseconds."""
+    """Run a task whose steps take so many milliseconds."""
 
     async def worker() -> None:
         for ms in steps:
