@@ -10,6 +10,7 @@ can have a field too many is looked at again, without decoding what it holds.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache, cached_property
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _NAME_CHARS = 64
 """As much of an unknown name is compared and shown: to compare takes the square of it."""
+
+_ITEM = re.compile(r" - at `\$\[(\d+)\]`\Z")
 
 _fields_of = msgspec.json.Decoder(dict[str, Raw]).decode
 _items_of = msgspec.json.Decoder(list[Raw]).decode
@@ -76,8 +79,10 @@ class _Object:
             [(place, Raw | UnsetType, UNSET) for place in places],
             rename=places,
             forbid_unknown_fields=True,
+            gc=False,
         )
         self._decode_strictly = msgspec.json.Decoder(strict).decode
+        self._decode_each_strictly = msgspec.json.Decoder(list[strict]).decode  # type: ignore[valid-type]
 
     @cached_property
     def inner(self) -> list[tuple[str, str, Check]]:
@@ -99,6 +104,20 @@ class _Object:
                 held = value[name] if isinstance(value, Mapping) else getattr(value, name)
                 check(held, fields[encoded])
 
+    def first_unknown(self, document: bytes | Raw) -> int | None:
+        """Return the first of many such objects with a field too many: in C, a loop is slow here.
+
+        -1 where that has to be looked for, since they may hold others.
+        """
+        if self.inner:
+            return -1
+        try:
+            self._decode_each_strictly(document)
+        except msgspec.ValidationError as error:
+            found = _ITEM.search(str(error))
+            return -1 if found is None else int(found[1])
+        return None
+
 
 @cache
 def _object_of(class_: type) -> _Object:
@@ -116,7 +135,7 @@ def _check_of(info: inspect.Type) -> Check | None:
             # By class, and not at once: a type may hold itself.
             return lambda value, document: _object_of(info.cls).check(value, document)
         case inspect.ListType() | inspect.VarTupleType():
-            return _each(_check_of(info.item_type))
+            return _each(_check_of(info.item_type), info.item_type)
         case inspect.DictType():
             return _by_name(_check_of(info.value_type))
         case inspect.UnionType():
@@ -125,9 +144,16 @@ def _check_of(info: inspect.Type) -> Check | None:
             return None
 
 
-def _each(check: Check | None) -> Check | None:
+def _each(check: Check | None, info: inspect.Type) -> Check | None:
     def check_items(value: Any, document: bytes | Raw) -> None:  # noqa: ANN401 - a list
-        for item, part in zip(value, _items_of(document), strict=True):
+        first: int | None = -1
+        if isinstance(info, (inspect.StructType, inspect.DataclassType, inspect.TypedDictType)):
+            first = _object_of(info.cls).first_unknown(document)
+        if first is None:
+            return
+        parts = _items_of(document)
+        some = slice(None) if first < 0 else slice(first, first + 1)
+        for item, part in zip(value[some], parts[some], strict=True):
             check(item, part)  # type: ignore[misc]
 
     return None if check is None else check_items

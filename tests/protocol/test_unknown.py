@@ -90,6 +90,8 @@ def test_what_is_known_passes(document: str) -> None:
         ('{"pet":{"type":"cat","nam":1}}', "nam"),
         ('{"pet":[{"type":"dog","nam":1}]}', "nam"),
         ('{"pair":[{},{"txt":1}]}', "txt"),
+        ('{"pair":[{},{"text":"x"},{" - at `$[0]`":1},{"more":1}]}', " - at `$[0]`"),
+        ('{"pair":[%s{"txt":1}]}' % ("{}," * 20_000), "txt"),
         ('{"anything":{},"more":1}', "more"),
         ('{"%s":1}' % ("x" * 100_000), "x" * 64),
     ],
