@@ -281,7 +281,8 @@ async def test_a_full_disk_shows_in_readiness_until_a_commit_succeeds(
         await trio.sleep(PROBE_VALID_S)
         assert (await site.send("GET", "/readyz")).code == "DB_UNAVAILABLE"
         store.mode = "there"
-        await workspace.send(PutMember("bob", "editor"))
+        # Another one: this one waits, for a random while, before it tries again.
+        await site.rt.workspace("v").send(PutMember("ada", "owner"))
         await trio.sleep(PROBE_VALID_S)
         assert (await site.send("GET", "/readyz")).status == 200
 
