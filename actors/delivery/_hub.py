@@ -11,7 +11,10 @@ Publishing one commit:
 3. each stream's events are offered to its readers, entities' streams before the workspace's;
    cohorts move on as a whole (`Readers`), without the members that also have an answer to write;
 4. readers that have something to write are flushed once each, then the cohorts are written to.
-   Other tasks run in between, and may end what is not written yet.
+   Other tasks run in between; a reader among them may leave, and is not written to.
+
+One commit is published at a time: the next one, an end, and the opening after it wait until every
+reader of the last one was written to.  Else a cohort could be handed a later commit first.
 
 Where the workspace is halted, moves to another node, or turns out to have another history than the
 one that was published here, the hub *ends*: all readers, and all that wait for the head, get the
@@ -85,6 +88,11 @@ class Hub:
         self._waiting: dict[int, trio.lowlevel.ParkingLot] = {}
         """The tasks that wait for the head, by the number that each waits for."""
         self._ended: DalsegnoError | None = None
+        self._is_publishing = False
+        self._published = trio.lowlevel.ParkingLot()
+        """Those that wait until the commit being published is."""
+        self._ending: DalsegnoError | None = None
+        """What the hub ends with once the commit being published is."""
 
     def __repr__(self) -> str:
         state = f"at {self.head}" if self.is_open else "closed"
@@ -118,6 +126,7 @@ class Hub:
 
         While there are readers the rest is published instead, so that they get it too.
         """
+        assert not self._is_publishing, "waited for"
         assert not self._streams, "readers get what was published, or hear of an end"
         self.tail = self._delivery.tails.find(self.workspace_id, head, chain)
         self.head, self.chain = head, chain
@@ -127,7 +136,13 @@ class Hub:
         self._wake()
 
     def end(self, error: DalsegnoError) -> None:
-        """End every subscription, and every wait for the head, with an error."""
+        """End every subscription, and every wait for the head, with an error.
+
+        While a commit is being published, it ends after that.
+        """
+        if self._is_publishing:
+            self._ending = self._ending or error
+            return
         self.is_open = False
         self._ended = error
         self._delivery.tails.forget(self.tail)
@@ -215,15 +230,38 @@ class Hub:
     # ----------------------------------------------------------------------------- publishing
 
     async def publish(self, events: Sequence[Event], answer: Callable[[], None]) -> None:
-        """Publish what was committed; ``answer`` gives the answers that waited for it."""
-        self._delivery.begin()
+        """Publish what was committed; ``answer`` gives the answers that waited for it.
+
+        It waits for its turn; cancelled before that, nothing was published, and nobody answered.
+
+        Raises:
+            DalsegnoError: the hub ended meanwhile.
+
+        """
+        await self.wait_published()
+        if self._ended is not None and not self.is_open:
+            raise self._ended.with_traceback(None)
+        self._is_publishing = True
         try:
-            due = self._publish(events, answer)
+            self._delivery.begin()
+            try:
+                due = self._publish(events, answer)
+            finally:
+                dirty = self._delivery.end()
+            self._wake()
+            await self._delivery.flush(dirty)
+            await self._write(due)
         finally:
-            dirty = self._delivery.end()
-        self._wake()
-        await self._delivery.flush(dirty)
-        await self._write(due)
+            self._is_publishing = False
+            self._published.unpark_all()
+            ending, self._ending = self._ending, None
+            if ending is not None:
+                self.end(ending)
+
+    async def wait_published(self) -> None:
+        """Wait until no commit is being published; without a checkpoint if none is."""
+        while self._is_publishing:
+            await self._published.park()
 
     def _publish(self, events: Sequence[Event], answer: Callable[[], None]) -> list[_Due]:
         revoked: list[tuple[Subscription, Subscriber]] = []

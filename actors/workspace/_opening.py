@@ -131,6 +131,7 @@ async def _resolve(
 
 async def _publish_rest(node: LocalNode, hub: Hub, head: Head) -> None:
     """Publish what was committed and never published; nothing at the first opening."""
+    await hub.wait_published()
     if hub.is_open and not await _continues(node, hub, head):
         # A failover lost the end of the log, or it was restored: what was published here is of
         # another history, and so is every cursor above the point where the two part.

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -91,6 +92,12 @@ class Crowd:
                     await trio.lowlevel.checkpoint()
             assert not is_written(last)
             await act()
+
+    def next_event(self) -> Event:
+        """Return what the next commit would have."""
+        event: Event
+        (event,) = self.hub.tail.read(self.hub.head, None, limit=1, bytes_max=1)
+        return msgspec.structs.replace(event, event_seq=self.hub.head + 1)
 
 
 async def heard(wire: Wire, count: int) -> list[int]:
@@ -307,24 +314,54 @@ async def test_a_connection_that_closes_meanwhile_hears_nothing_but_the_close(
     assert rest == []
 
 
-async def test_the_end_of_the_hub_meanwhile_leaves_no_gap(crowd: Crowd) -> None:
+async def test_the_end_of_the_hub_meanwhile_waits_for_the_commit(crowd: Crowd) -> None:
     hub = crowd.hub
 
     async def end() -> None:
         hub.end(WorkspaceMovedError("b"))
+        hub.end(WorkspaceMovedError("c"))
+        assert hub.is_open, "until every reader was written to"
+        with pytest.raises(AssertionError):
+            hub.open(2, hub.chain)
+        await hub.wait_published()
+        hub.open(2, hub.chain)
 
     await crowd.put_and_meanwhile(end)
-    written = []
     for wire in crowd.wires:
-        heard_here = [await wire.hear()]
-        while heard_here[-1]["type"] == "event":
-            heard_here.append(await wire.hear())
-        assert heard_here[-1]["code"] == "WORKSPACE_MOVED"
-        written.append([message["seq"] for message in heard_here[:-1]])
+        assert await heard(wire, 1) == [2]
+        assert (await wire.hear())["owner"] == "b", "the first reason"
         await wire.silence()
-    assert (written[0], written[-1]) == ([2], [])
-    assert written == sorted(written, reverse=True), "in order, up to where it ended"
-    hub.open(2, hub.chain)
+
+
+async def test_a_commit_that_is_published_meanwhile_waits_for_the_one_before(crowd: Crowd) -> None:
+    """Two that overlapped gave every reader the later one first."""
+    hub, answered = crowd.hub, []
+
+    async def publish() -> None:
+        event = crowd.next_event()
+        with trio.move_on_after(0):
+            await hub.publish([event], lambda: answered.append("never"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hub.publish, [event], lambda: answered.append("in turn"))
+            await trio.lowlevel.checkpoint()
+            assert answered == []
+
+    await crowd.put_and_meanwhile(publish)
+    assert answered == ["in turn"]
+    assert [await heard(wire, 2) for wire in crowd.wires] == [[2, 3]] * COUNT
+
+
+async def test_a_commit_that_waits_for_its_turn_hears_of_the_end(crowd: Crowd) -> None:
+    hub = crowd.hub
+
+    async def end() -> None:
+        event = crowd.next_event()
+        hub.end(WorkspaceMovedError("b"))
+        with pytest.raises(WorkspaceMovedError):
+            await hub.publish([event], lambda: pytest.fail("nobody was told of the commit"))
+        hub.open(2, hub.chain)
+
+    await crowd.put_and_meanwhile(end)
 
 
 async def test_an_ack_meanwhile_of_what_was_just_read_is_taken(crowd: Crowd) -> None:

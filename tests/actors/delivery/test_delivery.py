@@ -754,6 +754,8 @@ async def test_a_hub_opens_again_at_a_later_head_and_publishes_on(actors: Actors
     hub.open(2, hub.chain)
     assert len(hub.tail) == 2, "the log still ends there"
     hub.end(MOVED)
+    with pytest.raises(WorkspaceMovedError):
+        await hub.publish(first, lambda: None)
     hub.open(5, hub.chain)
     assert (hub.head, len(hub.tail)) == (5, 0)
     with pytest.raises(AssertionError):
