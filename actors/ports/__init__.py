@@ -25,6 +25,7 @@ from ._roles import (
 )
 from ._seams import Alone as Alone, Bus as Bus, World as World
 from ._store import (
+    Appending as Appending,
     Cursors as Cursors,
     Entities as Entities,
     Log as Log,

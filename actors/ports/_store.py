@@ -43,6 +43,13 @@ if TYPE_CHECKING:
     )
 
 
+class Appending(Protocol):
+    """A statement of appends that was sent."""
+
+    async def outcome(self) -> Collection[str]:
+        """Wait for its end, once; the result and the errors are those of `Log.append`."""
+
+
 class Log(Protocol):
     """Events, appended in batches and read in pages."""
 
@@ -52,6 +59,13 @@ class Log(Protocol):
         A workspace appears at most once in ``batches``.  For one that is not in the result nothing
         was written: its epoch or head has moved, it is halted, it has a live key, or its head is
         locked at the moment; `explain` reads which.
+        """
+
+    def append_nowait(self, batches: Sequence[Batch]) -> Appending | None:
+        """Send what `append` sends, in this very step, and let somebody else wait for its end.
+
+        None: nothing was sent, since something has to be waited for first; use `append`.  It
+        raises nothing: whatever goes wrong is raised by `Appending.outcome`.
         """
 
     async def explain(self, batch: Batch) -> Refusal:

@@ -1,7 +1,12 @@
 """Group commit: the batches of many workspaces in one statement, with no timer.
 
 A task sends what is waiting when the last statement has returned, so that the load itself makes
-the batches.  A workspace has at most one batch here at a time.
+the batches; it does so before anybody acts on the answer to the last one.  What finds that task at
+rest is sent by whoever asks, in the same step, and the task waits for the answer.  A workspace has
+at most one batch here at a time.
+
+Whoever waits for a batch is woken, and the batches of a large statement a few at a time: what each
+of them does with the answer is done before others come, and nothing else would run meanwhile.
 
 There are two such tasks, one for short batches and one for long ones: whoever types does not wait
 for the megabytes of whoever uploads.
@@ -23,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
@@ -40,7 +45,9 @@ from dalsegno.protocol import (
 )
 
 if TYPE_CHECKING:
-    from dalsegno.actors.ports import Store, World
+    from collections.abc import Callable, Collection, Iterable
+
+    from dalsegno.actors.ports import Appending, Store, World
     from dalsegno.protocol import Limits
 
 
@@ -50,44 +57,55 @@ _PROBED = Batch(workspace_id="$nowhere", epoch=0, old_head=0, events=())
 """A batch that nothing is written of: no workspace has this id."""
 _LOCKED_MAX_S = 1.0
 """The longest delay before a batch whose head was locked is sent again."""
+_TOLD_AT_ONCE = 16
+"""Workspaces that act on their answers before others have a turn: some 2 ms."""
 
 
 class LiveKeyError(DalsegnoError):
     """An idempotency key of the batch has a recorded answer: decide again."""
 
 
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    batch: Batch
-    alone: bool
-    done: trio.Event = field(default_factory=trio.Event)
-    committed: bool = False
-    error: DalsegnoError | None = None
+class Sending:
+    """A batch on its way, and what became of it."""
+
+    __slots__ = ("_settled", "alone", "batch", "committed", "error", "is_settled")
+
+    def __init__(self, batch: Batch, settled: Callable[[], object], *, alone: bool = False) -> None:
+        self.batch = batch
+        self.alone = alone
+        """Whether no other batch may be in its statement."""
+        self.is_settled = False
+        """Whether its statement has ended: committed, left it out, or failed with the error."""
+        self.committed = False
+        self.error: DalsegnoError | None = None
+        self._settled = settled
+
+    def __repr__(self) -> str:
+        state = "on its way" if not self.is_settled else self.error or self.committed
+        return f"<Sending of {self.batch.workspace_id}: {state}>"
+
+    def settle(self) -> None:
+        """Tell whoever waits for it."""
+        self.is_settled = True
+        self._settled()
 
 
 class _Lane:
     """What waits for the next statement of one task."""
 
-    __slots__ = ("filled", "sending", "waiting")
+    __slots__ = ("answered", "begun", "filled", "sending", "some_answered", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: deque[_Waiting] = deque()
+        self.waiting: deque[Sending] = deque()
         self.filled = trio.lowlevel.ParkingLot()
+        """Where the task rests."""
+        self.begun: tuple[list[Sending], Appending] | None = None
+        """A statement that was sent while the task rested, and what it is to wait for."""
         self.sending = trio.CancelScope()
         """The cancel scope of the statement being executed, or of the last one."""
-
-    async def sent(self, waiting: _Waiting) -> None:
-        """Queue a batch and wait for its statement; raise the error if that failed."""
-        self.waiting.append(waiting)
-        self.filled.unpark_all()
-        try:
-            await waiting.done.wait()
-        except trio.Cancelled:
-            if waiting in self.waiting:
-                self.waiting.remove(waiting)
-            raise
-        if waiting.error is not None:
-            raise waiting.error
+        self.answered: deque[Sending] = deque()
+        """Batches of a large statement whose workspaces are still to be told."""
+        self.some_answered = trio.lowlevel.ParkingLot()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,25 +164,49 @@ class Committer:
         async with trio.open_nursery() as nursery:
             for lane in (self._short, self._long):
                 nursery.start_soon(self._serve, lane)
+                nursery.start_soon(_tell_in_turns, lane)
             task_status.started()
 
     async def _serve(self, lane: _Lane) -> None:
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()  # the statements are shielded
-            while not lane.waiting:
+            while not lane.waiting and lane.begun is None:
                 await lane.filled.park()
-            await self._send(lane, self._take(lane))
+            begun, lane.begun = lane.begun, None
+            if begun is None:
+                lane.sending = self._scope()
+                await self._send(lane, self._take(lane))
+            else:
+                await self._send(lane, *begun)
+
+    def _scope(self) -> trio.CancelScope:
+        """Return the scope of a statement that is sent now."""
+        deadline = trio.current_time() + self._limits.commit_deadline_s
+        return trio.CancelScope(deadline=deadline, shield=True)
 
     def give_up(self) -> None:
         """Stop waiting for the statements that were sent: their outcome is unknown."""
         for lane in (self._short, self._long):
             lane.sending.deadline = trio.current_time()
 
-    async def commit(self, batch: Batch) -> None:
-        """Commit one workspace's batch.
+    def send(self, batch: Batch, settled: Callable[[], object], *, alone: bool = False) -> Sending:
+        """Send one workspace's batch, now or with the next statement; `commit` has to follow.
 
-        Cancelled, the batch may have been sent: its outcome is unknown.  If it was not, it will
-        not be: a workspace is in a statement at most once, and its next incarnation may commit.
+        ``settled`` is called once when its statement has ended; it must not wait.
+        """
+        sending = Sending(batch, settled, alone=alone)
+        lane = self._lane(batch)
+        lane.waiting.append(sending)
+        if lane.filled:  # nothing else waits here, or on its way
+            appending = self._store.append_nowait([batch])
+            if appending is not None:
+                lane.begun = [lane.waiting.pop()], appending
+                lane.sending = self._scope()
+            lane.filled.unpark()
+        return sending
+
+    async def commit(self, sending: Sending) -> None:
+        """Return once a batch is committed, whose statement has ended.
 
         Raises:
             FencedError: the epoch or the head moved; nothing was written.
@@ -176,17 +218,41 @@ class Committer:
             OutcomeUnknownError: it may or may not be written.
 
         """
-        backoff: Backoff | None = None
-        lane = self._short if batch.size <= self._limits.short_batch_bytes_max else self._long
-        while backoff is None or backoff.failures < self._limits.locked_retries_max:
-            waiting = _Waiting(batch, alone=backoff is not None)
-            await lane.sent(waiting)
-            if waiting.committed:
-                return
+        batch, backoff = sending.batch, None
+        while not sending.committed:
+            if sending.error is not None:
+                raise sending.error
             await self._explain(batch)
             backoff = backoff or Backoff(self._limits.backoff_first_s, _LOCKED_MAX_S)
+            if 1 + backoff.failures >= self._limits.locked_retries_max:
+                raise StoreUnavailableError(f"the head of {batch.workspace_id} stays locked")
             await trio.sleep(backoff.next_s(self._world.random()))
-        raise StoreUnavailableError(f"the head of {batch.workspace_id} stays locked")
+            sending = await self._sent_alone(batch)
+
+    def withdraw(self, sending: Sending) -> bool:
+        """Do not send a batch; return False where it was sent, and may be written.
+
+        A workspace is in a statement at most once, and its next incarnation may commit.
+        """
+        waiting = self._lane(sending.batch).waiting
+        if sending not in waiting:
+            return False
+        waiting.remove(sending)
+        return True
+
+    async def _sent_alone(self, batch: Batch) -> Sending:
+        """Send a batch in a statement of its own, and wait for the end of that."""
+        settled = trio.Event()
+        sending = self.send(batch, settled.set, alone=True)
+        try:
+            await settled.wait()
+        except trio.Cancelled:
+            self.withdraw(sending)
+            raise
+        return sending
+
+    def _lane(self, batch: Batch) -> _Lane:
+        return self._short if batch.size <= self._limits.short_batch_bytes_max else self._long
 
     async def check(self) -> None:
         """Raise unless a command could be committed, as far as can be told without one.
@@ -202,7 +268,9 @@ class Committer:
         """
         if trio.current_time() - self._failed_at < _FAILED_S:
             raise StoreUnavailableError("the last commit failed")
-        await self._short.sent(_Waiting(_PROBED, alone=True))
+        probed = await self._sent_alone(_PROBED)
+        if probed.error is not None:
+            raise probed.error
 
     async def _explain(self, batch: Batch) -> None:
         """Return where nothing moved: the head was locked."""
@@ -218,7 +286,7 @@ class Committer:
         if refusal.live_keys:
             raise LiveKeyError(batch.workspace_id)
 
-    def _take(self, lane: _Lane) -> list[_Waiting]:
+    def _take(self, lane: _Lane) -> list[Sending]:
         waiting = lane.waiting
         group = [waiting.popleft()]
         size = group[0].batch.size
@@ -232,13 +300,19 @@ class Committer:
             group.append(waiting.popleft())
         return group
 
-    async def _send(self, lane: _Lane, group: list[_Waiting]) -> None:
+    async def _send(
+        self, lane: _Lane, group: list[Sending], appending: Appending | None = None
+    ) -> None:
+        """Execute a group's statement, or wait for one that was sent."""
         rejected: BatchRejectedError | CorruptLogError | None = None
-        deadline = trio.current_time() + self._limits.commit_deadline_s
-        with trio.CancelScope(deadline=deadline, shield=True) as scope:
-            lane.sending = scope
+        self._statements += 1
+        with lane.sending as scope:
             try:
-                await self._append(group)
+                if appending is None:
+                    won = await self._store.append([each.batch for each in group])
+                else:
+                    won = await appending.outcome()
+                self._count(group, won)
             except (BatchRejectedError, CorruptLogError) as error:
                 rejected = error
             except DalsegnoError as error:
@@ -249,34 +323,55 @@ class Committer:
                 # A bug: the supervisor starts a new run, and nobody waits for this one's answer.
                 self._unknown += len(group)
                 _fail(group, OutcomeUnknownError("the committer failed"))
+                _tell(group)
                 raise
         if scope.cancelled_caught:
             self._unknown += len(group)
             self._failed_at = trio.current_time()
             _fail(group, OutcomeUnknownError("the database did not answer in time"))
-        if rejected is not None and len(group) == 1:
+        if rejected is not None and len(group) > 1:
+            for sending in group:
+                sending.alone = True
+            lane.waiting.extendleft(reversed(group))
+            return
+        if rejected is not None:
             self._rejected += 1
             _fail(group, rejected)
-        elif rejected is not None:
-            for waiting in group:
-                waiting.alone = True
-            lane.waiting.extendleft(reversed(group))
+        if len(group) <= _TOLD_AT_ONCE:
+            _tell(group)
+        else:
+            lane.answered += group
+            lane.some_answered.unpark()
 
-    async def _append(self, group: list[_Waiting]) -> None:
-        self._statements += 1
-        committed = set(await self._store.append([waiting.batch for waiting in group]))
-        for waiting in group:
-            waiting.committed = waiting.batch.workspace_id in committed
-            if waiting.committed:
+    def _count(self, group: list[Sending], won: Collection[str]) -> None:
+        """Note which batches were committed."""
+        committed = set(won)
+        for sending in group:
+            batch = sending.batch
+            if batch.workspace_id in committed:
+                sending.committed = True
                 self._failed_at = -math.inf
                 self._batches += 1
-                self._events += len(waiting.batch.events)
-            elif waiting.batch is not _PROBED:
+                self._events += len(batch.events)
+            elif batch is not _PROBED:
                 self._refused += 1
-            waiting.done.set()
 
 
-def _fail(group: list[_Waiting], error: DalsegnoError) -> None:
-    for waiting in group:
-        waiting.error = error
-        waiting.done.set()
+def _fail(group: list[Sending], error: DalsegnoError) -> None:
+    for sending in group:
+        sending.error = error
+
+
+def _tell(group: Iterable[Sending]) -> None:
+    for sending in group:
+        sending.settle()
+
+
+async def _tell_in_turns(lane: _Lane) -> None:
+    """Tell the workspaces of large statements what became of their batches, until cancelled."""
+    answered = lane.answered
+    while True:
+        while not answered:
+            await lane.some_answered.park()
+        _tell([answered.popleft() for _ in range(min(_TOLD_AT_ONCE, len(answered)))])
+        await trio.lowlevel.checkpoint()

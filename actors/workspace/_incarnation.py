@@ -1,9 +1,10 @@
 """One incarnation of a workspace: it takes one command at a time, and nothing leaves too early.
 
 Two tasks share a `Speculation`.  The decider takes what waits in the mailbox, loads what it needs
-in one query a kind, and decides; the committing task sends the forming batch as soon as the one
-in flight is settled, publishes it, and goes on.  So one batch is on its way to the database while
-the next one forms, and the load itself makes the batches: no timer.
+in one query a kind, decides, and sends the forming batch if none is in flight.  The committing task
+is woken when that one's statement has ended: it settles it, sends what has formed meanwhile, and
+only then publishes what was settled.  So one batch is on its way to the database while the next one
+forms, and the load itself makes the batches: no timer.
 
 An incarnation ends by raising.  Whatever it took and did not settle it leaves behind in order, for
 the next one: what was surely not written goes back to the front of the mailbox, what may have been
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from dalsegno.actors.ports import EntityWrite
 
     from ._command import Command
+    from ._committer import Sending
     from ._entity import Entity
     from ._local_node import LocalNode
     from ._mailbox import Mailbox
@@ -87,7 +89,13 @@ class Incarnation:
         """Whether more is being decided, in short turns, that belongs into the same batch."""
         self._scope = trio.CancelScope()
         self._stopped_for: DalsegnoError | None = None
-        self._decided = trio.lowlevel.ParkingLot()
+        self._sending: Sending | None = None
+        """The batch in flight, if it writes anything."""
+        self._is_due = False
+        """Whether the batch in flight needs the committing task: its statement has ended."""
+        self._publishing: list[Command] = []
+        """The commands of a batch that is settled, and not published yet."""
+        self._due = trio.lowlevel.ParkingLot()
         self._settled = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
@@ -189,20 +197,15 @@ class Incarnation:
                 refused = self._node.budgets.refusal(command.principal)
                 past = None
                 if command.needs is not None and refused is None:
-                    self._let_commit()
+                    await self._send_formed(speculation)
                     past = await self._load_past(speculation, command, command.needs)
                 speculation.decide(self._in_hand.pop(0), past, refused)
                 while speculation.is_full:
-                    self._let_commit()
-                    await self._settled.park()
+                    await self._send_formed(speculation)
+                    if speculation.is_full:
+                        await self._settled.park()
                 self._is_amid = True
-            self._let_commit()
-
-    def _let_commit(self) -> None:
-        """Wake the committer: no more decisions will join this batch soon."""
-        self._is_amid = False
-        if self._decided:
-            self._decided.unpark()
+            await self._send_formed(speculation)
 
     async def _load(self, speculation: Speculation, commands: list[Command]) -> None:
         store = self._node.store
@@ -230,21 +233,59 @@ class Incarnation:
 
     # --------------------------------------------------------------------------- committing
 
+    async def _send_formed(self, speculation: Speculation) -> None:
+        """Send the forming batch, which no more decisions will join soon.
+
+        While another one is in flight it is sent as soon as that is settled.
+        """
+        self._is_amid = False
+        if speculation.in_flight is None and speculation.forming.answers:
+            await self._send(speculation)
+
+    async def _send(self, speculation: Speculation) -> None:
+        """Send the forming batch: it is the one in flight now."""
+        pending = speculation.start()
+        if not pending.events and not pending.results:
+            self._wake()  # it only needs the store's word that the workspace is still owned
+            return
+        if self._is_new:
+            speculation.epoch = await self._create()
+            self._is_new = False
+        batch = await speculation.batch(pending)
+        for command in pending.commands:
+            command.sent_after = batch.old_head
+        self._is_sent = True
+        self._sending = self._node.committer.send(batch, self._wake)
+
+    def _wake(self) -> None:
+        self._is_due = True
+        self._due.unpark()
+
     async def _commit(self, speculation: Speculation) -> None:
         while True:
-            while not speculation.forming.answers or self._is_amid:
-                await self._decided.park()
-            batch = speculation.start()
-            if batch.events or batch.results:
-                await self._append(speculation, batch)
-            else:
+            while not self._is_due:
+                await self._due.park()
+            self._is_due = False
+            batch = speculation.in_flight
+            assert batch is not None, "it has woken this task"
+            if self._sending is None:
                 await self._check_owner(speculation)
+            else:
+                await self._append(speculation, batch)
             speculation.settle()
+            self._publishing = batch.commands
             self._settled.unpark_all()
-            log_access(self._node.delivery.roles, batch.events)
-            await self._hub.publish(batch.events, batch.give_answers)
-            if batch.events:
-                self._node.bus.announce(self.workspace_id, batch.events[-1].event_seq)
+            # The database works on the next one while this one is published.
+            if not self._is_amid:
+                await self._send_formed(speculation)
+            await self._publish(batch)
+
+    async def _publish(self, batch: PendingBatch) -> None:
+        log_access(self._node.delivery.roles, batch.events)
+        await self._hub.publish(batch.events, batch.give_answers)
+        self._publishing = []
+        if batch.events:
+            self._node.bus.announce(self.workspace_id, batch.events[-1].event_seq)
 
     async def _check_owner(self, speculation: Speculation) -> None:
         """Check that the workspace is still owned before answers leave that no commit checks.
@@ -256,16 +297,12 @@ class Incarnation:
         if head is not None and head.epoch != speculation.epoch:
             raise FencedError(f"{self.workspace_id} was taken over")
 
-    async def _append(self, speculation: Speculation, pending: PendingBatch) -> None:
-        if self._is_new:
-            speculation.epoch = await self._create()
-            self._is_new = False
-        batch = await speculation.batch(pending)
-        for command in pending.commands:
-            command.sent_after = batch.old_head
-        self._is_sent = True
+    async def _append(self, _speculation: Speculation, pending: PendingBatch) -> None:
+        """Return once the batch in flight is committed."""
+        sending, self._sending = self._sending, None
+        assert sending is not None, "it was sent"
         try:
-            await self._node.committer.commit(batch)
+            await self._node.committer.commit(sending)
         except OutcomeUnknownError:
             raise
         except BatchRejectedError:
@@ -327,7 +364,7 @@ class Incarnation:
             return
         in_flight, forming = self._speculation.in_flight, self._speculation.forming
         taken = () if in_flight is None else in_flight.commands
-        for commands in (taken, forming.commands, self._in_hand):
+        for commands in (self._publishing, taken, forming.commands, self._in_hand):
             for command in commands:
                 if command.sent_at > before:
                     break
@@ -336,11 +373,16 @@ class Incarnation:
     @property
     def is_idle(self) -> bool:
         """Whether everything that it took is settled."""
-        return not self._in_hand and (self._speculation is None or self._speculation.is_settled)
+        if self._in_hand or self._publishing:
+            return False
+        return self._speculation is None or self._speculation.is_settled
 
     def _leave_behind(self) -> None:
         if self._speculation is None:
             return
+        if self._sending is not None and self._node.committer.withdraw(self._sending):
+            self._is_sent = False
+        self._unresolved += [command for command in self._publishing if not command.answered]
         in_flight = self._speculation.in_flight
         taken = [] if in_flight is None else in_flight.commands
         if self._is_sent:

@@ -77,6 +77,13 @@ class SessionRefusedError(ConnectionBrokenError):
         super().__init__(message, sent=False)
 
 
+class Started(Protocol):
+    """A statement that was sent."""
+
+    async def rows(self) -> list[tuple[Any, ...]]:
+        """Wait for its end and return all its rows; cancellation and errors are as in `fetch`."""
+
+
 class Connection(Protocol):
     """One session with the server, in autocommit, used by one task at a time."""
 
@@ -89,6 +96,12 @@ class Connection(Protocol):
 
         Cancelled, the statement runs on at the server and may have taken effect.  If it ends within
         ``finish_s``, during which this waits, the connection is as before; else it is abandoned.
+        """
+
+    def start(self, sql: str, params: Sequence[object]) -> Started:
+        """Send one statement in this very step; `Started.rows` has to follow.
+
+        It raises nothing: errors come from there.
         """
 
     async def execute(self, sql: str, params: Sequence[object] = ()) -> None:
@@ -189,6 +202,36 @@ class Pool:
             idle=len(self._idle),
             waiting=self._free.statistics().tasks_waiting,
         )
+
+    def lend_nowait(self) -> Connection | None:
+        """Lend a connection that is open and idle; None where there is none.
+
+        `give_back` has to follow, or `return_unused`.
+        """
+        if self._closed or not self._idle:
+            return None
+        try:
+            self._free.acquire_nowait()
+        except trio.WouldBlock:
+            return None
+        connection = self._idle.pop()
+        if connection.broken:
+            self._idle.append(connection)
+            self._free.release()
+            return None
+        return connection
+
+    def return_unused(self, connection: Connection) -> None:
+        """Take back what `lend_nowait` lent, and nothing was done with."""
+        self._idle.append(connection)
+        self._free.release()
+
+    async def give_back(self, connection: Connection) -> None:
+        """Take back what `lend_nowait` lent."""
+        try:
+            await self._give_back(connection)
+        finally:
+            self._free.release()
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[Connection]:

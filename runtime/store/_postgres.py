@@ -34,6 +34,7 @@ from dalsegno.actors import (
 )
 from dalsegno.protocol import Event, Limits, OutcomeUnknownError
 
+from ._driver import DriverError
 from ._loading import load, load_many
 from ._migrations import check
 from ._pools import Pools
@@ -53,14 +54,40 @@ from ._rows import (
     results_of,
     state_columns,
 )
-from ._sql import columns, queries, quoted, quoted_in_turns, signed, storable, texts
-from ._statements import fetch, lent
+from ._sql import columns, is_long, queries, quoted, quoted_in_turns, signed, storable, texts
+from ._statements import failure_of, fetch, lent
 from ._suitability import check_sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
-    from ._driver import Connection
+    from ._driver import Connection, Pool, Started
+    from ._rows import Row
+
+
+_NO_TYPES: frozenset[tuple[str, str, int]] = frozenset()
+
+
+class _Appending:
+    """An `Appending` on a connection of its own."""
+
+    __slots__ = ("_connection", "_pool", "_started")
+
+    def __init__(self, pool: Pool, connection: Connection, started: Started) -> None:
+        self._pool = pool
+        self._connection = connection
+        self._started = started
+
+    async def outcome(self) -> Collection[str]:
+        """Wait for the end of the statement; see `Appending.outcome`."""
+        connection = self._connection
+        try:
+            return _committed(await self._started.rows())
+        except DriverError as error:
+            means = {"lost": OutcomeUnknownError, "refused": BatchRejectedError}
+            raise await failure_of(error, connection, **means) from error
+        finally:
+            await self._pool.give_back(connection)
 
 
 class PostgresStore:
@@ -200,7 +227,21 @@ class PostgresStore:
                 await connection.execute(queries()["add_event_types"], columns(kinds, 3))
                 known.update(new)
             rows = await connection.fetch(queries()[statement], parameters)
-        return {workspace_id for (workspace_id,) in rows}
+        return _committed(rows)
+
+    def append_nowait(self, batches: Sequence[Batch]) -> _Appending | None:
+        """Send the same in this very step; see `Store.append_nowait`."""
+        if any(map(is_long, documents_of(batches))):
+            return None  # quoted in turns
+        pool = self._pools.appending
+        connection = pool.lend_nowait()
+        if connection is None:
+            return None
+        if not event_types_of(batches) <= self._known_types.get(connection, _NO_TYPES):
+            pool.return_unused(connection)
+            return None
+        statement, parameters = append_statement(batches, self._limits.result_ttl_s)
+        return _Appending(pool, connection, connection.start(queries()[statement], parameters))
 
     async def explain(self, batch: Batch) -> Refusal:
         """Read what may have refused a batch; see `Store.explain`."""
@@ -374,3 +415,8 @@ class PostgresStore:
             return None
         *last, looked_at = rows[0]
         return CursorKey(*last) if looked_at == limit else None
+
+
+def _committed(rows: Sequence[Row]) -> set[str]:
+    """Return the workspaces in the rows of an append."""
+    return {workspace_id for (workspace_id,) in rows}

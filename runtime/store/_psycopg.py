@@ -127,6 +127,31 @@ async def connect(
         ) from None
 
 
+class Started:
+    """A statement that was sent, or could not be; see `PsycopgConnection.start`."""
+
+    __slots__ = ("_connection", "error", "steps", "wanted")
+
+    def __init__(
+        self,
+        connection: PsycopgConnection,
+        steps: PQGen[PGresult],
+        *,
+        wanted: Wait | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        self._connection = connection
+        self.steps = steps
+        self.wanted = wanted
+        """What libpq waits for now."""
+        self.error = error
+        """Why it could not be sent."""
+
+    async def rows(self) -> list[tuple[Any, ...]]:
+        """Wait for its end; see `dalsegno.runtime.store.Started`."""
+        return await self._connection.finish(self)
+
+
 class PsycopgConnection:
     """A `Connection` on psycopg; opened by `connect`."""
 
@@ -175,9 +200,16 @@ class PsycopgConnection:
     async def fetch(self, sql: str, params: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return all its rows; see `Connection.fetch`."""
         with self._translated():
-            result = await self._run(sql, params)
-            self._values.set_pgresult(result)
-            return self._values.load_rows(0, result.ntuples, tuple) if result.nfields else []
+            return self._rows(await self._run(sql, params))
+
+    def start(self, sql: str, params: Sequence[object]) -> Started:
+        """Send one statement in this very step; see `Connection.start`."""
+        return self._sent(sql, params)
+
+    async def finish(self, started: Started) -> list[tuple[Any, ...]]:
+        """Wait for the end of what `start` sent."""
+        with self._translated():
+            return self._rows(await self._ended(started))
 
     async def execute(self, sql: str, params: Sequence[object] = ()) -> None:
         """Run one statement, or without parameters several; see `Connection.execute`."""
@@ -233,18 +265,35 @@ class PsycopgConnection:
             trio.lowlevel.notify_closing(self._socket)
         self._session.close()
 
+    def _rows(self, result: PGresult) -> list[tuple[Any, ...]]:
+        self._values.set_pgresult(result)
+        return self._values.load_rows(0, result.ntuples, tuple) if result.nfields else []
+
     async def _run(self, sql: str, params: Sequence[object]) -> PGresult:
-        if self.broken:
-            self.abandon()
-            raise ConnectionBrokenError("the connection to the database was lost", sent=False)
+        return await self._ended(self._sent(sql, params))
+
+    def _sent(self, sql: str, params: Sequence[object]) -> Started:
+        """Send a statement; an error is kept, and raised where its end is waited for."""
+        steps = self._steps(sql, params)
         self._uncertain = None
-        result = await self._drive(self._steps(sql, params), finish_s=self._finish_s)
+        try:
+            return Started(self, steps, wanted=next(steps))
+        except (psycopg.Error, DriverError, UnicodeEncodeError) as error:
+            return Started(self, steps, error=error)
+
+    async def _ended(self, started: Started) -> PGresult:
+        if started.error is not None:
+            raise started.error
+        result = await self._drive(started.steps, finish_s=self._finish_s, wanted=started.wanted)
         if self._uncertain is not None:
             raise CommitUncertainError(self._uncertain)
         return result
 
     def _steps(self, sql: str, params: Sequence[object]) -> PQGen[PGresult]:
         """Run a statement, prepared where it has parameters."""
+        if self.broken:
+            self.abandon()
+            raise ConnectionBrokenError("the connection to the database was lost", sent=False)
         pgconn = self._session.pgconn
         if not params:
             pgconn.send_query(sql.encode())
@@ -289,11 +338,15 @@ class PsycopgConnection:
         if notice.source_function == _STANDBY_WAIT:
             self._uncertain = notice.message_primary or "the wait for a standby was cancelled"
 
-    async def _drive(self, steps: PQGen[T], *, finish_s: float = 0.0) -> T:
+    async def _drive(
+        self, steps: PQGen[T], *, finish_s: float = 0.0, wanted: Wait | None = None
+    ) -> T:
+        """Step to the end, from the first step on, or from what a step has ``wanted``."""
         assert not self._running, "one task at a time"
         self._running = True
         try:
-            wanted = next(steps)
+            if wanted is None:
+                wanted = next(steps)
             while True:
                 try:
                     ready = await until_ready(self._socket, wanted)

@@ -50,6 +50,11 @@ def quoted(text: str | None) -> str:
     return f'"{text}"'
 
 
+def is_long(document: str | None) -> bool:
+    """Return whether quoting a document takes long enough to let others run before it."""
+    return document is not None and len(document) >= _LONG_CHARS
+
+
 async def quoted_in_turns(documents: Iterable[str | None], turn: Turn) -> Quote:
     """Return `quoted`, with the long ones of these JSON documents quoted already.
 
@@ -57,7 +62,7 @@ async def quoted_in_turns(documents: Iterable[str | None], turn: Turn) -> Quote:
     """
     known: dict[int, tuple[str, str]] = {}  # by identity: a hash would look at all of it again
     for document in documents:
-        if document is not None and len(document) >= _LONG_CHARS:
+        if document is not None and is_long(document):
             await turn.pause()
             known[id(document)] = document, _quoted_long(document)
     if not known:

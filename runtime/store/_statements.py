@@ -58,21 +58,36 @@ async def lent(
         async with pool.connection() as connection:
             try:
                 yield connection
-            except ConnectionBrokenError as error:
-                kind = lost if error.sent else StoreUnavailableError
-                raise kind(_unavailable(error)) from error
-            except CommitUncertainError as error:
-                _log.warning("commit_uncertain", reason=error.message)
-                raise lost("the database cannot say whether its standbys have this") from error
-            except DatabaseError as error:
-                if not error.sqlstate.startswith(_DATA_CLASSES):
-                    # Perhaps it is the session: with a server that a failover has left behind, it
-                    # refuses every write.  The next statement gets a new one.
-                    await connection.aclose()
-                raise _refusal(error, refused) from error
+            except DriverError as error:
+                raise await failure_of(error, connection, lost=lost, refused=refused) from error
     except DriverError as error:
         # The pool could not open a session; no statement of ours was sent.
         raise StoreUnavailableError(_unavailable(error)) from error
+
+
+async def failure_of(
+    error: DriverError,
+    connection: Connection,
+    *,
+    lost: type[DalsegnoError],
+    refused: type[DalsegnoError],
+) -> DalsegnoError:
+    """Return what a statement's error means to whoever asked for it; see `lent`.
+
+    A connection that may be at fault is closed.
+    """
+    if isinstance(error, ConnectionBrokenError):
+        kind = lost if error.sent else StoreUnavailableError
+        return kind(_unavailable(error))
+    if isinstance(error, CommitUncertainError):
+        _log.warning("commit_uncertain", reason=error.message)
+        return lost("the database cannot say whether its standbys have this")
+    assert isinstance(error, DatabaseError), "there are no others"
+    if not error.sqlstate.startswith(_DATA_CLASSES):
+        # Perhaps it is the session: with a server that a failover has left behind, it
+        # refuses every write.  The next statement gets a new one.
+        await connection.aclose()
+    return _refusal(error, refused)
 
 
 def _unavailable(error: DriverError) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import trio
 
-from dalsegno.actors import Service, Store, World
+from dalsegno.actors import Batch, Service, Store, World
 from dalsegno.protocol import Limits
 from tests.actors._world import DOMAINS, Actors
 
@@ -43,6 +43,9 @@ class Gate:
 
     def open(self) -> None:
         self._open.set()
+
+    def append_nowait(self, _batches: Sequence[Batch]) -> None:
+        """Send nothing past the gate."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._store, name)

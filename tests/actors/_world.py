@@ -30,6 +30,7 @@ from dalsegno.actors import (
 )
 from dalsegno.actors.domains.accounts import account_domains
 from dalsegno.actors.domains.notes import notes
+from dalsegno.actors.ports import Appending
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.actors.workspace import checking
 from dalsegno.protocol import (
@@ -81,6 +82,11 @@ class FaultyStore(MemoryStore):
         self.before: dict[str, Callable[[], Awaitable[None]]] = {}
         """What happens before any call of a method, by its name."""
         self.after_append: Callable[[Collection[str]], None] = lambda _: None
+        self.sends_at_once = True
+        """Whether a statement can be sent without waiting for anything."""
+
+    def append_nowait(self, batches: Sequence[Batch]) -> Appending | None:
+        return super().append_nowait(batches) if self.sends_at_once else None
 
     async def append(self, batches: Sequence[Batch]) -> Collection[str]:
         self.statements.append(list(batches))

@@ -183,6 +183,48 @@ async def test_i4_an_append_whose_backend_dies_has_an_unknown_outcome(
     assert await store.append([batch]) == {"w"}, "the next append connects again"
 
 
+async def test_an_append_begins_in_the_step_in_which_it_is_asked_for(
+    store: PostgresStore, other: Connection
+) -> None:
+    w = await writer(store, "w")
+    first, second, third = (w.batch(w.event("note:1")) for _ in range(3))
+    assert store.append_nowait([first]) is None, "no connection is open"
+    assert await store.append([first]) == {"w"}
+    sent = store.append_nowait([second])
+    assert sent is not None
+    with fail_after(10):
+        while (await head_of(store, "w")).head_seq < 2:
+            await trio.sleep(0.01)
+    assert await sent.outcome() == {"w"}, "though it was there before anybody waited"
+    kind = w.event("note:1", type="note_unheard_of")
+    assert store.append_nowait([w.batch(kind)]) is None, "its kind has to be recorded first"
+    async with other.transaction():
+        await other.execute("lock table dalsegno.event in share mode")
+        lost = store.append_nowait([third])
+        assert lost is not None, "the connection was given back, twice"
+        assert store.append_nowait([third]) is None, "the only open connection is busy"
+        await wait_until_blocked(other)
+        await terminate_the_blocked(other)
+    with pytest.raises(OutcomeUnknownError):
+        await lost.outcome()
+    assert store.append_nowait([third]) is None, "the connection is gone"
+    assert await store.append([third]) == {"w"}
+
+
+async def test_an_append_that_cannot_be_sent_raises_where_its_outcome_is_waited_for(
+    store: PostgresStore,
+) -> None:
+    w = await writer(store, "w")
+    assert await store.append([w.batch(w.event("note:1"))]) == {"w"}
+    bad = w.batch(w.event("note:1"))
+    write = msgspec.structs.replace(bad.entities[0], title="\0")
+    sent = store.append_nowait([msgspec.structs.replace(bad, entities=(write,))])
+    assert sent is not None
+    with pytest.raises(BatchRejectedError):
+        await sent.outcome()
+    assert await store.append([bad]) == {"w"}
+
+
 async def test_reads_and_repeatable_writes_never_end_unknown(
     store: PostgresStore, other: Connection
 ) -> None:

@@ -143,6 +143,7 @@ async def test_a_data_error_is_its_batchs_alone(migrated: str) -> None:
             )
 
         rt.store.append = spoil  # type: ignore[method-assign, assignment]
+        rt.store.append_nowait = lambda _batches: None  # type: ignore[method-assign, assignment]
         failures: list[str] = []
 
         async def send_spoiled() -> None:

@@ -27,7 +27,7 @@ from dalsegno.actors.testing import (
 from dalsegno.actors.testing.memory import MemoryStore
 from dalsegno.actors.testing.memory._log import MemoryLog
 from dalsegno.actors.testing.memory._tables import Cursors
-from dalsegno.actors.workspace._committer import Committer
+from dalsegno.actors.workspace._committer import Committer, Sending
 from dalsegno.actors.workspace._incarnation import Incarnation
 from dalsegno.actors.workspace._speculation import PendingBatch, Speculation
 from dalsegno.protocol import (
@@ -69,18 +69,18 @@ class Variant:
 
 
 def publishes_before_the_commit(patch: pytest.MonkeyPatch) -> None:
-    async def commit(self: Incarnation, speculation: Speculation) -> None:
-        while True:
-            while not speculation.forming.answers:
-                await self._decided.park()
-            batch = speculation.start()
-            await self._hub.publish(batch.events, batch.give_answers)
-            if batch.events or batch.results:
-                await self._append(speculation, batch)
-            speculation.settle()
-            self._settled.unpark_all()
+    original = Incarnation._send
 
-    patch.setattr(Incarnation, "_commit", commit)
+    async def send(self: Incarnation, speculation: Speculation) -> None:
+        batch = speculation.forming
+        await self._hub.publish(batch.events, batch.give_answers)
+        await original(self, speculation)
+
+    async def publish(self: Incarnation, _batch: PendingBatch) -> None:
+        self._publishing = []
+
+    patch.setattr(Incarnation, "_send", send)
+    patch.setattr(Incarnation, "_publish", publish)
 
 
 async def rebased(committer: Committer, batch: Batch, head: Head) -> Batch:
@@ -111,13 +111,14 @@ async def rebased(committer: Committer, batch: Batch, head: Head) -> Batch:
 def rebases_under_the_old_epoch_after_an_unknown_outcome(patch: pytest.MonkeyPatch) -> None:
     original = Committer.commit
 
-    async def commit(self: Committer, batch: Batch) -> None:
+    async def commit(self: Committer, sending: Sending) -> None:
         try:
-            await original(self, batch)
+            await original(self, sending)
         except OutcomeUnknownError:
-            head = await self._store.read_head(batch.workspace_id)
+            head = await self._store.read_head(sending.batch.workspace_id)
             assert head is not None
-            await original(self, await rebased(self, batch, head))
+            again = await rebased(self, sending.batch, head)
+            await original(self, await self._sent_alone(again))
 
     patch.setattr(Committer, "commit", commit)
 
@@ -148,14 +149,15 @@ def counts_in_each_process_and_the_store_does_not_compare(patch: pytest.MonkeyPa
 def retries_as_whoever_owns_it_now(patch: pytest.MonkeyPatch) -> None:
     original = Committer.commit
 
-    async def commit(self: Committer, batch: Batch) -> None:
+    async def commit(self: Committer, sending: Sending) -> None:
         try:
-            await original(self, batch)
+            await original(self, sending)
         except FencedError:
-            head = await self._store.read_head(batch.workspace_id)
+            head = await self._store.read_head(sending.batch.workspace_id)
             assert head is not None
-            again = await rebased(self, batch, head)
-            await original(self, msgspec.structs.replace(again, epoch=head.epoch))
+            again = await rebased(self, sending.batch, head)
+            again = msgspec.structs.replace(again, epoch=head.epoch)
+            await original(self, await self._sent_alone(again))
 
     patch.setattr(Committer, "commit", commit)
 

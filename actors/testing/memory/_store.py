@@ -37,7 +37,19 @@ from ._tables import Cursors, Nodes
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from dalsegno.actors.ports import World
+    from dalsegno.actors.ports import Appending, Log, World
+
+
+class LaterAppend:
+    """An `Appending` that begins once its outcome is waited for."""
+
+    def __init__(self, log: Log, batches: Sequence[Batch]) -> None:
+        self._log = log
+        self._batches = batches
+
+    async def outcome(self) -> Collection[str]:
+        """Append; see `Appending.outcome`."""
+        return await self._log.append(self._batches)
 
 
 class MemoryStore:
@@ -178,6 +190,10 @@ class MemoryStore:
                 domain = event.stream_id.partition(":")[0]
                 self._types[domain, event.type, event.type_version] = None
         return [batch.workspace_id for _, batch in won]
+
+    def append_nowait(self, batches: Sequence[Batch]) -> Appending | None:
+        """Begin to append; see `Store.append_nowait`."""
+        return LaterAppend(self, batches)
 
     async def explain(self, batch: Batch) -> Refusal:
         """Read why a batch may have been refused; see `Store.explain`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dalsegno.actors.ports import BatchRejectedError, PageBounds
+from dalsegno.actors.testing.memory import LaterAppend
 from dalsegno.protocol import OutcomeUnknownError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from dalsegno.actors.ports import (
         AckedCursor,
+        Appending,
         AuditEntry,
         Batch,
         CursorKey,
@@ -81,6 +83,10 @@ class SimStore:
         return await link.change(
             lambda: self._inner.append(batches), OutcomeUnknownError, is_bounded=False
         )
+
+    def append_nowait(self, batches: Sequence[Batch]) -> Appending | None:
+        """See `Store.append_nowait`."""
+        return LaterAppend(self, batches)
 
     async def explain(self, batch: Batch) -> Refusal:
         """See `Store.explain`."""

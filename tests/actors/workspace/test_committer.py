@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from dalsegno.actors import Batch, BatchRejectedError, Refusal, World
+from dalsegno.actors.ports import Appending
 from dalsegno.actors.testing.contract.store._writing import result, writer
 from dalsegno.actors.workspace._committer import Committer, CommitterStatistics, LiveKeyError
 from dalsegno.protocol import (
@@ -22,6 +23,7 @@ from dalsegno.protocol import (
 )
 from tests.actors._world import (
     Append,
+    Fault,
     FaultyStore,
     applied_unknown,
     away,
@@ -37,6 +39,8 @@ POISON = '"poison"'
 
 @pytest.fixture
 async def committer(store: FaultyStore, world: World) -> AsyncIterator[Committer]:
+    """One that is running, and whose first statement waits for what is sent in the same step."""
+    store.sends_at_once = False
     committer = Committer(store, world=world, limits=LIMITS)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(committer.run)
@@ -54,6 +58,18 @@ async def batches_of(store: FaultyStore, workspace_ids: str) -> list[Batch]:
     return [await batch_of(store, workspace_id) for workspace_id in workspace_ids]
 
 
+async def committed(committer: Committer, batch: Batch) -> None:
+    """Send a batch and wait until it is committed, as a workspace does."""
+    settled = trio.Event()
+    sending = committer.send(batch, settled.set)
+    try:
+        await settled.wait()
+    except trio.Cancelled:
+        committer.withdraw(sending)
+        raise
+    await committer.commit(sending)
+
+
 async def commit_all(
     committer: Committer, batches: Sequence[Batch]
 ) -> dict[str, DalsegnoError | None]:
@@ -62,7 +78,7 @@ async def commit_all(
 
     async def commit(batch: Batch) -> None:
         try:
-            await committer.commit(batch)
+            await committed(committer, batch)
         except DalsegnoError as error:
             outcomes[batch.workspace_id] = error
         else:
@@ -111,12 +127,12 @@ async def test_i10_a_short_batch_does_not_wait_for_long_ones(
         nursery.start_soon(committer.run)
         await trio.testing.wait_all_tasks_blocked()
         async with trio.open_nursery() as commits:
-            commits.start_soon(committer.commit, long)
+            commits.start_soon(committed, committer, long)
             await trio.testing.wait_all_tasks_blocked()
-            commits.start_soon(committer.commit, longer)
+            commits.start_soon(committed, committer, longer)
             with trio.fail_after(1):
-                await committer.commit(short)
-                await committer.commit(another)
+                await committed(committer, short)
+                await committed(committer, another)
             await trio.testing.wait_all_tasks_blocked()
             assert joined(store) == ["l", "a", "b"]
             assert committer.statistics().waiting == 1
@@ -144,10 +160,10 @@ async def test_the_load_makes_the_batches(committer: Committer, store: FaultySto
     store.faults.append(held(gate))
     a, b, c = await batches_of(store, "abc")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(committer.commit, a)
+        nursery.start_soon(committed, committer, a)
         await trio.testing.wait_all_tasks_blocked()
-        nursery.start_soon(committer.commit, b)
-        nursery.start_soon(committer.commit, c)
+        nursery.start_soon(committed, committer, b)
+        nursery.start_soon(committed, committer, c)
         await trio.testing.wait_all_tasks_blocked()
         assert joined(store) == ["a"], "one statement at a time"
         assert repr(committer) == "<Committer 2 waiting, 1 statements>"
@@ -177,7 +193,7 @@ async def test_a_moved_epoch_is_fenced_and_a_neighbour_commits(
 
 async def test_a_moved_head_is_fenced(committer: Committer, store: FaultyStore) -> None:
     a = await batch_of(store, "a")
-    await committer.commit(a)
+    await committed(committer, a)
     outcomes = await commit_all(committer, [a])
     assert isinstance(outcomes["a"], FencedError)
     assert len(await log_of(store, "a")) == 1
@@ -197,7 +213,7 @@ async def test_a_live_key_and_its_neighbour(committer: Committer, store: FaultyS
     owner = await writer(store, "a")
     first = owner.batch(owner.event("box:1"), results=(result("k", 1),))
     again = owner.batch(owner.event("box:1"), results=(result("k", 2),))
-    await committer.commit(first)
+    await committed(committer, first)
     outcomes = await commit_all(committer, [again, await batch_of(store, "b")])
     assert isinstance(outcomes["a"], LiveKeyError)
     assert outcomes["b"] is None
@@ -280,12 +296,12 @@ async def test_a_batch_whose_workspace_went_away_is_not_sent_beside_its_successo
     store.faults.append(held(gate))
     a, b = await batches_of(store, "ab")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(committer.commit, a)
+        nursery.start_soon(committed, committer, a)
         await trio.testing.wait_all_tasks_blocked()
         with trio.move_on_after(0):
-            await committer.commit(b)
+            await committed(committer, b)
         successor = await batch_of(store, "b")
-        nursery.start_soon(committer.commit, successor)
+        nursery.start_soon(committed, committer, successor)
         await trio.testing.wait_all_tasks_blocked()
         gate.set()
     assert joined(store) == ["a", "b"], "a workspace is in a statement at most once"
@@ -308,7 +324,7 @@ async def test_a_cancelled_committer_finishes_the_statement_on_its_way(
                 await committer.run()
 
         nursery.start_soon(run)
-        nursery.start_soon(committer.commit, batch)
+        nursery.start_soon(committed, committer, batch)
         await trio.testing.wait_all_tasks_blocked()
         running.cancel()
         await trio.testing.wait_all_tasks_blocked()
@@ -340,11 +356,116 @@ async def test_a_commit_cancelled_as_its_answer_comes_leaves_the_committer_awake
         store.faults.append(held(answered))
         batch = await batch_of(store, f"w{number}")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(committer.commit, batch)
+            nursery.start_soon(committed, committer, batch)
             await trio.testing.wait_all_tasks_blocked()
             answered.set()
             for _ in range(number % 4):
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
         with trio.fail_after(5):
-            await committer.commit(await batch_of(store, f"v{number}"))
+            await committed(committer, await batch_of(store, f"v{number}"))
+
+
+# ------------------------------------------------------------------- sent in the asker's step
+
+
+@pytest.fixture
+async def ready(committer: Committer, store: FaultyStore) -> Committer:
+    """A committer at rest, which sends in the step in which it is asked."""
+    store.sends_at_once = True
+    await trio.testing.wait_all_tasks_blocked()
+    return committer
+
+
+class CountingAppends(FaultyStore):
+    """Tells which statements were sent in the step in which that was asked."""
+
+    begun: list[str]
+
+    def append_nowait(self, batches: Sequence[Batch]) -> Appending | None:
+        self.begun.append("".join(batch.workspace_id for batch in batches))
+        return super().append_nowait(batches)
+
+
+@pytest.fixture
+def store(world: World) -> FaultyStore:
+    store = CountingAppends(world)
+    store.begun = []
+    return store
+
+
+async def test_what_finds_the_committer_at_rest_is_sent_in_the_same_step(
+    ready: Committer, store: CountingAppends
+) -> None:
+    settled: list[str] = []
+    a, b, c = await batches_of(store, "abc")
+    sendings = [ready.send(batch, lambda: settled.append("")) for batch in (a, b, c)]
+    assert store.begun == ["a"], "the others wait for the next statement"
+    await trio.testing.wait_all_tasks_blocked()
+    assert joined(store) == ["a", "bc"]
+    assert store.begun == ["a"]
+    assert len(settled) == 3
+    for sending in sendings:
+        await ready.commit(sending)
+
+
+async def test_what_cannot_be_sent_without_waiting_is_sent_by_the_committer(
+    ready: Committer, store: CountingAppends
+) -> None:
+    store.sends_at_once = False
+    assert await commit_all(ready, await batches_of(store, "a")) == {"a": None}
+    assert (store.begun, joined(store)) == (["a"], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [(away, StoreUnavailableError), (applied_unknown, OutcomeUnknownError)],
+)
+async def test_an_error_of_what_was_sent_at_once_is_the_committers(
+    ready: Committer, store: CountingAppends, fault: Fault, error: type[DalsegnoError]
+) -> None:
+    store.faults.append(fault)
+    outcomes = await commit_all(ready, await batches_of(store, "a"))
+    assert isinstance(outcomes["a"], error)
+    assert await commit_all(ready, await batches_of(store, "b")) == {"b": None}
+
+
+async def test_what_was_sent_at_once_is_given_up_and_cannot_be_withdrawn(
+    ready: Committer, store: CountingAppends
+) -> None:
+    store.faults.append(hangs)
+    a, b = await batches_of(store, "ab")
+    settled = trio.Event()
+    first, second = ready.send(a, settled.set), ready.send(b, settled.set)
+    assert (ready.withdraw(first), ready.withdraw(second)) == (False, True)
+    ready.give_up()
+    await settled.wait()
+    with pytest.raises(OutcomeUnknownError):
+        await ready.commit(first)
+
+
+async def test_the_workspaces_of_a_large_statement_act_a_few_at_a_time(
+    store: FaultyStore, world: World
+) -> None:
+    """A thousand woken in one step held up everybody else for as long as they all took."""
+    committer = Committer(store, world=world, limits=Limits())
+    gate = trio.Event()
+    store.faults.append(held(gate))
+    names = [f"w{number}" for number in range(100)]
+    batches = [await batch_of(store, name) for name in names]
+    first = await batch_of(store, "first")
+    told, most = [0], 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        await trio.testing.wait_all_tasks_blocked()
+        committer.send(first, lambda: None)
+        for batch in batches:
+            committer.send(batch, lambda: told.append(told[-1] + 1))
+        gate.set()
+        while told[-1] < len(names):
+            before = told[-1]
+            await trio.lowlevel.checkpoint()
+            most = max(most, told[-1] - before)
+        nursery.cancel_scope.cancel()
+    assert [len(statement) for statement in store.statements] == [1, 100]
+    assert most <= 2 * 16, "two lots at most between two steps of this task"

@@ -80,6 +80,20 @@ class AppendContract:
                 "note:2",
             ]
 
+    async def test_what_is_sent_without_waiting_commits_the_same(self, store: Store) -> None:
+        good, bad = await writer(store, "good"), await writer(store, "bad")
+        for number in range(1, 4):
+            sent = good.batch(good.event("note:1"))
+            refused = msgspec.structs.replace(bad.batch(bad.event("note:1")), epoch=bad.epoch + 1)
+            appending = store.append_nowait([sent, refused])
+            if appending is None:  # something had to be waited for
+                won = await store.append([sent, refused])
+            else:
+                won = await appending.outcome()
+            assert list(won) == ["good"]
+            assert [e.event_seq for e in await log_of(store, "good")] == [*range(1, number + 1)]
+        assert await log_of(store, "bad") == []
+
     async def test_an_empty_call_commits_nothing(self, store: Store) -> None:
         assert not await store.append([])
 
