@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ._harness import Options, Series
     from ._other_logs import OtherLog
 
+HEADLINE = "hot-1-kb"
+
 _CLIENTS = 50
 _IN_FLIGHT = 16
 _SIZES = (1_000, 20_000, 100_000)
