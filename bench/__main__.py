@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import gc
+import shutil
 import sys
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ._beside import Beside, beside
 from ._floors import PATH, judge, read_floors
 from ._harness import Options
 from ._machine import raise_file_limit
@@ -42,13 +45,17 @@ def main() -> int:
         seed=given.seed,
         quick=given.quick,
         full=given.full,
+        into=given.into or usual.into,
     )
     floors = read_floors(PATH.read_text())
     raise_file_limit(_FILES)
-    reports, failed = _ask([known[name] for name in given.question or known], options)
+    other = None if given.beside is None else beside(given.beside)
+    reports, failed = _ask([known[name] for name in given.question or known], options, other)
     verdicts = list(judge(reports, {} if options.quick else floors))
     print(summary(verdicts))
-    save(verdicts, options)
+    if other is not None:
+        print(f"\n{other.table()}")
+    save(verdicts, options, other)
     if failed:
         print(f"Not answered: {', '.join(failed)}")
     if options.quick:
@@ -68,13 +75,24 @@ def _parse(known: Iterable[str]) -> argparse.Namespace:
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--quick", action="store_true", help="only check that everything runs")
     sizes.add_argument("--full", action="store_true", help="also the sizes that take long")
+    parser.add_argument("--beside", metavar="PYTHON", type=_program, help="also ask on this Python")
+    parser.add_argument("--into", metavar="FOLDER", type=Path, help="for the figures")
     given = parser.parse_args()
     if unknown := set(given.question).difference(known):
         parser.error(f"no such question: {', '.join(sorted(unknown))}")
     return given
 
 
-def _ask(asked: Iterable[Question], options: Options) -> tuple[list[Report], list[str]]:
+def _program(given: str) -> str:
+    found = shutil.which(given)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"no such program: {given}")
+    return found
+
+
+def _ask(
+    asked: Iterable[Question], options: Options, other: Beside | None
+) -> tuple[list[Report], list[str]]:
     """Ask one after the other; a failure is shown and does not stop the others."""
     reports, failed = [], []
     for question in asked:
@@ -88,6 +106,8 @@ def _ask(asked: Iterable[Question], options: Options) -> tuple[list[Report], lis
         print(report.table(), end="\n\n", flush=True)
         report.save()
         reports.append(report)
+        if other is not None and not other.ask(question, report):
+            failed.append(f"{question.name} on Python {other.version}")
         gc.collect()  # the next one begins with a heap of its own
     return reports, failed
 

@@ -1,7 +1,7 @@
 """References that are programs of their own: NATS, and nginx with Nchan, each on one core.
 
-They are used if they are on the PATH.  The messages come from this process, as from a program
-behind the broker: to NATS as ``PUB`` lines, to Nchan as pipelined ``POST`` requests.
+They are used if they are on the PATH.  For the fan-out the messages come from this process, as
+from a program behind the broker: to NATS as ``PUB`` lines, to Nchan as pipelined ``POST`` requests.
 """
 
 from __future__ import annotations
@@ -125,13 +125,13 @@ def nginx_with_nchan() -> tuple[str, str] | None:
 
 
 @asynccontextmanager
-async def open_nats(folder: Path, program: str) -> AsyncIterator[Broker]:
+async def open_nats(folder: Path, program: str, *options: str) -> AsyncIterator[Broker]:
     """Run a NATS server for the length of a block."""
     command = [program, "--addr", "127.0.0.1", "--port", "-1", "--ports_file_dir", str(folder)]
-    command += ["--log", str(folder / "nats.log")]
-    async with _running("nats-server", command) as process:
+    command += ["--log", str(folder / "nats.log"), *options]
+    async with running("nats-server", command) as process:
         ports = folder / f"nats-server_{process.pid}.ports"
-        await _started(lambda: ports.exists() and bool(ports.read_text()))
+        await started(lambda: ports.exists() and bool(ports.read_text()))
         url = json.loads(ports.read_text())["nats"][0]
         yield Broker(process, int(url.rpartition(":")[2]), is_nats=True)
 
@@ -139,31 +139,38 @@ async def open_nats(folder: Path, program: str) -> AsyncIterator[Broker]:
 @asynccontextmanager
 async def open_nchan(folder: Path, program: str, module: str) -> AsyncIterator[Broker]:
     """Run an nginx with Nchan for the length of a block."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     configuration = folder / "nginx.conf"
     configuration.write_text(_NCHAN.format(folder=folder, load=f"load_module {module};", port=port))
     command = [program, "-p", str(folder), "-e", str(folder / "nginx.log"), "-c"]
-    async with _running("nginx", [*command, str(configuration)]) as process:
-        await _started(lambda: _listens(port))
+    async with running("nginx", [*command, str(configuration)]) as process:
+        await started(lambda: listens(port))
         yield Broker(process, port, is_nats=False)
 
 
 @asynccontextmanager
-async def _running(name: str, command: Sequence[str]) -> AsyncIterator[Child]:
+async def running(name: str, command: Sequence[str]) -> AsyncIterator[Child]:
     """Run a program with every one of its threads on the subject's core, from its first step on."""
     pinned = [sys.executable, "-c", _PINNED, str(SUBJECT_CORE), *command]
     async with child(name, pinned, core=SUBJECT_CORE) as process:
         yield process
 
 
-async def _started(is_there: Callable[[], bool]) -> None:
+async def started(is_there: Callable[[], bool]) -> None:
     """Wait for the sign by which a program shows that it is ready."""
     with trio.fail_after(_START_DEADLINE_S):
         while not is_there():  # noqa: ASYNC110 - nobody here can set an event
             await trio.sleep(_POLL_S)
 
 
-def _listens(port: int) -> bool:
+def free_port() -> int:
+    """Find a port for a program that cannot choose one by itself."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def listens(port: int) -> bool:
+    """Tell whether connections to a port are accepted."""
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0

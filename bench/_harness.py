@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_RESULTS = Path(__file__).parent / "results"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -53,6 +51,8 @@ class Options:
     """Only to check that everything runs: tiny sizes, and figures that mean nothing."""
     full: bool = False
     """Also the sizes that take long."""
+    into: Path = Path(__file__).parent / "results"
+    """Where the figures are kept."""
 
     def pick(self, usual: T, *, quick: T, full: T | None = None) -> T:
         """Choose a size; that of ``full`` is the usual one unless it is given."""
@@ -169,7 +169,7 @@ class Report:
 
 def results(options: Options) -> Path:
     """Make the folder for the figures of the last run; quick ones do not replace them."""
-    folder = _RESULTS / "quick" if options.quick else _RESULTS
+    folder = options.into / "quick" if options.quick else options.into
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -30,11 +30,12 @@ import sys
 import time
 from collections import deque
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ._client import PONG, TextCounter, upgraded, written
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator, Sequence
 
 _PATCH_CHARS = 20
@@ -120,15 +121,29 @@ class Client:
         return self._counter.counted - before
 
 
+class Asks(Protocol):
+    """What a load needs of a client, whatever it speaks."""
+
+    sock: socket.socket
+    sent_at: deque[float]
+    """When each of those was sent that are not answered yet, the oldest first."""
+
+    def send(self, count: int) -> None:
+        """Send so many."""
+
+    def read(self) -> int:
+        """Read what has arrived; return how many it answers."""
+
+
 class Load:
     """All the clients."""
 
-    def __init__(self, clients: list[Client]) -> None:
+    def __init__(self, clients: Sequence[Asks]) -> None:
         self._clients = clients
         self._by_number = {client.sock.fileno(): client for client in clients}
         self._epoll = select.epoll()
         self._latencies: list[float] = []
-        self._turns: Iterator[Client] | None = None
+        self._turns: Iterator[Asks] | None = None
         """Whose turn is next, where only one patch may be on its way."""
         for client in clients:
             self._epoll.register(client.sock, select.EPOLLIN)
@@ -141,11 +156,6 @@ class Load:
             while all(number != 0 for number, _ in epoll.poll()):
                 self._read(end=0.0)
         return sys.stdin.readline()
-
-    def follow(self, notes: Sequence[str]) -> str:
-        """Subscribe the first client to some notes."""
-        self._clients[0].follow(notes)
-        return "{}"
 
     def run(self, seconds: float, clients: int, in_flight: int) -> str:
         """Run the clients, and return their figures."""
@@ -189,21 +199,21 @@ def main() -> None:
     """Connect, and do what is asked for."""
     seed, form, port, cookie, workspace, chars, *clients = sys.argv[1:]
     random.seed(int(seed))
-    load = Load(
-        [
-            Client(
-                int(port),
-                cookie,
-                [_note(place, form, workspace, int(chars)) for place in places.split(",")],
-            )
-            for places in clients
-        ]
-    )
+    connected = [
+        Client(
+            int(port),
+            cookie,
+            [_note(place, form, workspace, int(chars)) for place in places.split(",")],
+        )
+        for places in clients
+    ]
+    load = Load(connected)
     print("ready", flush=True)
     while line := load.idle():
         words = line.split()
         if words[0] == "follow":
-            print(load.follow(words[1:]), flush=True)
+            connected[0].follow(words[1:])
+            print("{}", flush=True)
         else:
             seconds, first, in_flight = words
             print(load.run(float(seconds), int(first), int(in_flight)), flush=True)

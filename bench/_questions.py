@@ -1,8 +1,9 @@
 """Which questions there are: each is a module of this folder whose name has no underscore.
 
 Such a module has ``async def ask(options: Options) -> Report``; the first line of its docstring is
-the question.  It is imported only when it is asked, so that a library that one of them needs and
-that is not installed does not prevent the others.
+the question, and ``HEADLINE`` the id of the ratio that tells most.  It is imported only when it is
+asked, so that a library that one of them needs and that is not installed does not prevent the
+others.
 """
 
 from __future__ import annotations
@@ -33,8 +34,19 @@ class Question:
     @property
     def says(self) -> str:
         """The question in words."""
-        source = (_FOLDER / f"{self.name}.py").read_text()
-        return (ast.get_docstring(ast.parse(source)) or self.name).split("\n\n")[0]
+        return (ast.get_docstring(self._read()) or self.name).split("\n\n")[0]
+
+    @property
+    def headline(self) -> str:
+        """The id of the ratio that tells most; empty if the module names none."""
+        for node in self._read().body:
+            match node:
+                case ast.Assign([ast.Name("HEADLINE")], ast.Constant(str(ratio_id))):
+                    return ratio_id
+        return ""
+
+    def _read(self) -> ast.Module:
+        return ast.parse((_FOLDER / f"{self.name}.py").read_text())
 
     def ask(self, options: Options) -> Report:
         """Measure; this takes a while."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ._layout import bound, number, or_none, percent, span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 PERCENTILES = (0.5, 0.99)
 
@@ -29,6 +29,8 @@ class Sample:
     commits: int = 0
     """Statements that all this was written in."""
     latencies_s: Sequence[float] = ()
+    percentiles_s: Mapping[float, float] = field(default_factory=dict)
+    """Latencies by the share that stays below: of a load that does not tell each of them."""
 
     @property
     def rate(self) -> float:
@@ -37,6 +39,8 @@ class Sample:
 
     def percentile_s(self, share: float) -> float:
         """Return the latency that this share of all stays below."""
+        if share in self.percentiles_s:
+            return self.percentiles_s[share]
         ordered = sorted(self.latencies_s)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else math.nan
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._harness import results
 from ._layout import table
@@ -14,6 +14,7 @@ from ._plot import plot
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ._beside import Beside
     from ._floors import Verdict
     from ._harness import Options
 
@@ -29,14 +30,17 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines)
 
 
-def save(verdicts: Sequence[Verdict], options: Options) -> None:
+def save(verdicts: Sequence[Verdict], options: Options, beside: Beside | None) -> None:
     """Keep them as ``summary.json``, and as a picture if there is something to draw with."""
     folder = results(options)
-    document = {
+    document: dict[str, Any] = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "ratios": [verdict.as_json() for verdict in verdicts],
     }
+    if beside is not None:
+        rows = [row.as_json() for row in beside.rows]
+        document["beside"] = {"python": beside.version, "ratios": rows}
     text = json.dumps(document, indent=1, ensure_ascii=False)
     (folder / "summary.json").write_text(text + "\n")
     plot([verdict for verdict in verdicts if verdict.ratio is not None], folder / "summary.svg")

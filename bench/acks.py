@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ._harness import Options
     from ._servers import Postgres, Server
 
+HEADLINE = "over-pings"
+
 _CLIENTS = 10
 _LAST = {"type": "ping", "request_id": "last"}
 _PONG = '"request_id":"last"'

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ._harness import Options, Series
     from ._writers import Send
 
+HEADLINE = "hot-notes"
+
 _DOMAINS = (notes, tasks)
 _NOTES = 50
 _SENDERS = 400

@@ -1,7 +1,8 @@
 """How many durable commands a second does a server take over WebSocket, and how fast is one?
 
 The subject is a ``dalsegno serve`` process, the load a process of plain sockets (`_load`), the
-reference the raw statement (`_raw`) at the batches that the server has just written.
+reference the raw statement (`_raw`) at the batches that the server has just written.  Clients that
+wait for each answer are also compared with as many of other programs' logs (`_other_logs`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import trio
 from dalsegno.actors.domains.notes import notes
 
 from ._harness import Report, Sample, p50, rounds
+from ._other_logs import other_logs
 from ._processes import OTHER_CORE, SUBJECT_CORE, Child, child, pinned, python
 from ._raw import RawStatement, raw_statement
 from ._servers import Postgres, Server, postgres, serving
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._harness import Options, Series
+    from ._other_logs import OtherLog
+
+HEADLINE = "hot-1-kb"
 
 _CLIENTS = 50
 _IN_FLIGHT = 16
@@ -151,7 +156,7 @@ class Bench:
 
 
 async def _few(bench: Bench) -> list[Case]:
-    """Ask with clients that wait for each answer."""
+    """Ask with clients that wait for each answer; the last case is that of several."""
     compare, clients = bench.report.compare, bench.report.options.pick(_CLIENTS, quick=5)
     one = await bench.case("one client, one at a time")
     several = await bench.case(f"{clients} clients, one at a time", clients=clients)
@@ -215,10 +220,15 @@ async def ask(options: Options) -> Report:
     with postgres() as database:
         async with serving(database) as server, AsyncExitStack() as stack:
             bench = Bench(report, server, database, stack)
-            cases = [*await _few(bench), *await _hot(bench), *await _many(bench)]
+            few = await _few(bench)
+            ours, clients = few[-1].series, few[-1].clients
+            others = await other_logs(report, stack, database.folder, ours=ours, clients=clients)
+            rest = [*await _hot(bench), *await _many(bench)]
+            measured: list[Case | OtherLog] = [*few, *others, *rest]
             for counts in rounds(options):
-                for case in cases:
-                    await case.measure(options, counts=counts)
+                for each in measured:
+                    await each.measure(options, counts=counts)
+    cases = [*few, *rest]
     done = sum(sample.count for case in cases for sample in case.series.samples)
     load_us = 1e6 * sum(case.load_cpu_s for case in cases) / done
     report.notes.append(

@@ -28,6 +28,8 @@ from ._sink import Sink, compiler, sink
 if TYPE_CHECKING:
     from ._harness import Options, Series
 
+HEADLINE = "picows-1-200"
+
 _EVENTS_A_COMMIT = (1, 10, 100)
 _READERS = (200, 2_000)
 _QUICK_READERS = 20

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ._harness import Options, Series
     from ._servers import Postgres, Server
 
+HEADLINE = "cpu-100"
+
 _STREAMS = (1, 100, 900)
 _QUICK_STREAMS = (1, 2, 3)
 _IN_FLIGHT = 16

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from ._harness import Options
     from ._servers import Postgres, Server
 
+HEADLINE = "step-operations"
+
 _PACE = 200.0
 """Patches of the neighbour in a second; more than anybody types, and little for a server."""
 _NOTE_CHARS = 1_000

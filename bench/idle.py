@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ._harness import Figure, Options
     from ._servers import Postgres, Server
 
+HEADLINE = "bytes"
+
 _CENTRIFUGO_BYTES = 10.9 * 1024
 _REACH = 12 / 10.9
 

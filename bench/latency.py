@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ._harness import Options, Series
     from ._processes import Child
 
+HEADLINE = "delivery-50"
+
 _SHARES = {10: "a tenth", 50: "half", 80: "four fifths"}
 _IN_FLIGHT = 16
 _NOTE_CHARS = 1_000

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from ._harness import Options
     from ._servers import Postgres, Server
 
+HEADLINE = "workspaces"
+
 _ME = "ada"
 _HOME = "home"
 """The workspace that has the members."""

@@ -25,6 +25,8 @@ from ._servers import postgres
 if TYPE_CHECKING:
     from ._harness import Options
 
+HEADLINE = "left-blocks"
+
 _FIRST = 20
 """Workspaces opened first, so that what a process needs only once is not counted."""
 

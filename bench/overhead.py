@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from ._processes import Child
     from ._servers import Postgres, Server
 
+HEADLINE = "socket"
+
 _CLIENTS = 50
 _USER = "ada"
 

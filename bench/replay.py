@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ._harness import Options
     from ._servers import Postgres, Server
 
+HEADLINE = "one-client"
+
 _MISSED = 500
 
 

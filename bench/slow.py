@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ._harness import Figure, Options, Series
     from ._servers import Server
 
+HEADLINE = "p99"
+
 _READERS = 200
 _RATE = 100.0
 """Patches a second: 20,000 deliveries."""

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from ._harness import Options, Series
     from ._writers import Send
 
+HEADLINE = "one-by-one"
+
 
 @dataclass(slots=True)
 class Bench:

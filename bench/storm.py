@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ._harness import Figure, Options, Series
     from ._servers import Postgres, Server
 
+HEADLINE = "shared-reads-1000"
+
 _MISSED = 500
 _LONG_AGO = 1_000
 """Events before those that were missed."""

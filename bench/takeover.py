@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ._harness import Figure, Options
     from ._servers import Postgres, Server
 
+HEADLINE = "over-start"
+
 _AGAIN_S = 0.01
 _DEADLINE_S = 60.0
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from ._harness import Options, Series
 
+HEADLINE = "wake-10000"
+
 _A_ROUND = 20
 """Wake-ups of each workspace."""
 _REST_DEADLINE_S = 10.0

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from ._harness import Figure, Options, Sample
     from ._theirs import Theirs
 
+HEADLINE = "one-by-one"
+
 _HUNDRED = 100
 _LONG_CHARS = 100_000
 _BYTES = """
