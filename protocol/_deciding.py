@@ -47,7 +47,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """The runtime's bounds."""
 
 
-class Index(msgspec.Struct, frozen=True, kw_only=True):
+class Index(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The columns by which an entity is found; ``keys`` and ``title`` are committed with it."""
 
     keys: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The answer to a command that was accepted, even if it changed nothing."""
 
     workspace_id: str
@@ -25,7 +25,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
         return self.stream_id.partition(":")[2]
 
 
-class _StoredReceipt(msgspec.Struct, frozen=True, array_like=True):
+class _StoredReceipt(msgspec.Struct, frozen=True, array_like=True, gc=False):
     event_seq: int
     stream_id: str
     version: int

@@ -248,12 +248,16 @@ class Hub:
                 due = self._publish(events, answer)
             finally:
                 dirty = self._delivery.end()
-            self._wake()
-            await self._delivery.flush(dirty)
-            await self._write(due)
+            if self._waiting:
+                self._wake()
+            if dirty:
+                await self._delivery.flush(dirty)
+            if due:
+                await self._write(due)
         finally:
             self._is_publishing = False
-            self._published.unpark_all()
+            if self._published:
+                self._published.unpark_all()
             ending, self._ending = self._ending, None
             if ending is not None:
                 self.end(ending)
@@ -331,8 +335,10 @@ class Hub:
         revoked = []
         roles = self._delivery.roles
         for event in events:
+            if event.type not in roles.ending and event.type not in roles.closing:
+                continue
             closes = roles.closed_by(event)
-            user_id = roles.removed_by(event) if event.type in roles.ending else None
+            user_id = roles.removed_by(event)
             if user_id is None and not closes:
                 continue
             for subscription, subscriber in list(self._of(user_id)):

@@ -15,6 +15,8 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -105,8 +107,7 @@ class TailsStatistics:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Commit:
+class _Commit(msgspec.Struct, frozen=True, gc=False):
     tail: Tail
     events: int
     bytes: int

@@ -40,7 +40,7 @@ NOTE_KINDS = frozenset({"markdown", "settings", "media_image", "media_video"})
 _UTF8_MAX = 4  # bytes of one character
 
 
-class Note(msgspec.Struct, frozen=True, kw_only=True):
+class Note(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A note as it is, or was when it was deleted."""
 
     version: int
@@ -53,7 +53,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     deleted_at: datetime | None = None
 
 
-class CreateNote(msgspec.Struct, frozen=True):
+class CreateNote(msgspec.Struct, frozen=True, gc=False):
     """Create a note; without an id the runtime makes one."""
 
     title: str
@@ -63,7 +63,7 @@ class CreateNote(msgspec.Struct, frozen=True):
     note_id: str | None = None
 
 
-class ApplyPatch(msgspec.Struct, frozen=True):
+class ApplyPatch(msgspec.Struct, frozen=True, gc=False):
     """Change the text, based on a version of it."""
 
     note_id: str
@@ -71,7 +71,7 @@ class ApplyPatch(msgspec.Struct, frozen=True):
     base_version: int
 
 
-class SetTitle(msgspec.Struct, frozen=True):
+class SetTitle(msgspec.Struct, frozen=True, gc=False):
     """Change the title, based on a version of the note."""
 
     note_id: str
@@ -79,14 +79,14 @@ class SetTitle(msgspec.Struct, frozen=True):
     base_version: int
 
 
-class DeleteNote(msgspec.Struct, frozen=True):
+class DeleteNote(msgspec.Struct, frozen=True, gc=False):
     """Delete the note; repeating it does nothing."""
 
     note_id: str
     base_version: int | None = None
 
 
-class RollbackNote(msgspec.Struct, frozen=True):
+class RollbackNote(msgspec.Struct, frozen=True, gc=False):
     """Restore the title and the text of a version, and a deleted note with them."""
 
     note_id: str
@@ -94,7 +94,7 @@ class RollbackNote(msgspec.Struct, frozen=True):
     base_version: int | None = None
 
 
-class NoteCreated(msgspec.Struct, frozen=True):
+class NoteCreated(msgspec.Struct, frozen=True, gc=False):
     """A note was created."""
 
     title: str
@@ -105,7 +105,7 @@ class NoteCreated(msgspec.Struct, frozen=True):
     created_by: str | None
 
 
-class NotePatched(msgspec.Struct, frozen=True):
+class NotePatched(msgspec.Struct, frozen=True, gc=False):
     """The text changed; the patch applies to the version before."""
 
     patch_ops: PatchOps
@@ -114,21 +114,21 @@ class NotePatched(msgspec.Struct, frozen=True):
     version: int
 
 
-class NoteTitleUpdated(msgspec.Struct, frozen=True):
+class NoteTitleUpdated(msgspec.Struct, frozen=True, gc=False):
     """The title changed."""
 
     title: str
     version: int
 
 
-class NoteDeleted(msgspec.Struct, frozen=True):
+class NoteDeleted(msgspec.Struct, frozen=True, gc=False):
     """The note was deleted."""
 
     version: int
     deleted_at: datetime
 
 
-class NoteRollback(msgspec.Struct, frozen=True):
+class NoteRollback(msgspec.Struct, frozen=True, gc=False):
     """The title and the text of an earlier version were restored."""
 
     title: str

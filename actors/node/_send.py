@@ -19,20 +19,26 @@ if TYPE_CHECKING:
 
 
 class _Answer:
-    """Where an answer arrives."""
+    """Where an answer arrives, and the one task that waits for it."""
 
-    __slots__ = ("_answer", "_arrived")
+    __slots__ = ("_answer", "_waiting")
 
     def __init__(self) -> None:
-        self._arrived = trio.Event()
         self._answer: Receipt | DalsegnoError | None = None
+        self._waiting: trio.lowlevel.Task | None = None
 
     def give(self, answer: Receipt | DalsegnoError) -> None:
         self._answer = answer
-        self._arrived.set()
+        if self._waiting is not None:
+            trio.lowlevel.reschedule(self._waiting)
+            self._waiting = None
 
     async def wait(self) -> Receipt:
-        await self._arrived.wait()
+        if self._answer is None:
+            self._waiting = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._leave)
+        else:
+            await trio.lowlevel.checkpoint()
         answer, self._answer = self._answer, None
         assert answer is not None, "it has arrived"
         if isinstance(answer, Receipt):
@@ -41,6 +47,10 @@ class _Answer:
             raise answer
         finally:
             del answer  # its traceback has this frame: a cycle for each refused command
+
+    def _leave(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._waiting = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 async def send(
@@ -85,7 +95,7 @@ async def send(
         name,
         checked,
         principal=principal,
-        reply=answer.give,
+        reply=answer,
         roles=catalog.roles,
         limits=node.limits,
         new_id=node.world.new_id,

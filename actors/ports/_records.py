@@ -1,4 +1,8 @@
-"""What stores are given and give back: heads, batches, entities, answers, cursors."""
+"""What stores are given and give back: heads, batches, entities, answers, cursors.
+
+What each command makes of these has no part in any cycle, so Python's collector need not look for
+one (``gc=False``).
+"""
 
 from __future__ import annotations
 
@@ -51,7 +55,7 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
 
 
-class EntityWrite(msgspec.Struct, frozen=True, kw_only=True):
+class EntityWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An entity's row after a batch: at most one per stream in a batch."""
 
     stream_id: str
@@ -66,7 +70,7 @@ class EntityWrite(msgspec.Struct, frozen=True, kw_only=True):
     """The domain's version that folded this state."""
 
 
-class SnapshotWrite(msgspec.Struct, frozen=True, kw_only=True):
+class SnapshotWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An entity's state at a round version (KJ-SNAP-1)."""
 
     stream_id: str
@@ -75,7 +79,7 @@ class SnapshotWrite(msgspec.Struct, frozen=True, kw_only=True):
     state: str
 
 
-class ResultWrite(msgspec.Struct, frozen=True, kw_only=True):
+class ResultWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The answer to repeats of a command's key: at most one per (scope, key) in a batch."""
 
     scope: str
@@ -86,7 +90,7 @@ class ResultWrite(msgspec.Struct, frozen=True, kw_only=True):
     event_seq: int
 
 
-class Batch(msgspec.Struct, frozen=True, kw_only=True):
+class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One workspace's part of a group commit.
 
     ``events`` are dense; a batch without any records only the results of commands that changed
@@ -109,7 +113,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
         return self.events[-1].event_seq if self.events else self.old_head
 
 
-class StoredEntity(msgspec.Struct, frozen=True, kw_only=True):
+class StoredEntity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An entity as stored: a state, perhaps an older one, and the events since."""
 
     stream_id: str
@@ -122,7 +126,7 @@ class StoredEntity(msgspec.Struct, frozen=True, kw_only=True):
     """``state_version + 1`` … ``version``, in order."""
 
 
-class StoredResult(msgspec.Struct, frozen=True, kw_only=True):
+class StoredResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The recorded answer of a live idempotency key."""
 
     payload_hash: bytes

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
     from dalsegno.actors.ports import Transport
     from dalsegno.actors.workspace import Command
-    from dalsegno.protocol import Receipt
     from dalsegno.protocol.dialects import AnyRequest, Language
 
     from ._context import SessionContext
@@ -260,7 +259,7 @@ class Connection:
                 self._refuse_unreadable(error, address_of(received))
                 continue
             if isinstance(asked, CommandRequest):
-                rest = self._submit(Submission(asked, self._context, self._principal, self.writer))
+                rest = self._submit(Submission(asked, self._context, self._principal, self))
                 if rest is not None:
                     await rest
                 continue
@@ -300,11 +299,10 @@ class Connection:
 
         Most go to an active workspace with space: to await nothing saves a thirtieth of each.
         """
-        reply = self._answered(submission)
         try:
-            command = submission.make_nowait(reply)
+            command = submission.make_nowait()
             if command is None:
-                return self._submit_later(submission, reply)
+                return self._submit_later(submission)
             if not self._context.directory.activate(command.workspace_id).admit_nowait(command):
                 return self._admit(submission, command)
             self._pending += 1
@@ -312,12 +310,10 @@ class Connection:
             self.writer.reply(submission.show(error))
         return None
 
-    async def _submit_later(
-        self, submission: Submission, reply: Callable[[Receipt | DalsegnoError], None]
-    ) -> None:
+    async def _submit_later(self, submission: Submission) -> None:
         """Hand over a command whose workspace has to be looked up."""
         try:
-            command = await submission.make(reply)
+            command = await submission.make()
         except DalsegnoError as error:
             self.writer.reply(submission.show(error))
         else:
@@ -335,18 +331,12 @@ class Connection:
             self._pending -= 1
             raise
 
-    def _answered(self, submission: Submission) -> Callable[[Receipt | DalsegnoError], None]:
-        def reply(answer: Receipt | DalsegnoError) -> None:
-            self._pending -= 1
-            if self._room is not None:
-                self._room.set()
-                self._room = None
-            try:
-                self.writer.reply(submission.show(answer))
-            except Exception:  # noqa: BLE001 - details that are no JSON, say
-                self.writer.fail()
-
-        return reply
+    def answered(self) -> None:
+        """Count one command less that waits for its answer."""
+        self._pending -= 1
+        if self._room is not None:
+            self._room.set()
+            self._room = None
 
     def _ack(self, asked: Ack) -> None:
         seq = asked.number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dalsegno.actors.workspace import make_command
 from dalsegno.protocol import (
@@ -14,22 +14,33 @@ from dalsegno.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from dalsegno.actors.workspace import Command, Sender
+    from dalsegno.actors.workspace import Command
     from dalsegno.protocol import Domain, Principal, Receipt
     from dalsegno.protocol.dialects import CommandRequest
 
     from ._context import SessionContext
+    from ._writer import Writer
 
     _Decoded = tuple[Domain[Any, Any, Any], Any, int]
     """A command's domain, itself, and its length in bytes."""
 
 
-class Submission:
-    """One command request: the command that it asks for, and how the answer looks."""
+class Submitter(Protocol):
+    """The connection that commands come from."""
 
-    __slots__ = ("_asked", "_context", "_decoded", "_principal", "_sender")
+    writer: Writer
+
+    def answered(self) -> None:
+        """Count one command less that waits for its answer."""
+
+
+class Submission:
+    """One command request: the command that it asks for, and how the answer looks.
+
+    It is where the workspace's answer goes (`Reply`), so that a command needs no closure.
+    """
+
+    __slots__ = ("_asked", "_context", "_decoded", "_principal", "_submitter")
 
     _decoded: _Decoded
 
@@ -38,14 +49,14 @@ class Submission:
         asked: CommandRequest,
         context: SessionContext,
         principal: Principal,
-        sender: Sender,
+        submitter: Submitter,
     ) -> None:
         self._asked = asked
-        self._sender = sender
+        self._submitter = submitter
         self._context = context
         self._principal = principal
 
-    def make_nowait(self, reply: Callable[[Receipt | DalsegnoError], None]) -> Command | None:
+    def make_nowait(self) -> Command | None:
         """Return the command; None where the store has to be asked for its workspace: see `make`.
 
         Raises:
@@ -58,9 +69,9 @@ class Submission:
         named = asked.workspace_id
         if named is None or named == SYSTEM_WORKSPACE or not catalog.is_active(named):
             return None
-        return self._make(named, reply)
+        return self._make(named)
 
-    async def make(self, reply: Callable[[Receipt | DalsegnoError], None]) -> Command:
+    async def make(self) -> Command:
         """Find the workspace and return the command, after `make_nowait`.
 
         Raises:
@@ -68,13 +79,13 @@ class Submission:
             UnavailableError: try again.
 
         """
-        command = self._make(await self._home(), reply)
+        command = self._make(await self._home())
         # A stranger neither opens a workspace nor learns which node serves it.
         if not self._context.catalog.is_active(command.workspace_id):
             await self._context.catalog.check_sender(command)
         return command
 
-    def _make(self, workspace_id: str, reply: Callable[[Receipt | DalsegnoError], None]) -> Command:
+    def _make(self, workspace_id: str) -> Command:
         asked, context = self._asked, self._context
         domain, command, size = self._decoded
         return make_command(
@@ -83,8 +94,8 @@ class Submission:
             asked.name,
             command,
             principal=self._principal,
-            reply=reply,
-            sender=self._sender,
+            reply=self,
+            sender=self._submitter.writer,
             roles=context.catalog.roles,
             limits=context.node.limits,
             new_id=context.node.world.new_id,
@@ -112,3 +123,12 @@ class Submission:
         if isinstance(answer, DalsegnoError):
             return dialect.rejected(self._asked, answer)
         return dialect.committed(self._asked, answer)
+
+    def give(self, answer: Receipt | DalsegnoError) -> None:
+        """Write the answer to the client; see `Reply`."""
+        writer = self._submitter.writer
+        self._submitter.answered()
+        try:
+            writer.reply(self.show(answer))
+        except Exception:  # noqa: BLE001 - details that are no JSON, say
+            writer.fail()

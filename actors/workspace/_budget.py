@@ -9,10 +9,10 @@ program itself has no budget.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import trio
-from cachetools import LRUCache
 
 from dalsegno.protocol import RateLimitedError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Principal
 
 _MINUTE_S = 60.0
+_NOTHING = (0.0, 0.0)
 
 
 class WriteBudgets:
@@ -27,8 +28,9 @@ class WriteBudgets:
 
     def __init__(self, *, bytes_per_minute: int, users_max: int) -> None:
         self._bytes_per_minute = bytes_per_minute
-        self._spent: LRUCache[str, tuple[float, float]] = LRUCache(users_max)
-        """What each has spent and not earned again, and when that was so."""
+        self._users_max = users_max
+        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        """What each has spent and not earned again, and when that was so; the silent first."""
 
     def __repr__(self) -> str:
         return f"<WriteBudgets of {len(self._spent)} users>"
@@ -37,7 +39,9 @@ class WriteBudgets:
         """Return why a user may have nothing written now, and when again; None if it may."""
         if principal.user_id is None:
             return None
-        over = self._owed(principal.user_id) - self._bytes_per_minute
+        if principal.user_id not in self._spent:
+            return None
+        over = self._owed(principal.user_id, trio.current_time()) - self._bytes_per_minute
         if over < 0:
             return None
         return RateLimitedError(
@@ -47,11 +51,14 @@ class WriteBudgets:
 
     def spend(self, principal: Principal, size: int) -> None:
         """Count bytes that are written for a user; the last command may spend more than is left."""
-        if principal.user_id is not None:
-            owed = self._owed(principal.user_id) + size
-            self._spent[principal.user_id] = (owed, trio.current_time())
+        user_id = principal.user_id
+        if user_id is not None:
+            now = trio.current_time()
+            self._spent[user_id] = (self._owed(user_id, now) + size, now)
+            self._spent.move_to_end(user_id)
+            if len(self._spent) > self._users_max:
+                self._spent.popitem(last=False)
 
-    def _owed(self, user_id: str) -> float:
-        spent, since = self._spent.get(user_id, (0.0, 0.0))
-        earned = (trio.current_time() - since) * self._bytes_per_minute / _MINUTE_S
-        return max(spent - earned, 0.0)
+    def _owed(self, user_id: str, now: float) -> float:
+        spent, since = self._spent.get(user_id, _NOTHING)
+        return max(spent - (now - since) * self._bytes_per_minute / _MINUTE_S, 0.0)

@@ -44,7 +44,14 @@ class Sender(Protocol):
         """Whether nothing can be written to it any more."""
 
 
-class Command(msgspec.Struct, eq=False, kw_only=True):
+class Reply(Protocol):
+    """Where the answer to one command goes."""
+
+    def give(self, answer: Receipt | DalsegnoError) -> None:
+        """Take the answer: called once, by the workspace's task; must not raise or wait."""
+
+
+class Command(msgspec.Struct, eq=False, kw_only=True, gc=False):
     """One command in the mailbox, in a batch, or between two incarnations."""
 
     workspace_id: str
@@ -54,8 +61,7 @@ class Command(msgspec.Struct, eq=False, kw_only=True):
     stream_id: str
     principal: Principal
     command_id: str
-    reply: Callable[[Receipt | DalsegnoError], None]
-    """Called once, by the workspace's task; must not raise and must not wait."""
+    reply: Reply
     size: int
     """About how many bytes of memory it takes."""
     decider: Decider
@@ -86,7 +92,7 @@ class Command(msgspec.Struct, eq=False, kw_only=True):
         """Answer, unless a deadline has answered already."""
         if not self.answered:
             self.drop()
-            self.reply(answer)
+            self.reply.give(answer)
 
     @property
     def is_abandoned(self) -> bool:
@@ -132,7 +138,7 @@ def make_command(
     command: Any,  # noqa: ANN401 - one of the domain's commands
     *,
     principal: Principal,
-    reply: Callable[[Receipt | DalsegnoError], None],
+    reply: Reply,
     sender: Sender | None = None,
     roles: Roles,
     limits: Limits,

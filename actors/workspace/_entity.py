@@ -25,7 +25,7 @@ _INDEX_CHARS_MAX = 1_024
 """Of a key or a title: what fits a B-tree's page with room to spare."""
 
 
-class Entity(msgspec.Struct, frozen=True):
+class Entity(msgspec.Struct, frozen=True, gc=False):
     """An entity at one version."""
 
     domain: Domain[Any, Any, Any]

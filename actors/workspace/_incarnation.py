@@ -96,6 +96,7 @@ class Incarnation:
         self._publishing: list[Command] = []
         """The commands of a batch that is settled, and not published yet."""
         self._due = trio.lowlevel.ParkingLot()
+        self._woken = self._wake
         self._settled = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
@@ -255,7 +256,7 @@ class Incarnation:
         for command in pending.commands:
             command.sent_after = batch.old_head
         self._is_sent = True
-        self._sending = self._node.committer.send(batch, self._wake)
+        self._sending = self._node.committer.send(batch, self._woken)
 
     def _wake(self) -> None:
         self._is_due = True

@@ -57,8 +57,8 @@ class PendingBatch:
 
     commands: list[Command] = field(default_factory=list)
     """All that were decided into it, in order; they go back to the mailbox if it is refused."""
-    answers: list[tuple[Command, Receipt | DalsegnoError]] = field(default_factory=list)
-    """… with their answers, which wait for its commit."""
+    answers: list[Receipt | DalsegnoError] = field(default_factory=list)
+    """… and the answer to each, which waits for its commit."""
     events: list[Event] = field(default_factory=list)
     entities: dict[str, Entity] = field(default_factory=dict)
     results: dict[tuple[str, str], ResultWrite] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class PendingBatch:
 
     def give_answers(self) -> None:
         """Answer every command, in order."""
-        for command, answer in self.answers:
+        for command, answer in zip(self.commands, self.answers, strict=True):
             command.answer(answer)
 
     def take(self, draft: Draft) -> None:
@@ -78,7 +78,8 @@ class PendingBatch:
         self.entities.update(draft.entities)
         self.snapshots += draft.snapshots
         self.payload_bytes += draft.payload_bytes
-        self.state_bytes += sum(entity.size for entity in draft.entities.values())
+        for entity in draft.entities.values():
+            self.state_bytes += entity.size
 
 
 class Speculation:
@@ -173,7 +174,7 @@ class Speculation:
             _log.exception("%s: %s raised", self.workspace_id, command.name)
             answer = InternalError("the command failed", command_id=command.command_id)
         forming.commands.append(command)
-        forming.answers.append((command, answer))
+        forming.answers.append(answer)
 
     def _decide(self, command: Command, past: Past | None) -> Receipt:
         role, decider = self._role(command), command.decider
@@ -262,13 +263,13 @@ class Speculation:
 
     def _bytes_of(self, draft: Draft) -> int:
         """Return about how much is written for a command: events, snapshots, states that lag."""
-        states = [
-            entity.size
-            for stream_id, entity in draft.entities.items()
-            if self._is_lagging(entity) and not self._is_lagging(self._known(stream_id))
-        ]
-        snapshots = [entity.size for _, entity in draft.snapshots]
-        return draft.payload_bytes + sum(states) + sum(snapshots)
+        size = draft.payload_bytes
+        for stream_id, entity in draft.entities.items():
+            if self._is_lagging(entity) and not self._is_lagging(self._known(stream_id)):
+                size += entity.size
+        for _, entity in draft.snapshots:
+            size += entity.size
+        return size
 
     # -------------------------------------------------------------------------- committing
 

@@ -39,7 +39,7 @@ Text: TypeAlias = Annotated[str, Meta(max_length=256)]
 CursorField: TypeAlias = int | str | None
 
 
-class ClientMessage(msgspec.Struct, frozen=True, kw_only=True):
+class ClientMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The fields that every message may have."""
 
     request_id: Text | None = None

@@ -93,6 +93,7 @@ class NativeTransport:
     __slots__ = (
         "_close_deadline_s",
         "_inbound",
+        "_is_drained",
         "_kept",
         "_over",
         "_pong",
@@ -111,6 +112,8 @@ class NativeTransport:
         self._close_deadline_s = limits.close_deadline_s
         self._protocol = Protocol(Side.SERVER, max_size=limits.message_bytes_max, logger=_QUIET)
         self._inbound = Inbound(self._protocol, limits)
+        self._is_drained = False
+        """Whether the last read took all that had arrived: there is nothing to try for."""
         self._kept: list[bytes | memoryview] = []
         self._pong = b""
         self._over: tuple[int, str] | None = None
@@ -235,7 +238,7 @@ class NativeTransport:
         """Parse a turn's frames, after a checkpoint; False if the client sends nothing more."""
         if self._inbound.has_more:
             await trio.lowlevel.checkpoint()
-            self._parse()
+            self._parse(trio.current_time())
             return True
         if data := await self._read():
             self._feed(data)
@@ -243,11 +246,13 @@ class NativeTransport:
 
     async def _read(self) -> bytes:
         """Read some bytes, none at the end; one checkpoint, and no bytes lost if cancelled."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        data = self._recv()
-        if data is not None:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return data
+        data = None
+        if not self._is_drained:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            data = self._recv()
+            if data is not None:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return data
         while data is None:
             await self._wait(trio.lowlevel.wait_readable)
             data = self._recv()
@@ -255,20 +260,22 @@ class NativeTransport:
 
     def _recv(self) -> bytes | None:
         try:
-            return self._sock.recv(_READ_BYTES)
+            data = self._sock.recv(_READ_BYTES)
         except BlockingIOError:
             return None
         except OSError as error:
             self._lose(error)
+        self._is_drained = 0 < len(data) < _READ_BYTES
+        return data
 
     def _feed(self, data: bytes) -> None:
         self.last_heard = trio.current_time()
         self._inbound.feed(data)
-        self._parse()
+        self._parse(self.last_heard)
 
-    def _parse(self) -> None:
+    def _parse(self, now: float) -> None:
         """Parse a turn's frames, and send the latest pong."""
-        if self._inbound.parse(trio.current_time()):
+        if self._inbound.parse(now):
             self.last_pong = self.last_heard
         protocol = self._protocol
         if protocol.eof_sent:

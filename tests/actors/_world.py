@@ -269,7 +269,7 @@ class Posted:
             checked,
             checked_bytes=size,
             principal=workspace.principal,
-            reply=self._reply,
+            reply=self,
             limits=service.limits,
             roles=service.catalog.roles,
             new_id=service.world.new_id,
@@ -280,7 +280,7 @@ class Posted:
         if not service.directory.activate(workspace.id).admit_nowait(self.command):
             raise trio.WouldBlock
 
-    def _reply(self, answer: Receipt | DalsegnoError) -> None:
+    def give(self, answer: Receipt | DalsegnoError) -> None:
         assert self.answer is None, "answered once"
         self.answer = answer
         self._answered.set()

@@ -187,7 +187,7 @@ def rejects_on_what_is_not_committed(patch: pytest.MonkeyPatch) -> None:
 
     def decide(self: Speculation, command: Any, *rest: Any) -> None:
         original(self, command, *rest)
-        answer = self.forming.answers[-1][1]
+        answer = self.forming.answers[-1]
         if isinstance(answer, DalsegnoError):
             command.answer(answer)
 
