@@ -165,12 +165,13 @@ async def serving(
     *options: str,
     environ: Mapping[str, str] | None = None,
     log: Path | None = None,
+    module: str = "dalsegno.runtime",
 ) -> AsyncIterator[Server]:
     """Open a server as `started` does, the first on its database, with a user.
 
     The user is one for all clients of a load, and may have as much written as they can.
     """
     environ = {**_UNBUDGETED, **(environ or {})}
-    async with started(database, *options, environ=environ, log=log) as server:
+    async with started(database, *options, environ=environ, log=log, module=module) as server:
         await server.set_up()
         yield server

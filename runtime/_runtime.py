@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import trio
 
@@ -23,6 +23,7 @@ from dalsegno.protocol import (
 )
 
 from ._background import in_background
+from ._collector import set_for_server
 from ._node import is_node_id, node_id_in
 from ._workspace import Workspace
 from .seams import WORLD
@@ -68,6 +69,7 @@ class Runtime:
         world: World = WORLD,
         store: Store | None = None,
         accounts: AccountStore | None = None,
+        gc: Literal["server"] | None = None,
     ) -> AsyncIterator[Runtime]:
         """Open the runtime for the length of an ``async with``.
 
@@ -89,6 +91,11 @@ class Runtime:
             store: any other store, instead of a database.
             accounts: the sessions and credentials beside such a store; None: those that it has as
                 its ``accounts``.  Where there are none, nobody can log in; see `accounts`.
+            gc: ``server`` sets Python's garbage collector for the whole process as ``dalsegno
+                serve`` does, and leaves it so: what exists by now is never looked at again
+                (`gc.freeze`), and young objects after every 50,000 instead of 700.  With a thousand
+                commands on their way that saves up to a third of the processor time; a pass over so
+                many takes up to 40 ms.  None: the collector is the program's.
 
         Raises:
             DomainError: a domain is not complete, or cannot read what was written before.
@@ -125,6 +132,8 @@ class Runtime:
                 version=version("dalsegno"),
                 sweeps=[] if accounts is None else [accounts.sweep_sessions],
             )
+            if gc == "server":
+                set_for_server()
             async with _running(service, limits):
                 yield cls(service, accounts)
 

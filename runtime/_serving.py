@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 from contextlib import suppress
@@ -14,16 +13,10 @@ from psycopg.conninfo import conninfo_to_dict
 
 from dalsegno.actors.domains.accounts import setups
 
+from ._collector import set_for_server
 from ._server import Ready, ServeConfig, serve
 from .resources import raise_descriptor_limit
 from .store import abandon_all
-
-_GC_AFTER = 50_000
-"""How many new containers make the garbage collector look for young cycles.
-
-A pass over so many that are alive takes 40 ms, in one step; but at 2,000 a command under full load
-costs 40 % more, since what is on its way is looked at again and again.
-"""
 
 _log = structlog.get_logger("dalsegno.serve")
 
@@ -36,11 +29,7 @@ async def run_server(config: ServeConfig) -> int:
 
     """
     raise_descriptor_limit()
-    # A command is some thirty small objects that live for one commit.  By default Python would
-    # look for cycles, of which there are hardly any, after every twenty commands.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GC_AFTER)
+    set_for_server()
     signals = _Signals()
     async with trio.open_nursery() as nursery:
         await nursery.start(signals.watch)
