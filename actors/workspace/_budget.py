@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Principal
 
 _MINUTE_S = 60.0
-_NOTHING = (0.0, 0.0)
 
 
 class WriteBudgets:
@@ -29,7 +28,7 @@ class WriteBudgets:
     def __init__(self, *, bytes_per_minute: int, users_max: int) -> None:
         self._bytes_per_minute = bytes_per_minute
         self._users_max = users_max
-        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._spent: OrderedDict[str | None, tuple[float, float]] = OrderedDict()
         """What each has spent and not earned again, and when that was so; the silent first."""
 
     def __repr__(self) -> str:
@@ -37,11 +36,10 @@ class WriteBudgets:
 
     def refusal(self, principal: Principal) -> RateLimitedError | None:
         """Return why a user may have nothing written now, and when again; None if it may."""
-        if principal.user_id is None:
-            return None
-        if principal.user_id not in self._spent:
-            return None
-        over = self._owed(principal.user_id, trio.current_time()) - self._bytes_per_minute
+        owed = self._spent.get(principal.user_id)
+        if owed is None or owed[0] < self._bytes_per_minute:
+            return None  # even if nothing had been earned since
+        over = self._left_of(owed, trio.current_time()) - self._bytes_per_minute
         if over < 0:
             return None
         return RateLimitedError(
@@ -54,11 +52,11 @@ class WriteBudgets:
         user_id = principal.user_id
         if user_id is not None:
             now = trio.current_time()
-            self._spent[user_id] = (self._owed(user_id, now) + size, now)
-            self._spent.move_to_end(user_id)
+            owed = self._spent.pop(user_id, None)
+            self._spent[user_id] = (size if owed is None else size + self._left_of(owed, now), now)
             if len(self._spent) > self._users_max:
                 self._spent.popitem(last=False)
 
-    def _owed(self, user_id: str, now: float) -> float:
-        spent, since = self._spent.get(user_id, _NOTHING)
-        return max(spent - (now - since) * self._bytes_per_minute / _MINUTE_S, 0.0)
+    def _left_of(self, owed: tuple[float, float], now: float) -> float:
+        """Return what is left of what was owed at some time."""
+        return max(owed[0] - (now - owed[1]) * self._bytes_per_minute / _MINUTE_S, 0.0)

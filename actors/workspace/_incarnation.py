@@ -275,7 +275,8 @@ class Incarnation:
                 await self._append(speculation, batch)
             speculation.settle()
             self._publishing = batch.commands
-            self._settled.unpark_all()
+            if self._settled:
+                self._settled.unpark_all()
             # The database works on the next one while this one is published.
             if not self._is_amid:
                 await self._send_formed(speculation)

@@ -69,7 +69,8 @@ class Room:
     def give_back(self, size: int) -> None:
         """Give back what was taken."""
         self._taken -= size
-        self._admit()
+        if self._short.senders or self._long.senders:
+            self._admit()
 
     def _queue(self, size: int) -> _Queue:
         return self._short if size <= _SHORT_BYTES else self._long

@@ -128,6 +128,8 @@ class Speculation:
         self._now = max(self._world.now(), self._now)
         for command in commands:
             for stream_id, domain in command.streams.items():
+                if stream_id in self._loaded:
+                    continue
                 # One that is ahead stays in here when its commit settles: see `settle`.
                 known = self.entities.get(stream_id) or self._ahead.get(stream_id)
                 if known is not None:
@@ -301,8 +303,10 @@ class Speculation:
                 size += len(state)
                 snapshots.append(snapshot_write(stream_id, entity, state))
         for stream_id, entity in pending.entities.items():
-            await turn.pause()
-            state = encoded_state(stream_id, entity) if self._is_lagging(entity) else None
+            state = None
+            if self._is_lagging(entity):
+                await turn.pause()
+                state = encoded_state(stream_id, entity)
             if state is not None:
                 size += len(state)
                 stored = msgspec.structs.replace(
