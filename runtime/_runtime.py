@@ -110,6 +110,8 @@ class Runtime:
         _check(everything)
         if node_id is not None and not is_node_id(node_id):
             raise Reject("BAD_REQUEST", "a node id has 1 to 64 of [A-Za-z0-9_.-]")
+        if gc not in {None, "server"}:
+            raise Reject("BAD_REQUEST", f"gc is 'server' or None, not {gc!r}")
         async with AsyncExitStack() as stack:
             if store is None:
                 dsn = database

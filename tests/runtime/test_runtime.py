@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import itertools
 from collections.abc import AsyncIterator
@@ -401,3 +402,27 @@ def test_the_public_classes_have_signatures() -> None:
             if inspect.isclass(public) and not name.startswith("_"):
                 with suppress(ValueError):  # a built-in one's
                     inspect.signature(public)
+
+
+# ------------------------------------------------------------------------ the garbage collector
+
+
+async def test_the_collector_is_the_programs_unless_it_says_otherwise(world: World) -> None:
+    threshold, frozen = gc.get_threshold(), gc.get_freeze_count()
+    async with Runtime.open(store=MemoryStore(world), domains=[tasks]) as rt:
+        await rt.workspace("w").send(AddTask("t", "x"))
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (threshold, frozen)
+    try:
+        async with Runtime.open(store=MemoryStore(world), domains=[tasks], gc="server") as rt:
+            await rt.workspace("w").send(AddTask("t", "x"))
+            assert gc.get_threshold()[0] == 50_000
+        assert gc.get_freeze_count() > 0, "it stays so: others may have set it meanwhile"
+    finally:
+        gc.set_threshold(*threshold)
+        gc.unfreeze()
+
+
+async def test_another_collector_is_refused(world: World) -> None:
+    with pytest.raises(Reject, match="BAD_REQUEST"):
+        async with Runtime.open(store=MemoryStore(world), gc="client"):  # type: ignore[arg-type]
+            pass
