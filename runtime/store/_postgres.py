@@ -233,14 +233,14 @@ class PostgresStore:
         """Send the same in this very step; see `Store.append_nowait`."""
         if any(map(is_long, documents_of(batches))):
             return None  # quoted in turns
-        pool = self._pools.appending
+        statement, parameters = append_statement(batches, self._limits.result_ttl_s)
+        types, pool = event_types_of(batches), self._pools.appending
         connection = pool.lend_nowait()
         if connection is None:
             return None
-        if not event_types_of(batches) <= self._known_types.get(connection, _NO_TYPES):
+        if not types <= self._known_types.get(connection, _NO_TYPES):
             pool.return_unused(connection)
             return None
-        statement, parameters = append_statement(batches, self._limits.result_ttl_s)
         return _Appending(pool, connection, connection.start(queries()[statement], parameters))
 
     async def explain(self, batch: Batch) -> Refusal:
