@@ -21,10 +21,13 @@ from dalsegno.actors import (
 )
 from dalsegno.protocol import SCHEMA_VERSION, Event, SchemaVersionError, instant
 
-from ._sql import NULL, array, columns, quoted, signed, texts, unsigned
+from ._sql import NULL, array, columns, numbers, quoted, signed, texts, unsigned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from dalsegno.actors import ResultWrite, SnapshotWrite
 
     from ._sql import Quote
 
@@ -85,96 +88,106 @@ def _append_parameters(
     batches: Sequence[Batch], result_ttl_s: float, quote: Quote
 ) -> list[str | None]:
     """Return the parameters of ``append``."""
-    heads: list[tuple[str, ...]] = []
-    results: list[tuple[str, ...]] = []
-    entities: list[tuple[str, ...]] = []
-    snapshots: list[tuple[str, ...]] = []
-    for batch in batches:
-        assert not batch.events or batch.events[0].event_seq == batch.old_head + 1
-        workspace = quoted(batch.workspace_id)
-        heads.append(_head_elements(workspace, batch))
-        results += [
-            (workspace, quoted(result.scope), quoted(result.key), result.payload_hash.hex(),
-             quoted(result.answer), str(result.event_seq))
-            for result in batch.results
-        ]  # fmt: skip
-        entities += _entities_elements(workspace, batch, quote)
-        snapshots += [
-            (workspace, quoted(snapshot.stream_id), str(snapshot.version),
-             str(snapshot.domain_version), quote(snapshot.state))
-            for snapshot in batch.snapshots
-        ]  # fmt: skip
+    assert all(b.events[0].event_seq == b.old_head + 1 for b in batches if b.events)
+    entities = [
+        (batch.workspace_id, entity, changed_at)
+        for batch in batches
+        for entity, changed_at in _changed(batch)
+    ]
     return [
-        *columns(heads, 6),
+        *_head_columns(batches),
         repr(result_ttl_s),
-        *columns(results, 6),
+        *_result_columns([(b.workspace_id, result) for b in batches for result in b.results]),
         *_event_columns([event for batch in batches for event in batch.events], quote),
-        *columns(entities, 9),
-        *columns(snapshots, 5),
+        *_entity_columns(entities, quote),
+        *_snapshot_columns(
+            [(b.workspace_id, each) for b in batches for each in b.snapshots], quote
+        ),
     ]
 
 
-def _head_elements(workspace: str, batch: Batch) -> tuple[str, ...]:
-    head = (workspace, str(batch.epoch), str(batch.old_head), str(batch.new_head))
-    if not batch.events:
-        return (*head, NULL, NULL)
-    last = batch.events[-1]
-    return (*head, str(signed(last.chain)), instant(last.recorded_at))
+def _head_columns(batches: Sequence[Batch]) -> list[str]:
+    last = [batch.events[-1] if batch.events else None for batch in batches]
+    return [
+        texts([batch.workspace_id for batch in batches]),
+        numbers([batch.epoch for batch in batches]),
+        numbers([batch.old_head for batch in batches]),
+        numbers([batch.new_head for batch in batches]),
+        numbers([None if event is None else signed(event.chain) for event in last]),
+        texts([None if event is None else instant(event.recorded_at) for event in last]),
+    ]
 
 
-class _Memo(dict[str | None, str]):
-    """Texts that are repeated, each quoted once."""
-
-    def __missing__(self, text: str | None) -> str:
-        self[text] = written = quoted(text)
-        return written
+def _result_columns(results: Sequence[tuple[str, ResultWrite]]) -> list[str]:
+    return [
+        texts([workspace_id for workspace_id, _ in results]),
+        texts([result.scope for _, result in results]),
+        texts([result.key for _, result in results]),
+        texts([result.payload_hash.hex() for _, result in results]),
+        texts([result.answer for _, result in results]),
+        numbers([result.event_seq for _, result in results]),
+    ]
 
 
 def _event_columns(events: Sequence[Event], quote: Quote) -> list[str | None]:
     """Return the events column by column: most of what an append costs in this process."""
-    memo = _Memo()
     return [
-        *_shared([event.workspace_id for event in events], memo),
-        array([str(event.event_seq) for event in events]),
-        *_shared([event.stream_id for event in events], memo),
-        array([str(event.stream_seq) for event in events]),
-        array([event.event_id for event in events]),
-        *_shared([event.type for event in events], memo),
-        *_shared([str(event.type_version) for event in events], memo),
-        *_shared([str(event.schema_version) for event in events], memo),
+        *_shared([event.workspace_id for event in events]),
+        numbers([event.event_seq for event in events]),
+        *_shared([event.stream_id for event in events]),
+        numbers([event.stream_seq for event in events]),
+        texts([event.event_id for event in events]),
+        *_shared([event.type for event in events]),
+        *_shared([str(event.type_version) for event in events]),
+        *_shared([str(event.schema_version) for event in events]),
         array([quote(event.payload) for event in events]),
-        *_shared([event.actor_id for event in events], memo),
-        *_shared([event.command_id for event in events], memo),
-        *_shared([event.source for event in events], memo),
-        *_shared([event.causation for event in events], memo),
-        *_shared([event.correlation_id for event in events], memo),
-        *_shared([instant(event.recorded_at) for event in events], memo),
-        array([str(signed(event.chain)) for event in events]),
+        *_shared([event.actor_id for event in events]),
+        *_shared([event.command_id for event in events]),
+        *_shared([event.source for event in events]),
+        *_shared([event.causation for event in events]),
+        *_shared([event.correlation_id for event in events]),
+        *_shared([instant(event.recorded_at) for event in events]),
+        numbers([signed(event.chain) for event in events]),
     ]
 
 
-def _shared(values: Sequence[str | None], memo: _Memo) -> tuple[str, str | None]:
+def _shared(values: Sequence[str | None]) -> tuple[str, str | None]:
     """Return a column, or its one value if all are the same, which is then parsed once."""
     if values and values.count(values[0]) == len(values):
         return "{}", values[0]
-    return array([memo[value] for value in values]), None
+    return texts(values), None
 
 
-def _entities_elements(workspace: str, batch: Batch, quote: Quote) -> list[tuple[str, ...]]:
+def _changed(batch: Batch) -> Iterator[tuple[EntityWrite, datetime]]:
+    """Yield the entities of a batch, each with the time of its last event."""
     changed_at = {event.stream_id: event.recorded_at for event in batch.events}
+    for entity in batch.entities:
+        yield entity, changed_at.get(entity.stream_id, batch.events[-1].recorded_at)
+
+
+def _entity_columns(
+    entities: Sequence[tuple[str, EntityWrite, datetime]], quote: Quote
+) -> list[str]:
     return [
-        (
-            workspace,
-            quoted(entity.stream_id),
-            str(entity.version),
-            "t" if entity.exists else "f",
-            quoted(texts(entity.keys)),
-            quoted(entity.title),
-            quote(entity.state),
-            str(entity.domain_version),
-            instant(changed_at.get(entity.stream_id, batch.events[-1].recorded_at)),
-        )
-        for entity in batch.entities
+        texts([workspace_id for workspace_id, _, _ in entities]),
+        texts([entity.stream_id for _, entity, _ in entities]),
+        numbers([entity.version for _, entity, _ in entities]),
+        array(["t" if entity.exists else "f" for _, entity, _ in entities]),
+        texts([texts(entity.keys) for _, entity, _ in entities]),
+        texts([entity.title for _, entity, _ in entities]),
+        array([quote(entity.state) for _, entity, _ in entities]),
+        numbers([entity.domain_version for _, entity, _ in entities]),
+        texts([instant(changed_at) for _, _, changed_at in entities]),
+    ]
+
+
+def _snapshot_columns(snapshots: Sequence[tuple[str, SnapshotWrite]], quote: Quote) -> list[str]:
+    return [
+        texts([workspace_id for workspace_id, _ in snapshots]),
+        texts([snapshot.stream_id for _, snapshot in snapshots]),
+        numbers([snapshot.version for _, snapshot in snapshots]),
+        numbers([snapshot.domain_version for _, snapshot in snapshots]),
+        array([quote(snapshot.state) for _, snapshot in snapshots]),
     ]
 
 

@@ -37,7 +37,14 @@ from dalsegno.actors.testing.contract.store._writing import (
 from dalsegno.protocol import Limits, OutcomeUnknownError, StoreUnavailableError, UnavailableError
 from dalsegno.runtime.store import PostgresStore, SchemaTooOldError, connect
 from dalsegno.runtime.store._pools import Pools
-from dalsegno.runtime.store._sql import _quoted_long, queries, quoted, quoted_in_turns
+from dalsegno.runtime.store._sql import (
+    _quoted_long,
+    numbers,
+    queries,
+    quoted,
+    quoted_in_turns,
+    texts,
+)
 from tests._patience import fail_after
 from tests.contract._locks import terminate_the_blocked, wait_until, wait_until_blocked
 
@@ -597,6 +604,32 @@ async def test_i9_a_server_that_says_nothing_is_given_up(migrated: str) -> None:
 def test_a_long_document_is_quoted_as_a_short_one_is(text: str) -> None:
     document = text + '"\\x' * 8_000
     assert _quoted_long(document) == quoted(document)
+
+
+@given(st.lists(st.none() | st.text(max_size=8), max_size=4))
+@example(["a\nb\t\x1f\x7f", None])
+@example(["NULL", "null", "{}", "a,b", ""])
+@example(["\ud800"])
+def test_a_column_is_quoted_as_each_of_its_texts_is(values: list[str | None]) -> None:
+    # A null may be written in small letters: a text is always within quotes.
+    either = [["null" if value is None else quoted(value) for value in values]]
+    either.append([quoted(value) for value in values])
+    assert texts(values) in {"{" + ",".join(each) + "}" for each in either}
+
+
+@given(st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), max_size=4))
+def test_a_column_of_numbers_is_their_digits(values: list[int | None]) -> None:
+    digits = ["null" if value is None else str(value) for value in values]
+    assert numbers(values) == "{" + ",".join(digits) + "}"
+
+
+async def test_nulls_and_texts_arrive_as_they_are(other: Connection) -> None:
+    values = ["NULL", None, "null", "{}", "a,b", "", "\\", '"', "\t\x01é"]
+    for several in (values, values[:5]):
+        rows = await other.fetch("select unnest($1::text::text[])", (texts(several),))
+        assert [value for (value,) in rows] == several
+    rows = await other.fetch("select unnest($1::text::bigint[])", (numbers([1, None, -(2**63)]),))
+    assert [value for (value,) in rows] == [1, None, -(2**63)]
 
 
 async def test_i10_several_long_documents_are_quoted_in_turns(store: PostgresStore) -> None:
