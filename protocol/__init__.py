@@ -44,7 +44,7 @@ from ._event import (
     chained as chained,
     instant as instant,
 )
-from ._frames import Frames as Frames, text_frame as text_frame
+from ._frames import Frames as Frames
 from ._limits import SEQ_MAX as SEQ_MAX, UNBOUNDED_AT_ZERO as UNBOUNDED_AT_ZERO, Limits as Limits
 from ._machine import IllegalStepError as IllegalStepError, Machine as Machine
 from ._patch import (

@@ -50,7 +50,7 @@ class Page(Publication):
         known = len(self._frames)
         frames = super().frames(view)
         if len(self._frames) > known:
-            self._pages.grow(self, 2 * frames.size)  # the texts, and the same as joined frames
+            self._pages.grow(self, len(frames.wire))
         return frames
 
 

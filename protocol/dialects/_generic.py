@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -17,7 +18,7 @@ from ._dialect import (
     Text,
     UnsubscribeRequest,
 )
-from ._texts import message, quoted
+from ._texts import message
 
 if TYPE_CHECKING:
     from dalsegno.protocol._domain import Domain
@@ -39,6 +40,22 @@ class _Committed(msgspec.Struct, tag="committed", kw_only=True, gc=False):
     idempotency_key: str | None
     repeated: bool | UnsetType
     request_id: str | UnsetType
+
+
+class _Event(msgspec.Struct, tag="event", kw_only=True, gc=False):
+    """An event: the same, and there are far more of them."""
+
+    stream_id: str
+    seq: int
+    event_seq: int
+    entity: str
+    version: int
+    event_type: str
+    event_id: str
+    actor_id: str | None
+    recorded_at: datetime
+    chain: str
+    payload: Raw
 
 
 class GenericDialect(Dialect):
@@ -134,11 +151,18 @@ GenericDialect.messages = (Subscribe, Unsubscribe, CommandMessage)
 
 
 def _event(event: Event, stream_id: str, seq: int, payload: str) -> bytes:
-    return (
-        f'{{"type":"event","stream_id":{quoted(stream_id)},"seq":{seq},'
-        f'"event_seq":{event.event_seq},"entity":{quoted(event.stream_id)},'
-        f'"version":{event.stream_seq},"event_type":{quoted(event.type)},'
-        f'"event_id":"{event.event_id}","actor_id":{quoted(event.actor_id)},'
-        f'"recorded_at":{_encode(event.recorded_at).decode()},'
-        f'"chain":"{chain_text(event.chain)}","payload":{payload}}}'
-    ).encode()
+    return _encode(
+        _Event(
+            stream_id=stream_id,
+            seq=seq,
+            event_seq=event.event_seq,
+            entity=event.stream_id,
+            version=event.stream_seq,
+            event_type=event.type,
+            event_id=event.event_id,
+            actor_id=event.actor_id,
+            recorded_at=event.recorded_at,
+            chain=chain_text(event.chain),
+            payload=Raw(payload),
+        )
+    )

@@ -51,6 +51,27 @@ class _PatchCommitted(msgspec.Struct, tag="patch_committed", kw_only=True, gc=Fa
     request_id: str | UnsetType
 
 
+class _WorkspaceEvent(msgspec.Struct, kw_only=True, gc=False):
+    type: str
+    workspace_id: str
+    stream_id: str
+    event_seq: int
+    run_id: Any
+    status: Any
+    event_type: str
+    event_id: str
+    actor_id: str | None
+    payload: Raw
+
+
+class _Run(msgspec.Struct):
+    run_id: Any = None
+    status: Any = None
+
+
+_NO_RUN = _Run(UNSET, UNSET)
+
+
 class NotesDialect(Dialect):
     """The dialect of notes and their workspace."""
 
@@ -67,16 +88,23 @@ class NotesDialect(Dialect):
 
     def workspace_event(self, event: Event, payload: str) -> bytes:
         """Encode an event for the workspace's stream; a run's has its id and status on top."""
-        kind, extra = "workspace_event", ""
+        kind, run = "workspace_event", _NO_RUN
         if event.type.startswith(_AUTOMATION):
-            kind, extra = "automation_event", _automation_fields(payload)
-        return (
-            f'{{"type":"{kind}","workspace_id":{quoted(event.workspace_id)},'
-            f'"stream_id":{quoted(workspace_stream(event.workspace_id))},'
-            f'"event_seq":{event.event_seq}{extra},'
-            f'"event_type":{quoted(event.type)},"event_id":"{event.event_id}",'
-            f'"actor_id":{quoted(event.actor_id)},"payload":{payload}}}'
-        ).encode()
+            kind, run = "automation_event", _run_of(payload)
+        return _encode(
+            _WorkspaceEvent(
+                type=kind,
+                workspace_id=event.workspace_id,
+                stream_id=workspace_stream(event.workspace_id),
+                event_seq=event.event_seq,
+                run_id=run.run_id,
+                status=run.status,
+                event_type=event.type,
+                event_id=event.event_id,
+                actor_id=event.actor_id,
+                payload=Raw(payload),
+            )
+        )
 
     def subscribed(self, asked: SubscribeRequest, begun: Begun) -> bytes:
         """Encode the first answer of a subscription."""
@@ -223,16 +251,9 @@ NotesDialect.messages = (
 )
 
 
-class _AutomationFields(msgspec.Struct):
-    run_id: Any = None
-    status: Any = None
-
-
-def _automation_fields(payload: str) -> str:
-    """Return a run's id and status as top-level fields of its message."""
+def _run_of(payload: str) -> _Run:
+    """Return the run that an automation's event is about."""
     try:
-        fields = msgspec.json.decode(payload, type=_AutomationFields)
+        return msgspec.json.decode(payload, type=_Run)
     except msgspec.MsgspecError:
-        return ""
-    run_id, status = _encode(fields.run_id).decode(), _encode(fields.status).decode()
-    return f',"run_id":{run_id},"status":{status}'
+        return _NO_RUN

@@ -30,6 +30,8 @@ _APPENDING = _PLANS | {"statement_timeout": "0", "lock_timeout": "0"}
 _OTHERWISE = _PLANS | {"statement_timeout": "15s", "lock_timeout": "5s"}
 
 _READERS = 4
+_READ_BYTES = 64 * 1024
+"""What a page of a log takes, more or less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,12 @@ class Pools:
         return cls(
             # One for short batches, and one for long ones; see the committer.
             appending=Pool(partial(open_session, _APPENDING), 2),
-            reading=Pool(finishing, _READERS, answer_deadline_s=answer_s, finish_s=finish_s),
+            reading=Pool(
+                partial(finishing, read_bytes=_READ_BYTES),
+                _READERS,
+                answer_deadline_s=answer_s,
+                finish_s=finish_s,
+            ),
             writing=Pool(finishing, 1, answer_deadline_s=answer_s, finish_s=finish_s),
             maintenance=Pool(otherwise, 1, answer_deadline_s=answer_s),
             # While the lease lasts, a late heartbeat is better repeated than waited for.
@@ -81,7 +88,12 @@ def _timeouts(seconds: float) -> dict[str, str]:
 
 
 async def _open(
-    connect: Connect, dsn: str, settings: Mapping[str, str], *, finish_s: float = 0.0
+    connect: Connect,
+    dsn: str,
+    settings: Mapping[str, str],
+    *,
+    finish_s: float = 0.0,
+    read_bytes: int = 0,
 ) -> Connection:
     connection = await connect(dsn, settings=settings, finish_s=finish_s)
     # A host's server may be configured to answer before a commit is on disk.  Ours must be on disk:
@@ -91,6 +103,10 @@ async def _open(
             "select set_config('synchronous_commit', 'on', false)"
             " where current_setting('synchronous_commit') = 'off'"
         )
+        if read_bytes:
+            # libpq receives 16 KB at a time, with a wait for each, until a row was longer: its
+            # buffer is doubled for that, and stays (fe-misc.c, pqCheckInBufferSpace).
+            await connection.execute(f"select repeat(' ', {read_bytes})")
     except BaseException:
         await connection.aclose()
         raise

@@ -142,7 +142,7 @@ class NativeTransport:
             self._kept += filter(None, [frame.wire for frame in frames])
             return self._push()
         frame = frames[0]
-        wire = frame.joined or frame.wire
+        wire = frame.wire
         try:
             sent = self._sock.send(wire)
         except OSError as error:

@@ -34,7 +34,13 @@ from dalsegno.actors.testing.contract.store._writing import (
     result,
     writer,
 )
-from dalsegno.protocol import Limits, OutcomeUnknownError, StoreUnavailableError, UnavailableError
+from dalsegno.protocol import (
+    InternalError,
+    Limits,
+    OutcomeUnknownError,
+    StoreUnavailableError,
+    UnavailableError,
+)
 from dalsegno.runtime.store import PostgresStore, SchemaTooOldError, connect
 from dalsegno.runtime.store._pools import Pools
 from dalsegno.runtime.store._sql import (
@@ -334,6 +340,16 @@ async def test_a_payload_that_is_no_json_is_bad_data(store: PostgresStore) -> No
     w = await writer(store, "w")
     with pytest.raises(BatchRejectedError, match="22P02"):
         await store.append([w.batch(w.event("note:1", "{]"))])
+
+
+async def test_a_time_that_python_cannot_hold_is_no_guess(
+    store: PostgresStore, other: Connection
+) -> None:
+    w = await writer(store, "w")
+    await store.append([w.batch(w.event("note:1"))])
+    await other.execute("update dalsegno.event set recorded_at = 'infinity'")
+    with pytest.raises(InternalError, match="no datetime can hold 'infinity'"):
+        await log_of(store, "w")
 
 
 async def test_appends_are_not_timed_out_and_commits_are_on_disk(

@@ -6,7 +6,7 @@ import pytest
 from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
-from dalsegno.protocol import Frames, text_frame
+from dalsegno.protocol import Frames
 
 
 def parse(wire: bytes) -> list[Frame]:
@@ -26,12 +26,15 @@ def parse(wire: bytes) -> list[Frame]:
 @pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 65_535, 65_536, 70_000])
 def test_a_text_of_any_length_is_one_final_frame(length: int) -> None:
     payload = b"x" * length
-    (frame,) = parse(text_frame(payload))
+    frames = Frames([payload])
+    (frame,) = parse(frames.wire)
     assert (frame.opcode, frame.fin, frame.data) == (Opcode.TEXT, True, payload)
+    assert frames.texts == [payload]
 
 
 def test_the_shortest_form_of_a_length_is_used() -> None:
-    assert [len(text_frame(b"x" * n)) - n for n in (125, 126, 65_535, 65_536)] == [2, 4, 4, 10]
+    lengths = (125, 126, 65_535, 65_536)
+    assert [len(Frames([b"x" * n]).wire) - n for n in lengths] == [2, 4, 4, 10]
 
 
 def test_joined_frames_keep_their_order() -> None:
@@ -39,8 +42,9 @@ def test_joined_frames_keep_their_order() -> None:
     frames = Frames(texts)
     assert frames.size == sum(map(len, texts))
     assert [bytes(frame.data) for frame in parse(frames.wire)] == texts
-    assert frames.wire is frames.wire, "joined once, for all readers"
+    assert frames.texts == texts
 
 
 def test_no_message_is_no_frame() -> None:
-    assert Frames([]).wire == b""
+    frames = Frames([])
+    assert (frames.wire, frames.texts, frames.size) == (b"", [], 0)

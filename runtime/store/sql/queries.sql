@@ -375,7 +375,7 @@ select event_seq, stream_id, stream_seq, event_id, type, type_version, schema_ve
   from (
     select e.event_seq, e.stream_id, e.stream_seq, e.event_id::text, e.type, e.type_version,
            e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
-           e.correlation_id, e.recorded_at, e.chain,
+           e.correlation_id, e.recorded_at::text, e.chain,
            row_number() over page as place, sum(e.payload_bytes) over page as bytes
       from dalsegno.event e
      where e.workspace_id = $1::text
@@ -392,7 +392,7 @@ select event_seq, stream_id, stream_seq, event_id, type, type_version, schema_ve
   from (
     select e.event_seq, e.stream_id, e.stream_seq, e.event_id::text, e.type, e.type_version,
            e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
-           e.correlation_id, e.recorded_at, e.chain,
+           e.correlation_id, e.recorded_at::text, e.chain,
            row_number() over page as place, sum(e.payload_bytes) over page as bytes
       from dalsegno.event e
      where e.workspace_id = $1::text and e.stream_id = $2::text
@@ -407,7 +407,7 @@ select event_seq, stream_id, stream_seq, event_id, type, type_version, schema_ve
 -- Few events are above a head that was committed a moment ago; the key narrows to those.
 select e.event_seq, e.stream_id, e.stream_seq, e.event_id::text, e.type, e.type_version,
        e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
-       e.correlation_id, e.recorded_at, e.chain
+       e.correlation_id, e.recorded_at::text, e.chain
   from dalsegno.event e
  where e.workspace_id = $1::text and e.event_seq > $2::text::bigint
    and e.command_id = any($3::text::text[])
@@ -471,7 +471,7 @@ select w.place, x.version, case when t.stream_seq is null or t.stream_seq = x.st
   left join lateral (
     select e.event_seq, e.stream_id, e.stream_seq, e.event_id::text, e.type, e.type_version,
            e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
-           e.correlation_id, e.recorded_at, e.chain
+           e.correlation_id, e.recorded_at::text, e.chain
       from dalsegno.event e
      where e.workspace_id = w.workspace_id and e.stream_id = w.stream_id
        and e.stream_seq > x.state_version and e.stream_seq <= x.version
@@ -488,7 +488,7 @@ select e.event_seq, e.stream_id, e.stream_seq, e.event_id, e.type, e.type_versio
   cross join lateral (
     select e.event_seq, e.stream_id, e.stream_seq, e.event_id::text, e.type, e.type_version,
            e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
-           e.correlation_id, e.recorded_at, e.chain
+           e.correlation_id, e.recorded_at::text, e.chain
       from dalsegno.event e
      where e.workspace_id = $1::text and e.stream_id = w.stream_id
        and e.stream_seq >= w.first and e.stream_seq <= w.last

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, strategies as st
 
 from dalsegno.protocol import (
+    SEQ_MAX,
     DalsegnoError,
     Domain,
     Event,
@@ -142,6 +145,59 @@ def test_a_payload_goes_out_byte_for_byte(one: Event) -> None:
         for dialect in (NOTES, GENERIC):
             view = VIEWS.of(dialect, is_workspace_stream=stream_id == "workspace:w")
             assert view(one).endswith(b'"payload":{ "text" : "x",  "n":1.0e5 }}')
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+EVENTS = st.builds(
+    Event,
+    workspace_id=TEXTS,
+    event_seq=st.integers(1, SEQ_MAX),
+    stream_id=TEXTS.map("plain:{}".format),
+    stream_seq=st.integers(1, SEQ_MAX),
+    event_id=st.uuids().map(str),
+    type=TEXTS.map("a_{}".format) | TEXTS.map("automation_{}".format),
+    type_version=st.just(1),
+    payload=st.dictionaries(st.sampled_from(["run_id", "status", "x"]), TEXTS | st.integers()).map(
+        lambda fields: json.dumps(fields, indent=1)
+    ),
+    actor_id=st.none() | TEXTS,
+    command_id=TEXTS,
+    recorded_at=st.datetimes(timezones=st.just(UTC)),
+    chain=st.integers(0, 2**64 - 1),
+)
+
+
+@given(EVENTS)
+def test_an_event_is_its_fields_in_order_around_its_payload(one: Event) -> None:
+    def json_of(**fields: object) -> bytes:
+        return msgspec.json.encode(fields)[:-1] + b',"payload":' + one.payload.encode() + b"}"
+
+    stream_id = f"workspace:{one.workspace_id}"
+    what = {"event_type": one.type, "event_id": one.event_id, "actor_id": one.actor_id}
+    run: dict[str, object] = {}
+    if is_run := one.type.startswith("automation_"):
+        run = {"run_id": None, "status": None} | msgspec.json.decode(one.payload)
+        run.pop("x", None)
+    assert VIEWS.of(NOTES, is_workspace_stream=True)(one) == json_of(
+        type="automation_event" if is_run else "workspace_event",
+        workspace_id=one.workspace_id,
+        stream_id=stream_id,
+        event_seq=one.event_seq,
+        **run,
+        **what,
+    )
+    for is_workspace_stream in (True, False):
+        assert VIEWS.of(GENERIC, is_workspace_stream=is_workspace_stream)(one) == json_of(
+            type="event",
+            stream_id=stream_id if is_workspace_stream else one.stream_id,
+            seq=one.event_seq if is_workspace_stream else one.stream_seq,
+            event_seq=one.event_seq,
+            entity=one.stream_id,
+            version=one.stream_seq,
+            **what,
+            recorded_at=one.recorded_at,
+            chain=f"{one.chain:016x}",
+        )
 
 
 def test_a_run_is_shown_with_its_id_and_status_on_top() -> None:
