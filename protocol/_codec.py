@@ -125,20 +125,20 @@ class EventView:
 
     def show(
         self, codec: EventCodec, type_version: int, payload: str, entity_id: str, version: int
-    ) -> str:
-        """Return a stored event's payload as the view shows it: JSON text.
+    ) -> object:
+        """Return a stored event's payload as the view shows it: what JSON is made of.
 
         Raises:
             DalsegnoError: the payload cannot be read.
-            InternalError: the function raised, or its result is not JSON.
+            InternalError: the function raised.
 
         """
         event = codec.read(type_version, payload, self._decode, self._of)
         try:
             seen = self._function(event, entity_id, version)
-            return payload if seen is None else msgspec.json.encode(seen).decode()
         except Exception as error:
             raise InternalError(f"the view of {codec.name} raised") from error
+        return msgspec.Raw(payload) if seen is None else seen
 
 
 class DomainCodec(Generic[StateT, CommandT, EventT]):

@@ -352,22 +352,24 @@ class Domain(DomainAccess[StateT, CommandT, EventT]):
 
     def viewed(
         self, type_: str, type_version: int, payload: str, entity_id: str, version: int
-    ) -> str:
-        """Return a stored payload as the workspace's stream shows it; an unknown one verbatim.
+    ) -> object:
+        """Return a stored payload as the workspace's stream shows it: what JSON is made of.
+
+        One that is unknown, or has no view, is `msgspec.Raw`: it goes out byte for byte.
 
         Raises:
             DalsegnoError: the payload cannot be read.
-            InternalError: the view raised, or its result is not JSON.
+            InternalError: the view raised.
 
         """
         codec = self._codecs.get(type_)
         if codec is None:
-            return payload
+            return msgspec.Raw(payload)
         if self._view is not None:
             return self._view.show(codec, type_version, payload, entity_id, version)
         if not codec.reads(type_version):
             raise DalsegnoError(f"{type_} version {type_version} is not known here")
-        return payload
+        return msgspec.Raw(payload)
 
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ of lengths.  So a keystroke in a note of 100 KB copies that text once and scans 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from dalsegno.protocol import (
@@ -313,13 +314,20 @@ class _Seen(msgspec.Struct, frozen=True, gc=False):
     """The fields of any event that the workspace's stream shows."""
 
     version: int
-    rolled_back_to: int | None = None
+    rolled_back_to: int | UnsetType = UNSET
+
+
+class _Shown(msgspec.Struct, frozen=True, gc=False):
+    """Which note changed, not how."""
+
+    note_id: str
+    version: int
+    event_seq: int
+    """The number in the note's stream."""
+    rolled_back_to: int | UnsetType
 
 
 @notes.view(of=_Seen)
-def on_workspace_stream(event: _Seen, note_id: str, version: int) -> dict[str, Any]:
-    """Return which note changed, not how; ``event_seq`` is the number in the note's stream."""
-    seen: dict[str, Any] = {"note_id": note_id, "version": event.version, "event_seq": version}
-    if event.rolled_back_to is not None:
-        seen["rolled_back_to"] = event.rolled_back_to
-    return seen
+def on_workspace_stream(event: _Seen, note_id: str, version: int) -> _Shown:
+    """Return what the workspace's stream shows of an event."""
+    return _Shown(note_id, event.version, version, event.rolled_back_to)

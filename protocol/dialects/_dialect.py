@@ -155,12 +155,10 @@ class Dialect(ABC):
         """Encode an event for its entity's stream."""
 
     @abstractmethod
-    def workspace_event(self, event: Event, payload: str) -> bytes:
+    def workspace_event(self, event: Event, payload: object) -> bytes:
         """Encode an event for the workspace's stream, with the payload that its domain shows there.
 
-        Raises:
-            DalsegnoError: it cannot be encoded.
-
+        The payload is what JSON is made of; `msgspec.Raw` goes out byte for byte.
         """
 
     @abstractmethod

@@ -55,7 +55,7 @@ class _Event(msgspec.Struct, tag="event", kw_only=True, gc=False):
     actor_id: str | None
     recorded_at: datetime
     chain: str
-    payload: Raw
+    payload: object
 
 
 class GenericDialect(Dialect):
@@ -63,9 +63,9 @@ class GenericDialect(Dialect):
 
     def entity_event(self, event: Event) -> bytes:
         """Encode an event for its entity's stream."""
-        return _event(event, event.stream_id, event.stream_seq, event.payload)
+        return _event(event, event.stream_id, event.stream_seq, Raw(event.payload))
 
-    def workspace_event(self, event: Event, payload: str) -> bytes:
+    def workspace_event(self, event: Event, payload: object) -> bytes:
         """Encode an event for the workspace's stream."""
         return _event(event, f"workspace:{event.workspace_id}", event.event_seq, payload)
 
@@ -150,7 +150,7 @@ class CommandMessage(CommandRequest, tag="command", frozen=True, kw_only=True):
 GenericDialect.messages = (Subscribe, Unsubscribe, CommandMessage)
 
 
-def _event(event: Event, stream_id: str, seq: int, payload: str) -> bytes:
+def _event(event: Event, stream_id: str, seq: int, payload: object) -> bytes:
     return _encode(
         _Event(
             stream_id=stream_id,
@@ -163,6 +163,6 @@ def _event(event: Event, stream_id: str, seq: int, payload: str) -> bytes:
             actor_id=event.actor_id,
             recorded_at=event.recorded_at,
             chain=chain_text(event.chain),
-            payload=Raw(payload),
+            payload=payload,
         )
     )

@@ -61,7 +61,7 @@ class _WorkspaceEvent(msgspec.Struct, kw_only=True, gc=False):
     event_type: str
     event_id: str
     actor_id: str | None
-    payload: Raw
+    payload: object
 
 
 class _Run(msgspec.Struct):
@@ -86,7 +86,7 @@ class NotesDialect(Dialect):
             f'"actor_id":{quoted(event.actor_id)},"payload":{event.payload}}}'
         ).encode()
 
-    def workspace_event(self, event: Event, payload: str) -> bytes:
+    def workspace_event(self, event: Event, payload: object) -> bytes:
         """Encode an event for the workspace's stream; a run's has its id and status on top."""
         kind, run = "workspace_event", _NO_RUN
         if event.type.startswith(_AUTOMATION):
@@ -102,7 +102,7 @@ class NotesDialect(Dialect):
                 event_type=event.type,
                 event_id=event.event_id,
                 actor_id=event.actor_id,
-                payload=Raw(payload),
+                payload=payload,
             )
         )
 
@@ -251,9 +251,9 @@ NotesDialect.messages = (
 )
 
 
-def _run_of(payload: str) -> _Run:
+def _run_of(payload: object) -> _Run:
     """Return the run that an automation's event is about."""
     try:
-        return msgspec.json.decode(payload, type=_Run)
+        return msgspec.json.decode(_encode(payload), type=_Run)
     except msgspec.MsgspecError:
         return _NO_RUN

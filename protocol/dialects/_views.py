@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Raw
+
+from dalsegno.protocol._errors import InternalError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -37,16 +41,20 @@ class Views:
 
     def _workspace_view(self, dialect: Dialect) -> View:
         def view(event: Event) -> bytes:
-            return dialect.workspace_event(event, self._payload(event))
+            payload = self._payload(event)
+            try:
+                return dialect.workspace_event(event, payload)
+            except Exception as error:
+                raise InternalError(f"what the view of {event.type} shows is no JSON") from error
 
         return view
 
-    def _payload(self, event: Event) -> str:
+    def _payload(self, event: Event) -> object:
         """Return an event's payload as its domain shows it on the workspace's stream."""
         name, _, entity_id = event.stream_id.partition(":")
         domain = self._domains.get(name)
         if domain is None:
-            return event.payload
+            return Raw(event.payload)
         return domain.viewed(
             event.type, event.type_version, event.payload, entity_id, event.stream_seq
         )

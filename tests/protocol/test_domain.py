@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from msgspec import Raw
 
 from dalsegno.protocol import (
     SYSTEM,
@@ -467,7 +468,7 @@ def test_index_and_view_are_a_domains_own() -> None:
     domain = declare()
     assert domain.indexed(Task("a")) == Index()
     added = TaskAdded("a")
-    assert domain.viewed(*domain.encode(added), "t1", 1) == domain.encode(added)[2]
+    assert domain.viewed(*domain.encode(added), "t1", 1) == Raw(domain.encode(added)[2])
 
     @domain.index
     def index(task: Task) -> Index:
@@ -479,7 +480,7 @@ def test_index_and_view_are_a_domains_own() -> None:
 
     assert domain.indexed(Task("a")) == Index(title="a", keys=("open",))
     assert domain.indexed(None) == Index()
-    assert domain.viewed(*domain.encode(added), "t1", 2) == '["a","t1",2]'
+    assert domain.viewed(*domain.encode(added), "t1", 2) == ["a", "t1", 2]
 
 
 class JustX(msgspec.Struct):
@@ -500,8 +501,8 @@ def test_a_view_of_some_fields_reads_no_others_of_any_version() -> None:
 
     for type_version, payload in (2, '{"x":4,"y":"of no number"}'), (1, '{"left":4}'):
         seen = domain.viewed("moved", type_version, payload, "t1", 7)
-        assert seen == '{"x":4,"z":0,"of":"t1","version":7}'
-    assert domain.viewed("vanished", 3, '{"a": 1}', "t1", 7) == '{"a": 1}'
+        assert seen == {"x": 4, "z": 0, "of": "t1", "version": 7}
+    assert domain.viewed("vanished", 3, '{"a": 1}', "t1", 7) == Raw('{"a": 1}')
     for type_version, payload in (2, '{"y":4}'), (3, '{"x":4}'), (1, '{"x":4}'):
         with pytest.raises(DalsegnoError, match=f"moved version {type_version}|up to version 2"):
             domain.viewed("moved", type_version, payload, "t1", 7)
@@ -520,7 +521,7 @@ def test_a_view_of_fields_that_an_event_lacks_is_refused() -> None:
 
 def test_i11_without_a_view_a_version_that_is_not_known_is_not_shown_either() -> None:
     domain = moving()
-    assert domain.viewed("moved", 1, '{"x": 1}', "t1", 1) == '{"x": 1}', "byte for byte"
+    assert domain.viewed("moved", 1, '{"x": 1}', "t1", 1) == Raw('{"x": 1}'), "byte for byte"
     with pytest.raises(DalsegnoError, match="moved version 2"):
         domain.viewed("moved", 2, '{"x":1}', "t1", 1)
 

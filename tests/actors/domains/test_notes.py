@@ -318,7 +318,7 @@ def test_a_command_is_read_from_the_wire() -> None:
 
 def test_the_workspace_stream_says_which_note_changed_and_not_how() -> None:
     def seen(event: NoteEvent) -> object:
-        return msgspec.json.decode(notes.viewed(*notes.encode(event), "n1", 3))
+        return msgspec.to_builtins(notes.viewed(*notes.encode(event), "n1", 3))
 
     expected = {"note_id": "n1", "version": 3, "event_seq": 3}
     patch = NotePatched([PatchOp(retain=1), PatchOp(insert='"version":9')], 12, 3)

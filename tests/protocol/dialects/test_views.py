@@ -46,6 +46,8 @@ things = Domain("thing", state=State, commands=Happened, events=Happened | Broke
 def _seen(event: Happened | Broke, thing_id: str, version: int) -> object:
     if isinstance(event, Broke):
         raise ZeroDivisionError
+    if event.text == "no json":
+        return {object()}
     return {"thing_id": thing_id, "at": version} if event.text == "shown" else None
 
 
@@ -215,6 +217,13 @@ def test_a_run_is_shown_with_its_id_and_status_on_top() -> None:
     assert (seen["event_seq"], seen["payload"]["event_code"]) == (7, "LIBRARIAN_RUN_SUCCEEDED")
 
 
+def test_a_run_is_shown_as_its_domain_shows_it() -> None:
+    run = event("automation_run_ended", "{}", stream_id="run:r1")
+    assert shown(run)["status"] is None
+    seen = NOTES.workspace_event(run, {"run_id": "r1", "status": "shown"})
+    assert msgspec.json.decode(seen)["status"] == "shown"
+
+
 def test_a_run_whose_payload_is_no_object_is_shown_all_the_same() -> None:
     seen = shown(event("automation_run_odd", "[]", stream_id="run:r1"))
     assert (seen["type"], seen["payload"]) == ("automation_event", [])
@@ -226,6 +235,8 @@ def test_a_view_that_raises_says_so() -> None:
     with pytest.raises(InternalError):
         shown(broken)
     assert shown(broken, "thing:a:b")["event_type"] == "broke"
+    with pytest.raises(InternalError, match="no JSON"):
+        shown(event(payload='{"text":"no json"}'))
 
 
 def test_a_payload_that_cannot_be_read_is_no_guess() -> None:
