@@ -245,7 +245,7 @@ def test_every_message_of_the_server_is_told() -> None:
         for pattern in (
             r'\bmessage\(\s*"([a-z_]+)"',
             r'"type": ?"([a-z_]+)"',
-            r'kind, extra = "([a-z]+_event)"',
+            r'kind, run = "([a-z]+_event)"',
             r'\bmsgspec\.Struct, tag="([a-z_]+)"',
         )
         for name in re.findall(pattern, source.read_text())
