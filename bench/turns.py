@@ -22,6 +22,7 @@ import msgspec
 import trio
 
 from dalsegno.actors.testing import MemoryStore
+from dalsegno.protocol import Limits
 from dalsegno.runtime import Runtime
 from dalsegno.runtime.seams import WORLD
 
@@ -222,8 +223,10 @@ class Served:
 
 async def _in_memory(report: Report) -> None:
     store = MemoryStore(WORLD)
+    # While bytecodes are counted all is a hundred times slower, and no turn is to be over for that.
+    limits = Limits(turn_s=1.0)
     with pinned(SUBJECT_CORE):
-        async with Runtime.open(store=store, domains=[tasks]) as runtime:
+        async with Runtime.open(store=store, domains=[tasks], limits=limits) as runtime:
             embedded = Embedded(report, runtime, "in memory")
             await embedded.create()
             collected = Collected(report, embedded, store)
