@@ -314,7 +314,7 @@ class _Seen(msgspec.Struct, frozen=True, gc=False):
     """The fields of any event that the workspace's stream shows."""
 
     version: int
-    rolled_back_to: int | UnsetType = UNSET
+    rolled_back_to: int | None = None
 
 
 class _Shown(msgspec.Struct, frozen=True, gc=False):
@@ -330,4 +330,5 @@ class _Shown(msgspec.Struct, frozen=True, gc=False):
 @notes.view(of=_Seen)
 def on_workspace_stream(event: _Seen, note_id: str, version: int) -> _Shown:
     """Return what the workspace's stream shows of an event."""
-    return _Shown(note_id, event.version, version, event.rolled_back_to)
+    target = event.rolled_back_to
+    return _Shown(note_id, event.version, version, UNSET if target is None else target)
