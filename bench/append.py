@@ -138,6 +138,7 @@ def _compare(report: Report, cases: Sequence[Case]) -> None:
         at_once.series,
         at_once.statement,
         ratio_id="many-at-once",
+        at_least=0.25,
     )
     report.compare(
         "many workspaces at once / one by one",

@@ -161,12 +161,13 @@ async def _few(bench: Bench) -> list[Case]:
     one = await bench.case("one client, one at a time")
     several = await bench.case(f"{clients} clients, one at a time", clients=clients)
     says = "one client: p50 / the statement's"
-    compare(says, one.series, one.statement, ratio_id="one", of=p50, at_most=3.0)
+    compare(says, one.series, one.statement, ratio_id="one", of=p50, at_most=2.5)
     compare(
         f"{clients} clients one at a time / the statement",
         several.series,
         several.statement,
         ratio_id="waiting",
+        at_least=0.7,
     )
     return [one, several]
 
@@ -203,7 +204,7 @@ async def _many(bench: Bench) -> list[Case]:
     at_once, in_turn = await bench.many(names, count, clients)
     compare = bench.report.compare
     says = "many workspaces at once / the statement"
-    compare(says, at_once.series, at_once.statement, ratio_id="many-at-once")
+    compare(says, at_once.series, at_once.statement, ratio_id="many-at-once", at_least=0.3)
     compare(
         "many workspaces at once / one by one",
         at_once.series,

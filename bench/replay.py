@@ -90,7 +90,7 @@ async def ask(options: Options) -> Report:
     whole = report.add("  the driver, in one go", "event")
     many = report.add(f"{_MISSED} missed to {clients:,} clients at once", "event")
     says = f"{events:,} events to one client / the driver"
-    report.compare(f"{says}, paged", one, paged, ratio_id="one-client", at_least=0.5)
+    report.compare(f"{says}, paged", one, paged, ratio_id="one-client", at_least=0.6)
     report.compare(f"{says}, in one go", one, whole, ratio_id="one-client-whole")
     report.compare("to many at once / to one", many, one, ratio_id="many-over-one")
     with postgres() as database:
