@@ -171,6 +171,6 @@ def free_port() -> int:
 
 
 def listens(port: int) -> bool:
-    """Tell whether connections to a port are accepted."""
+    """Return whether a port accepts connections."""
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
+from dalsegno.runtime._collector import set_for_server
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
@@ -28,9 +30,9 @@ class Counts(msgspec.Struct, frozen=True):
     polls: int
     """How often the event loop asked the system for what is ready."""
     collections: int
-    """Passes of the garbage collector …"""
+    """How often the garbage collector ran …"""
     collecting_s: float
-    """… and how long they took."""
+    """… and how long that took."""
 
 
 class Counting(trio.abc.Instrument):
@@ -82,9 +84,7 @@ def collector(*, as_server: bool) -> Iterator[None]:
     """Have Python's collector as it is by default, or as a server sets it, for a block."""
     before = gc.get_threshold()
     if as_server:
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000)
+        set_for_server()
     else:
         gc.set_threshold(700, 10, 10)
     try:

@@ -1,8 +1,8 @@
 """Python's garbage collector, set for what a runtime does.
 
-A command is some thirty small objects that live until its commit, in which there are hardly any
+A command is some twenty small objects that live until its commit, in which there are hardly any
 cycles.  By default Python looks for them after every 700 new objects, and goes through all that the
-process ever made from time to time: with a thousand commands on their way that costs a third of the
+process ever made from time to time: with a thousand commands on their way that costs a tenth of the
 processor time.
 
 The collector is the process's, so only whoever runs the process may set it: `dalsegno serve` does,

@@ -94,7 +94,7 @@ class Runtime:
             gc: ``server`` sets Python's garbage collector for the whole process as ``dalsegno
                 serve`` does, and leaves it so: what exists by now is never looked at again
                 (`gc.freeze`), and young objects after every 50,000 instead of 700.  With a thousand
-                commands on their way that saves up to a third of the processor time; a pass over so
+                commands on their way that saves about a tenth of the processor time; a pass over so
                 many takes up to 40 ms.  None: the collector is the program's.
 
         Raises:

@@ -81,7 +81,7 @@ class Directory:
         self._make_room()
 
     def _passivate(self, now: float) -> None:
-        """Passivate a bounded number of idle workspaces per round."""
+        """Passivate idle workspaces, up to a bound per round."""
         after_s, left = self.node.limits.passivate_after_s, self.node.limits.activations_max
         for supervisor in self._idle.take(now):
             due = supervisor.used_at + after_s

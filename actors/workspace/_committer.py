@@ -68,25 +68,23 @@ class LiveKeyError(DalsegnoError):
 class Sending:
     """A batch on its way, and what became of it."""
 
-    __slots__ = ("_settled", "alone", "batch", "committed", "error", "is_settled")
+    __slots__ = ("_settled", "alone", "batch", "committed", "error")
 
     def __init__(self, batch: Batch, settled: Callable[[], object], *, alone: bool = False) -> None:
         self.batch = batch
         self.alone = alone
         """Whether no other batch may be in its statement."""
-        self.is_settled = False
-        """Whether its statement has ended: committed, left it out, or failed with the error."""
         self.committed = False
         self.error: DalsegnoError | None = None
+        """Why its statement failed; without one, what is not committed was left out."""
         self._settled = settled
 
     def __repr__(self) -> str:
-        state = "on its way" if not self.is_settled else self.error or self.committed
+        state = "committed" if self.committed else self.error or "not committed"
         return f"<Sending of {self.batch.workspace_id}: {state}>"
 
     def settle(self) -> None:
-        """Tell whoever waits for it."""
-        self.is_settled = True
+        """Notify its sender: the statement has ended."""
         self._settled()
 
 
@@ -368,7 +366,7 @@ def _tell(group: Iterable[Sending]) -> None:
 
 
 async def _tell_in_turns(lane: _Lane) -> None:
-    """Tell the workspaces of large statements what became of their batches, until cancelled."""
+    """Notify the workspaces of large statements, a few in each turn, until cancelled."""
     answered = lane.answered
     while True:
         while not answered:

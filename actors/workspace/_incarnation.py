@@ -97,6 +97,7 @@ class Incarnation:
         """The commands of a batch that is settled, and not published yet."""
         self._due = trio.lowlevel.ParkingLot()
         self._woken = self._wake
+        """Bound once, not for each batch."""
         self._settled = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
@@ -272,7 +273,7 @@ class Incarnation:
             if self._sending is None:
                 await self._check_owner(speculation)
             else:
-                await self._append(speculation, batch)
+                await self._append(batch)
             speculation.settle()
             self._publishing = batch.commands
             if self._settled:
@@ -299,7 +300,7 @@ class Incarnation:
         if head is not None and head.epoch != speculation.epoch:
             raise FencedError(f"{self.workspace_id} was taken over")
 
-    async def _append(self, _speculation: Speculation, pending: PendingBatch) -> None:
+    async def _append(self, pending: PendingBatch) -> None:
         """Return once the batch in flight is committed."""
         sending, self._sending = self._sending, None
         assert sending is not None, "it was sent"

@@ -143,7 +143,7 @@ class Started:
         self._connection = connection
         self.steps = steps
         self.wanted = wanted
-        """What libpq waits for now."""
+        """Whether libpq has to read or to write next."""
         self.error = error
         """Why it could not be sent."""
 
@@ -203,8 +203,16 @@ class PsycopgConnection:
             return self._rows(await self._run(sql, params))
 
     def start(self, sql: str, params: Sequence[object]) -> Started:
-        """Send one statement in this very step; see `Connection.start`."""
-        return self._sent(sql, params)
+        """Send one statement in this very step; see `Connection.start`.
+
+        An error is kept, and raised where its end is waited for.
+        """
+        steps = self._steps(sql, params)
+        self._uncertain = None
+        try:
+            return Started(self, steps, wanted=next(steps))
+        except (psycopg.Error, DriverError, UnicodeEncodeError) as error:
+            return Started(self, steps, error=error)
 
     async def finish(self, started: Started) -> list[tuple[Any, ...]]:
         """Wait for the end of what `start` sent."""
@@ -270,16 +278,7 @@ class PsycopgConnection:
         return self._values.load_rows(0, result.ntuples, tuple) if result.nfields else []
 
     async def _run(self, sql: str, params: Sequence[object]) -> PGresult:
-        return await self._ended(self._sent(sql, params))
-
-    def _sent(self, sql: str, params: Sequence[object]) -> Started:
-        """Send a statement; an error is kept, and raised where its end is waited for."""
-        steps = self._steps(sql, params)
-        self._uncertain = None
-        try:
-            return Started(self, steps, wanted=next(steps))
-        except (psycopg.Error, DriverError, UnicodeEncodeError) as error:
-            return Started(self, steps, error=error)
+        return await self._ended(self.start(sql, params))
 
     async def _ended(self, started: Started) -> PGresult:
         if started.error is not None:

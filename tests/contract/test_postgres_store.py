@@ -205,9 +205,11 @@ async def test_an_append_begins_in_the_step_in_which_it_is_asked_for(
     assert await store.append([first]) == {"w"}
     sent = store.append_nowait([second])
     assert sent is not None
-    with fail_after(10):
-        while (await head_of(store, "w")).head_seq < 2:
-            await trio.sleep(0.01)
+
+    async def is_there() -> bool:
+        return (await head_of(store, "w")).head_seq == 2
+
+    await wait_until(is_there)
     assert await sent.outcome() == {"w"}, "though it was there before anybody waited"
     kind = w.event("note:1", type="note_unheard_of")
     assert store.append_nowait([w.batch(kind)]) is None, "its kind has to be recorded first"

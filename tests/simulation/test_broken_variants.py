@@ -126,9 +126,9 @@ def rebases_under_the_old_epoch_after_an_unknown_outcome(patch: pytest.MonkeyPat
 def answers_an_unknown_outcome_without_fencing(patch: pytest.MonkeyPatch) -> None:
     original = Incarnation._append
 
-    async def append(self: Incarnation, speculation: Speculation, batch: PendingBatch) -> None:
+    async def append(self: Incarnation, batch: PendingBatch) -> None:
         try:
-            await original(self, speculation, batch)
+            await original(self, batch)
         except OutcomeUnknownError:
             ids = [command.command_id for command in batch.commands]
             store = self._node.store

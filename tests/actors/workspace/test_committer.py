@@ -378,7 +378,7 @@ async def ready(committer: Committer, store: FaultyStore) -> Committer:
 
 
 class CountingAppends(FaultyStore):
-    """Tells which statements were sent in the step in which that was asked."""
+    """Records the statements that were sent in the step of whoever asked."""
 
     begun: list[str]
 
