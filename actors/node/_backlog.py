@@ -25,6 +25,7 @@ class Backlog:
         """Commands that may have been applied, in order."""
         self._limits = limits
         self._room = room
+        self._closed: DalsegnoError | None = None
 
     def __repr__(self) -> str:
         return f"<Backlog {self.mailbox!r}, {len(self.unresolved)} unresolved>"
@@ -45,8 +46,16 @@ class Backlog:
         return True
 
     async def put(self, command: Command) -> None:
-        """Put a command into the mailbox once there is space; cancelled, it is not there."""
+        """Put a command into the mailbox once there is space; cancelled, it is not there.
+
+        Raises:
+            DalsegnoError: it was closed while the command waited for room.
+
+        """
         await self._room.take(command.size)
+        if self._closed is not None:
+            self._room.give_back(command.size)
+            raise self._closed.with_traceback(None)
         command.room = self._room
         try:
             await self.mailbox.send(command)
@@ -54,8 +63,13 @@ class Backlog:
             command.leave_room()
             raise
 
-    def answer(self, error: DalsegnoError) -> None:
-        """Answer everything: what waits with an error, the rest that its outcome is unknown."""
+    def close(self, error: DalsegnoError) -> None:
+        """Take no more, and answer everything.
+
+        What waits gets the error, and so does what waits for room and comes later; of the rest the
+        outcome is unknown.
+        """
+        self._closed = self._closed or error
         _answer(self.mailbox.drain(), error)
         _answer(self.unresolved, OutcomeUnknownError(error.message))
 

@@ -152,13 +152,8 @@ class Directory:
     def using(self, workspace_id: str) -> Iterator[WorkspaceSupervisor]:
         """Return a workspace's supervisor and keep it for the length of a block."""
         supervisor = self.activate(workspace_id)
-        supervisor.users += 1
-        try:
+        with supervisor.kept():
             yield supervisor
-        finally:
-            supervisor.users -= 1
-            supervisor.used_at = trio.current_time()
-            supervisor.check_used()
 
     def reopen(self, workspace_id: str) -> None:
         """Look at a repaired workspace again, from the next request for it on."""

@@ -19,6 +19,7 @@ only in a step in which its mailbox is empty and nobody uses it, so no message i
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -44,6 +45,8 @@ from ._lifecycle import LIFECYCLE, Input, Known, State, WorkspaceStatistics
 from ._supervisor import first_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dalsegno.actors.workspace import Command
 
     from ._serving_node import ServingNode
@@ -68,7 +71,7 @@ class WorkspaceSupervisor:
         self.mailbox = self.backlog.mailbox
         self.incarnation: Incarnation | None = None
         self.users = 0
-        """Blocks that need it to stay: see `Directory.using`."""
+        """Blocks that need it to stay: see `kept`."""
         self.used_at = trio.current_time()
         self._node = node
         self._watched = watched
@@ -163,8 +166,9 @@ class WorkspaceSupervisor:
         if self.admit_nowait(command):
             return
         deadline_s = self._limits.mailbox_deadline_s
-        with trio.move_on_after(deadline_s) as scope:
+        with self.kept(), trio.move_on_after(deadline_s) as scope:
             await self.backlog.put(command)
+            self._watched[self] = None  # it may have been settled meanwhile
         if scope.cancelled_caught:
             raise OverloadedError("too many commands wait here", retry_after_s=deadline_s)
 
@@ -200,6 +204,17 @@ class WorkspaceSupervisor:
     def _check_not_ended(self) -> None:
         if self._ended_with is not None:
             raise self._ended_with.with_traceback(None)  # it is raised again and again
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep it for the length of a block: it does not leave as idle."""
+        self.users += 1
+        try:
+            yield
+        finally:
+            self.users -= 1
+            self.used_at = trio.current_time()
+            self.check_used()
 
     # --------------------------------------------------------------------------- supervision
 
@@ -374,7 +389,7 @@ class WorkspaceSupervisor:
     def _end(self, failure: WorkspaceHaltedError | WorkspaceMovedError) -> None:
         """Give those that wait and those that read the error; whoever asks later gets it too."""
         self._ended_with = failure
-        self.backlog.answer(failure)
+        self.backlog.close(failure)
         self.hub.end(failure)
 
     async def _halt(self, failure: WorkspaceHaltedError) -> None:
@@ -390,6 +405,6 @@ class WorkspaceSupervisor:
     def close(self) -> None:
         """Answer the commands that are left, once it is out of the directory."""
         ended = self._ended_with or RuntimeClosedError("this node stops")
-        self.backlog.answer(ended)
+        self.backlog.close(ended)
         if self.hub.is_used:
             self.hub.end(ended)

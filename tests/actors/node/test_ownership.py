@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from dalsegno.actors import Batch, NodeReplacedError, Receipt, ServiceFailedError, World
 from dalsegno.protocol import DalsegnoError, Limits, WorkspaceMovedError
@@ -74,6 +76,36 @@ async def test_reading_is_told_too_and_what_is_committed_can_be_read_anywhere(
             async with b.workspace().subscribe():
                 pass
         assert await b.workspace().get(boxes, "x") == Box("from a")
+
+
+async def test_a_command_that_waits_for_room_is_told_that_its_workspace_moved(
+    store: FaultyStore, world: World
+) -> None:
+    """It came to a mailbox that nobody took from any more, and was never answered."""
+    limits = dataclasses.replace(LIMITS, mailbox_deadline_s=60.0)
+    async with (
+        node(store, "a", world=world, limits=limits) as a,
+        node(store, "b", world=world) as b,
+        trio.open_nursery() as nursery,
+    ):
+        await a.workspace().send(Put("x"))
+        room, size = a.service.node.room, limits.waiting_bytes_max
+        assert room.take_nowait(size)
+        answers: list[DalsegnoError] = []
+
+        async def ask() -> None:
+            answers.append(await moved(a))
+
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        a.gate.shut()
+        await taken_over(b)
+        a.gate.open()
+        await eventually(lambda: "w" not in a.service.directory.statistics())
+        assert not answers, "it still waits for room"
+        room.give_back(size)
+        await eventually(lambda: len(answers) == 1)
+        assert room.taken == 0
 
 
 async def test_a_killed_owner_is_followed_when_its_lease_has_run_out(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import trio
 
@@ -49,6 +51,22 @@ async def test_an_idle_workspace_leaves_memory_and_comes_back(
         assert await actors.workspace().get(boxes, "x") == Box("2", 2)
         assert (await actors.workspace().send(Put("x", "4"))).version == 3
     await check_log(store)
+
+
+async def test_a_command_that_waits_for_room_keeps_its_workspace(
+    store: FaultyStore, world: World
+) -> None:
+    """It came to a mailbox that nobody took from any more, and was never answered."""
+    limits = dataclasses.replace(SOON, mailbox_deadline_s=60.0)
+    async with running(store, world, limits=limits) as actors, trio.open_nursery() as nursery:
+        await actors.workspace().send(Put("x"))
+        room, size = actors.service.node.room, limits.waiting_bytes_max
+        assert room.take_nowait(size)
+        nursery.start_soon(actors.workspace().send, Put("x"))
+        await trio.sleep(SOON.passivate_after_s + 2)
+        assert state(actors) == "resting"
+        room.give_back(size)
+        await eventually(lambda: actors.service.directory.statistics()["w"].head == 2)
 
 
 async def test_its_entities_are_stored_so_that_waking_folds_nothing(
