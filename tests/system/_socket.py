@@ -29,6 +29,10 @@ class RefusedError(Exception):
     """The answer was not a WebSocket handshake."""
 
 
+class SignedOutError(Exception):
+    """The session has ended: no server will ever accept it."""
+
+
 class EndedError(Exception):
     """The server has ended the connection; 1006 without a close frame (RFC 6455 §7.4.1)."""
 
@@ -97,7 +101,8 @@ class Socket:
             await self._more()
         answer, _, rest = bytes(self._buffer).partition(b"\r\n\r\n")
         if not answer.startswith(b"HTTP/1.1 101"):
-            raise RefusedError(answer.partition(b"\r\n")[0].decode())
+            refused = SignedOutError if answer.startswith(b"HTTP/1.1 401") else RefusedError
+            raise refused(answer.decode())
         self._buffer[:] = rest
 
     async def _send(self, opcode: int, payload: bytes) -> None:

@@ -119,15 +119,26 @@ class Breaker:
                     os.kill(pid, signal.SIGCONT)
 
 
-async def new_workspace(servers: list[Server], owner: Owner, name: str) -> Owner:
-    """Create one on the server that has the reserved workspace."""
+async def log_in(server: Server) -> dict[str, str]:
+    """Return the headers of the owner's requests.
+
+    Once for the whole soak: a user has fifty sessions, and one more would end the crowd's.
+    """
     login = {"email": EMAIL, "password": PASSWORD}
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+        answer = await http.post("/api/auth/login", json=login)
+        cookies = "; ".join(f"{name}={value}" for name, value in http.cookies.items())
+    return {"cookie": cookies, "x-csrf-token": answer.json()["csrf_token"]}
+
+
+async def new_workspace(
+    servers: list[Server], headers: dict[str, str], owner: Owner, name: str
+) -> Owner:
+    """Create one on the server that has the reserved workspace."""
     body = {"slug": name, "name": name}
     with fail_after(SETTLE_S):
         for server in itertools.cycle(servers):
             async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as http:
-                token = (await http.post("/api/auth/login", json=login)).json()["csrf_token"]
-                headers = {"x-csrf-token": token}
                 answer = await http.post("/api/workspaces", json=body, headers=headers)
             if answer.status_code == 201:
                 return Owner(answer.json()["workspace_id"], owner.cookie, owner.user_id)
@@ -187,13 +198,14 @@ async def test_soak(
     report = Report()
     async with start_servers(processes, cluster) as servers:
         breaker = Breaker(cluster, servers, random.Random(seed))
+        headers = await log_in(servers[0])
         began = trio.current_time()
         try:
             for number in itertools.count():
                 if trio.current_time() > began + lasts_s:
                     break
                 owners = [
-                    await new_workspace(servers, owner, f"soak-{number}-{which}")
+                    await new_workspace(servers, headers, owner, f"soak-{number}-{which}")
                     for which in range(WORKSPACES)
                 ]
                 report += await do_round(cluster, servers, breaker, owners)
