@@ -107,5 +107,9 @@ async def _no_http(*_: object) -> None:
     """Serve no HTTP."""
 
 
+async def _main() -> None:
+    await Delivery().run()
+
+
 if __name__ == "__main__":
-    trio.run(Delivery().run)
+    trio.run(_main)
