@@ -20,7 +20,7 @@ from ._generic import GENERIC
 from ._notes import NOTES
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from dalsegno.protocol._limits import Limits
 
@@ -93,46 +93,62 @@ _TEXT_BYTES = _TEXT_CHARS * len("\\ud834\\udd1e")
 """As long as one can be, escaped and all."""
 
 
+_UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+_BACKSLASH = "\u0378"
+"""Stands for an escaped backslash: unassigned (Unicode 17), and as long in UTF-8 as that is."""
+
+
 def address_of(text: str) -> Addressed:
     """Return the address in a message that cannot be decoded, as far as that much can be read.
 
     Everything else is passed over, half a character in it (a lone surrogate) too, and what cannot
     be an id is not decoded, whatever it is.
     """
+    document = text.encode()
     try:
-        envelope = _decode_envelope(_without_surrogates(text.encode()))
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return _addressed(_decode_envelope(document), _decode_text)
+    except _UNREADABLE:
+        if _BACKSLASH in text:
+            return NOWHERE  # it might be the address's own
+    try:
+        return _addressed(_decode_envelope(_without_surrogates(document)), _decode_moved)
+    except _UNREADABLE:
         return NOWHERE
-    return Addressed(_text_of(envelope.request_id), _text_of(envelope.idempotency_key))
 
 
-def _text_of(found: Raw) -> str | None:
+def _addressed(envelope: _Envelope, decode: Callable[[Raw], str]) -> Addressed:
+    return Addressed(
+        _text_of(envelope.request_id, decode), _text_of(envelope.idempotency_key, decode)
+    )
+
+
+def _text_of(found: Raw, decode: Callable[[Raw], str]) -> str | None:
     if len(bytes(found)) > _TEXT_BYTES + 2:
         return None
     try:
-        text = _with_surrogates(_decode_text(found))
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        text = decode(found)
+    except _UNREADABLE:
         return None
     return text if len(text) <= _TEXT_CHARS else None
 
 
 def _without_surrogates(document: bytes) -> bytes:
-    """Return JSON with each escaped surrogate moved to where any character may stand alone.
+    """Return JSON, as long as before, with each escaped surrogate moved to where one may be alone.
 
-    That is U+E800 to U+EFFF, of the area for private use (Unicode 23.5).
+    That is U+E800 to U+EFFF, of the area for private use (Unicode 23.5).  What is left of
+    backslashes once those that are escaped have gone begins an escape.
     """
-    if b"\\" not in document:
-        return document
-    plain = document.replace(rb"\\", rb"\u005c")  # what is left of backslashes begins an escape
+    plain = document.replace(rb"\\", _BACKSLASH.encode())
     return plain.replace(rb"\ud", rb"\ue").replace(rb"\uD", rb"\uE")
 
 
-def _with_surrogates(text: str) -> str:
-    """Move them back.
+def _decode_moved(found: Raw) -> str:
+    """Decode a text of such a document as it was before.
 
     Raises:
-        UnicodeDecodeError: one of them is half a character.
+        UnicodeDecodeError: one of its surrogates is half a character.
 
     """
+    text = _decode_text(found).replace(_BACKSLASH, "\\")
     moved = "".join(chr(ord(c) - 0x1000) if "\ue800" <= c <= "\uefff" else c for c in text)
     return moved.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
