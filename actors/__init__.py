@@ -12,6 +12,7 @@ from .node import (
     read_head as read_head,
     repair as repair,
     send as send,
+    send_all as send_all,
 )
 from .ports import (
     AckedCursor as AckedCursor,
@@ -45,6 +46,7 @@ from .session import (
 from .workspace import (
     Entity as Entity,
     Turn as Turn,
+    entity_from as entity_from,
     in_turns as in_turns,
     make_command as make_command,
 )

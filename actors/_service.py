@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from dalsegno.protocol import Views
+from dalsegno.protocol import BUILT_IN_ROLES, Views
 
 from .delivery import AckFrontiers, Delivery
 from .node import (
@@ -26,9 +26,9 @@ from .session import Connection, Connections, SessionContext
 from .workspace import Committer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from dalsegno.protocol import Domain, Limits
+    from dalsegno.protocol import Domain, Limits, Role
 
     from .delivery import AckStatistics, DeliveryStatistics
     from .node import (
@@ -70,6 +70,7 @@ class Service:
         version: str = "",
         bus: Bus | None = None,
         sweeps: Sequence[Sweep] = (),
+        roles: Mapping[str, Role] = BUILT_IN_ROLES,
     ) -> None:
         """Make them.
 
@@ -83,9 +84,10 @@ class Service:
             version: of the program; another one, or a domain's, may try a halted workspace again.
             bus: tells other nodes of commits; None where there are none.
             sweeps: what else is to be kept from growing.
+            roles: what each role may do in a workspace.
 
         """
-        roles = Roles(domains)
+        access = Roles(domains, roles)
         active: OrderedDict[str, WorkspaceSupervisor] = OrderedDict()
         process_id = world.new_id()
         self.store, self.world, self.limits = store, world, limits
@@ -95,7 +97,7 @@ class Service:
             store, node_id=node_id, incarnation=process_id, address=address, limits=limits
         )
         self.catalog = Catalog(
-            store, domains, active=active, lease=self.lease, roles=roles, limits=limits
+            store, domains, active=active, lease=self.lease, roles=access, limits=limits
         )
         self.node = ServingNode(
             node_id=node_id,
@@ -103,7 +105,7 @@ class Service:
             code=_code(version, domains),
             store=store,
             committer=self.committer,
-            delivery=Delivery(store, roles=roles, limits=limits),
+            delivery=Delivery(store, roles=access, limits=limits),
             bus=bus or Alone(),
             founder_of=self.catalog.founder_of,
             activating=trio.CapacityLimiter(limits.activations_max),

@@ -2,14 +2,17 @@
 
 from ._access import GATE_ID as GATE_ID
 from ._agenda import Agenda as Agenda
+from ._app import App as App
 from ._close import Close as Close
 from ._deciding import (
+    BUILT_IN_ROLES as BUILT_IN_ROLES,
     SYSTEM as SYSTEM,
     WRITERS as WRITERS,
     Context as Context,
     Index as Index,
     Past as Past,
     Principal as Principal,
+    Role as Role,
 )
 from ._domain import Decider as Decider, Domain as Domain, On as On, Touched as Touched
 from ._errors import (
@@ -60,7 +63,9 @@ from ._rate import RateBudget as RateBudget
 from ._receipt import (
     Receipt as Receipt,
     repeated_receipt as repeated_receipt,
+    repeated_receipts as repeated_receipts,
     store_receipt as store_receipt,
+    store_receipts as store_receipts,
 )
 from ._retry import Backoff as Backoff, FailureWindow as FailureWindow
 from ._scanning import (

@@ -31,7 +31,9 @@ class DomainAccess(DomainCodec[StateT, CommandT, EventT]):
         self.role_of: Callable[[Any], str | None] | None = None
         """The role that a state grants the user that the entity is named after; see `role`."""
         self.role_ended_by: frozenset[str] = frozenset()
-        """The events that end that user's access."""
+        """The events that end that user's access …"""
+        self.role_given_by: frozenset[str] = frozenset()
+        """… and those that give another role, as their field ``role``."""
         self.founder_of: Callable[[Any], str] | None = None
         """The first owner of the workspace that the entity is named after; see `founder`."""
         self.gate_of: Callable[[Any, str | None], Reject | None] | None = None
@@ -40,7 +42,10 @@ class DomainAccess(DomainCodec[StateT, CommandT, EventT]):
         """The events after which nobody may see anything of the workspace."""
 
     def role(
-        self, *, ended_by: Collection[type[EventT]] = ()
+        self,
+        *,
+        ended_by: Collection[type[EventT]] = (),
+        given_by: Collection[type[EventT]] = (),
     ) -> Callable[[Callable[[StateT], str | None]], Callable[[StateT], str | None]]:
         """Declare that the entity named after a user decides that user's role in the workspace.
 
@@ -49,13 +54,18 @@ class DomainAccess(DomainCodec[StateT, CommandT, EventT]):
 
         Args:
             ended_by: the events after which the user may see nothing more of the workspace (I8).
+            given_by: the events whose field ``role`` is the user's new role: a role that does not
+                read ends access as well.
 
         """
-        names = self._names_of(ended_by)
+        names, giving = self._names_of(ended_by), self._names_of(given_by)
+        for struct in given_by:
+            if "role" not in struct.__struct_fields__:
+                raise DomainError(f"{struct.__name__} has no field 'role'")
 
         def declare(function: Callable[[StateT], str | None]) -> Callable[[StateT], str | None]:
             self.role_of = function
-            self.role_ended_by = names
+            self.role_ended_by, self.role_given_by = names, giving
             return function
 
         return declare

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable  # at run time, for `inspect.signature` of the structs
+from collections.abc import Callable, Mapping  # at run time, for `inspect.signature`
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
@@ -31,9 +32,27 @@ SYSTEM = Principal()
 """The embedding program itself: allowed everything."""
 
 
+class Role(msgspec.Struct, frozen=True, kw_only=True):
+    """What those who have a role may do in a workspace."""
+
+    commands: frozenset[str] | None = None
+    """The names of the commands that they may send; None: those whose deciders name the role
+    (``allow=``)."""
+    reads: bool = True
+    """Whether they may read: entities, lists, streams."""
+
+
+BUILT_IN_ROLES: Mapping[str, Role] = MappingProxyType(
+    {role: Role() for role in ("owner", "admin", "editor", "viewer")}
+)
+"""The roles that there always are (X-RBAC-1): deciders say what each of them may send."""
+
+
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """A decider's input beside state and command: it has no clock and no randomness."""
 
+    entity_id: str
+    """The id of the command's entity, also where the runtime has just made it."""
     principal: Principal
     role: str
     """The principal's role in the workspace just before this command."""
@@ -45,6 +64,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """Returns a new UUIDv7."""
     limits: Limits = Limits()
     """The runtime's bounds."""
+    roles: Mapping[str, Role] = BUILT_IN_ROLES
+    """What each role may do in a workspace."""
 
 
 class Index(msgspec.Struct, frozen=True, kw_only=True, gc=False):

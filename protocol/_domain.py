@@ -13,7 +13,8 @@ case: ``TaskAdded`` is ``task_added``.  An event's payload in the log never carr
 
     decider(state, command)                     the entity and what is asked of it
     decider(state, command, context)            … and who asks, when
-    decider(state, command, touched)            … and other entities, named by ``touches=``
+    decider(state, command, touched)            … and other entities, named by ``touches=`` from the
+                                                command alone, or by ``follows=`` from the state
     decider(state, command, past)               … and the entity as it was, named by ``needs=``
 
 Parameters after the second are recognised by their annotations and may be combined.
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence  # at run time, as in `_deciding`
+from contextlib import contextmanager
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -41,7 +43,7 @@ from ._deciding import WRITERS, Context, Index, Past, annotations_of
 from ._errors import DalsegnoError, DomainError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from typing_extensions import TypeForm
 
@@ -54,7 +56,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 
 
 class Touched:
-    """A read-only view of the other entities that a command named by ``touches=``."""
+    """A read-only view of the other entities that ``touches=`` and ``follows=`` named."""
 
     __slots__ = ("_states",)
 
@@ -70,13 +72,13 @@ class Touched:
         """
         stream_id = domain.stream_id(entity_id)
         if stream_id not in self._states:
-            raise DomainError(f"{stream_id} is not in touches=")
+            raise DomainError(f"{stream_id} is not in touches= or follows=")
         state: StateT | None = self._states[stream_id]
         return state
 
 
 class On(Generic[EventT]):
-    """An event on another entity than the command's own, one that ``touches=`` named."""
+    """An event on another entity than the command's own: ``touches=`` or ``follows=`` named it."""
 
     __slots__ = ("domain", "event", "stream_id")
 
@@ -94,6 +96,7 @@ class Decider(msgspec.Struct, frozen=True, kw_only=True):
     extras: tuple[str, ...]
     allow: frozenset[str]
     touches: Callable[[Any], Sequence[tuple[Domain[Any, Any, Any], str]]] | None
+    follows: Callable[[Any, Any], Sequence[tuple[Domain[Any, Any, Any], str]]] | None
     needs: Callable[[Any], int | None] | None
     repeats: str
     """What another payload under a used idempotency key gets: see `Domain.decide`."""
@@ -185,6 +188,7 @@ class Domain(DomainAccess[StateT, CommandT, EventT]):
         *,
         allow: Collection[str] | None = None,
         touches: Callable[[Any], Sequence[tuple[Domain[Any, Any, Any], str]]] | None = None,
+        follows: Callable[[Any, Any], Sequence[tuple[Domain[Any, Any, Any], str]]] | None = None,
         needs: Callable[[Any], int | None] | None = None,
         repeats: str | None = None,
     ) -> Callable[[Callable[P, Decided[EventT]]], Callable[P, Decided[EventT]]]: ...
@@ -194,6 +198,7 @@ class Domain(DomainAccess[StateT, CommandT, EventT]):
         *,
         allow: Collection[str] | None = None,
         touches: Callable[[Any], Sequence[tuple[Domain[Any, Any, Any], str]]] | None = None,
+        follows: Callable[[Any, Any], Sequence[tuple[Domain[Any, Any, Any], str]]] | None = None,
         needs: Callable[[Any], int | None] | None = None,
         repeats: str | None = None,
     ) -> Callable[..., Any]:
@@ -208,6 +213,9 @@ class Domain(DomainAccess[StateT, CommandT, EventT]):
             function: the decider, if this is used as a bare decorator.
             allow: the roles that may send this command, instead of the domain's.
             touches: returns, for a command, the other entities that it reads or changes.
+            follows: returns, for a state and a command, further ones: where the state says which
+                they are.  They are loaded, and nothing else is decided until this is.  At most
+                `Limits.command_entities_max` with those of ``touches``.
             needs: returns, for a command, the earlier version of the entity that it reads.
             repeats: what another payload under a used key gets, instead of the domain's.
 
@@ -225,8 +233,8 @@ class Domain(DomainAccess[StateT, CommandT, EventT]):
             extras = tuple(_EXTRAS.get(hints[name], "") for name in names[2:])
             if "" in extras:
                 raise DomainError(f"{function.__name__}: after the first two, only {_EXTRA_NAMES}")
-            if "touched" in extras and touches is None:
-                raise DomainError(f"{function.__name__}: Touched without touches=")
+            if "touched" in extras and touches is None and follows is None:
+                raise DomainError(f"{function.__name__}: Touched without touches= or follows=")
             if ("past" in extras) is (needs is None):
                 raise DomainError(f"{function.__name__}: Past and needs= go together")
             self._deciders[command] = Decider(
@@ -235,6 +243,7 @@ class Domain(DomainAccess[StateT, CommandT, EventT]):
                 extras=extras,
                 allow=self.allow if allow is None else frozenset(allow),
                 touches=touches,
+                follows=follows,
                 needs=needs,
                 repeats=repeats or self.repeats,
             )
@@ -327,6 +336,26 @@ class Domain(DomainAccess[StateT, CommandT, EventT]):
                 raise DomainError(f"{self!r}: no {kind} for {', '.join(missing)}")
         for codec in self._codecs.values():
             codec.check()
+
+    @contextmanager
+    def wrapping(self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+        """Call what decides and what folds by way of ``wrap`` for the length of a block.
+
+        For what tests domains: the simulation calls each of them twice.
+        """
+        deciders, evolvers = self._deciders, self._evolvers
+        self._deciders = {
+            command: msgspec.structs.replace(decider, function=wrap(decider.function))
+            for command, decider in deciders.items()
+        }
+        self._evolvers = {
+            event: (wrap(function), takes_none)
+            for event, (function, takes_none) in evolvers.items()
+        }
+        try:
+            yield
+        finally:
+            self._deciders, self._evolvers = deciders, evolvers
 
     # ------------------------------------------------------------------------------- running
 

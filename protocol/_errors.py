@@ -51,8 +51,21 @@ class DomainError(TypeError):
 class Reject(DalsegnoError):
     """Raised by a decider or a rule: the command is refused, nothing happened."""
 
-    def __init__(self, code: str, message: str = "", **details: Any) -> None:  # noqa: ANN401
+    status: int | None = None
+    """The HTTP status, 400 to 499, if it was given; see `http_status` for the others."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str = "",
+        *,
+        status: int | None = None,
+        **details: Any,  # noqa: ANN401 - JSON values
+    ) -> None:
+        if status is not None and not 400 <= status <= 499:
+            raise DomainError(f"{code}: the status of a refusal is 400 to 499, not {status}")
         self.code = code
+        self.status = status
         super().__init__(message, **details)
 
 
@@ -221,12 +234,13 @@ HTTP_STATUS: dict[str, int] = {
 """By code; one that is not here is a domain's: 404 for ``…_NOT_FOUND``, else 409."""
 
 
-def http_status(code: str) -> int:
-    """Return the HTTP status of an error code."""
-    known = HTTP_STATUS.get(code)
+def http_status(error: DalsegnoError) -> int:
+    """Return the HTTP status of an error: its own, or that of its code."""
+    own = error.status if isinstance(error, Reject) else None
+    known = own or HTTP_STATUS.get(error.code)
     if known is not None:
         return known
-    return 404 if code.endswith("_NOT_FOUND") else 409
+    return 404 if error.code.endswith("_NOT_FOUND") else 409
 
 
 def not_found(entity: str, /, **details: Any) -> Reject:  # noqa: ANN401 - JSON values

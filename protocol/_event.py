@@ -52,6 +52,19 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     correlation_id: str | None = None
     """The request or conversation that all this belongs to."""
 
+    @property
+    def position(self) -> str:
+        """Return the cursor just behind it in the workspace's stream, with its chain.
+
+        One that was kept over a restore of the log is told that the history was replaced.
+        """
+        return f"{self.event_seq}-{self.chain:016x}"
+
+    @property
+    def entity_position(self) -> str:
+        """Return the same in its entity's stream."""
+        return f"{self.stream_seq}-{self.chain:016x}"
+
 
 @lru_cache(maxsize=1_024)
 def instant(at: datetime) -> str:

@@ -74,7 +74,14 @@ class Limits:
     turn_s: float = 0.002
     """How long one workspace decides, or folds, before everybody else has a turn (I10)."""
     command_events_max: int = 256
-    """Events that one command may lead to, committed all or none (X-PER-10)."""
+    """Events that one command, or one group of them, may lead to, committed all or none
+    (X-PER-10)."""
+    command_entities_max: int = 256
+    """Other entities that one command may read or change; what concerns more goes in portions."""
+    group_commands_max: int = 100
+    """Commands in one group …"""
+    group_bytes_max: int = 2 * MIB
+    """… and their length as JSON together."""
     entities_cached_max: int = 4_096
     """Entities whose state an active workspace keeps in memory."""
     entities_cached_bytes_max: int = 256 * MIB

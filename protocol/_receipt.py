@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -33,18 +38,34 @@ class _StoredReceipt(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 _decode = msgspec.json.Decoder(_StoredReceipt).decode
+_decode_several = msgspec.json.Decoder(tuple[_StoredReceipt, ...]).decode
 
 
 def store_receipt(receipt: Receipt) -> str:
     """Return what a command result keeps of a receipt: JSON text."""
-    return msgspec.json.encode(
-        _StoredReceipt(receipt.event_seq, receipt.stream_id, receipt.version, receipt.command_id)
-    ).decode()
+    return msgspec.json.encode(_kept(receipt)).decode()
+
+
+def store_receipts(receipts: Sequence[Receipt]) -> str:
+    """Return what a command result keeps of the receipts of a group: JSON text."""
+    return msgspec.json.encode([_kept(receipt) for receipt in receipts]).decode()
 
 
 def repeated_receipt(workspace_id: str, stored: str) -> Receipt:
     """Return the receipt for a repeat of a key, from what `store_receipt` returned."""
-    kept = _decode(stored)
+    return _repeated(workspace_id, _decode(stored))
+
+
+def repeated_receipts(workspace_id: str, stored: str) -> tuple[Receipt, ...]:
+    """Return the receipts for a repeat of a group's key, from what `store_receipts` returned."""
+    return tuple(_repeated(workspace_id, kept) for kept in _decode_several(stored))
+
+
+def _kept(receipt: Receipt) -> _StoredReceipt:
+    return _StoredReceipt(receipt.event_seq, receipt.stream_id, receipt.version, receipt.command_id)
+
+
+def _repeated(workspace_id: str, kept: _StoredReceipt) -> Receipt:
     return Receipt(
         workspace_id=workspace_id,
         event_seq=kept.event_seq,

@@ -198,7 +198,7 @@ def _class_of(info: inspect.Type) -> type:
 
 def _refusal(name: str, names: Iterable[str]) -> Reject:
     shown = name[:_NAME_CHARS]
-    text, details = f"no field {shown!r} here", {"field": shown}
+    text, details = f"no field {shown!r} here", dict[str, Any](field=shown)
     for nearest in get_close_matches(shown, sorted(names), n=1):
         text += f"; did you mean {nearest!r}?"
         details["nearest"] = nearest

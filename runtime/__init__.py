@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dalsegno.actors import Entity as Entity, Receipt as Receipt, World as World
     from dalsegno.protocol import (
+        App as App,
         Context as Context,
         CorruptLogError as CorruptLogError,
         DalsegnoError as DalsegnoError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         Past as Past,
         Principal as Principal,
         Reject as Reject,
+        Role as Role,
         RuntimeClosedError as RuntimeClosedError,
         StoreUnavailableError as StoreUnavailableError,
         Touched as Touched,
@@ -50,6 +52,7 @@ _HOMES = {
     "Entity": "dalsegno.actors",
     "Receipt": "dalsegno.actors",
     "World": "dalsegno.actors",
+    "App": "dalsegno.protocol",
     "Context": "dalsegno.protocol",
     "CorruptLogError": "dalsegno.protocol",
     "DalsegnoError": "dalsegno.protocol",
@@ -65,6 +68,7 @@ _HOMES = {
     "Past": "dalsegno.protocol",
     "Principal": "dalsegno.protocol",
     "Reject": "dalsegno.protocol",
+    "Role": "dalsegno.protocol",
     "RuntimeClosedError": "dalsegno.protocol",
     "StoreUnavailableError": "dalsegno.protocol",
     "Touched": "dalsegno.protocol",

@@ -13,6 +13,7 @@ from dalsegno.actors import Service, first_of
 from dalsegno.actors.domains.accounts import account_domains
 from dalsegno.protocol import (
     SYSTEM_WORKSPACE,
+    App,
     DalsegnoError,
     Domain,
     DomainError,
@@ -61,6 +62,7 @@ class Runtime:
         cls,
         database: str | None = None,
         *,
+        app: App | None = None,
         domains: Sequence[Domain[Any, Any, Any]] = (),
         data_dir: Path | str = ".dalsegno",
         node_id: str | None = None,
@@ -78,7 +80,9 @@ class Runtime:
 
         Args:
             database: a DSN, ``postgresql://…``; None starts an embedded PostgreSQL.
-            domains: the domains of the workspaces, in addition to accounts and memberships.
+            app: what it serves.
+            domains: the domains of its workspaces, in addition to accounts and memberships, for an
+                app that has nothing else.
             data_dir: where the embedded PostgreSQL lives; created if it is not there.
             node_id: this node's id, 1 to 64 of ``[A-Za-z0-9_.-]``.  A node that restarts under its
                 id has its workspaces back at once; under another one they wait until its lease has
@@ -106,8 +110,11 @@ class Runtime:
 
         """
         limits = limits or Limits()
-        everything = (*account_domains, *domains)
-        _check(everything)
+        if app is not None and domains:
+            raise DomainError("an app has its own domains=")
+        app = app or App(domains)
+        app.check(account_domains)
+        everything = (*account_domains, *app.domains)
         if node_id is not None and not is_node_id(node_id):
             raise Reject("BAD_REQUEST", "a node id has 1 to 64 of [A-Za-z0-9_.-]")
         if gc not in {None, "server"}:
@@ -133,6 +140,7 @@ class Runtime:
                 limits=limits,
                 version=version("dalsegno"),
                 sweeps=[] if accounts is None else [accounts.sweep_sessions],
+                roles=app.roles,
             )
             if gc == "server":
                 set_for_server()
@@ -226,18 +234,6 @@ async def _end_lease(service: Service) -> None:
         await service.lease.end()
     except UnavailableError:
         return  # the others wait until the lease has run out
-
-
-def _check(domains: Sequence[Domain[Any, Any, Any]]) -> None:
-    names: dict[str, Domain[Any, Any, Any]] = {}
-    commands: dict[str, Domain[Any, Any, Any]] = {}
-    for domain in domains:
-        domain.check()
-        if names.setdefault(domain.name, domain) is not domain:
-            raise DomainError(f"two domains are named {domain.name!r}")
-        for command in domain.commands:
-            if commands.setdefault(command, domain) is not domain:
-                raise DomainError(f"{domain.name} and {commands[command].name} share {command!r}")
 
 
 async def _check_readable(store: Store, domains: Sequence[Domain[Any, Any, Any]]) -> None:

@@ -6,10 +6,30 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import msgspec
 
-from dalsegno.actors import EventStream, PageBounds, Receipt, look, read_head, send
-from dalsegno.protocol import SYSTEM, CorruptLogError, DalsegnoError, Event, Principal, Reject
+from dalsegno.actors import (
+    EventStream,
+    PageBounds,
+    Receipt,
+    Turn,
+    entity_from,
+    look,
+    read_head,
+    send,
+    send_all,
+)
+from dalsegno.protocol import (
+    SEQ_MAX,
+    SYSTEM,
+    CorruptLogError,
+    DalsegnoError,
+    Event,
+    Principal,
+    Reject,
+    encode_checked,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from dalsegno.actors import Entity, EntityItem, RepairReport, Service
@@ -76,6 +96,74 @@ class Workspace:
             causation=causation,
         )
 
+    async def send_all(
+        self,
+        commands: Sequence[msgspec.Struct],
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        causation: str | None = None,
+    ) -> list[Receipt]:
+        """Send commands that take effect all or none; wait until their changes are durable.
+
+        They are decided in order, each on what those before it made, with nothing in between: a
+        ``base_version`` counts what they made themselves, and so do roles.  They may be of several
+        domains.  The key is that of all of them together.
+
+        Returns:
+            A receipt for each; none for none.
+
+        Raises:
+            Reject: one of them was refused, and ``details["command"]`` counts which, from 0.
+                ``BAD_REQUEST`` for more than ``limits.group_commands_max`` of them, more than
+                ``limits.group_bytes_max``, or more than ``limits.command_events_max`` events.
+            UnavailableError: as in `send`.
+            OutcomeUnknownError: as in `send`.
+            WorkspaceHaltedError: as in `send`.
+
+        """
+        service = self._service
+        receipts = await send_all(
+            service.directory,
+            service.catalog,
+            self.id,
+            commands,
+            principal=self.principal,
+            key=key,
+            correlation_id=correlation_id,
+            causation=causation,
+        )
+        return list(receipts)
+
+    async def send_json(
+        self,
+        name: str,
+        payload: bytes | Mapping[str, Any],
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        causation: str | None = None,
+    ) -> Receipt:
+        """Send a command by its name, as it comes over the network; see `send`.
+
+        Args:
+            name: the command's, ``add_task``.
+            payload: its fields, as JSON or as what JSON is made of; checked as a client's are.
+            key: an idempotency key.
+            correlation_id: what this belongs to.
+            causation: the event or command that led to this one.
+
+        Raises:
+            Reject: ``UNKNOWN_COMMAND``; ``BAD_REQUEST``, ``PAYLOAD_TOO_LARGE`` or a field's own
+                code for a payload that is not what it has to be; and what `send` raises.
+
+        """
+        catalog, limits = self._service.catalog, self._service.limits
+        if not isinstance(payload, bytes):
+            payload = encode_checked(payload, nesting_max=limits.nesting_max)
+        command = catalog.domain_of(name).decode_command(name, payload, limits)
+        return await self.send(command, key=key, correlation_id=correlation_id, causation=causation)
+
     async def has_answered(self, command: msgspec.Struct, *, key: str) -> bool:
         """Return whether `send` would find this key answered, by whatever took effect under it.
 
@@ -121,6 +209,52 @@ class Workspace:
             principal=self.principal,
             min_seq=min_seq,
         )
+
+    async def at(
+        self, domain: Domain[StateT, Any, Any], entity_id: str, version: int
+    ) -> StateT | None:
+        """Read an entity's state as it was at one of its versions; None if it did not exist then.
+
+        Raises:
+            Reject: ``VERSION_NOT_FOUND`` for one that it has not had; ``ROLE_FORBIDDEN``.
+            UnavailableError: the store is unavailable.
+
+        """
+        service, stream_id = self._service, domain.stream_id(entity_id)
+        await service.catalog.check_member(self.id, self.principal)
+        stored = None
+        if 1 <= version <= SEQ_MAX:
+            stored = await service.store.load_entity_at(self.id, stream_id, version, domain.version)
+        await service.catalog.check_behind(self.id, self.principal)
+        if stored is None or stored.version != version:
+            raise Reject("VERSION_NOT_FOUND", "no such version", stream_id=stream_id)
+        entity = await entity_from(domain, stored, Turn(service.limits.turn_s))
+        state: StateT | None = entity.state
+        return state
+
+    async def history(
+        self,
+        domain: Domain[Any, Any, Any],
+        entity_id: str,
+        *,
+        after: int = 0,
+        limit: int = 100,
+    ) -> list[Event]:
+        """Read a page of an entity's events, in order, those after one of its versions.
+
+        Raises:
+            Reject: ``ROLE_FORBIDDEN`` if the user is not a member.
+            UnavailableError: the store is unavailable.
+
+        """
+        limits = self._service.limits
+        bounds = PageBounds(
+            from_seq=after + 1,
+            to_event_seq=await self.head(),
+            limit=min(limit, limits.list_limit_max),
+            bytes_max=limits.page_bytes_max,
+        )
+        return await self._service.store.read_stream(self.id, domain.stream_id(entity_id), bounds)
 
     async def entities(
         self,
@@ -186,14 +320,16 @@ class Workspace:
         """Return a user's committed role; None if the user is not a member."""
         return await self._service.catalog.role_of(self.id, user_id)
 
-    def subscribe(self, *, after: int | None = 0) -> EventStream:
+    def subscribe(self, *, after: int | str | None = 0) -> EventStream:
         """Subscribe to every event after a cursor; None: to every event from now on.
 
-        The iterator yields each event once, in order, however slow the loop is.
+        The iterator yields each event once, in order, however slow the loop is.  A cursor is an
+        ``event_seq``, or an `Event.position`, which is told where the log was restored to another
+        history: ``CURSOR_DIVERGED``.
         """
         return self._follow(f"workspace:{self.id}", after)
 
-    def _follow(self, stream_id: str, after: int | None) -> EventStream:
+    def _follow(self, stream_id: str, after: int | str | None) -> EventStream:
         sessions = self._service.sessions
         return EventStream(sessions, self.id, stream_id, after=after, principal=self.principal)
 
@@ -229,8 +365,12 @@ class Entities(Generic[StateT, CommandT, EventT]):
         """Read an entity's state; see `Workspace.get`."""
         return await self._workspace.get(self._domain, entity_id, min_seq=min_seq)
 
-    def subscribe(self, entity_id: str, *, after: int | None = 0) -> EntityEvents[EventT]:
-        """Subscribe to one entity's events after one of its versions."""
+    async def at(self, entity_id: str, version: int) -> StateT | None:
+        """Read an entity's state as it was; see `Workspace.at`."""
+        return await self._workspace.at(self._domain, entity_id, version)
+
+    def subscribe(self, entity_id: str, *, after: int | str | None = 0) -> EntityEvents[EventT]:
+        """Subscribe to one entity's events after a version, or an `Event.entity_position`."""
         stream_id = self._domain.stream_id(entity_id)
         return EntityEvents(self._workspace._follow(stream_id, after), self._domain)  # noqa: SLF001 - one module
 

@@ -23,7 +23,7 @@ from trio_websocket import WebSocketConnection, open_websocket_url
 
 from dalsegno.actors.domains.accounts import SetUp, users
 from dalsegno.actors.testing import MemoryStore
-from dalsegno.protocol import Close, Limits, UnavailableError, http_status
+from dalsegno.protocol import Close, Limits, Reject, UnavailableError, http_status
 from dalsegno.protocol._errors import HTTP_STATUS
 from dalsegno.protocol.dialects import GENERIC, NOTES, WEBSOCKET, Ack, Ping
 from dalsegno.runtime import Runtime
@@ -366,7 +366,7 @@ def test_the_codes_are_those_of_the_code() -> None:
     assert {"NOTE_EXISTS", "UNKNOWN_COMMAND", "NOT_SUBSCRIBED"} <= server
     assert "UNREACHABLE" in client
     told = {plain(row[0]): int(row[1]) for row in rows(PROTOCOL, "Code") if row[0][1:2].isupper()}
-    assert told == {code: http_status(code) for code in server}
+    assert told == {code: http_status(Reject(code)) for code in server}
     named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)*)`", PROTOCOL.read_text()))
     assert named - server - METHODS == client
 

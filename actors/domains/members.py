@@ -16,8 +16,8 @@ import msgspec
 
 from dalsegno.protocol import Context, Domain, Index, On, Reject, Touched
 
-Role = Literal["owner", "admin", "editor", "viewer"]
-"""The role of a user, in a workspace or globally (X-RBAC-1)."""
+GlobalRole = Literal["owner", "admin", "editor", "viewer"]
+"""The role of a user beyond any workspace (X-RBAC-1)."""
 
 ANYBODY = frozenset({"owner", "admin", "editor", "viewer"})
 """Every role."""
@@ -92,16 +92,16 @@ def owner_change(
 class Member(msgspec.Struct, frozen=True, kw_only=True):
     """A membership."""
 
-    role: Role
+    role: str
     since: datetime
     """When it began, or was first recorded in this log."""
 
 
 class PutMember(msgspec.Struct, frozen=True):
-    """Give a user a role here; the same role again changes nothing."""
+    """Give a user a role here, one that the app has; the same role again changes nothing."""
 
     user_id: str
-    role: Role
+    role: str
 
 
 class RemoveMember(msgspec.Struct, frozen=True):
@@ -122,14 +122,14 @@ class TransferOwnership(msgspec.Struct, frozen=True):
 class MemberAdded(msgspec.Struct, frozen=True):
     """A user belongs to the workspace from now on."""
 
-    role: Role
+    role: str
     since: datetime
 
 
 class MemberRoleUpdated(msgspec.Struct, frozen=True):
     """A member has another role."""
 
-    role: Role
+    role: str
 
 
 class MemberRemoved(msgspec.Struct, frozen=True):
@@ -151,6 +151,8 @@ members = Domain(
 def _put_member(
     member: Member | None, command: PutMember, context: Context, touched: Touched
 ) -> Sequence[MemberAdded | MemberRoleUpdated | On[OwnersChanged]]:
+    if command.role not in context.roles:
+        raise Reject("BAD_REQUEST", "there is no such role here", role=command.role)
     owners = owner_change(
         command.user_id,
         becomes_owner=command.role == "owner",
@@ -217,7 +219,7 @@ def _member_removed(_member: Member | None, _event: MemberRemoved) -> Member | N
     return None
 
 
-@members.role(ended_by=[MemberRemoved])
+@members.role(ended_by=[MemberRemoved], given_by=[MemberAdded, MemberRoleUpdated])
 def _role(member: Member) -> str:
     return member.role
 

@@ -11,7 +11,7 @@ import msgspec
 from dalsegno.protocol import Context, Domain, Index, On, Reject, Touched
 
 from .claims import Released, check_email, check_name, claim, claims, email_claim
-from .members import ADMINS, ANYBODY, OwnersChanged, Role, owner_change, roster_of
+from .members import ADMINS, ANYBODY, GlobalRole, OwnersChanged, owner_change, roster_of
 
 Others = Sequence[tuple[Domain[Any, Any, Any], str]]
 
@@ -21,9 +21,9 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
 
     email: str
     display_name: str
-    role: Role | None
+    role: GlobalRole | None
     """Global, for users and backups; None while disabled, when nothing is allowed."""
-    role_before: Role | None = None
+    role_before: GlobalRole | None = None
     """The role that one who is disabled had, and will have again."""
     created_at: datetime
 
@@ -39,14 +39,14 @@ class RegisterUser(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str
     email: str
     display_name: str
-    role: Role
+    role: GlobalRole
 
 
 class SetUserRole(msgspec.Struct, frozen=True):
     """Give an account another global role."""
 
     user_id: str
-    role: Role
+    role: GlobalRole
 
 
 class DisableUser(msgspec.Struct, frozen=True):
@@ -74,14 +74,14 @@ class UserRegistered(msgspec.Struct, frozen=True, kw_only=True):
 
     email: str
     display_name: str
-    role: Role
+    role: GlobalRole
     created_at: datetime
 
 
 class UserRoleUpdated(msgspec.Struct, frozen=True):
     """An account has another global role."""
 
-    role: Role
+    role: GlobalRole
 
 
 class UserDisabled(msgspec.Struct, frozen=True):
@@ -91,7 +91,7 @@ class UserDisabled(msgspec.Struct, frozen=True):
 class UserEnabled(msgspec.Struct, frozen=True):
     """An account can be used again."""
 
-    role: Role
+    role: GlobalRole
 
 
 class UserDeleted(msgspec.Struct, frozen=True):
@@ -128,7 +128,7 @@ def _register_user(
     return [event, claimed, *owners]
 
 
-def registered(email: str, display_name: str, role: Role, context: Context) -> UserRegistered:
+def registered(email: str, display_name: str, role: GlobalRole, context: Context) -> UserRegistered:
     """Return the event that creates an account, or raise `Reject`."""
     return UserRegistered(
         email=check_email(email),

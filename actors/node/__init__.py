@@ -10,7 +10,7 @@ from ._lease import (
 from ._lifecycle import WorkspaceStatistics as WorkspaceStatistics
 from ._look import look as look, read_head as read_head
 from ._repair import RepairReport as RepairReport, repair as repair
-from ._send import send as send
+from ._send import send as send, send_all as send_all
 from ._serving_node import ServingNode as ServingNode
 from ._supervisor import (
     ServiceFailedError as ServiceFailedError,

@@ -190,7 +190,7 @@ class Catalog:
     # ---------------------------------------------------------------------------------- roles
 
     async def role_of(self, workspace_id: str, user_id: str) -> str | None:
-        """Return a user's role as it is committed; None for a user who has none."""
+        """Return a user's role as it is committed; None for a user who may not read."""
         domain = self.roles.domain_in(workspace_id)
         if domain is None:
             return None
@@ -212,6 +212,13 @@ class Catalog:
     ) -> str | None:
         if self._refusal(workspace_id, found) is not None:
             return None
+        role = await self._member_role_in(workspace_id, domain, user_id, found)
+        return role if role is not None and self.roles.reads(workspace_id, role) else None
+
+    async def _member_role_in(
+        self, workspace_id: str, domain: AnyDomain, user_id: str, found: Mapping[str, Entity]
+    ) -> str | None:
+        """Return a user's role, whether or not it reads."""
         entity = found[domain.stream_id(user_id)]
         founder_id = None if entity.version else await self.founder_of(workspace_id)
         return role_in(domain, entity.version, entity.state, user_id, founder_id)
@@ -224,12 +231,24 @@ class Catalog:
 
         """
         user_id = principal.user_id
-        if user_id is None or principal.role is not None:
+        if user_id is None or self.is_asserted(workspace_id, principal):
             return None
         domain = self.roles.domain_in(workspace_id)
         if domain is None:
             raise not_a_member()
         return domain, user_id
+
+    def is_asserted(self, workspace_id: str, principal: Principal) -> bool:
+        """Return whether the host has said that a principal reads, so that the log is not asked.
+
+        Raises:
+            Reject: ``ROLE_FORBIDDEN``: it has said a role that does not.
+
+        """
+        role = principal.role
+        if role is not None and not self.roles.reads(workspace_id, role):
+            raise Reject("ROLE_FORBIDDEN", "this role does not read", role=role)
+        return role is not None
 
     def what_decides(self, workspace_id: str, user_id: str) -> list[tuple[str, AnyDomain, str]]:
         """Return the entities that a user's role depends on, to be read with `look_many`."""
@@ -246,7 +265,7 @@ class Catalog:
     def role_among(
         self, found: Mapping[tuple[str, str], Entity], workspace_id: str, user_id: str
     ) -> str | None:
-        """Return a user's role from what was read of `what_decides`, as of that moment."""
+        """Return a reader's role from what was read of `what_decides`, as of that moment."""
         domain, founders = self.roles.domain_in(workspace_id), self.roles.founders
         if domain is None:
             return None
@@ -260,21 +279,21 @@ class Catalog:
             if space is not None and space.state is not None:
                 founder_id = founders.founder_of(space.state)
         member = found.get((workspace_id, domain.stream_id(user_id)))
-        if member is None:
-            return role_in(domain, 0, None, user_id, founder_id)
-        return role_in(domain, member.version, member.state, user_id, founder_id)
+        version, state = (0, None) if member is None else (member.version, member.state)
+        role = role_in(domain, version, state, user_id, founder_id)
+        return role if role is not None and self.roles.reads(workspace_id, role) else None
 
     async def check_member(self, workspace_id: str, principal: Principal, **details: str) -> None:
         """Raise unless a principal may read a workspace.
 
-        The program may, and so may a user whose role the host asserted.
+        The program may, and so may a user whose role, which the host asserted, reads.
 
         Raises:
             Reject: ``ROLE_FORBIDDEN``, with ``details``.
 
         """
         user_id = principal.user_id
-        if user_id is None or principal.role is not None:
+        if user_id is None or self.is_asserted(workspace_id, principal):
             return
         if await self.role_of(workspace_id, user_id) is None:
             raise await self._closed(workspace_id) or not_a_member(**details)
@@ -286,13 +305,21 @@ class Catalog:
             Reject: ``ROLE_FORBIDDEN``.
 
         """
-        try:
-            await self.check_member(command.workspace_id, command.principal)
-        except Reject:
-            if command.key is None or not await self._is_answered(
-                command.workspace_id, command.scope, command.key
-            ):
-                raise
+        workspace_id, user_id = command.workspace_id, command.principal.user_id
+        if user_id is None or command.principal.role is not None:
+            return
+        domain = self.roles.domain_in(workspace_id)
+        if domain is not None:
+            found = await self._look_at(workspace_id, self._judging(workspace_id, domain, user_id))
+            refusal = self._refusal(workspace_id, found)
+            role = await self._member_role_in(workspace_id, domain, user_id, found)
+            if refusal is None and role is not None:
+                return
+        is_answered = command.key is not None and await self._is_answered(
+            workspace_id, command.scope, command.key
+        )
+        if not is_answered:
+            raise await self._closed(workspace_id) or not_a_member()
 
     async def has_answered(
         self, workspace_id: str, command: msgspec.Struct, principal: Principal, key: str

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from dalsegno.actors.workspace import checking, in_turns, make_command
-from dalsegno.protocol import DalsegnoError, Receipt
+from dalsegno.actors.workspace import checking, in_turns, make_command, make_group
+from dalsegno.protocol import DalsegnoError, Receipt, Reject
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import msgspec
 
+    from dalsegno.actors.workspace import Command, Receipts
     from dalsegno.protocol import Principal
 
     from ._catalog import Catalog
@@ -24,16 +27,16 @@ class _Answer:
     __slots__ = ("_answer", "_waiting")
 
     def __init__(self) -> None:
-        self._answer: Receipt | DalsegnoError | None = None
+        self._answer: Receipts | DalsegnoError | None = None
         self._waiting: trio.lowlevel.Task | None = None
 
-    def give(self, answer: Receipt | DalsegnoError) -> None:
+    def give(self, answer: Receipts | DalsegnoError) -> None:
         self._answer = answer
         if self._waiting is not None:
             trio.lowlevel.reschedule(self._waiting)
             self._waiting = None
 
-    async def wait(self) -> Receipt:
+    async def wait(self) -> Receipts:
         if self._answer is None:
             self._waiting = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._leave)
@@ -41,7 +44,7 @@ class _Answer:
             await trio.lowlevel.checkpoint()
         answer, self._answer = self._answer, None
         assert answer is not None, "it has arrived"
-        if isinstance(answer, Receipt):
+        if not isinstance(answer, DalsegnoError):
             return answer
         try:
             raise answer
@@ -85,24 +88,102 @@ async def send(
         WorkspaceHaltedError: the log needs a repair first.
 
     """
-    name, domain = catalog.named(command)
-    answer, node = _Answer(), directory.node
-    beside = (principal.user_id, key, correlation_id, causation)
-    checked, size = await in_turns(checking(domain, name, command, *beside, limits=node.limits))
-    prepared = make_command(
-        workspace_id,
-        domain,
-        name,
-        checked,
-        principal=principal,
-        reply=answer,
-        roles=catalog.roles,
-        limits=node.limits,
-        new_id=node.world.new_id,
-        checked_bytes=size,
-        key=key,
-        correlation_id=correlation_id,
-        causation=causation,
-    )
+    answer = _Answer()
+    sending = _Sending(directory, catalog, workspace_id, principal, key, correlation_id, causation)
+    prepared, _ = await sending.make(command, answer)
     await directory.activate(workspace_id).admit(prepared)
-    return await answer.wait()
+    receipt = await answer.wait()
+    assert isinstance(receipt, Receipt), "of one command"
+    return receipt
+
+
+async def send_all(
+    directory: Directory,
+    catalog: Catalog,
+    workspace_id: str,
+    commands: Sequence[msgspec.Struct],
+    *,
+    principal: Principal,
+    key: str | None = None,
+    correlation_id: str | None = None,
+    causation: str | None = None,
+) -> tuple[Receipt, ...]:
+    """Ask for several changes that take effect all or none, and wait until they are durable.
+
+    They are decided in order, each on what those before it made, and nothing else comes in between.
+
+    Args:
+        directory: where the workspace is active, or will be.
+        catalog: knows the commands' domains.
+        workspace_id: the workspace of all of them.
+        commands: commands of any domains.
+        principal: who asks.
+        key: an idempotency key for all of them together; see `send`.
+        correlation_id: as in `send`.
+        causation: as in `send`.
+
+    Returns:
+        A receipt for each.
+
+    Raises:
+        Reject: one of them was refused, ``details["command"]`` counts which, from 0; nothing
+            happened.  ``BAD_REQUEST`` for more than `Limits.group_commands_max`, or for more than
+            `Limits.group_bytes_max`.
+        UnavailableError: as in `send`.
+        OutcomeUnknownError: as in `send`.
+        WorkspaceHaltedError: as in `send`.
+
+    """
+    if not commands:
+        return ()
+    limits = directory.node.limits
+    if len(commands) > limits.group_commands_max:
+        raise Reject("BAD_REQUEST", f"at most {limits.group_commands_max} commands at once")
+    answer, left = _Answer(), limits.group_bytes_max
+    sending = _Sending(directory, catalog, workspace_id, principal, key, correlation_id, causation)
+    prepared = []
+    for command in commands:
+        one, size = await sending.make(command, answer)
+        left -= size
+        if left < 0:
+            raise Reject("BAD_REQUEST", f"more than {limits.group_bytes_max} bytes at once")
+        prepared.append(one)
+    await directory.activate(workspace_id).admit(make_group(prepared))
+    receipts = await answer.wait()
+    return receipts if isinstance(receipts, tuple) else (receipts,)
+
+
+class _Sending(NamedTuple):
+    """What the commands of one call have in common."""
+
+    directory: Directory
+    catalog: Catalog
+    workspace_id: str
+    principal: Principal
+    key: str | None
+    correlation_id: str | None
+    causation: str | None
+
+    async def make(self, command: msgspec.Struct, answer: _Answer) -> tuple[Command, int]:
+        """Check a command and put it into its envelope; return its length as JSON with it."""
+        name, domain = self.catalog.named(command)
+        node = self.directory.node
+        beside = (self.principal.user_id, self.key, self.correlation_id, self.causation)
+        steps = checking(domain, name, command, *beside, limits=node.limits)
+        checked, size = await in_turns(steps)
+        prepared = make_command(
+            self.workspace_id,
+            domain,
+            name,
+            checked,
+            principal=self.principal,
+            reply=answer,
+            roles=self.catalog.roles,
+            limits=node.limits,
+            new_id=node.world.new_id,
+            checked_bytes=size,
+            key=self.key,
+            correlation_id=self.correlation_id,
+            causation=self.causation,
+        )
+        return prepared, size

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dalsegno.protocol import GATE_ID, SYSTEM_WORKSPACE, DomainError
+import msgspec
+
+from dalsegno.protocol import BUILT_IN_ROLES, GATE_ID, SYSTEM_WORKSPACE, DomainError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dalsegno.protocol import Domain, Event, Reject
+    from dalsegno.protocol import Decider, Domain, Event, Reject, Role
 
     AnyDomain = Domain[Any, Any, Any]
 
@@ -26,11 +28,24 @@ SYSTEM_ROLE = "system"
 """The role of the embedding program, which is allowed everything."""
 
 
-class Roles:
-    """The declarations of a runtime's domains about access."""
+class _Given(msgspec.Struct):
+    role: str
 
-    def __init__(self, domains: Sequence[AnyDomain]) -> None:
+
+_decode_given = msgspec.json.Decoder(_Given).decode
+
+
+class Roles:
+    """The declarations of a runtime's domains about access, and what each role may do."""
+
+    def __init__(
+        self, domains: Sequence[AnyDomain], roles: Mapping[str, Role] = BUILT_IN_ROLES
+    ) -> None:
         """Collect the declarations.
+
+        Args:
+            domains: which declare who has which role.
+            roles: what each role may do in a workspace.
 
         Raises:
             DomainError: two domains declare the same.
@@ -41,8 +56,13 @@ class Roles:
         self._users = _only_one("roles in $system", [each for each in declared if each.reserved])
         self.founders = _only_one("first owners", [d for d in domains if d.founder_of is not None])
         """The domain whose entity, named after a workspace, records its first owner."""
+        self.table = roles
         self._ended_by = {domain.name: domain.role_ended_by for domain in declared}
-        self.ending: frozenset[str] = frozenset().union(*self._ended_by.values())
+        self._given_by: dict[str, frozenset[str]] = {}
+        if not all(role.reads for role in roles.values()):
+            self._given_by = {domain.name: domain.role_given_by for domain in declared}
+        changing = (*self._ended_by.values(), *self._given_by.values())
+        self.ending: frozenset[str] = frozenset().union(*changing)
         """The types of events that may end access; see `removed_by`."""
         gate = _only_one("gates", [d for d in domains if d.gate_of is not None])
         self._gates = {} if gate is None else {gate.stream_id(GATE_ID): gate}
@@ -71,7 +91,26 @@ class Roles:
     def removed_by(self, event: Event) -> str | None:
         """Return the user whose access an event ends; None if it ends nobody's."""
         name, _, user_id = event.stream_id.partition(":")
-        return user_id if event.type in self._ended_by.get(name, ()) else None
+        ends = event.type in self._ended_by.get(name, ())
+        if not ends and event.type in self._given_by.get(name, ()):
+            ends = not self.reads(event.workspace_id, _decode_given(event.payload).role)
+        return user_id if ends else None
+
+    def reads(self, workspace_id: str, role: str) -> bool:
+        """Return whether those who have a role in a workspace may read it."""
+        if workspace_id == SYSTEM_WORKSPACE:
+            return True  # these are not an app's to say
+        known = self.table.get(role)
+        return known is not None and known.reads
+
+    def sends(self, workspace_id: str, role: str, command: str, decider: Decider) -> bool:
+        """Return whether those who have a role in a workspace may send a command there."""
+        if workspace_id == SYSTEM_WORKSPACE:
+            return role in decider.allow
+        known = self.table.get(role)
+        if known is None:
+            return False
+        return role in decider.allow if known.commands is None else command in known.commands
 
 
 def gate_refusal(domain: AnyDomain, state: Any, asked: str | None) -> Reject | None:  # noqa: ANN401 - the domain's

@@ -14,8 +14,14 @@ from typing import TYPE_CHECKING, Self
 
 import trio
 
-from dalsegno.actors.delivery import check_not_ahead, event_bytes, read_length, read_page
-from dalsegno.protocol import Subscription, parse_cursor
+from dalsegno.actors.delivery import (
+    check_cursor,
+    check_not_ahead,
+    event_bytes,
+    read_length,
+    read_page,
+)
+from dalsegno.protocol import Cursor, Subscription, parse_cursor
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -49,7 +55,7 @@ class EventStream:
         workspace_id: str,
         stream_id: str,
         *,
-        after: int | None,
+        after: int | str | None,
         principal: Principal,
     ) -> None:
         self.user_id = principal.user_id
@@ -91,8 +97,10 @@ class EventStream:
         """Begin to follow the stream.
 
         Raises:
-            Reject: ``ROLE_FORBIDDEN`` for a user who is not a member, ``CURSOR_AHEAD``, or
-                ``BAD_REQUEST`` for what is no cursor.
+            Reject: ``ROLE_FORBIDDEN`` for a user who is not a member, ``CURSOR_AHEAD``,
+                ``CURSOR_DIVERGED`` for a cursor of another history, or ``BAD_REQUEST`` for what is
+                no cursor.
+            StaleCursorError: what follows the cursor is no longer kept.
             WorkspaceMovedError: another node owns the workspace.
             WorkspaceHaltedError: the log needs a repair first.
             UnavailableError: try again.
@@ -106,23 +114,33 @@ class EventStream:
         self._is_open = True
         try:
             # The program's own needs nothing of the store, and waits for nobody.
-            needs_no_role = self.user_id is None or self._principal.role is not None
-            given = 0 if self._after is None else parse_cursor(self._after).seq
-            if subscription.is_workspace_stream and needs_no_role and given <= hub.head:
+            needs_no_role = self.user_id is None or context.catalog.is_asserted(
+                subscription.workspace_id, self._principal
+            )
+            given = Cursor(0) if self._after is None else parse_cursor(self._after)
+            needs_no_look = needs_no_role and given.chain is None and given.seq <= hub.head
+            if subscription.is_workspace_stream and needs_no_look:
                 head = hub.head
             else:
                 async with self._delivery.looking_up():
-                    await context.catalog.check_member(subscription.workspace_id, self._principal)
-                    length = await read_length(self._delivery, hub, subscription, cursor=given)
-                    head = length or 0
-            after = head if self._after is None else given
-            is_certain = context.node.knows_head(hub)
-            check_not_ahead(subscription.stream_id, after, head, is_certain=is_certain)
+                    head = await self._look_up(hub, given)
+            after = head if self._after is None else given.seq
         except BaseException:
             self._end()
             raise
         subscription.begin(after, head)
         return self
+
+    async def _look_up(self, hub: Hub, given: Cursor) -> int:
+        """Return the stream's last number, once the cursor is known to belong to it."""
+        context, subscription = self._context, self._subscription
+        await context.catalog.check_member(subscription.workspace_id, self._principal)
+        head = await read_length(self._delivery, hub, subscription, cursor=given.seq) or 0
+        is_certain = context.node.knows_head(hub)
+        check_not_ahead(subscription.stream_id, given.seq, head, is_certain=is_certain)
+        if given.chain is not None:
+            await check_cursor(self._delivery, hub, subscription, given)
+        return head
 
     async def __aexit__(
         self,

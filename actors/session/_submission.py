@@ -14,7 +14,7 @@ from dalsegno.protocol import (
 )
 
 if TYPE_CHECKING:
-    from dalsegno.actors.workspace import Command
+    from dalsegno.actors.workspace import Command, Receipts
     from dalsegno.protocol import Domain, Principal, Receipt
     from dalsegno.protocol.dialects import CommandRequest
 
@@ -124,8 +124,9 @@ class Submission:
             return dialect.rejected(self._asked, answer)
         return dialect.committed(self._asked, answer)
 
-    def give(self, answer: Receipt | DalsegnoError) -> None:
+    def give(self, answer: Receipts | DalsegnoError) -> None:
         """Write the answer to the client; see `Reply`."""
+        assert not isinstance(answer, tuple), "no group is asked for from here"
         writer = self._submitter.writer
         self._submitter.answered()
         try:

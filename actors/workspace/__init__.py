@@ -4,9 +4,11 @@ from ._budget import WriteBudgets as WriteBudgets
 from ._cache import CacheBound as CacheBound
 from ._command import (
     Command as Command,
+    Receipts as Receipts,
     Sender as Sender,
     checking as checking,
     make_command as make_command,
+    make_group as make_group,
     scope_of as scope_of,
 )
 from ._committer import (

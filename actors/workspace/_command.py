@@ -1,9 +1,13 @@
-"""A command on its way: what is asked, by whom, and where its answer goes."""
+"""A command on its way: what is asked, by whom, and where its answer goes.
+
+A group of commands that take effect all or none is its first command with the others beside it: it
+has one place in the order, one key, one answer.
+"""
 
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -17,18 +21,21 @@ from dalsegno.protocol import (
     check_key,
     encode_checked,
     repeated_receipt,
+    repeated_receipts,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from dalsegno.actors.ports import Roles
-    from dalsegno.protocol import Decider, Domain, Limits
+    from dalsegno.protocol import Decider, Domain, Event, Limits
 
     from ._room import Room
 
     AnyDomain = Domain[Any, Any, Any]
 
+Receipts: TypeAlias = Receipt | tuple[Receipt, ...]
+"""Of a command, or one for each of a group."""
 
 _BYTES = 2_048
 """A command without its payload: the envelope, its callbacks, its places in lists."""
@@ -45,9 +52,9 @@ class Sender(Protocol):
 
 
 class Reply(Protocol):
-    """Where the answer to one command goes."""
+    """Where the answer to one command, or to one group, goes."""
 
-    def give(self, answer: Receipt | DalsegnoError) -> None:
+    def give(self, answer: Receipts | DalsegnoError) -> None:
         """Take the answer: called once, by the workspace's task; must not raise or wait."""
 
 
@@ -73,6 +80,8 @@ class Command(msgspec.Struct, eq=False, kw_only=True, gc=False):
     """The entity that decides what may happen in the workspace; None where nothing does."""
     needs: int | None = None
     """The past version of its entity that it needs to see."""
+    others: tuple[Command, ...] = ()
+    """The rest of the group that it is the first of: decided after it, all or none."""
     key: str | None = None
     scope: str = ""
     payload_hash: bytes = b""
@@ -88,7 +97,12 @@ class Command(msgspec.Struct, eq=False, kw_only=True, gc=False):
     room: Room | None = None
     """Where it has taken its size, once it was admitted; its answer gives it back."""
 
-    def answer(self, answer: Receipt | DalsegnoError) -> None:
+    @property
+    def group(self) -> tuple[Command, ...]:
+        """The commands that are decided with it, in order, itself the first."""
+        return (self, *self.others)
+
+    def answer(self, answer: Receipts | DalsegnoError) -> None:
         """Answer, unless a deadline has answered already."""
         if not self.answered:
             self.drop()
@@ -120,7 +134,7 @@ class Command(msgspec.Struct, eq=False, kw_only=True, gc=False):
             command_id=self.command_id,
         )
 
-    def repeat(self, answer: str, payload_hash: bytes) -> Receipt | DalsegnoError:
+    def repeat(self, answer: str, payload_hash: bytes) -> Receipts | DalsegnoError:
         """Return the answer of a command whose key was used: the original one, or a conflict."""
         if payload_hash != self.payload_hash:
             return Reject(
@@ -128,7 +142,34 @@ class Command(msgspec.Struct, eq=False, kw_only=True, gc=False):
                 "this idempotency key was used with another command or payload",
                 key=self.key,
             )
+        if self.others:
+            return repeated_receipts(self.workspace_id, answer)
         return repeated_receipt(self.workspace_id, answer)
+
+    def receipt_of(
+        self, found: Mapping[str, Sequence[Event]], versions: Mapping[str, int]
+    ) -> Receipts | None:
+        """Return the answer by what the log has of it; None where it was not applied (I4).
+
+        Args:
+            found: the events that commands led to, by their ids.
+            versions: the entities' versions now, for those that it did not change.
+
+        """
+        group = self.group
+        first = next(
+            (found[each.command_id][0] for each in group if found.get(each.command_id)), None
+        )
+        if first is None:
+            return None
+        head, receipts = first.event_seq - 1, list[Receipt]()
+        for each in group:
+            events = found.get(each.command_id, ())
+            own = [event.stream_seq for event in events if event.stream_id == each.stream_id]
+            version = max(own) if own else versions.get(each.stream_id, 0)
+            head = events[-1].event_seq if events else head
+            receipts.append(each.receipt(head, version))
+        return tuple(receipts) if self.others else receipts[0]
 
 
 def make_command(
@@ -192,6 +233,22 @@ def make_command(
     return envelope
 
 
+def make_group(commands: Sequence[Command]) -> Command:
+    """Put commands that were made for one workspace together: all of them take effect, or none.
+
+    They were made with one key, which is the group's now, and with one reply: it gets a receipt for
+    each.
+    """
+    first, *others = commands
+    first.others = tuple(others)
+    first.size = sum(each.size for each in commands)
+    if first.key is not None:
+        digests = b"".join(each.payload_hash for each in commands)
+        first.scope = f"{first.principal.user_id or ''}\x1f*"
+        first.payload_hash = blake2b(digests, digest_size=16).digest()
+    return first
+
+
 def checking(
     domain: AnyDomain,
     name: str,
@@ -249,11 +306,28 @@ def _add_declared(envelope: Command, limits: Limits) -> None:
     """Add what the domain declares that deciding this command needs."""
     decider, command = envelope.decider, envelope.command
     try:
-        for touched, touched_id in () if decider.touches is None else decider.touches(command):
-            check_id(touched_id, chars_max=limits.id_chars_max)
-            envelope.streams[touched.stream_id(touched_id)] = touched
+        if decider.touches is not None:
+            envelope.streams |= named_streams(decider.touches(command), limits)
         envelope.needs = None if decider.needs is None else decider.needs(command)
     except DalsegnoError:
         raise
     except Exception as error:
         raise InternalError("touches= or needs= raised") from error
+
+
+def named_streams(named: Sequence[tuple[AnyDomain, str]], limits: Limits) -> dict[str, AnyDomain]:
+    """Return the streams of the entities that ``touches=`` or ``follows=`` named.
+
+    Raises:
+        Reject: ``BAD_REQUEST`` for an id that cannot be one, or for too many of them.
+
+    """
+    if len(named) > limits.command_entities_max:
+        raise Reject(
+            "BAD_REQUEST", f"a command concerns at most {limits.command_entities_max} entities"
+        )
+    streams = {}
+    for domain, entity_id in named:
+        check_id(entity_id, chars_max=limits.id_chars_max)
+        streams[domain.stream_id(entity_id)] = domain
+    return streams

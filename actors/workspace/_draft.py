@@ -1,6 +1,7 @@
-"""The events of one command as they are decided: numbered, linked and folded, one by one.
+"""The events of one command, or of a group, as they are decided: numbered, linked, folded.
 
-All of them join the batch, or none: a draft changes nothing outside of itself.
+All of them join the batch, or none: a draft changes nothing outside of itself.  Each command of a
+group is decided on what those before it made.
 """
 
 from __future__ import annotations
@@ -28,16 +29,24 @@ if TYPE_CHECKING:
 
     from dalsegno.protocol import Domain
 
-    from ._command import Command
+    from ._command import AnyDomain, Command
     from ._entity import Entity
 
 
+class NotLoadedError(Exception):
+    """A command turned out to need entities that are not in memory: it is not decided yet."""
+
+    def __init__(self, streams: dict[str, AnyDomain]) -> None:
+        super().__init__(*streams)
+        self.streams = streams
+
+
 class Draft:
-    """What one command makes of its workspace."""
+    """What one command, or one group of them, makes of its workspace."""
 
     __slots__ = (
         "_ahead",
-        "_command",
+        "_events_max",
         "_loaded",
         "_new_id",
         "_now",
@@ -51,7 +60,6 @@ class Draft:
 
     def __init__(
         self,
-        command: Command,
         *,
         head_seq: int,
         chain: int,
@@ -59,17 +67,18 @@ class Draft:
         new_id: Callable[[], str],
         ahead: Mapping[str, Entity],
         loaded: Mapping[str, Entity],
+        events_max: int,
     ) -> None:
         """Begin behind the speculative head.
 
         Args:
-            command: whose events these will be.
             head_seq: the number of the last event before it.
             chain: … and its chain.
             now: when it is decided.
             new_id: makes the events' ids.
             ahead: entities with events that are decided and not committed.
-            loaded: what is committed of all entities that the command needs.
+            loaded: what is committed of the entities that were loaded for it.
+            events_max: how many events it may have.
 
         """
         self.head_seq = head_seq
@@ -82,34 +91,55 @@ class Draft:
         self.snapshots: list[tuple[str, Entity]] = []
         """Entities as they are at a round version, to be written when the batch is."""
         self.payload_bytes = 0
-        self._command = command
         self._now = now
         self._new_id = new_id
         self._ahead = ahead
         self._loaded = loaded
+        self._events_max = events_max
 
     def entity(self, stream_id: str) -> Entity:
         """Return an entity as it is after what was added so far."""
         return self.entities.get(stream_id) or self._ahead.get(stream_id) or self._loaded[stream_id]
 
-    def add(self, decided: Any) -> None:  # noqa: ANN401 - an event of some domain, or `On`
+    def check_loaded(self, streams: Mapping[str, AnyDomain]) -> None:
+        """Raise `NotLoadedError` unless all of these entities are in memory."""
+        missing = {
+            stream_id: domain
+            for stream_id, domain in streams.items()
+            if not any(stream_id in each for each in (self.entities, self._ahead, self._loaded))
+        }
+        if missing:
+            raise NotLoadedError(missing)
+
+    def add(
+        self,
+        decided: Any,  # noqa: ANN401 - an event of some domain, or `On`
+        command: Command,
+        streams: Mapping[str, AnyDomain],
+    ) -> None:
         """Number, link and fold one decided event.
 
+        Args:
+            decided: the event, on the command's own entity or on another one.
+            command: what led to it.
+            streams: the entities that the command may change.
+
         Raises:
-            Reject: ``BAD_REQUEST`` for text that cannot be stored.
+            Reject: ``BAD_REQUEST`` for text that cannot be stored, or for too many events.
             DomainError: an entity that was not named, or a value that cannot be read back.
             SequenceOverflowError: the log is full.
 
         """
-        command = self._command
         if isinstance(decided, On):
             domain, stream_id, decided = decided.domain, decided.stream_id, decided.event
         else:
             domain, stream_id = command.domain, command.stream_id
-        if stream_id not in command.streams:
-            raise DomainError(f"{stream_id} is not in touches=")
+        if stream_id not in streams:
+            raise DomainError(f"{stream_id} is not in touches= or follows=")
+        if len(self.events) >= self._events_max:
+            raise Reject("BAD_REQUEST", f"more than {self._events_max} events")
         before = self.entity(stream_id)
-        event, read = self._record(domain, stream_id, before.version + 1, decided)
+        event, read = self._record(command, domain, stream_id, before.version + 1, decided)
         after = fold(before, read, stream_id, event.payload)
         if after.version % domain.snapshot_every == 0:
             self.snapshots.append((stream_id, after))
@@ -120,6 +150,7 @@ class Draft:
 
     def _record(
         self,
+        command: Command,
         domain: Domain[Any, Any, Any],
         stream_id: str,
         version: int,
@@ -127,9 +158,8 @@ class Draft:
     ) -> tuple[Event, Any]:
         """Return the record of an event, and the event as it will be read."""
         if self.head_seq >= SEQ_MAX:
-            raise SequenceOverflowError(f"the log of {self._command.workspace_id} is full")
+            raise SequenceOverflowError(f"the log of {command.workspace_id} is full")
         type_, type_version, payload, read = _encoded(domain, decided)
-        command = self._command
         event = Event(
             workspace_id=command.workspace_id,
             event_seq=self.head_seq + 1,

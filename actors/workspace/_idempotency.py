@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, TypeAlias
 from cachetools import LRUCache
 
 from dalsegno.actors.ports import ResultWrite, StoredResult
-from dalsegno.protocol import store_receipt
+from dalsegno.protocol import Receipt, store_receipt, store_receipts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from dalsegno.protocol import DalsegnoError, Limits, Receipt
+    from dalsegno.protocol import DalsegnoError, Limits
 
-    from ._command import Command
+    from ._command import Command, Receipts
 
 Key: TypeAlias = tuple[str, str]
 """A key with its scope in front."""
@@ -56,7 +56,7 @@ class KnownKeys:
         for key, result in results.items():
             self._cache(key, result)
 
-    def answer(self, command: Command) -> Receipt | DalsegnoError | None:
+    def answer(self, command: Command) -> Receipts | DalsegnoError | None:
         """Return the answer of a command whose key was used; None where it is to be decided."""
         if command.key is None:
             return None
@@ -64,16 +64,20 @@ class KnownKeys:
         known = self._ahead.get(key) or self._at_hand.get(key)
         return None if known is None else command.repeat(known.answer, known.payload_hash)
 
-    def record(self, command: Command, receipt: Receipt) -> ResultWrite | None:
+    def record(self, command: Command, answer: Receipts) -> ResultWrite | None:
         """Keep a command's answer for its repeats; return what is to be committed, if anything."""
         if command.key is None:
             return None
+        if isinstance(answer, Receipt):
+            kept, last = store_receipt(answer), answer
+        else:
+            kept, last = store_receipts(answer), answer[-1]
         result = ResultWrite(
             scope=command.scope,
             key=command.key,
             payload_hash=command.payload_hash,
-            answer=store_receipt(receipt),
-            event_seq=receipt.event_seq,
+            answer=kept,
+            event_seq=last.event_seq,
         )
         self._ahead[command.scope, command.key] = result
         return result

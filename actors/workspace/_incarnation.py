@@ -36,12 +36,12 @@ from ._speculation import Speculation
 from ._turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from dalsegno.actors.delivery import Hub
     from dalsegno.actors.ports import EntityWrite
 
-    from ._command import Command
+    from ._command import AnyDomain, Command
     from ._committer import Sending
     from ._entity import Entity
     from ._local_node import LocalNode
@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from ._speculation import PendingBatch
 
 _log = logging.getLogger("dalsegno.workspace")
+
+_LOADS_MAX = 8
+"""How often a command is decided anew, since it needs what was not loaded for it."""
 
 
 class Incarnation:
@@ -171,6 +174,7 @@ class Incarnation:
             founder_id=await node.founder_of(self.workspace_id),
             budgets=node.budgets,
             cached=node.cached,
+            roles=node.delivery.roles,
             world=node.world,
             limits=node.limits,
         )
@@ -197,11 +201,12 @@ class Incarnation:
                     self._in_hand.pop(0).drop()
                     continue
                 refused = self._node.budgets.refusal(command.principal)
-                past = None
-                if command.needs is not None and refused is None:
-                    await self._send_formed(speculation)
-                    past = await self._load_past(speculation, command, command.needs)
-                speculation.decide(self._in_hand.pop(0), past, refused)
+                pasts: dict[str, Past] = {}
+                if refused is None and (command.needs is not None or command.others):
+                    pasts = await self._load_pasts(speculation, command)
+                if (missing := speculation.decide(command, pasts, refused)) is not None:
+                    await self._decide_later(speculation, command, pasts, missing)
+                self._in_hand.pop(0)
                 while speculation.is_full:
                     await self._send_formed(speculation)
                     if speculation.is_full:
@@ -216,15 +221,31 @@ class Incarnation:
             speculation.keys.found(keys, await store.find_results(self.workspace_id, keys))
         missing = speculation.missing_entities(commands)
         if missing:
-            versions = {stream_id: domain.version for stream_id, domain in missing.items()}
-            stored = await store.load_entities(self.workspace_id, versions, versions)
-            turn = Turn(self._node.limits.turn_s)
-            for stream_id, domain in missing.items():
-                entity = await entity_from(domain, stored.get(stream_id), turn)
-                speculation.loaded(stream_id, entity)
+            await self._load_entities(speculation, missing)
+
+    async def _load_entities(
+        self, speculation: Speculation, missing: Mapping[str, AnyDomain]
+    ) -> None:
+        versions = {stream_id: domain.version for stream_id, domain in missing.items()}
+        stored = await self._node.store.load_entities(self.workspace_id, versions, versions)
+        turn = Turn(self._node.limits.turn_s)
+        for stream_id, domain in missing.items():
+            entity = await entity_from(domain, stored.get(stream_id), turn)
+            speculation.loaded(stream_id, entity)
+
+    async def _load_pasts(self, speculation: Speculation, command: Command) -> dict[str, Past]:
+        """Load the past versions that a command, or a group, declared.
+
+        They may have been decided just now; what the group itself will make is not among them.
+        """
+        pasts = {}
+        for each in command.group:
+            if each.needs is not None:
+                pasts[each.command_id] = await self._load_past(speculation, each, each.needs)
+        return pasts
 
     async def _load_past(self, speculation: Speculation, command: Command, version: int) -> Past:
-        """Load the past version that a command declared; it may have been decided just now."""
+        await self._send_formed(speculation)
         while not speculation.is_settled:
             await self._settled.park()
         stored = await self._node.store.load_entity_at(
@@ -232,6 +253,29 @@ class Incarnation:
         )
         past = await entity_from(command.domain, stored, Turn(self._node.limits.turn_s))
         return Past(version=version, state=past.state)
+
+    async def _decide_later(
+        self,
+        speculation: Speculation,
+        command: Command,
+        pasts: Mapping[str, Past],
+        missing: Mapping[str, AnyDomain],
+    ) -> None:
+        """Decide a command that found by its state which further entities it needs.
+
+        It is decided anew after each look-up, and nothing else is meanwhile.
+        """
+        refused: DalsegnoError | None = None
+        for number in range(_LOADS_MAX, -1, -1):
+            if missing:
+                await self._send_formed(speculation)
+                await self._load_entities(speculation, missing)
+            if number == 0:
+                refused = InternalError("follows= names further entities again and again")
+            found = speculation.decide(command, pasts, refused)
+            if found is None:
+                return
+            missing = found
 
     # --------------------------------------------------------------------------- committing
 

@@ -108,19 +108,17 @@ async def _resolve(
     """
     if not unresolved:
         return
-    ids = [command.command_id for command in unresolved]
+    ids = [each.command_id for command in unresolved for each in command.group]
     after_seq = min(command.sent_after for command in unresolved)
     found = await node.store.find_commands(workspace_id, ids, after_seq=after_seq)
     versions = await node.store.read_versions(
-        workspace_id, [command.stream_id for command in unresolved]
+        workspace_id, [each.stream_id for command in unresolved for each in command.group]
     )
     again = []
     for command in unresolved:
-        events = found.get(command.command_id)
-        if events:
-            own = [e.stream_seq for e in events if e.stream_id == command.stream_id]
-            version = max(own) if own else versions.get(command.stream_id, 0)
-            command.answer(command.receipt(events[-1].event_seq, version))
+        answer = command.receipt_of(found, versions)
+        if answer is not None:
+            command.answer(answer)
         elif moved is not None:
             command.answer(moved)
         else:

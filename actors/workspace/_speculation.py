@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -32,21 +32,25 @@ from dalsegno.protocol import (
 )
 
 from ._cache import EntityCache
-from ._draft import Draft
+from ._command import named_streams
+from ._draft import Draft, NotLoadedError
 from ._entity import encoded_state, entity_write, snapshot_write
 from ._idempotency import KnownKeys
 from ._turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping
 
-    from dalsegno.actors.ports import ResultWrite, World
+    from dalsegno.actors.ports import ResultWrite, Roles, World
     from dalsegno.protocol import Domain, Event, Limits, Past
 
     from ._budget import WriteBudgets
     from ._cache import CacheBound
-    from ._command import Command
+    from ._command import AnyDomain, Command, Receipts
     from ._entity import Entity
+
+    Pasts: TypeAlias = Mapping[str, Past]
+    """The past version that each command needs, by the command's id."""
 
 _log = logging.getLogger("dalsegno.workspace")
 
@@ -57,7 +61,7 @@ class PendingBatch:
 
     commands: list[Command] = field(default_factory=list)
     """All that were decided into it, in order; they go back to the mailbox if it is refused."""
-    answers: list[Receipt | DalsegnoError] = field(default_factory=list)
+    answers: list[Receipts | DalsegnoError] = field(default_factory=list)
     """… and the answer to each, which waits for its commit."""
     events: list[Event] = field(default_factory=list)
     entities: dict[str, Entity] = field(default_factory=dict)
@@ -73,7 +77,7 @@ class PendingBatch:
             command.answer(answer)
 
     def take(self, draft: Draft) -> None:
-        """Add what one command led to."""
+        """Add what one command, or one group, led to."""
         self.events += draft.events
         self.entities.update(draft.entities)
         self.snapshots += draft.snapshots
@@ -92,6 +96,7 @@ class Speculation:
         founder_id: str | None,
         budgets: WriteBudgets,
         cached: CacheBound,
+        roles: Roles,
         world: World,
         limits: Limits,
     ) -> None:
@@ -100,6 +105,7 @@ class Speculation:
         self.workspace_id = head.workspace_id
         self._founder_id = founder_id
         self._budgets = budgets
+        self._roles = roles
         self._world = world
         self._limits = limits
         self._head_seq = head.head_seq
@@ -127,15 +133,24 @@ class Speculation:
         self._loaded.clear()
         self._now = max(self._world.now(), self._now)
         for command in commands:
-            for stream_id, domain in command.streams.items():
-                if stream_id in self._loaded:
-                    continue
-                # One that is ahead stays in here when its commit settles: see `settle`.
-                known = self.entities.get(stream_id) or self._ahead.get(stream_id)
-                if known is not None:
-                    self._loaded[stream_id] = known
-                else:
-                    missing[stream_id] = domain
+            self._find(command.streams, missing)
+            for other in command.others:
+                self._find(other.streams, missing)
+        return missing
+
+    def _find(
+        self, streams: Mapping[str, AnyDomain], missing: dict[str, AnyDomain]
+    ) -> dict[str, AnyDomain]:
+        """Find entities for the commands at hand in memory; return ``missing``, with the others."""
+        for stream_id, domain in streams.items():
+            if stream_id in self._loaded:
+                continue
+            # One that is ahead stays in here when its commit settles: see `settle`.
+            known = self.entities.get(stream_id) or self._ahead.get(stream_id)
+            if known is not None:
+                self._loaded[stream_id] = known
+            else:
+                missing[stream_id] = domain
         return missing
 
     def loaded(self, stream_id: str, entity: Entity) -> None:
@@ -157,18 +172,29 @@ class Speculation:
     def decide(
         self,
         command: Command,
-        past: Past | None = None,
+        pasts: Pasts,
         refused: DalsegnoError | None = None,
-    ) -> None:
-        """Decide one command; its answer leaves with the batch that it rests on.
+    ) -> dict[str, AnyDomain] | None:
+        """Decide one command, or one group; its answer leaves with the batch that it rests on.
 
-        ``refused`` says why it may not take effect now.  The key is looked up before that, and
-        before the role: a repeat of what took effect gets its answer, whoever has left since.
+        The key is looked up before ``refused``, and before the role: a repeat of what took effect
+        gets its answer, whoever has left since.
+
+        Args:
+            command: the command, or the first of a group.
+            pasts: the past versions that it needs.
+            refused: why it may not take effect now, if so.
+
+        Returns:
+            None once it is decided.  Else nothing happened: load these entities, and decide again.
+
         """
         forming = self.forming
-        answer: Receipt | DalsegnoError
+        answer: Receipts | DalsegnoError
         try:
-            answer = self.keys.answer(command) or refused or self._decide(command, past)
+            answer = self.keys.answer(command) or refused or self._decide(command, pasts)
+        except NotLoadedError as error:
+            return self._find(error.streams, {})
         except DalsegnoError as error:
             # Its traceback has this frame, which has the answer: a cycle for each refused command.
             answer = error.with_traceback(None)
@@ -177,24 +203,74 @@ class Speculation:
             answer = InternalError("the command failed", command_id=command.command_id)
         forming.commands.append(command)
         forming.answers.append(answer)
+        return None
 
-    def _decide(self, command: Command, past: Past | None) -> Receipt:
-        role, decider = self._role(command), command.decider
-        if role != SYSTEM_ROLE and role not in decider.allow:
+    def _decide(self, command: Command, pasts: Pasts) -> Receipts:
+        """Add all that a command or a group leads to to the batch, or nothing."""
+        draft = Draft(
+            head_seq=self._head_seq,
+            chain=self._chain,
+            now=self._now,
+            new_id=self._world.new_id,
+            ahead=self._ahead,
+            loaded=self._loaded,
+            events_max=self._limits.command_events_max,
+        )
+        if command.others:
+            several = []
+            for number, each in enumerate(command.group):
+                try:
+                    several.append(self._decide_one(each, draft, pasts))
+                except Reject as error:
+                    raise _in_group(error, number) from None
+            answer: Receipts = tuple(several)
+        else:
+            answer = self._decide_one(command, draft, pasts)
+        self._budgets.spend(command.principal, self._bytes_of(draft))
+        self.forming.take(draft)
+        self._ahead.update(draft.entities)
+        self._head_seq, self._chain = draft.head_seq, draft.chain
+        result = self.keys.record(command, answer)
+        if result is not None:
+            self.forming.results[result.scope, result.key] = result
+        return answer
+
+    def _decide_one(self, command: Command, draft: Draft, pasts: Pasts) -> Receipt:
+        """Decide one command on what is in the draft, and add its events to that.
+
+        A command without events is answered with the head that it saw; so is its repeat, whatever
+        has happened since.
+        """
+        role, decider = self._role(command, draft), command.decider
+        if role != SYSTEM_ROLE and not self._roles.sends(
+            self.workspace_id, role, command.name, decider
+        ):
             raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
-        entity = self._known(command.stream_id)
+        entity = draft.entity(command.stream_id)
         if entity.state is None and not decider.takes_none:
             raise not_found(command.stream_id)
         _check_base_version(command, entity.version)
-        extras = self._extras(command, role, past) if decider.extras else ()
+        streams: Mapping[str, AnyDomain] = command.streams
+        if decider.follows is not None:
+            followed = named_streams(decider.follows(entity.state, command.command), self._limits)
+            draft.check_loaded(followed)
+            streams = {**streams, **followed}
+        extras = self._extras(command, role, draft, streams, pasts) if decider.extras else ()
         decided = decider.function(entity.state, command.command, *extras)
-        if decided is None:
-            several: Sequence[Any] = ()
-        else:
-            several = decided if isinstance(decided, (list, tuple)) else (decided,)
-        return self._apply(command, several, entity)
+        if decided is not None:
+            for each in decided if isinstance(decided, (list, tuple)) else (decided,):
+                draft.add(each, command, streams)
+        after = draft.entities.get(command.stream_id, entity)
+        return command.receipt(draft.head_seq, after.version)
 
-    def _extras(self, command: Command, role: str, past: Past | None) -> list[Any]:
+    def _extras(
+        self,
+        command: Command,
+        role: str,
+        draft: Draft,
+        streams: Mapping[str, AnyDomain],
+        pasts: Pasts,
+    ) -> list[Any]:
         """Make what a decider takes beside state and command, in its order."""
         made: list[Any] = []
         for name in command.decider.extras:
@@ -202,24 +278,26 @@ class Speculation:
                 case "context":
                     made.append(
                         Context(
+                            entity_id=command.stream_id.partition(":")[2],
                             principal=command.principal,
                             role=role,
                             owner_id=self._founder_id,
                             now=self._now,
                             new_id=self._world.new_id,
                             limits=self._limits,
+                            roles=self._roles.table,
                         )
                     )
                 case "touched":
-                    made.append(Touched({s: self._known(s).state for s in command.streams}))
+                    made.append(Touched({s: draft.entity(s).state for s in streams}))
                 case _:
-                    made.append(past)
+                    made.append(pasts.get(command.command_id))
         return made
 
-    def _role(self, command: Command) -> str:
+    def _role(self, command: Command, draft: Draft) -> str:
         """Return the role of who asks, where the workspace is open to what is asked."""
         if command.gate_stream is not None:
-            gate = self._known(command.gate_stream)
+            gate = draft.entity(command.gate_stream)
             refusal = gate_refusal(gate.domain, gate.state, command.domain.name)
             if refusal is not None:
                 raise refusal
@@ -227,41 +305,11 @@ class Speculation:
         if user_id is None:
             return SYSTEM_ROLE
         if command.role_stream is not None:
-            member = self._known(command.role_stream)
+            member = draft.entity(command.role_stream)
             role = role_in(member.domain, member.version, member.state, user_id, self._founder_id)
         if role is None:
             raise not_a_member()
         return role
-
-    def _apply(self, command: Command, decided: Sequence[Any], before: Entity) -> Receipt:
-        """Record what was decided for one command: add all of its events to the batch, or none.
-
-        A command without events is answered with the head that it saw; so is its repeat, whatever
-        has happened since.
-        """
-        draft = Draft(
-            command,
-            head_seq=self._head_seq,
-            chain=self._chain,
-            now=self._now,
-            new_id=self._world.new_id,
-            ahead=self._ahead,
-            loaded=self._loaded,
-        )
-        for each in decided:
-            draft.add(each)
-        if len(draft.events) > self._limits.command_events_max:
-            raise Reject("BAD_REQUEST", f"more than {self._limits.command_events_max} events")
-        self._budgets.spend(command.principal, self._bytes_of(draft))
-        after = draft.entities.get(command.stream_id, before)
-        receipt = command.receipt(draft.head_seq, after.version)
-        self.forming.take(draft)
-        self._ahead.update(draft.entities)
-        self._head_seq, self._chain = draft.head_seq, draft.chain
-        result = self.keys.record(command, receipt)
-        if result is not None:
-            self.forming.results[result.scope, result.key] = result
-        return receipt
 
     def _bytes_of(self, draft: Draft) -> int:
         """Return about how much is written for a command: events, snapshots, states that lag."""
@@ -351,6 +399,16 @@ class Speculation:
             if self._ahead[stream_id].version == entity.version:
                 del self._ahead[stream_id]
         self.keys.settle(done.results.values())
+
+
+def _in_group(error: Reject, number: int) -> Reject:
+    """Return the refusal of a group for that of one of its commands, which it counts from 0.
+
+    A new one: a domain may raise the same object again and again.
+    """
+    refusal = Reject(error.code, error.message, status=error.status)
+    refusal.details = {**error.details, "command": number}
+    return refusal
 
 
 def _check_base_version(command: Command, version: int) -> None:

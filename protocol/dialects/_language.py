@@ -61,8 +61,10 @@ class Language:
         try:
             request: AnyRequest = self._decode(document)
         except (msgspec.MsgspecError, RecursionError) as error:
-            detail = {} if isinstance(error, RecursionError) else {"reason": reason_of(error)}
-            raise Reject("BAD_REQUEST", "invalid websocket payload", **detail) from None
+            refusal = Reject("BAD_REQUEST", "invalid websocket payload")
+            if not isinstance(error, RecursionError):
+                refusal.details["reason"] = reason_of(error)
+            raise refusal from None
         return request
 
 

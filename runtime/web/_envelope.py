@@ -271,7 +271,7 @@ def _failed(error: Exception) -> Response:
             )
         return response
     if isinstance(error, DalsegnoError):
-        status = http_status(error.code)
+        status = http_status(error)
         if status == 500:
             _report(error)
         response = _refused(error, status)

@@ -131,7 +131,7 @@ def refused(error: DalsegnoError) -> HandshakeRefusedError:
     headers = []
     if isinstance(error, OverloadedError):
         headers.append(("Retry-After", str(math.ceil(error.retry_after_s))))
-    return HandshakeRefusedError(http_status(error.code), error, *headers)
+    return HandshakeRefusedError(http_status(error), error, *headers)
 
 
 def _bad_request(message: str) -> HandshakeRefusedError:

@@ -18,7 +18,7 @@ from dalsegno.actors.domains.accounts import (
     User,
     users,
 )
-from dalsegno.actors.domains.members import ROSTER_ID, Role, members, rosters
+from dalsegno.actors.domains.members import ROSTER_ID, GlobalRole, members, rosters
 from dalsegno.protocol import SYSTEM_WORKSPACE, DalsegnoError, OutcomeUnknownError, Reject, check_id
 
 from ._envelope import answer, nothing, query_after, query_int, read, request_id
@@ -38,13 +38,13 @@ class UserCreateBody(msgspec.Struct, frozen=True, kw_only=True):
     email: str
     display_name: str
     password: str
-    role: Role
+    role: GlobalRole
 
 
 class UserRoleBody(msgspec.Struct, frozen=True, kw_only=True):
     """The request to give a user another global role."""
 
-    role: Role
+    role: GlobalRole
 
 
 class UserBody(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import msgspec
 from quart import Blueprint, Response, request
 
 from dalsegno.actors.domains.accounts import CreateSpace, users
-from dalsegno.actors.domains.members import ADMINS, PutMember, RemoveMember, Role
+from dalsegno.actors.domains.members import ADMINS, PutMember, RemoveMember
 from dalsegno.protocol import (
     CHAIN_START,
     Cursor,
@@ -47,7 +47,7 @@ class WorkspaceCreateBody(msgspec.Struct, frozen=True, kw_only=True):
 class MemberPutBody(msgspec.Struct, frozen=True, kw_only=True):
     """The request to set a member's role."""
 
-    role: Role
+    role: str
 
 
 class WorkspaceBody(msgspec.Struct, frozen=True, kw_only=True):

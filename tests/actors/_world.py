@@ -32,7 +32,7 @@ from dalsegno.actors.domains.accounts import account_domains
 from dalsegno.actors.domains.notes import notes
 from dalsegno.actors.ports import Appending
 from dalsegno.actors.testing import MemoryStore
-from dalsegno.actors.workspace import checking
+from dalsegno.actors.workspace import Receipts, checking
 from dalsegno.protocol import (
     CHAIN_START,
     SEQ_MAX,
@@ -280,8 +280,9 @@ class Posted:
         if not service.directory.activate(workspace.id).admit_nowait(self.command):
             raise trio.WouldBlock
 
-    def give(self, answer: Receipt | DalsegnoError) -> None:
+    def give(self, answer: Receipts | DalsegnoError) -> None:
         assert self.answer is None, "answered once"
+        assert not isinstance(answer, tuple), "of one command"
         self.answer = answer
         self._answered.set()
 

@@ -262,6 +262,7 @@ def test_the_entity_is_named_by_a_field() -> None:
 
 def test_deciders_are_plain_functions() -> None:
     context = Context(
+        entity_id="t1",
         principal=Principal("u1", "editor"),
         role="editor",
         now=datetime(2026, 2, 13, tzinfo=UTC),

@@ -153,6 +153,89 @@ async def test_one_domain_typed(store: MemoryStore, world: World) -> None:
         assert (finished.record.stream_seq, finished.record.event_seq) == (2, 3)
 
 
+async def test_several_commands_at_once(store: MemoryStore, world: World) -> None:
+    async with opened(store, world) as rt:
+        workspace = rt.workspace("acme")
+        added, finished = await workspace.send_all(
+            [AddTask("t1", "One"), FinishTask("t1")], key="k", correlation_id="c", causation="e"
+        )
+        assert (added.version, finished.version) == (1, 2)
+        assert {(e.correlation_id, e.causation) for e in await workspace.events()} == {("c", "e")}
+        with pytest.raises(Reject) as refused:
+            await workspace.send_all([AddTask("t2", "Two"), AddTask("t1", "Again")])
+        assert (refused.value.code, refused.value.details) == ("TASK_EXISTS", {"command": 1})
+        assert await workspace.get(tasks, "t2") is None
+
+
+async def test_commands_by_name_are_checked_as_a_clients_are(
+    store: MemoryStore, world: World
+) -> None:
+    async with opened(store, world) as rt:
+        workspace = rt.workspace("acme")
+        fields = {"task_id": "t1", "title": "One"}
+        receipt = await workspace.send_json("add_task", fields, key="k", correlation_id="c")
+        assert receipt.version == 1
+        again = await workspace.send_json("add_task", msgspec.json.encode(fields), key="k")
+        assert (again.repeated, again.event_seq) == (True, 1)
+        for name, payload, code in (
+            ("no_such", {}, "UNKNOWN_COMMAND"),
+            ("add_task", {"task_id": "t2"}, "BAD_REQUEST"),
+            ("add_task", b"{", "BAD_REQUEST"),
+            ("add_task", {"task_id": "t2", "title": 5}, "BAD_REQUEST"),
+            ("add_task", {"task_id": "t2", "title": "\ud800"}, "BAD_REQUEST"),
+            ("add_task", {"task_id": "t2", "title": object()}, "BAD_REQUEST"),
+        ):
+            with pytest.raises(Reject) as refused:
+                await workspace.send_json(name, payload)
+            assert refused.value.code == code
+        assert await workspace.head() == 1
+
+
+async def test_what_an_entity_was(store: MemoryStore, world: World) -> None:
+    async with opened(store, world) as rt:
+        workspace = rt.workspace("acme")
+        await workspace.send_all([AddTask("t1", "One"), AddTask("t2", "Two"), FinishTask("t1")])
+        assert await workspace.at(tasks, "t1", 1) == Task("One")
+        assert await workspace.of(tasks).at("t1", 2) == Task("One", done=True)
+        for version in (-1, 0, 3, 2**63):
+            with pytest.raises(Reject, match="VERSION_NOT_FOUND"):
+                await workspace.at(tasks, "t1", version)
+        with pytest.raises(Reject, match="VERSION_NOT_FOUND"):
+            await workspace.at(tasks, "t3", 1)
+        history = await workspace.history(tasks, "t1")
+        assert [(event.event_seq, event.stream_seq) for event in history] == [(1, 1), (3, 2)]
+        assert await workspace.history(tasks, "t1", after=1, limit=5) == history[1:]
+        assert await workspace.history(tasks, "t1", limit=1) == history[:1]
+        assert await workspace.history(tasks, "t3") == []
+        stranger = workspace.acting(user_id="stranger")
+        for reading in (stranger.at(tasks, "t1", 1), stranger.history(tasks, "t1")):
+            with pytest.raises(Reject, match="ROLE_FORBIDDEN"):
+                await reading
+
+
+async def test_a_loop_goes_on_after_a_position(store: MemoryStore, world: World) -> None:
+    async with opened(store, world) as rt:
+        workspace = rt.workspace("acme")
+        await workspace.send_all([AddTask("t1", "One"), AddTask("t2", "Two"), FinishTask("t1")])
+        events = await workspace.events()
+        async with workspace.subscribe(after=events[1].position) as following:
+            assert (await anext(following)).event_seq == 3
+        async with workspace.subscribe(after=events[2].position) as following:
+            await workspace.send(FinishTask("t2"))
+            assert (await anext(following)).event_seq == 4
+        its_tasks = workspace.of(tasks)
+        async with its_tasks.subscribe("t1", after=events[0].entity_position) as its_events:
+            assert (await anext(its_events)).event == TaskFinished()
+        for after, code in (
+            (f"2-{1:016x}", "CURSOR_DIVERGED"),
+            (f"9-{1:016x}", "CURSOR_AHEAD"),
+            ("2-x", "BAD_REQUEST"),
+        ):
+            with pytest.raises(Reject, match=code):
+                async with workspace.subscribe(after=after):
+                    pass
+
+
 async def test_users_act_with_the_role_that_log_or_host_gives_them(
     store: MemoryStore, world: World
 ) -> None:

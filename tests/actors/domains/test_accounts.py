@@ -24,9 +24,9 @@ from dalsegno.actors.domains.accounts import (
 from dalsegno.actors.domains.claims import EMAIL_CHARS_MAX, claims, email_claim
 from dalsegno.actors.domains.members import (
     OWNERS_MAX,
+    GlobalRole,
     PutMember,
     RemoveMember,
-    Role,
     members,
     rosters,
 )
@@ -69,6 +69,7 @@ class Log:
         touches = [] if decider.touches is None else decider.touches(command)
         extras = {
             "context": Context(
+                entity_id="e",
                 principal=Principal(by),
                 role=str(role),
                 owner_id=self.owner_id,
@@ -132,7 +133,7 @@ def system() -> Log:
 
 
 def registration(
-    user_id: str = "u2", email: str = "bob@example.com", role: Role = "editor"
+    user_id: str = "u2", email: str = "bob@example.com", role: GlobalRole = "editor"
 ) -> RegisterUser:
     return RegisterUser(user_id=user_id, email=email, display_name="Bob", role=role)
 
@@ -207,7 +208,7 @@ def test_a_user_is_registered_once() -> None:
 
 
 @pytest.mark.parametrize("role", ["editor", "viewer"])
-def test_x_rbac_1_only_global_owners_and_admins_register_users(role: Role) -> None:
+def test_x_rbac_1_only_global_owners_and_admins_register_users(role: GlobalRole) -> None:
     log = system()
     log.send(registration(role=role), "u1")
     assert refused(log, registration("u3", "c@x"), "u2").code == "ROLE_FORBIDDEN"
@@ -247,7 +248,7 @@ def test_nobody_disables_who_is_not_there() -> None:
 
 
 @pytest.mark.parametrize("role", ["owner", "admin", "editor", "viewer"])
-def test_every_active_user_creates_workspaces_for_themselves(role: Role) -> None:
+def test_every_active_user_creates_workspaces_for_themselves(role: GlobalRole) -> None:
     log = system()
     log.send(registration(role=role))
     assert refused(log, creation(owner_id="u1"), "u2").code == "ROLE_FORBIDDEN"
@@ -349,7 +350,7 @@ def test_an_admin_neither_makes_nor_unmakes_owners() -> None:
 
 
 @pytest.mark.parametrize("role", ["editor", "viewer"])
-def test_x_rbac_1_editors_and_viewers_change_no_members(role: Role) -> None:
+def test_x_rbac_1_editors_and_viewers_change_no_members(role: GlobalRole) -> None:
     log = Log()
     log.send(PutMember("eve", role), "founder")
     assert refused(log, PutMember("eve", "admin"), "eve").code == "ROLE_FORBIDDEN"
@@ -374,7 +375,7 @@ def test_owners_are_bounded() -> None:
 
 
 NAMES = ("founder", "amy", "bob")
-ROLES: tuple[Role, ...] = ("owner", "admin", "editor", "viewer")
+ROLES: tuple[GlobalRole, ...] = ("owner", "admin", "editor", "viewer")
 
 steps = st.tuples(
     st.sampled_from([*NAMES, None]),

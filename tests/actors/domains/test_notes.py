@@ -55,6 +55,7 @@ class Notebook:
         needs = None if decider.needs is None else decider.needs(command)
         extras = {
             "context": Context(
+                entity_id="e",
                 principal=Principal(user_id),
                 role="editor",
                 now=START + timedelta(minutes=len(self.log)),

@@ -69,7 +69,7 @@ def test_a_workspace_has_the_name_that_it_was_given_last() -> None:
 def test_x_rbac_1_owners_and_admins_look_after_a_workspace(role: str, may: bool) -> None:
     for command in (ChangeWorkspace(state="archived"), DeleteWorkspace()):
         log = Log()
-        log.send(PutMember("u", role))  # type: ignore[arg-type]
+        log.send(PutMember("u", role))
         if may:
             assert log.send(command, "u")
         else:

@@ -185,7 +185,7 @@ class Odd:
         (AddTask("t", title={1, 2}), "BAD_REQUEST"),  # type: ignore[arg-type]
         (AddTask("t", title=object()), "BAD_REQUEST"),  # type: ignore[arg-type]
         (AddTask("t", title=Odd()), "BAD_REQUEST"),  # type: ignore[arg-type]
-        (PutMember("u", role="reviewer"), "BAD_REQUEST"),  # type: ignore[arg-type]
+        (PutMember("u", role="reviewer"), "BAD_REQUEST"),
         (CreateNote("T", markdown=5), "BAD_REQUEST"),  # type: ignore[arg-type]
         (ApplyPatch("n", [PatchOp(retain=1)], base_version=math.inf), "BAD_REQUEST"),  # type: ignore[arg-type]
         (ApplyPatch("n", ["retain"], base_version=1), "INVALID_PATCH"),  # type: ignore[list-item]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from quart_trio import QuartTrio
 
     from dalsegno.actors import World
-    from dalsegno.actors.domains.members import Role
+    from dalsegno.actors.domains.members import GlobalRole
     from dalsegno.runtime import Runtime
 
 PASSWORD = "correct horse battery staple"
@@ -133,7 +133,7 @@ class Site:
         body = {"email": email, "password": PASSWORD}
         return User(self, await self.send("POST", "/api/auth/login", body))
 
-    async def add_user(self, role: Role = "viewer") -> User:
+    async def add_user(self, role: GlobalRole = "viewer") -> User:
         """Make a user with a global role, and log them in."""
         user_id, email = self.rt.world.new_id(), f"user{next(_numbers)}@example.com"
         await self.rt.accounts.put_credential(user_id, CHEAP_HASH)

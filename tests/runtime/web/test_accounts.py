@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from dalsegno.actors.domains.accounts import DisableUser
-from dalsegno.actors.domains.members import PutMember, RemoveMember, Role
+from dalsegno.actors.domains.members import GlobalRole, PutMember, RemoveMember
 from dalsegno.protocol import Limits, Reject
 from dalsegno.runtime.web import authenticate
 from dalsegno.runtime.web._auth import COOKIE, SessionCookie, session_hash
@@ -332,7 +332,7 @@ async def test_an_address_is_registered_once(site: Site, owner: User) -> None:
 
 @pytest.mark.parametrize(("role", "status"), [("admin", 200), ("editor", 403), ("viewer", 403)])
 async def test_x_rbac_1_users_are_for_global_owners_and_admins(
-    site: Site, owner: User, role: Role, status: int
+    site: Site, owner: User, role: GlobalRole, status: int
 ) -> None:
     user = await site.add_user(role)
     listed = await user.get("/api/users")
