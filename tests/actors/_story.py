@@ -105,8 +105,9 @@ class Story:
         stream_id: str | None = None,
         events_min: int = 1,
         events_max: int | None = None,
+        is_group: bool = False,
     ) -> Asked:
-        """Send a command."""
+        """Send a command, or a group."""
         return self.recorder.command(
             "alice",
             W,
@@ -114,6 +115,7 @@ class Story:
             stream_id=stream_id,
             events_min=events_min,
             events_max=events_max,
+            is_group=is_group,
         )
 
     def write(self, marker: str, stream_id: str = "box:a", *, type_: str = "put") -> Event:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from dalsegno.actors.testing import (
 from dalsegno.actors.testing.memory import MemoryStore
 from dalsegno.actors.testing.memory._log import MemoryLog
 from dalsegno.actors.testing.memory._tables import Cursors
+from dalsegno.actors.workspace import Command
 from dalsegno.actors.workspace._committer import Committer, Sending
 from dalsegno.actors.workspace._incarnation import Incarnation
 from dalsegno.actors.workspace._speculation import PendingBatch, Speculation
@@ -35,6 +36,7 @@ from dalsegno.protocol import (
     DalsegnoError,
     FencedError,
     OutcomeUnknownError,
+    Past,
     Principal,
     Publication,
     Reject,
@@ -194,6 +196,22 @@ def rejects_on_what_is_not_committed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Speculation, "decide", decide)
 
 
+def keeps_the_first_half_of_a_group(patch: pytest.MonkeyPatch) -> None:
+    original = Speculation._decide
+
+    def decide(self: Speculation, command: Command, pasts: Mapping[str, Past]) -> Any:
+        try:
+            return original(self, command, pasts)
+        except Reject:
+            others, command.others = command.others, ()
+            if others:
+                original(self, command, pasts)
+            command.others = others
+            raise
+
+    patch.setattr(Speculation, "_decide", decide)
+
+
 def drops_replies_with_the_outbox(patch: pytest.MonkeyPatch) -> None:
     original = Outbox.drop_all
 
@@ -305,6 +323,11 @@ VARIANTS = [
         (Verdict.PHANTOM_REJECT,),
         one_workspace("crash_within", "weather", nodes=1, operations=("burst",)),
         make_commands=pairs,
+    ),
+    Variant(
+        keeps_the_first_half_of_a_group,
+        (Verdict.LOST_WRITE,),
+        {**CALM, "operations": ("command", "group", "group")},
     ),
     Variant(drops_replies_with_the_outbox, (Verdict.UNANSWERED,), SLOW),
     Variant(skips_what_a_slow_reader_missed, (Verdict.GAP,), SLOW),

@@ -265,7 +265,21 @@ class Evidence:
             for command_id in found:
                 intent.effects[command_id] = log.commands[command_id]
                 self._note_first_sent(workspace_id, command_id, intent.attempts[0].position)
+            if intent.attempts[0].sent.is_group:
+                intent.effects = _joined(intent.effects)
 
     def _note_first_sent(self, workspace_id: str, command_id: str, position: int) -> None:
         name = (workspace_id, command_id)
         self._first_sent[name] = min(position, self._first_sent.get(name, position))
+
+
+def _joined(effects: Mapping[str, list[Event]]) -> dict[str, list[Event]]:
+    """Return the effects of a group's commands as one, unless something came in between."""
+    joined: dict[str, list[Event]] = {}
+    last: list[Event] = []
+    for command_id, events in sorted(effects.items(), key=lambda one: one[1][0].event_seq):
+        if last and events[0].event_seq == last[-1].event_seq + 1:
+            last += events
+        else:
+            last = joined[command_id] = [*events]
+    return joined

@@ -62,6 +62,8 @@ class CommandSent(Timed, tag="command_sent", frozen=True, kw_only=True):
     """How many events it leads to if it is accepted, at least …"""
     events_max: int | None = None
     """… and at most, if that is known."""
+    is_group: bool = False
+    """Whether it is several commands, which take effect all or none, with nothing in between."""
 
 
 class ReadSent(Timed, tag="read_sent", frozen=True, kw_only=True):

@@ -100,6 +100,7 @@ class Recorder:
         key: str | None = None,
         events_min: int = 1,
         events_max: int | None = None,
+        is_group: bool = False,
     ) -> Asked:
         """Record a command, just before it is sent.
 
@@ -111,6 +112,7 @@ class Recorder:
             key: its idempotency key.
             events_min: 0 for one that may change nothing.
             events_max: how many events it leads to at most; shows a repetition within one commit.
+            is_group: whether it is several commands that take effect all or none.
 
         """
         sent = CommandSent(
@@ -123,6 +125,7 @@ class Recorder:
             key=key,
             events_min=events_min,
             events_max=events_max,
+            is_group=is_group,
         )
         return self._asked(sent)
 

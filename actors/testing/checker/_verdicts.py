@@ -59,6 +59,8 @@ class Verdict(StrEnum):
     """A stored cursor moved back (I7)."""
     ACK_AHEAD = "ack-ahead"
     """A stored cursor is above all that its client acknowledged of this history (I6)."""
+    INVARIANT = "invariant"
+    """A program's own invariant does not hold; see `simulate`."""
 
 
 Exhibit: TypeAlias = Record | Event

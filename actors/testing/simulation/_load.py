@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _ATTEMPTS_MAX = 4
 _READ_S = 15.0
+_GROUP_S = 30.0
 _PAUSE_S = 0.2
 _AHEAD = (0, 0, 1, 2, 4)
 """How far ahead of what it knows a client reads: the read waits, and much may happen meanwhile."""
@@ -103,6 +104,22 @@ class Load:
             for one in drawn:
                 ask = one if isinstance(one, Ask) else Ask(one)
                 nursery.start_soon(self._send_some, client, workspace_id, ask, is_keyed)
+
+    async def group(self) -> None:
+        """Send several commands at once, all or none, by a host's program at any node."""
+        choices = self._choices
+        client, workspace_id = self._any_client()
+        drawn = [self._commands(choices) for _ in range(choices.integer(2, 4))]
+        asks = [one if isinstance(one, Ask) else Ask(one) for one in drawn]
+        marker = f"m{next(self._markers)}"
+        key = f"k{marker}" if choices.chance(_KEYED) else None
+        for _ in range(_ATTEMPTS_MAX):
+            code = await self._attempt_all(client, workspace_id, asks, marker, key)
+            if code not in _RETRYABLE and (code not in UNKNOWN_CODES or key is None):
+                return
+            if key is None:
+                marker = f"m{next(self._markers)}"
+            await trio.sleep(_PAUSE_S)
 
     async def member(self) -> None:
         """End a membership or begin one, as the owner, who is the first client."""
@@ -254,6 +271,45 @@ class Load:
             return None
         asked.failed(answer["code"], answer.get("details"))
         return str(answer["code"])
+
+    async def _attempt_all(
+        self,
+        client: SimClient,
+        workspace_id: str,
+        asks: Sequence[Ask],
+        marker: str,
+        key: str | None,
+    ) -> str | None:
+        """Send a group once; return the code of a failure, None after success or no answer."""
+        mosts = [ask.events_max for ask in asks]
+        asked = self._recorder.command(
+            client.name,
+            workspace_id,
+            marker=marker,
+            key=key,
+            events_min=sum(ask.events_min for ask in asks),
+            events_max=None if None in mosts else sum(most or 0 for most in mosts),
+            is_group=True,
+        )
+        node = self._choices.pick(self._nodes)
+        try:
+            with trio.move_on_after(_GROUP_S) as scope:
+                receipts = await node.process.send_all(
+                    workspace_id,
+                    [ask.command for ask in asks],
+                    user_id=client.user_id,
+                    key=key,
+                    marker=marker,
+                )
+        except DalsegnoError as error:
+            asked.failed(error.code, error.details)
+            return error.code
+        if scope.cancelled_caught:
+            asked.unknown()
+            return "DISCONNECTED"
+        last = receipts[-1]
+        asked.ok(last.event_seq, last.version, stream_id=last.stream_id)
+        return None
 
     def _any_client(self) -> tuple[SimClient, str]:
         """Choose a client, and its workspace or, rarely, any."""

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from dalsegno.actors._service import Service
-from dalsegno.actors.node import NodeReplacedError, first_of, look, send
+from dalsegno.actors.node import NodeReplacedError, first_of, look, send, send_all
 from dalsegno.actors.ports import World
 from dalsegno.actors.session import Connection
 from dalsegno.protocol import (
     SYSTEM,
     Close,
+    DalsegnoError,
+    OutcomeUnknownError,
     Principal,
     StoreUnavailableError,
     UnavailableError,
@@ -241,7 +243,42 @@ class Process:
 
         return await self._inside(submit)
 
-    async def _inside(self, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
+    async def send_all(
+        self,
+        workspace_id: str,
+        commands: Sequence[msgspec.Struct],
+        *,
+        user_id: str,
+        key: str | None,
+        marker: str,
+    ) -> Sequence[Receipt]:
+        """Send commands as a host does for a user, all or none.
+
+        Raises:
+            DalsegnoError: the process's answer; `OutcomeUnknownError` where it has ended.
+
+        """
+        service = self.service
+
+        async def submit() -> Sequence[Receipt]:
+            return await send_all(
+                service.directory,
+                service.catalog,
+                workspace_id,
+                commands,
+                principal=Principal(user_id),
+                key=key,
+                correlation_id=marker,
+            )
+
+        return await self._inside(submit, ended=OutcomeUnknownError)
+
+    async def _inside(
+        self,
+        call: Callable[[], Awaitable[ResultT]],
+        *,
+        ended: type[DalsegnoError] = StoreUnavailableError,
+    ) -> ResultT:
         """Call a function in the process, and wait for its result."""
         results: list[ResultT] = []
         errors: list[Exception] = []
@@ -261,7 +298,7 @@ class Process:
             nursery.cancel_scope.cancel()
         if results:
             return results[0]
-        raise errors[0] if errors else StoreUnavailableError("the process has ended")
+        raise errors[0] if errors else ended("the process has ended")
 
 
 async def _set_after(first: trio.Event, second: trio.Event) -> None:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Event
 
 
+_ACCEPTED_MIN = 10
+"""One of so many commands at least: else the domain refuses nearly all that is drawn."""
+
+
 @dataclass(frozen=True)
 class Simulated:
     """The result of a simulation."""
@@ -25,7 +29,8 @@ class Simulated:
     violations: list[Violation]
     """What happened and must not."""
     bugs: list[str]
-    """Errors that the nodes logged: unexpected exceptions, workspaces that were halted."""
+    """Errors that the nodes logged: unexpected exceptions, workspaces that were halted.  And those
+    deciders and evolvers that are not pure."""
     history: list[Record] = field(repr=False)
     log: dict[str, list[Event]] = field(repr=False)
     """Every workspace's events at the end."""
@@ -45,12 +50,21 @@ class Simulated:
         """Whether nothing happened that must not."""
         return not self.violations and not self.bugs
 
+    @property
+    def warnings(self) -> list[str]:
+        """What makes a sound result worth little."""
+        asked, accepted = self.report.commands.total(), self.report.commands["ok"]
+        if accepted * _ACCEPTED_MIN >= asked:
+            return []
+        return [f"only {accepted} of {asked} commands were accepted: little was tried"]
+
     def __str__(self) -> str:
         """Return what went wrong, and how much was done."""
         return "\n".join(
             [
                 *map(str, self.violations),
                 *self.bugs,
+                *(f"warning: {warning}" for warning in self.warnings),
                 f"{self.report}; {self.lasted_s:.1f} s, {self.steps} steps",
                 ", ".join(f"{count} {fault}" for fault, count in sorted(self.faults.items())),
             ]

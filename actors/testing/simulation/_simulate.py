@@ -27,8 +27,10 @@ from ._client import SimClient
 from ._failover import FailoverStore
 from ._faults import FAULTS, Faults
 from ._gate import Gates
+from ._invariant import check_invariant
 from ._load import Load
 from ._node import SimClock, SimNode
+from ._purity import called_twice
 from ._result import judge
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
     from ._choices import Choices
     from ._client import Wanted
+    from ._invariant import Invariant
     from ._load import Ask
     from ._result import Simulated
 
@@ -94,7 +97,7 @@ _REMEMBERED = 0.2
 OPERATIONS = (
     *("command",) * 8,
     *("ack", "read", "subscribe") * 2,
-    *("burst", "member", "unsubscribe", "look_at_head", "idle"),
+    *("group", "burst", "member", "unsubscribe", "look_at_head", "idle"),
 )
 """The steps that are not faults, each as likely as it is frequent here."""
 
@@ -111,6 +114,7 @@ def simulate(
     faults: Sequence[str] = FAULTS,
     operations: Sequence[str] = OPERATIONS,
     limits: Limits = SIM_LIMITS,
+    invariant: Invariant | None = None,
     make_service: Callable[..., Service] = Service,
 ) -> Simulated:
     """Run one schedule to its end and judge it.
@@ -126,12 +130,16 @@ def simulate(
         faults: the kinds of faults, all equally likely; empty for a schedule without.
         operations: the kinds of operations, equally likely; repeat one to make it likelier.
         limits: every bound.
+        invariant: takes the states of all entities of a workspace that exist, by stream, and
+            returns what is wrong with them, or None.  It is asked at the end, of every state that
+            the log ever was in after a whole command or group.
         make_service: returns a node's actors.
 
     """
+    everything = (*account_domains, *domains)
     simulation = _Simulation(
         choices,
-        domains=(*account_domains, *domains),
+        domains=everything,
         commands=commands,
         sizes=(nodes, clients, workspaces, steps),
         faults=faults,
@@ -140,9 +148,16 @@ def simulate(
         make_service=make_service,
     )
     clock = trio.testing.MockClock(autojump_threshold=0)
-    with _Errors(only_raised="failover" in faults) as errors, choices.scheduling():
+    with (
+        _Errors(only_raised="failover" in faults) as errors,
+        called_twice(everything) as impure,
+        choices.scheduling(),
+    ):
         trio.run(simulation.run, clock=clock, instruments=[Gates()])
-    return simulation.result(errors.messages)
+    done = simulation.result([*impure, *errors.messages])
+    if invariant is not None:
+        done.violations.extend(check_invariant(invariant, everything, done.log))
+    return done
 
 
 class _Simulation:

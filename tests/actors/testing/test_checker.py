@@ -54,6 +54,30 @@ def test_a_log_that_was_not_given_has_nothing(story: Story) -> None:
     assert [violation.verdict for violation in found] == [Verdict.LOST_WRITE]
 
 
+def test_a_group_is_one_effect(story: Story) -> None:
+    asked = story.ask("m1", events_min=2, events_max=2, is_group=True)
+    story.commit("m1", command_id="c")
+    story.commit("m1", "box:b", command_id="d")
+    asked.ok(2, 1, stream_id="box:b")
+    assert story.check() == []
+
+
+def test_half_a_group_is_a_lost_write(story: Story) -> None:
+    asked = story.ask("m1", events_min=2, events_max=2, is_group=True)
+    story.commit("m1", command_id="c")
+    asked.ok(1, 1)
+    assert story.verdicts() == [Verdict.LOST_WRITE]
+
+
+def test_a_group_with_something_in_between_is_several_effects(story: Story) -> None:
+    asked = story.ask("m1", events_min=2, events_max=2, is_group=True)
+    story.commit("m1", command_id="c")
+    story.write("m2", "box:c")
+    story.commit("m1", "box:b", command_id="d")
+    asked.ok(3, 1, stream_id="box:b")
+    assert Verdict.DUPLICATE in story.verdicts()
+
+
 def test_half_a_command_is_a_lost_write(story: Story) -> None:
     asked = story.ask("m1", events_min=2)
     story.commit("m1", command_id="c")
