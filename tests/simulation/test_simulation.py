@@ -5,13 +5,23 @@ from __future__ import annotations
 import multiprocessing
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from math import inf
 from time import perf_counter
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from dalsegno.actors import AckedCursor, CursorKey
-from dalsegno.actors.testing import FAULTS, HypothesisChoices, Report, SeededChoices, Verdict
+from dalsegno.actors.testing import (
+    FAULTS,
+    HypothesisChoices,
+    Link,
+    Report,
+    SeededChoices,
+    Verdict,
+)
 from dalsegno.actors.testing.contract.store._writing import writer
 from dalsegno.actors.testing.simulation import FailoverStore
 from tests.actors._world import Wall
@@ -81,6 +91,18 @@ def test_acks_that_die_with_a_process_are_known_to_be_lost_though_nobody_asks_fo
     """This one kills a node a moment after an ack, and every cursor is asked for much later."""
     done = run(SeededChoices(700_587), 700_587)
     assert done.is_sound, str(done)
+
+
+async def test_acks_that_are_written_in_the_step_in_which_a_process_dies_may_be_lost(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """It was a moment too short, so that they were missed in the end."""
+    async with trio.open_nursery() as nursery:
+        noise = SeededChoices(1).noise()
+        link = Link(nursery, noise, silence_s=1.0, faults=Counter())
+        assert link.unwritten_since(trio.current_time()) == inf
+        link.kill()
+        assert link.unwritten_since(trio.current_time()) == trio.current_time()
 
 
 @pytest.mark.long

@@ -145,13 +145,13 @@ class Link:
         self._note_trouble(lasts=is_frozen or not self._is_calm)
 
     def unwritten_since(self, now: float) -> float:
-        """Return the time since which writes may be lost or late; ``now`` if none may."""
+        """Return the time since which writes may be lost or late; infinite if none may."""
         began, ended = self._trouble
-        return began if ended > now - _RECOVERED_S else now
+        return began if ended > now - _RECOVERED_S else inf
 
     def _note_trouble(self, *, lasts: bool) -> None:
         now = trio.current_time()
-        self._trouble = (self.unwritten_since(now), inf if lasts else now)
+        self._trouble = (min(self.unwritten_since(now), now), inf if lasts else now)
 
     # ---------------------------------------------------------------------------- statements
 

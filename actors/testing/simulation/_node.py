@@ -383,9 +383,12 @@ class SimNode:
         return self._steps + sum(process.gate.steps for process in self.processes)
 
     def acks_unwritten_since(self, now: float) -> float:
-        """Return the time since which acks may be forgotten; ``now`` if all are written in time."""
+        """Return the time since which acks may be forgotten; infinite if all are written in time.
+
+        A process may die in the step in which it writes: what it took before is lost then too.
+        """
         since = min(link.unwritten_since(now) for link in self._links)
-        return since - 2 * self._limits.ack_flush_s if since < now else now
+        return since - 2 * self._limits.ack_flush_s
 
     def note_unwritten(self) -> None:
         """Record which acks may be forgotten: before a question that would show it, and at a death.
@@ -394,7 +397,7 @@ class SimNode:
         """
         now = trio.current_time()
         since = self.acks_unwritten_since(now)
-        if since < now:
+        if since <= now:
             self._recorder.crashed(acks_unwritten_s=now - since)
 
     async def _run(self, process: Process) -> None:
