@@ -8,7 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -222,6 +223,16 @@ class Server:
             while not await self._answers():
                 assert self.process.is_running, self.process.err
                 await trio.sleep(0.05)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop the process for the length of a block."""
+        assert self.process is not None
+        self.process.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.signal(signal.SIGCONT)
 
     async def _answers(self) -> bool:
         try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -203,26 +202,17 @@ async def test_a_paused_owner_is_fenced_and_sends_its_clients_away(
             paused, other = which(pair, serving)
             async with open_socket(paused.port, owner, client_id="loyal") as loyal:
                 await loyal.subscribe(owner)
-                async with crowd.without_acks(), stopped(paused):
-                    await loyal.create_note(owner, f"late {next(TITLES)}")
-                    await wait_owner(cluster, owner, other_than=serving)
-                    await crowd.wait(more=10)
+                async with crowd.without_acks():
+                    with paused.stopped():
+                        await loyal.create_note(owner, f"late {next(TITLES)}")
+                        await wait_owner(cluster, owner, other_than=serving)
+                        await crowd.wait(more=10)
                 await check_sent_away(loyal, other)
             await crowd.wait(more=60)
             taken, later = await owner_of(cluster, owner)
             assert taken == other.node_id
             assert later > epoch
         await finish(crowd, cluster)
-
-
-@asynccontextmanager
-async def stopped(server: Server) -> AsyncIterator[None]:
-    assert server.process is not None
-    server.process.signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        server.process.signal(signal.SIGCONT)
 
 
 async def check_sent_away(loyal: Socket, other: Server) -> None:
@@ -254,7 +244,7 @@ async def test_a_paused_owner_that_comes_back_in_time_goes_on(
             proxy.freeze()
             await trio.sleep(0.2)
             told = crowd.codes["WORKSPACE_MOVED"]
-            async with stopped(a):
+            with a.stopped():
                 await until(lambda: crowd.codes["WORKSPACE_MOVED"] > told)
                 await trio.sleep(float(QUICK["DALSEGNO_LIMIT_ANSWER_DEADLINE_S"]))
                 proxy.thaw()
