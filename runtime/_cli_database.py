@@ -94,11 +94,11 @@ async def _repair(
 ) -> RepairReport:
     from dalsegno.actors import repair
     from dalsegno.actors.domains.accounts import account_domains
-    from dalsegno.actors.domains.notes import notes
+    from dalsegno.actors.domains.notes import note_domains
 
     from .store import PostgresStore, bring_up_to_date
 
-    domains = {domain.name: domain for domain in (*account_domains, notes)}
+    domains = {domain.name: domain for domain in (*account_domains, *note_domains)}
     async with _database(data_dir, database) as dsn:
         await bring_up_to_date(dsn, wait_s=limits.database_wait_s)
         async with PostgresStore.open(dsn, limits=limits) as store:

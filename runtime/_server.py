@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 import trio
 
 from dalsegno.actors import Connection
-from dalsegno.actors.domains.notes import notes
+from dalsegno.actors.domains.notes import note_domains
 from dalsegno.protocol import Close, DrainingError, Limits, check_id
 
 from ._background import in_background
@@ -203,7 +203,7 @@ async def serve(
         rt = await stack.enter_async_context(
             Runtime.open(
                 config.database,
-                domains=[notes],
+                domains=note_domains,
                 data_dir=config.data_dir,
                 node_id=config.node_id,
                 address=config.advertise,

@@ -345,30 +345,35 @@ async def test_the_protocols_client_follows(migrated: str, tmp_path: Path) -> No
 # -------------------------------------------------------------------------- tables that are true
 
 
-def raised(*folders: str) -> set[str]:
-    """Every code that some module raises, or gives to an error of its own."""
-    codes = set()
+def raised(*folders: str) -> dict[str, int]:
+    """Every code that some module raises, or gives to an error of its own, and its status."""
+    codes = {}
     for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
-                case ast.Call(func=ast.Name(id="Reject"), args=[ast.Constant(value=str(code)), *_]):
-                    codes.add(code)
+                case ast.Call(
+                    func=ast.Name(id="Reject"),
+                    args=[ast.Constant(value=str(code)), *_],
+                    keywords=named,
+                ):
+                    own = [ast.literal_eval(each.value) for each in named if each.arg == "status"]
+                    codes[code] = http_status(Reject(code, status=own[0] if own else None))
                 case ast.Assign(
                     targets=[ast.Name(id="code")], value=ast.Constant(value=str(code))
                 ) if code.isupper():
-                    codes.add(code)
+                    codes[code] = http_status(Reject(code))
     return codes
 
 
 def test_the_codes_are_those_of_the_code() -> None:
-    server = raised("protocol", "actors", "runtime/web", "runtime/store") | HTTP_STATUS.keys()
-    client = raised("runtime/client") - server
-    assert {"NOTE_EXISTS", "UNKNOWN_COMMAND", "NOT_SUBSCRIBED"} <= server
+    server = HTTP_STATUS | raised("protocol", "actors", "runtime/web", "runtime/store")
+    client = raised("runtime/client").keys() - server.keys()
+    assert {"NOTE_EXISTS", "UNKNOWN_COMMAND", "NOT_SUBSCRIBED"} <= server.keys()
     assert "UNREACHABLE" in client
     told = {plain(row[0]): int(row[1]) for row in rows(PROTOCOL, "Code") if row[0][1:2].isupper()}
-    assert told == {code: http_status(Reject(code)) for code in server}
+    assert told == server
     named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)*)`", PROTOCOL.read_text()))
-    assert named - server - METHODS == client
+    assert named - server.keys() - METHODS == client
 
 
 @pytest.mark.parametrize("document", [README, OPERATIONS], ids=lambda path: path.name)

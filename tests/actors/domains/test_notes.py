@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -26,77 +26,13 @@ from dalsegno.actors.domains.notes import (
 )
 from dalsegno.protocol import (
     SEQ_MAX,
-    Context,
     Limits,
-    Past,
     PatchOp,
-    Principal,
     Reject,
     apply_patch,
 )
 
-START = datetime(2026, 2, 13, tzinfo=UTC)
-
-
-@dataclass
-class Notebook:
-    """One note, decided, written and folded as in a workspace, without one."""
-
-    log: list[tuple[str, int, str]] = field(default_factory=list)
-    state: Note | None = None
-
-    def send(self, command: NoteCommand, user_id: str | None = "u1") -> Any:
-        decider = notes.decider(type(command))
-        if self.state is None and not decider.takes_none:
-            raise Reject("NOTE_NOT_FOUND")
-        base_version = getattr(command, "base_version", None)
-        if base_version is not None and base_version != len(self.log):
-            raise Reject("VERSION_CONFLICT")
-        needs = None if decider.needs is None else decider.needs(command)
-        extras = {
-            "context": Context(
-                entity_id="e",
-                principal=Principal(user_id),
-                role="editor",
-                now=START + timedelta(minutes=len(self.log)),
-                new_id=lambda: "id",
-            ),
-            "past": None if needs is None else Past(version=needs, state=self.at(needs)),
-        }
-        event = decider.function(self.state, command, *(extras[name] for name in decider.extras))
-        if event is not None:
-            self.log.append(notes.encode(event))
-            self.state = notes.evolve_by(self.state, event)
-        return event
-
-    def at(self, version: int) -> Note | None:
-        """Fold the log up to a version."""
-        state = None
-        for record in self.log[:version]:
-            event = notes.decode(*record)
-            assert event is not None
-            state = notes.evolve_by(state, event)
-        return state
-
-    def note(self) -> Note:
-        assert self.state is not None
-        return self.state
-
-
-def begun(markdown: str = "Hello world", title: str = "A note") -> Notebook:
-    notebook = Notebook()
-    notebook.send(CreateNote(title, markdown, note_id="n1"))
-    return notebook
-
-
-def refused(notebook: Notebook, command: NoteCommand) -> str:
-    """Send a command that must be refused, and check that nothing happened."""
-    before = (list(notebook.log), notebook.state)
-    with pytest.raises(Reject) as caught:
-        notebook.send(command)
-    assert (notebook.log, notebook.state) == before
-    return caught.value.code
-
+from ._notebook import START, Notebook, begun, refused
 
 # ------------------------------------------------------------------------------ the model, M2
 
@@ -245,6 +181,10 @@ def test_the_vocabulary_is_the_seeds() -> None:
         "set_title",
         "delete_note",
         "rollback_note",
+        "set_tags",
+        "put_metadata",
+        "delete_metadata",
+        "set_project",
     ]
     fields = {name: event.__struct_fields__ for name, event in notes.events.items()}
     assert fields == {
@@ -255,11 +195,17 @@ def test_the_vocabulary_is_the_seeds() -> None:
             "note_kind",
             "access_scope",
             "created_by",
+            "created_at",
+            "project_id",
         ),
         "note_patched": ("patch_ops", "length", "version"),
         "note_title_updated": ("title", "version"),
         "note_deleted": ("version", "deleted_at"),
         "note_rollback": ("title", "markdown", "version", "rolled_back_to"),
+        "note_tags_updated": ("tags", "version"),
+        "note_metadata_updated": ("key", "value", "version"),
+        "note_metadata_deleted": ("key", "version"),
+        "note_project_updated": ("project_id", "version"),
     }
     repeats = {name: notes.decider(command).repeats for name, command in notes.commands.items()}
     assert [name for name in repeats if repeats[name] == "original"] == ["apply_patch"]
@@ -278,7 +224,7 @@ def test_a_life_as_it_stands_in_the_log() -> None:
             "note_created",
             1,
             '{"title":"A note","markdown":"Hello world","version":1,"note_kind":"markdown",'
-            '"access_scope":"workspace","created_by":"u1"}',
+            '"access_scope":"workspace","created_by":"u1","created_at":"2026-02-13T00:00:00Z"}',
         ),
         (
             "note_patched",
@@ -300,6 +246,7 @@ def test_a_life_as_it_stands_in_the_log() -> None:
         note_kind="markdown",
         access_scope="workspace",
         created_by="u1",
+        created_at=START,
     )
 
 
@@ -330,7 +277,7 @@ def test_the_workspace_stream_says_which_note_changed_and_not_how() -> None:
 
 def test_notes_are_listed_by_title() -> None:
     index = notes.indexed(begun(title="A note").note())
-    assert (index.title, index.keys) == ("A note", ())
+    assert (index.title, index.keys) == ("A note", ("live",))
 
 
 # --------------------------------------------------------------------------------- the rules
@@ -358,7 +305,7 @@ def test_what_is_no_title_is_refused(title: str) -> None:
 
 def test_kinds_and_scopes_that_are_not_offered_are_refused() -> None:
     assert refused(Notebook(), CreateNote("A", "", "video", note_id="n1")) == "BAD_REQUEST"
-    for scope in ("private", "project", ""):
+    for scope in ("private", ""):
         command = CreateNote("A", access_scope=scope, note_id="n1")
         assert refused(Notebook(), command) == "BAD_REQUEST"
     for kind in ("markdown", "settings", "media_image", "media_video"):

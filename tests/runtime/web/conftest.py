@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dalsegno.actors.domains.notes import notes
+from dalsegno.actors.domains.notes import note_domains
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.runtime import Limits, Runtime
 from dalsegno.runtime.seams import WORLD
@@ -29,7 +29,7 @@ async def open_site(
     setup_token: str | None = None,
     limits: Limits | None = None,
     store: Store | None = None,
-    domains: Sequence[Domain[Any, Any, Any]] = (notes,),
+    domains: Sequence[Domain[Any, Any, Any]] = note_domains,
 ) -> AsyncIterator[Site]:
     """Open an application, on a store in memory unless a database is named."""
     clock = Clock()

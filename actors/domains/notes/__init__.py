@@ -1,0 +1,44 @@
+"""Notes: titled texts that several people and agents change at once."""
+
+from . import _labels as _labels, _listing as _listing, _text as _text
+from ._domain import (
+    NOTE_KINDS as NOTE_KINDS,
+    TITLE_CHARS_MAX as TITLE_CHARS_MAX,
+    ApplyPatch as ApplyPatch,
+    CreateNote as CreateNote,
+    DeleteMetadata as DeleteMetadata,
+    DeleteNote as DeleteNote,
+    Note as Note,
+    NoteCommand as NoteCommand,
+    NoteCreated as NoteCreated,
+    NoteDeleted as NoteDeleted,
+    NoteEvent as NoteEvent,
+    NoteMetadataDeleted as NoteMetadataDeleted,
+    NoteMetadataUpdated as NoteMetadataUpdated,
+    NotePatched as NotePatched,
+    NoteProjectUpdated as NoteProjectUpdated,
+    NoteRollback as NoteRollback,
+    NoteTagsUpdated as NoteTagsUpdated,
+    NoteTitleUpdated as NoteTitleUpdated,
+    PutMetadata as PutMetadata,
+    RollbackNote as RollbackNote,
+    SetProject as SetProject,
+    SetTags as SetTags,
+    SetTitle as SetTitle,
+    notes as notes,
+)
+from ._labels import (
+    METADATA_BYTES_MAX as METADATA_BYTES_MAX,
+    METADATA_KEYS_MAX as METADATA_KEYS_MAX,
+    TAG_CHARS_MAX as TAG_CHARS_MAX,
+    TAGS_MAX as TAGS_MAX,
+    check_tags as check_tags,
+)
+from ._links import LINKS_MAX as LINKS_MAX
+from ._listing import (
+    LIVE as LIVE,
+    link_key as link_key,
+    project_key as project_key,
+    tag_key as tag_key,
+)
+from ._served import note_domains as note_domains
