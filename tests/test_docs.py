@@ -22,6 +22,7 @@ import trio
 from trio_websocket import WebSocketConnection, open_websocket_url
 
 from dalsegno.actors.domains.accounts import SetUp, users
+from dalsegno.actors.domains.notes import note_domains
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import Close, Limits, Reject, UnavailableError, http_status
 from dalsegno.protocol._errors import HTTP_STATUS
@@ -366,7 +367,8 @@ def raised(*folders: str) -> dict[str, int]:
 
 
 def test_the_codes_are_those_of_the_code() -> None:
-    server = HTTP_STATUS | raised("protocol", "actors", "runtime/web", "runtime/store")
+    absent = {f"{domain.name.upper()}_NOT_FOUND": 404 for domain in note_domains if domain.commands}
+    server = HTTP_STATUS | absent | raised("protocol", "actors", "runtime/web", "runtime/store")
     client = raised("runtime/client").keys() - server.keys()
     assert {"NOTE_EXISTS", "UNKNOWN_COMMAND", "NOT_SUBSCRIBED"} <= server.keys()
     assert "UNREACHABLE" in client

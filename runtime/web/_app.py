@@ -14,11 +14,15 @@ from ._envelope import Application, install
 from ._guesses import Guesses
 from ._health_routes import PROBES, health_routes
 from ._hosts import Hosts
+from ._note_label_routes import note_label_routes
+from ._note_list_routes import note_list_routes
 from ._note_routes import note_routes
 from ._passwords import Passwords
+from ._project_routes import project_routes
 from ._route_context import RouteContext
 from ._space_routes import space_routes
 from ._user_routes import user_routes
+from ._view_routes import view_routes
 from ._workspace_routes import workspace_routes
 
 if TYPE_CHECKING:
@@ -83,6 +87,10 @@ def create_app(
         workspace_routes,
         space_routes,
         note_routes,
+        note_label_routes,
+        note_list_routes,
+        project_routes,
+        view_routes,
     ):
         app.register_blueprint(routes(context))
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Limits, Receipt
 
 T = TypeVar("T", bound=msgspec.Struct)
+DecodedT = TypeVar("DecodedT")
 
 _log = structlog.get_logger("dalsegno.web")
 
@@ -197,6 +198,18 @@ async def read(type_: type[T], *, bytes_max: int | None = None, known: bool = Fa
     return body
 
 
+async def read_any() -> Any:  # noqa: ANN401 - any JSON
+    """Read the request's body, whatever JSON it is; see `read`.
+
+    Raises:
+        Reject: ``UNSUPPORTED_MEDIA_TYPE``, ``BAD_REQUEST``.
+        HTTPException: it is too long or too slow.
+
+    """
+    _check_content_type()
+    return await in_turns(_decoding(await read_body(g.limits), object))
+
+
 @cache
 def _known_fields(type_: type[msgspec.Struct]) -> KnownFields:
     return KnownFields(type_)
@@ -225,7 +238,7 @@ async def _drained() -> bool:
     return True
 
 
-def _decoding(document: bytes, type_: type[T]) -> Generator[None, None, T]:
+def _decoding(document: bytes, type_: type[DecodedT]) -> Generator[None, None, DecodedT]:
     """Decode JSON from outside, refusing what cannot be stored or is nested too deeply."""
     yield from scan(document, g.limits.nesting_max)
     try:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from dalsegno.actors.domains.notes import (
     ApplyPatch,
@@ -17,17 +17,24 @@ from dalsegno.actors.domains.notes import (
     SetTitle,
     notes,
 )
-from dalsegno.protocol import SEQ_MAX, WRITERS, PatchOps, Reject, check_id
+from dalsegno.protocol import WRITERS, PatchOps
 
-from ._envelope import answer, nothing, query_int, read, replayed, request_id
+from ._conditions import (
+    base_version,
+    is_known,
+    needed_base_version,
+    not_modified,
+    query_base_version,
+    tagged,
+)
+from ._envelope import answer, read, replayed, request_id
+from ._located import delete, look_up, send_change
 from ._membership import check_sender
-from ._route_context import RouteContext, idempotency_key
+from ._route_context import RouteContext, idempotency_key, needed_key
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from dalsegno.actors import Receipt
-    from dalsegno.runtime import Runtime, Workspace
+    from dalsegno.runtime import Runtime
 
     from ._auth import Identity
 
@@ -40,13 +47,15 @@ class NoteCreateBody(msgspec.Struct, frozen=True, kw_only=True):
     markdown: str = ""
     note_kind: str = "markdown"
     access_scope: str = "workspace"
+    project_id: str | None = None
     idempotency_key: str | None = None
 
 
 class PatchBody(msgspec.Struct, frozen=True, kw_only=True):
     """The request to change the text."""
 
-    base_version: int
+    base_version: int | None = None
+    """None: ``If-Match`` says it."""
     patch_ops: PatchOps
     idempotency_key: str | None = None
 
@@ -54,7 +63,8 @@ class PatchBody(msgspec.Struct, frozen=True, kw_only=True):
 class TitleBody(msgspec.Struct, frozen=True, kw_only=True):
     """The request to change the title."""
 
-    base_version: int
+    base_version: int | None = None
+    """None: ``If-Match`` says it."""
     title: str
     idempotency_key: str | None = None
 
@@ -72,12 +82,15 @@ class NoteBody(msgspec.Struct, frozen=True, kw_only=True):
 
     note_id: str
     workspace_id: str
+    project_id: str | None
     title: str
     note_kind: str
     access_scope: str
     version: int
     event_seq: int
     markdown: str
+    tags: tuple[str, ...]
+    metadata_json: dict[str, Any]
     deleted_at: datetime | None
 
 
@@ -100,118 +113,55 @@ def note_routes(context: RouteContext) -> Blueprint:
         identity = await context.authenticate()
         body = await read(NoteCreateBody, known=True)
         workspace = rt.workspace(body.workspace_id).acting(user_id=identity.user_id)
-        command = CreateNote(body.title, body.markdown, body.note_kind, body.access_scope)
+        command = CreateNote(
+            body.title,
+            body.markdown,
+            body.note_kind,
+            body.access_scope,
+            project_id=body.project_id,
+        )
         key = idempotency_key(body.idempotency_key)
         await check_sender(rt, workspace, command, key, allow=WRITERS)
         receipt = await workspace.send(command, key=key, correlation_id=request_id())
-        created = NoteBody(
-            note_id=receipt.entity_id,
-            workspace_id=body.workspace_id,
-            title=body.title,
-            note_kind=body.note_kind,
-            access_scope=body.access_scope,
-            version=receipt.version,
-            event_seq=receipt.version,
-            markdown=body.markdown,
-            deleted_at=None,
-        )
-        return replayed(answer(created, 201), receipt)
+        return tagged(replayed(answer(_created_body(body, receipt), 201), receipt), receipt.version)
 
     @routes.get("/api/notes/<note_id>")
     async def read_note(note_id: str) -> Response:
         identity = await context.authenticate()
-        workspace, _ = await _workspace_of(rt, note_id, identity)
-        min_seq = query_int("min_seq", 0, least=0, most=SEQ_MAX)
-        try:
-            note = await workspace.get(notes, note_id, min_seq=min_seq or None)
-        except Reject as error:
-            if error.code != "ROLE_FORBIDDEN":
-                raise
-            note = None  # removed meanwhile: it does not exist for the caller any more (C22)
-        if note is None:
-            raise _not_found()
-        return answer(_note_body(workspace.id, note_id, note))
+        workspace, entity = await look_up(rt, notes, note_id, identity)
+        if is_known(entity.version):
+            return not_modified(entity.version)
+        body = _note_body(workspace.id, note_id, entity.state)
+        return tagged(answer(body), entity.version)
 
     @routes.patch("/api/notes/<note_id>")
     async def patch_note(note_id: str) -> Response:
         identity = await context.authenticate()
         body = await read(PatchBody, known=True)
-        command = ApplyPatch(note_id, body.patch_ops, body.base_version)
+        command = ApplyPatch(note_id, body.patch_ops, needed_base_version(body.base_version))
         return await _change(rt, identity, note_id, command, body.idempotency_key)
 
     @routes.patch("/api/notes/<note_id>/title")
     async def set_title(note_id: str) -> Response:
         identity = await context.authenticate()
         body = await read(TitleBody, known=True)
-        command = SetTitle(note_id, body.title, body.base_version)
+        command = SetTitle(note_id, body.title, needed_base_version(body.base_version))
         return await _change(rt, identity, note_id, command, body.idempotency_key)
 
     @routes.post("/api/notes/<note_id>/rollback")
     async def roll_back(note_id: str) -> Response:
         identity = await context.authenticate()
         body = await read(RollbackBody, known=True)
-        command = RollbackNote(note_id, body.target_version, body.base_version)
+        command = RollbackNote(note_id, body.target_version, base_version(body.base_version))
         return await _change(rt, identity, note_id, command, body.idempotency_key)
 
     @routes.delete("/api/notes/<note_id>")
     async def delete_note(note_id: str) -> Response:
         identity = await context.authenticate()
-        base_version = query_int("base_version", 0, least=0, most=SEQ_MAX)
-        command = DeleteNote(note_id, base_version or None)
-        receipt = await _send(rt, identity, note_id, command, idempotency_key())
-        return replayed(nothing(), receipt)
+        command = DeleteNote(note_id, query_base_version())
+        return await delete(rt, notes, identity, note_id, command)
 
     return routes
-
-
-async def _workspace_of(
-    rt: Runtime,
-    note_id: str,
-    identity: Identity,
-    is_known: Callable[[Workspace], Awaitable[bool]] | None = None,
-) -> tuple[Workspace, str | None]:
-    """Return the workspace of a note, as the caller, who must be a member of it, or known there.
-
-    With it comes the caller's role, None for one who is no member any more.
-
-    To the caller, a note that may not be seen does not exist (C22).  Ids that the runtime generates
-    are unique; a program may choose its own, and then ``?workspace_id=`` selects the workspace.
-
-    Raises:
-        Reject: ``NOTE_NOT_FOUND``; ``BAD_REQUEST`` if several workspaces match.
-
-    """
-    check_id(note_id, chars_max=rt.limits.id_chars_max, what="note_id")
-    asked = request.args.get("workspace_id")
-    found = [asked] if asked is not None else await rt.store.locate(notes.stream_id(note_id))
-    among = [rt.workspace(each).acting(user_id=identity.user_id) for each in found]
-    roles = [(each, await each.role_of(identity.user_id)) for each in among]
-    own = [found for found in roles if found[1] is not None]
-    if not own and is_known is not None:
-        own = [found for found in roles if await is_known(found[0])]
-    if not own:
-        raise _not_found()
-    if len(own) > 1:
-        raise Reject("BAD_REQUEST", "several workspaces have this note: add ?workspace_id=")
-    return own[0]
-
-
-async def _send(
-    rt: Runtime,
-    identity: Identity,
-    note_id: str,
-    command: ApplyPatch | SetTitle | RollbackNote | DeleteNote,
-    key: str | None,
-) -> Receipt:
-    """Send a change of a note: a writer's, or a repeat by whoever has left since."""
-
-    async def is_known(workspace: Workspace) -> bool:
-        return key is not None and await workspace.has_answered(command, key=key)
-
-    workspace, role = await _workspace_of(rt, note_id, identity, is_known)
-    if role not in WRITERS and not await is_known(workspace):
-        raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
-    return await workspace.send(command, key=key, correlation_id=request_id())
 
 
 async def _change(
@@ -219,34 +169,49 @@ async def _change(
     identity: Identity,
     note_id: str,
     command: ApplyPatch | SetTitle | RollbackNote,
-    key: str | None,
+    in_body: str | None,
 ) -> Response:
-    key = idempotency_key(key)
-    if key is None:
-        key = rt.world.new_id()
-    receipt = await _send(rt, identity, note_id, command, key)
+    key = needed_key(rt, in_body)
+    receipt = await send_change(rt, notes, identity, note_id, command, key)
     changed = NoteChangedBody(
         note_id=note_id,
         version=receipt.version,
         event_seq=receipt.version,
         idempotency_key=key,
     )
-    return replayed(answer(changed), receipt)
+    return tagged(replayed(answer(changed), receipt), receipt.version)
+
+
+def _created_body(body: NoteCreateBody, receipt: Receipt) -> NoteBody:
+    """Return a note as it was created, whatever has become of it: a repeat gets the same."""
+    return NoteBody(
+        note_id=receipt.entity_id,
+        workspace_id=body.workspace_id,
+        project_id=body.project_id,
+        title=body.title,
+        note_kind=body.note_kind,
+        access_scope="workspace",
+        version=receipt.version,
+        event_seq=receipt.version,
+        markdown=body.markdown,
+        tags=(),
+        metadata_json={},
+        deleted_at=None,
+    )
 
 
 def _note_body(workspace_id: str, note_id: str, note: Note) -> NoteBody:
     return NoteBody(
         note_id=note_id,
         workspace_id=workspace_id,
+        project_id=note.project_id,
         title=note.title,
         note_kind=note.note_kind,
         access_scope=note.access_scope,
         version=note.version,
         event_seq=note.version,
         markdown=note.markdown,
+        tags=note.tags,
+        metadata_json=note.metadata,
         deleted_at=note.deleted_at,
     )
-
-
-def _not_found() -> Reject:
-    return Reject("NOTE_NOT_FOUND", "no such note")

@@ -138,3 +138,9 @@ def check_global_admin(user: User) -> None:
 def idempotency_key(in_body: str | None = None) -> str | None:
     """Return the request's idempotency key: the body's, else the header's."""
     return in_body if in_body is not None else request.headers.get("idempotency-key")
+
+
+def needed_key(rt: Runtime, in_body: str | None = None) -> str:
+    """Return the idempotency key of a change, a new one if the request has none (KJ-IDEM-4)."""
+    key = idempotency_key(in_body)
+    return rt.world.new_id() if key is None else key

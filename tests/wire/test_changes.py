@@ -228,6 +228,60 @@ async def test_x_roll_1_a_rollback_is_a_new_version(site: Site) -> None:
     assert events[-1]["payload"]["rolled_back_to"] == 110
 
 
+async def test_x_occ_3_labels_over_the_socket_are_those_over_http(site: Site) -> None:
+    """The same commands, the same events, for readers of either dialect."""
+    owner, w = site.owner, site.owner.workspace_id
+    over_http, over_socket = await owner.create_note(), await owner.create_note()
+    made = await owner.http("POST", "/api/projects", {"workspace_id": w, "name": "P"})
+    project_id = made.json()["id"]
+    note = f"/api/notes/{over_http}"
+    for method, path, body in (
+        ("PUT", f"{note}/tags", {"tags": ["b", "a"]}),
+        ("PUT", f"{note}/metadata/k", {"any": ["json"]}),
+        ("DELETE", f"{note}/metadata/k", None),
+        ("PUT", f"{note}/project", {"project_id": project_id}),
+    ):
+        response = await owner.http(method, path, body)
+        assert response.status_code in {200, 204}, response.text
+    async with owner.socket() as socket:
+        await socket.ask("subscribe_note", note_id=over_socket)
+        await socket.until("note_event", event_type="note_created")
+        version = 1
+        for name, payload in (
+            ("set_tags", {"tags": ["b", "a"]}),
+            ("put_metadata", {"key": "k", "value": {"any": ["json"]}}),
+            ("delete_metadata", {"key": "k"}),
+            ("set_project", {"project_id": project_id}),
+        ):
+            based = {"note_id": over_socket, "base_version": version, **payload}
+            sent = {"workspace_id": w, "name": name, "payload": based, "idempotency_key": name}
+            answer = await socket.ask("command", **sent)
+            version += 1
+            assert (answer["type"], answer["version"]) == ("committed", version)
+            stale = await socket.ask("command", **sent | {"idempotency_key": None})
+            assert (stale["type"], stale["code"]) == ("rejected", "VERSION_CONFLICT")
+            again = await socket.ask("command", **sent)
+            assert (again["version"], again["repeated"]) == (version, True)
+        said = [m for m in socket.seen if m["type"] == "note_event"][1:]
+        await socket.ask("subscribe_workspace", workspace_id=w)
+        project = await socket.until("workspace_event", event_type="project_created")
+        assert project["payload"]["project_id"] == project_id
+        assert project["payload"]["name"] == "P"
+        await socket.until("workspace_event", event_type="project_name_taken")
+        moved = await socket.until("workspace_event", event_type="note_project_updated")
+        assert moved["payload"] == {"note_id": over_http, "version": 5, "event_seq": 5}
+    logged = [e for e in await owner.events() if e["stream_id"] == f"note:{over_http}"][1:]
+    assert [(m["event_type"], m["payload"]) for m in said] == [
+        (e["type"], e["payload"]) for e in logged
+    ]
+    assert [m["event_type"] for m in said] == [
+        "note_tags_updated",
+        "note_metadata_updated",
+        "note_metadata_deleted",
+        "note_project_updated",
+    ]
+
+
 @pytest.mark.parametrize("halted", [True, False])
 async def test_x_seq_8_the_last_number_is_not_passed(
     site: Site, migrated: str, *, halted: bool

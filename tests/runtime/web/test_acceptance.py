@@ -1,4 +1,4 @@
-"""The acceptance ids of accounts and workspaces, each as one story over HTTP."""
+"""The acceptance ids of accounts, workspaces and notes, each as one story over HTTP."""
 
 from __future__ import annotations
 
@@ -121,3 +121,39 @@ async def test_api_wspace_02_members_and_the_next_owner(site: Site, owner: User)
     assert (await user.delete(f"{owner.space}/members/{owner.id}")).status == 204
     gone = await owner.get(f"{owner.space}/members")
     assert (gone.status, gone.code) == (403, "ROLE_FORBIDDEN")
+
+
+async def test_api_note_01_a_note_is_created_and_fetched(owner: User) -> None:
+    space = {"workspace_id": owner.workspace_id}
+    project = await owner.post("/api/projects", {**space, "name": "P"})
+    body = {
+        **space,
+        "project_id": project.body["id"],
+        "title": "First",
+        "note_kind": "markdown",
+        "access_scope": "workspace",
+        "markdown": "Hello",
+    }
+    created = await owner.post("/api/notes", body)
+    assert created.status == 201
+    path = f"/api/notes/{created.body['note_id']}"
+    fetched = await owner.get(path)
+    assert fetched.status == 200
+    assert fetched.body.items() >= body.items()
+    told = {k: v for k, v in created.body.items() if k != "request_id"}
+    assert told.items() <= fetched.body.items()
+    assert {"note_id", "version", "metadata_json", "deleted_at"} <= set(fetched.body)
+    absent = await owner.get("/api/notes/nothing")
+    assert (absent.status, absent.code) == (404, "NOTE_NOT_FOUND")
+
+
+async def test_api_note_03_a_title_is_based_on_a_version(owner: User) -> None:
+    path = f"/api/notes/{await owner.write()}"
+    title = {"base_version": 1, "title": "Second"}
+    changed = await owner.patch(f"{path}/title", title)
+    assert (changed.status, changed.body["version"], changed.body["event_seq"]) == (200, 2, 2)
+    stale = await owner.patch(f"{path}/title", {**title, "title": "Third"})
+    assert (stale.status, stale.code) == (409, "VERSION_CONFLICT")
+    assert stale.body["details"]["current_version"] == 2
+    read = await owner.get(path)
+    assert (read.body["title"], read.body["version"]) == ("Second", 2)
