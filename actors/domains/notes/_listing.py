@@ -22,6 +22,7 @@ LIVE = "live"
 """The key of every note that is not deleted."""
 
 _ANY = "any:"
+_ONLY_LIVE = (LIVE,)
 
 
 def tag_key(tag: str, *, deleted_too: bool = False) -> str:
@@ -42,6 +43,8 @@ def link_key(title: str) -> str:
 @notes.index
 def index(note: Note) -> Index:
     """Return the title and the keys by which notes are listed."""
+    if note.tags == note.links == () and note.project_id is None:  # asked at every keystroke
+        return Index(keys=_ONLY_LIVE if note.deleted_at is None else (), title=note.title)
     keys = [f"tag:{tag}" for tag in note.tags]
     if note.project_id is not None:
         keys.append(f"project:{note.project_id}")
