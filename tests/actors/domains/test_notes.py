@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import given, strategies as st
 from dalsegno.actors.domains.notes import (
     ApplyPatch,
     CreateNote,
+    DeleteMetadata,
     DeleteNote,
     Note,
     NoteCommand,
@@ -20,7 +21,9 @@ from dalsegno.actors.domains.notes import (
     NoteEvent,
     NotePatched,
     NoteRollback,
+    PutMetadata,
     RollbackNote,
+    SetTags,
     SetTitle,
     notes,
 )
@@ -37,11 +40,15 @@ from ._notebook import START, Notebook, begun, refused
 # ------------------------------------------------------------------------------ the model, M2
 
 
+Labels: TypeAlias = tuple[tuple[str, ...], dict[str, Any]]
+"""Tags and metadata."""
+
+
 @dataclass
 class Model:
-    """All versions of a note as (title, characters, deleted)."""
+    """All versions of a note as (title, characters, deleted, labels)."""
 
-    versions: list[tuple[str, list[str], bool]] = field(default_factory=list)
+    versions: list[tuple[str, list[str], bool, Labels]] = field(default_factory=list)
 
     def send(self, command: NoteCommand) -> str | None:
         """Return the code of the refusal, or None if it is accepted."""
@@ -50,33 +57,48 @@ class Model:
             case CreateNote(title=title, markdown=markdown):
                 if self.versions:
                     return "NOTE_EXISTS"
-                self.versions.append((title, list(markdown), False))
+                self.versions.append((title, list(markdown), False, ((), {})))
                 return None
         if not self.versions:
             return "NOTE_NOT_FOUND"
         if base_version not in {None, len(self.versions)}:
             return "VERSION_CONFLICT"
-        title, text, deleted = self.versions[-1]
+        title, text, deleted, labels = self.versions[-1]
         match command:
             case DeleteNote():
                 if not deleted:
-                    self.versions.append((title, text, True))
+                    self.versions.append((title, text, True, labels))
             case RollbackNote(target_version=target):
                 if not 1 <= target <= len(self.versions):
                     return "NOTE_NOT_FOUND"
                 if self.versions[target - 1][2]:
                     return "INVALID_PATCH"
-                self.versions.append(self.versions[target - 1])
+                self.versions.append((*self.versions[target - 1][:3], labels))
             case _ if deleted:
                 return "NOTE_NOT_FOUND"
             case SetTitle(title=title):
-                self.versions.append((title, text, False))
+                self.versions.append((title, text, False, labels))
             case ApplyPatch(patch_ops=ops):
                 done = self.patched(text, ops)
                 if done is None:
                     return "INVALID_PATCH"
-                self.versions.append((title, done, False))
+                self.versions.append((title, done, False, labels))
+            case SetTags() | PutMetadata() | DeleteMetadata():
+                changed = self.labelled(labels, command)
+                if changed != labels:  # what is so already is no write
+                    self.versions.append((title, text, False, changed))
         return None
+
+    @staticmethod
+    def labelled(labels: Labels, command: SetTags | PutMetadata | DeleteMetadata) -> Labels:
+        tags, metadata = labels
+        match command:
+            case SetTags(tags=given):
+                return tuple(sorted(set(given), key=list(given).index)), metadata
+            case PutMetadata(key=key, value=value):
+                return tags, metadata | {key: value}
+            case DeleteMetadata(key=gone):
+                return tags, {key: value for key, value in metadata.items() if key != gone}
 
     @staticmethod
     def patched(text: list[str], ops: Any) -> list[str] | None:
@@ -108,6 +130,9 @@ steps = st.one_of(
     st.tuples(st.just("title"), titles, lags),
     st.tuples(st.just("delete"), optional_lags),
     st.tuples(st.just("rollback"), st.integers(-1, 9), optional_lags),
+    st.tuples(st.just("tags"), st.lists(st.sampled_from("abc"), max_size=4), optional_lags),
+    st.tuples(st.just("put"), st.sampled_from("kl"), st.integers(0, 1), optional_lags),
+    st.tuples(st.just("remove"), st.sampled_from("kl"), optional_lags),
 )
 
 
@@ -121,8 +146,14 @@ def command_of(step: tuple[Any, ...], version: int) -> NoteCommand:
             return SetTitle("n1", title, version - lag)
         case ("delete", lag):
             return DeleteNote("n1", None if lag is None else version - lag)
-        case (_, target, lag):
+        case ("rollback", target, lag):
             return RollbackNote("n1", target, None if lag is None else version - lag)
+        case ("tags", tags, lag):
+            return SetTags("n1", tags, None if lag is None else version - lag)
+        case ("put", key, value, lag):
+            return PutMetadata("n1", key, value, None if lag is None else version - lag)
+        case ("remove", key, lag):
+            return DeleteMetadata("n1", key, None if lag is None else version - lag)
     raise AssertionError(step)
 
 
@@ -139,20 +170,21 @@ def test_m2_notes_do_what_the_model_does(script: list[tuple[Any, ...]]) -> None:
             continue
         notebook.send(command)
         note = notebook.note()
-        title, text, deleted = model.versions[-1]
+        title, text, deleted, labels = model.versions[-1]
         assert (note.title, note.markdown, note.deleted_at is not None) == (
             title,
             "".join(text),
             deleted,
         )
+        assert (note.tags, note.metadata) == labels
         # KJ-SEQ-2: the version counts the accepted writes, and is the number in the stream.
         assert note.version == len(notebook.log) == len(model.versions)
     # X-ROLL-1: history stays as it was; what the log holds folds to each of its versions.
-    for version, (title, text, deleted) in enumerate(model.versions, 1):
+    for version, (title, text, deleted, labels) in enumerate(model.versions, 1):
         then = notebook.at(version)
         assert then is not None
         assert (then.version, then.title, then.markdown) == (version, title, "".join(text))
-        assert (then.deleted_at is not None) == deleted
+        assert (then.deleted_at is not None, (then.tags, then.metadata)) == (deleted, labels)
     assert notebook.at(len(notebook.log)) == notebook.state
     assert notes.decode_state(notes.encode_state(notebook.state)) == notebook.state
 
