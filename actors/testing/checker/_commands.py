@@ -32,11 +32,11 @@ def check_reads(evidence: Evidence) -> Iterator[Violation]:
     """Judge every read."""
     barriers: dict[tuple[str, str], Barriers] = {}
     for attempt in evidence.reads.values():
-        answer, sent = attempt.answer, attempt.sent
+        answer = attempt.answer
         if answer is None:
             yield from _check_waiting(evidence, attempt)
         elif answer.outcome == "ok":
-            yield from _check_fresh(evidence, sent, answer)
+            yield from _check_fresh(evidence, attempt, answer)
             yield from _check_committed(evidence, attempt, answer)
             yield from _check_allowed(evidence, attempt, answer, barriers)
 
@@ -173,15 +173,20 @@ def _check_rejection(
 # ------------------------------------------------------------------------------------------ reads
 
 
-def _check_fresh(evidence: Evidence, sent: ReadSent, answer: Answered) -> Iterator[Violation]:
+def _check_fresh(
+    evidence: Evidence, attempt: Attempt[ReadSent], answer: Answered
+) -> Iterator[Violation]:
+    """Judge whether a read reflects what it asked for, and what was known before it was sent."""
+    sent = attempt.sent
     if answer.event_seq is not None and answer.event_seq < sent.min_seq:
         sentence = f"a read that needs {sent.min_seq} reflects {answer.event_seq}"
         yield _violation(Verdict.STALE_READ, sent, sentence, answer)
     elif sent.stream_id is not None and answer.version is not None:
-        due = evidence.log(sent.workspace_id).version_at(sent.stream_id, sent.min_seq)
+        needs = max(sent.min_seq, _known(evidence, attempt))
+        due = evidence.log(sent.workspace_id).version_at(sent.stream_id, needs)
         if answer.version < due:
             sentence = (
-                f"a read that needs {sent.min_seq} shows version {answer.version} "
+                f"a read that needs {needs} shows version {answer.version} "
                 f"of {sent.stream_id}, which was at {due} then"
             )
             yield _violation(Verdict.STALE_READ, sent, sentence, answer)

@@ -54,6 +54,8 @@ class Wanted:
     is_asking: bool = False
     refused: str | None = None
     """The code that refused the last subscribe, or ended its subscription."""
+    is_honoured: bool = False
+    """Whether a node has subscribed it once: its cursors are of this history since."""
 
 
 @dataclass(slots=True, eq=False)
@@ -95,6 +97,8 @@ class SimClient:
         self.process: Process | None = None
         self.wanted: dict[str, Wanted] = {}
         self.pending: dict[str, Pending] = {}
+        self.refusals: list[str] = []
+        """The cursors that it had from a node, and that were refused: wrong in one history."""
         self._nodes = nodes
         self._noise = noise
         self._limits = limits
@@ -173,10 +177,17 @@ class SimClient:
 
     # -------------------------------------------------------------------------- subscribing
 
-    def want(self, workspace_id: str, stream_id: str, cursor: int | None) -> None:
+    def want(self, workspace_id: str, stream_id: str, cursor: int | str | None) -> None:
         """Follow a stream from now on; do nothing if that is already wanted."""
         if stream_id not in self.wanted:
             self.wanted[stream_id] = Wanted(workspace_id, stream_id, cursor)
+
+    async def follow(self, workspace_id: str, stream_id: str, cursor: int | str | None) -> None:
+        """Want a stream, and ask for it at once if there is a connection."""
+        self.want(workspace_id, stream_id, cursor)
+        wanted = self.wanted[stream_id]
+        if self.cable is not None and wanted.followed is None and not wanted.is_asking:
+            await self._subscribe(wanted)
 
     async def leave(self, stream_id: str) -> None:
         """Unsubscribe from a stream; do nothing if that has not begun."""
@@ -211,6 +222,7 @@ class SimClient:
 
     def _subscribed(self, wanted: Wanted, message: Message, connection: str) -> None:
         wanted.is_asking, wanted.refused = False, None
+        wanted.is_honoured = True
         wanted.sent = message["cursor"]
         wanted.cursor = self._cursor(message["cursor"], message["chain"])
         if wanted.asked is not None:
@@ -239,6 +251,8 @@ class SimClient:
             wanted.followed.ended(message["code"])
             wanted.followed = None
         if message["code"] in _BEGIN_AGAIN:
+            if wanted.is_honoured or wanted.cursor is None:
+                self.refusals.append(f"{self!r}: {message['code']} at its own {wanted!r}")
             wanted.cursor = 0
 
     def _cursor(self, seq: int, chain: str) -> int | str:
@@ -292,7 +306,7 @@ class SimClient:
                 self._event(wanted, message)
             case "subscribed":
                 self._subscribed(wanted, message, connection)
-            case "error":
+            case "error" if request_id is not None or wanted.followed is not None:
                 self._ended(wanted, message)
             case _:
                 return

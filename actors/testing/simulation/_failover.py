@@ -39,6 +39,11 @@ class FailoverStore(MemoryStore):
         """Return the ack cursors, without a link."""
         return self._cursors.all()
 
+    def owner_of(self, workspace_id: str) -> str | None:
+        """Return the node that owns a workspace, without a link."""
+        log = self._logs.get(workspace_id)
+        return None if log is None else log.head.owner
+
     def owners(self) -> dict[str | None, None]:
         """Return the nodes that own something, without a link."""
         return {log.head.owner: None for log in self._logs.values()}

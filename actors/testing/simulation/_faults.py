@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FAULTS = (
     "weather",
+    "lag",
     "drop",
     "partition",
     "outage",
@@ -107,6 +108,25 @@ class Faults:
     def _process(self) -> Process:
         return self._node().process
 
+    def owner_of(self, workspace_id: str) -> SimNode | None:
+        """Return the node that owns a workspace, by the store."""
+        owner = self._store.owner_of(workspace_id)
+        return next((node for node in self._nodes if node.node_id == owner), None)
+
+    def nodes_but(self, node: SimNode | None) -> Sequence[SimNode]:
+        """Return the other nodes."""
+        return [each for each in self._nodes if each is not node]
+
+    def seclude(self, node: SimNode) -> Callable[[], None]:
+        """Freeze a node or cut it off from the database; the caller ends it by what is returned."""
+        process = node.process
+        self.counts["takeover"] += 1
+        if self._choices.chance(0.5):
+            process.freeze()
+            return process.thaw
+        process.link.set(self._choices.pick([LinkState.REFUSING, LinkState.SILENT]))
+        return lambda: process.link.set(LinkState.UP)
+
     # ------------------------------------------------------------------------- the database
 
     async def weather(self) -> None:
@@ -121,6 +141,22 @@ class Faults:
             rejected=choices.pick([0.0, 0.0, 0.0, 0.3]),
         )
         link.set(LinkState.UP, weather)
+        self._for_a_while(lambda: link.set(LinkState.UP))
+
+    async def lag(self) -> None:
+        """Make one node's link slow, and nothing else: what is short otherwise takes its time."""
+        self._lag(self._process())
+
+    async def lag_of(self, workspace_id: str) -> None:
+        """Do so to the node that owns a workspace."""
+        node = self.owner_of(workspace_id)
+        if node is not None and node.process.link.state is LinkState.UP:
+            self.counts["lag"] += 1
+            self._lag(node.process)
+
+    def _lag(self, process: Process) -> None:
+        link = process.link
+        link.set(LinkState.UP, Weather(latency_s=self._choices.pick([0.005, 0.05, 0.2])))
         self._for_a_while(lambda: link.set(LinkState.UP))
 
     async def drop(self) -> None:

@@ -7,7 +7,8 @@ its effects can be counted.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -20,14 +21,14 @@ from dalsegno.actors.testing.checker import UNKNOWN_CODES
 from dalsegno.protocol import DalsegnoError, workspace_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
-    from dalsegno.actors.ports import Store
-    from dalsegno.actors.testing.checker import Recorder
-    from dalsegno.protocol import Domain
+    from dalsegno.actors.testing.checker import Asked, Recorder
+    from dalsegno.protocol import Domain, Receipt
 
     from ._choices import Choices
     from ._client import SimClient, Wanted
+    from ._failover import FailoverStore
     from ._node import SimNode
 
 _ATTEMPTS_MAX = 4
@@ -38,6 +39,10 @@ _AHEAD = (0, 0, 1, 2, 4)
 """How far ahead of what it knows a client reads: the read waits, and much may happen meanwhile."""
 _KEYED = 0.6
 """How many commands have an idempotency key."""
+_OWNING = 0.7
+"""How often a host's program asks the node that owns the workspace."""
+_ACKED_FIRST = 0.5
+"""How many clients that leave a stream and come back acknowledge it before."""
 _ELSEWHERE = 0.1
 """How many are for any workspace instead of the client's own."""
 _RETRYABLE = frozenset(
@@ -57,6 +62,28 @@ class Ask:
     """… and at most."""
 
 
+@dataclass(frozen=True, slots=True)
+class Focus:
+    """The one workspace of all operations that are started inside a block."""
+
+    workspace_id: str
+    nodes: Sequence[SimNode] = ()
+    """Where a host's program sends and reads; empty: anywhere."""
+
+
+_focus: ContextVar[Focus | None] = ContextVar("focus", default=None)
+
+
+@contextmanager
+def focused(focus: Focus) -> Iterator[None]:
+    """Aim the operations that are started in a block at one workspace."""
+    token = _focus.set(focus)
+    try:
+        yield
+    finally:
+        _focus.reset(token)
+
+
 class Load:
     """The operations, each on a client and a workspace chosen at random."""
 
@@ -64,7 +91,7 @@ class Load:
         self,
         choices: Choices,
         *,
-        store: Store,
+        store: FailoverStore,
         clients: Sequence[SimClient],
         nodes: Sequence[SimNode],
         workspaces: Sequence[str],
@@ -121,28 +148,51 @@ class Load:
                 marker = f"m{next(self._markers)}"
             await trio.sleep(_PAUSE_S)
 
+    async def repeat(self) -> None:
+        """Send a command two or three times at once under one key, as an impatient proxy does."""
+        choices = self._choices
+        drawn = self._commands(choices)
+        ask = drawn if isinstance(drawn, Ask) else Ask(drawn)
+        client, workspace_id = self._any_client()
+        node, marker = self._any_node(workspace_id), f"m{next(self._markers)}"
+        async with trio.open_nursery() as nursery:
+            for _ in range(choices.integer(2, 3)):
+                nursery.start_soon(self._insist, node, client, workspace_id, ask, marker)
+
     async def member(self) -> None:
         """End a membership or begin one, as the owner, who is the first client."""
         owner, *others = self._clients
         if not others:
             return
         user_id = self._choices.pick(others).user_id
-        workspace_id = owner.home
-        command = (
-            RemoveMember(user_id) if self._choices.chance(0.5) else PutMember(user_id, "editor")
-        )
-        await self._send(owner, workspace_id, Ask(command), is_keyed=True)
+        await self.change_member(owner.home, user_id, stays=not self._choices.chance(0.5))
+
+    async def change_member(self, workspace_id: str, user_id: str, *, stays: bool) -> None:
+        """End a membership, or begin it, as the owner."""
+        command = PutMember(user_id, "editor") if stays else RemoveMember(user_id)
+        await self._send(self._clients[0], workspace_id, Ask(command), is_keyed=True)
 
     async def subscribe(self) -> None:
         """Follow a stream, after any cursor that the client might have."""
         choices = self._choices
-        client = choices.pick(self._clients)
+        client = choices.pick(self._near())
         workspace_id = client.home
         streams = [workspace_stream(workspace_id), *self._streams[workspace_id]]
         stream_id = choices.pick(streams)
         cursor = choices.pick([0, None, client.seen.get(workspace_id, 0) // 2])
-        client.want(workspace_id, stream_id, cursor)
-        await trio.lowlevel.checkpoint()
+        await client.follow(workspace_id, stream_id, cursor)
+
+    async def resubscribe(self) -> None:
+        """Leave a stream, perhaps behind an ack, and follow it again at once."""
+        choices = self._choices
+        client, wanted = self._any_wanted()
+        if wanted is None or wanted.followed is None:
+            return
+        cursor = choices.pick([None, wanted.cursor, wanted.sent, 0])
+        if choices.chance(_ACKED_FIRST):
+            await self._acknowledge(client, wanted, wanted.sent)
+        await client.leave(wanted.stream_id)
+        await client.follow(wanted.workspace_id, wanted.stream_id, cursor)
 
     async def unsubscribe(self) -> None:
         """Unsubscribe from a stream."""
@@ -157,6 +207,9 @@ class Load:
         if wanted is None or wanted.followed is None:
             return
         number = max(0, wanted.sent - choices.pick([0, 0, 0, 1, 3, -1]))
+        await self._acknowledge(client, wanted, number)
+
+    async def _acknowledge(self, client: SimClient, wanted: Wanted, number: int) -> None:
         client.note_unwritten()
         asked = self._recorder.ack(client.cursor_key(wanted), number)
         answer = await client.tell(asked.op, "ack", stream_id=wanted.stream_id, seq=number)
@@ -171,7 +224,7 @@ class Load:
         """Read an entity at any node: as it is, as the client knows it, or as it will be soon."""
         choices = self._choices
         client, workspace_id = self._any_client()
-        node = choices.pick(self._nodes)
+        node = self._any_node(workspace_id)
         if not self._streams[workspace_id] or not node.is_up:
             return
         stream_id = choices.pick([*self._streams[workspace_id]])
@@ -191,7 +244,7 @@ class Load:
             suppress(DalsegnoError),
         ):
             entity = await node.process.read(
-                workspace_id, domain, entity_id, user_id=client.user_id, min_seq=min_seq
+                workspace_id, domain, entity_id, user_id=client.user_id, min_seq=min_seq or None
             )
             asked.ok(version=0 if entity is None else entity.version)
 
@@ -239,11 +292,8 @@ class Load:
         self, client: SimClient, workspace_id: str, ask: Ask, marker: str, key: str | None
     ) -> str | None:
         """Send it once; return the code of a failure, None after success."""
-        name, domain = self._domains[type(ask.command)]
-        entity_id = getattr(ask.command, domain.id_field)
-        stream_id = None if entity_id is None else domain.stream_id(entity_id)
-        if stream_id is not None:
-            self._streams[workspace_id][stream_id] = None
+        name, _ = self._domains[type(ask.command)]
+        stream_id = self._stream_of(workspace_id, ask)
         asked = self._recorder.command(
             client.name,
             workspace_id,
@@ -291,34 +341,105 @@ class Load:
             events_max=None if None in mosts else sum(most or 0 for most in mosts),
             is_group=True,
         )
-        node = self._choices.pick(self._nodes)
+        process = self._any_node(workspace_id).process
+        commands = [ask.command for ask in asks]
+
+        async def send() -> Receipt:
+            receipts = await process.send_all(
+                workspace_id, commands, user_id=client.user_id, key=key, marker=marker
+            )
+            return receipts[-1]
+
+        return await self._answered(asked, send)
+
+    async def _insist(
+        self, node: SimNode, client: SimClient, workspace_id: str, ask: Ask, marker: str
+    ) -> None:
+        """Send a command as a host's program does, again and again under one key."""
+        for _ in range(_ATTEMPTS_MAX):
+            code = await self._attempt_there(node, client, workspace_id, ask, marker)
+            if code not in _RETRYABLE and code not in UNKNOWN_CODES:
+                return
+            await trio.sleep(_PAUSE_S)
+            node = self._any_node(workspace_id)
+
+    async def _attempt_there(
+        self, node: SimNode, client: SimClient, workspace_id: str, ask: Ask, marker: str
+    ) -> str | None:
+        """Send a command at a node once; return the code of a failure, None after success."""
+        stream_id, key = self._stream_of(workspace_id, ask), f"k{marker}"
+        asked = self._recorder.command(
+            client.name,
+            workspace_id,
+            marker=marker,
+            stream_id=stream_id,
+            key=key,
+            events_min=ask.events_min,
+            events_max=ask.events_max,
+        )
+
+        async def send() -> Receipt:
+            return await node.process.send(
+                workspace_id, ask.command, user_id=client.user_id, key=key, marker=marker
+            )
+
+        return await self._answered(asked, send)
+
+    @staticmethod
+    async def _answered(asked: Asked, send: Callable[[], Awaitable[Receipt]]) -> str | None:
+        """Send what was asked, and record the answer; return its code, None after success."""
         try:
-            with trio.move_on_after(_GROUP_S) as scope:
-                receipts = await node.process.send_all(
-                    workspace_id,
-                    [ask.command for ask in asks],
-                    user_id=client.user_id,
-                    key=key,
-                    marker=marker,
-                )
+            with trio.move_on_after(_GROUP_S):
+                receipt = await send()
+                asked.ok(receipt.event_seq, receipt.version, stream_id=receipt.stream_id)
+                return None
         except DalsegnoError as error:
             asked.failed(error.code, error.details)
             return error.code
-        if scope.cancelled_caught:
-            asked.unknown()
-            return "DISCONNECTED"
-        last = receipts[-1]
-        asked.ok(last.event_seq, last.version, stream_id=last.stream_id)
-        return None
+        finally:
+            if not asked.is_answered:
+                asked.unknown()
+        return "DISCONNECTED"
+
+    # ------------------------------------------------------------------------------ choosing
 
     def _any_client(self) -> tuple[SimClient, str]:
         """Choose a client, and its workspace or, rarely, any."""
-        client = self._choices.pick(self._clients)
+        focus, client = _focus.get(), self._choices.pick(self._near())
+        if focus is not None:
+            return client, focus.workspace_id
         if self._choices.chance(_ELSEWHERE):
             return client, self._choices.pick(self._workspaces)
         return client, client.home
 
+    def _any_node(self, workspace_id: str) -> SimNode:
+        """Choose a node, mostly the one that owns a workspace: others say where that is."""
+        focus, choices = _focus.get(), self._choices
+        if focus is not None and focus.nodes:
+            return choices.pick(focus.nodes)
+        owner = self._store.owner_of(workspace_id)
+        owning = [node for node in self._nodes if node.node_id == owner]
+        return choices.pick(owning if owning and choices.chance(_OWNING) else self._nodes)
+
+    def _near(self) -> Sequence[SimClient]:
+        """Return the clients whose workspace it is about, or all."""
+        focus = _focus.get()
+        if focus is None:
+            return self._clients
+        near = [client for client in self._clients if client.home == focus.workspace_id]
+        return near or self._clients
+
+    def _stream_of(self, workspace_id: str, ask: Ask) -> str | None:
+        """Return the stream of the entity that a command names, which can be followed now."""
+        _, domain = self._domains[type(ask.command)]
+        entity_id = getattr(ask.command, domain.id_field)
+        if entity_id is None:
+            return None
+        stream_id = domain.stream_id(entity_id)
+        self._streams[workspace_id][stream_id] = None
+        return stream_id
+
     def _any_wanted(self) -> tuple[SimClient, Wanted | None]:
-        client = self._choices.pick(self._clients)
+        client = self._choices.pick(self._near())
         wanted = [*client.wanted.values()]
         return client, self._choices.pick(wanted) if wanted else None

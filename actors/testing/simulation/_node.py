@@ -203,7 +203,7 @@ class Process:
         entity_id: str,
         *,
         user_id: str,
-        min_seq: int,
+        min_seq: int | None,
     ) -> Entity | None:
         """Read an entity as a host does over HTTP, for a user.
 
@@ -227,21 +227,35 @@ class Process:
 
         return await self._inside(read)
 
-    async def send(self, workspace_id: str, command: msgspec.Struct) -> Receipt:
-        """Send a command as the embedding program does.
+    async def send(
+        self,
+        workspace_id: str,
+        command: msgspec.Struct,
+        *,
+        user_id: str | None = None,
+        key: str | None = None,
+        marker: str | None = None,
+    ) -> Receipt:
+        """Send a command as the embedding program does, for itself or for a user.
 
         Raises:
-            DalsegnoError: the process's answer; `StoreUnavailableError` where it has ended.
+            DalsegnoError: the process's answer; `OutcomeUnknownError` where it has ended.
 
         """
         service = self.service
 
         async def submit() -> Receipt:
             return await send(
-                service.directory, service.catalog, workspace_id, command, principal=SYSTEM
+                service.directory,
+                service.catalog,
+                workspace_id,
+                command,
+                principal=SYSTEM if user_id is None else Principal(user_id),
+                key=key,
+                correlation_id=marker,
             )
 
-        return await self._inside(submit)
+        return await self._inside(submit, ended=OutcomeUnknownError)
 
     async def send_all(
         self,

@@ -21,9 +21,10 @@ from dalsegno.actors.domains.accounts import account_domains
 from dalsegno.actors.domains.members import PutMember
 from dalsegno.actors.ports import World
 from dalsegno.actors.testing.checker import Recorder
-from dalsegno.protocol import Limits, UnavailableError, workspace_stream
+from dalsegno.protocol import Limits, OutcomeUnknownError, UnavailableError, workspace_stream
 
 from ._client import SimClient
+from ._crowd import Crowd
 from ._failover import FailoverStore
 from ._faults import FAULTS, Faults
 from ._gate import Gates
@@ -95,9 +96,10 @@ _UNDER_LOAD = 0.5
 """How many faults strike under load."""
 _REMEMBERED = 0.2
 OPERATIONS = (
-    *("command",) * 8,
+    *("command",) * 6,
+    *("crowd",) * 5,
     *("ack", "read", "subscribe") * 2,
-    *("group", "burst", "member", "unsubscribe", "look_at_head", "idle"),
+    *("group", "burst", "member", "repeat", "resubscribe", "unsubscribe", "look_at_head", "idle"),
 )
 """The steps that are not faults, each as likely as it is frequent here."""
 
@@ -110,7 +112,7 @@ def simulate(
     nodes: int = 3,
     clients: int = 4,
     workspaces: int = 2,
-    steps: int = 40,
+    steps: int = 24,
     faults: Sequence[str] = FAULTS,
     operations: Sequence[str] = OPERATIONS,
     limits: Limits = SIM_LIMITS,
@@ -218,6 +220,8 @@ class _Simulation:
     def result(self, bugs: list[str]) -> Simulated:
         """Judge the history and return the result."""
         died = [f"{node!r} died: {error!r}" for node in self._nodes for error in node.failures]
+        if "failover" not in self._kinds:
+            died += [refusal for client in self._clients for refusal in client.refusals]
         return judge(
             self._recorder.history,
             self._store.logs(),
@@ -279,6 +283,18 @@ class _Simulation:
             recorder=self._recorder,
         )
 
+    def _crowd(self, load: Load, faults: Faults) -> Crowd:
+        return Crowd(
+            self._choices,
+            load,
+            faults,
+            clients=self._clients,
+            workspaces=self._workspaces,
+            operations=self._operations,
+            kinds=self._kinds,
+            limits=self._limits,
+        )
+
     # ------------------------------------------------------------------------------- phases
 
     async def _create_workspaces(self) -> None:
@@ -293,7 +309,10 @@ class _Simulation:
         choices = self._choices
         for client in self._clients:
             client.want(client.home, workspace_stream(client.home), 0)
-        operations = [getattr(load, name) for name in self._operations]
+        crowd = self._crowd(load, faults)
+        operations = [
+            crowd.gather if name == "crowd" else getattr(load, name) for name in self._operations
+        ]
         for _ in range(self._steps):
             if self._kinds and choices.chance(_FAULTY):
                 await faults.strike(choices.pick(self._kinds))
@@ -335,7 +354,7 @@ class _Simulation:
             for node in self._nodes:
                 try:
                     await node.process.send(workspace_id, PutMember("last", "viewer"))
-                except UnavailableError:
+                except (UnavailableError, OutcomeUnknownError):
                     await trio.sleep(_LOOK_S)
                 else:
                     return

@@ -6,6 +6,7 @@ With a calm link it is the inner store, and passes the same contract suite.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from dalsegno.actors.ports import BatchRejectedError, PageBounds
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Event
 
     from ._link import Link
+
+
+_log = logging.getLogger("dalsegno.simulation")
 
 
 class SimStore:
@@ -81,8 +85,16 @@ class SimStore:
             link.faults["a head locked"] += len(batches) - len(kept)
             batches = kept
         return await link.change(
-            lambda: self._inner.append(batches), OutcomeUnknownError, is_bounded=False
+            lambda: self._append(batches), OutcomeUnknownError, is_bounded=False
         )
+
+    async def _append(self, batches: Sequence[Batch]) -> Collection[str]:
+        """Append, and log a refusal: a node that owns its log numbers nothing twice (I1)."""
+        try:
+            return await self._inner.append(batches)
+        except BatchRejectedError as error:
+            _log.error("the store refused what a node sent: %s", error)  # noqa: TRY400 - no bug here
+            raise
 
     def append_nowait(self, batches: Sequence[Batch]) -> Appending | None:
         """See `Store.append_nowait`."""

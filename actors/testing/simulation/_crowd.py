@@ -1,0 +1,186 @@
+"""Crowds: much happens to one workspace in the same instant, around a moment that matters.
+
+Operations at random moments seldom meet, and what breaks breaks where they do: a removal in the
+middle of a batch, a reader that subscribes while that is published, an owner of the past that is
+asked once more.  So a crowd chooses such a moment, and starts operations just before and behind it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from ._load import Focus, focused
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from dalsegno.protocol import Limits
+
+    from ._choices import Choices
+    from ._client import SimClient
+    from ._faults import Faults
+    from ._load import Load
+    from ._node import SimNode
+
+_HAPPENS = (
+    *("burst", "read", "repeat", "resubscribe", "subscribe") * 2,
+    *("ack", "command", "group", "unsubscribe"),
+)
+"""What a crowd does, as far as the schedule has these operations."""
+_ASKED_THERE = ("read", "read", "repeat", "group")
+"""What a host's program does at a node of its choice."""
+_FAULTS = (
+    "lag",
+    "lag",
+    "stall",
+    "drop",
+    "cut",
+    "weather",
+    "crash_within",
+    "freeze_within",
+    "drain",
+)
+"""The faults in the middle of a crowd, as far as the schedule has them."""
+_CHANGES = ("-", "-", "-+", "+-", "-+-", "-+-+")
+"""Removals and admissions of one member, in order, as fast as they can be sent."""
+_PAUSES = (0.0, 0.0, 0.0, 0.01, 0.05)
+_STEPS_BETWEEN = 3
+"""Steps of the event loop between two commands that have to arrive in order."""
+_COMES_BACK = 0.8
+_LAGS = 0.3
+_TICK_S = 0.5
+"""How often a node looks for workspaces that are idle."""
+
+
+class Crowd:
+    """Makes crowds, of the operations and faults of a schedule."""
+
+    def __init__(
+        self,
+        choices: Choices,
+        load: Load,
+        faults: Faults,
+        *,
+        clients: Sequence[SimClient],
+        workspaces: Sequence[str],
+        operations: Sequence[str],
+        kinds: Sequence[str],
+        limits: Limits,
+    ) -> None:
+        self._choices = choices
+        self._load = load
+        self._faults = faults
+        self._clients = clients
+        self._workspaces = workspaces
+        self._happens = [name for name in _HAPPENS if name in operations]
+        self._asked_there = [name for name in _ASKED_THERE if name in operations]
+        self._kinds = [kind for kind in _FAULTS if kind in kinds]
+        self._can_lag = "lag" in kinds
+        self._limits = limits
+        moments: dict[str, tuple[bool, Callable[[str], Awaitable[None]]]] = {
+            "removal": ("member" in operations and len(clients) > 1, self._removal),
+            "fault": (bool(self._kinds), self._fault),
+            "rest": ("idle" in operations, self._rest),
+            "takeover": ("freeze" in kinds and "partition" in kinds, self._takeover),
+            "failover": ("failover" in kinds, self._failover),
+        }
+        weights = {"removal": 3, "takeover": 2}
+        self._moments = [
+            moment
+            for name, (is_possible, moment) in moments.items()
+            for _ in range(weights.get(name, 1) if is_possible else 0)
+        ]
+
+    async def gather(self) -> None:
+        """Make a crowd around one of the moments that are possible here."""
+        choices = self._choices
+        workspace_id = choices.pick(self._workspaces)
+        moment = choices.pick(self._moments) if self._moments else self._nothing
+        with focused(Focus(workspace_id)):
+            if self._can_lag and choices.chance(_LAGS):
+                await self._faults.lag_of(workspace_id)
+            await moment(workspace_id)
+
+    # ------------------------------------------------------------------------------- moments
+
+    async def _nothing(self, _workspace_id: str) -> None:
+        await self._around(trio.lowlevel.checkpoint)
+
+    async def _removal(self, workspace_id: str) -> None:
+        """Change one member's membership, perhaps several times."""
+        choices = self._choices
+        owner, *others = self._clients
+        near = [client for client in others if client.home == workspace_id]
+        user_id = choices.pick(near or others).user_id
+        changes = choices.pick(_CHANGES)
+        await self._around(partial(self._change, workspace_id, user_id, changes))
+        if changes.endswith("-") and choices.chance(_COMES_BACK):
+            await trio.sleep(choices.pick(_PAUSES))
+            await self._load.change_member(workspace_id, user_id, stays=True)
+
+    async def _change(self, workspace_id: str, user_id: str, changes: str) -> None:
+        async with trio.open_nursery() as nursery:
+            for change in changes:
+                send = partial(self._load.change_member, stays=change == "+")
+                nursery.start_soon(send, workspace_id, user_id)
+                for _ in range(_STEPS_BETWEEN):
+                    await trio.lowlevel.checkpoint()
+
+    async def _fault(self, _workspace_id: str) -> None:
+        kind = self._choices.pick(self._kinds)
+        await self._around(partial(self._faults.strike, kind))
+
+    async def _rest(self, _workspace_id: str) -> None:
+        """Do nothing until the workspace leaves memory, and come back at that moment."""
+        await trio.sleep(self._limits.passivate_after_s + self._choices.uniform(0, _TICK_S))
+        await self._around(trio.lowlevel.checkpoint)
+
+    async def _failover(self, _workspace_id: str) -> None:
+        self._faults.remember()
+        await self._around(partial(self._faults.strike, "failover"))
+
+    async def _takeover(self, workspace_id: str) -> None:
+        """Let another node take the workspace over, and go on asking the one that had it."""
+        owner = self._faults.owner_of(workspace_id)
+        others = self._faults.nodes_but(owner)
+        if owner is None or not others:
+            await self._nothing(workspace_id)
+            return
+        choices = self._choices
+        back = self._faults.seclude(owner)
+        await self._around(trio.lowlevel.checkpoint)
+        await trio.sleep(self._limits.lease_s * choices.uniform(0.8, 1.3))
+        await self._ask(workspace_id, others)
+        await trio.sleep(choices.pick(_PAUSES))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ask, workspace_id, [owner])
+            await trio.sleep(choices.pick(_PAUSES))
+            back()
+            nursery.start_soon(self._ask, workspace_id, [owner])
+            await self._around(trio.lowlevel.checkpoint)
+
+    # ------------------------------------------------------------------------------ the crowd
+
+    async def _around(self, moment: Callable[[], Awaitable[object]]) -> None:
+        """Start operations, the moment, and more operations; wait for all of them."""
+        choices = self._choices
+        async with trio.open_nursery() as nursery:
+            self._start(nursery, self._happens, choices.integer(1, 3))
+            await trio.sleep(choices.pick(_PAUSES))
+            nursery.start_soon(moment)
+            self._start(nursery, self._happens, choices.integer(1, 3))
+            await trio.sleep(choices.pick(_PAUSES))
+            self._start(nursery, self._happens, choices.integer(0, 2))
+
+    async def _ask(self, workspace_id: str, nodes: Sequence[SimNode]) -> None:
+        """Have a host's program ask at some of the nodes; wait a while for its answers."""
+        with trio.move_on_after(self._limits.lease_s), focused(Focus(workspace_id, nodes)):
+            async with trio.open_nursery() as nursery:
+                self._start(nursery, self._asked_there, self._choices.integer(1, 3))
+
+    def _start(self, nursery: trio.Nursery, names: Sequence[str], count: int) -> None:
+        for _ in range(count if names else 0):
+            nursery.start_soon(getattr(self._load, self._choices.pick(names)))
