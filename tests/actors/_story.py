@@ -66,6 +66,7 @@ class Story:
         type_: str = "put",
         command_id: str | None = None,
         seconds: float | None = None,
+        actor_id: str | None = "u",
     ) -> Event:
         """Append an event to the log."""
         number = next(self._numbers)
@@ -80,7 +81,7 @@ class Story:
             type=type_,
             type_version=1,
             payload=f'{{"n":{number}}}',
-            actor_id="u",
+            actor_id=actor_id,
             command_id=f"command-{number}" if command_id is None else command_id,
             recorded_at=_MIDNIGHT + timedelta(seconds=seq if seconds is None else seconds),
             correlation_id=marker,
@@ -118,10 +119,17 @@ class Story:
             is_group=is_group,
         )
 
-    def write(self, marker: str, stream_id: str = "box:a", *, type_: str = "put") -> Event:
+    def write(
+        self,
+        marker: str,
+        stream_id: str = "box:a",
+        *,
+        type_: str = "put",
+        actor_id: str | None = "u",
+    ) -> Event:
         """Send a command, and get its receipt."""
         asked = self.ask(marker, stream_id=stream_id)
-        event = self.commit(marker, stream_id, type_=type_)
+        event = self.commit(marker, stream_id, type_=type_, actor_id=actor_id)
         asked.ok(event.event_seq, event.stream_seq)
         return event
 

@@ -176,13 +176,15 @@ def _check_rejection(
 def _check_fresh(
     evidence: Evidence, attempt: Attempt[ReadSent], answer: Answered
 ) -> Iterator[Violation]:
-    """Judge whether a read reflects what it asked for, and what was known before it was sent."""
+    """Judge whether a read reflects what it asked for, and what its client had written."""
     sent = attempt.sent
     if answer.event_seq is not None and answer.event_seq < sent.min_seq:
         sentence = f"a read that needs {sent.min_seq} reflects {answer.event_seq}"
         yield _violation(Verdict.STALE_READ, sent, sentence, answer)
     elif sent.stream_id is not None and answer.version is not None:
-        needs = max(sent.min_seq, _known(evidence, attempt))
+        kept = evidence.rollbacks_of(sent.workspace_id).kept_since(attempt.position)
+        own = attempt.own if kept is None else min(attempt.own, kept)
+        needs = max(sent.min_seq, own)
         due = evidence.log(sent.workspace_id).version_at(sent.stream_id, needs)
         if answer.version < due:
             sentence = (

@@ -84,8 +84,8 @@ def check_cursors(
 ) -> Iterator[Violation]:
     """Judge the answers about stored cursors and epochs, and their values in the end."""
     watch = _Watch(evidence)
-    for record in evidence.history:
-        yield from watch.see(record)
+    for position, record in enumerate(evidence.history):
+        yield from watch.see(position, record)
     for workspace_id, head in heads.items():
         yield from watch.end_epoch(workspace_id, head)
     if cursors is not None:
@@ -105,7 +105,7 @@ class _Watch:
         """The floors that rose by what a crash may take back, in the order of time."""
         self._resets = 0
 
-    def see(self, record: Record) -> Iterator[Violation]:
+    def see(self, position: int, record: Record) -> Iterator[Violation]:
         """Judge the next record."""
         if isinstance(record, AckSent):
             ceilings = self._ceilings.setdefault(record.cursor_of.workspace_id, {})
@@ -118,6 +118,7 @@ class _Watch:
             pending = self._pending.pop(record.op, None)
             if pending is not None and pending.resets == self._resets:
                 yield from self._answer(pending, record)
+                yield from self._check_written(pending.asked, position, record)
         elif isinstance(record, Crashed):
             self._resets += 1
             while self._remembered and self._remembered[-1][0] >= record.since:
@@ -157,6 +158,28 @@ class _Watch:
         durable = isinstance(asked, ReadSent) or (isinstance(asked, CursorAsked) and asked.durable)
         if pending.floor.rise(value, answer, durable=durable) and not durable:
             self._remembered.append((answer.at, pending.floor))
+
+    def _check_written(
+        self, asked: AckSent | CursorAsked | ReadSent, position: int, answer: Answered
+    ) -> Iterator[Violation]:
+        """Judge an ack that was accepted: somebody had sent what it acknowledges."""
+        if not isinstance(asked, AckSent) or answer.outcome != "ok" or asked.number == 0:
+            return
+        key = asked.cursor_of
+        log = self._evidence.log(key.workspace_id)
+        if self._evidence.rollbacks_of(key.workspace_id).kept_since(position) is not None:
+            return
+        if key.stream_id == workspace_stream(key.workspace_id):
+            event = next(iter(log.events[asked.number - 1 :][:1]), None)
+        else:
+            event = log.of_version(key.stream_id, asked.number)
+        if event is None or self._evidence.first_sent(event) > position:
+            yield Violation(
+                verdict=Verdict.ACK_AHEAD,
+                workspace_id=key.workspace_id,
+                sentence=f"{_name(key)} was moved to {asked.number}, which was not there yet",
+                exhibits=(answer, asked),
+            )
 
     def end_epoch(self, workspace_id: str, head: Head) -> Iterator[Violation]:
         """Judge an epoch by its value in the end."""

@@ -49,13 +49,15 @@ SentT = TypeVar("SentT", bound=CommandSent | ReadSent)
 class Attempt(Generic[SentT]):
     """A command or a read, and its answer."""
 
-    __slots__ = ("answer", "answered", "known", "position", "sent")
+    __slots__ = ("answer", "answered", "known", "own", "position", "sent")
 
-    def __init__(self, position: int, sent: SentT, known: Known) -> None:
+    def __init__(self, position: int, sent: SentT, known: Known, own: int = 0) -> None:
         self.position = position
         self.sent = sent
         self.known = known
         """The head that was certainly reached when it was sent."""
+        self.own = own
+        """The last event that its client itself had a receipt for."""
         self.answered: int | None = None
         """The position of its answer."""
         self.answer: Answered | None = None
@@ -128,6 +130,8 @@ class Evidence:
         """Where a command of the log was first sent: it was not committed before."""
         self._marker_of = marker_of
         self._known: dict[str, Known] = {}
+        self._own: dict[tuple[str, str], int] = {}
+        """By workspace and client: the last event that it has a receipt for."""
         self._by_connection: dict[str, list[Following]] = {}
         self._read(seen_within_s)
         self._find_effects()
@@ -181,7 +185,8 @@ class Evidence:
     def _other(self, position: int, record: Record) -> None:
         if isinstance(record, ReadSent):
             known = self._known.get(record.workspace_id, _NOTHING)
-            self.reads[record.op] = Attempt(position, record, known)
+            own = self._own.get((record.workspace_id, record.client), 0)
+            self.reads[record.op] = Attempt(position, record, known, own)
         elif isinstance(record, Subscribed):
             following = Following(position, record)
             self.followings[record.subscription] = following
@@ -219,6 +224,9 @@ class Evidence:
             seq = self._committed_by(attempt.position, attempt.sent, answer)
             if seq is not None and seq <= self.log(workspace_id).head:
                 self._learn(workspace_id, seq, answer)
+                if isinstance(attempt.sent, CommandSent):
+                    own = (workspace_id, attempt.sent.client)
+                    self._own[own] = max(seq, self._own.get(own, 0))
 
     def _committed_by(
         self, position: int, sent: CommandSent | ReadSent, answer: Answered

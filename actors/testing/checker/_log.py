@@ -1,4 +1,7 @@
-"""The log on its own: dense, chained, in the order of time, each command once (I1, I5, I12)."""
+"""The log on its own: dense, chained, in the order of time, each command once, each by a member.
+
+What the log shows by itself of I1, I5, I8 and I12.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from dalsegno.actors.domains.members import members
 from dalsegno.protocol import CHAIN_START, chained
 
 from ._verdicts import Verdict, Violation
@@ -41,6 +45,7 @@ def check_logs(
         yield from _check_chain(workspace_id, log)
         yield from _check_times(workspace_id, log)
         yield from _check_once(workspace_id, log)
+        yield from _check_writers(workspace_id, log)
         if runs is not None:
             yield from _check_runs(workspace_id, log, runs)
     for workspace_id, head in heads.items():
@@ -100,6 +105,29 @@ def _check_once(workspace_id: str, log: Log) -> Iterator[Violation]:
                 sentence = f"command {command_id} has events of two commits"
                 yield _duplicate(workspace_id, sentence, before, event)
                 break
+
+
+def _check_writers(workspace_id: str, log: Log) -> Iterator[Violation]:
+    """Look for commands of users that were removed before: the log decides who may write (I8)."""
+    removed: dict[str, Event] = {}
+    command_id = None
+    for event in log.events:
+        end = removed.get(event.actor_id or "")
+        if end is not None and event.command_id != command_id:
+            yield Violation(
+                verdict=Verdict.AFTER_REVOCATION,
+                workspace_id=workspace_id,
+                sentence=(
+                    f"{event.actor_id} wrote {event.event_seq}, and was removed at {end.event_seq}"
+                ),
+                exhibits=(event, end),
+            )
+        command_id = event.command_id  # one that removes its own sender goes on to its end
+        name, _, user_id = event.stream_id.partition(":")
+        if name == members.name and event.type in members.role_ended_by:
+            removed[user_id] = event
+        elif name == members.name and event.type in members.role_given_by:
+            removed.pop(user_id, None)
 
 
 def _check_runs(workspace_id: str, log: Log, rule: RunRule) -> Iterator[Violation]:

@@ -54,11 +54,12 @@ class Verdict(StrEnum):
     UNSEEN = "unseen"
     """A subscription that lasts lacks what was committed long ago (I6)."""
     AFTER_REVOCATION = "after-revocation"
-    """A user got, or read, what is above the event that ended their membership (I8)."""
+    """A user got, read or wrote what is above the event that ended their membership (I8)."""
     ACK_REGRESS = "ack-regress"
     """A stored cursor moved back (I7)."""
     ACK_AHEAD = "ack-ahead"
-    """A stored cursor is above all that its client acknowledged of this history (I6)."""
+    """A stored cursor is above all that its client acknowledged of this history (I6), or an ack
+    was accepted of what had yet to be written (I7)."""
     INVARIANT = "invariant"
     """A program's own invariant does not hold; see `simulate`."""
 

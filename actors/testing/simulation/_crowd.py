@@ -112,7 +112,7 @@ class Crowd:
     async def _removal(self, workspace_id: str) -> None:
         """Change one member's membership, perhaps several times."""
         choices = self._choices
-        owner, *others = self._clients
+        others = self._clients[1:]
         near = [client for client in others if client.home == workspace_id]
         user_id = choices.pick(near or others).user_id
         changes = choices.pick(_CHANGES)

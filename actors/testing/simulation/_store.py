@@ -93,7 +93,7 @@ class SimStore:
         try:
             return await self._inner.append(batches)
         except BatchRejectedError as error:
-            _log.error("the store refused what a node sent: %s", error)  # noqa: TRY400 - no bug here
+            _log.error("the store refused what a node sent: %s", error)
             raise
 
     def append_nowait(self, batches: Sequence[Batch]) -> Appending | None:

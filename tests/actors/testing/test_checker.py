@@ -404,6 +404,33 @@ def test_a_read_that_needs_nothing_of_an_entity_may_show_an_older_one(story: Sto
     assert story.check() == []
 
 
+def test_a_client_reads_what_it_has_a_receipt_for(story: Story) -> None:
+    story.write("m1")
+    for client, version in (("bob", 0), ("alice", 1)):
+        story.recorder.read(client, W, stream_id="box:a").ok(version=version)
+    assert story.check() == []
+    story.ask("m2").unknown()
+    story.commit("m2")
+    story.recorder.read("alice", W, stream_id="box:a").ok(version=1)
+    assert story.check() == []
+    story.recorder.read("alice", W, stream_id="box:a").ok(version=0)
+    assert story.verdicts() == [Verdict.STALE_READ]
+    story.lose_tail(0)
+    assert story.check() == []
+
+
+def test_what_a_removed_user_wrote_is_found(story: Story) -> None:
+    story.commit("m1", "member:u", type_="member_removed", command_id="c")
+    story.commit("m1", "box:b", command_id="c", seconds=1)  # it removed itself
+    story.commit("m2", "member:v", type_="member_removed", actor_id=None)
+    story.commit("m3", "member:u", type_="member_added", actor_id=None)
+    story.commit("m4")
+    assert story.check() == []
+    story.commit("m5", "member:u", type_="member_removed", actor_id="v")
+    story.commit("m6")
+    assert story.verdicts() == [Verdict.AFTER_REVOCATION] * 2
+
+
 def test_a_read_of_what_never_was_is_aborted(story: Story) -> None:
     story.write("m1")
     story.recorder.read("bob", W).ok(2)
@@ -419,8 +446,8 @@ def test_a_read_of_what_was_asked_for_only_later_is_aborted(story: Story) -> Non
 
 
 def test_a_read_of_what_was_written_after_a_removal_is_found(story: Story) -> None:
-    story.write("m1")
-    story.write("m2", "member:u", type_="member_removed")
+    story.write("m1", actor_id="host")
+    story.write("m2", "member:u", type_="member_removed", actor_id="host")
 
     def read(version: int) -> None:
         story.recorder.read("u", W, stream_id="box:a", user_id="u").ok(version=version)
@@ -428,7 +455,7 @@ def test_a_read_of_what_was_written_after_a_removal_is_found(story: Story) -> No
     read(1)
     story.recorder.read("host", W, stream_id="box:a").ok(version=1)
     assert story.check() == []
-    story.write("m3")
+    story.write("m3", actor_id="host")
     story.recorder.read("host", W, stream_id="box:a").ok(version=2)
     story.recorder.read("u", W, stream_id="box:a", user_id="u").failed(Reject("ROLE_FORBIDDEN"))
     assert story.check() == []
@@ -438,10 +465,10 @@ def test_a_read_of_what_was_written_after_a_removal_is_found(story: Story) -> No
 
 def test_a_read_by_who_may_have_been_a_member_again_is_fine(story: Story) -> None:
     story.write("m1", "member:u", type_="member_removed")
-    story.write("m2")
+    story.write("m2", actor_id="host")
     asked = story.ask("m3", stream_id="member:u")
     story.recorder.read("u", W, stream_id="box:a", user_id="u").ok(version=1)
-    story.commit("m3", "member:u", type_="member_added")
+    story.commit("m3", "member:u", type_="member_added", actor_id="host")
     asked.unknown()
     assert story.check() == []
 

@@ -293,6 +293,8 @@ def test_a_cursor_that_moved_back_is_measured_by_where_it_was(story: Story, dura
 
 
 def test_an_ack_that_was_accepted_is_kept(story: Story) -> None:
+    for number in range(3):
+        story.write(f"m{number}")
     story.recorder.ack(key_of(), 3).ok()
     story.stands_at(3)
     story.recorder.ack(key_of(), 2).failed("STALE_CURSOR", {"current_cursor": 3})
@@ -304,9 +306,31 @@ def test_an_ack_that_was_accepted_is_kept(story: Story) -> None:
 
 
 def test_a_refusal_that_tells_a_lower_cursor_is_found(story: Story) -> None:
+    for number in range(5):
+        story.write(f"m{number}")
     story.recorder.ack(key_of(), 5).ok()
     story.recorder.ack(key_of(), 2).failed("STALE_CURSOR", {"current_cursor": 4})
     assert story.verdicts() == [Verdict.ACK_REGRESS]
+
+
+def test_an_ack_of_what_was_not_written_yet_is_found(story: Story) -> None:
+    story.write("m1")
+    for stream_id in (f"workspace:{W}", "box:a"):
+        story.recorder.ack(key_of("c", stream_id), 0).ok()
+        story.recorder.ack(key_of("c", stream_id), 1).ok()
+        story.recorder.ack(key_of("c", stream_id), 2).failed("CURSOR_AHEAD", {"latest_seq": 1})
+    under_way = story.recorder.ack(key_of("d"), 2)
+    asked = story.ask("m2")
+    under_way.ok()
+    story.commit("m2")
+    asked.unknown()
+    assert story.check() == []
+    for stream_id in (f"workspace:{W}", "box:a"):
+        story.recorder.ack(key_of("c", stream_id), 3).ok()
+    story.write("m3")
+    assert story.verdicts() == [Verdict.ACK_AHEAD] * 2
+    story.lose_tail(0)
+    assert story.check() == []
 
 
 def test_cursors_are_told_apart(story: Story) -> None:
@@ -317,6 +341,8 @@ def test_cursors_are_told_apart(story: Story) -> None:
 
 
 def test_acks_under_way_are_in_any_order(story: Story) -> None:
+    for number in range(3):
+        story.write(f"m{number}")
     slow = story.recorder.cursor(key_of())
     story.recorder.ack(key_of(), 3).ok()
     slow.stands_at(0)
