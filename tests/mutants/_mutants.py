@@ -50,6 +50,7 @@ _COMMITTER = "actors/workspace/_committer.py"
 _INCARNATION = "actors/workspace/_incarnation.py"
 _OPENING = "actors/workspace/_opening.py"
 _SPECULATION = "actors/workspace/_speculation.py"
+_SUPERVISOR = "actors/node/_workspace_supervisor.py"
 _SUBSCRIPTION = "protocol/_subscription.py"
 
 _REMOVALS = [
@@ -164,13 +165,13 @@ _DELIVERY = [
         "        if not subscription.missed:\n            break  # what",
         "        if page is None:\n            break  # what",
     ),
-    # The number of the cohort is taken for its new member's: what lies between is skipped.
+    # Once it leaves the cohort, it is given again what it had there.
     Mutant(
-        "a reader joins a cohort that is ahead of it",
+        "a member of a cohort does not count what it was given",
         "I6",
-        _COHORTS,
-        "        if cohort.sent != sent:\n            return False\n",
-        "",
+        _HUB,
+        "            subscription.sent = last\n            try:\n",
+        "            try:\n",
     ),
     # A member that left while others were written to is written to as well.
     Mutant(
@@ -196,11 +197,19 @@ _DELIVERY = [
         "            self.head, self.chain = events[-1].event_seq, events[-1].chain\n",
         "            self.head = events[-1].event_seq\n",
     ),
+    # What was committed is not published, and its sender waits, until somebody wakes the workspace.
+    Mutant(
+        "a workspace is passivated with a commit on its way",
+        "I6",
+        _SUPERVISOR,
+        "        if not self.is_running or not self.is_settled:\n            return False\n",
+        "        if not self.is_running:\n            return False\n",
+    ),
     # A node that owns a workspace no longer leaves its readers without a word.
     Mutant(
         "a resting workspace is not told that another node may own it",
         "I6",
-        "actors/node/_workspace_supervisor.py",
+        _SUPERVISOR,
         "        if self._resting is not None:\n"
         '            self._resting.cancel(reason="another node may own the workspace")\n',
         "",
@@ -426,6 +435,15 @@ _UNKNOWN = [
         _OPENING,
         "    ids = [each.command_id for command in unresolved for each in command.group]\n",
         "    ids = [command.command_id for command in unresolved]\n",
+    ),
+    # A group that is sent again takes effect again.
+    Mutant(
+        "the key of a group is not recorded",
+        "I5",
+        "actors/workspace/_idempotency.py",
+        "        if command.key is None:\n            return None\n        if isinstance",
+        "        if command.key is None or command.others:\n            return None\n"
+        "        if isinstance",
     ),
     # Both are decided into one batch, which has one row for the key.
     Mutant(

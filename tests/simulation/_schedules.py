@@ -21,7 +21,8 @@ from dalsegno.actors.testing import (
 )
 from tests.actors._boxes import Burn, Expect, Fill, Give, Move, Put, Restore, boxes
 
-BOXES = "abcd"
+BOXES = "aaaabbbccdefghijkl"
+"""Some that everybody wants, and some in which little happens: what is missed there stays so."""
 CROWDED = (*OPERATIONS, *("crowd",) * 5)
 SIZES: Sequence[dict[str, Any]] = (
     {},
@@ -30,6 +31,7 @@ SIZES: Sequence[dict[str, Any]] = (
         "nodes": 1,
         "workspaces": 1,
         "steps": 30,
+        "limits": replace(SIM_LIMITS, batch_commands_max=8, mailbox_commands_max=20),
         "faults": ("lag", "lag", "stall", "stall", "cut", "clock"),
         "operations": CROWDED,
     },
@@ -51,12 +53,12 @@ SIZES: Sequence[dict[str, Any]] = (
         "faults": ("weather", "weather", "drop", "lag", "drain", "partition"),
         "operations": CROWDED,
     },
-    # Workspaces that leave memory all the time, and large batches.
+    # Workspaces that leave memory all the time, and entities even sooner.
     {
         "nodes": 1,
         "clients": 4,
         "limits": replace(
-            SIM_LIMITS, passivate_after_s=0.0, batch_commands_max=8, mailbox_commands_max=20
+            SIM_LIMITS, passivate_after_s=0.0, entities_cached_max=2, batch_commands_max=5
         ),
         "faults": ("lag", "stall", "drop", "weather"),
         "operations": CROWDED,

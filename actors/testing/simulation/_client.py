@@ -97,8 +97,11 @@ class SimClient:
         self.process: Process | None = None
         self.wanted: dict[str, Wanted] = {}
         self.pending: dict[str, Pending] = {}
-        self.refusals: list[str] = []
-        """The cursors that it had from a node, and that were refused: wrong in one history."""
+        self.complaints: list[str] = []
+        """Events of streams that it had left, and cursors that it had from a node and that were
+        refused: each is wrong, where no history was lost."""
+        self._over: dict[str, None] = {}
+        """The streams of this connection whose subscription a node has ended, or said so."""
         self._nodes = nodes
         self._noise = noise
         self._limits = limits
@@ -159,6 +162,7 @@ class SimClient:
         for pending in self.pending.values():
             pending.done.set()
         self.pending.clear()
+        self._over.clear()
         for wanted in self.wanted.values():
             wanted.followed, wanted.is_asking = None, False
             if wanted.asked is not None:
@@ -252,7 +256,7 @@ class SimClient:
             wanted.followed = None
         if message["code"] in _BEGIN_AGAIN:
             if wanted.is_honoured or wanted.cursor is None:
-                self.refusals.append(f"{self!r}: {message['code']} at its own {wanted!r}")
+                self.complaints.append(f"{self!r}: {message['code']} at its own {wanted!r}")
             wanted.cursor = 0
 
     def _cursor(self, seq: int, chain: str) -> int | str:
@@ -298,6 +302,7 @@ class SimClient:
             pending.answer = message
             pending.done.set()
             return
+        self._note_end(message, str(stream_id))
         wanted = self.wanted.get(str(stream_id if request_id is None else request_id))
         if wanted is None:
             return
@@ -310,6 +315,18 @@ class SimClient:
                 self._ended(wanted, message)
             case _:
                 return
+
+    def _note_end(self, message: Message, stream_id: str) -> None:
+        """Note where a subscription is over; nothing of it may come then."""
+        match message["type"]:
+            case "event" if stream_id in self._over:
+                self.complaints.append(f"{self!r}: {message} of a stream that it has left")
+            case "subscribed":
+                self._over.pop(stream_id, None)
+            case "unsubscribed":
+                self._over[stream_id] = None
+            case "error" if message.get("request_id") is None:
+                self._over[stream_id] = None
 
     def _follow(self, owner: str | None) -> None:
         """Reconnect to where the workspace is, if that is no longer here."""

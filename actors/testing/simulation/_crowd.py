@@ -32,6 +32,8 @@ _HAPPENS = (
 """What a crowd does, as far as the schedule has these operations."""
 _ASKED_THERE = ("read", "read", "repeat", "group")
 """What a host's program does at a node of its choice."""
+_GOES_ON = ("read", "read", "subscribe", "resubscribe", "command")
+"""What a member does whose membership is about to end."""
 _FAULTS = (
     "lag",
     "lag",
@@ -50,7 +52,8 @@ _PAUSES = (0.0, 0.0, 0.0, 0.01, 0.05)
 _STEPS_BETWEEN = 3
 """Steps of the event loop between two commands that have to arrive in order."""
 _COMES_BACK = 0.8
-_LAGS = 0.3
+_LAGS = 0.4
+_QUIET = 0.3
 _TICK_S = 0.5
 """How often a node looks for workspaces that are idle."""
 
@@ -77,6 +80,8 @@ class Crowd:
         self._workspaces = workspaces
         self._happens = [name for name in _HAPPENS if name in operations]
         self._asked_there = [name for name in _ASKED_THERE if name in operations]
+        self._goes_on = [name for name in _GOES_ON if name in operations]
+        self._acks = [name for name in operations if name == "ack"][:1]
         self._kinds = [kind for kind in _FAULTS if kind in kinds]
         self._can_lag = "lag" in kinds
         self._limits = limits
@@ -114,12 +119,22 @@ class Crowd:
         choices = self._choices
         others = self._clients[1:]
         near = [client for client in others if client.home == workspace_id]
-        user_id = choices.pick(near or others).user_id
-        changes = choices.pick(_CHANGES)
-        await self._around(partial(self._change, workspace_id, user_id, changes))
+        whose = choices.pick(near or others)
+        user_id, changes = whose.user_id, choices.pick(_CHANGES)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow_up, Focus(workspace_id, client=whose))
+            await self._around(partial(self._change, workspace_id, user_id, changes))
         if changes.endswith("-") and choices.chance(_COMES_BACK):
             await trio.sleep(choices.pick(_PAUSES))
             await self._load.change_member(workspace_id, user_id, stays=True)
+
+    async def _follow_up(self, focus: Focus) -> None:
+        """Have one client go on for a moment, whatever becomes of it."""
+        with focused(focus):
+            async with trio.open_nursery() as nursery:
+                for _ in range(self._choices.integer(1, 3)):
+                    await trio.sleep(self._choices.pick(_PAUSES))
+                    self._start(nursery, self._goes_on, 1)
 
     async def _change(self, workspace_id: str, user_id: str, changes: str) -> None:
         async with trio.open_nursery() as nursery:
@@ -139,8 +154,13 @@ class Crowd:
         await self._around(trio.lowlevel.checkpoint)
 
     async def _failover(self, _workspace_id: str) -> None:
+        """Promote a standby that has nothing of the last moment, when some of it is acknowledged."""
         self._faults.remember()
-        await self._around(partial(self._faults.strike, "failover"))
+        await self._around(trio.lowlevel.checkpoint)
+        async with trio.open_nursery() as nursery:
+            self._start(nursery, self._acks, self._choices.integer(0, 3))
+            await trio.sleep(self._choices.pick(_PAUSES))
+            nursery.start_soon(self._around, partial(self._faults.strike, "failover"))
 
     async def _takeover(self, workspace_id: str) -> None:
         """Let another node take the workspace over, and go on asking the one that had it."""
@@ -150,8 +170,12 @@ class Crowd:
             await self._nothing(workspace_id)
             return
         choices = self._choices
-        back = self._faults.seclude(owner)
-        await self._around(trio.lowlevel.checkpoint)
+        if choices.chance(_QUIET):
+            await trio.sleep(self._limits.passivate_after_s + _TICK_S)
+            back = self._faults.seclude(owner)
+        else:
+            back = self._faults.seclude(owner)
+            await self._around(trio.lowlevel.checkpoint)
         await trio.sleep(self._limits.lease_s * choices.uniform(0.8, 1.3))
         await self._ask(workspace_id, others)
         await trio.sleep(choices.pick(_PAUSES))

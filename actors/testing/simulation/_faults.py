@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ._failover import FailoverStore
-from ._link import LinkState, Weather
+from ._link import LAG_S, LinkState, Weather
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -156,7 +156,7 @@ class Faults:
 
     def _lag(self, process: Process) -> None:
         link = process.link
-        link.set(LinkState.UP, Weather(latency_s=self._choices.pick([0.005, 0.05, 0.2])))
+        link.set(LinkState.UP, Weather(latency_s=self._choices.pick([0.005, 0.03, LAG_S])))
         self._for_a_while(lambda: link.set(LinkState.UP))
 
     async def drop(self) -> None:

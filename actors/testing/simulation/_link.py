@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ResultT = TypeVar("ResultT")
 
+LAG_S = 0.1
+"""The longest time on its way of a statement that is only slow."""
 _RECOVERED_S = 10.0
 """How long after trouble everything that could not be written before has been written."""
 
@@ -49,6 +51,12 @@ class Weather:
     """The chance that an append leaves a batch out, as if its head were locked."""
     rejected: float = 0.0
     """The chance that an append is refused as if its data were bad."""
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether more may happen to a statement than that it takes its time."""
+        chances = (self.refused, self.lost, self.late_s, self.locked, self.rejected)
+        return any(chances) or self.latency_s > LAG_S
 
 
 CALM = Weather()
@@ -121,8 +129,10 @@ class Link:
         """Change what passes, and how; connections that are refused from now on are lost too."""
         if self._is_dead:
             return
+        was_in_trouble = self._is_in_trouble
         self.state, self.weather = state, weather
-        self._note_trouble(lasts=not self._is_calm)
+        if was_in_trouble or self._is_in_trouble:
+            self._note_trouble(lasts=self._is_in_trouble)
         if state is LinkState.REFUSING:
             self.drop()
         changed, self._changed = self._changed, trio.Event()
@@ -130,7 +140,7 @@ class Link:
 
     def drop(self) -> None:
         """Drop the connections: their senders do not learn what came of statements in flight."""
-        self._note_trouble(lasts=not self._is_calm)
+        self._note_trouble(lasts=self._is_in_trouble)
         for scope in list(self._sessions):
             scope.cancel(reason="the connection was lost")
 
@@ -142,7 +152,7 @@ class Link:
 
     def set_frozen(self, *, is_frozen: bool) -> None:
         """Record that its process is frozen, or goes on."""
-        self._note_trouble(lasts=is_frozen or not self._is_calm)
+        self._note_trouble(lasts=is_frozen or self._is_in_trouble)
 
     def unwritten_since(self, now: float) -> float:
         """Return the time since which writes may be lost or late; infinite if none may."""
@@ -245,6 +255,10 @@ class Link:
     @property
     def _is_calm(self) -> bool:
         return self.weather is CALM and self.state is LinkState.UP
+
+    @property
+    def _is_in_trouble(self) -> bool:
+        return self.weather.is_lossy or self.state is not LinkState.UP
 
     @contextmanager
     def _session(self, bound_s: float) -> Iterator[trio.CancelScope]:

@@ -43,6 +43,7 @@ _OWNING = 0.7
 """How often a host's program asks the node that owns the workspace."""
 _ACKED_FIRST = 0.5
 """How many clients that leave a stream and come back acknowledge it before."""
+_ACKED_AGAIN = 0.3
 _ELSEWHERE = 0.1
 """How many are for any workspace instead of the client's own."""
 _RETRYABLE = frozenset(
@@ -69,6 +70,8 @@ class Focus:
     workspace_id: str
     nodes: Sequence[SimNode] = ()
     """Where a host's program sends and reads; empty: anywhere."""
+    client: SimClient | None = None
+    """Whose they are; None: anybody's."""
 
 
 _focus: ContextVar[Focus | None] = ContextVar("focus", default=None)
@@ -208,6 +211,8 @@ class Load:
             return
         number = max(0, wanted.sent - choices.pick([0, 0, 0, 1, 3, -1]))
         await self._acknowledge(client, wanted, number)
+        if choices.chance(_ACKED_AGAIN):
+            await self._acknowledge(client, wanted, max(0, number - choices.integer(0, 2)))
 
     async def _acknowledge(self, client: SimClient, wanted: Wanted, number: int) -> None:
         client.note_unwritten()
@@ -426,6 +431,8 @@ class Load:
         focus = _focus.get()
         if focus is None:
             return self._clients
+        if focus.client is not None:
+            return [focus.client]
         near = [client for client in self._clients if client.home == focus.workspace_id]
         return near or self._clients
 

@@ -30,7 +30,7 @@ from dalsegno.protocol import (
 )
 
 from ._gate import Gate
-from ._link import Link
+from ._link import LAG_S, Link
 from ._network import Cable
 from ._store import SimStore
 
@@ -402,7 +402,7 @@ class SimNode:
         A process may die in the step in which it writes: what it took before is lost then too.
         """
         since = min(link.unwritten_since(now) for link in self._links)
-        return since - 2 * self._limits.ack_flush_s
+        return since - 2 * self._limits.ack_flush_s - 4 * LAG_S
 
     def note_unwritten(self) -> None:
         """Record which acks may be forgotten: before a question that would show it, and at a death.

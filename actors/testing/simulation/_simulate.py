@@ -221,7 +221,7 @@ class _Simulation:
         """Judge the history and return the result."""
         died = [f"{node!r} died: {error!r}" for node in self._nodes for error in node.failures]
         if "failover" not in self._kinds:
-            died += [refusal for client in self._clients for refusal in client.refusals]
+            died += [each for client in self._clients for each in client.complaints]
         return judge(
             self._recorder.history,
             self._store.logs(),
