@@ -282,9 +282,16 @@ class SimClient:
         return pending.answer
 
     async def tell(self, request_id: str, type_: str, **fields: Any) -> Message | None:  # noqa: ANN401 - JSON
-        """Send a message whose success is silent; return its refusal, or else the pong after it."""
-        refusal = self.pending[request_id] = Pending(trio.Event())
+        """Send a message whose success is silent; return its refusal, or else the pong after it.
+
+        None where the connection that it went to is lost before.
+        """
+        cable, refusal = self.cable, Pending(trio.Event())
+        self.pending[request_id] = refusal
         await self.send(type_, request_id=request_id, **fields)
+        if cable is None or self.cable is not cable:
+            self.pending.pop(request_id, None)
+            return None
         pong = await self.ask(f"pong {request_id}", "ping")
         self.pending.pop(request_id, None)
         return refusal.answer or (None if refusal.done.is_set() else pong)

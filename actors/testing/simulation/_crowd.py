@@ -154,7 +154,7 @@ class Crowd:
         await self._around(trio.lowlevel.checkpoint)
 
     async def _failover(self, _workspace_id: str) -> None:
-        """Promote a standby that has nothing of the last moment, when some of it is acknowledged."""
+        """Promote a standby that has nothing of the last moment, some of it acknowledged."""
         self._faults.remember()
         await self._around(trio.lowlevel.checkpoint)
         async with trio.open_nursery() as nursery:
