@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Limits
 
     from ._choices import Noise
+    from ._failover import FailoverStore
     from ._node import Process, SimNode
 
 Message = dict[str, Any]
@@ -77,7 +78,9 @@ class SimClient:
         *,
         home: str,
         nodes: list[SimNode],
+        store: FailoverStore,
         recorder: Recorder,
+        complaints: list[str],
         noise: Noise,
         limits: Limits,
         with_chains: bool = False,
@@ -87,6 +90,10 @@ class SimClient:
         self.home = home
         """Its own workspace: it connects where that is."""
         self.recorder = recorder
+        self.complaints = complaints
+        """What is wrong where no history was lost, and no history shows: an event that was not
+        committed when it came, or came behind its subscription's end; a refused cursor that a node
+        had given."""
         self.with_chains = with_chains
         """Whether every cursor has its chain, by which a lost history is recognised."""
         self.latency_s = 0.0
@@ -97,11 +104,9 @@ class SimClient:
         self.process: Process | None = None
         self.wanted: dict[str, Wanted] = {}
         self.pending: dict[str, Pending] = {}
-        self.complaints: list[str] = []
-        """Events of streams that it had left, and cursors that it had from a node and that were
-        refused: each is wrong, where no history was lost."""
         self._over: dict[str, None] = {}
         """The streams of this connection whose subscription a node has ended, or said so."""
+        self._store = store
         self._nodes = nodes
         self._noise = noise
         self._limits = limits
@@ -345,6 +350,8 @@ class SimClient:
     def _event(self, wanted: Wanted, message: Message) -> None:
         if wanted.followed is None:
             return
+        if message["seq"] > self._store.head_of(wanted.workspace_id, wanted.stream_id):
+            self.complaints.append(f"{self!r}: {message} came before it was committed")
         wanted.followed.saw(
             message["seq"],
             event_id=message["event_id"],

@@ -44,6 +44,10 @@ _OWNING = 0.7
 _ACKED_FIRST = 0.5
 """How many clients that leave a stream and come back acknowledge it before."""
 _ACKED_AGAIN = 0.3
+_ANOTHER_TIME = 0.3
+"""How many leave once more, perhaps before they were caught up."""
+_AT_THE_LAST, _LAST = 0.6, 3
+"""How many readers look for what was named last, and how far back that goes."""
 _ELSEWHERE = 0.1
 """How many are for any workspace instead of the client's own."""
 _RETRYABLE = frozenset(
@@ -101,6 +105,7 @@ class Load:
         domains: Mapping[type, tuple[str, Domain[Any, Any, Any]]],
         commands: Callable[[Choices], msgspec.Struct | Ask],
         recorder: Recorder,
+        complaints: list[str],
     ) -> None:
         self._choices = choices
         self._store = store
@@ -110,9 +115,10 @@ class Load:
         self._domains = domains
         self._commands = commands
         self._recorder = recorder
+        self._complaints = complaints
         self._markers = count(1)
         self._streams: dict[str, dict[str, None]] = {name: {} for name in workspaces}
-        """The entities that commands have named, by workspace."""
+        """The entities that commands have named, by workspace, the last one last."""
 
     # ---------------------------------------------------------------------------- operations
 
@@ -180,7 +186,7 @@ class Load:
         choices = self._choices
         client = choices.pick(self._near())
         workspace_id = client.home
-        streams = [workspace_stream(workspace_id), *self._streams[workspace_id]]
+        streams = [workspace_stream(workspace_id), *self._named(workspace_id)]
         stream_id = choices.pick(streams)
         cursor = choices.pick([0, None, client.seen.get(workspace_id, 0) // 2])
         await client.follow(workspace_id, stream_id, cursor)
@@ -196,6 +202,10 @@ class Load:
             await self._acknowledge(client, wanted, wanted.sent)
         await client.leave(wanted.stream_id)
         await client.follow(wanted.workspace_id, wanted.stream_id, cursor)
+        if choices.chance(_ANOTHER_TIME):
+            await trio.sleep(choices.pick([0.0, 0.02, 0.1]))
+            await client.leave(wanted.stream_id)
+            await client.follow(wanted.workspace_id, wanted.stream_id, cursor)
 
     async def unsubscribe(self) -> None:
         """Unsubscribe from a stream."""
@@ -232,7 +242,7 @@ class Load:
         node = self._any_node(workspace_id)
         if not self._streams[workspace_id] or not node.is_up:
             return
-        stream_id = choices.pick([*self._streams[workspace_id]])
+        stream_id = choices.pick(self._named(workspace_id))
         min_seq = client.seen.get(workspace_id, 0) if choices.chance(0.7) else 0
         min_seq += choices.pick(_AHEAD)
         name, _, entity_id = stream_id.partition(":")
@@ -252,6 +262,8 @@ class Load:
                 workspace_id, domain, entity_id, user_id=client.user_id, min_seq=min_seq or None
             )
             asked.ok(version=0 if entity is None else entity.version)
+            if entity is not None:
+                self._check_committed(workspace_id, stream_id, entity.version)
 
     async def look_at_head(self) -> None:
         """Read a head in the store, to see how its epoch goes on."""
@@ -321,11 +333,24 @@ class Load:
             return "DISCONNECTED"
         if answer["type"] == "committed":
             asked.ok(answer["event_seq"], answer["version"], stream_id=answer["entity"])
+            self._check_committed(workspace_id, answer["entity"], answer["version"])
             seen = client.seen.get(workspace_id, 0)
             client.seen[workspace_id] = max(seen, answer["event_seq"])
             return None
-        asked.failed(answer["code"], answer.get("details"))
+        details = answer.get("details") or {}
+        asked.failed(answer["code"], details)
+        if stream_id is not None:
+            self._check_committed(workspace_id, stream_id, details.get("current_version", 0))
         return str(answer["code"])
+
+    def _check_committed(self, workspace_id: str, stream_id: str, version: int) -> None:
+        """Check that an answer shows nothing that is only on its way to the log (I2)."""
+        committed = self._store.head_of(workspace_id, stream_id)
+        if version > committed:
+            self._complaints.append(
+                f"an answer shows version {version} of {stream_id} in {workspace_id}, "
+                f"and {committed} is committed"
+            )
 
     async def _attempt_all(
         self,
@@ -390,13 +415,13 @@ class Load:
 
         return await self._answered(asked, send)
 
-    @staticmethod
-    async def _answered(asked: Asked, send: Callable[[], Awaitable[Receipt]]) -> str | None:
+    async def _answered(self, asked: Asked, send: Callable[[], Awaitable[Receipt]]) -> str | None:
         """Send what was asked, and record the answer; return its code, None after success."""
         try:
             with trio.move_on_after(_GROUP_S):
                 receipt = await send()
                 asked.ok(receipt.event_seq, receipt.version, stream_id=receipt.stream_id)
+                self._check_committed(receipt.workspace_id, receipt.stream_id, receipt.version)
                 return None
         except DalsegnoError as error:
             asked.failed(error.code, error.details)
@@ -443,8 +468,14 @@ class Load:
         if entity_id is None:
             return None
         stream_id = domain.stream_id(entity_id)
+        self._streams[workspace_id].pop(stream_id, None)
         self._streams[workspace_id][stream_id] = None
         return stream_id
+
+    def _named(self, workspace_id: str) -> list[str]:
+        """Return the entities that commands have named, or those alone that were the last."""
+        named = [*self._streams[workspace_id]]
+        return named[-_LAST:] if self._choices.chance(_AT_THE_LAST) else named
 
     def _any_wanted(self) -> tuple[SimClient, Wanted | None]:
         client = self._choices.pick(self._near())

@@ -195,6 +195,8 @@ class _Simulation:
         self._clients: list[SimClient] = []
         self._under_way = 0
         """The number of operations that have not ended."""
+        self._complaints: list[str] = []
+        """What clients saw that is wrong unless a history was lost."""
         self._stuck: list[str] = []
         """What did not come to rest."""
         self._lasted_s = 0.0
@@ -221,7 +223,7 @@ class _Simulation:
         """Judge the history and return the result."""
         died = [f"{node!r} died: {error!r}" for node in self._nodes for error in node.failures]
         if "failover" not in self._kinds:
-            died += [each for client in self._clients for each in client.complaints]
+            died += self._complaints
         return judge(
             self._recorder.history,
             self._store.logs(),
@@ -253,7 +255,9 @@ class _Simulation:
             _user(number),
             home=self._workspaces[number % len(self._workspaces)],
             nodes=self._nodes,
+            store=self._store,
             recorder=self._recorder,
+            complaints=self._complaints,
             noise=self._noise,
             limits=self._limits,
             with_chains="failover" in self._kinds,
@@ -281,6 +285,7 @@ class _Simulation:
             domains=self._nodes[0].process.service.catalog.commands,
             commands=self._make_command,
             recorder=self._recorder,
+            complaints=self._complaints,
         )
 
     def _crowd(self, load: Load, faults: Faults) -> Crowd:
