@@ -141,14 +141,6 @@ _DELIVERY = [
         "        self._leave(stream)\n        self.outbox.drop(stream.subscription)\n",
         "        self._leave(stream)\n",
     ),
-    # … or with a page that was being read for it.
-    Mutant(
-        "a page is written though its stream was left meanwhile",
-        "I6",
-        _WRITER,
-        "        if self.is_closed or self.streams.get(subscription.stream_id) is not stream:\n",
-        "        if self.is_closed:\n",
-    ),
     # What was published while the cursor was looked up never comes, unless more follows.
     Mutant(
         "a subscription begins with the head that was looked up",
@@ -157,7 +149,15 @@ _DELIVERY = [
         "        self.start = self.sent = start\n        self.head = max(self.head, head)\n",
         "        self.start = self.sent = start\n        self.head = head\n",
     ),
-    # … and so does what was published while the last page was read.
+    # … or while pages were read for it.
+    Mutant(
+        "what is published does not count for a reader that is behind",
+        "I6",
+        _SUBSCRIPTION,
+        "            self.missed = True\n            self.head = max(self.head, item.last)\n",
+        "            self.missed = True\n",
+    ),
+    # … or while the last of them was, which was empty.
     Mutant(
         "a reader goes live though it missed something",
         "I6",

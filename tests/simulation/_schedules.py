@@ -41,7 +41,8 @@ SIZES: Sequence[dict[str, Any]] = (
         "workspaces": 1,
         "clients": 3,
         "steps": 20,
-        "faults": ("freeze", "partition", "lag", "clock"),
+        "limits": replace(SIM_LIMITS, passivate_after_s=10.0),
+        "faults": ("freeze", "partition", "lag", "clock", "replace"),
         "operations": CROWDED,
     },
     # Commits whose outcome is unknown.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ._client import SimClient
     from ._faults import Faults
     from ._load import Load
-    from ._node import SimNode
+    from ._node import Process
 
 _HAPPENS = (
     *("burst", "read", "repeat", "resubscribe", "subscribe") * 2,
@@ -53,7 +53,9 @@ _STEPS_BETWEEN = 3
 """Steps of the event loop between two commands that have to arrive in order."""
 _COMES_BACK = 0.8
 _LAGS = 0.4
-_QUIET = 0.3
+_QUIET, _UNDER_LOAD = 0.2, 0.4
+_REPLACED, _SUPPLANTED_S = 0.5, 0.3
+"""How many owners lose it to their own node's next process, and how soon: before a beat."""
 _TICK_S = 0.5
 """How often a node looks for workspaces that are idle."""
 
@@ -83,6 +85,7 @@ class Crowd:
         self._goes_on = [name for name in _GOES_ON if name in operations]
         self._acks = [name for name in operations if name == "ack"][:1]
         self._kinds = [kind for kind in _FAULTS if kind in kinds]
+        self._can_replace = "replace" in kinds
         self._can_lag = "lag" in kinds
         self._limits = limits
         moments: dict[str, tuple[bool, Callable[[str], Awaitable[None]]]] = {
@@ -92,7 +95,7 @@ class Crowd:
             "takeover": ("freeze" in kinds and "partition" in kinds, self._takeover),
             "failover": ("failover" in kinds, self._failover),
         }
-        weights = {"removal": 3, "takeover": 2}
+        weights = {"removal": 3, "takeover": 4}
         self._moments = [
             moment
             for name, (is_possible, moment) in moments.items()
@@ -163,27 +166,31 @@ class Crowd:
             nursery.start_soon(self._around, partial(self._faults.strike, "failover"))
 
     async def _takeover(self, workspace_id: str) -> None:
-        """Let another node take the workspace over, and go on asking the one that had it."""
-        owner = self._faults.owner_of(workspace_id)
-        others = self._faults.nodes_but(owner)
+        """Let another process take the workspace over, and go on asking the one that had it."""
+        choices, faults = self._choices, self._faults
+        owner = faults.owner_of(workspace_id)
+        others = faults.nodes_but(owner)
         if owner is None or not others:
             await self._nothing(workspace_id)
             return
-        choices = self._choices
+        old = owner.process
         if choices.chance(_QUIET):
             await trio.sleep(self._limits.passivate_after_s + _TICK_S)
-            back = self._faults.seclude(owner)
+        if self._can_replace and choices.chance(_REPLACED):
+            back = faults.supplant(owner)
+            await self._ask(workspace_id, [owner.process], within_s=_SUPPLANTED_S)
         else:
-            back = self._faults.seclude(owner)
-            await self._around(trio.lowlevel.checkpoint)
-        await trio.sleep(self._limits.lease_s * choices.uniform(0.8, 1.3))
-        await self._ask(workspace_id, others)
-        await trio.sleep(choices.pick(_PAUSES))
+            back = faults.seclude(owner)
+            if choices.chance(_UNDER_LOAD):
+                await self._around(trio.lowlevel.checkpoint)
+            await trio.sleep(self._limits.lease_s * choices.uniform(0.8, 1.3))
+            successors = [node.process for node in others]
+            await self._ask(workspace_id, successors, within_s=self._limits.lease_s)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._ask, workspace_id, [owner])
+            nursery.start_soon(self._ask, workspace_id, [old])
             await trio.sleep(choices.pick(_PAUSES))
             back()
-            nursery.start_soon(self._ask, workspace_id, [owner])
+            nursery.start_soon(self._ask, workspace_id, [old])
             await self._around(trio.lowlevel.checkpoint)
 
     # ------------------------------------------------------------------------------ the crowd
@@ -199,11 +206,13 @@ class Crowd:
             await trio.sleep(choices.pick(_PAUSES))
             self._start(nursery, self._happens, choices.integer(0, 2))
 
-    async def _ask(self, workspace_id: str, nodes: Sequence[SimNode]) -> None:
-        """Have a host's program ask at some of the nodes; wait a while for its answers."""
-        with trio.move_on_after(self._limits.lease_s), focused(Focus(workspace_id, nodes)):
+    async def _ask(
+        self, workspace_id: str, processes: Sequence[Process], within_s: float = 2.0
+    ) -> None:
+        """Have a host's program ask some processes; wait a while for its answers."""
+        with trio.move_on_after(within_s), focused(Focus(workspace_id, processes)):
             async with trio.open_nursery() as nursery:
-                self._start(nursery, self._asked_there, self._choices.integer(1, 3))
+                self._start(nursery, self._asked_there, self._choices.integer(1, 4))
 
     def _start(self, nursery: trio.Nursery, names: Sequence[str], count: int) -> None:
         for _ in range(count if names else 0):

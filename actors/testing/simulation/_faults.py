@@ -117,6 +117,14 @@ class Faults:
         """Return the other nodes."""
         return [each for each in self._nodes if each is not node]
 
+    def supplant(self, node: SimNode) -> Callable[[], None]:
+        """Start a node's next process while this one is frozen, as `seclude` does."""
+        process = node.process
+        self.counts["takeover"] += 1
+        process.freeze()
+        node.start()
+        return process.thaw
+
     def seclude(self, node: SimNode) -> Callable[[], None]:
         """Freeze a node or cut it off from the database; the caller ends it by what is returned."""
         process = node.process

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ._choices import Choices
     from ._client import SimClient, Wanted
     from ._failover import FailoverStore
-    from ._node import SimNode
+    from ._node import Process, SimNode
 
 _ATTEMPTS_MAX = 4
 _READ_S = 15.0
@@ -72,7 +72,7 @@ class Focus:
     """The one workspace of all operations that are started inside a block."""
 
     workspace_id: str
-    nodes: Sequence[SimNode] = ()
+    processes: Sequence[Process] = ()
     """Where a host's program sends and reads; empty: anywhere."""
     client: SimClient | None = None
     """Whose they are; None: anybody's."""
@@ -163,10 +163,10 @@ class Load:
         drawn = self._commands(choices)
         ask = drawn if isinstance(drawn, Ask) else Ask(drawn)
         client, workspace_id = self._any_client()
-        node, marker = self._any_node(workspace_id), f"m{next(self._markers)}"
+        process, marker = self._any_process(workspace_id), f"m{next(self._markers)}"
         async with trio.open_nursery() as nursery:
             for _ in range(choices.integer(2, 3)):
-                nursery.start_soon(self._insist, node, client, workspace_id, ask, marker)
+                nursery.start_soon(self._insist, process, client, workspace_id, ask, marker)
 
     async def member(self) -> None:
         """End a membership or begin one, as the owner, who is the first client."""
@@ -239,8 +239,8 @@ class Load:
         """Read an entity at any node: as it is, as the client knows it, or as it will be soon."""
         choices = self._choices
         client, workspace_id = self._any_client()
-        node = self._any_node(workspace_id)
-        if not self._streams[workspace_id] or not node.is_up:
+        process = self._any_process(workspace_id)
+        if not self._streams[workspace_id] or not process.is_serving:
             return
         stream_id = choices.pick(self._named(workspace_id))
         min_seq = client.seen.get(workspace_id, 0) if choices.chance(0.7) else 0
@@ -258,7 +258,7 @@ class Load:
             ) as asked,
             suppress(DalsegnoError),
         ):
-            entity = await node.process.read(
+            entity = await process.read(
                 workspace_id, domain, entity_id, user_id=client.user_id, min_seq=min_seq or None
             )
             asked.ok(version=0 if entity is None else entity.version)
@@ -371,7 +371,7 @@ class Load:
             events_max=None if None in mosts else sum(most or 0 for most in mosts),
             is_group=True,
         )
-        process = self._any_node(workspace_id).process
+        process = self._any_process(workspace_id)
         commands = [ask.command for ask in asks]
 
         async def send() -> Receipt:
@@ -383,18 +383,18 @@ class Load:
         return await self._answered(asked, send)
 
     async def _insist(
-        self, node: SimNode, client: SimClient, workspace_id: str, ask: Ask, marker: str
+        self, process: Process, client: SimClient, workspace_id: str, ask: Ask, marker: str
     ) -> None:
         """Send a command as a host's program does, again and again under one key."""
         for _ in range(_ATTEMPTS_MAX):
-            code = await self._attempt_there(node, client, workspace_id, ask, marker)
+            code = await self._attempt_there(process, client, workspace_id, ask, marker)
             if code not in _RETRYABLE and code not in UNKNOWN_CODES:
                 return
             await trio.sleep(_PAUSE_S)
-            node = self._any_node(workspace_id)
+            process = self._any_process(workspace_id)
 
     async def _attempt_there(
-        self, node: SimNode, client: SimClient, workspace_id: str, ask: Ask, marker: str
+        self, process: Process, client: SimClient, workspace_id: str, ask: Ask, marker: str
     ) -> str | None:
         """Send a command at a node once; return the code of a failure, None after success."""
         stream_id, key = self._stream_of(workspace_id, ask), f"k{marker}"
@@ -409,7 +409,7 @@ class Load:
         )
 
         async def send() -> Receipt:
-            return await node.process.send(
+            return await process.send(
                 workspace_id, ask.command, user_id=client.user_id, key=key, marker=marker
             )
 
@@ -442,14 +442,14 @@ class Load:
             return client, self._choices.pick(self._workspaces)
         return client, client.home
 
-    def _any_node(self, workspace_id: str) -> SimNode:
-        """Choose a node, mostly the one that owns a workspace: others say where that is."""
+    def _any_process(self, workspace_id: str) -> Process:
+        """Choose a process, mostly of the node that owns a workspace: others say where it is."""
         focus, choices = _focus.get(), self._choices
-        if focus is not None and focus.nodes:
-            return choices.pick(focus.nodes)
+        if focus is not None and focus.processes:
+            return choices.pick(focus.processes)
         owner = self._store.owner_of(workspace_id)
         owning = [node for node in self._nodes if node.node_id == owner]
-        return choices.pick(owning if owning and choices.chance(_OWNING) else self._nodes)
+        return choices.pick(owning if owning and choices.chance(_OWNING) else self._nodes).process
 
     def _near(self) -> Sequence[SimClient]:
         """Return the clients whose workspace it is about, or all."""
