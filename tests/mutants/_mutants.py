@@ -367,6 +367,14 @@ _FENCING = [
         "active.incarnation if active is not None and self._lease.is_held else None",
         "active.incarnation if active is not None else None",
     ),
+    # It owns nothing any more, and never says so to those who are connected.
+    Mutant(
+        "a process that was replaced goes on",
+        "I3",
+        _LEASE,
+        '            raise NodeReplacedError(f"another process serves as node {self.node_id}")\n',
+        "            left_s = 0.0\n",
+    ),
     # The answer to a beat that took long counts from when it came.
     Mutant(
         "a lease counts from the answer to the beat",

@@ -41,7 +41,7 @@ SIZES: Sequence[dict[str, Any]] = (
         "workspaces": 1,
         "clients": 3,
         "steps": 20,
-        "limits": replace(SIM_LIMITS, passivate_after_s=10.0),
+        "limits": replace(SIM_LIMITS, passivate_after_s=10.0, entities_cached_max=20),
         "faults": ("freeze", "partition", "lag", "clock", "replace"),
         "operations": CROWDED,
     },

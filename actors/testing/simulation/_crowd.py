@@ -7,6 +7,7 @@ asked once more.  So a crowd chooses such a moment, and starts operations just b
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -173,24 +174,24 @@ class Crowd:
         if owner is None or not others:
             await self._nothing(workspace_id)
             return
-        old = owner.process
+        old, focus = owner.process, self._focus_of(workspace_id)
         if choices.chance(_QUIET):
             await trio.sleep(self._limits.passivate_after_s + _TICK_S)
         if self._can_replace and choices.chance(_REPLACED):
             back = faults.supplant(owner)
-            await self._ask(workspace_id, [owner.process], within_s=_SUPPLANTED_S)
+            await self._ask(focus, [owner.process], within_s=_SUPPLANTED_S)
         else:
             back = faults.seclude(owner)
             if choices.chance(_UNDER_LOAD):
                 await self._around(trio.lowlevel.checkpoint)
             await trio.sleep(self._limits.lease_s * choices.uniform(0.8, 1.3))
             successors = [node.process for node in others]
-            await self._ask(workspace_id, successors, within_s=self._limits.lease_s)
+            await self._ask(focus, successors, within_s=self._limits.lease_s)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._ask, workspace_id, [old])
+            nursery.start_soon(self._ask, focus, [old])
             await trio.sleep(choices.pick(_PAUSES))
             back()
-            nursery.start_soon(self._ask, workspace_id, [old])
+            nursery.start_soon(self._ask, focus, [old])
             await self._around(trio.lowlevel.checkpoint)
 
     # ------------------------------------------------------------------------------ the crowd
@@ -206,11 +207,15 @@ class Crowd:
             await trio.sleep(choices.pick(_PAUSES))
             self._start(nursery, self._happens, choices.integer(0, 2))
 
-    async def _ask(
-        self, workspace_id: str, processes: Sequence[Process], within_s: float = 2.0
-    ) -> None:
+    def _focus_of(self, workspace_id: str) -> Focus:
+        """Choose for whom a host's program asks: one user, who knows what it has done, or any."""
+        near = [client for client in self._clients if client.home == workspace_id]
+        one = self._choices.pick([None, *near]) if near else None
+        return Focus(workspace_id, client=one)
+
+    async def _ask(self, focus: Focus, processes: Sequence[Process], within_s: float = 2.0) -> None:
         """Have a host's program ask some processes; wait a while for its answers."""
-        with trio.move_on_after(within_s), focused(Focus(workspace_id, processes)):
+        with trio.move_on_after(within_s), focused(replace(focus, processes=processes)):
             async with trio.open_nursery() as nursery:
                 self._start(nursery, self._asked_there, self._choices.integer(1, 4))
 

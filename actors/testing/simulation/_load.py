@@ -243,7 +243,7 @@ class Load:
         if not self._streams[workspace_id] or not process.is_serving:
             return
         stream_id = choices.pick(self._named(workspace_id))
-        min_seq = client.seen.get(workspace_id, 0) if choices.chance(0.7) else 0
+        min_seq = client.seen.get(workspace_id, 0) if choices.chance(0.5) else 0
         min_seq += choices.pick(_AHEAD)
         name, _, entity_id = stream_id.partition(":")
         domain = next(d for _, d in self._domains.values() if d.name == name)
