@@ -428,13 +428,13 @@ _UNKNOWN = [
         "        answer = command.receipt_of(found, versions)\n",
         "        answer = None if moved else command.receipt_of(found, versions)\n",
     ),
-    # … and so it is where a node stops before it could look.
+    # … and so it is where the store stays away for too long to look.
     Mutant(
-        "a node that stops calls an unknown commit refused",
+        "a commit that stays without an answer is called refused",
         "I4",
         "actors/node/_backlog.py",
-        "        _answer(self.unresolved, OutcomeUnknownError(error.message))\n",
-        "        _answer(self.unresolved, error)\n",
+        "                command.answer(OutcomeUnknownError(",
+        "                command.answer(StoreUnavailableError(",
     ),
     # Half of a group: where the first command changed nothing, the rest is decided again.
     Mutant(

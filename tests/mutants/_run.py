@@ -29,7 +29,7 @@ WORKERS_MAX = 8
 """Beyond it a large machine would run out of memory before it ran out of work."""
 _PACKAGES = ("actors", "protocol")
 _SCHEDULE_S = 20
-"""A schedule that takes longer on the reference machine hangs."""
+"""A schedule that takes more processor time on the reference machine hangs."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def tried(mutant: Mutant, schedules: int = SCHEDULES) -> Outcome:
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join([folder, str(ROOT)]),
                 "PYTHONHASHSEED": "0",
-                "DALSEGNO_TEST_SCHEDULE_S": f"{_SCHEDULE_S * slowness():.0f}",
+                "DALSEGNO_TEST_SCHEDULE_S": f"{_SCHEDULE_S * slowness():.1f}",
             },
             capture_output=True,
             text=True,

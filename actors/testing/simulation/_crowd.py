@@ -52,6 +52,8 @@ _CHANGES = ("-", "-", "-+", "+-", "-+-", "-+-+")
 _PAUSES = (0.0, 0.0, 0.0, 0.01, 0.05)
 _STEPS_BETWEEN = 3
 """Steps of the event loop between two commands that have to arrive in order."""
+_GIVEN_UP = (0.5, 1.2, 2.0, 4.0)
+"""How long commits have no answer, in multiples of the time after which they are given up."""
 _COMES_BACK = 0.8
 _LAGS = 0.4
 _QUIET, _UNDER_LOAD = 0.2, 0.4
@@ -94,6 +96,7 @@ class Crowd:
             "fault": (bool(self._kinds), self._fault),
             "rest": ("idle" in operations, self._rest),
             "takeover": ("freeze" in kinds and "partition" in kinds, self._takeover),
+            "silence": ("partition" in kinds, self._silence),
             "failover": ("failover" in kinds, self._failover),
         }
         weights = {"removal": 3, "takeover": 4}
@@ -181,10 +184,13 @@ class Crowd:
             back = faults.supplant(owner)
             await self._ask(focus, [owner.process], within_s=_SUPPLANTED_S)
         else:
-            back = faults.seclude(owner)
-            if choices.chance(_UNDER_LOAD):
-                await self._around(trio.lowlevel.checkpoint)
-            await trio.sleep(self._limits.lease_s * choices.uniform(0.8, 1.3))
+            under_load = choices.chance(_UNDER_LOAD)
+            async with trio.open_nursery() as nursery:
+                self._start(nursery, self._happens if under_load else (), choices.integer(1, 4))
+                await trio.sleep(choices.pick(_PAUSES))
+                back = faults.seclude(owner)
+                await trio.sleep(self._limits.lease_s * choices.uniform(0.8, 1.3))
+                nursery.cancel_scope.deadline = trio.current_time() + _SUPPLANTED_S
             successors = [node.process for node in others]
             await self._ask(focus, successors, within_s=self._limits.lease_s)
         async with trio.open_nursery() as nursery:
@@ -193,6 +199,18 @@ class Crowd:
             back()
             nursery.start_soon(self._ask, focus, [old])
             await self._around(trio.lowlevel.checkpoint)
+
+    async def _silence(self, workspace_id: str) -> None:
+        """Let the owner's commits have no answer until long after it gave them up."""
+        owner = self._faults.owner_of(workspace_id)
+        if owner is None:
+            await self._nothing(workspace_id)
+            return
+        async with trio.open_nursery() as nursery:
+            back = self._faults.silence_of(owner)
+            nursery.start_soon(self._around, trio.lowlevel.checkpoint)
+            await trio.sleep(self._limits.commit_deadline_s * self._choices.pick(_GIVEN_UP))
+            back()
 
     # ------------------------------------------------------------------------------ the crowd
 

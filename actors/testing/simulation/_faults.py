@@ -117,6 +117,13 @@ class Faults:
         """Return the other nodes."""
         return [each for each in self._nodes if each is not node]
 
+    def silence_of(self, node: SimNode) -> Callable[[], None]:
+        """Let a node's link to the database pass nothing, as `seclude` does."""
+        link = node.process.link
+        self.counts["silence of the database"] += 1
+        link.set(LinkState.SILENT)
+        return lambda: link.set(LinkState.UP)
+
     def supplant(self, node: SimNode) -> Callable[[], None]:
         """Start a node's next process while this one is frozen, as `seclude` does."""
         process = node.process
