@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from dalsegno.actors.testing import SeededChoices
 from tests._patience import slowness
 from tests.mutants._mutants import MUTANTS, Mutant
+from tests.simulation._schedules import run
 
 ROOT = Path(__file__).parents[2]
 SCHEDULES = 300
@@ -83,6 +85,18 @@ def tried(mutant: Mutant, schedules: int = SCHEDULES) -> Outcome:
     return Outcome(mutant, int(seed), how)
 
 
+def check_sound(outcomes: Iterable[Outcome]) -> None:
+    """Run the schedules that killed something against the product as it is.
+
+    Raises:
+        AssertionError: one of them is not sound without any mutant, so it proves nothing.
+
+    """
+    for seed in sorted({each.killed_at for each in outcomes if each.killed_at is not None}):
+        done = run(SeededChoices(seed), seed)
+        assert done.is_sound, f"seed {seed} is unsound without a mutant:\n{done}"
+
+
 def workers() -> int:
     """Return how many mutants are tried side by side: one on each core."""
     return min(len(os.sched_getaffinity(0)), WORKERS_MAX)
@@ -121,7 +135,7 @@ def main() -> None:
     def tell(outcome: Outcome) -> None:
         print(outcome, outcome.how, flush=True)
 
-    try_all(chosen, schedules=asked.schedules, side_by_side=asked.workers, told=tell)
+    check_sound(try_all(chosen, schedules=asked.schedules, side_by_side=asked.workers, told=tell))
 
 
 if __name__ == "__main__":

@@ -338,7 +338,9 @@ class SimClient:
             case "unsubscribed":
                 self._over[stream_id] = None
             case "error" if message.get("request_id") is None:
-                self._over[stream_id] = None
+                # A reply overtakes the last events of what has ended: more may come behind this.
+                if message["code"] != "NOT_SUBSCRIBED":
+                    self._over[stream_id] = None
 
     def _follow(self, owner: str | None) -> None:
         """Reconnect to where the workspace is, if that is no longer here."""

@@ -180,20 +180,18 @@ class Crowd:
         old, focus = owner.process, self._focus_of(workspace_id)
         if choices.chance(_QUIET):
             await trio.sleep(self._limits.passivate_after_s + _TICK_S)
-        if self._can_replace and choices.chance(_REPLACED):
-            back = faults.supplant(owner)
-            await self._ask(focus, [owner.process], within_s=_SUPPLANTED_S)
-        else:
-            under_load = choices.chance(_UNDER_LOAD)
-            async with trio.open_nursery() as nursery:
-                self._start(nursery, self._happens if under_load else (), choices.integer(1, 4))
-                await trio.sleep(choices.pick(_PAUSES))
+        async with trio.open_nursery() as nursery:
+            if self._can_replace and choices.chance(_REPLACED):
+                back = faults.supplant(owner)
+                await self._ask(focus, [owner.process], within_s=_SUPPLANTED_S)
+            else:
+                if choices.chance(_UNDER_LOAD):
+                    self._start(nursery, self._happens, choices.integer(1, 4))
+                    await trio.sleep(choices.pick(_PAUSES))
                 back = faults.seclude(owner)
                 await trio.sleep(self._limits.lease_s * choices.uniform(0.8, 1.3))
-                nursery.cancel_scope.deadline = trio.current_time() + _SUPPLANTED_S
-            successors = [node.process for node in others]
-            await self._ask(focus, successors, within_s=self._limits.lease_s)
-        async with trio.open_nursery() as nursery:
+                successors = [node.process for node in others]
+                await self._ask(focus, successors, within_s=self._limits.lease_s)
             nursery.start_soon(self._ask, focus, [old])
             await trio.sleep(choices.pick(_PAUSES))
             back()
