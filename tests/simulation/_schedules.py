@@ -51,6 +51,7 @@ SIZES: Sequence[dict[str, Any]] = (
         "workspaces": 1,
         "clients": 3,
         "steps": 30,
+        "limits": replace(SIM_LIMITS, entities_cached_max=20),
         "faults": ("weather", "weather", "drop", "lag", "drain", "partition"),
         "operations": CROWDED,
     },

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ._link import LAG_S
 from ._load import Focus, focused
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ._client import SimClient
     from ._faults import Faults
     from ._load import Load
-    from ._node import Process
+    from ._node import Process, SimNode
 
 _HAPPENS = (
     *("burst", "read", "repeat", "resubscribe", "subscribe") * 2,
@@ -56,7 +57,7 @@ _GIVEN_UP = (0.5, 1.2, 2.0, 4.0)
 """How long commits have no answer, in multiples of the time after which they are given up."""
 _COMES_BACK = 0.8
 _LAGS = 0.4
-_QUIET, _UNDER_LOAD = 0.2, 0.4
+_QUIET, _UNDER_LOAD = 0.2, 0.5
 _REPLACED, _SUPPLANTED_S = 0.5, 0.3
 """How many owners lose it to their own node's next process, and how soon: before a beat."""
 _TICK_S = 0.5
@@ -186,8 +187,7 @@ class Crowd:
                 await self._ask(focus, [owner.process], within_s=_SUPPLANTED_S)
             else:
                 if choices.chance(_UNDER_LOAD):
-                    self._start(nursery, self._happens, choices.integer(1, 4))
-                    await trio.sleep(choices.pick(_PAUSES))
+                    await self._be_amid(nursery, owner)
                 back = faults.seclude(owner)
                 await trio.sleep(self._limits.lease_s * choices.uniform(0.8, 1.3))
                 successors = [node.process for node in others]
@@ -205,10 +205,17 @@ class Crowd:
             await self._nothing(workspace_id)
             return
         async with trio.open_nursery() as nursery:
+            await self._be_amid(nursery, owner)
             back = self._faults.silence_of(owner)
-            nursery.start_soon(self._around, trio.lowlevel.checkpoint)
+            self._start(nursery, self._happens, self._choices.integer(0, 2))
             await trio.sleep(self._limits.commit_deadline_s * self._choices.pick(_GIVEN_UP))
             back()
+
+    async def _be_amid(self, nursery: trio.Nursery, owner: SimNode) -> None:
+        """Start operations, and wait until some of them are on their way to a slow database."""
+        self._faults.slow_down(owner)
+        self._start(nursery, self._happens, self._choices.integer(2, 5))
+        await trio.sleep(self._choices.uniform(0, 3 * LAG_S))
 
     # ------------------------------------------------------------------------------ the crowd
 

@@ -117,6 +117,10 @@ class Faults:
         """Return the other nodes."""
         return [each for each in self._nodes if each is not node]
 
+    def slow_down(self, node: SimNode) -> None:
+        """Make a node's link slow until something else becomes of it."""
+        node.process.link.set(LinkState.UP, Weather(latency_s=LAG_S))
+
     def silence_of(self, node: SimNode) -> Callable[[], None]:
         """Let a node's link to the database pass nothing, as `seclude` does."""
         link = node.process.link

@@ -142,13 +142,26 @@ class Load:
                 nursery.start_soon(self._send_some, client, workspace_id, ask, is_keyed)
 
     async def group(self) -> None:
-        """Send several commands at once, all or none, by a host's program at any node."""
+        """Send several commands at once, all or none, by a host's program; perhaps all twice."""
         choices = self._choices
         client, workspace_id = self._any_client()
         drawn = [self._commands(choices) for _ in range(choices.integer(2, 4))]
         asks = [one if isinstance(one, Ask) else Ask(one) for one in drawn]
         marker = f"m{next(self._markers)}"
         key = f"k{marker}" if choices.chance(_KEYED) else None
+        async with trio.open_nursery() as nursery:
+            for _ in range(choices.pick([1, 1, 2]) if key else 1):
+                nursery.start_soon(self._insist_on_all, client, workspace_id, asks, marker, key)
+
+    async def _insist_on_all(
+        self,
+        client: SimClient,
+        workspace_id: str,
+        asks: Sequence[Ask],
+        marker: str,
+        key: str | None,
+    ) -> None:
+        """Send a group until something is known of it, under its key if it has one."""
         for _ in range(_ATTEMPTS_MAX):
             code = await self._attempt_all(client, workspace_id, asks, marker, key)
             if code not in _RETRYABLE and (code not in UNKNOWN_CODES or key is None):
