@@ -66,7 +66,6 @@ class Story:
         type_: str = "put",
         command_id: str | None = None,
         seconds: float | None = None,
-        actor_id: str | None = "u",
     ) -> Event:
         """Append an event to the log."""
         number = next(self._numbers)
@@ -81,7 +80,7 @@ class Story:
             type=type_,
             type_version=1,
             payload=f'{{"n":{number}}}',
-            actor_id=actor_id,
+            actor_id="u",
             command_id=f"command-{number}" if command_id is None else command_id,
             recorded_at=_MIDNIGHT + timedelta(seconds=seq if seconds is None else seconds),
             correlation_id=marker,
@@ -107,6 +106,7 @@ class Story:
         events_min: int = 1,
         events_max: int | None = None,
         is_group: bool = False,
+        user_id: str | None = None,
     ) -> Asked:
         """Send a command, or a group."""
         return self.recorder.command(
@@ -117,19 +117,13 @@ class Story:
             events_min=events_min,
             events_max=events_max,
             is_group=is_group,
+            user_id=user_id,
         )
 
-    def write(
-        self,
-        marker: str,
-        stream_id: str = "box:a",
-        *,
-        type_: str = "put",
-        actor_id: str | None = "u",
-    ) -> Event:
+    def write(self, marker: str, stream_id: str = "box:a", *, type_: str = "put") -> Event:
         """Send a command, and get its receipt."""
         asked = self.ask(marker, stream_id=stream_id)
-        event = self.commit(marker, stream_id, type_=type_, actor_id=actor_id)
+        event = self.commit(marker, stream_id, type_=type_)
         asked.ok(event.event_seq, event.stream_seq)
         return event
 

@@ -130,8 +130,10 @@ class Evidence:
         """Where a command of the log was first sent: it was not committed before."""
         self._marker_of = marker_of
         self._known: dict[str, Known] = {}
-        self._own: dict[tuple[str, str], int] = {}
+        self._own: dict[str, dict[str, int]] = {}
         """By workspace and client: the last event that it has a receipt for."""
+        self._sent_for: dict[tuple[str, str], str | None] = {}
+        """By workspace and command of the log."""
         self._by_connection: dict[str, list[Following]] = {}
         self._read(seen_within_s)
         self._find_effects()
@@ -150,6 +152,10 @@ class Evidence:
     def first_sent(self, event: Event) -> int:
         """Return the position in the history from which on an event may have been committed."""
         return self._first_sent.get((event.workspace_id, event.command_id), NEVER)
+
+    def sent_for(self, event: Event) -> str | None:
+        """Return the user for whom the command of an event was sent, as far as that is known."""
+        return self._sent_for.get((event.workspace_id, event.command_id))
 
     # ------------------------------------------------------------------------------- reading
 
@@ -185,7 +191,7 @@ class Evidence:
     def _other(self, position: int, record: Record) -> None:
         if isinstance(record, ReadSent):
             known = self._known.get(record.workspace_id, _NOTHING)
-            own = self._own.get((record.workspace_id, record.client), 0)
+            own = self._own.get(record.workspace_id, {}).get(record.client, 0)
             self.reads[record.op] = Attempt(position, record, known, own)
         elif isinstance(record, Subscribed):
             following = Following(position, record)
@@ -201,6 +207,8 @@ class Evidence:
             head, witness = self._known.get(record.workspace_id, _NOTHING)
             if head > record.to_seq:
                 self._known[record.workspace_id] = (record.to_seq, witness)
+            receipts = self._own.get(record.workspace_id, {})
+            receipts.update({name: min(seq, record.to_seq) for name, seq in receipts.items()})
 
     @staticmethod
     def _end(position: int, following: Following | None) -> None:
@@ -225,8 +233,8 @@ class Evidence:
             if seq is not None and seq <= self.log(workspace_id).head:
                 self._learn(workspace_id, seq, answer)
                 if isinstance(attempt.sent, CommandSent):
-                    own = (workspace_id, attempt.sent.client)
-                    self._own[own] = max(seq, self._own.get(own, 0))
+                    receipts, client = self._own.setdefault(workspace_id, {}), attempt.sent.client
+                    receipts[client] = max(seq, receipts.get(client, 0))
 
     def _committed_by(
         self, position: int, sent: CommandSent | ReadSent, answer: Answered
@@ -272,6 +280,7 @@ class Evidence:
                     found[answer.command_id] = None
             for command_id in found:
                 intent.effects[command_id] = log.commands[command_id]
+                self._sent_for[workspace_id, command_id] = intent.attempts[0].sent.user_id
                 self._note_first_sent(workspace_id, command_id, intent.attempts[0].position)
             if intent.attempts[0].sent.is_group:
                 intent.effects = _joined(intent.effects)

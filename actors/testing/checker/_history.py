@@ -64,6 +64,8 @@ class CommandSent(Timed, tag="command_sent", frozen=True, kw_only=True):
     """… and at most, if that is known."""
     is_group: bool = False
     """Whether it is several commands, which take effect all or none, with nothing in between."""
+    user_id: str | None = None
+    """The user whose role the workspace's log decides; None where the host asserts one."""
 
 
 class ReadSent(Timed, tag="read_sent", frozen=True, kw_only=True):

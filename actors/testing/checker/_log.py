@@ -45,7 +45,7 @@ def check_logs(
         yield from _check_chain(workspace_id, log)
         yield from _check_times(workspace_id, log)
         yield from _check_once(workspace_id, log)
-        yield from _check_writers(workspace_id, log)
+        yield from _check_writers(evidence, workspace_id, log)
         if runs is not None:
             yield from _check_runs(workspace_id, log, runs)
     for workspace_id, head in heads.items():
@@ -107,18 +107,22 @@ def _check_once(workspace_id: str, log: Log) -> Iterator[Violation]:
                 break
 
 
-def _check_writers(workspace_id: str, log: Log) -> Iterator[Violation]:
-    """Look for commands of users that were removed before: the log decides who may write (I8)."""
+def _check_writers(evidence: Evidence, workspace_id: str, log: Log) -> Iterator[Violation]:
+    """Look for commands of users that were removed before: the log decides who may write (I8).
+
+    It decides of those alone whose command was recorded as theirs: a host may assert a role.
+    """
     removed: dict[str, Event] = {}
     command_id = None
     for event in log.events:
-        end = removed.get(event.actor_id or "")
+        end = removed.get(evidence.sent_for(event) or "")
         if end is not None and event.command_id != command_id:
             yield Violation(
                 verdict=Verdict.AFTER_REVOCATION,
                 workspace_id=workspace_id,
                 sentence=(
-                    f"{event.actor_id} wrote {event.event_seq}, and was removed at {end.event_seq}"
+                    f"{event.event_seq} was written for {evidence.sent_for(event)}, "
+                    f"who was removed at {end.event_seq}"
                 ),
                 exhibits=(event, end),
             )

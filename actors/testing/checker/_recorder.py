@@ -101,11 +101,12 @@ class Recorder:
         events_min: int = 1,
         events_max: int | None = None,
         is_group: bool = False,
+        user_id: str | None = None,
     ) -> Asked:
         """Record a command, just before it is sent.
 
         Args:
-            client: the sender, for the reader of a violation.
+            client: the sender, who goes on to see what it has a receipt for.
             workspace_id: its workspace.
             marker: the key by which its events are found in the log (`CommandSent`).
             stream_id: its entity, if that is known.
@@ -113,6 +114,7 @@ class Recorder:
             events_min: 0 for one that may change nothing.
             events_max: how many events it leads to at most; shows a repetition within one commit.
             is_group: whether it is several commands that take effect all or none.
+            user_id: for whom, if the workspace's log decides what this user may.
 
         """
         sent = CommandSent(
@@ -126,6 +128,7 @@ class Recorder:
             events_min=events_min,
             events_max=events_max,
             is_group=is_group,
+            user_id=user_id,
         )
         return self._asked(sent)
 

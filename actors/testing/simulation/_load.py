@@ -336,6 +336,7 @@ class Load:
             key=key,
             events_min=ask.events_min,
             events_max=ask.events_max,
+            user_id=client.user_id,
         )
         answer = await client.ask(
             marker,
@@ -387,6 +388,7 @@ class Load:
             events_min=sum(ask.events_min for ask in asks),
             events_max=None if None in mosts else sum(most or 0 for most in mosts),
             is_group=True,
+            user_id=client.user_id,
         )
         process = self._any_process(workspace_id)
         commands = [ask.command for ask in asks]
@@ -423,6 +425,7 @@ class Load:
             key=key,
             events_min=ask.events_min,
             events_max=ask.events_max,
+            user_id=client.user_id,
         )
 
         async def send() -> Receipt:
