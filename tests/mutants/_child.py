@@ -1,4 +1,4 @@
-"""The process that runs schedules against one copy of the packages: see `_run.tried`."""
+"""The process that runs schedules against one copy of the packages: see `_run`."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def _unsound(seed: int) -> str | None:
     return None if done.is_sound else str(done)
 
 
-def main(folder: str, schedules: int) -> None:
-    """Print ``killed``, the seed and what it showed, or ``survived``."""
+def main(folder: str, seeds: range) -> None:
+    """Print ``unsound``, the first such seed and what it showed, or ``sound``."""
     for package in (actors, protocol):
         assert Path(str(package.__file__)).is_relative_to(folder), "the copy is what runs"
     signal.signal(signal.SIGPROF, _raise)
-    for seed in range(schedules):
+    for seed in seeds:
         shown = _unsound(seed)
         if shown is not None:
-            print("killed", seed, shown.partition("\n")[0][:200], flush=True)
+            print("unsound", seed, shown.partition("\n")[0][:200], flush=True)
             os._exit(0)  # what hangs may not end
-    print("survived")
+    print("sound")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], range(int(sys.argv[2]), int(sys.argv[3])))

@@ -3,7 +3,8 @@
     PYTHONHASHSEED=0 python -m tests.mutants._run "the hub keeps"
 
 tries those mutants alone that have such a name, all without.  Nothing but the schedules of
-tests/simulation/_schedules.py is run: no unit test, no hand-written variant.
+tests/simulation/_schedules.py is run: no unit test, no hand-written variant.  A schedule that shows
+something is run once more without the mutant, where it has to be sound.
 """
 
 from __future__ import annotations
@@ -20,10 +21,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dalsegno.actors.testing import SeededChoices
 from tests._patience import slowness
 from tests.mutants._mutants import MUTANTS, Mutant
-from tests.simulation._schedules import run
 
 ROOT = Path(__file__).parents[2]
 SCHEDULES = 300
@@ -50,21 +49,39 @@ class Outcome:
 
 
 def tried(mutant: Mutant, schedules: int = SCHEDULES) -> Outcome:
-    """Run the schedules against a copy of the packages that has the bug.
+    """Run the schedules against a copy of the packages that has the bug, until one is not sound.
 
     Raises:
         ValueError: the mutant does not apply.
-        RuntimeError: its copy could not be tried.
+        RuntimeError: a copy could not be tried.
+        AssertionError: the schedule is not sound without the bug, so it proves nothing.
 
     """
+    killed_at, how = _first_unsound(mutant, range(schedules))
+    if killed_at is not None:
+        unsound, shown = _first_unsound(None, range(killed_at, killed_at + 1))
+        assert unsound is None, f"seed {killed_at} is unsound without any mutant: {shown}"
+    return Outcome(mutant, killed_at, how)
+
+
+def _first_unsound(mutant: Mutant | None, seeds: range) -> tuple[int | None, str]:
+    """Return the first seed whose schedule is not sound, and what it showed."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         for package in _PACKAGES:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / package, Path(folder, "dalsegno", package), ignore=ignored)
-        file = Path(folder, "dalsegno", mutant.path)
-        file.write_text(mutant.applied_to(file.read_text()))
+        if mutant is not None:
+            file = Path(folder, "dalsegno", mutant.path)
+            file.write_text(mutant.applied_to(file.read_text()))
         done = subprocess.run(
-            [sys.executable, "-m", "tests.mutants._child", folder, str(schedules)],
+            [
+                sys.executable,
+                "-m",
+                "tests.mutants._child",
+                folder,
+                f"{seeds.start}",
+                f"{seeds.stop}",
+            ],
             cwd=ROOT,
             env={
                 **os.environ,
@@ -77,24 +94,13 @@ def tried(mutant: Mutant, schedules: int = SCHEDULES) -> Outcome:
             check=False,
         )
     word, _, rest = done.stdout.strip().partition(" ")
-    if word == "survived":
-        return Outcome(mutant, None, "")
-    if word != "killed":
-        raise RuntimeError(f"{mutant.name}: {done.stdout[-500:]}\n{done.stderr[-2000:]}")
+    if word == "sound":
+        return None, ""
+    if word != "unsound":
+        name = "no mutant" if mutant is None else mutant.name
+        raise RuntimeError(f"{name}: {done.stdout[-500:]}\n{done.stderr[-2000:]}")
     seed, _, how = rest.partition(" ")
-    return Outcome(mutant, int(seed), how)
-
-
-def check_sound(outcomes: Iterable[Outcome]) -> None:
-    """Run the schedules that killed something against the product as it is.
-
-    Raises:
-        AssertionError: one of them is not sound without any mutant, so it proves nothing.
-
-    """
-    for seed in sorted({each.killed_at for each in outcomes if each.killed_at is not None}):
-        done = run(SeededChoices(seed), seed)
-        assert done.is_sound, f"seed {seed} is unsound without a mutant:\n{done}"
+    return int(seed), how
 
 
 def workers() -> int:
@@ -135,7 +141,7 @@ def main() -> None:
     def tell(outcome: Outcome) -> None:
         print(outcome, outcome.how, flush=True)
 
-    check_sound(try_all(chosen, schedules=asked.schedules, side_by_side=asked.workers, told=tell))
+    try_all(chosen, schedules=asked.schedules, side_by_side=asked.workers, told=tell)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants._mutants import MUTANTS, Mutant
-from tests.mutants._run import ROOT, SCHEDULES, Outcome, check_sound, table, try_all, workers
+from tests.mutants._run import ROOT, SCHEDULES, Outcome, table, try_all, workers
 
 KILLED_MIN = 3 / 4
 
@@ -43,7 +43,6 @@ def test_the_drawn_schedules_kill_most_mutants(capsys: pytest.CaptureFixture[str
             print(outcome, outcome.how, flush=True)
 
     outcomes = try_all(MUTANTS, side_by_side=workers(), told=tell)
-    check_sound(outcomes)
     killed = [outcome for outcome in outcomes if outcome.killed_at is not None]
     with capsys.disabled():
         print(f"\n{len(killed)} of {len(outcomes)} within {SCHEDULES}\n{table(outcomes)}")
