@@ -31,7 +31,9 @@ SIZES: Sequence[dict[str, Any]] = (
         "nodes": 1,
         "workspaces": 1,
         "steps": 30,
-        "limits": replace(SIM_LIMITS, batch_commands_max=8, mailbox_commands_max=20),
+        "limits": replace(
+            SIM_LIMITS, batch_commands_max=8, mailbox_commands_max=20, state_lag_events_max=1
+        ),
         "faults": ("lag", "lag", "stall", "stall", "cut", "clock"),
         "operations": CROWDED,
     },
@@ -57,12 +59,12 @@ SIZES: Sequence[dict[str, Any]] = (
     },
     # Workspaces that leave memory all the time, and entities even sooner.
     {
-        "nodes": 1,
+        "nodes": 2,
         "clients": 4,
         "limits": replace(
             SIM_LIMITS, passivate_after_s=0.0, entities_cached_max=2, batch_commands_max=5
         ),
-        "faults": ("lag", "stall", "drop", "weather"),
+        "faults": ("lag", "stall", "drop", "weather", "partition"),
         "operations": CROWDED,
     },
     # A standby that lacks the newest events.

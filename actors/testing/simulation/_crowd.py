@@ -34,6 +34,10 @@ _HAPPENS = (
 """What a crowd does, as far as the schedule has these operations."""
 _ASKED_THERE = ("read", "read", "repeat", "group")
 """What a host's program does at a node of its choice."""
+_WRITES = ("burst", "burst", "command", "group", "repeat")
+"""What is on its way where commits have no answer."""
+_LOOKS = ("burst", "read", "read", "subscribe")
+"""What overtakes what where the database is slow."""
 _GOES_ON = ("read", "read", "subscribe", "resubscribe", "command")
 """What a member does whose membership is about to end."""
 _FAULTS = (
@@ -57,7 +61,7 @@ _GIVEN_UP = (0.5, 1.2, 2.0, 4.0)
 """How long commits have no answer, in multiples of the time after which they are given up."""
 _COMES_BACK = 0.8
 _LAGS = 0.4
-_QUIET, _UNDER_LOAD = 0.2, 0.5
+_UNDER_LOAD = 0.5
 _REPLACED, _SUPPLANTED_S = 0.5, 0.3
 """How many owners lose it to their own node's next process, and how soon: before a beat."""
 _TICK_S = 0.5
@@ -87,6 +91,8 @@ class Crowd:
         self._happens = [name for name in _HAPPENS if name in operations]
         self._asked_there = [name for name in _ASKED_THERE if name in operations]
         self._goes_on = [name for name in _GOES_ON if name in operations]
+        self._writes = [name for name in _WRITES if name in operations]
+        self._looks = [name for name in _LOOKS if name in operations]
         self._acks = [name for name in operations if name == "ack"][:1]
         self._kinds = [kind for kind in _FAULTS if kind in kinds]
         self._can_replace = "replace" in kinds
@@ -97,10 +103,12 @@ class Crowd:
             "fault": (bool(self._kinds), self._fault),
             "rest": ("idle" in operations, self._rest),
             "takeover": ("freeze" in kinds and "partition" in kinds, self._takeover),
+            "inheritance": ("partition" in kinds, self._inheritance),
             "silence": ("partition" in kinds, self._silence),
+            "look-ups": ("lag" in kinds, self._look_ups),
             "failover": ("failover" in kinds, self._failover),
         }
-        weights = {"removal": 3, "takeover": 4}
+        weights = {"removal": 3, "takeover": 3, "silence": 2, "look-ups": 2}
         self._moments = [
             moment
             for name, (is_possible, moment) in moments.items()
@@ -179,8 +187,6 @@ class Crowd:
             await self._nothing(workspace_id)
             return
         old, focus = owner.process, self._focus_of(workspace_id)
-        if choices.chance(_QUIET):
-            await trio.sleep(self._limits.passivate_after_s + _TICK_S)
         async with trio.open_nursery() as nursery:
             if self._can_replace and choices.chance(_REPLACED):
                 back = faults.supplant(owner)
@@ -198,6 +204,33 @@ class Crowd:
             nursery.start_soon(self._ask, focus, [old])
             await self._around(trio.lowlevel.checkpoint)
 
+    async def _inheritance(self, workspace_id: str) -> None:
+        """Let a workspace that rests be taken over, of which nobody tells its owner."""
+        choices, faults = self._choices, self._faults
+        owner = faults.owner_of(workspace_id)
+        successors = [node.process for node in faults.nodes_but(owner)]
+        if owner is None or not successors:
+            await self._nothing(workspace_id)
+            return
+        await trio.sleep(self._limits.passivate_after_s + _TICK_S)
+        back = faults.cut_off(owner)
+        await trio.sleep(self._limits.lease_s * choices.uniform(0.8, 1.3))
+        await self._ask(self._focus_of(workspace_id), successors, within_s=self._limits.lease_s)
+        back()
+
+    async def _look_ups(self, workspace_id: str) -> None:
+        """Let reads and subscribes overtake commits, and be overtaken, at a slow database."""
+        choices = self._choices
+        owner = self._faults.owner_of(workspace_id)
+        if owner is None:
+            await self._nothing(workspace_id)
+            return
+        self._faults.slow_down(owner)
+        async with trio.open_nursery() as nursery:
+            for _ in range(choices.integer(2, 5)):
+                self._start(nursery, self._looks, choices.integer(1, 3))
+                await trio.sleep(choices.uniform(0, LAG_S))
+
     async def _silence(self, workspace_id: str) -> None:
         """Let the owner's commits have no answer until long after it gave them up."""
         owner = self._faults.owner_of(workspace_id)
@@ -206,7 +239,7 @@ class Crowd:
             return
         async with trio.open_nursery() as nursery:
             await self._be_amid(nursery, owner)
-            back = self._faults.silence_of(owner)
+            back = self._faults.cut_off(owner)
             self._start(nursery, self._happens, self._choices.integer(0, 2))
             await trio.sleep(self._limits.commit_deadline_s * self._choices.pick(_GIVEN_UP))
             back()
@@ -214,7 +247,7 @@ class Crowd:
     async def _be_amid(self, nursery: trio.Nursery, owner: SimNode) -> None:
         """Start operations, and wait until some of them are on their way to a slow database."""
         self._faults.slow_down(owner)
-        self._start(nursery, self._happens, self._choices.integer(2, 5))
+        self._start(nursery, self._writes, self._choices.integer(1, 4))
         await trio.sleep(self._choices.uniform(0, 3 * LAG_S))
 
     # ------------------------------------------------------------------------------ the crowd

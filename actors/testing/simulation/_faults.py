@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ._failover import FailoverStore
-from ._link import LAG_S, LinkState, Weather
+from ._link import CALM, LAG_S, LinkState, Weather
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ._choices import Choices
     from ._client import SimClient
+    from ._link import Link
     from ._node import Process, SimNode
 
 FAULTS = (
@@ -74,6 +75,14 @@ class Faults:
         self._recorder = recorder
         self._limits = limits
         self._snapshots: deque[dict[str, Any]] = deque(maxlen=_SNAPSHOTS_KEPT)
+        self._set_by: dict[Link, object] = {}
+        """What each link was set by last."""
+        self._held = 0
+
+    @property
+    def are_held(self) -> bool:
+        """Whether there are faults that a crowd ends by itself, and needs until then."""
+        return self._held > 0
 
     async def strike(self, kind: str) -> None:
         """Make one fault happen."""
@@ -92,6 +101,27 @@ class Faults:
         lease_s = self._limits.lease_s
         longest = self._choices.pick([0.2, lease_s, 3 * lease_s, 3 * lease_s])
         return self._choices.uniform(0, longest)
+
+    def _set(self, link: Link, state: LinkState, weather: Weather = CALM) -> Callable[[], None]:
+        """Set a link, and return what heals it, unless it was set once more since."""
+        mark = self._set_by[link] = object()
+        link.set(state, weather)
+
+        def heal() -> None:
+            if self._set_by[link] is mark:
+                link.set(LinkState.UP)
+
+        return heal
+
+    def _hold(self, heal: Callable[[], object]) -> Callable[[], None]:
+        """Have a fault held until what is returned is called, which heals it."""
+        self._held += 1
+
+        def end() -> None:
+            self._held -= 1
+            heal()
+
+        return end
 
     @staticmethod
     async def _after(seconds: float, heal: Callable[[], object]) -> None:
@@ -118,33 +148,31 @@ class Faults:
         return [each for each in self._nodes if each is not node]
 
     def slow_down(self, node: SimNode) -> None:
-        """Make a node's link slow until something else becomes of it."""
-        node.process.link.set(LinkState.UP, Weather(latency_s=LAG_S))
+        """Make a node's link slow for a while."""
+        self._for_a_while(self._set(node.process.link, LinkState.UP, Weather(latency_s=LAG_S)))
 
-    def silence_of(self, node: SimNode) -> Callable[[], None]:
-        """Let a node's link to the database pass nothing, as `seclude` does."""
-        link = node.process.link
-        self.counts["silence of the database"] += 1
-        link.set(LinkState.SILENT)
-        return lambda: link.set(LinkState.UP)
+    def cut_off(self, node: SimNode) -> Callable[[], None]:
+        """Cut a node off from the database; the caller ends it by what is returned."""
+        self.counts["cut off"] += 1
+        state = self._choices.pick([LinkState.REFUSING, LinkState.SILENT])
+        return self._hold(self._set(node.process.link, state))
 
     def supplant(self, node: SimNode) -> Callable[[], None]:
-        """Start a node's next process while this one is frozen, as `seclude` does."""
+        """Start a node's next process while this one is frozen; the caller ends that."""
         process = node.process
         self.counts["takeover"] += 1
         process.freeze()
         node.start()
-        return process.thaw
+        return self._hold(process.thaw)
 
     def seclude(self, node: SimNode) -> Callable[[], None]:
-        """Freeze a node or cut it off from the database; the caller ends it by what is returned."""
+        """Freeze a node, or cut it off from the database; the caller ends it."""
         process = node.process
         self.counts["takeover"] += 1
         if self._choices.chance(0.5):
-            process.freeze()
-            return process.thaw
-        process.link.set(self._choices.pick([LinkState.REFUSING, LinkState.SILENT]))
-        return lambda: process.link.set(LinkState.UP)
+            return self.cut_off(node)
+        process.freeze()
+        return self._hold(process.thaw)
 
     # ------------------------------------------------------------------------- the database
 
@@ -159,8 +187,7 @@ class Faults:
             locked=choices.pick([0.0, 0.0, 0.5]),
             rejected=choices.pick([0.0, 0.0, 0.0, 0.3]),
         )
-        link.set(LinkState.UP, weather)
-        self._for_a_while(lambda: link.set(LinkState.UP))
+        self._for_a_while(self._set(link, LinkState.UP, weather))
 
     async def lag(self) -> None:
         """Make one node's link slow, and nothing else: what is short otherwise takes its time."""
@@ -174,9 +201,8 @@ class Faults:
             self._lag(node.process)
 
     def _lag(self, process: Process) -> None:
-        link = process.link
-        link.set(LinkState.UP, Weather(latency_s=self._choices.pick([0.005, 0.03, LAG_S])))
-        self._for_a_while(lambda: link.set(LinkState.UP))
+        weather = Weather(latency_s=self._choices.pick([0.005, 0.03, LAG_S]))
+        self._for_a_while(self._set(process.link, LinkState.UP, weather))
 
     async def drop(self) -> None:
         """Drop one node's connections to the database, once."""
@@ -184,20 +210,17 @@ class Faults:
 
     async def partition(self) -> None:
         """Cut one node off from the database."""
-        link = self._process().link
-        link.set(self._choices.pick([LinkState.REFUSING, LinkState.SILENT]))
-        self._for_a_while(lambda: link.set(LinkState.UP))
+        state = self._choices.pick([LinkState.REFUSING, LinkState.SILENT])
+        self._for_a_while(self._set(self._process().link, state))
 
     async def outage(self) -> None:
         """Restart the database, or freeze it."""
-        links = [node.process.link for node in self._nodes]
         state = self._choices.pick([LinkState.REFUSING, LinkState.SILENT])
-        for link in links:
-            link.set(state)
+        healing = [self._set(node.process.link, state) for node in self._nodes]
 
         def heal() -> None:
-            for link in links:
-                link.set(LinkState.UP)
+            for one in healing:
+                one()
 
         self._for_a_while(heal)
 

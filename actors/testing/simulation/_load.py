@@ -37,6 +37,10 @@ _GROUP_S = 30.0
 _PAUSE_S = 0.2
 _AHEAD = (0, 0, 1, 2, 4)
 """How far ahead of what it knows a client reads: the read waits, and much may happen meanwhile."""
+_TRUSTS = 0.5
+"""How many that ask a node of their choice leave it to that node what is current."""
+_EMPTY_FIRST = 0.5
+"""How many groups begin with what may change nothing."""
 _KEYED = 0.6
 """How many commands have an idempotency key."""
 _OWNING = 0.7
@@ -147,6 +151,8 @@ class Load:
         client, workspace_id = self._any_client()
         drawn = [self._commands(choices) for _ in range(choices.integer(2, 4))]
         asks = [one if isinstance(one, Ask) else Ask(one) for one in drawn]
+        if choices.chance(_EMPTY_FIRST):
+            asks.sort(key=lambda ask: ask.events_min)
         marker = f"m{next(self._markers)}"
         key = f"k{marker}" if choices.chance(_KEYED) else None
         async with trio.open_nursery() as nursery:
@@ -258,6 +264,9 @@ class Load:
         stream_id = choices.pick(self._named(workspace_id))
         min_seq = client.seen.get(workspace_id, 0) if choices.chance(0.5) else 0
         min_seq += choices.pick(_AHEAD)
+        focus = _focus.get()
+        if focus is not None and focus.processes and choices.chance(_TRUSTS):
+            min_seq = 0
         name, _, entity_id = stream_id.partition(":")
         domain = next(d for _, d in self._domains.values() if d.name == name)
         # XX: a process whose node has another process now answers from memory until its next beat,

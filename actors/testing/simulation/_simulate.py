@@ -350,7 +350,8 @@ class _Simulation:
 
     async def _wait_quiet(self, faults: Faults) -> None:
         while not self._is_quiet():
-            faults.heal()
+            if not faults.are_held:
+                faults.heal()
             await trio.sleep(_LOOK_S)
 
     async def _touch(self, workspace_id: str) -> None:
