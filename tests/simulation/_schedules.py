@@ -53,9 +53,11 @@ SIZES: Sequence[dict[str, Any]] = (
         "workspaces": 1,
         "clients": 3,
         "steps": 30,
-        "limits": replace(SIM_LIMITS, entities_cached_max=20),
+        "limits": replace(
+            SIM_LIMITS, entities_cached_max=20, commit_deadline_s=0.5, command_deadline_s=1.5
+        ),
         "faults": ("weather", "weather", "drop", "lag", "drain", "partition"),
-        "operations": CROWDED,
+        "operations": [name for name in CROWDED if name != "member"],
     },
     # Workspaces that leave memory all the time, and entities even sooner.
     {

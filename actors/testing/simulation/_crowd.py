@@ -34,7 +34,7 @@ _HAPPENS = (
 """What a crowd does, as far as the schedule has these operations."""
 _ASKED_THERE = ("read", "read", "repeat", "group")
 """What a host's program does at a node of its choice."""
-_WRITES = ("burst", "burst", "command", "group", "repeat")
+_WRITES = ("burst", "burst", "command", "command", "group")
 """What is on its way where commits have no answer."""
 _LOOKS = ("burst", "read", "read", "subscribe")
 """What overtakes what where the database is slow."""
@@ -61,8 +61,8 @@ _GIVEN_UP = (0.5, 1.2, 2.0, 4.0)
 """How long commits have no answer, in multiples of the time after which they are given up."""
 _COMES_BACK = 0.8
 _LAGS = 0.4
-_UNDER_LOAD = 0.5
-_REPLACED, _SUPPLANTED_S = 0.5, 0.3
+_UNDER_LOAD = 0.6
+_REPLACED, _SUPPLANTED_S = 0.35, 0.3
 """How many owners lose it to their own node's next process, and how soon: before a beat."""
 _TICK_S = 0.5
 """How often a node looks for workspaces that are idle."""
@@ -91,6 +91,7 @@ class Crowd:
         self._happens = [name for name in _HAPPENS if name in operations]
         self._asked_there = [name for name in _ASKED_THERE if name in operations]
         self._goes_on = [name for name in _GOES_ON if name in operations]
+        self._reads = [name for name in operations if name == "read"][:1]
         self._writes = [name for name in _WRITES if name in operations]
         self._looks = [name for name in _LOOKS if name in operations]
         self._acks = [name for name in operations if name == "ack"][:1]
@@ -98,17 +99,18 @@ class Crowd:
         self._can_replace = "replace" in kinds
         self._can_lag = "lag" in kinds
         self._limits = limits
+        has_others = len(faults.nodes_but(None)) > 1
         moments: dict[str, tuple[bool, Callable[[str], Awaitable[None]]]] = {
             "removal": ("member" in operations and len(clients) > 1, self._removal),
             "fault": (bool(self._kinds), self._fault),
             "rest": ("idle" in operations, self._rest),
             "takeover": ("freeze" in kinds and "partition" in kinds, self._takeover),
-            "inheritance": ("partition" in kinds, self._inheritance),
+            "inheritance": ("partition" in kinds and has_others, self._inheritance),
             "silence": ("partition" in kinds, self._silence),
             "look-ups": ("lag" in kinds, self._look_ups),
             "failover": ("failover" in kinds, self._failover),
         }
-        weights = {"removal": 3, "takeover": 3, "silence": 2, "look-ups": 2}
+        weights = {"removal": 3, "takeover": 3, "silence": 3, "look-ups": 2}
         self._moments = [
             moment
             for name, (is_possible, moment) in moments.items()
@@ -192,13 +194,14 @@ class Crowd:
                 back = faults.supplant(owner)
                 await self._ask(focus, [owner.process], within_s=_SUPPLANTED_S)
             else:
-                if choices.chance(_UNDER_LOAD):
+                is_amid = choices.chance(_UNDER_LOAD)
+                if is_amid:
                     await self._be_amid(nursery, owner)
-                back = faults.seclude(owner)
+                back = faults.cut_off(owner) if is_amid else faults.seclude(owner)
                 await trio.sleep(self._limits.lease_s * choices.uniform(0.8, 1.3))
                 successors = [node.process for node in others]
                 await self._ask(focus, successors, within_s=self._limits.lease_s)
-            nursery.start_soon(self._ask, focus, [old])
+            nursery.start_soon(self._ask, focus, [old], 2.0, self._reads)
             await trio.sleep(choices.pick(_PAUSES))
             back()
             nursery.start_soon(self._ask, focus, [old])
@@ -245,10 +248,11 @@ class Crowd:
             back()
 
     async def _be_amid(self, nursery: trio.Nursery, owner: SimNode) -> None:
-        """Start operations, and wait until some of them are on their way to a slow database."""
+        """Start commands, and wait until one is on its way to a slow database."""
         self._faults.slow_down(owner)
         self._start(nursery, self._writes, self._choices.integer(1, 4))
-        await trio.sleep(self._choices.uniform(0, 3 * LAG_S))
+        with trio.move_on_after(_TICK_S):
+            await owner.process.link.wait_committing()
 
     # ------------------------------------------------------------------------------ the crowd
 
@@ -269,11 +273,18 @@ class Crowd:
         one = self._choices.pick([None, *near]) if near else None
         return Focus(workspace_id, client=one)
 
-    async def _ask(self, focus: Focus, processes: Sequence[Process], within_s: float = 2.0) -> None:
+    async def _ask(
+        self,
+        focus: Focus,
+        processes: Sequence[Process],
+        within_s: float = 2.0,
+        names: Sequence[str] | None = None,
+    ) -> None:
         """Have a host's program ask some processes; wait a while for its answers."""
         with trio.move_on_after(within_s), focused(replace(focus, processes=processes)):
             async with trio.open_nursery() as nursery:
-                self._start(nursery, self._asked_there, self._choices.integer(1, 4))
+                names = self._asked_there if names is None else names
+                self._start(nursery, names, self._choices.integer(1, 4))
 
     def _start(self, nursery: trio.Nursery, names: Sequence[str], count: int) -> None:
         for _ in range(count if names else 0):

@@ -77,12 +77,13 @@ class Faults:
         self._snapshots: deque[dict[str, Any]] = deque(maxlen=_SNAPSHOTS_KEPT)
         self._set_by: dict[Link, object] = {}
         """What each link was set by last."""
-        self._held = 0
+        self._held: list[Link] = []
+        """Links that no other fault may change."""
 
     @property
     def are_held(self) -> bool:
         """Whether there are faults that a crowd ends by itself, and needs until then."""
-        return self._held > 0
+        return bool(self._held)
 
     async def strike(self, kind: str) -> None:
         """Make one fault happen."""
@@ -104,6 +105,8 @@ class Faults:
 
     def _set(self, link: Link, state: LinkState, weather: Weather = CALM) -> Callable[[], None]:
         """Set a link, and return what heals it, unless it was set once more since."""
+        if link in self._held:
+            return lambda: None
         mark = self._set_by[link] = object()
         link.set(state, weather)
 
@@ -113,12 +116,12 @@ class Faults:
 
         return heal
 
-    def _hold(self, heal: Callable[[], object]) -> Callable[[], None]:
-        """Have a fault held until what is returned is called, which heals it."""
-        self._held += 1
+    def _hold(self, link: Link, heal: Callable[[], object]) -> Callable[[], None]:
+        """Keep a link as it is until what is returned is called, which heals it."""
+        self._held.append(link)
 
         def end() -> None:
-            self._held -= 1
+            self._held.remove(link)
             heal()
 
         return end
@@ -155,7 +158,8 @@ class Faults:
         """Cut a node off from the database; the caller ends it by what is returned."""
         self.counts["cut off"] += 1
         state = self._choices.pick([LinkState.REFUSING, LinkState.SILENT])
-        return self._hold(self._set(node.process.link, state))
+        link = node.process.link
+        return self._hold(link, self._set(link, state))
 
     def supplant(self, node: SimNode) -> Callable[[], None]:
         """Start a node's next process while this one is frozen; the caller ends that."""
@@ -163,7 +167,7 @@ class Faults:
         self.counts["takeover"] += 1
         process.freeze()
         node.start()
-        return self._hold(process.thaw)
+        return self._hold(process.link, process.thaw)
 
     def seclude(self, node: SimNode) -> Callable[[], None]:
         """Freeze a node, or cut it off from the database; the caller ends it."""
@@ -172,7 +176,7 @@ class Faults:
         if self._choices.chance(0.5):
             return self.cut_off(node)
         process.freeze()
-        return self._hold(process.thaw)
+        return self._hold(process.link, process.thaw)
 
     # ------------------------------------------------------------------------- the database
 

@@ -118,6 +118,7 @@ class Link:
         self._silence_s = silence_s
         self._sessions: dict[trio.CancelScope, None] = {}
         self._changed = trio.Event()
+        self._committing = trio.Event()
         self._is_dead = False
 
     def __repr__(self) -> str:
@@ -163,6 +164,10 @@ class Link:
         now = trio.current_time()
         self._trouble = (min(self.unwritten_since(now), now), inf if lasts else now)
 
+    async def wait_committing(self) -> None:
+        """Wait until the next commit is on its way, on a link that is not calm."""
+        await self._committing.wait()
+
     # ---------------------------------------------------------------------------- statements
 
     async def read(self, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
@@ -202,6 +207,9 @@ class Link:
             return await call()
         await self._connect()
         statement = Statement(call)
+        if lost is OutcomeUnknownError:
+            begun, self._committing = self._committing, trio.Event()
+            begun.set()
         with self._session(self._silence_s if is_bounded else inf) as scope:
             fault = "an outcome unknown" if lost is OutcomeUnknownError else "a write lost"
             if self._happens(self.weather.lost, fault):

@@ -37,7 +37,7 @@ _GROUP_S = 30.0
 _PAUSE_S = 0.2
 _AHEAD = (0, 0, 1, 2, 4)
 """How far ahead of what it knows a client reads: the read waits, and much may happen meanwhile."""
-_TRUSTS = 0.5
+_TRUSTS = 0.7
 """How many that ask a node of their choice leave it to that node what is current."""
 _EMPTY_FIRST = 0.5
 """How many groups begin with what may change nothing."""
