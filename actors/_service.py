@@ -11,6 +11,7 @@ import trio
 from dalsegno.protocol import BUILT_IN_ROLES, Views
 
 from .delivery import AckFrontiers, Delivery
+from .effects import Timers
 from .node import (
     Catalog,
     Directory,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Domain, Limits, Role
 
     from .delivery import AckStatistics, DeliveryStatistics
+    from .effects import TimerStatistics
     from .node import (
         LeaseStatistics,
         RepairReport,
@@ -52,6 +54,7 @@ class Statistics:
     acks: AckStatistics
     delivery: DeliveryStatistics
     lease: LeaseStatistics
+    timers: TimerStatistics
     services: list[ServiceStatistics]
 
 
@@ -71,6 +74,7 @@ class Service:
         bus: Bus | None = None,
         sweeps: Sequence[Sweep] = (),
         roles: Mapping[str, Role] = BUILT_IN_ROLES,
+        app_version: int = 0,
     ) -> None:
         """Make them.
 
@@ -85,6 +89,7 @@ class Service:
             bus: tells other nodes of commits; None where there are none.
             sweeps: what else is to be kept from growing.
             roles: what each role may do in a workspace.
+            app_version: of the program; a higher one keeps what it has owned.
 
         """
         access = Roles(domains, roles)
@@ -103,6 +108,7 @@ class Service:
             node_id=node_id,
             process_id=process_id,
             code=_code(version, domains),
+            app_version=app_version,
             store=store,
             committer=self.committer,
             delivery=Delivery(store, roles=access, limits=limits),
@@ -123,6 +129,7 @@ class Service:
             views=Views(self.catalog.domains),
             connections=self.connections,
         )
+        self.timers = Timers(self.directory, self.catalog)
         self.sweeper = Sweeper(store, sweeps, world=world, limits=limits)
         self.supervisor = Supervisor(
             self._services(),
@@ -142,6 +149,7 @@ class Service:
             ("lease", self._keep_lease),
             ("beat", self.connections.run),
             ("sweep", self.sweeper.run),
+            ("timers", self.timers.run),
         ]
 
     def statistics(self) -> Statistics:
@@ -153,6 +161,7 @@ class Service:
             acks=self.acks.statistics(),
             delivery=self.node.delivery.statistics(),
             lease=self.lease.statistics(),
+            timers=self.timers.statistics(),
             services=self.supervisor.statistics(),
         )
 

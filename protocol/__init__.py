@@ -9,13 +9,13 @@ from ._deciding import (
     SYSTEM as SYSTEM,
     WRITERS as WRITERS,
     Context as Context,
-    Index as Index,
     Past as Past,
     Principal as Principal,
     Role as Role,
 )
 from ._domain import Decider as Decider, Domain as Domain, On as On, Touched as Touched
 from ._errors import (
+    CodeTooOldError as CodeTooOldError,
     CorruptLogError as CorruptLogError,
     DalsegnoError as DalsegnoError,
     DomainError as DomainError,
@@ -48,6 +48,7 @@ from ._event import (
     instant as instant,
 )
 from ._frames import Frames as Frames
+from ._indexing import Audit as Audit, Due as Due, Index as Index
 from ._limits import SEQ_MAX as SEQ_MAX, UNBOUNDED_AT_ZERO as UNBOUNDED_AT_ZERO, Limits as Limits
 from ._machine import IllegalStepError as IllegalStepError, Machine as Machine
 from ._patch import (

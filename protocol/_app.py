@@ -25,6 +25,7 @@ class App:
         domains: Sequence[Domain[Any, Any, Any]] = (),
         *,
         roles: Mapping[str, Role] | None = None,
+        version: int = 0,
     ) -> None:
         """Declare it.
 
@@ -32,13 +33,18 @@ class App:
             domains: the domains of its workspaces, besides accounts and memberships.
             roles: what each role may do, beside those that there always are, or instead of what
                 these may.  A member whose role is in neither may do nothing.
+            version: of the program, from 0.  Raise it where a program of before must not own what
+                this one has: a workspace that this one has opened refuses it, ``CODE_TOO_OLD``.
 
         Raises:
             DomainError: two domains share a name or a command, or what a role is called or may do
                 does not exist.
 
         """
+        if version < 0:
+            raise DomainError("an app's version counts from 0")
         self.domains = tuple(domains)
+        self.version = version
         self.roles = {**BUILT_IN_ROLES, **(roles or {})}
         if wrong := [role for role in self.roles if not _ROLE.fullmatch(role) or role == "system"]:
             raise DomainError(f"no name for a role: {wrong[0]!r}; lower case, at most 32")

@@ -1,4 +1,4 @@
-"""The inputs of a decider beside state and command, and the index of an entity."""
+"""The inputs of a decider beside state and command."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class Principal(msgspec.Struct, frozen=True):
     user_id: str | None = None
     role: str | None = None
     """Asserted by the host; None where the workspace's log decides it."""
+    address: str | None = None
+    """Where the request came from, for the record; nothing is decided by it."""
 
 
 SYSTEM = Principal()
@@ -66,15 +68,6 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """The runtime's bounds."""
     roles: Mapping[str, Role] = BUILT_IN_ROLES
     """What each role may do in a workspace."""
-
-
-class Index(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The columns by which an entity is found; ``keys`` and ``title`` are committed with it."""
-
-    keys: tuple[str, ...] = ()
-    title: str | None = None
-    text: str | None = None
-    """For the search projection, which follows the log."""
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True):

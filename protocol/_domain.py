@@ -17,7 +17,8 @@ case: ``TaskAdded`` is ``task_added``.  An event's payload in the log never carr
                                                 command alone, or by ``follows=`` from the state
     decider(state, command, past)               … and the entity as it was, named by ``needs=``
 
-Parameters after the second are recognised by their annotations and may be combined.
+Parameters after the second are recognised by their annotations and may be combined.  What a domain
+says beside these, `Domain.index`, `Domain.due` and `Domain.audit`, is optional.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ from typing import (
 
 import msgspec
 
-from ._access import DomainAccess
 from ._codec import CommandT, EventT, EventView, StateT
-from ._deciding import WRITERS, Context, Index, Past, annotations_of
+from ._deciding import WRITERS, Context, Past, annotations_of
 from ._errors import DalsegnoError, DomainError
+from ._indexing import DomainIndex
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -102,7 +103,7 @@ class Decider(msgspec.Struct, frozen=True, kw_only=True):
     """What another payload under a used idempotency key gets: see `Domain.decide`."""
 
 
-class Domain(DomainAccess[StateT, CommandT, EventT]):
+class Domain(DomainIndex[StateT, CommandT, EventT]):
     """One kind of entity: its state, its commands, its events, and what they mean."""
 
     def __init__(
@@ -127,8 +128,8 @@ class Domain(DomainAccess[StateT, CommandT, EventT]):
             commands: the union of its commands; ``Never`` for an entity that changes only with
                 others, through ``touches=``.
             events: the union of its events.
-            version: raise it when an evolver changes its meaning: stored states of another
-                version are folded again from the log.
+            version: raise it when an evolver changes its meaning, or what is listed and when
+                something is due: stored states of another version are folded again from the log.
             id_field: the field, present in every command, that names the entity; ``{name}_id`` if
                 not given.  Where it may be None, the runtime makes a new id.
             allow: the roles that may send this domain's commands.
@@ -155,7 +156,6 @@ class Domain(DomainAccess[StateT, CommandT, EventT]):
         self.reserved = reserved
         self._deciders: dict[type, Decider] = {}
         self._evolvers: dict[type, tuple[Callable[..., Any], bool]] = {}
-        self._index: Callable[[Any], Index] | None = None
         self._view: EventView | None = None
         for tag, command in self.commands.items():
             if self.id_field not in command.__struct_fields__:
@@ -270,11 +270,6 @@ class Domain(DomainAccess[StateT, CommandT, EventT]):
         self._evolvers[event] = (function, type(None) in get_args(hints[names[0]]))
         return function
 
-    def index(self, function: Callable[[StateT], Index]) -> Callable[[StateT], Index]:
-        """Register the function that returns the index columns of a state."""
-        self._index = function
-        return function
-
     @overload
     def view(
         self, function: Callable[[EventT, str, int], Any]
@@ -374,10 +369,6 @@ class Domain(DomainAccess[StateT, CommandT, EventT]):
             raise DomainError(f"{type(event).__name__} on a {self.name} that does not exist")
         evolved: StateT | None = function(state, event)
         return evolved
-
-    def indexed(self, state: StateT | None) -> Index:
-        """Return the index columns of a state."""
-        return Index() if self._index is None or state is None else self._index(state)
 
     def viewed(
         self, type_: str, type_version: int, payload: str, entity_id: str, version: int

@@ -10,7 +10,8 @@
     │   ├── NotReadyError         … this node does not know yet what the database says
     │   │   └── RuntimeClosedError    … or has not started, or has ended
     │   │       └── DrainingError     … or is about to end
-    │   └── WorkspaceMovedError   … another node owns the workspace: ask there
+    │   ├── WorkspaceMovedError   … another node owns the workspace: ask there
+    │   └── CodeTooOldError       … a later version of the program has owned the workspace
     ├── OutcomeUnknownError       nobody's: may have been applied, retry with the same key
     ├── WorkspaceHaltedError      the log's: the workspace needs a repair first
     │   ├── CorruptLogError       … a record that cannot be read
@@ -141,6 +142,19 @@ class WorkspaceMovedError(UnavailableError):
         self.retry_after_s = retry_after_s
 
 
+class CodeTooOldError(UnavailableError):
+    """A later version of the program has owned the workspace: this one may not, see `App`."""
+
+    code = "CODE_TOO_OLD"
+
+    def __init__(self, needed: int, running: int) -> None:
+        super().__init__(
+            "a later version of the program has served this workspace",
+            needed=needed,
+            running=running,
+        )
+
+
 class OutcomeUnknownError(DalsegnoError):
     """The command may have been applied; a repeat with the same idempotency key settles it."""
 
@@ -227,6 +241,7 @@ HTTP_STATUS: dict[str, int] = {
     "NOT_READY": 503,
     "DRAINING": 503,
     "WORKSPACE_HALTED": 503,
+    "CODE_TOO_OLD": 503,
     "DB_UNAVAILABLE": 503,
     "MIGRATION_UNAVAILABLE": 503,
     "OUTCOME_UNKNOWN": 504,

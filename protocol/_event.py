@@ -17,6 +17,8 @@ CHAIN_START = 0
 # Copying one is a third quicker than constructing it.
 _PAYLOAD = blake2b(digest_size=16)
 _LINK = blake2b(digest_size=8)
+_EVERY_MEMBERS = "\x1f1:-"
+"""The place of an audience in a link, with its length in front: all members, who have none."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -44,6 +46,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """UTC; never steps back within a workspace."""
     chain: int = 0
     """Digest of the history up to and including this event, unsigned 64 bit."""
+    salt: bytes | None = None
+    """Keyed into the digest of the payload, 16 random bytes, shown to nobody; None: not salted, as
+    were the events of earlier releases."""
     schema_version: int = SCHEMA_VERSION
     source: str | None = None
     """The event's origin, if it is not a domain of this runtime."""
@@ -79,18 +84,22 @@ def chained(previous: int, event: Event) -> int:
     """Return the link of an event to its history: BLAKE2b-64 over its fields and the chain before.
 
     The event's own ``chain`` does not enter.  The payload enters as a digest, so that erasing a
-    payload (and keeping its digest) breaks nothing.  Fields are joined by U+001F, those that a
-    caller chooses with their lengths in front, so that no two histories share an encoding.
+    payload (and keeping its digest) breaks nothing; keyed with the salt, so that nobody guesses a
+    short payload from its link.  Fields are joined by U+001F, those that a caller chooses with
+    their lengths in front, so that no two histories share an encoding.
     """
     workspace_id, stream_id, type_ = event.workspace_id, event.stream_id, event.type
     actor = "-" if event.actor_id is None else f"+{event.actor_id}"
-    digest = _PAYLOAD.copy()
+    if event.salt is None:
+        digest, audience = _PAYLOAD.copy(), ""
+    else:
+        digest, audience = blake2b(key=event.salt, digest_size=16), _EVERY_MEMBERS
     digest.update(event.payload.encode())
     text = (
         f"{previous.to_bytes(8).hex()}\x1f{len(workspace_id)}:{workspace_id}\x1f{event.event_seq}"
         f"\x1f{len(stream_id)}:{stream_id}\x1f{event.stream_seq}"
         f"\x1f{len(type_)}:{type_}\x1f{event.type_version}\x1f{len(actor)}:{actor}"
-        f"\x1f{instant(event.recorded_at)}\x1f{digest.hexdigest()}"
+        f"\x1f{instant(event.recorded_at)}\x1f{digest.hexdigest()}{audience}"
     )
     link = _LINK.copy()
     link.update(text.encode())

@@ -120,6 +120,23 @@ class Limits:
     service_window_s: float = 60.0
     """… if they come within this long."""
 
+    # Timers
+    timer_tick_s: float = 0.5
+    """How often a node looks for what is due."""
+    timers_read_max: int = 1_000
+    """Timers that it looks at in one query, and folds in one go …"""
+    timers_per_tick_max: int = 10_000
+    """… and in one tick; the next one goes on where this one ended."""
+    timers_per_workspace_max: int = 16
+    """Timers of one workspace that fire in one tick."""
+    timers_firing_max: int = 256
+    """Timers on their way at the same time."""
+    timer_backoff_max_s: float = 3600.0
+    """A timer whose command moved nothing is tried again after twice as long each time, up to
+    this."""
+    timers_stuck_max: int = 10_000
+    """Such timers that are remembered; above it the oldest is forgotten, and tried sooner."""
+
     # The committer
     commit_batches_max: int = 512
     """Workspaces merged into one statement."""
@@ -259,5 +276,7 @@ class Limits:
     """Workspaces that one user created and that were not deleted.  0: any number."""
     list_limit_max: int = 1_000
     """Items of one page of a list; the default is 100."""
+    list_bytes_max: int = 4 * MIB
+    """States and events since in one page of a list with states, unless a single one has more."""
     drain_deadline_s: float = 2.5
     """Shutdown: mailboxes and commits, and then HTTP requests, have this long each."""

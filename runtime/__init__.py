@@ -10,14 +10,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dalsegno.actors import Entity as Entity, Receipt as Receipt, World as World
+    from dalsegno.actors import (
+        AuditFilter as AuditFilter,
+        AuditPlace as AuditPlace,
+        AuditRecord as AuditRecord,
+        Entity as Entity,
+        Place as Place,
+        Receipt as Receipt,
+        World as World,
+    )
     from dalsegno.protocol import (
         App as App,
+        Audit as Audit,
+        CodeTooOldError as CodeTooOldError,
         Context as Context,
         CorruptLogError as CorruptLogError,
         DalsegnoError as DalsegnoError,
         Domain as Domain,
         DomainError as DomainError,
+        Due as Due,
         Event as Event,
         Index as Index,
         InternalError as InternalError,
@@ -45,14 +56,23 @@ if TYPE_CHECKING:
         Entities as Entities,
         EntityEvents as EntityEvents,
         EntityListening as EntityListening,
+        Listed as Listed,
         Recorded as Recorded,
+        Snapshot as Snapshot,
         Workspace as Workspace,
     )
 _HOMES = {
+    "AuditFilter": "dalsegno.actors",
+    "AuditPlace": "dalsegno.actors",
+    "AuditRecord": "dalsegno.actors",
     "Entity": "dalsegno.actors",
+    "Place": "dalsegno.actors",
     "Receipt": "dalsegno.actors",
     "World": "dalsegno.actors",
     "App": "dalsegno.protocol",
+    "Audit": "dalsegno.protocol",
+    "CodeTooOldError": "dalsegno.protocol",
+    "Due": "dalsegno.protocol",
     "Context": "dalsegno.protocol",
     "CorruptLogError": "dalsegno.protocol",
     "DalsegnoError": "dalsegno.protocol",
@@ -79,7 +99,9 @@ _HOMES = {
     "RuntimeFailedError": "._runtime",
     "Entities": "._workspace",
     "EntityEvents": "._workspace",
+    "Listed": "._workspace",
     "Recorded": "._workspace",
+    "Snapshot": "._workspace",
     "Workspace": "._workspace",
     "EntityListening": "._workspace",
 }

@@ -70,6 +70,37 @@ def repair(
     _print(run_trio(_repair, data_dir, database, workspace, actor, limits_of(context)))
 
 
+@click.command("app-version", short_help="Let an earlier program own workspaces again.")
+@CONFIG
+@DATA_DIR
+@DATABASE
+@option("--actor", help="Who does it, for the audit; by default the system's user.")
+@click.argument("version", type=click.IntRange(0, 2**31 - 1))
+@click.pass_context
+def app_version(
+    context: click.Context,
+    version: int,
+    data_dir: Path,
+    database: str | None,
+    actor: str | None,
+) -> None:
+    """Let programs of this VERSION own the workspaces again that a later one has owned.
+
+    Stop the later one first: it would take back what is asked of it.  Each workspace has it in its
+    audit.
+    """
+    from dalsegno.protocol import Reject, check_id
+
+    from .seams import user_name
+
+    try:
+        actor = check_id(actor or user_name(), chars_max=200, what="actor")
+    except Reject as error:
+        raise click.UsageError(error.message) from error
+    count = run_trio(_lower, data_dir, database, version, actor, limits_of(context))
+    click.echo(f"{count} workspaces may be owned by programs of version {version} again")
+
+
 def _print(report: RepairReport) -> None:
     click.echo(
         f"{report.workspace_id}: {report.events} events of {report.entities} entities are sound"
@@ -103,6 +134,17 @@ async def _repair(
         await bring_up_to_date(dsn, wait_s=limits.database_wait_s)
         async with PostgresStore.open(dsn, limits=limits) as store:
             return await repair(store, domains, workspace_id, actor=actor, limits=limits)
+
+
+async def _lower(
+    data_dir: Path, database: str | None, version: int, actor: str, limits: Limits
+) -> int:
+    from .store import PostgresStore, bring_up_to_date
+
+    async with _database(data_dir, database) as dsn:
+        await bring_up_to_date(dsn, wait_s=limits.database_wait_s)
+        async with PostgresStore.open(dsn, limits=limits) as store:
+            return await store.lower_app_version(version, actor=actor)
 
 
 @asynccontextmanager

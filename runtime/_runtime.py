@@ -141,6 +141,7 @@ class Runtime:
                 version=version("dalsegno"),
                 sweeps=[] if accounts is None else [accounts.sweep_sessions],
                 roles=app.roles,
+                app_version=app.version,
             )
             if gc == "server":
                 set_for_server()

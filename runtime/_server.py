@@ -31,6 +31,7 @@ from .seams import WORLD, new_secret
 from .web import (
     SessionCookie,
     authenticate,
+    client_address,
     create_app,
     hosts_of,
     is_loopback,
@@ -39,6 +40,8 @@ from .web import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from .web import Hosts, Identity, NativeTransport, Network, Serving, UpgradeRequest
 
 
@@ -110,14 +113,16 @@ class _Accepted:
     identity: Identity
     client_id: str
     cookies: str | None
+    address: str
 
 
 class _Sockets:
     """Makes connections of WebSockets."""
 
-    def __init__(self, rt: Runtime, cookie: SessionCookie) -> None:
+    def __init__(self, rt: Runtime, cookie: SessionCookie, proxies: Collection[Network]) -> None:
         self._rt = rt
         self._cookie = cookie
+        self._proxies = proxies
         self._taken: Counter[str] = Counter()
         """Sockets, by user."""
 
@@ -131,7 +136,9 @@ class _Sockets:
         client_id = asked.get("client_id", ["default"])[0]
         check_id(client_id, chars_max=self._rt.limits.id_chars_max, what="client id")
         self._take(identity.user_id)
-        return _Accepted(identity, client_id, cookies)
+        forwarded = [request.headers.get("x-forwarded-for") or ""]
+        address = client_address(request.peer, forwarded, self._proxies)
+        return _Accepted(identity, client_id, cookies, address)
 
     def _take(self, user_id: str) -> None:
         """Count a user's socket, from before its handshake is answered.
@@ -159,6 +166,7 @@ class _Sockets:
             user_id=accepted.identity.user_id,
             session_id=accepted.identity.session_hash,
             client_id=accepted.client_id,
+            address=accepted.address,
             expires_at=accepted.identity.expires_at,
         )
 
@@ -211,7 +219,7 @@ async def serve(
             )
         )
         setup_token = None if config.is_private else new_secret()
-        sockets = _Sockets(rt, config.cookie)
+        sockets = _Sockets(rt, config.cookie, config.proxies)
         app = create_app(
             rt,
             cookie=config.cookie,

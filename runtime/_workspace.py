@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import msgspec
 
 from dalsegno.actors import (
+    BEGINNING,
+    AuditFilter,
+    AuditPlace,
     EventStream,
     PageBounds,
+    Place,
     Receipt,
     Turn,
+    entities_of,
     entity_from,
+    list_entities,
+    list_keys,
     look,
     read_head,
     send,
@@ -32,12 +41,41 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from dalsegno.actors import Entity, EntityItem, RepairReport, Service
+    from dalsegno.actors import AuditRecord, Entity, EntityItem, EntityPage, RepairReport, Service
     from dalsegno.protocol import Domain
 
 StateT = TypeVar("StateT", bound=msgspec.Struct)
 CommandT = TypeVar("CommandT", bound=msgspec.Struct)
 EventT = TypeVar("EventT", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed(Generic[StateT]):
+    """An entity in a list, with its state."""
+
+    entity_id: str
+    version: int
+    state: StateT
+    keys: tuple[str, ...]
+    sort: str | None
+    title: str | None
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot(Generic[StateT]):
+    """A page of a list with states, as of one moment."""
+
+    event_seq: int
+    """The last event that it reflects: subscribe after it."""
+    items: list[Listed[StateT]]
+    next: Place | None
+    """Where the next page begins; None: this was the last."""
+
+
+_ADMINS = frozenset({"owner", "admin"})
+EVERY_RECORD = AuditFilter()
+NEWEST = AuditPlace()
 
 
 class Workspace:
@@ -51,9 +89,14 @@ class Workspace:
     def __repr__(self) -> str:
         return f"<Workspace {self.id} by {self.principal.user_id or 'the program'}>"
 
-    def acting(self, *, user_id: str, role: str | None = None) -> Workspace:
-        """Return a handle that acts for a user; with ``role`` None the log decides the role."""
-        return Workspace(self._service, self.id, Principal(user_id, role))
+    def acting(
+        self, *, user_id: str, role: str | None = None, address: str | None = None
+    ) -> Workspace:
+        """Return a handle that acts for a user; with ``role`` None the log decides the role.
+
+        ``address`` is where the user's request came from, for what is put on record of it.
+        """
+        return Workspace(self._service, self.id, Principal(user_id, role, address))
 
     def of(self, domain: Domain[StateT, CommandT, EventT]) -> Entities[StateT, CommandT, EventT]:
         """Return the entities of one domain, typed."""
@@ -260,19 +303,110 @@ class Workspace:
         self,
         domain: Domain[Any, Any, Any],
         *,
-        after: str = "",
-        limit: int = 100,
         key: str | None = None,
+        after: Place = BEGINNING,
+        limit: int = 100,
     ) -> list[EntityItem]:
-        """List entities that exist in the order of their ids, only those with ``key`` if given."""
-        catalog = self._service.catalog
-        await catalog.check_member(self.id, self.principal)
-        limit = min(limit, self._service.limits.list_limit_max)
-        items = await self._service.store.list_entities(
-            self.id, domain.name, after=after, limit=limit, key=key
+        """List entities that exist, without their states; see `snapshot`."""
+        page = await self._page(domain, key, after, limit, with_states=False)
+        return page.items
+
+    async def snapshot(
+        self,
+        domain: Domain[StateT, Any, Any],
+        *,
+        key: str | None = None,
+        after: Place = BEGINNING,
+        limit: int = 100,
+    ) -> Snapshot[StateT]:
+        """List entities that exist with their states, and the number at which all of it held.
+
+        Whoever subscribes after that number sees every change since, and none that is in the list.
+        Of several pages that is the lowest number, and what a page has of a higher version is
+        dropped: a page shows its own moment.
+
+        Args:
+            domain: the entities' domain.
+            key: only those that carry it, in the order of their ``sort``; empty: those that have
+                one; None: all, in the order of their ids.
+            after: where the page before ended, its ``next``.
+            limit: at most so many, and `Limits.list_limit_max`; their states and the events since
+                are at most `Limits.list_bytes_max`, unless a single one has more.
+
+        Raises:
+            Reject: ``ROLE_FORBIDDEN`` if the user is not a member; ``BAD_REQUEST`` for what cannot
+                be a key.
+            UnavailableError: the store is unavailable; or the domain lists otherwise than before,
+                and another node owns the workspace, or this takes longer.
+
+        """
+        page = await self._page(domain, key, after, limit, with_states=True)
+        entities = await entities_of(page, domain, self._service.limits.turn_s)
+        listed = [
+            Listed(
+                entity_id=item.stream_id.partition(":")[2],
+                version=entity.version,
+                state=entity.state,
+                keys=item.keys,
+                sort=item.sort,
+                title=item.title,
+                updated_at=item.updated_at,
+            )
+            for item, entity in zip(page.items, entities, strict=True)
+        ]
+        last = None if page.is_last else _place_of(page.items[-1], key)
+        return Snapshot(event_seq=page.head_seq, items=listed, next=last)
+
+    async def keys(
+        self, domain: Domain[Any, Any, Any], *, prefix: str = "", after: str = "", limit: int = 100
+    ) -> list[str]:
+        """List the different keys under which entities are listed, in order: for example all tags.
+
+        It costs what is returned, however many entities have each.  The empty key stands for those
+        that have a sort.
+
+        Args:
+            domain: the entities' domain.
+            prefix: only keys that begin so.
+            after: the last key of the page before.
+            limit: at most so many, and `Limits.list_limit_max`.
+
+        Raises:
+            Reject: as `snapshot`.
+            UnavailableError: as `snapshot`.
+
+        """
+        return await list_keys(
+            self._service.directory,
+            self._service.catalog,
+            self.id,
+            domain,
+            principal=self.principal,
+            prefix=prefix,
+            after=after,
+            limit=limit,
         )
-        await catalog.check_behind(self.id, self.principal)
-        return items
+
+    async def _page(
+        self,
+        domain: Domain[Any, Any, Any],
+        key: str | None,
+        after: Place,
+        limit: int,
+        *,
+        with_states: bool,
+    ) -> EntityPage:
+        return await list_entities(
+            self._service.directory,
+            self._service.catalog,
+            self.id,
+            domain,
+            principal=self.principal,
+            key=key,
+            after=after,
+            limit=limit,
+            with_states=with_states,
+        )
 
     async def events(self, *, after: int = 0, limit: int = 100) -> list[Event]:
         """Read a page of the log; concatenated pages are the whole log (X-REP-7)."""
@@ -315,6 +449,41 @@ class Workspace:
             if role not in {"owner", "admin"}:
                 raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
         return await self._service.repair(self.id, actor=user_id or "program")
+
+    async def records(
+        self,
+        which: AuditFilter = EVERY_RECORD,
+        *,
+        below: AuditPlace = NEWEST,
+        limit: int = 100,
+    ) -> list[AuditRecord]:
+        """Read what is on record here, newest first, interventions from outside with it.
+
+        Args:
+            which: only what fits.
+            below: where the page before ended: `AuditPlace.behind` each of its records.
+            limit: at most so many, and `Limits.list_limit_max`.
+
+        Raises:
+            Reject: ``ROLE_FORBIDDEN`` for a user who is neither owner nor admin here.
+            UnavailableError: the store is unavailable.
+
+        """
+        service = self._service
+        await self._check_admin()
+        limit = min(limit, service.limits.list_limit_max)
+        found = await service.store.read_records(self.id, which, below=below, limit=limit)
+        await service.catalog.check_behind(self.id, self.principal)
+        await self._check_admin()  # what was committed meanwhile may have taken the role away
+        return found
+
+    async def _check_admin(self) -> None:
+        user_id, role = self.principal.user_id, self.principal.role
+        if user_id is None:
+            return
+        role = role or await self.role_of(user_id)
+        if role not in _ADMINS:
+            raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
 
     async def role_of(self, user_id: str) -> str | None:
         """Return a user's committed role; None if the user is not a member."""
@@ -413,3 +582,8 @@ class EntityEvents(Generic[EventT]):
 
 EntityListening = EntityEvents
 """The name of `EntityEvents` before 0.1.0 was complete."""
+
+
+def _place_of(item: EntityItem, key: str | None) -> Place:
+    """Return the place of an entity in the list that it was found in."""
+    return Place("" if key is None else item.sort or "", item.stream_id)

@@ -21,8 +21,12 @@ def _new_id() -> str:
     return str(uuid_utils.uuid7())
 
 
-WORLD = World(now=_now, random=random.random, new_id=_new_id)
-"""The machine's clock, Python's generator, and UUIDv7."""
+def _new_salt() -> bytes:
+    return secrets.token_bytes(16)
+
+
+WORLD = World(now=_now, random=random.random, new_id=_new_id, new_salt=_new_salt)
+"""The machine's clock, Python's generator, UUIDv7, and the system's random bytes."""
 
 
 def new_secret() -> str:

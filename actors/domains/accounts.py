@@ -14,7 +14,7 @@ from typing import Any, Literal, Never
 
 import msgspec
 
-from dalsegno.protocol import Context, Domain, Index, On, Reject, Touched
+from dalsegno.protocol import Audit, Context, Domain, Index, On, Reject, Touched
 
 from .claims import (
     Released,
@@ -202,6 +202,15 @@ def owner_key(user_id: str) -> str:
     return f"owner:{user_id}"
 
 
+@spaces.audit
+def _space_on_record(
+    event: SpaceCreated | SpaceRetired, _before: Space | None, after: Space | None
+) -> Audit:
+    action = "WORKSPACE_CREATED" if isinstance(event, SpaceCreated) else "WORKSPACE_RETIRED"
+    owner = None if after is None else {"owner_id": after.owner_id}
+    return Audit(action=action, resource_type="workspace", new_value=owner)
+
+
 # --------------------------------------------------------------------------------------- setup
 
 
@@ -271,6 +280,11 @@ def _set_up(
 @setups.evolve
 def _setup_completed(_setup: Setup | None, event: SetupCompleted) -> Setup:
     return Setup(event.user_id, event.workspace_id)
+
+
+@setups.audit
+def _setup_on_record(_event: SetupCompleted, _before: Setup | None, after: Setup | None) -> Audit:
+    return Audit(action="SETUP_COMPLETED", new_value=after)
 
 
 system_domains: tuple[Domain[Any, Any, Any], ...] = (

@@ -14,7 +14,7 @@ from typing import Any, Literal, Never
 
 import msgspec
 
-from dalsegno.protocol import Context, Domain, Index, On, Reject, Touched
+from dalsegno.protocol import Audit, Context, Domain, Index, On, Reject, Touched
 
 GlobalRole = Literal["owner", "admin", "editor", "viewer"]
 """The role of a user beyond any workspace (X-RBAC-1)."""
@@ -227,3 +227,17 @@ def _role(member: Member) -> str:
 @members.index
 def _by_role(member: Member) -> Index:
     return Index(keys=(member.role,))
+
+
+@members.audit
+def _on_record(
+    event: MemberAdded | MemberRoleUpdated | MemberRemoved,
+    before: Member | None,
+    after: Member | None,
+) -> Audit:
+    actions = {MemberAdded: "MEMBER_ADDED", MemberRoleUpdated: "MEMBER_ROLE_CHANGED"}
+    return Audit(
+        action=actions.get(type(event), "MEMBER_REMOVED"),
+        old_value=None if before is None else {"role": before.role},
+        new_value=None if after is None else {"role": after.role},
+    )

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from dalsegno.protocol import Domain, Reject, not_found
+from dalsegno.protocol import Audit, Domain, Reject, not_found
 
 from .claims import check_name
 from .members import ADMINS, members
@@ -122,3 +122,22 @@ def _restored(standing: Standing | None, _event: WorkspaceRestored) -> Standing:
 @standings.evolve
 def _deleted(standing: Standing | None, _event: WorkspaceDeleted) -> Standing:
     return msgspec.structs.replace(standing or Standing(), state="deleted")
+
+
+_ACTIONS = {
+    WorkspaceRenamed: "WORKSPACE_RENAMED",
+    WorkspaceArchived: "WORKSPACE_ARCHIVED",
+    WorkspaceRestored: "WORKSPACE_RESTORED",
+    WorkspaceDeleted: "WORKSPACE_DELETED",
+}
+
+
+@standings.audit
+def _on_record(
+    event: WorkspaceRenamed | WorkspaceArchived | WorkspaceRestored | WorkspaceDeleted,
+    before: Standing | None,
+    after: Standing | None,
+) -> Audit:
+    return Audit(
+        action=_ACTIONS[type(event)], resource_type="workspace", old_value=before, new_value=after
+    )

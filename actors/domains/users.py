@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from dalsegno.protocol import Context, Domain, Index, On, Reject, Touched
+from dalsegno.protocol import Audit, Context, Domain, Index, On, Reject, Touched
 
 from .claims import Released, check_email, check_name, claim, claims, email_claim
 from .members import ADMINS, ANYBODY, GlobalRole, OwnersChanged, owner_change, roster_of
@@ -223,3 +223,26 @@ def _role(user: User) -> str | None:
 @users.index
 def _by_name(user: User) -> Index:
     return Index(title=user.display_name)
+
+
+_ACTIONS = {
+    UserRegistered: "USER_REGISTERED",
+    UserRoleUpdated: "USER_ROLE_CHANGED",
+    UserDisabled: "USER_DISABLED",
+    UserEnabled: "USER_ENABLED",
+    UserDeleted: "USER_DELETED",
+}
+
+
+@users.audit
+def _on_record(
+    event: UserRegistered | UserRoleUpdated | UserDisabled | UserEnabled | UserDeleted,
+    before: User | None,
+    after: User | None,
+) -> Audit:
+    # Neither name nor address: a record outlives the account.
+    return Audit(
+        action=_ACTIONS[type(event)],
+        old_value=None if before is None else {"role": before.role},
+        new_value=None if after is None else {"role": after.role},
+    )

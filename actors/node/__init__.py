@@ -8,9 +8,15 @@ from ._lease import (
     NodeReplacedError as NodeReplacedError,
 )
 from ._lifecycle import WorkspaceStatistics as WorkspaceStatistics
+from ._listing import (
+    entities_of as entities_of,
+    list_anew as list_anew,
+    list_entities as list_entities,
+    list_keys as list_keys,
+)
 from ._look import look as look, read_head as read_head
 from ._repair import RepairReport as RepairReport, repair as repair
-from ._send import send as send, send_all as send_all
+from ._send import relist as relist, send as send, send_all as send_all
 from ._serving_node import ServingNode as ServingNode
 from ._supervisor import (
     ServiceFailedError as ServiceFailedError,

@@ -134,6 +134,29 @@ class Directory:
             self._nursery.start_soon(self._run, supervisor)
         return supervisor
 
+    def is_active(self, workspace_id: str) -> bool:
+        """Return whether a workspace is in memory here."""
+        return workspace_id in self._active
+
+    def has(self, supervisor: WorkspaceSupervisor) -> bool:
+        """Return whether a supervisor is its workspace's still."""
+        return self._active.get(supervisor.workspace_id) is supervisor
+
+    def wake(self, workspace_id: str) -> WorkspaceSupervisor:
+        """Return a workspace's supervisor as `activate` does; one that was not active is woken.
+
+        It stays so until somebody else uses it, and whoever woke it has it passivated.
+
+        Raises:
+            OverloadedError: as `activate`.
+            RuntimeClosedError: as `activate`.
+
+        """
+        was_active = self.is_active(workspace_id)
+        supervisor = self.activate(workspace_id)
+        supervisor.is_woken = supervisor.is_woken or not was_active
+        return supervisor
+
     async def _run(self, supervisor: WorkspaceSupervisor) -> None:
         try:
             await supervisor.run()

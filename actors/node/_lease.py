@@ -105,12 +105,15 @@ class Lease:
             await self._returned.park()
 
     async def take(self) -> None:
-        """Become the node, whichever process was it before.
+        """Become the node, whichever process was it before, once no earlier release serves.
 
         Raises:
             StoreUnavailableError: the store is away.
 
         """
+        while (left_s := await self._store.fenced_s(self.node_id)) > 0:
+            _log.warning("waiting %.1f s for servers of the release before", left_s)
+            await trio.sleep(left_s)
         await self._beat(first=True)
 
     async def end(self) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
-from dalsegno.actors.workspace import checking, in_turns, make_command, make_group
+from dalsegno.actors.workspace import (
+    checking,
+    in_turns,
+    make_command,
+    make_group,
+    make_relisting,
+)
 from dalsegno.protocol import DalsegnoError, Receipt, Reject
 
 if TYPE_CHECKING:
@@ -15,7 +21,7 @@ if TYPE_CHECKING:
     import msgspec
 
     from dalsegno.actors.workspace import Command, Receipts
-    from dalsegno.protocol import Principal
+    from dalsegno.protocol import Domain, Due, Principal
 
     from ._catalog import Catalog
     from ._directory import Directory
@@ -66,6 +72,7 @@ async def send(
     key: str | None = None,
     correlation_id: str | None = None,
     causation: str | None = None,
+    due: Due | None = None,
 ) -> Receipt:
     """Ask for a change and wait until it is durable.
 
@@ -80,6 +87,7 @@ async def send(
         key: an idempotency key, 1 to 256 characters; a repeat gets the original receipt.
         correlation_id: what this belongs to, recorded with the events.
         causation: the event or command that led to this one, recorded with the events.
+        due: what its entity asked for; then nothing happens unless it is asked for still.
 
     Raises:
         Reject: refused, with a code; nothing happened.
@@ -91,10 +99,22 @@ async def send(
     answer = _Answer()
     sending = _Sending(directory, catalog, workspace_id, principal, key, correlation_id, causation)
     prepared, _ = await sending.make(command, answer)
+    prepared.due = due
     await directory.activate(workspace_id).admit(prepared)
     receipt = await answer.wait()
     assert isinstance(receipt, Receipt), "of one command"
     return receipt
+
+
+async def relist(
+    directory: Directory, workspace_id: str, domain: Domain[Any, Any, Any], stream_ids: list[str]
+) -> None:
+    """List some entities anew, in their workspace's order; raises what `send` does."""
+    answer = _Answer()
+    new_id = directory.node.world.new_id
+    command = make_relisting(workspace_id, domain, stream_ids, reply=answer, new_id=new_id)
+    await directory.activate(workspace_id).admit(command)
+    await answer.wait()
 
 
 async def send_all(

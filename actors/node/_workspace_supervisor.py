@@ -6,7 +6,8 @@ the nursery, so a fault stays with its workspace (I10).  What follows from it is
 `LIFECYCLE`:
 
 * fenced: the next incarnation asks at once who owns the workspace now.
-* moved: another node does; waiters and readers are told where, and the supervisor ends.
+* moved: another node does; waiters and readers are told where, and the supervisor ends.  It is the
+  same where a later version of the program has owned it.
 * store away, outcome unknown: back-off with full jitter, or until the store answers again.
 * a log that cannot be read, or a loop that crashes too often: halted, durably; the supervisor ends
   after a while, and the next one finds the marker in the log's head.
@@ -28,6 +29,7 @@ from dalsegno.actors.delivery import Hub
 from dalsegno.actors.workspace import Incarnation, LiveKeyError
 from dalsegno.protocol import (
     Backoff,
+    CodeTooOldError,
     DalsegnoError,
     FailureWindow,
     FencedError,
@@ -72,6 +74,8 @@ class WorkspaceSupervisor:
         self.incarnation: Incarnation | None = None
         self.users = 0
         """Blocks that need it to stay: see `kept`."""
+        self.is_woken = False
+        """Whether nobody has used it but who woke it; see `Directory.wake`."""
         self.used_at = trio.current_time()
         self._node = node
         self._watched = watched
@@ -81,7 +85,7 @@ class WorkspaceSupervisor:
         """Around a wait without an incarnation; cancelled, it goes on."""
         self._is_unverified = False
         """Whether another node may own the workspace since the last incarnation ended."""
-        self._ended_with: WorkspaceHaltedError | WorkspaceMovedError | None = None
+        self._ended_with: WorkspaceHaltedError | WorkspaceMovedError | CodeTooOldError | None = None
         """The error that everybody who still asks gets."""
         self._failure: DalsegnoError | None = None
         self._backoff = Backoff(limits.backoff_first_s, limits.backoff_max_s)
@@ -150,6 +154,7 @@ class WorkspaceSupervisor:
             raise self._node.closed_error()
         self._check_not_ended()
         self.used_at = command.sent_at = trio.current_time()
+        self.is_woken = self.is_woken and (command.due is not None or command.is_relisting)
         self._watched[self] = None
         return self.backlog.put_nowait(command)
 
@@ -160,13 +165,16 @@ class WorkspaceSupervisor:
             OverloadedError: no space within ``mailbox_deadline_s``.
             WorkspaceHaltedError: the log needs a repair first.
             WorkspaceMovedError: another node owns the workspace.
+            CodeTooOldError: a later version of the program has owned it.
             RuntimeClosedError: the runtime drains.
 
         """
         if self.admit_nowait(command):
             return
         deadline_s = self._limits.mailbox_deadline_s
+        was_woken = self.is_woken
         with self.kept(), trio.move_on_after(deadline_s) as scope:
+            self.is_woken = was_woken
             await self.backlog.put(command)
             self._watched[self] = None  # it may have been settled meanwhile
         if scope.cancelled_caught:
@@ -180,6 +188,7 @@ class WorkspaceSupervisor:
         Raises:
             WorkspaceHaltedError: the log needs a repair first.
             WorkspaceMovedError: another node owns the workspace.
+            CodeTooOldError: a later version of the program has owned it.
             StoreUnavailableError: the head is not known within ``mailbox_deadline_s``, since the
                 store is away.
             NotReadyError: … for another reason.
@@ -209,6 +218,7 @@ class WorkspaceSupervisor:
     def kept(self) -> Iterator[None]:
         """Keep it for the length of a block: it does not leave as idle."""
         self.users += 1
+        self.is_woken = False
         try:
             yield
         finally:
@@ -249,7 +259,7 @@ class WorkspaceSupervisor:
         elif isinstance(failure, WorkspaceHaltedError):
             self._step(Input.HALTED)
             await self._halt(failure)
-        elif isinstance(failure, WorkspaceMovedError):
+        elif isinstance(failure, (WorkspaceMovedError, CodeTooOldError)):
             self._step(Input.MOVED)
             self._end(failure)
         else:
@@ -386,7 +396,7 @@ class WorkspaceSupervisor:
 
     # ---------------------------------------------------------------------------------- ends
 
-    def _end(self, failure: WorkspaceHaltedError | WorkspaceMovedError) -> None:
+    def _end(self, failure: WorkspaceHaltedError | WorkspaceMovedError | CodeTooOldError) -> None:
         """Give those that wait and those that read the error; whoever asks later gets it too."""
         self._ended_with = failure
         self.backlog.close(failure)

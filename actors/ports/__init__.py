@@ -3,14 +3,22 @@
 from ._records import (
     AckedCursor as AckedCursor,
     AuditEntry as AuditEntry,
+    AuditFilter as AuditFilter,
+    AuditPlace as AuditPlace,
+    AuditRecord as AuditRecord,
+    AuditWrite as AuditWrite,
     Batch as Batch,
     BatchRejectedError as BatchRejectedError,
     CursorKey as CursorKey,
+    DueEntity as DueEntity,
+    DuePage as DuePage,
     EntityItem as EntityItem,
+    EntityPage as EntityPage,
     EntityWrite as EntityWrite,
     Head as Head,
     Node as Node,
     PageBounds as PageBounds,
+    Place as Place,
     Refusal as Refusal,
     ResultWrite as ResultWrite,
     SnapshotWrite as SnapshotWrite,
@@ -25,6 +33,7 @@ from ._roles import (
 )
 from ._seams import Alone as Alone, Bus as Bus, World as World
 from ._store import (
+    BEGINNING as BEGINNING,
     Appending as Appending,
     Cursors as Cursors,
     Entities as Entities,

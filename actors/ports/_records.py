@@ -32,6 +32,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     halted_reason: str | None = None
     halted_code: str | None = None
     """The version of the code that halted it; another one may try again."""
+    app_version: int = 0
+    """The highest version of a program that has owned it."""
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +57,53 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
 
 
+class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which records are asked for; None: whatever it is."""
+
+    actor_id: str | None = None
+    action: str | None = None
+    resource_type: str | None = None
+    resource_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    """Up to here, exclusive."""
+
+
+class AuditPlace(msgspec.Struct, frozen=True):
+    """Where a page of records ended: below these, newest first."""
+
+    event_seq: int = SEQ_MAX
+    n: int = 0
+    intervention: int = SEQ_MAX
+    """The number of the last intervention."""
+
+    def behind(self, record: AuditRecord) -> AuditPlace:
+        """Return the place behind a further record."""
+        if record.event_seq is None:
+            return AuditPlace(self.event_seq, self.n, record.n)
+        return AuditPlace(record.event_seq, record.n, self.intervention)
+
+
+class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is on record of a workspace: of an event, or an intervention from outside its log."""
+
+    recorded_at: datetime
+    event_seq: int | None
+    """None for an intervention."""
+    n: int
+    """Which one of its event, or the number of the intervention."""
+    actor_id: str | None
+    action: str
+    resource_type: str
+    resource_id: str
+    old_value: str | None
+    """JSON text."""
+    new_value: str | None
+    """JSON text."""
+    request_id: str | None
+    address: str | None
+
+
 class EntityWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An entity's row after a batch: at most one per stream in a batch."""
 
@@ -63,11 +112,36 @@ class EntityWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     exists: bool
     """False if the last event ended the entity; lists leave it out."""
     keys: tuple[str, ...] = ()
+    sort: str | None = None
     title: str | None = None
+    due_at: datetime | None = None
+    """When it is to be asked what it wants done."""
     state: str | None = None
     """JSON text; None leaves the stored state, which then lags."""
     domain_version: int = 1
-    """The domain's version that folded this state."""
+    """The domain's version that folded this state, and said where it is listed and when it is due.
+    """
+    index_changed: bool = True
+    """Whether keys, sort or existence may be others than in the row."""
+
+
+class AuditWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a domain puts on record of an event; who and when is the event's."""
+
+    event_seq: int
+    n: int
+    """Counts those of one event, from 0."""
+    recorded_at: datetime
+    actor_id: str | None
+    action: str
+    resource_type: str
+    resource_id: str
+    old_value: str | None
+    """JSON text."""
+    new_value: str | None
+    """JSON text."""
+    request_id: str | None
+    address: str | None
 
 
 class SnapshotWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -93,8 +167,8 @@ class ResultWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One workspace's part of a group commit.
 
-    ``events`` are dense; a batch without any records only the results of commands that changed
-    nothing, and leaves the head where it is.
+    ``events`` are dense; a batch without any leaves the head where it is, and records the results
+    of commands that changed nothing, or entities that are listed otherwise than they were.
     """
 
     workspace_id: str
@@ -104,6 +178,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     entities: tuple[EntityWrite, ...] = ()
     results: tuple[ResultWrite, ...] = ()
     snapshots: tuple[SnapshotWrite, ...] = ()
+    audits: tuple[AuditWrite, ...] = ()
     size: int = 0
     """About how many bytes it writes: payloads, states and snapshots."""
 
@@ -136,14 +211,59 @@ class StoredResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The rest of the key's lifetime, by the store's clock."""
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where a page of a list ended."""
+
+    sort: str = ""
+    """Empty in a list by id."""
+    stream_id: str = ""
+
+
 class EntityItem(msgspec.Struct, frozen=True, kw_only=True):
-    """An entity in a list: its index columns, not its state."""
+    """An entity in a list: its index columns, and its state if that was asked for."""
 
     stream_id: str
     version: int
     keys: tuple[str, ...]
+    sort: str | None
     title: str | None
     updated_at: datetime
+    stored: StoredEntity | None = None
+
+
+class EntityPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of a list, and what the workspace was when all of it held."""
+
+    head_seq: int
+    """The number of the last event that it reflects."""
+    items: list[EntityItem]
+    """As many as were asked for, or fewer where the bound of bytes or the list ends."""
+    is_last: bool
+    """Whether nothing follows."""
+    is_stale: bool = False
+    """Whether an entity of this domain is listed as another version of the domain said."""
+
+
+class DueEntity(msgspec.Struct, frozen=True, order=True):
+    """An entity that asked for something, by now."""
+
+    due_at: datetime
+    workspace_id: str
+    stream_id: str
+
+    @property
+    def ids(self) -> tuple[str, str]:
+        """Its workspace and its stream."""
+        return self.workspace_id, self.stream_id
+
+
+class DuePage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some of what is due, in order."""
+
+    entities: list[DueEntity]
+    """Those that this node may serve."""
+    last: DueEntity | None
+    """Where to go on; None: nothing else is due."""
 
 
 class CursorKey(msgspec.Struct, frozen=True, order=True):

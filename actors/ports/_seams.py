@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Wall time, randomness and ids; Trio's clock is a seam already."""
+    """Wall time, randomness, ids and salts; Trio's clock is a seam already."""
 
     now: Callable[[], datetime]
     """The time, UTC, aware."""
@@ -20,6 +20,8 @@ class World:
     """Uniform in [0, 1)."""
     new_id: Callable[[], str]
     """A UUIDv7, 36 characters."""
+    new_salt: Callable[[], bytes]
+    """16 bytes that nobody can guess."""
 
 
 class Bus(Protocol):

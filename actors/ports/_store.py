@@ -22,17 +22,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from ._records import Place
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from datetime import datetime
 
     from dalsegno.protocol import Event
 
     from ._records import (
         AckedCursor,
         AuditEntry,
+        AuditFilter,
+        AuditPlace,
+        AuditRecord,
         Batch,
         CursorKey,
-        EntityItem,
+        DueEntity,
+        DuePage,
+        EntityPage,
         EntityWrite,
         Head,
         Node,
@@ -41,6 +49,10 @@ if TYPE_CHECKING:
         StoredEntity,
         StoredResult,
     )
+
+
+BEGINNING = Place()
+"""Of every list."""
 
 
 class Appending(Protocol):
@@ -98,14 +110,21 @@ class Ownership(Protocol):
         """Read where logs end; those that never began are left out."""
 
     async def acquire(
-        self, workspace_id: str, owner: str, *, create: bool, incarnation: str | None = None
+        self,
+        workspace_id: str,
+        owner: str,
+        *,
+        create: bool,
+        incarnation: str | None = None,
+        app_version: int = 0,
     ) -> Head | None:
         """Raise the epoch and own the workspace; None if it is absent and not ``create``.
 
         A workspace that another node with a running lease owns stays as it is: the head's
         ``owner`` is that node then.  ``owner`` itself always gets it, even while its own lease
         runs, unless another ``incarnation`` is that node by now: then the head's ``owner`` is
-        None, and what was sent before may still be written.
+        None, and what was sent before may still be written.  A workspace that a program of a higher
+        ``app_version`` has owned stays as it is as well: the head has that version then.
         """
 
     async def release(self, workspace_id: str, epoch: int) -> bool:
@@ -126,6 +145,14 @@ class Ownership(Protocol):
     async def read_audit(self, workspace_id: str, *, limit: int) -> list[AuditEntry]:
         """Read the interventions in a workspace from outside its log, newest first."""
 
+    async def read_records(
+        self, workspace_id: str, which: AuditFilter, *, below: AuditPlace, limit: int
+    ) -> list[AuditRecord]:
+        """Read what is on record of a workspace, interventions with it, newest first."""
+
+    async def lower_app_version(self, version: int, *, actor: str) -> int:
+        """Let programs of this version own every workspace again, audited; return how many."""
+
     async def beat(
         self, node_id: str, incarnation: str, *, address: str | None, lease_s: float, first: bool
     ) -> float | None:
@@ -137,6 +164,13 @@ class Ownership(Protocol):
 
         ``first`` makes this process the node, instead of any other, and forgets nodes whose
         lease ended more than a day ago.
+        """
+
+    async def fenced_s(self, node_id: str) -> float:
+        """Return how long servers of the release before may still serve, in seconds; 0: none does.
+
+        A migration that they must not outlive fences them: each ends at its next beat, or when its
+        lease is over.  Who is ``node_id`` now takes over from it at once.
         """
 
     async def forget(self, node_id: str, incarnation: str) -> None:
@@ -189,11 +223,60 @@ class Entities(Protocol):
         workspace_id: str,
         domain: str,
         *,
-        after: str = "",
-        limit: int,
         key: str | None = None,
-    ) -> list[EntityItem]:
-        """List a domain's existing entities by stream id, with ``key`` those that carry it."""
+        after: Place = BEGINNING,
+        limit: int,
+        domain_version: int = 0,
+        bytes_max: int | None = None,
+    ) -> EntityPage:
+        """List a domain's existing entities, all as they were at one moment.
+
+        Args:
+            workspace_id: the workspace.
+            domain: the domain's name.
+            key: only those that carry it, by sort and stream id; empty: those that have a sort;
+                None: all of them, by stream id.
+            after: where the page before ended.
+            limit: at most so many.
+            domain_version: the domain version whose stored states can be used; what another one
+                listed makes the page stale.
+            bytes_max: with their states and the events since, as in `load_entities`, and only the
+                first may take these over so many bytes; None: without.
+
+        """
+
+    async def list_keys(
+        self, workspace_id: str, domain: str, *, prefix: str, after: str, limit: int
+    ) -> list[str]:
+        """List the different keys of a domain's entities that begin with ``prefix``, in order."""
+
+    async def list_stale(
+        self, workspace_id: str, domain: str, domain_version: int, *, limit: int
+    ) -> list[str]:
+        """Return entities that are listed as another version of their domain said."""
+
+    async def find_due(
+        self,
+        node_id: str,
+        domains: Collection[str],
+        *,
+        until: datetime,
+        after: DueEntity | None,
+        limit: int,
+    ) -> DuePage:
+        """Find entities of these domains that are due ``until`` then, in order, among ``limit``.
+
+        Left out are those of workspaces that are halted, or that another node with a running lease
+        owns.
+        """
+
+    async def find_stale(
+        self, node_id: str, domain_versions: Mapping[str, int], *, limit: int
+    ) -> list[tuple[str, str]]:
+        """Find (workspace, domain) with entities that another version of the domain listed.
+
+        Left out are the same as in `find_due`.
+        """
 
     async def locate(
         self, stream_id: str, *, after: str = "", limit: int = 2, existing_only: bool = False

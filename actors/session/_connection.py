@@ -102,6 +102,7 @@ class Connection:
         session_id: bytes = b"",
         client_id: str = "default",
         role: str | None = None,
+        address: str | None = None,
         expires_at: datetime | None = None,
         language: Language = WEBSOCKET,
     ) -> None:
@@ -114,6 +115,7 @@ class Connection:
             session_id: whose end closes this connection; empty where there is none.
             client_id: whose acks these are, unless a message names another client.
             role: asserted by the host; None where the workspaces' logs decide it.
+            address: where the client is, for what is put on record.
             expires_at: when the session ends, UTC; None: never.
             language: what the client may say.
 
@@ -123,7 +125,7 @@ class Connection:
         self.client_id = client_id
         self.transport = transport
         self.writer = Writer(transport, context, user_id=user_id, close=self.close)
-        self._principal = Principal(user_id, role)
+        self._principal = Principal(user_id, role, address)
         self._language = language
         self._context = context
         self._limits = context.node.limits

@@ -9,6 +9,7 @@ from ._command import (
     checking as checking,
     make_command as make_command,
     make_group as make_group,
+    make_relisting as make_relisting,
     scope_of as scope_of,
 )
 from ._committer import (
@@ -17,6 +18,7 @@ from ._committer import (
     LiveKeyError as LiveKeyError,
 )
 from ._entity import (
+    KEY_BYTES_MAX as KEY_BYTES_MAX,
     Entity as Entity,
     encoded_state as encoded_state,
     entity_from as entity_from,

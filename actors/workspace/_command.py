@@ -6,13 +6,17 @@ has one place in the order, one key, one answer.
 
 from __future__ import annotations
 
+from functools import cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
 from dalsegno.protocol import (
+    SYSTEM,
     DalsegnoError,
+    Decider,
+    Due,
     InternalError,
     Principal,
     Receipt,
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
 
     from dalsegno.actors.ports import Roles
-    from dalsegno.protocol import Decider, Domain, Event, Limits
+    from dalsegno.protocol import Domain, Event, Limits
 
     from ._room import Room
 
@@ -41,6 +45,18 @@ _BYTES = 2_048
 """A command without its payload: the envelope, its callbacks, its places in lists."""
 _DECODED = 4
 """Bytes of memory for a byte of JSON: a text with one emoji in it, a list of small objects."""
+
+
+_NOTHING = Decider(
+    function=lambda *_: None,
+    takes_none=True,
+    extras=(),
+    allow=frozenset(),
+    touches=None,
+    follows=None,
+    needs=None,
+    repeats="conflict",
+)
 
 
 class Sender(Protocol):
@@ -80,6 +96,10 @@ class Command(msgspec.Struct, eq=False, kw_only=True, gc=False):
     """The entity that decides what may happen in the workspace; None where nothing does."""
     needs: int | None = None
     """The past version of its entity that it needs to see."""
+    due: Due | None = None
+    """What its entity asked for, where a timer sends it; it happens if that is asked for still."""
+    is_relisting: bool = False
+    """Whether it asks for nothing but that its entities are listed anew."""
     others: tuple[Command, ...] = ()
     """The rest of the group that it is the first of: decided after it, all or none."""
     key: str | None = None
@@ -136,7 +156,7 @@ class Command(msgspec.Struct, eq=False, kw_only=True, gc=False):
 
     def repeat(self, answer: str, payload_hash: bytes) -> Receipts | DalsegnoError:
         """Return the answer of a command whose key was used: the original one, or a conflict."""
-        if payload_hash != self.payload_hash:
+        if payload_hash not in (self.payload_hash, self._hash_of_before()):
             return Reject(
                 "STATE_CONFLICT",
                 "this idempotency key was used with another command or payload",
@@ -145,6 +165,10 @@ class Command(msgspec.Struct, eq=False, kw_only=True, gc=False):
         if self.others:
             return repeated_receipts(self.workspace_id, answer)
         return repeated_receipt(self.workspace_id, answer)
+
+    def _hash_of_before(self) -> bytes:
+        """Return what releases before the first recorded of it: fields with their defaults too."""
+        return _hash_of([_digest(c.name, c.command, c.decider, whole=True) for c in self.group])
 
     def receipt_of(
         self, found: Mapping[str, Sequence[Event]], versions: Mapping[str, int]
@@ -233,6 +257,31 @@ def make_command(
     return envelope
 
 
+def make_relisting(
+    workspace_id: str,
+    domain: AnyDomain,
+    stream_ids: Sequence[str],
+    *,
+    reply: Reply,
+    new_id: Callable[[], str],
+) -> Command:
+    """Return what has a workspace list some entities anew, in its order, without an event."""
+    return Command(
+        workspace_id=workspace_id,
+        domain=domain,
+        name="relist",
+        command=None,
+        stream_id=stream_ids[0],
+        principal=SYSTEM,
+        command_id=new_id(),
+        reply=reply,
+        size=_BYTES * len(stream_ids),
+        decider=_NOTHING,
+        streams=dict.fromkeys(stream_ids, domain),
+        is_relisting=True,
+    )
+
+
 def make_group(commands: Sequence[Command]) -> Command:
     """Put commands that were made for one workspace together: all of them take effect, or none.
 
@@ -243,9 +292,8 @@ def make_group(commands: Sequence[Command]) -> Command:
     first.others = tuple(others)
     first.size = sum(each.size for each in commands)
     if first.key is not None:
-        digests = b"".join(each.payload_hash for each in commands)
         first.scope = f"{first.principal.user_id or ''}\x1f*"
-        first.payload_hash = blake2b(digests, digest_size=16).digest()
+        first.payload_hash = _hash_of([each.payload_hash for each in commands])
     return first
 
 
@@ -286,13 +334,50 @@ def scope_of(
     return f"{principal.user_id or ''}\x1f{name if named is None else domain.stream_id(str(named))}"
 
 
-def _digest(name: str, command: msgspec.Struct, decider: Decider) -> bytes:
+def _digest(name: str, command: msgspec.Struct, decider: Decider, *, whole: bool = False) -> bytes:
     """Return what tells the uses of one key apart, however their payloads were written.
 
-    Of a command that may be rebased before it is repeated only the name counts (C1).
+    Of a command that may be rebased before it is repeated only the name counts (C1).  A field with
+    its default does not count, so that a program may add one while its keys live; unless ``whole``.
     """
-    document = b"" if decider.repeats == "original" else msgspec.json.encode(command)
+    document = b""
+    if decider.repeats != "original":
+        document = msgspec.json.encode(command if whole else _given(command))
     return blake2b(b"%b\0%b" % (name.encode(), document), digest_size=16).digest()
+
+
+def _given(command: msgspec.Struct) -> dict[str, Any]:
+    """Return the fields of a command that have not their defaults."""
+    given = {}
+    for name, default, make_default in _fields_of(type(command)):
+        value = getattr(command, name)
+        if value is default or value == default:
+            continue
+        if make_default is None or value != make_default():
+            given[name] = value
+    return given
+
+
+@cache
+def _fields_of(
+    command: type[msgspec.Struct],
+) -> tuple[tuple[str, Any, Callable[[], Any] | None], ...]:
+    """Return the fields of a command's struct with their defaults, or what makes those."""
+    return tuple(
+        (
+            each.name,
+            each.default,
+            None if each.default_factory is msgspec.NODEFAULT else each.default_factory,
+        )
+        for each in msgspec.structs.fields(command)
+    )
+
+
+def _hash_of(digests: Sequence[bytes]) -> bytes:
+    """Return the hash of a command, or of a group by those of its commands."""
+    if len(digests) == 1:
+        return digests[0]
+    return blake2b(b"".join(digests), digest_size=16).digest()
 
 
 def _add_role_stream(envelope: Command, user_id: str, roles: Roles) -> None:

@@ -21,12 +21,14 @@ from dalsegno.protocol import (
     check_nul,
 )
 
-from ._entity import fold
+from ._entity import fold, relisted
+from ._records import audit_writes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
+    from dalsegno.actors.ports import AuditWrite
     from dalsegno.protocol import Domain
 
     from ._command import AnyDomain, Command
@@ -49,7 +51,9 @@ class Draft:
         "_events_max",
         "_loaded",
         "_new_id",
+        "_new_salt",
         "_now",
+        "audits",
         "chain",
         "entities",
         "events",
@@ -65,6 +69,7 @@ class Draft:
         chain: int,
         now: datetime,
         new_id: Callable[[], str],
+        new_salt: Callable[[], bytes],
         ahead: Mapping[str, Entity],
         loaded: Mapping[str, Entity],
         events_max: int,
@@ -75,7 +80,8 @@ class Draft:
             head_seq: the number of the last event before it.
             chain: … and its chain.
             now: when it is decided.
-            new_id: makes the events' ids.
+            new_id: makes the events' ids …
+            new_salt: … and their salts.
             ahead: entities with events that are decided and not committed.
             loaded: what is committed of the entities that were loaded for it.
             events_max: how many events it may have.
@@ -90,9 +96,12 @@ class Draft:
         """The entities that it changes, as they are after it."""
         self.snapshots: list[tuple[str, Entity]] = []
         """Entities as they are at a round version, to be written when the batch is."""
+        self.audits: list[AuditWrite] = []
+        """What is put on record with its events."""
         self.payload_bytes = 0
         self._now = now
         self._new_id = new_id
+        self._new_salt = new_salt
         self._ahead = ahead
         self._loaded = loaded
         self._events_max = events_max
@@ -147,6 +156,15 @@ class Draft:
         self.entities[stream_id] = after
         self.head_seq, self.chain = event.event_seq, event.chain
         self.payload_bytes += len(event.payload)
+        if domain.is_audited:
+            found = domain.audited(read, before.state, after.state)
+            self.audits += audit_writes(found, event, command.principal)
+
+    def relist(self, stream_id: str) -> None:
+        """Say anew where an entity is listed and when it is due, without an event."""
+        entity = self.entity(stream_id)
+        if entity.version > 0:
+            self.entities[stream_id] = relisted(entity, stream_id)
 
     def _record(
         self,
@@ -174,6 +192,7 @@ class Draft:
             recorded_at=self._now,
             causation=command.causation,
             correlation_id=command.correlation_id,
+            salt=self._new_salt(),
         )
         force_setattr(event, "chain", chained(self.chain, event))  # nobody has seen it yet
         return event, read

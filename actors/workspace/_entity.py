@@ -7,12 +7,13 @@ index columns.
 from __future__ import annotations
 
 import logging
+from datetime import datetime  # at run time, as a field's type
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from dalsegno.actors.ports import EntityWrite, SnapshotWrite
-from dalsegno.protocol import CorruptLogError, Domain, Index, check_id, read_back
+from dalsegno.protocol import CorruptLogError, Domain, Index, Reject, check_id, read_back
 
 if TYPE_CHECKING:
     from dalsegno.actors.ports import StoredEntity
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("dalsegno.workspace")
 
-_INDEX_CHARS_MAX = 1_024
-"""Of a key or a title: what fits a B-tree's page with room to spare."""
+_TITLE_CHARS_MAX = 1_024
+KEY_BYTES_MAX = 1_024
+"""Of a key of the index, in UTF-8: with the longest sort and stream id it fits a B-tree's page."""
+_SORT_BYTES_MAX = 256
+_KEYS_MAX = 512
+"""Of an entity: each is a row, written and deleted with it."""
 
 
 class Entity(msgspec.Struct, frozen=True, gc=False):
@@ -39,6 +44,10 @@ class Entity(msgspec.Struct, frozen=True, gc=False):
     """Memory of the texts folded into it here: about what it takes, or more."""
     index: Index | None = None
     """Under what it is listed; None where it was only read."""
+    due_at: datetime | None = None
+    """When it asks for something; None, too, where it was only read."""
+    is_relisted: bool = False
+    """Whether keys or sort may be others than those that the last batch wrote."""
 
 
 def absent_entity(domain: Domain[Any, Any, Any]) -> Entity:
@@ -89,8 +98,7 @@ def fold(before: Entity, event: Any, stream_id: str, payload: str) -> Entity:  #
     state = domain.evolve_by(before.state, event)
     index = domain.indexed(state)
     if index != before.index:
-        for text in (*index.keys, *((index.title,) if index.title is not None else ())):
-            check_id(text, chars_max=_INDEX_CHARS_MAX, what=f"index of {stream_id}")
+        _check_index(index, stream_id)
     return Entity(
         domain,
         before.version + 1,
@@ -99,7 +107,53 @@ def fold(before: Entity, event: Any, stream_id: str, payload: str) -> Entity:  #
         before.lag_bytes + len(payload),
         before.size + payload.__sizeof__(),
         index,
+        _due_at(domain, state, stream_id),
+        before.is_relisted or _is_listed_anew(before, index),
     )
+
+
+def relisted(entity: Entity, stream_id: str) -> Entity:
+    """Return an entity with what its domain says now of where it is listed and when it is due."""
+    index = entity.domain.indexed(entity.state)
+    _check_index(index, stream_id)
+    due_at = _due_at(entity.domain, entity.state, stream_id)
+    return msgspec.structs.replace(entity, index=index, due_at=due_at, is_relisted=True)
+
+
+def _due_at(domain: Domain[Any, Any, Any], state: Any, stream_id: str) -> datetime | None:  # noqa: ANN401 - the domain's
+    if not domain.has_timers:
+        return None
+    due = domain.due_of(state, stream_id.partition(":")[2])
+    return None if due is None else due.at
+
+
+def _is_listed_anew(before: Entity, index: Index) -> bool:
+    """Return whether keys and sort are others than before, as far as that is known."""
+    if before.index is not None:
+        return index.keys != before.index.keys or index.sort != before.index.sort
+    if before.version > 0:
+        return before.domain.is_indexed
+    return bool(index.keys) or index.sort is not None
+
+
+def _check_index(index: Index, stream_id: str) -> None:
+    """Raise `Reject` (``BAD_REQUEST``) for what the columns of an index cannot hold."""
+    what = f"index of {stream_id}"
+    if len(index.keys) > _KEYS_MAX:
+        raise Reject("BAD_REQUEST", f"{what}: more than {_KEYS_MAX} keys")
+    for key in index.keys:
+        check_id(key, chars_max=KEY_BYTES_MAX, what=what)
+        _check_bytes(key, KEY_BYTES_MAX, what)
+    if index.sort is not None:
+        check_id(index.sort, chars_max=_SORT_BYTES_MAX, what=what)
+        _check_bytes(index.sort, _SORT_BYTES_MAX, what)
+    if index.title is not None:
+        check_id(index.title, chars_max=_TITLE_CHARS_MAX, what=what)
+
+
+def _check_bytes(text: str, bytes_max: int, what: str) -> None:
+    if not text.isascii() and len(text.encode()) > bytes_max:
+        raise Reject("BAD_REQUEST", f"{what}: at most {bytes_max} bytes of UTF-8")
 
 
 def encoded_state(stream_id: str, entity: Entity) -> str | None:
@@ -146,9 +200,12 @@ def entity_write(stream_id: str, entity: Entity, state: str | None) -> EntityWri
         version=entity.version,
         exists=entity.state is not None,
         keys=index.keys,
+        sort=index.sort,
         title=index.title,
+        due_at=entity.due_at,
         state=state,
         domain_version=entity.domain.version,
+        index_changed=entity.is_relisted,
     )
 
 

@@ -20,6 +20,7 @@ import trio
 
 from dalsegno.actors.ports import BatchRejectedError, Head
 from dalsegno.protocol import (
+    CodeTooOldError,
     DalsegnoError,
     FencedError,
     InternalError,
@@ -141,6 +142,7 @@ class Incarnation:
         Raises:
             FencedError: another incarnation owns the workspace now.
             WorkspaceMovedError: another node does; what was unresolved here is answered.
+            CodeTooOldError: a later program has; the same.
             LiveKeyError: decide again.
             WorkspaceHaltedError: the log cannot be read, or was halted.
             BatchRejectedError: the store refused a batch; its commands have `InternalError`.
@@ -166,7 +168,7 @@ class Incarnation:
         head = await acquire(node, self.workspace_id, create=False)
         self._is_new = head is None
         head = head or Head(workspace_id=self.workspace_id, epoch=0, owner=node.node_id)
-        if head.owner == node.node_id:
+        if head.owner == node.node_id and head.app_version <= node.app_version:
             self._epoch = head.epoch
         await bring_up_to_date(node, head, self._hub, self._mailbox, self._unresolved)
         return Speculation(
@@ -291,7 +293,7 @@ class Incarnation:
     async def _send(self, speculation: Speculation) -> None:
         """Send the forming batch: it is the one in flight now."""
         pending = speculation.start()
-        if not pending.events and not pending.results:
+        if not (pending.events or pending.results or pending.entities):
             self._wake()  # it only needs the store's word that the workspace is still owned
             return
         if self._is_new:
@@ -367,6 +369,8 @@ class Incarnation:
         head = await acquire(self._node, self.workspace_id, create=True)
         if head is None:
             raise NotReadyError("another node is making this workspace")
+        if head.app_version > self._node.app_version:
+            raise CodeTooOldError(head.app_version, self._node.app_version)
         if head.owner != self._node.node_id:
             raise await moved_to(self._node, head.owner)
         if head.head_seq > 0:

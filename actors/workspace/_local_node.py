@@ -30,6 +30,8 @@ class LocalNode:
     """Which process the node is: another one may take the node over."""
     code: str
     """The version of what folds the log here; a halt marker names it."""
+    app_version: int = 0
+    """Of the program: what a higher one has owned is not opened here."""
     store: Store
     committer: Committer
     delivery: Delivery

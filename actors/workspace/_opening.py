@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dalsegno.actors.ports import PageBounds
 from dalsegno.protocol import (
+    CodeTooOldError,
     CorruptLogError,
     FencedError,
     Reject,
@@ -43,10 +44,16 @@ async def bring_up_to_date(
 
     Raises:
         WorkspaceMovedError: another node owns it; the unresolved commands are answered.
+        CodeTooOldError: a later program has owned it; the same.
         WorkspaceHaltedError: the log cannot be read, or was halted.
         UnavailableError: the store is away.
 
     """
+    if head.app_version > node.app_version:
+        # Whoever raised that has raised the epoch with it: what the log says is final as well.
+        too_old = CodeTooOldError(head.app_version, node.app_version)
+        await _resolve(node, mailbox, unresolved, hub.workspace_id, too_old)
+        raise too_old
     if head.owner != node.node_id:
         # It was taken over, so nothing sent from here can be written any more: what the log
         # says of the unresolved commands is final (I4).
@@ -68,7 +75,11 @@ async def acquire(node: LocalNode, workspace_id: str, *, create: bool) -> Head |
 
     """
     head = await node.store.acquire(
-        workspace_id, node.node_id, create=create, incarnation=node.process_id
+        workspace_id,
+        node.node_id,
+        create=create,
+        incarnation=node.process_id,
+        app_version=node.app_version,
     )
     if head is not None and head.owner is None:
         raise FencedError("another process is this node")
@@ -100,7 +111,7 @@ async def _resolve(
     mailbox: Mailbox[Command],
     unresolved: list[Command],
     workspace_id: str,
-    moved: WorkspaceMovedError | None = None,
+    moved: WorkspaceMovedError | CodeTooOldError | None = None,
 ) -> None:
     """Answer what an earlier incarnation left open, now that it is fenced (I4).
 

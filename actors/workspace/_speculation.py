@@ -41,8 +41,8 @@ from ._turn import Turn
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from dalsegno.actors.ports import ResultWrite, Roles, World
-    from dalsegno.protocol import Domain, Event, Limits, Past
+    from dalsegno.actors.ports import AuditWrite, ResultWrite, Roles, World
+    from dalsegno.protocol import Domain, Due, Event, Limits, Past
 
     from ._budget import WriteBudgets
     from ._cache import CacheBound
@@ -67,6 +67,7 @@ class PendingBatch:
     entities: dict[str, Entity] = field(default_factory=dict)
     results: dict[tuple[str, str], ResultWrite] = field(default_factory=dict)
     snapshots: list[tuple[str, Entity]] = field(default_factory=list)
+    audits: list[AuditWrite] = field(default_factory=list)
     payload_bytes: int = 0
     state_bytes: int = 0
     """What was changed, each time anew: a patch of a long text costs as much as the text."""
@@ -81,6 +82,7 @@ class PendingBatch:
         self.events += draft.events
         self.entities.update(draft.entities)
         self.snapshots += draft.snapshots
+        self.audits += draft.audits
         self.payload_bytes += draft.payload_bytes
         for entity in draft.entities.values():
             self.state_bytes += entity.size
@@ -212,6 +214,7 @@ class Speculation:
             chain=self._chain,
             now=self._now,
             new_id=self._world.new_id,
+            new_salt=self._world.new_salt,
             ahead=self._ahead,
             loaded=self._loaded,
             events_max=self._limits.command_events_max,
@@ -241,6 +244,12 @@ class Speculation:
         A command without events is answered with the head that it saw; so is its repeat, whatever
         has happened since.
         """
+        if command.is_relisting:
+            for stream_id in command.streams:
+                draft.relist(stream_id)
+            return command.receipt(draft.head_seq, draft.entity(command.stream_id).version)
+        if command.due is not None and not self._is_due(command, command.due, draft):
+            return command.receipt(draft.head_seq, draft.entity(command.stream_id).version)
         role, decider = self._role(command, draft), command.decider
         if role != SYSTEM_ROLE and not self._roles.sends(
             self.workspace_id, role, command.name, decider
@@ -262,6 +271,18 @@ class Speculation:
                 draft.add(each, command, streams)
         after = draft.entities.get(command.stream_id, entity)
         return command.receipt(draft.head_seq, after.version)
+
+    def _is_due(self, command: Command, due: Due, draft: Draft) -> bool:
+        """Return whether an entity asks still for what a timer sends, and its time has come.
+
+        A row that said so wrongly is corrected.
+        """
+        entity = draft.entity(command.stream_id)
+        now_due = entity.domain.due_of(entity.state, command.stream_id.partition(":")[2])
+        if now_due != due:
+            draft.relist(command.stream_id)
+            return False
+        return due.at <= self._now
 
     def _extras(
         self,
@@ -355,15 +376,19 @@ class Speculation:
             if self._is_lagging(entity):
                 await turn.pause()
                 state = encoded_state(stream_id, entity)
+            writes.append(entity_write(stream_id, entity, state))
+            written = entity
             if state is not None:
                 size += len(state)
-                stored = msgspec.structs.replace(
+                written = msgspec.structs.replace(
                     entity, stored_version=entity.version, lag_bytes=0, size=state.__sizeof__()
                 )
-                pending.entities[stream_id] = stored
+            if entity.is_relisted:
+                written = msgspec.structs.replace(written, is_relisted=False)
+            if written is not entity:
+                pending.entities[stream_id] = written
                 if self._ahead[stream_id] is entity:  # else more was decided on it meanwhile
-                    self._ahead[stream_id] = stored
-            writes.append(entity_write(stream_id, entity, state))
+                    self._ahead[stream_id] = written
         return Batch(
             workspace_id=self.workspace_id,
             epoch=self.epoch,
@@ -372,6 +397,7 @@ class Speculation:
             entities=tuple(writes),
             results=tuple(pending.results.values()),
             snapshots=tuple(snapshots),
+            audits=tuple(pending.audits),
             size=size,
         )
 
@@ -396,7 +422,7 @@ class Speculation:
         for stream_id, entity in done.entities.items():
             self._loaded[stream_id] = entity
             self.entities.put(stream_id, entity)
-            if self._ahead[stream_id].version == entity.version:
+            if self._ahead[stream_id] is entity:  # else something forms on it
                 del self._ahead[stream_id]
         self.keys.settle(done.results.values())
 

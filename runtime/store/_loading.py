@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from ._driver import Pool
     from ._rows import Row
 
-_PAGE = 256
+TAIL = 256
 """Events of one stream that are fetched at a time."""
 
-_AT_ONCE = 64
+AT_ONCE = 64
 """Entities that are made of their rows before others have a turn."""
 
 
@@ -70,23 +70,30 @@ async def load_many(
         texts(workspace_ids),
         texts(stream_ids),
         array(version_elements(wanted.values())),
-        str(_PAGE),
+        str(TAIL),
     )
     loaded: dict[tuple[str, str], StoredEntity] = {}
     for count, (place, of_one) in enumerate(groupby(rows, key=itemgetter(0)), 1):
-        if count % _AT_ONCE == 0:
+        if count % AT_ONCE == 0:
             await trio.lowlevel.checkpoint()
         key = workspace_id, stream_id = keys[place - 1]
         entity = _entity(workspace_id, stream_id, list(of_one))
-        reached = entity.state_version + len(entity.events)
-        if reached < entity.version:
-            if len(entity.events) < _PAGE:
-                raise _gap(stream_id, reached + 1)
-            # Far behind, as after a change of its domain: the version is still of that moment.
-            behind = [(stream_id, wanted[key], entity.version)]
-            entity = (await load(pool, workspace_id, behind))[stream_id]
-        loaded[key] = entity
+        loaded[key] = await completed(pool, workspace_id, entity, wanted[key])
     return loaded
+
+
+async def completed(
+    pool: Pool, workspace_id: str, entity: StoredEntity, domain_version: int | None
+) -> StoredEntity:
+    """Return an entity with all events that its state lags, not only the first `TAIL`."""
+    reached = entity.state_version + len(entity.events)
+    if reached == entity.version:
+        return entity
+    if len(entity.events) < TAIL:
+        raise _gap(entity.stream_id, reached + 1)
+    # Far behind, as after a change of its domain: the version is still of that moment.
+    behind = [(entity.stream_id, domain_version, entity.version)]
+    return (await load(pool, workspace_id, behind))[entity.stream_id]
 
 
 def _entity(workspace_id: str, stream_id: str, rows: list[Row]) -> StoredEntity:
@@ -113,7 +120,7 @@ async def _read_tails(pool: Pool, workspace_id: str, states: list[Row]) -> dict[
         parameters = columns(
             [(quoted(s), str(first), str(last)) for s, (first, last) in missing.items()], 3
         )
-        rows = await fetch(pool, "read_tails", workspace_id, *parameters, str(_PAGE))
+        rows = await fetch(pool, "read_tails", workspace_id, *parameters, str(TAIL))
         missing = _extend(tails, missing, events_of(workspace_id, rows))
     return tails
 

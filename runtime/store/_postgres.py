@@ -17,24 +17,32 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from dalsegno.actors import (
+    BEGINNING,
     AckedCursor,
     AuditEntry,
+    AuditFilter,
+    AuditPlace,
+    AuditRecord,
     Batch,
     BatchRejectedError,
     CursorKey,
-    EntityItem,
+    DueEntity,
+    DuePage,
+    EntityPage,
     EntityWrite,
     Head,
     Node,
     PageBounds,
+    Place,
     Refusal,
     StoredEntity,
     StoredResult,
     Turn,
 )
-from dalsegno.protocol import Event, Limits, OutcomeUnknownError
+from dalsegno.protocol import Event, Limits, OutcomeUnknownError, instant
 
 from ._driver import DriverError
+from ._listing import list_entities
 from ._loading import load, load_many
 from ._migrations import check
 from ._pools import Pools
@@ -45,21 +53,33 @@ from ._rows import (
     audit_entry_of,
     cursor_elements,
     documents_of,
+    due_page_of,
     event_types_of,
     events_of,
     head_of,
-    item_of,
     node_of,
     page_parameters,
+    record_of,
     results_of,
     state_columns,
 )
-from ._sql import columns, is_long, queries, quoted, quoted_in_turns, signed, storable, texts
+from ._sql import (
+    columns,
+    is_long,
+    numbers,
+    queries,
+    quoted,
+    quoted_in_turns,
+    signed,
+    storable,
+    texts,
+)
 from ._statements import failure_of, fetch, lent
 from ._suitability import check_sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+    from datetime import datetime
 
     from ._driver import Connection, Pool, Started
     from ._rows import Row
@@ -142,7 +162,13 @@ class PostgresStore:
         return {head.workspace_id: head for head in map(head_of, rows)}
 
     async def acquire(
-        self, workspace_id: str, owner: str, *, create: bool, incarnation: str | None = None
+        self,
+        workspace_id: str,
+        owner: str,
+        *,
+        create: bool,
+        incarnation: str | None = None,
+        app_version: int = 0,
     ) -> Head | None:
         """Raise the epoch and own the workspace; see `Store.acquire`.
 
@@ -154,7 +180,7 @@ class PostgresStore:
             rows = await fetch(
                 self._pools.reading,
                 "acquire",
-                *(workspace_id, owner, str(create), incarnation),
+                *(workspace_id, owner, str(create), incarnation, str(app_version)),
                 lost=OutcomeUnknownError,
             )
             if rows:
@@ -182,6 +208,23 @@ class PostgresStore:
         rows = await fetch(self._pools.reading, "read_audit", workspace_id, str(limit))
         return [audit_entry_of(row) for row in rows]
 
+    async def read_records(
+        self, workspace_id: str, which: AuditFilter, *, below: AuditPlace, limit: int
+    ) -> list[AuditRecord]:
+        """Read what is on record; see `Store.read_records`."""
+        rows = await fetch(
+            self._pools.reading,
+            "read_records",
+            *(workspace_id, which.actor_id, which.action, which.resource_type, which.resource_id),
+            *(None if at is None else instant(at) for at in (which.since, which.until)),
+            *(str(below.event_seq), str(below.n), str(below.intervention), str(limit)),
+        )
+        return [record_of(row) for row in rows]
+
+    async def lower_app_version(self, version: int, *, actor: str) -> int:
+        """Let earlier programs own everything again; see `Store.lower_app_version`."""
+        return len(await fetch(self._pools.maintenance, "lower_app_version", str(version), actor))
+
     # Nodes
 
     async def beat(
@@ -196,6 +239,11 @@ class PostgresStore:
         row = (node_id, incarnation, address, repr(lease_s))
         rows = await fetch(self._pools.heartbeat, "beat", *row, str(first))
         return rows[0][0] if rows else None
+
+    async def fenced_s(self, node_id: str) -> float:
+        """Return how long an earlier release may go on; see `Store.fenced_s`."""
+        ((left_s,),) = await fetch(self._pools.heartbeat, "fenced_s", node_id)
+        return max(float(left_s), 0.0)
 
     async def forget(self, node_id: str, incarnation: str) -> None:
         """End a node's lease now; see `Store.forget`."""
@@ -328,17 +376,65 @@ class PostgresStore:
         workspace_id: str,
         domain: str,
         *,
-        after: str = "",
-        limit: int,
         key: str | None = None,
-    ) -> list[EntityItem]:
+        after: Place = BEGINNING,
+        limit: int,
+        domain_version: int = 0,
+        bytes_max: int | None = None,
+    ) -> EntityPage:
         """List the entities of a domain that exist; see `Store.list_entities`."""
-        # ";" is the character after ":", so these are the bounds of what begins with "domain:".
-        low, high = max(after, f"{domain}:"), f"{domain};"
-        rows = await fetch(
-            self._pools.reading, "list_entities", workspace_id, low, high, key, str(limit)
+        return await list_entities(
+            self._pools.reading,
+            workspace_id,
+            domain,
+            key=key,
+            after=after,
+            limit=limit,
+            domain_version=domain_version,
+            bytes_max=bytes_max,
         )
-        return [item_of(row) for row in rows]
+
+    async def list_keys(
+        self, workspace_id: str, domain: str, *, prefix: str, after: str, limit: int
+    ) -> list[str]:
+        """List the keys of a domain's entities; see `Store.list_keys`."""
+        named = (workspace_id, domain, prefix, after, str(limit))
+        return [key for (key,) in await fetch(self._pools.reading, "list_keys", *named)]
+
+    async def list_stale(
+        self, workspace_id: str, domain: str, domain_version: int, *, limit: int
+    ) -> list[str]:
+        """Return what another version listed; see `Store.list_stale`."""
+        named = (workspace_id, domain, str(domain_version), str(limit))
+        rows = await fetch(self._pools.reading, "list_stale", *named)
+        return [stream_id for (stream_id,) in rows]
+
+    async def find_due(
+        self,
+        node_id: str,
+        domains: Collection[str],
+        *,
+        until: datetime,
+        after: DueEntity | None,
+        limit: int,
+    ) -> DuePage:
+        """Find what is due; see `Store.find_due`."""
+        began = ("-infinity", "", "")
+        place = began if after is None else (instant(after.due_at), *after.ids)
+        rows = await fetch(
+            self._pools.reading,
+            "find_due",
+            *(node_id, texts(domains), instant(until), *place, str(limit)),
+        )
+        return due_page_of(rows, limit)
+
+    async def find_stale(
+        self, node_id: str, domain_versions: Mapping[str, int], *, limit: int
+    ) -> list[tuple[str, str]]:
+        """Find what another version listed, anywhere; see `Store.find_stale`."""
+        named = (texts(domain_versions), numbers(domain_versions.values()))
+        rows = await fetch(self._pools.reading, "find_stale", node_id, *named, str(limit))
+        return [(workspace_id, domain) for workspace_id, domain in rows]
 
     async def locate(
         self, stream_id: str, *, after: str = "", limit: int = 2, existing_only: bool = False

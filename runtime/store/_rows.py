@@ -6,14 +6,16 @@ the statement that it belongs to.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dalsegno.actors import (
     AuditEntry,
+    AuditRecord,
     Batch,
     CursorKey,
-    EntityItem,
+    DueEntity,
+    DuePage,
     EntityWrite,
     Head,
     Node,
@@ -32,13 +34,15 @@ from ._sql import NULL, array, columns, numbers, quoted, signed, texts, unsigned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from datetime import datetime
 
     from dalsegno.actors import ResultWrite, SnapshotWrite
 
     from ._sql import Quote
 
 Row = tuple[Any, ...]
+
+_UNCHANGED = datetime(1970, 1, 1, tzinfo=UTC)
+"""Stands for the time of an entity that has no event in its batch: its row has one already."""
 
 
 def append_statement(
@@ -47,7 +51,11 @@ def append_statement(
     """Return the name of the statement that appends these batches, and its parameters."""
     if len(batches) == 1 and _is_one(batches[0]):
         return "append_one", _one_parameters(batches[0], result_ttl_s)
-    return "append", _append_parameters(batches, result_ttl_s, quote)
+    parameters = _append_parameters(batches, result_ttl_s, quote)
+    more = _more_parameters(batches)
+    if more is None:
+        return "append", parameters
+    return "append_more", parameters + more
 
 
 def documents_of(batches: Sequence[Batch]) -> Iterator[str | None]:
@@ -64,8 +72,9 @@ def _is_one(batch: Batch) -> bool:
     """Return whether it is one event, its entity and at most the result of its command's key."""
     return (
         len(batch.events) == 1
+        and not batch.audits
         and [(e.stream_id, e.stream_seq) for e in batch.events]
-        == [(e.stream_id, e.version) for e in batch.entities]
+        == [(e.stream_id, e.version) for e in batch.entities if not e.index_changed]
         and not batch.snapshots
         and (not batch.results or [r.event_seq for r in batch.results] == [batch.new_head])
     )
@@ -84,11 +93,20 @@ def _one_parameters(batch: Batch, result_ttl_s: float) -> list[str | None]:
         "t" if entity.exists else "f", texts(entity.keys), entity.title, entity.state,
         str(entity.domain_version),
     ]  # fmt: skip
+    last = (_hex(event.salt), entity.sort, _instant(entity.due_at))
     if not batch.results:
-        return [*parameters, None, None, None, None, None]
+        return [*parameters, None, None, None, None, None, *last]
     (result,) = batch.results
     answered = (result.scope, result.key, result.payload_hash.hex(), result.answer)
-    return [*parameters, *answered, repr(result_ttl_s)]
+    return [*parameters, *answered, repr(result_ttl_s), *last]
+
+
+def _instant(at: datetime | None) -> str | None:
+    return None if at is None else instant(at)
+
+
+def _hex(salt: bytes | None) -> str | None:
+    return None if salt is None else salt.hex()
 
 
 def _append_parameters(
@@ -110,6 +128,33 @@ def _append_parameters(
         *_snapshot_columns(
             [(b.workspace_id, each) for b in batches for each in b.snapshots], quote
         ),
+    ]
+
+
+def _more_parameters(batches: Sequence[Batch]) -> list[str | None] | None:
+    """Return the further parameters of ``append_more``; None where `append` does."""
+    listed = [(b.workspace_id, each) for b in batches for each in b.entities if each.index_changed]
+    audits = [(b.workspace_id, each) for b in batches for each in b.audits]
+    if not listed and not audits:
+        return None
+    return [
+        texts([workspace_id for workspace_id, _ in listed]),
+        texts([entity.stream_id for _, entity in listed]),
+        array(["t" if entity.exists else "f" for _, entity in listed]),
+        texts([texts(entity.keys) for _, entity in listed]),
+        texts([entity.sort for _, entity in listed]),
+        texts([workspace_id for workspace_id, _ in audits]),
+        numbers([audit.event_seq for _, audit in audits]),
+        numbers([audit.n for _, audit in audits]),
+        texts([instant(audit.recorded_at) for _, audit in audits]),
+        texts([audit.actor_id for _, audit in audits]),
+        texts([audit.action for _, audit in audits]),
+        texts([audit.resource_type for _, audit in audits]),
+        texts([audit.resource_id for _, audit in audits]),
+        texts([audit.old_value for _, audit in audits]),
+        texts([audit.new_value for _, audit in audits]),
+        texts([audit.request_id for _, audit in audits]),
+        texts([audit.address for _, audit in audits]),
     ]
 
 
@@ -155,6 +200,7 @@ def _event_columns(events: Sequence[Event], quote: Quote) -> list[str | None]:
         *_shared([event.correlation_id for event in events]),
         *_shared([instant(event.recorded_at) for event in events]),
         numbers([signed(event.chain) for event in events]),
+        texts([_hex(event.salt) for event in events]),
     ]
 
 
@@ -169,7 +215,7 @@ def _changed(batch: Batch) -> Iterator[tuple[EntityWrite, datetime]]:
     """Yield the entities of a batch, each with the time of its last event."""
     changed_at = {event.stream_id: event.recorded_at for event in batch.events}
     for entity in batch.entities:
-        yield entity, changed_at.get(entity.stream_id, batch.events[-1].recorded_at)
+        yield entity, changed_at.get(entity.stream_id, _UNCHANGED)
 
 
 def _entity_columns(
@@ -185,6 +231,8 @@ def _entity_columns(
         array([quote(entity.state) for _, entity, _ in entities]),
         numbers([entity.domain_version for _, entity, _ in entities]),
         texts([instant(changed_at) for _, _, changed_at in entities]),
+        texts([entity.sort for _, entity, _ in entities]),
+        texts([_instant(entity.due_at) for _, entity, _ in entities]),
     ]
 
 
@@ -236,7 +284,7 @@ def head_of(row: Row) -> Head:
     """Return the head in a row of ``read_head``, ``read_heads`` or ``acquire``."""
     (
         workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason,
-        halted_code,
+        halted_code, app_version,
     ) = row  # fmt: skip
     return Head(
         workspace_id=workspace_id,
@@ -248,6 +296,7 @@ def head_of(row: Row) -> Head:
         recorded_at=recorded_at,
         halted_reason=halted_reason,
         halted_code=halted_code,
+        app_version=app_version,
     )
 
 
@@ -279,7 +328,7 @@ def events_of(workspace_id: str, rows: Iterable[Row]) -> list[Event]:
     events = []
     for (
         event_seq, stream_id, stream_seq, event_id, type_, type_version, schema_version, payload,
-        actor_id, command_id, source, causation, correlation_id, recorded_at, chain,
+        actor_id, command_id, source, causation, correlation_id, recorded_at, chain, salt,
     ) in rows:  # fmt: skip
         if schema_version != SCHEMA_VERSION:
             raise SchemaVersionError(SCHEMA_VERSION, schema_version)
@@ -301,6 +350,7 @@ def events_of(workspace_id: str, rows: Iterable[Row]) -> list[Event]:
                 command_id=command_id,
                 recorded_at=at,
                 chain=unsigned(chain),
+                salt=None if salt is None else bytes.fromhex(salt),
                 source=source,
                 causation=causation,
                 correlation_id=correlation_id,
@@ -322,12 +372,31 @@ def results_of(rows: Iterable[Row]) -> dict[tuple[str, str], StoredResult]:
     }
 
 
-def item_of(row: Row) -> EntityItem:
-    """Return the item in a row of ``list_entities``."""
-    stream_id, version, keys, title, updated_at = row
-    return EntityItem(
-        stream_id=stream_id, version=version, keys=tuple(keys), title=title, updated_at=updated_at
+def record_of(row: Row) -> AuditRecord:
+    """Return the record in a row of ``read_records``."""
+    (
+        recorded_at, event_seq, n, actor_id, action, resource_type, resource_id, old_value,
+        new_value, request_id, address,
+    ) = row  # fmt: skip
+    return AuditRecord(
+        recorded_at=recorded_at,
+        event_seq=event_seq,
+        n=n,
+        actor_id=actor_id,
+        action=action,
+        resource_type=resource_type,
+        resource_id=resource_id,
+        old_value=old_value,
+        new_value=new_value,
+        request_id=request_id,
+        address=address,
     )
+
+
+def due_page_of(rows: Sequence[Row], limit: int) -> DuePage:
+    """Return the page in rows of ``find_due``."""
+    ours = [DueEntity(*row[:3]) for row in rows if row[3]]
+    return DuePage(entities=ours, last=DueEntity(*rows[-1][:3]) if len(rows) == limit else None)
 
 
 def version_elements(versions: Iterable[int | None]) -> Iterable[str]:

@@ -3,7 +3,7 @@
 from ._admission import overloaded
 from ._app import create_app
 from ._auth import Identity, SessionCookie, authenticate
-from ._client_address import Network
+from ._client_address import Network, client_address
 from ._handshake import UpgradeRequest
 from ._hosts import Hosts, hosts_of, is_loopback
 from ._listener import Serving, serve as serve_port
@@ -18,6 +18,7 @@ __all__ = [
     "SessionCookie",
     "UpgradeRequest",
     "authenticate",
+    "client_address",
     "create_app",
     "hosts_of",
     "is_loopback",

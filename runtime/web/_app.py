@@ -9,6 +9,7 @@ from quart import request, websocket
 from dalsegno.protocol import Reject
 
 from ._account_routes import account_routes
+from ._audit_routes import audit_routes
 from ._auth import SessionCookie, authenticate
 from ._envelope import Application, install
 from ._guesses import Guesses
@@ -87,6 +88,7 @@ def create_app(
         workspace_routes,
         space_routes,
         note_routes,
+        audit_routes,
         note_label_routes,
         note_list_routes,
         project_routes,

@@ -22,7 +22,7 @@ from dalsegno.protocol import Reject
 from dalsegno.runtime.seams import new_secret
 
 if TYPE_CHECKING:
-    from dalsegno.runtime import Runtime
+    from dalsegno.runtime import Runtime, Workspace
 
 COOKIE = "dalsegno_session"
 """The name of the session's cookie; see `SessionCookie`."""
@@ -40,6 +40,12 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime
     renewed: bool = False
     """Whether the session was extended just now, so that the cookie has to be as well."""
+    address: str | None = None
+    """Where the request came from."""
+
+    def acting(self, workspace: Workspace) -> Workspace:
+        """Return a handle of a workspace that acts for the user."""
+        return workspace.acting(user_id=self.user_id, address=self.address)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import msgspec
 from quart import request
 
+from dalsegno.actors import Place
 from dalsegno.protocol import Reject
 
 from ._envelope import query_after, query_int
@@ -14,16 +16,12 @@ from ._membership import check_role
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
-    from dalsegno.actors import Entity
     from dalsegno.protocol import Domain
-    from dalsegno.runtime import Runtime
+    from dalsegno.runtime import Listed, Runtime
 
+StateT = TypeVar("StateT", bound=msgspec.Struct)
 ShownT = TypeVar("ShownT")
-
-_STATES_AT_A_TIME = 32
-"""States that a page has in memory at the same time: a note's may be 1 MiB (I9)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +36,23 @@ class Page(Generic[ShownT]):
 async def page_of(
     rt: Runtime,
     workspace_id: str,
-    domain: Domain[Any, Any, Any],
+    domain: Domain[StateT, Any, Any],
     reader_id: str,
-    show: Callable[[str, Entity, datetime], ShownT | None],
+    show: Callable[[Listed[StateT]], ShownT | None],
     *,
     key: str | None = None,
 ) -> Page[ShownT]:
     """Return the page of a workspace's entities that the request asks for, by their ids.
 
-    The listed ones are read a few at a time; what has changed since it was listed, so that it has
-    no place in the list any more, is left out.  So a page may have fewer items than were asked for.
+    All of it is of one moment.  A page has fewer items than were asked for where their states are
+    more than `Limits.list_bytes_max`, or where some are left out.
 
     Args:
         rt: the runtime.
         workspace_id: the workspace.
-        domain: the entities' domain.
+        domain: the entities' domain, whose index has no sort.
         reader_id: the user who reads, who has to be a member also when all was read (I8).
-        show: returns an item for an entity's id, version with state, and time of its last event,
-            or None to leave it out.
+        show: returns an item for an entity, or None to leave it out.
         key: list only entities with this key.
 
     Raises:
@@ -65,24 +62,11 @@ async def page_of(
     after, limit = query_after(), query_limit(rt)
     await check_role(rt, workspace_id, reader_id)
     workspace = rt.workspace(workspace_id).acting(user_id=reader_id)
-    listed = await workspace.entities(domain, after=domain.stream_id(after), limit=limit, key=key)
-    ids = [item.stream_id.partition(":")[2] for item in listed]
-    items: list[ShownT] = []
-    catalog = rt.service.catalog
-    for first in range(0, len(ids), _STATES_AT_A_TIME):
-        some = range(first, min(first + _STATES_AT_A_TIME, len(ids)))
-        found = await catalog.look_many((workspace_id, domain, ids[n]) for n in some)
-        for n in some:
-            entity = found.get((workspace_id, listed[n].stream_id))
-            if entity is None or entity.state is None:
-                continue
-            if key is not None and key not in domain.indexed(entity.state).keys:
-                continue
-            shown = show(ids[n], entity, listed[n].updated_at)
-            if shown is not None:
-                items.append(shown)
-    await catalog.check_behind(workspace_id, workspace.principal)
-    return Page(items, ids[-1] if len(ids) == limit else None)
+    place = Place("", domain.stream_id(after))
+    listed = await workspace.snapshot(domain, key=key, after=place, limit=limit)
+    shown = (show(item) for item in listed.items)
+    last = None if listed.next is None else listed.items[-1].entity_id
+    return Page([item for item in shown if item is not None], last)
 
 
 def query_limit(rt: Runtime) -> int:

@@ -56,7 +56,7 @@ async def workspace_of(
     asked = request.args.get("workspace_id")
     stream_id = domain.stream_id(entity_id)
     found = [asked] if asked is not None else await rt.store.locate(stream_id)
-    among = [rt.workspace(each).acting(user_id=identity.user_id) for each in found]
+    among = [identity.acting(rt.workspace(each)) for each in found]
     roles = [(each, await each.role_of(identity.user_id)) for each in among]
     own = [found for found in roles if found[1] is not None]
     if not own and is_known is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from dalsegno.actors import Entity
+from dalsegno.actors import Entity, Place
 from dalsegno.actors.domains.accounts import Space, User, owner_key, spaces, users
 from dalsegno.actors.domains.members import Member, members
 from dalsegno.actors.domains.standing import MAIN, Standing, standings
@@ -97,7 +97,7 @@ async def memberships(
     as a member.  Whether each is one is decided by what is then read of all of them at once.
     """
     created = await rt.system.entities(
-        spaces, after=spaces.stream_id(after), limit=limit, key=owner_key(user_id)
+        spaces, after=Place("", spaces.stream_id(after)), limit=limit, key=owner_key(user_id)
     )
     joined = await rt.store.locate(
         members.stream_id(user_id), after=after, limit=limit, existing_only=True
@@ -180,7 +180,7 @@ async def members_of(
     await check_role(rt, workspace_id, reader_id)
     catalog = rt.service.catalog
     listed = await rt.workspace(workspace_id).entities(
-        members, after=members.stream_id(after), limit=limit
+        members, after=Place("", members.stream_id(after)), limit=limit
     )
     candidates = {item.stream_id.partition(":")[2] for item in listed}
     founder_id = await catalog.founder_of(workspace_id)

@@ -22,10 +22,11 @@ from dalsegno.protocol import SEQ_MAX, Event, check_id
 from ._entity_lists import page_of, query_flag, query_limit, query_workspace
 from ._envelope import answer, query_int
 from ._located import hidden_from_strangers, look_up
+from ._membership import check_role
 from ._route_context import RouteContext
 
 if TYPE_CHECKING:
-    from dalsegno.actors import Entity
+    from dalsegno.runtime import Listed
 
 
 class NoteItemBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +86,13 @@ class BacklinksBody(msgspec.Struct, frozen=True, kw_only=True):
     next: str | None
 
 
+class TagsBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of the tags that notes of a workspace have, in the order of their code points."""
+
+    tags: list[str]
+    next: str | None
+
+
 def note_list_routes(context: RouteContext) -> Blueprint:
     """Create the routes."""
     routes = Blueprint("note_lists", __name__)
@@ -101,11 +109,10 @@ def note_list_routes(context: RouteContext) -> Blueprint:
         elif project_id is not None:
             key = project_key(project_id, deleted_too=deleted_too)
 
-        def show(note_id: str, entity: Entity, updated_at: datetime) -> NoteItemBody | None:
-            note: Note = entity.state
-            if project_id is not None and note.project_id != project_id:
+        def show(listed: Listed[Note]) -> NoteItemBody | None:
+            if project_id is not None and listed.state.project_id != project_id:
                 return None  # listed by its tag
-            return _item(workspace_id, note_id, note, updated_at)
+            return _item(workspace_id, listed)
 
         page = await page_of(rt, workspace_id, notes, identity.user_id, show, key=key)
         return answer(NotesBody(notes=page.items, next=page.next))
@@ -127,19 +134,31 @@ def note_list_routes(context: RouteContext) -> Blueprint:
         workspace, entity = await look_up(rt, notes, note_id, identity)
         target: Note = entity.state
 
-        def show(linking_id: str, entity: Entity, updated_at: datetime) -> BacklinkBody:
-            linking: Note = entity.state
+        def show(linking: Listed[Note]) -> BacklinkBody:
             return BacklinkBody(
-                note_id=linking_id,
-                title=linking.title,
+                note_id=linking.entity_id,
+                title=linking.state.title,
                 target_title=target.title,
-                updated_at=updated_at,
+                updated_at=linking.updated_at,
             )
 
         key = link_key(target.title)
         with hidden_from_strangers(notes, note_id):
             page = await page_of(rt, workspace.id, notes, identity.user_id, show, key=key)
         return answer(BacklinksBody(backlinks=page.items, next=page.next))
+
+    @routes.get("/api/tags")
+    async def list_tags() -> Response:
+        identity = await context.authenticate()
+        workspace_id, limit = query_workspace(), query_limit(rt)
+        after = request.args.get("after")
+        await check_role(rt, workspace_id, identity.user_id)
+        workspace = identity.acting(rt.workspace(workspace_id))
+        prefix = tag_key("", deleted_too=False)
+        past = "" if after is None else tag_key(check_tags([after])[0], deleted_too=False)
+        found = await workspace.keys(notes, prefix=prefix, after=past, limit=limit)
+        tags = [key.removeprefix(prefix) for key in found]
+        return answer(TagsBody(tags=tags, next=tags[-1] if len(tags) == limit else None))
 
     return routes
 
@@ -156,9 +175,10 @@ def _query_project(chars_max: int) -> str | None:
     return project_id
 
 
-def _item(workspace_id: str, note_id: str, note: Note, updated_at: datetime) -> NoteItemBody:
+def _item(workspace_id: str, listed: Listed[Note]) -> NoteItemBody:
+    note = listed.state
     return NoteItemBody(
-        id=note_id,
+        id=listed.entity_id,
         workspace_id=workspace_id,
         project_id=note.project_id,
         title=note.title,
@@ -168,7 +188,7 @@ def _item(workspace_id: str, note_id: str, note: Note, updated_at: datetime) -> 
         current_version=note.version,
         deleted_at=note.deleted_at,
         created_at=note.created_at,
-        updated_at=updated_at,
+        updated_at=listed.updated_at,
     )
 
 

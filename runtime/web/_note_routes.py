@@ -112,7 +112,7 @@ def note_routes(context: RouteContext) -> Blueprint:
     async def create_note() -> Response:
         identity = await context.authenticate()
         body = await read(NoteCreateBody, known=True)
-        workspace = rt.workspace(body.workspace_id).acting(user_id=identity.user_id)
+        workspace = identity.acting(rt.workspace(body.workspace_id))
         command = CreateNote(
             body.title,
             body.markdown,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from quart import Blueprint, Response
@@ -27,6 +27,7 @@ from ._route_context import RouteContext, idempotency_key
 
 if TYPE_CHECKING:
     from dalsegno.actors import Entity
+    from dalsegno.runtime import Listed
 
 
 class ProjectCreateBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,8 +85,8 @@ def project_routes(context: RouteContext) -> Blueprint:
         identity = await context.authenticate()
         workspace_id = query_workspace()
 
-        def show(project_id: str, entity: Entity, _updated_at: datetime) -> ProjectBody:
-            return _project_body(workspace_id, project_id, entity)
+        def show(listed: Listed[Project]) -> ProjectBody:
+            return _project_body(workspace_id, listed.entity_id, listed)
 
         page = await page_of(rt, workspace_id, projects, identity.user_id, show)
         return answer(ProjectsBody(projects=page.items, next=page.next))
@@ -94,7 +95,7 @@ def project_routes(context: RouteContext) -> Blueprint:
     async def create_project() -> Response:
         identity = await context.authenticate()
         body = await read(ProjectCreateBody, known=True)
-        workspace = rt.workspace(body.workspace_id).acting(user_id=identity.user_id)
+        workspace = identity.acting(rt.workspace(body.workspace_id))
         command, key = CreateProject(body.name, body.description), idempotency_key()
         await check_sender(rt, workspace, command, key, allow=WRITERS)
         receipt = await workspace.send(command, key=key, correlation_id=request_id())
@@ -135,7 +136,7 @@ def project_routes(context: RouteContext) -> Blueprint:
     return routes
 
 
-def _project_body(workspace_id: str, project_id: str, entity: Entity) -> ProjectBody:
+def _project_body(workspace_id: str, project_id: str, entity: Entity | Listed[Any]) -> ProjectBody:
     project: Project = entity.state
     return ProjectBody(
         id=project_id,

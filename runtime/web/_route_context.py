@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 import trio
 from quart import g, request
@@ -79,7 +80,7 @@ class RouteContext:
             check_csrf(identity, request.headers.get("x-csrf-token"))
         if identity.renewed:
             self.set_cookie(self.cookie.token(cookies) or "", identity.expires_at)
-        return identity
+        return msgspec.structs.replace(identity, address=self.address)
 
     @contextmanager
     def repairing(self) -> Iterator[None]:

@@ -48,7 +48,7 @@ def space_routes(context: RouteContext) -> Blueprint:
     async def send(
         identity: Identity, workspace_id: str, command: msgspec.Struct, allow: Collection[str]
     ) -> Receipt:
-        workspace = rt.workspace(workspace_id).acting(user_id=identity.user_id)
+        workspace = identity.acting(rt.workspace(workspace_id))
         key = idempotency_key()
         await check_sender(rt, workspace, command, key, allow=allow)
         return await workspace.send(command, key=key, correlation_id=request_id())

@@ -34,8 +34,8 @@ _log = structlog.get_logger("dalsegno.web")
 _WANTING = frozenset({"QUOTA_EXCEEDED", "STATE_CONFLICT"})
 
 
-async def create_space(rt: Runtime, command: CreateSpace) -> None:
-    """Create a workspace, for its owner.
+async def create_space(rt: Runtime, command: CreateSpace, *, address: str) -> None:
+    """Create a workspace, for its owner, whose request came from ``address``.
 
     Raises:
         Reject: ``QUOTA_EXCEEDED`` if the owner has created too many; ``STATE_CONFLICT`` if the slug
@@ -49,7 +49,7 @@ async def create_space(rt: Runtime, command: CreateSpace) -> None:
         held_max=rt.limits.workspaces_per_user_max,
         held_before=0 if held is not None else len(await _recorded(rt, owner_id)),
     )
-    system = rt.system.acting(user_id=owner_id)
+    system = rt.system.acting(user_id=owner_id, address=address)
     try:
         await system.send(command, correlation_id=request_id())
     except Reject as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from quart import Blueprint, Response
 
+from dalsegno.actors import Place
 from dalsegno.actors.domains.accounts import (
     DeleteUser,
     DisableUser,
@@ -74,7 +75,9 @@ def user_routes(context: RouteContext) -> Blueprint:
     async def list_users() -> Response:
         identity = await _admin(context)
         limit = query_int("limit", 100, least=1, most=rt.limits.list_limit_max)
-        page = await rt.system.entities(users, after=users.stream_id(query_after()), limit=limit)
+        page = await rt.system.entities(
+            users, after=Place("", users.stream_id(query_after())), limit=limit
+        )
         ids = [item.stream_id.partition(":")[2] for item in page]
         found = await rt.service.catalog.look_many(
             (SYSTEM_WORKSPACE, users, user_id) for user_id in (identity.user_id, *ids)
@@ -96,7 +99,7 @@ def user_routes(context: RouteContext) -> Blueprint:
             display_name=body.display_name,
             role=body.role,
         )
-        acting = rt.system.acting(user_id=identity.user_id)
+        acting = identity.acting(rt.system)
         await register_user(context, acting, command, body.password)
         return answer(_user_body(command.user_id, await _user(rt, command.user_id)), 201)
 
@@ -149,7 +152,7 @@ async def _user(rt: Runtime, user_id: str) -> User:
 async def _change(
     context: RouteContext, identity: Identity, command: SetUserRole | DisableUser | EnableUser
 ) -> Response:
-    system = context.rt.system.acting(user_id=identity.user_id)
+    system = identity.acting(context.rt.system)
     await system.send(command, correlation_id=request_id())
     return answer(_user_body(command.user_id, await _user(context.rt, command.user_id)))
 
@@ -184,7 +187,7 @@ async def close(context: RouteContext, user_id: str, user: User, *, by: str) -> 
     """
     rt = context.rt
     await _check_may_leave(rt, user_id)
-    system = rt.system.acting(user_id=by)
+    system = rt.system.acting(user_id=by, address=context.address)
     await system.send(DeleteUser(user_id, user.email), correlation_id=request_id())
     await context.end_sessions(user_id)
     await rt.accounts.delete_credential(user_id)

@@ -28,6 +28,7 @@ from ._route_context import RouteContext, idempotency_key
 
 if TYPE_CHECKING:
     from dalsegno.actors import Entity
+    from dalsegno.runtime import Listed
 
 
 class ViewCreateBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,8 +96,8 @@ def view_routes(context: RouteContext) -> Blueprint:
         identity = await context.authenticate()
         workspace_id = query_workspace()
 
-        def show(view_id: str, entity: Entity, _updated_at: datetime) -> ViewBody:
-            return _view_body(workspace_id, view_id, entity)
+        def show(listed: Listed[SavedView]) -> ViewBody:
+            return _view_body(workspace_id, listed.entity_id, listed)
 
         page = await page_of(rt, workspace_id, saved_views, identity.user_id, show)
         return answer(ViewsBody(views=page.items, next=page.next))
@@ -105,7 +106,7 @@ def view_routes(context: RouteContext) -> Blueprint:
     async def create_view() -> Response:
         identity = await context.authenticate()
         body = await read(ViewCreateBody, known=True)
-        workspace = rt.workspace(body.workspace_id).acting(user_id=identity.user_id)
+        workspace = identity.acting(rt.workspace(body.workspace_id))
         command = CreateView(body.query_json, body.sort, body.filters, body.name)
         key = idempotency_key()
         await check_sender(rt, workspace, command, key, allow=WRITERS)
@@ -154,7 +155,7 @@ def view_routes(context: RouteContext) -> Blueprint:
     return routes
 
 
-def _view_body(workspace_id: str, view_id: str, entity: Entity) -> ViewBody:
+def _view_body(workspace_id: str, view_id: str, entity: Entity | Listed[Any]) -> ViewBody:
     view: SavedView = entity.state
     return ViewBody(
         id=view_id,

@@ -152,7 +152,7 @@ def workspace_routes(context: RouteContext) -> Blueprint:
             name=body.name,
             owner_id=identity.user_id,
         )
-        await create_space(rt, command)
+        await create_space(rt, command, address=context.address)
         created = await membership_of(rt, command.workspace_id, identity.user_id)
         return answer(workspace_body(created), 201)
 
@@ -177,7 +177,7 @@ def workspace_routes(context: RouteContext) -> Blueprint:
         identity = await context.authenticate()
         body = await read(MemberPutBody)
         check_id(user_id, chars_max=rt.limits.id_chars_max, what="user_id")
-        workspace = rt.workspace(workspace_id).acting(user_id=identity.user_id)
+        workspace = identity.acting(rt.workspace(workspace_id))
         command, key = PutMember(user_id, body.role), idempotency_key()
         await check_sender(rt, workspace, command, key, allow=ADMINS)
         if key is None or not await workspace.has_answered(command, key=key):
@@ -196,7 +196,7 @@ def workspace_routes(context: RouteContext) -> Blueprint:
     @routes.delete("/api/workspaces/<workspace_id>/members/<user_id>")
     async def remove_member(workspace_id: str, user_id: str) -> Response:
         identity = await context.authenticate()
-        workspace = rt.workspace(workspace_id).acting(user_id=identity.user_id)
+        workspace = identity.acting(rt.workspace(workspace_id))
         command, key = RemoveMember(user_id), idempotency_key()
         await check_sender(rt, workspace, command, key, allow=ADMINS)
         receipt = await workspace.send(command, key=key, correlation_id=request_id())
@@ -223,7 +223,7 @@ def workspace_routes(context: RouteContext) -> Blueprint:
         await check_role(rt, workspace_id, identity.user_id)
         limit = _limit(rt)
         after = parse_cursor(request.args.get("after", "0"))
-        workspace = rt.workspace(workspace_id).acting(user_id=identity.user_id)
+        workspace = identity.acting(rt.workspace(workspace_id))
         head = await workspace.head(cursor=after.seq)
         await _check_cursor(workspace, after, head)
         page = await workspace.events(after=after.seq, limit=limit) if after.seq < head else []

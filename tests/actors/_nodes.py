@@ -12,7 +12,7 @@ from typing import Any, cast
 import trio
 
 from dalsegno.actors import Batch, Service, Store, World
-from dalsegno.protocol import Limits
+from dalsegno.protocol import Domain, Limits
 from tests.actors._world import DOMAINS, Actors
 
 LIMITS = Limits(lease_s=10.0, lease_beat_s=2.0, passivate_after_s=1_000.0)
@@ -27,6 +27,7 @@ def moving_world() -> World:
         now=lambda: start + timedelta(seconds=trio.current_time() - began),
         random=lambda: 0.5,
         new_id=lambda: f"00000000-0000-7000-8000-{next(ids):012x}",
+        new_salt=lambda: bytes(16),
     )
 
 
@@ -75,17 +76,20 @@ async def node(
     limits: Limits = LIMITS,
     address: str | None = None,
     version: str = "",
+    domains: Sequence[Domain[Any, Any, Any]] = DOMAINS,
+    app_version: int = 0,
 ) -> AsyncIterator[Node]:
     """Run a node; it is killed at the end, and its lease has to run out."""
     gate = Gate(store)
     service = Service(
         cast("Store", gate),
-        DOMAINS,
+        domains,
         node_id=node_id,
         world=world,
         limits=limits,
         address=address,
         version=version,
+        app_version=app_version,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(service.run)

@@ -63,6 +63,7 @@ class Wall:
             now=lambda: self.now,
             random=lambda: 0.5,
             new_id=lambda: f"00000000-0000-7000-8000-{next(self.ids):012x}",
+            new_salt=lambda: bytes(16),
         )
 
 
@@ -109,10 +110,18 @@ class FaultyStore(MemoryStore):
         )
 
     async def acquire(
-        self, workspace_id: str, owner: str, *, create: bool, incarnation: str | None = None
+        self,
+        workspace_id: str,
+        owner: str,
+        *,
+        create: bool,
+        incarnation: str | None = None,
+        app_version: int = 0,
     ) -> Head | None:
         await self._before("acquire")
-        return await super().acquire(workspace_id, owner, create=create, incarnation=incarnation)
+        return await super().acquire(
+            workspace_id, owner, create=create, incarnation=incarnation, app_version=app_version
+        )
 
     async def write_states(
         self, workspace_id: str, epoch: int, entities: Sequence[EntityWrite]

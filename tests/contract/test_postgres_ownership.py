@@ -111,7 +111,7 @@ async def test_a_beat_returns_after_the_takeovers_that_it_came_too_late_for(
         assert (await head_of(store, "w")).owner == "b"
 
     async with trio.open_nursery() as nursery, other.transaction():
-        (row,) = await other.fetch(queries()["acquire"], ("w", "b", "true", None))
+        (row,) = await other.fetch(queries()["acquire"], ("w", "b", "true", None, "0"))
         assert row[1:3] == (2, "b")
         nursery.start_soon(beat)
         await wait_until_blocked(other)
@@ -182,7 +182,7 @@ async def test_i10_what_another_node_serves_is_looked_at_without_a_lock(
         with fail_after(2):
             assert await acquired(store, "w", "b") == before
     async with other.transaction():
-        (row,) = await other.fetch(queries()["acquire"], ("w", "b", "true", None))
+        (row,) = await other.fetch(queries()["acquire"], ("w", "b", "true", None, "0"))
         assert row[1:3] == (1, "a")
         w = Writer("w", before.epoch)
         assert await store.append([w.batch(w.event("note:1"))]) == {"w"}
@@ -238,7 +238,7 @@ async def test_i3_who_is_fenced_while_it_waits_changes_nothing(
         stood.append(await calls[what]())
 
     async with trio.open_nursery() as nursery, other.transaction():
-        (row,) = await other.fetch(queries()["acquire"], ("w", "b", "false", None))
+        (row,) = await other.fetch(queries()["acquire"], ("w", "b", "false", None, "0"))
         nursery.start_soon(call)
         await wait_until_blocked(other)
     assert stood == [False]

@@ -25,6 +25,10 @@ EVENT = Event(
 )
 
 
+SALTED = 0x1B319415631BF721
+"""A link of an event with a salt."""
+
+
 def test_the_chain_of_a_stored_log_never_changes() -> None:
     """Clients' cursors and stored logs contain these numbers: never adapt this test."""
     assert SCHEMA_VERSION == 2
@@ -96,3 +100,12 @@ def test_links_are_those_of_the_logs_that_exist() -> None:
     """The encoding is stored in every log: these two were computed by the first release."""
     assert chained(5, EVENT) == 0x0B7F052398674CA0
     assert chained(0, replace(EVENT, actor_id=None)) == 0x7FB7A026076EB7BF
+
+
+def test_a_salt_is_keyed_into_the_payload_and_old_links_stand() -> None:
+    """Never adapt these numbers either."""
+    salted = replace(EVENT, salt=bytes(range(16)))
+    assert chained(5, salted) == SALTED
+    assert chained(5, replace(salted, salt=None)) == 0x0B7F052398674CA0
+    assert chained(5, replace(salted, salt=bytes(16))) != SALTED
+    assert chained(5, replace(salted, payload="{}")) != SALTED

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from dalsegno.actors import CursorKey, EntityWrite, PageBounds
+from dalsegno.actors import Batch, CursorKey, EntityWrite, PageBounds
 from dalsegno.protocol import StoreUnavailableError
 from dalsegno.runtime.store import (
     DatabaseError,
@@ -21,6 +21,7 @@ from dalsegno.runtime.store import (
     migrate,
 )
 from dalsegno.runtime.store._migrations import _LOCK_KEY, Migration, migrations
+from dalsegno.runtime.store._sql import queries
 from tests._patience import fail_after
 
 if TYPE_CHECKING:
@@ -156,14 +157,77 @@ async def test_a_database_of_the_first_release_is_brought_up(
         assert await store.accounts.find_session(b"new")
 
 
-async def test_the_release_before_runs_on_after_a_migration(connection: Connection) -> None:
-    """It writes rows without the columns that it does not know."""
-    await migrate(connection)
+async def test_the_release_before_ends_with_the_migration(
+    database: str, connection: Connection
+) -> None:
+    """It would leave new columns as they are: it is told so by its next beat, and takes nothing."""
+    await migrate(connection, known=migrations()[:2])
     await connection.execute(FIRST)
-    await connection.execute("update dalsegno.workspace_head set halted_reason = null")
-    assert (
-        await connection.fetch("select halted_code from dalsegno.workspace_head") == [(None,)] * 2
+    first = ("old", "process", None, "10", "true")
+    assert await connection.fetch(queries()["beat"], first) == [(0.0,)]
+    assert await migrate(connection) == NAMES[2:]
+
+    again = ("old", "process", None, "10", "false")
+    assert await connection.fetch(queries()["beat"], again) == []
+    (taken,) = await connection.fetch(queries()["acquire"], ("w", "old", "false", "process", "0"))
+    assert taken[2] is None, "another process is that node"
+
+    async with PostgresStore.open(database) as store:
+        assert 8 < await store.fenced_s("new") <= 10, "the rest of its lease"
+        assert await store.fenced_s("old") == 0, "whoever is this node now is the one after it"
+        assert await store.beat("old", "next", address=None, lease_s=10.0, first=True) is not None
+        assert await store.fenced_s("new") == 0
+        head = await store.acquire("w", "old", create=False, incarnation="next")
+        assert head is not None
+        assert (head.epoch, head.owner) == (4, "old")
+        (event,) = await store.read_events("w", PageBounds(from_seq=1, limit=9, bytes_max=99))
+        assert (event.salt, event.chain) == (None, 5)
+
+
+async def test_what_was_listed_before_is_listed_by_key_and_so_is_what_an_old_server_adds(
+    database: str, connection: Connection
+) -> None:
+    await migrate(connection, known=migrations()[:2])
+    await connection.execute(FIRST)
+    row = "('w', $1, 1, true, $2, null, null, 0, 2, '2030-01-02Z')"
+    put = f"insert into dalsegno.entity values {row}"
+    await connection.fetch(put, ("card:1", '{"a","b"}'))
+    await connection.fetch(put, ("card:2", "{}"))
+    await migrate(connection)
+    put = f"""insert into dalsegno.entity (workspace_id, stream_id, version, live, keys, title,
+        state, state_version, domain_version, updated_at) values {row}"""
+    await connection.fetch(put, ("card:3", '{"a"}'))  # as a server of the release before does
+    await connection.execute(
+        "update dalsegno.entity set keys = '{a,c}' where stream_id in ('card:2', 'card:1')"
     )
+    await connection.execute("update dalsegno.entity set live = false where stream_id = 'card:3'")
+
+    async with PostgresStore.open(database) as store:
+
+        async def names(key: str) -> list[str]:
+            page = await store.list_entities("w", "card", key=key, limit=9, domain_version=2)
+            assert not page.is_stale
+            return [item.stream_id for item in page.items]
+
+        assert await names("a") == ["card:1", "card:2"]
+        assert await names("b") == []
+        assert await names("c") == ["card:1", "card:2"]
+        assert await store.list_stale("w", "card", 3, limit=9) == ["card:1", "card:2", "card:3"]
+        head = await store.acquire("w", "here", create=False)
+        assert head is not None
+        state = EntityWrite(
+            stream_id="card:2", version=1, exists=True, state="{}", domain_version=3
+        )
+        assert await store.write_states("w", head.epoch, [state])
+        assert "card:2" in await store.list_stale("w", "card", 3, limit=9), "listed by version 2"
+        moved = EntityWrite(
+            stream_id="card:1", version=1, exists=True, keys=("d",), sort="1", domain_version=3
+        )
+        batch = Batch(workspace_id="w", epoch=head.epoch, old_head=1, events=(), entities=(moved,))
+        assert await store.append([batch])
+        assert await names("a") == ["card:2"]
+        assert await names("d") == ["card:1"]
+        assert await names("") == ["card:1"]
 
 
 async def test_a_migration_that_fails_leaves_nothing(connection: Connection) -> None:

@@ -52,6 +52,7 @@ def make_world() -> World:
         now=lambda: NOW,
         random=lambda: 0.5,
         new_id=lambda: f"00000000-0000-7000-8000-{next(ids):012x}",
+        new_salt=lambda: bytes(16),
     )
 
 

@@ -7,6 +7,7 @@ need the same loads and the same judge.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import AsyncIterator
@@ -16,7 +17,6 @@ from functools import partial
 import pytest
 import trio
 
-from dalsegno.actors import World
 from dalsegno.actors.testing import Recorder
 from dalsegno.runtime import Runtime
 from dalsegno.runtime.seams import WORLD
@@ -225,7 +225,7 @@ class _Jumping:
 async def test_fi_8_the_wall_clock_jumps(migrated: str, recorder: Recorder) -> None:
     """No time in the log steps back, nothing waits for the clock, and nothing is lost (I3)."""
     clock = _Jumping()
-    world = World(now=clock.now, random=WORLD.random, new_id=WORLD.new_id)
+    world = dataclasses.replace(WORLD, now=clock.now)
     open_here = partial(Runtime.open, migrated, domains=[tasks], world=world)
     for hours in (0, 30, -30, -24 * 365, 0):
         clock.offset = timedelta(hours=hours)

@@ -1,4 +1,4 @@
-"""Under which keys a note is listed, and what the workspace's stream shows of its events.
+"""Under which keys a note is listed, what is on record of it, what the workspace's stream shows.
 
     live            every note that is not deleted
     tag:…           those with a tag        any:tag:…        … the deleted ones too
@@ -13,9 +13,9 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from dalsegno.protocol import Index
+from dalsegno.protocol import Audit, Index
 
-from ._domain import Note, notes
+from ._domain import Note, NoteDeleted, NoteEvent, notes
 from ._links import title_digest
 
 LIVE = "live"
@@ -53,6 +53,14 @@ def index(note: Note) -> Index:
         return Index(keys=tuple(both), title=note.title)
     links = [f"link:{digest}" for digest in note.links]
     return Index(keys=(LIVE, *keys, *both, *links), title=note.title)
+
+
+@notes.audit
+def on_record(event: NoteEvent, before: Note | None, _after: Note | None) -> Audit | None:
+    """Put on record that a note was deleted (KJ-RBAC-5); its history has everything else."""
+    if type(event) is not NoteDeleted or before is None:
+        return None
+    return Audit(action="NOTE_DELETED", old_value={"version": before.version})
 
 
 class _Seen(msgspec.Struct, frozen=True, gc=False):

@@ -13,9 +13,9 @@ import msgspec
 
 from dalsegno.actors.ports import (
     AuditEntry,
+    AuditWrite,
     Batch,
     BatchRejectedError,
-    EntityItem,
     EntityWrite,
     Head,
     PageBounds,
@@ -36,13 +36,16 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
-class _Entity(msgspec.Struct, frozen=True, kw_only=True):
+class EntityRow(msgspec.Struct, frozen=True, kw_only=True):
     """A row: the index columns as of ``version``, the state as of ``state_version``."""
 
     version: int
     exists: bool
     keys: tuple[str, ...]
+    sort: str | None
     title: str | None
+    due_at: datetime | None
+    index_version: int
     updated_at: datetime
     state: str | None
     state_version: int
@@ -61,15 +64,29 @@ class MemoryLog:
         self.head = Head(workspace_id=workspace_id, epoch=0, owner=None)
         self.events: list[Event] = []
         self.streams: dict[str, list[Event]] = {}
-        self.entities: dict[str, _Entity] = {}
+        self.entities: dict[str, EntityRow] = {}
         self.snapshots: dict[str, list[SnapshotWrite]] = {}
         self.results: dict[tuple[str, str], _Result] = {}
         self.audit: list[AuditEntry] = []
+        self.records: list[AuditWrite] = []
+        self.listed: dict[str, tuple[tuple[str, ...], str | None]] = {}
+        """Keys and sort under which those that exist are listed: written only where a batch says
+        that they changed, as the rows of keys are."""
 
-    def acquire(self, owner: str) -> Head:
+    def acquire(self, owner: str, app_version: int) -> Head:
         """Raise the epoch."""
-        self.head = msgspec.structs.replace(self.head, epoch=self.head.epoch + 1, owner=owner)
+        self.head = msgspec.structs.replace(
+            self.head, epoch=self.head.epoch + 1, owner=owner, app_version=app_version
+        )
         return self.head
+
+    def lower_app_version(self, version: int, *, actor: str, now: datetime) -> bool:
+        """Let programs of this version own it; return whether they could not."""
+        if self.head.app_version <= version:
+            return False
+        self.head = msgspec.structs.replace(self.head, app_version=version)
+        self._note(actor, "app_version", f"programs of version {version} may own it", now)
+        return True
 
     def release(self) -> None:
         """Clear the owner."""
@@ -117,6 +134,7 @@ class MemoryLog:
                 raise BatchRejectedError("an event of this stream_seq exists")
         _refuse_repeats("stream_seq", ((e.stream_id, e.stream_seq) for e in batch.events))
         _refuse_repeats("entity", (entity.stream_id for entity in batch.entities))
+        _refuse_repeats("record", ((a.event_seq, a.n) for a in batch.audits))
         _refuse_repeats("key", ((result.scope, result.key) for result in batch.results))
         _refuse_repeats("snapshot", ((s.stream_id, s.version) for s in batch.snapshots))
 
@@ -139,7 +157,8 @@ class MemoryLog:
         for event in batch.events:
             self.streams.setdefault(event.stream_id, []).append(event)
         for write in batch.entities:
-            self._write_entity(write, changed_at.get(write.stream_id, batch.events[-1].recorded_at))
+            self._write_entity(write, changed_at.get(write.stream_id))
+        self.records += batch.audits
         for snapshot in batch.snapshots:
             self.snapshots.setdefault(snapshot.stream_id, []).append(snapshot)
         for result in batch.results:
@@ -151,8 +170,10 @@ class MemoryLog:
             )
             self.results[result.scope, result.key] = _Result(stored, expires_at)
 
-    def _write_entity(self, write: EntityWrite, updated_at: datetime) -> None:
+    def _write_entity(self, write: EntityWrite, changed_at: datetime | None) -> None:
         old = self.entities.get(write.stream_id)
+        updated_at = changed_at or (old.updated_at if old is not None else None)
+        assert updated_at is not None, "one that is new has an event"
         kept: tuple[str | None, int, int]
         if write.state is not None:
             kept = (write.state, write.version, write.domain_version)
@@ -160,12 +181,19 @@ class MemoryLog:
             kept = (old.state, old.state_version, old.domain_version)
         else:
             kept = (None, 0, write.domain_version)
+        if write.index_changed:
+            self.listed.pop(write.stream_id, None)
+            if write.exists:
+                self.listed[write.stream_id] = write.keys, write.sort
         state, state_version, domain_version = kept
-        self.entities[write.stream_id] = _Entity(
+        self.entities[write.stream_id] = EntityRow(
             version=write.version,
             exists=write.exists,
             keys=write.keys,
+            sort=write.sort,
             title=write.title,
+            due_at=write.due_at,
+            index_version=write.domain_version,
             updated_at=updated_at,
             state=state,
             state_version=state_version,
@@ -244,21 +272,6 @@ class MemoryLog:
             usable.append((entity.state, entity.state_version))
         return max(usable, key=lambda candidate: candidate[1], default=(None, 0))
 
-    def list_entities(
-        self, domain: str, after: str, limit: int, key: str | None
-    ) -> list[EntityItem]:
-        """List the entities of a domain that exist."""
-        start = max(after, f"{domain}:")
-        matching = sorted(
-            stream_id
-            for stream_id, entity in self.entities.items()
-            if stream_id.startswith(f"{domain}:")
-            and stream_id > start
-            and entity.exists
-            and (key is None or key in entity.keys)
-        )
-        return [_item(stream_id, self.entities[stream_id]) for stream_id in matching[:limit]]
-
     def find_results(
         self, keys: Collection[tuple[str, str]], now: datetime
     ) -> dict[tuple[str, str], StoredResult]:
@@ -291,11 +304,14 @@ def _texts(batch: Batch) -> Iterator[str | None]:
         yield from (e.stream_id, e.type, e.payload, e.actor_id, e.command_id, e.source)
         yield from (e.causation, e.correlation_id)
     for entity in batch.entities:
-        yield from (entity.stream_id, entity.title, entity.state, *entity.keys)
+        yield from (entity.stream_id, entity.title, entity.state, entity.sort, *entity.keys)
     for result in batch.results:
         yield from (result.scope, result.key, result.answer)
     for snapshot in batch.snapshots:
         yield from (snapshot.stream_id, snapshot.state)
+    for a in batch.audits:
+        yield from (a.actor_id, a.action, a.resource_type, a.resource_id, a.old_value, a.new_value)
+        yield from (a.request_id, a.address)
 
 
 def _encodable(text: str) -> bool:
@@ -349,13 +365,3 @@ def _checked(event: Event) -> Event:
     if event.schema_version != SCHEMA_VERSION:
         raise SchemaVersionError(SCHEMA_VERSION, event.schema_version)
     return event
-
-
-def _item(stream_id: str, entity: _Entity) -> EntityItem:
-    return EntityItem(
-        stream_id=stream_id,
-        version=entity.version,
-        keys=entity.keys,
-        title=entity.title,
-        updated_at=entity.updated_at,
-    )

@@ -16,26 +16,35 @@ import msgspec
 import trio
 
 from dalsegno.actors.ports import (
+    BEGINNING,
     AckedCursor,
     AuditEntry,
+    AuditFilter,
+    AuditPlace,
+    AuditRecord,
     Batch,
     CursorKey,
-    EntityItem,
+    DueEntity,
+    DuePage,
+    EntityPage,
     EntityWrite,
     Head,
     Node,
     PageBounds,
+    Place,
     Refusal,
     StoredEntity,
     StoredResult,
 )
 from dalsegno.protocol import Event, Limits
 
+from ._lists import list_entities, list_keys, list_stale, read_records
 from ._log import MemoryLog, refuse_bad_text
 from ._tables import Cursors, Nodes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from datetime import datetime
 
     from dalsegno.actors.ports import Appending, Log, World
 
@@ -86,7 +95,13 @@ class MemoryStore:
         return {workspace_id: log.head for workspace_id, log in logs if log}
 
     async def acquire(
-        self, workspace_id: str, owner: str, *, create: bool, incarnation: str | None = None
+        self,
+        workspace_id: str,
+        owner: str,
+        *,
+        create: bool,
+        incarnation: str | None = None,
+        app_version: int = 0,
     ) -> Head | None:
         """Raise the epoch and own the workspace; see `Store.acquire`."""
         await trio.lowlevel.checkpoint()
@@ -101,7 +116,9 @@ class MemoryStore:
             return log.head
         if is_replaced:
             return msgspec.structs.replace(log.head, owner=None)
-        return log.acquire(owner)
+        if log.head.app_version > app_version:
+            return log.head
+        return log.acquire(owner, app_version)
 
     async def release(self, workspace_id: str, epoch: int) -> bool:
         """Release the workspace; see `Store.release`."""
@@ -138,6 +155,21 @@ class MemoryStore:
         log = self._logs.get(workspace_id)
         return log.audit[::-1][:limit] if log else []
 
+    async def read_records(
+        self, workspace_id: str, which: AuditFilter, *, below: AuditPlace, limit: int
+    ) -> list[AuditRecord]:
+        """Read what is on record; see `Store.read_records`."""
+        await trio.lowlevel.checkpoint()
+        log = self._logs.get(workspace_id)
+        return read_records(log, which, below, limit) if log else []
+
+    async def lower_app_version(self, version: int, *, actor: str) -> int:
+        """Let earlier programs own everything again; see `Store.lower_app_version`."""
+        await trio.lowlevel.checkpoint()
+        now = self._world.now()
+        logs = self._logs.values()
+        return sum(log.lower_app_version(version, actor=actor, now=now) for log in logs)
+
     def _under(self, workspace_id: str, epoch: int) -> MemoryLog | None:
         """Return a workspace's log if the epoch is current."""
         log = self._logs.get(workspace_id)
@@ -158,6 +190,12 @@ class MemoryStore:
             first=first,
             now=self._world.now(),
         )
+
+    async def fenced_s(self, node_id: str) -> float:
+        """Return 0: what is in memory was written by one release; see `Store.fenced_s`."""
+        del node_id
+        await trio.lowlevel.checkpoint()
+        return 0.0
 
     async def forget(self, node_id: str, incarnation: str) -> None:
         """End a node's lease now; see `Store.forget`."""
@@ -289,14 +327,87 @@ class MemoryStore:
         workspace_id: str,
         domain: str,
         *,
-        after: str = "",
-        limit: int,
         key: str | None = None,
-    ) -> list[EntityItem]:
+        after: Place = BEGINNING,
+        limit: int,
+        domain_version: int = 0,
+        bytes_max: int | None = None,
+    ) -> EntityPage:
         """List the entities of a domain that exist; see `Store.list_entities`."""
         await trio.lowlevel.checkpoint()
         log = self._logs.get(workspace_id)
-        return log.list_entities(domain, after, limit, key) if log else []
+        if log is None:
+            return EntityPage(head_seq=0, items=[], is_last=True)
+        return list_entities(
+            log,
+            domain,
+            key=key,
+            after=after,
+            limit=limit,
+            domain_version=domain_version,
+            bytes_max=bytes_max,
+        )
+
+    async def list_keys(
+        self, workspace_id: str, domain: str, *, prefix: str, after: str, limit: int
+    ) -> list[str]:
+        """List the keys of a domain's entities; see `Store.list_keys`."""
+        await trio.lowlevel.checkpoint()
+        log = self._logs.get(workspace_id)
+        return list_keys(log, domain, prefix, after)[:limit] if log else []
+
+    async def list_stale(
+        self, workspace_id: str, domain: str, domain_version: int, *, limit: int
+    ) -> list[str]:
+        """Return what another version listed; see `Store.list_stale`."""
+        await trio.lowlevel.checkpoint()
+        log = self._logs.get(workspace_id)
+        return list_stale(log, domain, domain_version, limit=limit) if log else []
+
+    async def find_due(
+        self,
+        node_id: str,
+        domains: Collection[str],
+        *,
+        until: datetime,
+        after: DueEntity | None,
+        limit: int,
+    ) -> DuePage:
+        """Find what is due; see `Store.find_due`."""
+        await trio.lowlevel.checkpoint()
+        due = sorted(
+            DueEntity(row.due_at, workspace_id, stream_id)
+            for workspace_id, log in self._logs.items()
+            for stream_id, row in log.entities.items()
+            if row.due_at is not None and row.due_at <= until
+        )
+        looked_at = [each for each in due if after is None or each > after][:limit]
+        ours = [
+            each
+            for each in looked_at
+            if each.stream_id.partition(":")[0] in domains
+            and self._may_serve(node_id, self._logs[each.workspace_id])
+        ]
+        return DuePage(entities=ours, last=looked_at[-1] if len(looked_at) == limit else None)
+
+    async def find_stale(
+        self, node_id: str, domain_versions: Mapping[str, int], *, limit: int
+    ) -> list[tuple[str, str]]:
+        """Find what another version listed, anywhere; see `Store.find_stale`."""
+        await trio.lowlevel.checkpoint()
+        stale = [
+            (workspace_id, domain)
+            for domain, version in domain_versions.items()
+            for workspace_id, log in self._logs.items()
+            if self._may_serve(node_id, log) and list_stale(log, domain, version, limit=1)
+        ]
+        return stale[:limit]
+
+    def _may_serve(self, node_id: str, log: MemoryLog) -> bool:
+        """Return whether a log is not halted, and no other node's."""
+        owner = log.head.owner
+        is_others = owner not in (None, node_id) and self._nodes.is_live(owner, self._world.now())
+        return log.head.halted_reason is None and not is_others
 
     async def locate(
         self, stream_id: str, *, after: str = "", limit: int = 2, existing_only: bool = False

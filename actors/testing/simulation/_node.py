@@ -10,13 +10,22 @@ from __future__ import annotations
 
 from collections import deque
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
 from dalsegno.actors._service import Service
-from dalsegno.actors.node import NodeReplacedError, first_of, look, send, send_all
+from dalsegno.actors.node import (
+    NodeReplacedError,
+    entities_of,
+    first_of,
+    list_entities,
+    look,
+    send,
+    send_all,
+)
 from dalsegno.actors.ports import World
 from dalsegno.actors.session import Connection
 from dalsegno.protocol import (
@@ -40,7 +49,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from dalsegno.actors.ports import Store
+    from dalsegno.actors.ports import EntityPage, Store
     from dalsegno.actors.testing.checker import Recorder
     from dalsegno.actors.workspace import Entity
     from dalsegno.protocol import Domain, Limits, Receipt
@@ -54,6 +63,11 @@ START = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 _RESTART_S = 0.5
 """How long after its death a process that died by itself is started again."""
+
+
+def salt_of(id_: str) -> bytes:
+    """Return the salt that an id stands for: in a simulation nobody guesses."""
+    return blake2b(id_.encode(), digest_size=16).digest()
 
 
 class SimClock:
@@ -227,6 +241,33 @@ class Process:
 
         return await self._inside(read)
 
+    async def list_entities(
+        self, workspace_id: str, domain: str, *, key: str | None, user_id: str
+    ) -> tuple[Domain[Any, Any, Any], EntityPage, list[Entity]]:
+        """List a domain's entities with their states, as a host does for a user.
+
+        Raises:
+            DalsegnoError: the process's answer; `StoreUnavailableError` where it has ended.
+
+        """
+        service = self.service
+
+        async def read() -> tuple[Domain[Any, Any, Any], EntityPage, list[Entity]]:
+            own = service.catalog.domains[domain]
+            page = await list_entities(
+                service.directory,
+                service.catalog,
+                workspace_id,
+                own,
+                principal=Principal(user_id),
+                key=key,
+                limit=service.limits.list_limit_max,
+                with_states=True,
+            )
+            return own, page, await entities_of(page, own, service.limits.turn_s)
+
+        return await self._inside(read)
+
     async def send(
         self,
         workspace_id: str,
@@ -347,7 +388,8 @@ class SimNode:
         self.failures: list[Exception] = []
         """What its processes died of and should not have."""
         self._store = store
-        self._domains = domains
+        self.domains = domains
+        """What its next process serves: another version of them, once that is deployed."""
         self._nursery = nursery
         self._noise = noise
         self._limits = limits
@@ -376,11 +418,16 @@ class SimNode:
             silence_s=self._limits.answer_deadline_s,
             faults=self._faults,
         )
-        world = World(now=self.clock.now, random=self._noise.random, new_id=self._new_id)
+        world = World(
+            now=self.clock.now,
+            random=self._noise.random,
+            new_id=self._new_id,
+            new_salt=lambda: salt_of(self._new_id()),
+        )
         self.process = Process(
             self.node_id,
             self._store,
-            self._domains,
+            self.domains,
             link=link,
             world=world,
             limits=self._limits,

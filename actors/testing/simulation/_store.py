@@ -9,20 +9,26 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from dalsegno.actors.ports import BatchRejectedError, PageBounds
+from dalsegno.actors.ports import BEGINNING, BatchRejectedError, PageBounds, Place
 from dalsegno.actors.testing.memory import LaterAppend
 from dalsegno.protocol import OutcomeUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from datetime import datetime
 
     from dalsegno.actors.ports import (
         AckedCursor,
         Appending,
         AuditEntry,
+        AuditFilter,
+        AuditPlace,
+        AuditRecord,
         Batch,
         CursorKey,
-        EntityItem,
+        DueEntity,
+        DuePage,
+        EntityPage,
         EntityWrite,
         Head,
         Node,
@@ -60,12 +66,22 @@ class SimStore:
         return await self.link.read(lambda: self._inner.read_heads(workspace_ids))
 
     async def acquire(
-        self, workspace_id: str, owner: str, *, create: bool, incarnation: str | None = None
+        self,
+        workspace_id: str,
+        owner: str,
+        *,
+        create: bool,
+        incarnation: str | None = None,
+        app_version: int = 0,
     ) -> Head | None:
         """See `Store.acquire`."""
         return await self.link.change(
             lambda: self._inner.acquire(
-                workspace_id, owner, create=create, incarnation=incarnation
+                workspace_id,
+                owner,
+                create=create,
+                incarnation=incarnation,
+                app_version=app_version,
             ),
             OutcomeUnknownError,
         )
@@ -179,15 +195,63 @@ class SimStore:
         workspace_id: str,
         domain: str,
         *,
-        after: str = "",
-        limit: int,
         key: str | None = None,
-    ) -> list[EntityItem]:
+        after: Place = BEGINNING,
+        limit: int,
+        domain_version: int = 0,
+        bytes_max: int | None = None,
+    ) -> EntityPage:
         """See `Store.list_entities`."""
         return await self.link.read(
             lambda: self._inner.list_entities(
-                workspace_id, domain, after=after, limit=limit, key=key
+                workspace_id,
+                domain,
+                key=key,
+                after=after,
+                limit=limit,
+                domain_version=domain_version,
+                bytes_max=bytes_max,
             )
+        )
+
+    async def list_keys(
+        self, workspace_id: str, domain: str, *, prefix: str, after: str, limit: int
+    ) -> list[str]:
+        """See `Store.list_keys`."""
+        return await self.link.read(
+            lambda: self._inner.list_keys(
+                workspace_id, domain, prefix=prefix, after=after, limit=limit
+            )
+        )
+
+    async def list_stale(
+        self, workspace_id: str, domain: str, domain_version: int, *, limit: int
+    ) -> list[str]:
+        """See `Store.list_stale`."""
+        return await self.link.read(
+            lambda: self._inner.list_stale(workspace_id, domain, domain_version, limit=limit)
+        )
+
+    async def find_due(
+        self,
+        node_id: str,
+        domains: Collection[str],
+        *,
+        until: datetime,
+        after: DueEntity | None,
+        limit: int,
+    ) -> DuePage:
+        """See `Store.find_due`."""
+        return await self.link.read(
+            lambda: self._inner.find_due(node_id, domains, until=until, after=after, limit=limit)
+        )
+
+    async def find_stale(
+        self, node_id: str, domain_versions: Mapping[str, int], *, limit: int
+    ) -> list[tuple[str, str]]:
+        """See `Store.find_stale`."""
+        return await self.link.read(
+            lambda: self._inner.find_stale(node_id, domain_versions, limit=limit)
         )
 
     async def locate(
@@ -211,6 +275,10 @@ class SimStore:
                 node_id, incarnation, address=address, lease_s=lease_s, first=first
             )
         )
+
+    async def fenced_s(self, node_id: str) -> float:
+        """See `Store.fenced_s`."""
+        return await self.link.read(lambda: self._inner.fenced_s(node_id))
 
     async def forget(self, node_id: str, incarnation: str) -> None:
         """See `Store.forget`."""
@@ -237,6 +305,18 @@ class SimStore:
     async def read_audit(self, workspace_id: str, *, limit: int) -> list[AuditEntry]:
         """See `Store.read_audit`."""
         return await self.link.read(lambda: self._inner.read_audit(workspace_id, limit=limit))
+
+    async def read_records(
+        self, workspace_id: str, which: AuditFilter, *, below: AuditPlace, limit: int
+    ) -> list[AuditRecord]:
+        """See `Store.read_records`."""
+        return await self.link.read(
+            lambda: self._inner.read_records(workspace_id, which, below=below, limit=limit)
+        )
+
+    async def lower_app_version(self, version: int, *, actor: str) -> int:
+        """See `Store.lower_app_version`."""
+        return await self.link.change(lambda: self._inner.lower_app_version(version, actor=actor))
 
     # ----------------------------------------------------------------------------- cursors
 

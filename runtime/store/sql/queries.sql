@@ -9,8 +9,8 @@
 -- by side in a select list, a tenth faster than `from unnest(…, …)`, which stores each one first.
 -- Of a column of events that has one value throughout, that value comes behind an empty array, and
 -- is parsed once.
--- $1-6 heads, $7 lifetime of a key in seconds, $8-13 results, $14-40 events, $41-49 entities,
--- $50-54 snapshots.
+-- $1-6 heads, $7 lifetime of a key in seconds, $8-13 results, $14-41 events, $42-52 entities,
+-- $53-57 snapshots.
 with want as materialized (
   select * from (
       select unnest($1::text::text[]) as workspace_id,
@@ -50,7 +50,7 @@ with want as materialized (
 ), new_event as (
   insert into dalsegno.event (workspace_id, event_seq, stream_id, stream_seq, event_id, type,
     type_version, schema_version, payload, actor_id, command_id, source, causation, correlation_id,
-    recorded_at, chain)
+    recorded_at, chain, salt)
   select coalesce(e.workspace_id, $15::text),
          e.event_seq,
          coalesce(e.stream_id, $18::text),
@@ -66,7 +66,8 @@ with want as materialized (
          coalesce(e.causation, $35::text),
          coalesce(e.correlation_id, $37::text),
          coalesce(e.recorded_at, (select $39::text::timestamptz)),
-         e.chain
+         e.chain,
+         decode(e.salt, 'hex')
     from (
       select unnest($14::text::text[]) as workspace_id,
              unnest($16::text::bigint[]) as event_seq,
@@ -83,7 +84,8 @@ with want as materialized (
              unnest($34::text::text[]) as causation,
              unnest($36::text::text[]) as correlation_id,
              unnest($38::text::timestamptz[]) as recorded_at,
-             unnest($40::text::bigint[]) as chain
+             unnest($40::text::bigint[]) as chain,
+             unnest($41::text::text[]) as salt
     ) as e
    where coalesce(e.workspace_id, $15::text) in (select workspace_id from won)
 ), new_result as (
@@ -99,23 +101,30 @@ with want as materialized (
 ), new_entity as (
   insert into dalsegno.entity as old
     (workspace_id, stream_id, version, live, keys, title, state, state_version, domain_version,
-     updated_at)
+     updated_at, sort, due_at, index_version, state_bytes)
   select workspace_id, stream_id, version, live, keys::text[], title, state::json,
-    case when state is null then 0 else version end, domain_version, updated_at
+    case when state is null then 0 else version end, domain_version, updated_at, sort, due_at,
+    domain_version, octet_length(state)
     from (
-      select unnest($41::text::text[]) as workspace_id,
-             unnest($42::text::text[]) as stream_id,
-             unnest($43::text::bigint[]) as version, unnest($44::text::boolean[]) as live,
-             unnest($45::text::text[]) as keys, unnest($46::text::text[]) as title,
-             unnest($47::text::text[]) as state,
-             unnest($48::text::integer[]) as domain_version,
-             unnest($49::text::timestamptz[]) as updated_at
+      select unnest($42::text::text[]) as workspace_id,
+             unnest($43::text::text[]) as stream_id,
+             unnest($44::text::bigint[]) as version, unnest($45::text::boolean[]) as live,
+             unnest($46::text::text[]) as keys, unnest($47::text::text[]) as title,
+             unnest($48::text::text[]) as state,
+             unnest($49::text::integer[]) as domain_version,
+             unnest($50::text::timestamptz[]) as updated_at,
+             unnest($51::text::text[]) as sort, unnest($52::text::timestamptz[]) as due_at
     ) as n
    where workspace_id in (select workspace_id from won)
   on conflict (workspace_id, stream_id) do update
     set version = excluded.version, live = excluded.live, keys = excluded.keys,
-        title = excluded.title, updated_at = excluded.updated_at,
+        title = excluded.title, sort = excluded.sort, due_at = excluded.due_at,
+        index_version = excluded.index_version,
+        updated_at = case when excluded.version = old.version then old.updated_at
+                          else excluded.updated_at end,
         state = coalesce(excluded.state, old.state),
+        state_bytes = case when excluded.state is null then old.state_bytes
+                           else excluded.state_bytes end,
         state_version = case when excluded.state is null then old.state_version
                              else excluded.state_version end,
         domain_version = case when excluded.state is null then old.domain_version
@@ -124,11 +133,11 @@ with want as materialized (
   insert into dalsegno.snapshot (workspace_id, stream_id, version, domain_version, state)
   select workspace_id, stream_id, version, domain_version, state::json
     from (
-      select unnest($50::text::text[]) as workspace_id,
-             unnest($51::text::text[]) as stream_id,
-             unnest($52::text::bigint[]) as version,
-             unnest($53::text::integer[]) as domain_version,
-             unnest($54::text::text[]) as state
+      select unnest($53::text::text[]) as workspace_id,
+             unnest($54::text::text[]) as stream_id,
+             unnest($55::text::bigint[]) as version,
+             unnest($56::text::integer[]) as domain_version,
+             unnest($57::text::text[]) as state
     ) as s
    where workspace_id in (select workspace_id from won)
   on conflict (workspace_id, stream_id, version) do update
@@ -136,11 +145,66 @@ with want as materialized (
 )
 select workspace_id from won
 
+-- append_more --
+-- What `append` grows by where a batch has entities that are listed otherwise than before, or
+-- something to put on record: it takes these in front of its last line.  What was listed is read in
+-- the snapshot of the statement, which sees every batch of this workspace: one is on its way at a
+-- time, and who owns the workspace next has waited for the last one.
+-- $58-62 listed entities, $63-74 records.
+), listed as materialized (
+  select * from (
+      select unnest($58::text::text[]) as workspace_id, unnest($59::text::text[]) as stream_id,
+             unnest($60::text::boolean[]) as live, unnest($61::text::text[]) as keys,
+             unnest($62::text::text[]) as sort
+    ) as n
+   where workspace_id in (select workspace_id from won)
+), key_before as materialized (
+  select l.workspace_id, split_part(l.stream_id, ':', 1) as domain, k.key,
+         coalesce(e.sort, '') as sort, l.stream_id
+    from listed l
+    cross join lateral (
+      select keys, sort from dalsegno.entity
+       where workspace_id = l.workspace_id and stream_id = l.stream_id and live
+      offset 0) e
+    cross join lateral (
+      select unnest(e.keys) union select '' where e.sort is not null) k(key)
+), key_after as materialized (
+  select l.workspace_id, split_part(l.stream_id, ':', 1) as domain, k.key,
+         coalesce(l.sort, '') as sort, l.stream_id
+    from listed l
+    cross join lateral (
+      select unnest(l.keys::text[]) union select '' where l.sort is not null) k(key)
+   where l.live
+), key_gone as (
+  delete from dalsegno.entity_key k using (table key_before except table key_after) g
+   where (k.workspace_id, k.domain, k.key, k.sort, k.stream_id)
+       = (g.workspace_id, g.domain, g.key, g.sort, g.stream_id)
+), key_new as (
+  insert into dalsegno.entity_key (workspace_id, domain, key, sort, stream_id)
+  table key_after except table key_before
+  on conflict do nothing
+), new_record as (
+  insert into dalsegno.command_audit (workspace_id, event_seq, n, recorded_at, actor_id, action,
+    resource_type, resource_id, old_value, new_value, request_id, address)
+  select workspace_id, event_seq, n, recorded_at, actor_id, action, resource_type, resource_id,
+    old_value::json, new_value::json, request_id, address
+    from (
+      select unnest($63::text::text[]) as workspace_id, unnest($64::text::bigint[]) as event_seq,
+             unnest($65::text::integer[]) as n,
+             unnest($66::text::timestamptz[]) as recorded_at,
+             unnest($67::text::text[]) as actor_id, unnest($68::text::text[]) as action,
+             unnest($69::text::text[]) as resource_type,
+             unnest($70::text::text[]) as resource_id,
+             unnest($71::text::text[]) as old_value, unnest($72::text::text[]) as new_value,
+             unnest($73::text::text[]) as request_id, unnest($74::text::text[]) as address
+    ) as r
+   where workspace_id in (select workspace_id from won)
+
 -- append_one --
 -- The same for one event of one workspace, with a key or without ($24 and $25 are null).  A command
 -- that comes alone is waited for, and to set up the statement above takes longer than to run it.
 -- $1-6 the head, $7-18 the event, $19-23 its entity, $24-27 the result, $28 lifetime of a key in
--- seconds.
+-- seconds, $29 the event's salt, $30 and $31 the entity's sort and when it is due.
 with locked as materialized (
   select h.workspace_id from dalsegno.workspace_head h
    where h.workspace_id = $1::text and h.epoch = $2::text::bigint
@@ -159,10 +223,10 @@ with locked as materialized (
 ), new_event as (
   insert into dalsegno.event (workspace_id, event_seq, stream_id, stream_seq, event_id, type,
     type_version, schema_version, payload, actor_id, command_id, source, causation, correlation_id,
-    recorded_at, chain)
+    recorded_at, chain, salt)
   select workspace_id, $4::text::bigint, $7::text, $8::text::bigint, $9::text::uuid, $10::text,
     $11::text::integer, $12::text::integer, $13::text::json, $14::text, $15::text, $16::text,
-    $17::text, $18::text, $6::text::timestamptz, $5::text::bigint
+    $17::text, $18::text, $6::text::timestamptz, $5::text::bigint, decode($29::text, 'hex')
     from won
 ), new_result as (
   insert into dalsegno.command_result
@@ -177,15 +241,19 @@ with locked as materialized (
 ), new_entity as (
   insert into dalsegno.entity as old
     (workspace_id, stream_id, version, live, keys, title, state, state_version, domain_version,
-     updated_at)
+     updated_at, sort, due_at, index_version, state_bytes)
   select workspace_id, $7::text, $8::text::bigint, $19::text::boolean, $20::text::text[],
     $21::text, $22::text::json, case when $22::text is null then 0 else $8::text::bigint end,
-    $23::text::integer, $6::text::timestamptz
+    $23::text::integer, $6::text::timestamptz, $30::text, $31::text::timestamptz,
+    $23::text::integer, octet_length($22::text)
     from won
   on conflict (workspace_id, stream_id) do update
     set version = excluded.version, live = excluded.live, keys = excluded.keys,
-        title = excluded.title, updated_at = excluded.updated_at,
+        title = excluded.title, sort = excluded.sort, due_at = excluded.due_at,
+        index_version = excluded.index_version, updated_at = excluded.updated_at,
         state = coalesce(excluded.state, old.state),
+        state_bytes = case when excluded.state is null then old.state_bytes
+                           else excluded.state_bytes end,
         state_version = case when excluded.state is null then old.state_version
                              else excluded.state_version end,
         domain_version = case when excluded.state is null then old.domain_version
@@ -203,12 +271,12 @@ select domain, type, type_version from dalsegno.event_type
 
 -- read_head --
 select workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason,
-       halted_code
+       halted_code, app_version
   from dalsegno.workspace_head where workspace_id = $1::text
 
 -- read_heads --
 select h.workspace_id, h.epoch, h.owner, h.head_seq, h.first_seq, h.chain, h.recorded_at,
-       h.halted_reason, h.halted_code
+       h.halted_reason, h.halted_code, h.app_version
   from unnest($1::text::text[]) as w(workspace_id)
   cross join lateral (
     select * from dalsegno.workspace_head
@@ -216,9 +284,10 @@ select h.workspace_id, h.epoch, h.owner, h.head_seq, h.first_seq, h.chain, h.rec
     offset 0) h
 
 -- acquire --
--- $1 workspace, $2 node, $3 whether to begin a workspace that is absent, $4 the node's incarnation.
--- One row: the head as it is now, or as it was found where another node keeps it, or, without its
--- owner, where another process is this node.  No row: absent, or begun by somebody else just now,
+-- $1 workspace, $2 node, $3 whether to begin a workspace that is absent, $4 the node's incarnation,
+-- $5 the program's version.
+-- One row: the head as it is now, or as it was found where another node keeps it, or a later program
+-- has owned it, or, without its owner, where another process is this node.  No row: absent, or begun by somebody else just now,
 -- which the snapshot of this statement cannot see.
 with me as materialized (
   -- A process that was replaced a moment ago may still get through: its epoch is not the last one,
@@ -240,7 +309,7 @@ with me as materialized (
   select h.*, h.owner is not distinct from s.owner as same_owner
     from seen s cross join lateral (
       select workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason,
-             halted_code
+             halted_code, app_version
         from dalsegno.workspace_head
        where workspace_id = s.workspace_id
          for no key update) h
@@ -249,36 +318,38 @@ with me as materialized (
   -- The lease too counts in its latest version, and is kept from being prolonged until the head is
   -- taken: from the return of a beat on, nobody takes over what it had let run out.
   -- An owner that came while this waited is not judged: its lease may be younger than the snapshot.
-  select l.*, l.owner is null or l.owner = $2::text
-           or l.same_owner and coalesce(n.expires_at <= clock_timestamp(), true) as free
+  select l.*, l.app_version <= $5::text::integer
+           and (l.owner is null or l.owner = $2::text
+                or l.same_owner and coalesce(n.expires_at <= clock_timestamp(), true)) as free
     from locked l
     left join lateral (
       select expires_at from dalsegno.node
        where node_id = l.owner and l.owner <> $2::text and l.same_owner
          for share) n on true
 ), taken as (
-  update dalsegno.workspace_head h set epoch = h.epoch + 1, owner = $2::text
+  update dalsegno.workspace_head h
+     set epoch = h.epoch + 1, owner = $2::text, app_version = $5::text::integer
     from judged j where h.workspace_id = j.workspace_id and j.free
   returning h.workspace_id, h.epoch, h.owner, h.head_seq, h.first_seq, h.chain, h.recorded_at,
-            h.halted_reason, h.halted_code
+            h.halted_reason, h.halted_code, h.app_version
 ), begun as (
-  insert into dalsegno.workspace_head (workspace_id, epoch, owner)
-  select $1::text, 1, $2::text
+  insert into dalsegno.workspace_head (workspace_id, epoch, owner, app_version)
+  select $1::text, 1, $2::text, $5::text::integer
     from me where $3::text::boolean and not replaced and not exists (select from seen)
   on conflict (workspace_id) do nothing
   returning workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason,
-            halted_code
+            halted_code, app_version
 )
 select * from taken
 union all
 select * from begun
 union all
 select workspace_id, epoch, owner, head_seq, first_seq, chain, recorded_at, halted_reason,
-       halted_code
+       halted_code, app_version
   from judged where not free
 union all
 select workspace_id, epoch, case when replaced then null else owner end, head_seq, first_seq, chain,
-       recorded_at, halted_reason, halted_code
+       recorded_at, halted_reason, halted_code, app_version
   from seen where not free
 
 -- release --
@@ -324,6 +395,51 @@ select recorded_at, workspace_id, actor, action, detail from dalsegno.audit
  order by id desc
  limit $2::text::integer
 
+-- read_records --
+-- $1 workspace, $2 actor, $3 action, $4 resource's type, $5 its id, $6 from then on, $7 up to then,
+-- $8-10 where the last page ended, $11 limit.  Both kinds have their own order; merged by time.
+select recorded_at, event_seq, n, actor_id, action, resource_type, resource_id, old_value,
+       new_value, request_id, address
+  from (
+    (select recorded_at, event_seq, n::bigint as n, actor_id, action, resource_type, resource_id,
+            old_value::text, new_value::text, request_id, address
+       from dalsegno.command_audit
+      where workspace_id = $1::text
+        and event_seq <= $8::text::bigint and (event_seq, n) < ($8::text::bigint, $9::text::bigint)
+        and ($2::text is null or actor_id = $2::text)
+        and ($3::text is null or action = $3::text)
+        and ($4::text is null or resource_type = $4::text)
+        and ($5::text is null or resource_id = $5::text)
+        and ($6::text is null or recorded_at >= $6::text::timestamptz)
+        and ($7::text is null or recorded_at < $7::text::timestamptz)
+      order by event_seq desc, n desc limit $11::text::integer)
+    union all
+    (select recorded_at, null, id, actor, action, 'workspace', workspace_id, null,
+            to_json(detail)::text, null, null
+       from dalsegno.audit
+      where workspace_id = $1::text and id < $10::text::bigint
+        and ($2::text is null or actor = $2::text)
+        and ($3::text is null or action = $3::text)
+        and ($4::text is null or 'workspace' = $4::text)
+        and ($5::text is null or workspace_id = $5::text)
+        and ($6::text is null or recorded_at >= $6::text::timestamptz)
+        and ($7::text is null or recorded_at < $7::text::timestamptz)
+      order by id desc limit $11::text::integer)) r
+ order by recorded_at desc, event_seq desc nulls first, n desc
+ limit $11::text::integer
+
+-- lower_app_version --
+-- $1 version, $2 actor.
+with lowered as (
+  update dalsegno.workspace_head set app_version = $1::text::integer
+   where app_version > $1::text::integer
+  returning workspace_id
+)
+insert into dalsegno.audit (workspace_id, actor, action, detail)
+select workspace_id, $2::text, 'app_version', 'programs of version ' || $1::text || ' may own it'
+  from lowered
+returning 1
+
 -- beat --
 -- $1 node, $2 incarnation, $3 address, $4 seconds, $5 whether this process is the node from now on.
 -- One row, what was left of the lease; none where another process is the node.
@@ -351,6 +467,11 @@ with was as materialized (
 select coalesce(extract(epoch from l.expires_at - l.at), 0)::double precision
   from looked l cross join written
 
+-- fenced_s --
+-- $1 this node.  How long servers of the release before may go on; see the migrations.
+select coalesce(extract(epoch from max(expires_at) - clock_timestamp()), 0)::double precision
+  from dalsegno.node where incarnation like 'fenced %' and node_id <> $1::text
+
 -- forget --
 update dalsegno.node set expires_at = least(expires_at, clock_timestamp())
  where node_id = $1::text and incarnation = $2::text
@@ -371,11 +492,11 @@ select node_id, address, extract(epoch from expires_at - clock_timestamp())::dou
 -- The sum runs along the primary key, so reading stops at the limit; of a payload that does not
 -- fit, only its length is read.
 select event_seq, stream_id, stream_seq, event_id, type, type_version, schema_version, payload,
-       actor_id, command_id, source, causation, correlation_id, recorded_at, chain
+       actor_id, command_id, source, causation, correlation_id, recorded_at, chain, salt
   from (
     select e.event_seq, e.stream_id, e.stream_seq, e.event_id::text, e.type, e.type_version,
            e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
-           e.correlation_id, e.recorded_at::text, e.chain,
+           e.correlation_id, e.recorded_at::text, e.chain, encode(e.salt, 'hex') as salt,
            row_number() over page as place, sum(e.payload_bytes) over page as bytes
       from dalsegno.event e
      where e.workspace_id = $1::text
@@ -388,11 +509,11 @@ select event_seq, stream_id, stream_seq, event_id, type, type_version, schema_ve
 
 -- read_stream --
 select event_seq, stream_id, stream_seq, event_id, type, type_version, schema_version, payload,
-       actor_id, command_id, source, causation, correlation_id, recorded_at, chain
+       actor_id, command_id, source, causation, correlation_id, recorded_at, chain, salt
   from (
     select e.event_seq, e.stream_id, e.stream_seq, e.event_id::text, e.type, e.type_version,
            e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
-           e.correlation_id, e.recorded_at::text, e.chain,
+           e.correlation_id, e.recorded_at::text, e.chain, encode(e.salt, 'hex') as salt,
            row_number() over page as place, sum(e.payload_bytes) over page as bytes
       from dalsegno.event e
      where e.workspace_id = $1::text and e.stream_id = $2::text
@@ -407,7 +528,7 @@ select event_seq, stream_id, stream_seq, event_id, type, type_version, schema_ve
 -- Few events are above a head that was committed a moment ago; the key narrows to those.
 select e.event_seq, e.stream_id, e.stream_seq, e.event_id::text, e.type, e.type_version,
        e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
-       e.correlation_id, e.recorded_at::text, e.chain
+       e.correlation_id, e.recorded_at::text, e.chain, encode(e.salt, 'hex')
   from dalsegno.event e
  where e.workspace_id = $1::text and e.event_seq > $2::text::bigint
    and e.command_id = any($3::text::text[])
@@ -456,7 +577,7 @@ select w.place, x.version, case when t.stream_seq is null or t.stream_seq = x.st
                                 then x.state end, x.state_version,
        t.event_seq, t.stream_id, t.stream_seq, t.event_id, t.type, t.type_version,
        t.schema_version, t.payload, t.actor_id, t.command_id, t.source, t.causation,
-       t.correlation_id, t.recorded_at, t.chain
+       t.correlation_id, t.recorded_at, t.chain, t.salt
   from unnest($1::text::text[], $2::text::text[], $3::text::integer[])
     with ordinality as w(workspace_id, stream_id, domain_version, place)
   cross join lateral (
@@ -471,7 +592,7 @@ select w.place, x.version, case when t.stream_seq is null or t.stream_seq = x.st
   left join lateral (
     select e.event_seq, e.stream_id, e.stream_seq, e.event_id::text, e.type, e.type_version,
            e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
-           e.correlation_id, e.recorded_at::text, e.chain
+           e.correlation_id, e.recorded_at::text, e.chain, encode(e.salt, 'hex') as salt
       from dalsegno.event e
      where e.workspace_id = w.workspace_id and e.stream_id = w.stream_id
        and e.stream_seq > x.state_version and e.stream_seq <= x.version
@@ -482,13 +603,13 @@ select w.place, x.version, case when t.stream_seq is null or t.stream_seq = x.st
 -- $2 streams, $3 and $4 the first and the last version, $5 at most so many events of each.
 select e.event_seq, e.stream_id, e.stream_seq, e.event_id, e.type, e.type_version,
        e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
-       e.correlation_id, e.recorded_at, e.chain
+       e.correlation_id, e.recorded_at, e.chain, e.salt
   from unnest($2::text::text[], $3::text::bigint[], $4::text::bigint[])
     as w(stream_id, first, last)
   cross join lateral (
     select e.event_seq, e.stream_id, e.stream_seq, e.event_id::text, e.type, e.type_version,
            e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
-           e.correlation_id, e.recorded_at::text, e.chain
+           e.correlation_id, e.recorded_at::text, e.chain, encode(e.salt, 'hex') as salt
       from dalsegno.event e
      where e.workspace_id = $1::text and e.stream_id = w.stream_id
        and e.stream_seq >= w.first and e.stream_seq <= w.last
@@ -504,7 +625,9 @@ with locked as materialized (
      for share
 ), written as (
   update dalsegno.entity e
-     set state = w.state::json, state_version = w.version, domain_version = w.domain_version
+     set state = w.state::json, state_version = w.version,
+         domain_version = w.domain_version, state_bytes = octet_length(w.state),
+         index_version = coalesce(e.index_version, e.domain_version)
     from locked l, unnest($3::text::text[], $4::text::bigint[], $5::text::text[],
                           $6::text::integer[]) as w(stream_id, version, state, domain_version)
    where e.workspace_id = l.workspace_id and e.stream_id = w.stream_id and e.version = w.version
@@ -534,12 +657,187 @@ delete from dalsegno.command_result r using expired x
 returning r.event_seq
 
 -- list_entities --
--- $2 and $3 the bounds of the domain's stream ids, or where the last page ended, both exclusive.
-select stream_id, version, keys, title, updated_at from dalsegno.entity
- where workspace_id = $1::text and stream_id > $2::text and stream_id < $3::text
-   and live and ($4::text is null or keys @> array[$4::text])
- order by stream_id
- limit $5::text::integer
+-- A page of a list, with the head and, if states are asked for, what these need to be folded, all of
+-- one moment: a row for each event, or one for an entity without any, whose first row has the state;
+-- one without an entity where the page is empty.
+-- $1 workspace, $2 domain, $3 key or null, $4 and $5 sort and stream where the last page ended,
+-- $6 limit, $7 the domain version whose states can be used, $8 bytes or null, $9 at most so many
+-- events of each.
+with head as materialized (
+  select head_seq from dalsegno.workspace_head where workspace_id = $1::text
+), named as materialized (
+  -- One more than asked for: whether anything follows.  ";" is the character after ":".
+  (select '' collate "C" as sort, stream_id from dalsegno.entity
+    where $3::text is null and live
+      and (workspace_id, stream_id) > ($1::text, greatest($5::text, $2::text || ':') collate "C")
+      and (workspace_id, stream_id) < ($1::text, $2::text || ';')
+    order by workspace_id, stream_id limit $6::text::integer + 1)
+  union all
+  (select sort, stream_id from dalsegno.entity_key
+    where workspace_id = $1::text and domain = $2::text and key = $3::text
+      and (sort, stream_id) > ($4::text, $5::text)
+    order by sort, stream_id limit $6::text::integer + 1)
+), looked as materialized (
+  select n.*, row_number() over (order by n.sort, n.stream_id) as place, e.*,
+         case when $8::text is null then 0
+              else coalesce(case when usable then e.bytes end, 0) + t.bytes end as size
+    from named n
+    cross join lateral (
+      select version, keys, sort as own_sort, title, updated_at, usable,
+             case when usable then state_version else 0 end as state_version, bytes
+        from (
+          select *, state is not null and domain_version = $7::text::integer as usable,
+                 case when $8::text is not null
+                      then coalesce(state_bytes, octet_length(state::text)) end as bytes
+            from dalsegno.entity
+           where workspace_id = $1::text and stream_id = n.stream_id
+          offset 0) x) e
+    cross join lateral (
+      select coalesce(sum(payload_bytes), 0) as bytes from (
+        select v.payload_bytes from dalsegno.event v
+         where $8::text is not null and v.workspace_id = $1::text and v.stream_id = n.stream_id
+           and v.stream_seq > e.state_version and v.stream_seq <= e.version
+         limit $9::text::integer) y) t
+), page as materialized (
+  select * from (
+    select *, sum(size) over (order by place) as total from looked) l
+   where place <= $6::text::integer and (place = 1 or total <= $8::text::bigint
+         or $8::text is null)
+)
+select h.head_seq, (select count(*) from page) = (select count(*) from named) as is_last,
+       -- In the order of the index: else what all rows have looks as if it were found at once.
+       coalesce((
+         select true from generate_series(0, $7::text::integer - 1) as v(version)
+           cross join lateral (
+             select e.domain, e.version, e.workspace_id, e.stream_id from (
+               select split_part(stream_id, ':', 1) as domain,
+                      coalesce(index_version, domain_version) as version, workspace_id, stream_id
+                 from dalsegno.entity
+                where (split_part(stream_id, ':', 1), coalesce(index_version, domain_version), workspace_id)
+                   >= ($2::text, v.version, $1::text)
+                order by split_part(stream_id, ':', 1), coalesce(index_version, domain_version),
+                         workspace_id, stream_id
+                limit 1) e) s
+           where (s.domain, s.version, s.workspace_id) = ($2::text, v.version, $1::text)
+          limit 1), (
+         select true from dalsegno.entity
+          where split_part(stream_id, ':', 1) = $2::text
+            and coalesce(index_version, domain_version) > $7::text::integer
+            and workspace_id = $1::text
+          order by coalesce(index_version, domain_version), workspace_id, stream_id
+          limit 1), false) as is_stale,
+       p.place, p.stream_id, p.version, p.keys, p.own_sort, p.title, p.updated_at, p.state,
+       p.state_version,
+       t.event_seq, t.stream_id, t.stream_seq, t.event_id, t.type, t.type_version,
+       t.schema_version, t.payload, t.actor_id, t.command_id, t.source, t.causation,
+       t.correlation_id, t.recorded_at, t.chain, t.salt
+  from head h
+  left join (
+    select page.*, case when page.usable and $8::text is not null then s.state end as state
+      from page left join lateral (
+        select state from dalsegno.entity
+         where workspace_id = $1::text and stream_id = page.stream_id
+        offset 0) s on $8::text is not null) p on true
+  left join lateral (
+    select e.event_seq, e.stream_id, e.stream_seq, e.event_id::text, e.type, e.type_version,
+           e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
+           e.correlation_id, e.recorded_at::text, e.chain, encode(e.salt, 'hex') as salt
+      from dalsegno.event e
+     where $8::text is not null and e.workspace_id = $1::text and e.stream_id = p.stream_id
+       and e.stream_seq > p.state_version and e.stream_seq <= p.version
+     order by e.stream_seq limit $9::text::integer) t on true
+ order by p.place, t.stream_seq
+
+-- list_keys --
+-- From one key to the next, whatever number of entities each of them has.
+-- $1 workspace, $2 domain, $3 prefix, $4 the key after which the page begins, $5 limit.
+with recursive named as (
+  (select key from dalsegno.entity_key
+    where workspace_id = $1::text and domain = $2::text and key >= $3::text and key > $4::text
+    order by key limit 1)
+  union all
+  select next.key from named cross join lateral (
+    select key from dalsegno.entity_key
+     where workspace_id = $1::text and domain = $2::text and key > named.key
+     order by key limit 1) next
+   where starts_with(named.key, $3::text)
+)
+select key from named where starts_with(key, $3::text) limit $5::text::integer
+
+-- list_stale --
+-- Of any version but this one: first the lower ones, then the higher.
+-- $1 workspace, $2 domain, $3 its version, $4 limit.
+select stream_id from (
+    select s.stream_id from generate_series(0, $3::text::integer - 1) as v(version)
+      cross join lateral (
+        select e.domain, e.version, e.workspace_id, e.stream_id from (
+          select split_part(stream_id, ':', 1) as domain,
+                 coalesce(index_version, domain_version) as version, workspace_id, stream_id
+            from dalsegno.entity
+           where (split_part(stream_id, ':', 1), coalesce(index_version, domain_version), workspace_id)
+              >= ($2::text, v.version, $1::text)
+           order by split_part(stream_id, ':', 1), coalesce(index_version, domain_version),
+                    workspace_id, stream_id
+           limit $4::text::integer) e) s
+      where (s.domain, s.version, s.workspace_id) = ($2::text, v.version, $1::text)
+    union all
+    (select stream_id from dalsegno.entity
+      where split_part(stream_id, ':', 1) = $2::text
+        and coalesce(index_version, domain_version) > $3::text::integer
+        and workspace_id = $1::text
+      order by coalesce(index_version, domain_version), workspace_id, stream_id
+      limit $4::text::integer)) found
+ limit $4::text::integer
+
+-- find_due --
+-- $1 node, $2 domains, $3 until then, $4-6 where the last page ended, $7 how many are looked at.
+-- Those of others are among the rows: a page may end with them.
+select d.due_at, d.workspace_id, d.stream_id,
+       split_part(d.stream_id, ':', 1) = any($2::text::text[])
+         and h.halted_reason is null
+         and (h.owner is null or h.owner = $1::text or n.expires_at is null) as is_ours
+  from (
+    select due_at, workspace_id, stream_id from dalsegno.entity
+     where due_at <= $3::text::timestamptz
+       and (due_at, workspace_id, stream_id) > ($4::text::timestamptz, $5::text, $6::text)
+     order by due_at, workspace_id, stream_id
+     limit $7::text::integer) d
+  cross join lateral (
+    select owner, halted_reason from dalsegno.workspace_head
+     where workspace_id = d.workspace_id
+    offset 0) h
+  left join lateral (
+    select expires_at from dalsegno.node
+     where node_id = h.owner and expires_at > clock_timestamp()
+    offset 0) n on true
+ order by d.due_at, d.workspace_id, d.stream_id
+
+-- find_stale --
+-- $1 node, $2 domains, $3 their versions, $4 limit.
+select distinct s.workspace_id, w.domain
+  from unnest($2::text::text[], $3::text::integer[]) as w(domain, version)
+  cross join lateral (
+    (select workspace_id from dalsegno.entity
+      where split_part(stream_id, ':', 1) = w.domain
+        and coalesce(index_version, domain_version) < w.version
+      order by coalesce(index_version, domain_version), workspace_id, stream_id
+      limit $4::text::integer)
+    union all
+    (select workspace_id from dalsegno.entity
+      where split_part(stream_id, ':', 1) = w.domain
+        and coalesce(index_version, domain_version) > w.version
+      order by coalesce(index_version, domain_version), workspace_id, stream_id
+      limit $4::text::integer)) s
+  cross join lateral (
+    select owner, halted_reason from dalsegno.workspace_head
+     where workspace_id = s.workspace_id
+    offset 0) h
+  left join lateral (
+    select expires_at from dalsegno.node
+     where node_id = h.owner and expires_at > clock_timestamp()
+    offset 0) n on true
+ where h.halted_reason is null
+   and (h.owner is null or h.owner = $1::text or n.expires_at is null)
 
 -- locate --
 select workspace_id from dalsegno.entity

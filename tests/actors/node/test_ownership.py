@@ -144,6 +144,25 @@ async def test_a_node_that_was_killed_has_its_workspaces_back_at_once(
     assert trio.current_time() - began < 1
 
 
+async def test_a_node_begins_once_no_earlier_release_serves(
+    store: FaultyStore, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_s = iter([7.0, 1.0, 0.0])
+    asked: list[str] = []
+
+    async def fenced_s(node_id: str) -> float:
+        await trio.lowlevel.checkpoint()
+        asked.append(node_id)
+        return next(left_s)
+
+    monkeypatch.setattr(store, "fenced_s", fenced_s)
+    began = trio.current_time()
+    async with node(store, "a", world=world) as a:
+        assert trio.current_time() - began == 8
+        await a.workspace().send(Put("x"))
+    assert asked == ["a"] * 3
+
+
 async def test_a_second_process_that_is_the_same_node_ends_the_first(
     store: FaultyStore, world: World
 ) -> None:

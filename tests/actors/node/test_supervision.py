@@ -264,7 +264,9 @@ async def test_everything_tells_how_it_stands(store: FaultyStore, world: World) 
                 "lease",
                 "beat",
                 "sweep",
+                "timers",
             ]
+            assert statistics.timers.fired == statistics.timers.stuck == 0
         for one in (
             actors.service,
             actors.service.directory,

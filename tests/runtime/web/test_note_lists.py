@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from dalsegno.actors.domains.members import PutMember, RemoveMember
-from dalsegno.actors.domains.notes import CreateNote, DeleteNote
+from dalsegno.actors.domains.notes import CreateNote
 from dalsegno.actors.testing import MemoryStore
+from dalsegno.protocol import Limits
 from dalsegno.runtime.seams import WORLD
 
 from ._client import Answer, Site, User
@@ -147,15 +148,20 @@ async def test_lists_are_those_of_postgresql_too(database: str) -> None:
         assert (await owner.get(f"/api/notes/{two}/backlinks")).body["backlinks"] == []
 
 
-async def test_a_long_page_is_read_a_few_states_at_a_time() -> None:
-    async with open_site(store=as_store(reads := Reads(MemoryStore(WORLD)))) as site:
+async def test_a_page_is_one_read_and_bounded_by_its_states() -> None:
+    store = as_store(reads := Reads(MemoryStore(WORLD)))
+    async with open_site(store=store, limits=Limits(list_bytes_max=10_000)) as site:
         owner = await site.set_up()
         workspace = site.rt.workspace(owner.workspace_id)
         for n in range(70):
-            await workspace.send(CreateNote(f"N{n}", note_id=f"n{n:02}"))
+            await workspace.send(CreateNote(f"N{n}", "x" * 1_000, note_id=f"n{n:02}"))
         reads.calls.clear()
-        assert len(await titles(owner)) == 70
-        assert (reads.calls["list_entities"], reads.calls["load_many"]) == (1, 3)
+        page = (await owner.get(f"/api/notes?workspace_id={owner.workspace_id}")).body
+        assert reads.calls["list_entities"] == 1
+        assert 1 < len(page["notes"]) < 10
+        assert page["next"] == page["notes"][-1]["id"]
+        path = f"/api/notes?workspace_id={owner.workspace_id}&"
+        assert len(await every_page(owner, path, "notes")) == 70
 
 
 async def test_i8_a_page_that_was_read_after_a_removal_is_not_given() -> None:
@@ -175,24 +181,28 @@ async def test_i8_a_page_that_was_read_after_a_removal_is_not_given() -> None:
             (f"/api/notes/{note_id}/backlinks", (404, "NOTE_NOT_FOUND")),
         ):
             assert (await member.get(asked)).status == 200
-            reads.behind["load_many"] = remove
+            reads.behind["list_entities"] = remove
             answer = await member.get(asked)
             assert (answer.status, answer.code) == refused
             await workspace.send(PutMember(member.id, "editor"))
 
 
-async def test_what_left_the_list_meanwhile_is_left_out() -> None:
-    async with open_site(store=as_store(reads := Reads(MemoryStore(WORLD)))) as site:
-        owner = await site.set_up()
-        workspace = site.rt.workspace(owner.workspace_id)
-        gone = await write(owner, "Gone")
-        await write(owner, "Kept")
-
-        async def delete() -> None:
-            await workspace.send(DeleteNote(gone))
-
-        reads.behind["list_entities"] = delete
-        assert await titles(owner) == ["Kept"]
+async def test_the_tags_of_a_workspace_are_listed_once_each(site: Site, owner: User) -> None:
+    for n, tags in enumerate((["b", "a"], ["a", "é"], ["gone"], [])):
+        note_id = await write(owner, f"N{n}")
+        await owner.put(f"/api/notes/{note_id}/tags", {"tags": tags})
+        if "gone" in tags:
+            await owner.delete(f"/api/notes/{note_id}")
+    path = f"/api/tags?workspace_id={owner.workspace_id}"
+    answer = await owner.get(path)
+    assert (answer.body["tags"], answer.body["next"]) == (["a", "b", "é"], None)
+    answer = await owner.get(f"{path}&limit=2")
+    assert (answer.body["tags"], answer.body["next"]) == (["a", "b"], "b")
+    assert (await owner.get(f"{path}&limit=2&after=b")).body["tags"] == ["é"]
+    viewer, stranger = await site.add_member(owner, "viewer"), await site.add_user()
+    assert (await viewer.get(path)).status == 200
+    assert (await stranger.get(path)).code == "ROLE_FORBIDDEN"
+    assert (await owner.get("/api/tags")).code == "BAD_REQUEST"
 
 
 # --------------------------------------------------------------------------------------- history

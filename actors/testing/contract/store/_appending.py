@@ -132,7 +132,7 @@ class AppendContract:
         assert await head_of(store, "bad") == before
         assert len(await log_of(store, "bad")) == 1
         assert len(await log_of(store, "good")) == 1
-        (item,) = await store.list_entities("bad", "note", limit=10)
+        (item,) = (await store.list_entities("bad", "note", limit=10)).items
         assert (item.version, item.title) == (1, None)
         assert not await store.find_results("bad", [(results[0].scope, "k2")])
         assert await store.load_entity_at("bad", "note:1", 2, 1) is None

@@ -8,10 +8,13 @@ import pytest
 
 from ._appending import AppendContract
 from ._cursors import CursorContract
+from ._due import DueContract
 from ._entities import EntityContract
 from ._heads import HeadContract
+from ._listing import ListContract
 from ._nodes import NodeContract
 from ._reading import ReadContract
+from ._records import RecordContract
 from ._results import ResultContract
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ class StoreContract(
     ResultContract,
     ReadContract,
     EntityContract,
+    ListContract,
+    DueContract,
+    RecordContract,
     CursorContract,
 ):
     """The contract of stores, as the docstrings of `dalsegno.actors.Store` specify it.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dalsegno.actors.ports import SnapshotWrite
+from dalsegno.actors.ports import Place, SnapshotWrite
 from dalsegno.protocol import SEQ_MAX, CorruptLogError
 
 from ._writing import acquired, entity, writer
@@ -247,11 +247,13 @@ class EntityContract:
         assert await store.append([w.batch(*events, *others)])
         expected = sorted(f"note:{name}" for name in names)
         listed: list[str] = []
-        while page := await store.list_entities(
-            "w", "note", after=listed[-1] if listed else "", limit=3
-        ):
-            assert len(page) <= 3
-            listed += [item.stream_id for item in page]
+        page = await store.list_entities("w", "note", limit=3)
+        while True:
+            assert len(page.items) <= 3
+            listed += [item.stream_id for item in page.items]
+            if page.is_last:
+                break
+            page = await store.list_entities("w", "note", after=Place("", listed[-1]), limit=3)
         assert listed == expected
 
     async def test_lists_show_the_index_columns_of_what_lives(self, store: Store) -> None:
@@ -263,13 +265,13 @@ class EntityContract:
             entity("note:2", 1, exists=False),
         )
         assert await store.append([w.batch(first, gone, entities=writes)])
-        (item,) = await store.list_entities("w", "note", limit=10)
+        (item,) = (await store.list_entities("w", "note", limit=10)).items
         assert (item.stream_id, item.version, item.title) == ("note:1", 1, 'NULL "x" \\')
         assert item.keys == odd
         assert item.updated_at == first.recorded_at
         for key in odd:
-            assert await store.list_entities("w", "note", limit=10, key=key) == [item]
-        assert await store.list_entities("w", "note", limit=10, key="tag") == []
+            assert (await store.list_entities("w", "note", limit=10, key=key)).items == [item]
+        assert (await store.list_entities("w", "note", limit=10, key="tag")).items == []
 
     async def test_a_later_row_of_an_entity_replaces_the_earlier(self, store: Store) -> None:
         w = await writer(store, "w")
@@ -285,7 +287,7 @@ class EntityContract:
             shown.append(
                 [
                     (i.version, i.title, i.keys)
-                    for i in await store.list_entities("w", "note", limit=1)
+                    for i in (await store.list_entities("w", "note", limit=1)).items
                 ]
             )
         assert shown == [[(1, "first", ("a",))], [(2, "second", ("b",))], [], [(4, "back", ())]]

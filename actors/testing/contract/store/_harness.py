@@ -35,7 +35,9 @@ class MemoryHarness:
 
     def __init__(self) -> None:
         self._now = START
-        self.world = World(now=lambda: self._now, random=lambda: 0.5, new_id=new_id)
+        self.world = World(
+            now=lambda: self._now, random=lambda: 0.5, new_id=new_id, new_salt=lambda: bytes(16)
+        )
         self._memory = _Store(self.world, limits=STORE_LIMITS)
         self.store: Store = self._memory
 

@@ -36,7 +36,7 @@ class ReadContract:
             assert await store.read_versions(workspace_id, ["note:1"]) == {}
             assert await store.load_entities(workspace_id, ["note:1"], {"note:1": 1}) == {}
             assert await store.load_entity_at(workspace_id, "note:1", 1, 1) is None
-            assert await store.list_entities(workspace_id, "note", limit=9) == []
+            assert (await store.list_entities(workspace_id, "note", limit=9)).items == []
             assert await store.find_commands(workspace_id, ["c"], after_seq=0) == {}
 
     async def test_a_page_ends_at_its_bytes_but_has_one_event(self, store: Store) -> None:

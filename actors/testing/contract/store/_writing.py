@@ -57,6 +57,7 @@ class Writer:
             "actor_id": "u1",
             "command_id": new_id(),
             "recorded_at": START + timedelta(seconds=self.head_seq % 1_000),
+            "salt": new_id().encode()[-16:] if self.head_seq % 2 else None,
         }
         event = Event(**(fields | more))
         self.chain = chained(self.chain, event)

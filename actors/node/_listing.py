@@ -1,0 +1,148 @@
+"""Lists of entities, with or without their states, as of one moment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from dalsegno.actors.ports import BEGINNING, EntityPage, Place
+from dalsegno.actors.workspace import KEY_BYTES_MAX, Turn, load_entity
+from dalsegno.protocol import NotReadyError, check_id
+
+from ._send import relist
+
+if TYPE_CHECKING:
+    from dalsegno.actors.workspace import Entity
+    from dalsegno.protocol import Domain, Principal
+
+    from ._catalog import Catalog
+    from ._directory import Directory
+
+_RELISTED_AT_ONCE = 100
+"""Entities that are listed anew in one step of their workspace's order."""
+
+
+async def list_entities(
+    directory: Directory,
+    catalog: Catalog,
+    workspace_id: str,
+    domain: Domain[Any, Any, Any],
+    *,
+    principal: Principal,
+    key: str | None = None,
+    after: Place = BEGINNING,
+    limit: int,
+    with_states: bool = False,
+) -> EntityPage:
+    """Return a page of a domain's entities; see `Store.list_entities`.
+
+    Access is judged before, and again behind what was read.
+
+    Args:
+        directory: where the workspace is active, or will be.
+        catalog: knows who may read it.
+        workspace_id: the workspace.
+        domain: the entities' domain.
+        principal: who reads.
+        key: only those that carry it; empty: those that have a sort; None: all, by id.
+        after: where the page before ended.
+        limit: at most so many, and `Limits.list_limit_max`.
+        with_states: with their states, at most `Limits.list_bytes_max`.
+
+    Raises:
+        Reject: ``ROLE_FORBIDDEN`` if the principal is not a member; ``BAD_REQUEST`` for what cannot
+            be a key.
+        UnavailableError: the store is away; or they have to be listed anew, since the domain
+            changed, and another node owns the workspace, or this took too long.
+
+    """
+    if key:
+        check_id(key, chars_max=KEY_BYTES_MAX, what="key")
+    limits, store = directory.node.limits, directory.node.store
+    await catalog.check_member(workspace_id, principal)
+    with trio.move_on_after(limits.command_deadline_s):
+        while True:
+            page = await store.list_entities(
+                workspace_id,
+                domain.name,
+                key=key,
+                after=after,
+                limit=min(limit, limits.list_limit_max),
+                domain_version=domain.version,
+                bytes_max=limits.list_bytes_max if with_states else None,
+            )
+            if key is None or not page.is_stale:
+                await catalog.check_behind(workspace_id, principal)
+                return page
+            await list_anew(directory, workspace_id, domain)
+    raise NotReadyError("what this domain lists is being listed anew: ask again")
+
+
+async def list_keys(
+    directory: Directory,
+    catalog: Catalog,
+    workspace_id: str,
+    domain: Domain[Any, Any, Any],
+    *,
+    principal: Principal,
+    prefix: str,
+    after: str,
+    limit: int,
+) -> list[str]:
+    """Return a page of the keys that a domain's entities are listed under; see `list_entities`.
+
+    Raises:
+        Reject: as `list_entities`.
+        UnavailableError: as `list_entities`.
+
+    """
+    for text in (prefix, after):
+        if text:
+            check_id(text, chars_max=KEY_BYTES_MAX, what="key")
+    limits, store = directory.node.limits, directory.node.store
+    await catalog.check_member(workspace_id, principal)
+    with trio.move_on_after(limits.command_deadline_s) as scope:
+        await list_anew(directory, workspace_id, domain)
+    if scope.cancelled_caught:
+        raise NotReadyError("what this domain lists is being listed anew: ask again")
+    found = await store.list_keys(
+        workspace_id,
+        domain.name,
+        prefix=prefix,
+        after=after,
+        limit=min(limit, limits.list_limit_max),
+    )
+    await catalog.check_behind(workspace_id, principal)
+    return found
+
+
+async def list_anew(directory: Directory, workspace_id: str, domain: Domain[Any, Any, Any]) -> None:
+    """List anew what another version of a domain has listed in a workspace.
+
+    Raises:
+        DalsegnoError: as `send`; what was done stays done.
+
+    """
+    store = directory.node.store
+    while stale := await store.list_stale(
+        workspace_id, domain.name, domain.version, limit=_RELISTED_AT_ONCE
+    ):
+        await relist(directory, workspace_id, domain, stale)
+
+
+async def entities_of(
+    page: EntityPage, domain: Domain[Any, Any, Any], turn_s: float
+) -> list[Entity]:
+    """Fold the entities of a page with states.
+
+    Raises:
+        CorruptLogError: as `load_entity`.
+
+    """
+    turn = Turn(turn_s)
+    entities = []
+    for item in page.items:
+        assert item.stored is not None, "asked for"
+        entities.append(await load_entity(domain, item.stored, turn))
+    return entities

@@ -1,0 +1,149 @@
+"""What is on record of a workspace, or, without one, of the accounts: for those who administer it.
+
+The shape is of AuditLog (REQUIREMENTS §4.2), with the number of the event that each row is of.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+from quart import Blueprint, Response, request
+
+from dalsegno.actors import AuditFilter, AuditPlace
+from dalsegno.actors.domains.members import ADMINS
+from dalsegno.protocol import Reject, check_id
+
+from ._envelope import answer, query_int
+from ._membership import check_role
+
+if TYPE_CHECKING:
+    from dalsegno.actors import AuditRecord
+
+    from ._route_context import RouteContext
+
+
+class RecordBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What is on record of an event, or of an intervention from outside the log."""
+
+    id: str
+    timestamp: datetime
+    user_id: str | None
+    action: str
+    resource_type: str
+    resource_id: str
+    old_value: msgspec.Raw
+    new_value: msgspec.Raw
+    ip_address: str | None
+    request_id: str | None
+    event_seq: int | None
+    """None for an intervention."""
+
+
+class RecordsBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of records, newest first."""
+
+    items: list[RecordBody]
+    next: str | None
+    """The ``after`` of the next page."""
+
+
+def audit_routes(context: RouteContext) -> Blueprint:
+    """Create the routes."""
+    routes = Blueprint("audit", __name__)
+    rt = context.rt
+
+    @routes.get("/api/audit")
+    async def list_records() -> Response:
+        identity = await context.authenticate()
+        workspace_id = request.args.get("workspace_id")
+        if workspace_id is None:
+            workspace = rt.system
+        else:
+            await check_role(rt, workspace_id, identity.user_id, allow=ADMINS)
+            workspace = rt.workspace(workspace_id)
+        limit = query_int("limit", 100, least=1, most=rt.limits.list_limit_max)
+        below = _place(request.args.get("after"))
+        found = await identity.acting(workspace).records(
+            _asked(rt.limits.id_chars_max), below=below, limit=limit
+        )
+        for record in found:
+            below = below.behind(record)
+        following = _token(below) if len(found) == limit else None
+        return answer(RecordsBody(items=[_body(record) for record in found], next=following))
+
+    return routes
+
+
+def _asked(chars_max: int) -> AuditFilter:
+    """Return what the query asks for.
+
+    Raises:
+        Reject: ``BAD_REQUEST``.
+
+    """
+
+    def text(name: str) -> str | None:
+        value = request.args.get(name)
+        return None if value is None else check_id(value, chars_max=chars_max, what=name)
+
+    return AuditFilter(
+        actor_id=text("user_id"),
+        action=text("action"),
+        resource_type=text("resource_type"),
+        resource_id=text("resource_id"),
+        since=_time("since"),
+        until=_time("until"),
+    )
+
+
+def _time(name: str) -> datetime | None:
+    value = request.args.get(name)
+    if value is None:
+        return None
+    try:
+        at = msgspec.convert(value, datetime)
+    except msgspec.ValidationError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise Reject("BAD_REQUEST", f"{name} is a time with its zone, RFC 3339", field=name)
+    return at
+
+
+def _token(place: AuditPlace) -> str:
+    return f"{place.event_seq}-{place.n}-{place.intervention}"
+
+
+def _place(token: str | None) -> AuditPlace:
+    """Return where the page before ended.
+
+    Raises:
+        Reject: ``BAD_REQUEST`` for what is no ``next`` of a page.
+
+    """
+    if token is None:
+        return AuditPlace()
+    parts = token.split("-")
+    if len(parts) != 3 or not all(
+        part.isascii() and part.isdigit() and len(part) < 20 and int(part) < 2**63 for part in parts
+    ):
+        raise Reject("BAD_REQUEST", "after is the next of a page before", field="after")
+    return AuditPlace(*map(int, parts))
+
+
+def _body(record: AuditRecord) -> RecordBody:
+    number = "x" if record.event_seq is None else str(record.event_seq)
+    return RecordBody(
+        id=f"{number}-{record.n}",
+        timestamp=record.recorded_at,
+        user_id=record.actor_id,
+        action=record.action,
+        resource_type=record.resource_type,
+        resource_id=record.resource_id,
+        old_value=msgspec.Raw((record.old_value or "null").encode()),
+        new_value=msgspec.Raw((record.new_value or "null").encode()),
+        ip_address=record.address,
+        request_id=record.request_id,
+        event_seq=record.event_seq,
+    )
