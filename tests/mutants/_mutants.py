@@ -38,6 +38,7 @@ class Mutant:
         return text.replace(self.before, self.after)
 
 
+_ENTITY = "actors/workspace/_entity.py"
 _HUB = "actors/delivery/_hub.py"
 _COHORTS = "actors/delivery/_cohorts.py"
 _CATCH_UP = "actors/delivery/_catch_up.py"
@@ -257,17 +258,16 @@ _ORDER = [
         "a commit forgets what was decided on top of it",
         "I1",
         _SPECULATION,
-        "            if self._ahead[stream_id].version == entity.version:\n"
-        "                del self._ahead[stream_id]\n",
-        "            del self._ahead[stream_id]\n",
+        "            if self._ahead[stream_id] is entity:  # else something forms on it\n",
+        "            if True:\n",
     ),
     # The same where a state is written with the batch, while more is decided.
     Mutant(
         "a state that is stored takes back what was decided since",
         "I1",
         _SPECULATION,
-        "if self._ahead[stream_id] is entity:  # else",
-        "if True:  # else",
+        "if self._ahead[stream_id] is entity:  # else more",
+        "if True:  # else more",
     ),
     # Commands that are at hand while a commit settles are decided on what was before it.
     Mutant(
@@ -463,6 +463,57 @@ _UNKNOWN = [
     ),
 ]
 
+_LATER = [
+    # A lock that was renewed lapses.
+    Mutant(
+        "a timer fires if anything is asked for",
+        "I5",
+        _SPECULATION,
+        "        if now_due != due:\n",
+        "        if now_due is None:\n",
+    ),
+    # What an entity asks for never happens.
+    Mutant(
+        "when an entity is due is not written",
+        "I5",
+        _ENTITY,
+        "        due_at=entity.due_at,\n",
+        "",
+    ),
+    # Where a commit under way had changed what is then changed back, its old key stays.
+    Mutant(
+        "what a batch under way lists is compared with what it will be",
+        "I6",
+        _ENTITY,
+        "        before.is_relisted or _is_listed_anew(before, index),\n",
+        "        _is_listed_anew(before, index),\n",
+    ),
+    # It is not listed under its keys from then on.
+    Mutant(
+        "an entity that was loaded is listed as it was",
+        "I6",
+        _ENTITY,
+        "        return before.domain.is_indexed\n",
+        "        return False\n",
+    ),
+    # The incarnation ends where what is listed anew is to be written behind it.
+    Mutant(
+        "an entity that is listed anew counts as committed with its last event",
+        "I10",
+        _SPECULATION,
+        "            if self._ahead[stream_id] is entity:  # else something forms on it\n",
+        "            if self._ahead[stream_id].version == entity.version:\n",
+    ),
+    # Keys that only the other version gives.
+    Mutant(
+        "what another version of the domain listed is relied on",
+        "I6",
+        "actors/node/_listing.py",
+        "            if key is None or not page.is_stale:\n",
+        "            if page is not None:\n",
+    ),
+]
+
 MUTANTS: Sequence[Mutant] = (
     *_REMOVALS,
     *_DELIVERY,
@@ -471,4 +522,5 @@ MUTANTS: Sequence[Mutant] = (
     *_GATE,
     *_FENCING,
     *_UNKNOWN,
+    *_LATER,
 )

@@ -1,4 +1,4 @@
-"""The domain of the simulations here: boxes that are put, moved and burned."""
+"""The domains of the simulations here: boxes that are put, moved and burned, locks that lapse."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any
 
 from dalsegno.actors.testing import (
+    FAULTS,
     OPERATIONS,
     SIM_LIMITS,
     Ask,
@@ -19,8 +20,11 @@ from dalsegno.actors.testing import (
     Verdict,
     simulate,
 )
+from dalsegno.protocol import Index
 from tests.actors._boxes import Burn, Expect, Fill, Give, Move, Put, Restore, boxes
+from tests.actors._locks import DropLock, Lock, RenewLock, TakeLock, honest, lock_domain, locks
 
+LOCKS = "xxyz"
 BOXES = "aaaabbbccdefghijkl"
 """Some that everybody wants, and some in which little happens: what is missed there stays so."""
 CROWDED = (*OPERATIONS, *("crowd",) * 5)
@@ -116,11 +120,44 @@ def simulated(choices: Choices, **how: Any) -> Simulated:
     return simulate(choices, **{"domains": [boxes], "commands": commands, **how})
 
 
+def with_locks(choices: Choices) -> Ask:
+    """Draw a command of boxes, or of locks that lapse soon."""
+    if choices.chance(0.7):
+        return commands(choices)
+    lock, holder = choices.pick(LOCKS), choices.pick(["ada", "bob"])
+    for_s = choices.pick([0.5, 0.0, 0.1, 1.0, 3.0])
+    return choices.pick(
+        [
+            Ask(TakeLock(lock, holder, for_s), 1, 1),
+            Ask(RenewLock(lock, holder, for_s), 1, 1),
+            Ask(DropLock(lock), 1, 1),
+        ]
+    )
+
+
+def _renamed(lock: Lock) -> Index:
+    keys = (f"of {lock.holder}",) if lock.holder else ("nobody's",)
+    return Index(keys=keys, sort=lock.until.isoformat())
+
+
+later_locks = lock_domain(2)
+later_locks.index(_renamed)
+EVERYTHING: dict[str, Any] = {
+    "domains": [boxes, locks],
+    "commands": with_locks,
+    "later": [later_locks],
+    "until": "settled",
+    "invariant": honest,
+}
+"""Timers, lists and two versions of a program, on top of what a schedule has."""
+
+
 def run(choices: Choices, number: int) -> Simulated:
-    """Run a schedule of one of several sizes and kinds."""
+    """Run a schedule of one of several sizes and kinds, with everything that there is."""
     how = SIZES[number % len(SIZES)]
-    done = simulated(choices, **how)
-    if "failover" in how.get("faults", ()):
+    faults = how.get("faults", FAULTS)
+    done = simulated(choices, **EVERYTHING, **{**how, "faults": (*faults, "deploy")})
+    if "failover" in faults:
         done.violations[:] = [each for each in done.violations if each.verdict in ONE_HISTORY]
     return done
 

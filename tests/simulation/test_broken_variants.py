@@ -8,12 +8,14 @@ from typing import Any
 
 import msgspec
 import pytest
+import trio
 
 from dalsegno.actors import AckedCursor, Batch
 from dalsegno.actors.delivery._acks import AckFrontiers, Frontier
+from dalsegno.actors.effects import Timers
 from dalsegno.actors.node import Catalog
 from dalsegno.actors.node._workspace_supervisor import WorkspaceSupervisor
-from dalsegno.actors.ports import Head
+from dalsegno.actors.ports import EntityWrite, Head
 from dalsegno.actors.session._outbox import Outbox
 from dalsegno.actors.testing import (
     OPERATIONS,
@@ -29,11 +31,13 @@ from dalsegno.actors.testing.memory._log import MemoryLog
 from dalsegno.actors.testing.memory._tables import Cursors
 from dalsegno.actors.workspace import Command
 from dalsegno.actors.workspace._committer import Committer, Sending
+from dalsegno.actors.workspace._draft import Draft
 from dalsegno.actors.workspace._incarnation import Incarnation
 from dalsegno.actors.workspace._speculation import PendingBatch, Speculation
 from dalsegno.protocol import (
     SYSTEM,
     DalsegnoError,
+    Due,
     FencedError,
     OutcomeUnknownError,
     Past,
@@ -45,7 +49,7 @@ from dalsegno.protocol import (
     chained,
     seq_of,
 )
-from tests.simulation._schedules import commands, pairs, simulated
+from tests.simulation._schedules import EVERYTHING, commands, pairs, simulated, with_locks
 
 pytestmark = pytest.mark.long
 SEEDS = 150
@@ -64,7 +68,7 @@ class Variant:
 
     def simulated(self, seed: int) -> Simulated:
         """Run one of its schedules."""
-        return simulated(SeededChoices(seed), commands=self.make_commands(), **self.how)
+        return simulated(SeededChoices(seed), **{**self.how, "commands": self.make_commands()})
 
 
 # ------------------------------------------------------------------------------------ the log
@@ -285,6 +289,57 @@ def judges_a_reader_before_it_waits(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Catalog, "look", look)
 
 
+# --------------------------------------------------------------------------- timers and lists
+
+
+def fires_what_two_nodes_found(patch: pytest.MonkeyPatch) -> None:
+    """It is fired if an entity was due, whether or not another has fired it meanwhile."""
+    original = Timers._send
+
+    async def send(self: Timers, *found: Any) -> None:
+        await trio.sleep(0.5)  # a node that is slow
+        await original(self, *found)
+
+    patch.setattr(Timers, "_send", send)
+    patch.setattr(Speculation, "_is_due", lambda *_: True)
+
+
+def fires_although_it_was_renewed(patch: pytest.MonkeyPatch) -> None:
+    def is_due(_self: Speculation, command: Command, _due: Due, draft: Draft) -> bool:
+        entity = draft.entity(command.stream_id)
+        entity_id = command.stream_id.partition(":")[2]
+        return entity.domain.due_of(entity.state, entity_id) is not None
+
+    patch.setattr(Speculation, "_is_due", is_due)
+
+
+def reads_a_lists_number_apart(patch: pytest.MonkeyPatch) -> None:
+    original = MemoryStore.list_entities
+
+    async def list_entities(self: MemoryStore, workspace_id: str, *args: Any, **how: Any) -> Any:
+        page = await original(self, workspace_id, *args, **how)
+        await trio.sleep(0.1)
+        head = await self.read_head(workspace_id)
+        return msgspec.structs.replace(page, head_seq=0 if head is None else head.head_seq)
+
+    patch.setattr(MemoryStore, "list_entities", list_entities)
+
+
+def lets_a_release_before_go_on(patch: pytest.MonkeyPatch) -> None:
+    """It knows nothing of the columns in which things are listed, and leaves them as they are."""
+    original = MemoryLog._write_entity
+
+    def write(self: MemoryLog, row: EntityWrite, changed_at: Any) -> None:
+        old = self.entities.get(row.stream_id)
+        if self.head.owner == "n0":
+            known = (old.keys, old.sort, old.due_at) if old else ((), None, None)
+            keys, sort, due_at = known
+            row = msgspec.structs.replace(row, keys=keys, sort=sort, due_at=due_at)
+        original(self, row, changed_at)
+
+    patch.setattr(MemoryLog, "_write_entity", write)
+
+
 def one_workspace(*faults: str, **how: Any) -> dict[str, Any]:
     return {"workspaces": 1, "faults": faults, **how}
 
@@ -294,6 +349,9 @@ LOSSY = one_workspace("weather", "drop", nodes=1, clients=2, operations=("burst"
 SLOW = one_workspace("stall", nodes=1, operations=WRITES)
 CALM = one_workspace(nodes=1)
 HASTY = replace(SIM_LIMITS, passivate_after_s=0.0)
+
+ON_TIME: dict[str, Any] = {**EVERYTHING, "later": ()}
+LISTED = ("command", "command", "burst", "entities", "entities")
 
 VARIANTS = [
     Variant(publishes_before_the_commit, (Verdict.ABORTED_READ,), LOSSY),
@@ -351,6 +409,33 @@ VARIANTS = [
         judges_a_reader_before_it_waits,
         (Verdict.AFTER_REVOCATION,),
         {**CALM, "operations": ("burst", "burst", "member", *("read",) * 3)},
+    ),
+    Variant(
+        fires_what_two_nodes_found,
+        (Verdict.INVARIANT,),
+        {
+            **ON_TIME,
+            **one_workspace("lag", nodes=3, limits=HASTY, operations=("command", "idle", "idle")),
+        },
+        make_commands=lambda: with_locks,
+    ),
+    Variant(
+        fires_although_it_was_renewed,
+        (Verdict.INVARIANT,),
+        {**ON_TIME, **one_workspace("lag", nodes=1, operations=WRITES)},
+        make_commands=lambda: with_locks,
+    ),
+    Variant(
+        reads_a_lists_number_apart,
+        (Verdict.LIST,),
+        {**ON_TIME, **one_workspace(nodes=1, operations=LISTED)},
+        make_commands=lambda: with_locks,
+    ),
+    Variant(
+        lets_a_release_before_go_on,
+        (Verdict.LIST,),
+        {**ON_TIME, **one_workspace("crash", "partition", nodes=2, operations=LISTED, steps=40)},
+        make_commands=lambda: with_locks,
     ),
 ]
 

@@ -27,7 +27,7 @@ from dalsegno.actors.testing.simulation import FailoverStore
 from tests.actors._world import Wall
 from tests.simulation._schedules import run, run_sound, simulated
 
-BATCHES, BATCH = 20, 10
+BATCHES, BATCH = 20, 15
 SOAK = 20_000
 LOSSES = 15
 ONE_HISTORY = {

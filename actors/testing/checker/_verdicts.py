@@ -60,6 +60,8 @@ class Verdict(StrEnum):
     ACK_AHEAD = "ack-ahead"
     """A stored cursor is above all that its client acknowledged of this history (I6), or an ack
     was accepted of what had yet to be written (I7)."""
+    LIST = "list"
+    """A list does not show what was committed at the number that it names."""
     INVARIANT = "invariant"
     """A program's own invariant does not hold; see `simulate`."""
 

@@ -13,6 +13,8 @@ from dalsegno.actors.testing.memory import MemoryStore
 from dalsegno.protocol import workspace_stream
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from dalsegno.actors.ports import CursorKey
     from dalsegno.protocol import Event
 
@@ -47,6 +49,11 @@ class FailoverStore(MemoryStore):
     def owners(self) -> dict[str | None, None]:
         """Return the nodes that own something, without a link."""
         return {log.head.owner: None for log in self._logs.values()}
+
+    def is_due(self, until: datetime) -> bool:
+        """Return whether an entity has asked for something by then, without a link."""
+        rows = (row for log in self._logs.values() for row in log.entities.values())
+        return any(row.due_at is not None and row.due_at <= until for row in rows)
 
     def head_of(self, workspace_id: str, stream_id: str) -> int:
         """Return the last number of a stream, without a link."""

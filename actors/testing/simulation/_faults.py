@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from dalsegno.actors.testing.checker import Recorder
-    from dalsegno.protocol import Limits
+    from dalsegno.protocol import Domain, Limits
 
     from ._choices import Choices
     from ._client import SimClient
@@ -42,7 +42,8 @@ FAULTS = (
     "stall",
     "clock",
 )
-"""Everything but `failover`, after which only what was lost with the tail is excused."""
+"""Everything but `failover`, after which only what was lost with the tail is excused, and `deploy`,
+which needs another version of the domains."""
 
 _SNAPSHOTS_KEPT = 4
 _STEPS_MAX = (10, 50, 300)
@@ -64,6 +65,7 @@ class Faults:
         recorder: Recorder,
         limits: Limits,
         counts: Counter[str],
+        versions: Sequence[Sequence[Domain[Any, Any, Any]]],
     ) -> None:
         self.counts = counts
         """The number of faults by kind."""
@@ -74,6 +76,7 @@ class Faults:
         self._nursery = nursery
         self._recorder = recorder
         self._limits = limits
+        self._versions = versions
         self._snapshots: deque[dict[str, Any]] = deque(maxlen=_SNAPSHOTS_KEPT)
         self._set_by: dict[Link, object] = {}
         """What each link was set by last."""
@@ -308,6 +311,12 @@ class Faults:
         await process.drain()
         await trio.sleep(seconds)
         self._restart(node, process)
+
+    async def deploy(self) -> None:
+        """Start a node's other version of the program, as an operator does; or the first again."""
+        node = self._node()
+        node.domains = self._choices.pick(self._versions)
+        self._nursery.start_soon(self._drain, node, self._duration_s())
 
     async def clock(self) -> None:
         """Make a node's wall clock jump."""

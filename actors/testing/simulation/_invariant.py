@@ -27,7 +27,7 @@ def check_invariant(
     for workspace_id, events in log.items():
         states: dict[str, Any] = {}
         for event, following in zip(events, [*events[1:], None], strict=True):
-            _fold(by_name, states, event)
+            fold_into(by_name, states, event)
             if following is not None and _cause(following) == _cause(event):
                 continue
             wrong = invariant(states)
@@ -49,9 +49,10 @@ def _cause(event: Event) -> str:
     return event.correlation_id or event.command_id
 
 
-def _fold(
+def fold_into(
     domains: Mapping[str, Domain[Any, Any, Any]], states: dict[str, Any], event: Event
 ) -> None:
+    """Fold an event of one of these domains into the states of all entities, by stream."""
     domain = domains.get(event.stream_id.partition(":")[0])
     known = domain and domain.decode(event.type, event.type_version, event.payload)
     if domain is None or known is None:

@@ -20,6 +20,8 @@ from dalsegno.actors.domains.members import PutMember, RemoveMember
 from dalsegno.actors.testing.checker import UNKNOWN_CODES
 from dalsegno.protocol import DalsegnoError, workspace_stream
 
+from ._lists import Taken
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
@@ -123,6 +125,10 @@ class Load:
         self._markers = count(1)
         self._streams: dict[str, dict[str, None]] = {name: {} for name in workspaces}
         """The entities that commands have named, by workspace, the last one last."""
+        self._keys: dict[str, None] = {}
+        """Keys that entities were seen with."""
+        self.taken: list[Taken] = []
+        """The lists that were read."""
 
     # ---------------------------------------------------------------------------- operations
 
@@ -290,6 +296,33 @@ class Load:
             asked.ok(version=0 if entity is None else entity.version)
             if entity is not None:
                 self._check_committed(workspace_id, stream_id, entity.version)
+
+    async def entities(self) -> None:
+        """List entities at any node, and follow the workspace from the number that the list says.
+
+        Under each kind of key that there is: the entities' own, that of all with a sort, or none.
+        """
+        choices = self._choices
+        client, workspace_id = self._any_client()
+        process = self._any_process(workspace_id)
+        names = sorted(
+            {d.name for _, d in self._domains.values() if d.is_indexed and not d.reserved}
+        )
+        if not names or not process.is_serving:
+            return
+        name, key = choices.pick(names), choices.pick([None, "", *self._keys])
+        with trio.move_on_after(_READ_S), suppress(DalsegnoError):
+            domain, page, entities = await process.list_entities(
+                workspace_id, name, key=key, user_id=client.user_id
+            )
+            states = [
+                (item.stream_id, entity.state)
+                for item, entity in zip(page.items, entities, strict=True)
+            ]
+            self.taken.append(Taken(workspace_id, domain, key, page.head_seq, states))
+            self._keys.update(dict.fromkeys(key for item in page.items for key in item.keys))
+            if workspace_id == client.home:
+                await client.follow(workspace_id, workspace_stream(workspace_id), page.head_seq)
 
     async def look_at_head(self) -> None:
         """Read a head in the store, to see how its epoch goes on."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Self
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import trio
 import trio.testing
@@ -29,6 +30,7 @@ from ._failover import FailoverStore
 from ._faults import FAULTS, Faults
 from ._gate import Gates
 from ._invariant import check_invariant
+from ._lists import check_due, check_lists
 from ._load import Load
 from ._node import SimClock, SimNode
 from ._purity import called_twice
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from ._choices import Choices
     from ._client import Wanted
     from ._invariant import Invariant
+    from ._lists import Taken
     from ._load import Ask
     from ._result import Simulated
 
@@ -82,12 +85,19 @@ SIM_LIMITS = Limits(
     close_deadline_s=0.5,
     ack_flush_s=0.05,
     drain_deadline_s=1.0,
+    timer_tick_s=0.2,
+    timers_read_max=3,
+    timers_per_tick_max=9,
+    timers_per_workspace_max=2,
+    timers_firing_max=4,
 )
 """Bounds so small that short schedules reach them."""
 
 _PATIENCE_S = 60.0
 """How long everything may take to come to rest after it was healed, in simulated time."""
 _LOOK_S = 0.5
+_LATE_S = 3.0
+"""How late something that is due may be: a lease, and some ticks."""
 _PAUSES = (0.0, 0.0, 0.0, 0.01, 0.1, 0.5, 1.0)
 """The pauses between two steps of a schedule, in seconds."""
 _FAULTY = 0.25
@@ -99,7 +109,8 @@ OPERATIONS = (
     *("command",) * 6,
     *("crowd",) * 5,
     *("ack", "read", "subscribe") * 2,
-    *("group", "burst", "member", "repeat", "resubscribe", "unsubscribe", "look_at_head", "idle"),
+    *("entities", "group", "burst", "member", "repeat"),
+    *("resubscribe", "unsubscribe", "look_at_head", "idle"),
 )
 """The steps that are not faults, each as likely as it is frequent here."""
 
@@ -117,6 +128,8 @@ def simulate(
     operations: Sequence[str] = OPERATIONS,
     limits: Limits = SIM_LIMITS,
     invariant: Invariant | None = None,
+    until: Literal["quiet", "settled"] = "quiet",
+    later: Sequence[Domain[Any, Any, Any]] = (),
     make_service: Callable[..., Service] = Service,
 ) -> Simulated:
     """Run one schedule to its end and judge it.
@@ -135,6 +148,10 @@ def simulate(
         invariant: takes the states of all entities of a workspace that exist, by stream, and
             returns what is wrong with them, or None.  It is asked at the end, of every state that
             the log ever was in after a whole command or group.
+        until: when it ends: once everybody has what was committed, or ``settled``, once what was
+            due has happened as well.  A domain that is due for ever more never settles.
+        later: another version of some domains, with the same commands: the fault ``deploy``
+            restarts a node with it, or with the first one again.
         make_service: returns a node's actors.
 
     """
@@ -147,16 +164,20 @@ def simulate(
         faults=faults,
         operations=operations,
         limits=limits,
+        until=until,
+        later=later,
         make_service=make_service,
     )
     clock = trio.testing.MockClock(autojump_threshold=0)
     with (
         _Errors(only_raised="failover" in faults) as errors,
-        called_twice(everything) as impure,
+        called_twice((*everything, *later)) as impure,
         choices.scheduling(),
     ):
         trio.run(simulation.run, clock=clock, instruments=[Gates()])
     done = simulation.result([*impure, *errors.messages])
+    if "failover" not in faults:
+        done.violations.extend(check_lists(simulation.taken, done.log))
     if invariant is not None:
         done.violations.extend(check_invariant(invariant, everything, done.log))
     return done
@@ -175,10 +196,17 @@ class _Simulation:
         faults: Sequence[str],
         operations: Sequence[str],
         limits: Limits,
+        until: str,
+        later: Sequence[Domain[Any, Any, Any]],
         make_service: Callable[..., Service],
     ) -> None:
         self._choices = choices
         self._domains = domains
+        self._until = until
+        newer = {domain.name: domain for domain in later}
+        self._later = [newer.get(domain.name, domain) for domain in domains]
+        self.taken: Sequence[Taken] = ()
+        """The lists that were read."""
         self._make_command = commands
         self._node_count, self._client_count, workspaces, self._steps = sizes
         self._workspaces = [f"w{number}" for number in range(workspaces)]
@@ -189,7 +217,13 @@ class _Simulation:
         self._counts: Counter[str] = Counter()
         self._noise = choices.noise()
         self._recorder = Recorder(trio.current_time)
-        world = World(now=SimClock().now, random=self._noise.random, new_id=self._recorder.new_id)
+        self._right = SimClock()
+        world = World(
+            now=self._right.now,
+            random=self._noise.random,
+            new_id=self._recorder.new_id,
+            new_salt=lambda: bytes(16),
+        )
         self._store = FailoverStore(world, limits=limits)
         self._nodes: list[SimNode] = []
         self._clients: list[SimClient] = []
@@ -210,8 +244,10 @@ class _Simulation:
             for client in self._clients:
                 nursery.start_soon(client.run)
             faults = self._faults(nursery)
+            load = self._load()
+            self.taken = load.taken
             try:
-                await self._interleave(self._load(), faults, nursery)
+                await self._interleave(load, faults, nursery)
                 faults.heal()
                 await self._settle(faults)
                 self._lasted_s = trio.current_time()
@@ -273,6 +309,7 @@ class _Simulation:
             recorder=self._recorder,
             limits=self._limits,
             counts=self._counts,
+            versions=(self._domains, self._later),
         )
 
     def _load(self) -> Load:
@@ -338,10 +375,15 @@ class _Simulation:
         """Heal until all is quiet, or until patience has run out."""
         with trio.move_on_after(_PATIENCE_S):
             await self._wait_quiet(faults)
+            if self._until == "settled":
+                await self._wait_done()
             for workspace_id in self._workspaces:
                 await self._touch(workspace_id)
             await self._wait_quiet(faults)
         self._clients[0].note_unwritten()  # the stored cursors are looked at next
+        if self._until == "settled":
+            late = self._right.now() - timedelta(seconds=2 * _LATE_S)
+            self._stuck += check_due(self._domains, self._store.logs(), late)
         self._recorder.settled()
         for client in self._clients:
             for wanted in client.wanted.values():
@@ -352,6 +394,14 @@ class _Simulation:
         while not self._is_quiet():
             if not faults.are_held:
                 faults.heal()
+            await trio.sleep(_LOOK_S)
+
+    async def _wait_done(self) -> None:
+        """Wait until what was due has happened, by clocks that are right again."""
+        for node in self._nodes:
+            node.clock.offset_s = 0.0
+        late = timedelta(seconds=_LATE_S)
+        while self._store.is_due(self._right.now() - late):  # noqa: ASYNC110 - in virtual time
             await trio.sleep(_LOOK_S)
 
     async def _touch(self, workspace_id: str) -> None:
