@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
 import pytest
 
 from dalsegno.actors.testing import Ask, Choices, SeededChoices, Simulated, Verdict, simulate
-from dalsegno.protocol import Context, Domain, Event, Reject
+from dalsegno.protocol import App, Context, Domain, Due, Event, Index, Reject, Role
 from tests.actors._boxes import Fill, boxes
 
 
@@ -160,3 +161,69 @@ def test_an_invariant_may_be_broken_within_a_command_or_a_group() -> None:
         return Ask(Fill(choices.pick("ab"), 1), 1, 1)
 
     assert not simulate(SeededChoices(1), commands=once, **how).is_sound
+
+
+class Alarm(msgspec.Struct, frozen=True):
+    at: datetime
+
+
+class Wind(msgspec.Struct, frozen=True):
+    alarm_id: str
+
+
+class Ring(msgspec.Struct, frozen=True):
+    alarm_id: str
+
+
+class Wound(msgspec.Struct, frozen=True):
+    at: datetime
+
+
+def test_what_was_due_and_did_not_happen_is_found() -> None:
+    """A command that is refused when its time comes: nothing moves."""
+    alarms = Domain("alarm", state=Alarm, commands=Wind | Ring, events=Wound)
+
+    @alarms.decide
+    def wind(_alarm: Alarm | None, _command: Wind, context: Context) -> Wound:
+        return Wound(context.now)
+
+    @alarms.decide
+    def ring(alarm: Alarm, _command: Ring) -> Wound:
+        raise Reject("BROKEN")
+
+    @alarms.evolve
+    def wound(_alarm: Alarm | None, event: Wound) -> Alarm:
+        return Alarm(event.at)
+
+    @alarms.due
+    def due(alarm: Alarm, alarm_id: str) -> Due:
+        return Due(alarm.at, Ring(alarm_id))
+
+    app = App([alarms], roles={"winder": Role(commands=frozenset({"wind"}))})
+    how: dict[str, Any] = {
+        "commands": lambda _choices: Ask(Wind("a"), 1, 1),
+        "faults": (),
+        "operations": ("command",),
+        "steps": 5,
+    }
+    assert simulate(SeededChoices(1), app, **how).is_sound, "nobody waits for it"
+    done = simulate(SeededChoices(1), app, until="settled", **how)
+    assert any("alarm:a was due at" in bug for bug in done.bugs), str(done)
+
+
+def test_a_list_that_shows_what_was_not_committed_is_found() -> None:
+    """Its index says something else each time."""
+    jars = Domain("jar", state=Jar, commands=Add, events=Added)
+    jars.decide(put)
+    jars.evolve(hold)
+    dice = itertools.count()
+    jars.index(lambda _jar: Index(keys=(f"k{next(dice) % 3}",)))
+    done = simulate(
+        SeededChoices(1),
+        App([jars]),
+        commands=lambda choices: Ask(Add(choices.pick("ab")), 1, 1),
+        faults=(),
+        operations=("command", "entities"),
+        steps=40,
+    )
+    assert {violation.verdict for violation in done.violations} == {Verdict.LIST}

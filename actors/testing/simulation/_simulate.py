@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import trio
@@ -22,7 +23,7 @@ from dalsegno.actors.domains.accounts import account_domains
 from dalsegno.actors.domains.members import PutMember
 from dalsegno.actors.ports import World
 from dalsegno.actors.testing.checker import Recorder
-from dalsegno.protocol import Limits, OutcomeUnknownError, UnavailableError, workspace_stream
+from dalsegno.protocol import App, Limits, OutcomeUnknownError, UnavailableError, workspace_stream
 
 from ._client import SimClient
 from ._crowd import Crowd
@@ -37,11 +38,11 @@ from ._purity import called_twice
 from ._result import judge
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     import msgspec
 
-    from dalsegno.protocol import Domain
+    from dalsegno.protocol import Domain, Role
 
     from ._choices import Choices
     from ._client import Wanted
@@ -117,8 +118,9 @@ OPERATIONS = (
 
 def simulate(
     choices: Choices,
+    app: App | None = None,
     *,
-    domains: Sequence[Domain[Any, Any, Any]],
+    domains: Sequence[Domain[Any, Any, Any]] = (),
     commands: Callable[[Choices], msgspec.Struct | Ask],
     nodes: int = 3,
     clients: int = 4,
@@ -136,7 +138,9 @@ def simulate(
 
     Args:
         choices: the source of decisions: `SeededChoices`, or `HypothesisChoices`.
-        domains: the domains of the workspaces, besides accounts and members.
+        app: what the nodes serve.
+        domains: the domains of the workspaces, besides accounts and members, for an app that has
+            nothing else.
         commands: returns a command, by decisions of its own.
         nodes: how many there are.
         clients: how many there are; the first is the workspaces' owner, the others are editors.
@@ -155,10 +159,13 @@ def simulate(
         make_service: returns a node's actors.
 
     """
-    everything = (*account_domains, *domains)
+    app = App(domains) if app is None else app
+    app.check(account_domains)
+    everything = (*account_domains, *app.domains)
     simulation = _Simulation(
         choices,
         domains=everything,
+        roles=app.roles,
         commands=commands,
         sizes=(nodes, clients, workspaces, steps),
         faults=faults,
@@ -191,6 +198,7 @@ class _Simulation:
         choices: Choices,
         *,
         domains: Sequence[Domain[Any, Any, Any]],
+        roles: Mapping[str, Role],
         commands: Callable[[Choices], msgspec.Struct | Ask],
         sizes: tuple[int, int, int, int],
         faults: Sequence[str],
@@ -213,7 +221,7 @@ class _Simulation:
         self._kinds = faults
         self._operations = operations
         self._limits = limits
-        self._make_service = make_service
+        self._make_service = partial(make_service, roles=roles)
         self._counts: Counter[str] = Counter()
         self._noise = choices.noise()
         self._recorder = Recorder(trio.current_time)
@@ -382,7 +390,7 @@ class _Simulation:
             await self._wait_quiet(faults)
         self._clients[0].note_unwritten()  # the stored cursors are looked at next
         if self._until == "settled":
-            late = self._right.now() - timedelta(seconds=2 * _LATE_S)
+            late = self._right.now() - timedelta(seconds=_LATE_S)
             self._stuck += check_due(self._domains, self._store.logs(), late)
         self._recorder.settled()
         for client in self._clients:
@@ -400,8 +408,7 @@ class _Simulation:
         """Wait until what was due has happened, by clocks that are right again."""
         for node in self._nodes:
             node.clock.offset_s = 0.0
-        late = timedelta(seconds=_LATE_S)
-        while self._store.is_due(self._right.now() - late):  # noqa: ASYNC110 - in virtual time
+        while self._store.is_due(self._right.now()):  # noqa: ASYNC110 - in virtual time
             await trio.sleep(_LOOK_S)
 
     async def _touch(self, workspace_id: str) -> None:
