@@ -170,6 +170,8 @@ class Timers:
     async def _list_anew(self) -> None:
         """Ask entities anew that an earlier version of their domain has asked, or has not.
 
+        Not those of a later one, or two nodes would do so in turn for as long as both run.
+
         Raises:
             UnavailableError: the store is away.
 
@@ -186,7 +188,7 @@ class Timers:
                     await list_anew(self._directory, workspace_id, self._domains[name])
                 except DalsegnoError as error:
                     _log.warning("%s: %s is not listed anew: %s", workspace_id, name, error)
-        if not found:
+        if len(found) < _STALE_AT_ONCE:
             self._stale_at = trio.current_time() + _STALE_EVERY_S
 
     # ------------------------------------------------------------------------------- firing

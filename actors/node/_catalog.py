@@ -12,6 +12,7 @@ from dalsegno.protocol import (
     GATE_ID,
     SYSTEM,
     SYSTEM_WORKSPACE,
+    DomainError,
     Reject,
     check_key,
     check_workspace_id,
@@ -89,8 +90,10 @@ class Catalog:
 
         Raises:
             Reject: ``ROLE_FORBIDDEN`` for a principal who may not read the workspace.
+            DomainError: this runtime does not serve the domain.
 
         """
+        self.check_served(domain)
         stream_id = domain.stream_id(entity_id)
         deciding = self._deciding(workspace_id, principal)
         if deciding is None:
@@ -103,6 +106,16 @@ class Catalog:
                 raise self._refusal(workspace_id, found) or not_a_member()
             entity = found[stream_id]
         return entity if entity.version else None
+
+    def check_served(self, domain: AnyDomain) -> None:
+        """Raise unless a domain is served here: another one of its name would fold otherwise.
+
+        Raises:
+            DomainError: it is not.
+
+        """
+        if self.domains.get(domain.name) is not domain:
+            raise DomainError(f"{domain!r} is not among the domains that were opened")
 
     async def _look_at(
         self, workspace_id: str, wanted: Mapping[str, AnyDomain]

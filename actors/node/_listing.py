@@ -59,6 +59,7 @@ async def list_entities(
     """
     if key:
         check_id(key, chars_max=KEY_BYTES_MAX, what="key")
+    catalog.check_served(domain)
     limits, store = directory.node.limits, directory.node.store
     await catalog.check_member(workspace_id, principal)
     with trio.move_on_after(limits.command_deadline_s):
@@ -100,6 +101,7 @@ async def list_keys(
     for text in (prefix, after):
         if text:
             check_id(text, chars_max=KEY_BYTES_MAX, what="key")
+    catalog.check_served(domain)
     limits, store = directory.node.limits, directory.node.store
     await catalog.check_member(workspace_id, principal)
     with trio.move_on_after(limits.command_deadline_s) as scope:
@@ -122,13 +124,17 @@ async def list_anew(directory: Directory, workspace_id: str, domain: Domain[Any,
 
     Raises:
         DalsegnoError: as `send`; what was done stays done.
+        NotReadyError: it was in vain: a node with another version lists them in turn.
 
     """
-    store = directory.node.store
+    store, before = directory.node.store, list[str]()
     while stale := await store.list_stale(
         workspace_id, domain.name, domain.version, limit=_RELISTED_AT_ONCE
     ):
+        if stale == before:
+            raise NotReadyError("two versions of the domain list these in turn: ask again")
         await relist(directory, workspace_id, domain, stale)
+        before = stale
 
 
 async def entities_of(

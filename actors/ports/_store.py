@@ -273,7 +273,7 @@ class Entities(Protocol):
     async def find_stale(
         self, node_id: str, domain_versions: Mapping[str, int], *, limit: int
     ) -> list[tuple[str, str]]:
-        """Find (workspace, domain) with entities that another version of the domain listed.
+        """Find (workspace, domain) with entities that an earlier version of the domain listed.
 
         Left out are the same as in `find_due`.
         """

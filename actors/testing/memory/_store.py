@@ -38,7 +38,7 @@ from dalsegno.actors.ports import (
 )
 from dalsegno.protocol import Event, Limits
 
-from ._lists import list_entities, list_keys, list_stale, read_records
+from ._lists import list_entities, list_keys, list_stale, read_records, rows_of
 from ._log import MemoryLog, refuse_bad_text
 from ._tables import Cursors, Nodes
 
@@ -393,13 +393,14 @@ class MemoryStore:
     async def find_stale(
         self, node_id: str, domain_versions: Mapping[str, int], *, limit: int
     ) -> list[tuple[str, str]]:
-        """Find what another version listed, anywhere; see `Store.find_stale`."""
+        """Find what an earlier version listed, anywhere; see `Store.find_stale`."""
         await trio.lowlevel.checkpoint()
         stale = [
             (workspace_id, domain)
             for domain, version in domain_versions.items()
             for workspace_id, log in self._logs.items()
-            if self._may_serve(node_id, log) and list_stale(log, domain, version, limit=1)
+            if self._may_serve(node_id, log)
+            and any(row.index_version < version for _, row in rows_of(log, domain))
         ]
         return stale[:limit]
 

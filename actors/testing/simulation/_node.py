@@ -233,7 +233,7 @@ class Process:
                 service.directory,
                 service.catalog,
                 workspace_id,
-                domain,
+                service.catalog.domains[domain.name],  # its own version
                 entity_id,
                 principal=Principal(user_id),
                 min_seq=min_seq,

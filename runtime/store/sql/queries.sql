@@ -817,17 +817,11 @@ select d.due_at, d.workspace_id, d.stream_id,
 select distinct s.workspace_id, w.domain
   from unnest($2::text::text[], $3::text::integer[]) as w(domain, version)
   cross join lateral (
-    (select workspace_id from dalsegno.entity
-      where split_part(stream_id, ':', 1) = w.domain
-        and coalesce(index_version, domain_version) < w.version
-      order by coalesce(index_version, domain_version), workspace_id, stream_id
-      limit $4::text::integer)
-    union all
-    (select workspace_id from dalsegno.entity
-      where split_part(stream_id, ':', 1) = w.domain
-        and coalesce(index_version, domain_version) > w.version
-      order by coalesce(index_version, domain_version), workspace_id, stream_id
-      limit $4::text::integer)) s
+    select workspace_id from dalsegno.entity
+     where split_part(stream_id, ':', 1) = w.domain
+       and coalesce(index_version, domain_version) < w.version
+     order by coalesce(index_version, domain_version), workspace_id, stream_id
+     limit $4::text::integer) s
   cross join lateral (
     select owner, halted_reason from dalsegno.workspace_head
      where workspace_id = s.workspace_id

@@ -215,5 +215,10 @@ class ListContract:
             page = await store.list_entities("w", domain, limit=9, domain_version=version)
             assert page.is_stale is ((domain, version) != ("task", 1))
         assert await store.list_stale("absent", "note", 9, limit=9) == []
-        found = await store.find_stale("here", {"note": 2, "task": 1}, limit=9)
-        assert [each for each in found if each[0] == "w"] == [("w", "note")]
+        for versions, expected in (
+            ({"note": 2, "task": 1}, [("w", "note")]),
+            ({"note": 1, "task": 0}, []),
+            ({"task": 2}, [("w", "task")]),
+        ):
+            found = await store.find_stale("here", versions, limit=9)
+            assert [each for each in found if each[0] == "w"] == expected, "earlier versions"
