@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
     from datetime import datetime
 
     from dalsegno.actors.ports import DueEntity
@@ -39,6 +38,8 @@ class Attempts:
         self._last_s = limits.timer_backoff_max_s
         self._count_max = limits.timers_stuck_max
         self._known: OrderedDict[tuple[str, str], _Attempts] = OrderedDict()
+        self._seen: set[tuple[str, str]] = set()
+        """Those of them that are due, as far as this look has come, or fired since it began."""
 
     def __len__(self) -> int:
         return len(self._known)
@@ -53,6 +54,7 @@ class Attempts:
         known = self._known.get(due.ids)
         if known is None:
             return True
+        self._seen.add(due.ids)
         if known.due_at != due.due_at:
             known.due_at, known.failed, known.in_a_row = due.due_at, 0, known.in_a_row + 1
             slowed = known.in_a_row - _RESTLESS
@@ -64,24 +66,32 @@ class Attempts:
 
         Whether anything moved is seen at the next look: who is due as before is slowed then.
         """
-        known = self._known.get(due.ids)
-        if known is None:
-            known = self._known[due.ids] = _Attempts(due.due_at, 0, 0, now)
-            while len(self._known) > self._count_max:
-                self._known.popitem(last=False)
+        known = self._of(due, now)
         known.failed += 1
         known.again_at = max(known.again_at, now + self._delay_s(known.failed))
         return known.failed == 2 or known.in_a_row == _RESTLESS
 
     def postpone(self, due: DueEntity, now: float) -> None:
         """Note that a timer could not fire now, which says nothing of it."""
-        known = self._known.setdefault(due.ids, _Attempts(due.due_at, 0, 0, now))
+        known = self._of(due, now)
         known.again_at = now + self._first_s
 
-    def forget_but(self, seen: Collection[tuple[str, str]]) -> None:
-        """Forget those that were not due any more when everything was looked at."""
-        for ids in [ids for ids in self._known if ids not in seen]:
+    def looked_at_everything(self) -> None:
+        """Forget those that are not due any more."""
+        for ids in self._known.keys() - self._seen:
             del self._known[ids]
+        self._seen.clear()
+
+    def _of(self, due: DueEntity, now: float) -> _Attempts:
+        """Return what is known of an entity, from now on if nothing was."""
+        known = self._known.get(due.ids)
+        if known is None:
+            known = self._known[due.ids] = _Attempts(due.due_at, 0, 0, now)
+            if len(self._known) > self._count_max:
+                oldest, _ = self._known.popitem(last=False)
+                self._seen.discard(oldest)
+        self._seen.add(due.ids)
+        return known
 
     def _delay_s(self, failed: int) -> float:
         return min(self._first_s * 2.0 ** min(failed - 1, 30), self._last_s)

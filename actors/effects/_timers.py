@@ -67,12 +67,9 @@ class Timers:
         }
         self._place: DueEntity | None = None
         """Where the last look ended before everything was looked at."""
-        self._seen: set[tuple[str, str]] = set()
-        """What was due since a look began at the beginning."""
         self._firing: set[tuple[str, str]] = set()
         self._attempts = Attempts(limits=node.limits)
         self._woken: dict[WorkspaceSupervisor, None] = {}
-        self._stale_at = 0.0
         self._fired = 0
 
     def __repr__(self) -> str:
@@ -90,23 +87,27 @@ class Timers:
         if not self._domains:
             await trio.sleep_forever()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_listed)
             while True:
                 await trio.sleep(self._limits.timer_tick_s)
                 self._let_rest()
-                if not self._node.is_open or not self._node.lease.is_held:
-                    continue
-                try:
-                    await self._look(nursery)
-                    await self._list_anew()
-                except DalsegnoError as error:
-                    _log.warning("what is due could not be looked for: %s", error)
+                if self._may_look:
+                    try:
+                        await self._look(nursery)
+                    except DalsegnoError as error:
+                        _log.warning("what is due could not be looked for: %s", error)
+
+    @property
+    def _may_look(self) -> bool:
+        return self._node.is_open and self._node.lease.is_held
 
     # ------------------------------------------------------------------------------ looking
 
     async def _look(self, nursery: trio.Nursery) -> None:
         """Fire what is due, as much as a tick may."""
         limits, now = self._limits, self._node.world.now()
-        counts: Counter[str] = Counter()
+        # One that does not answer has no more of them on their way than it may fire in a tick.
+        counts = Counter(workspace_id for workspace_id, _ in self._firing)
         for _ in range(0, limits.timers_per_tick_max, limits.timers_read_max):
             page = await self._node.store.find_due(
                 self._node.node_id,
@@ -115,14 +116,12 @@ class Timers:
                 after=self._place,
                 limit=limits.timers_read_max,
             )
-            self._seen.update(each.ids for each in page.entities)
             chosen = self._chosen(page.entities, counts)
             if chosen:
                 await self._fire(nursery, chosen)
             self._place = page.last
             if self._place is None:
-                self._attempts.forget_but(self._seen)
-                self._seen.clear()
+                self._attempts.looked_at_everything()
                 return
 
     def _chosen(self, found: Sequence[DueEntity], counts: Counter[str]) -> list[DueEntity]:
@@ -134,7 +133,7 @@ class Timers:
                 break
             if each.ids in self._firing or not self._attempts.may_fire(each, now):
                 continue
-            if counts[each.workspace_id] == self._limits.timers_per_workspace_max:
+            if counts[each.workspace_id] >= self._limits.timers_per_workspace_max:
                 continue
             if counts[each.workspace_id] == 0 and not self._wake(each.workspace_id):
                 continue
@@ -167,17 +166,30 @@ class Timers:
             if is_left or supervisor.passivate():
                 del self._woken[supervisor]
 
-    async def _list_anew(self) -> None:
+    async def _keep_listed(self) -> None:
         """Ask entities anew that an earlier version of their domain has asked, or has not.
 
-        Not those of a later one, or two nodes would do so in turn for as long as both run.
+        Not those of a later one, or two nodes would do so in turn for as long as both run.  It may
+        take long, so no timer waits for it.
+        """
+        while True:
+            await trio.sleep(self._limits.timer_tick_s)
+            found = _STALE_AT_ONCE
+            if self._may_look:
+                try:
+                    found = await self._list_anew()
+                except DalsegnoError as error:
+                    _log.warning("what has to be listed anew could not be looked for: %s", error)
+            if found < _STALE_AT_ONCE:
+                await trio.sleep(_STALE_EVERY_S)
+
+    async def _list_anew(self) -> int:
+        """List some workspaces' entities anew; return how many workspaces were found.
 
         Raises:
-            UnavailableError: the store is away.
+            DalsegnoError: the store is away.
 
         """
-        if trio.current_time() < self._stale_at:
-            return
         versions = {name: domain.version for name, domain in self._domains.items()}
         found = await self._node.store.find_stale(
             self._node.node_id, versions, limit=_STALE_AT_ONCE
@@ -188,8 +200,7 @@ class Timers:
                     await list_anew(self._directory, workspace_id, self._domains[name])
                 except DalsegnoError as error:
                     _log.warning("%s: %s is not listed anew: %s", workspace_id, name, error)
-        if len(found) < _STALE_AT_ONCE:
-            self._stale_at = trio.current_time() + _STALE_EVERY_S
+        return len(found)
 
     # ------------------------------------------------------------------------------- firing
 

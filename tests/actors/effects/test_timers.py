@@ -309,6 +309,33 @@ async def test_a_million_at_once_of_one_workspace_leave_room_for_others(
         assert head.head_seq == 400
 
 
+async def test_a_workspace_that_does_not_answer_leaves_the_others_their_timers(
+    store: FaultyStore, world: World
+) -> None:
+    limits = Limits(timers_per_workspace_max=4, timers_firing_max=8, command_deadline_s=600.0)
+    async with actors(store, world, locks, limits=limits) as a:
+        for number in range(50):
+            await a.workspace("silent").send(TakeLock(f"{number}", "me", 1))
+        await a.workspace("other").send(TakeLock("1", "me", 5))
+        silent = a.service.directory.activate("silent")
+        assert silent.incarnation is not None
+        decide, gate = silent.incarnation._load, trio.Event()
+
+        async def wait(*args: Any) -> None:
+            await gate.wait()
+            await decide(*args)
+
+        silent.incarnation._load = wait  # type: ignore[method-assign,assignment]
+        await trio.sleep(7)
+        assert a.service.statistics().timers.firing == 4
+        assert await lapses(a, "1", workspace_id="other") == [1]
+        gate.set()
+        await trio.sleep(10)
+        head = await store.read_head("silent")
+        assert head is not None
+        assert head.head_seq == 100
+
+
 async def test_timers_wake_a_quarter_of_the_table_and_what_they_woke_rests_first(
     store: FaultyStore, world: World
 ) -> None:
