@@ -81,7 +81,8 @@ async def acquire(node: LocalNode, workspace_id: str, *, create: bool) -> Head |
         incarnation=node.process_id,
         app_version=node.app_version,
     )
-    if head is not None and head.owner is None:
+    # One that a later program has released has no owner either, and is another matter.
+    if head is not None and head.owner is None and head.app_version <= node.app_version:
         raise FencedError("another process is this node")
     return head
 

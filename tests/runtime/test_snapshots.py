@@ -300,8 +300,9 @@ async def test_two_versions_on_one_store_list_what_each_has_written(
         assert len((await b.workspace("other").snapshot(late, key="TODO")).items) == 1
 
 
+@pytest.mark.parametrize("is_released", [False, True])
 async def test_an_earlier_program_does_not_own_what_a_later_one_has(
-    store: MemoryStore, world: World
+    store: MemoryStore, world: World, is_released: bool
 ) -> None:
     cards = card_domain()
     for version in (0, 1, 3):
@@ -309,6 +310,10 @@ async def test_an_earlier_program_does_not_own_what_a_later_one_has(
             app=App([cards], version=version), store=store, world=world, node_id="n"
         ) as rt:
             await rt.workspace("acme").send(Put(f"{version}", "todo"))
+    if is_released:
+        head = await store.read_head("acme")
+        assert head is not None
+        assert await store.release("acme", head.epoch)
     async with Runtime.open(
         app=App([cards], version=2), store=store, world=world, node_id="n"
     ) as rt:

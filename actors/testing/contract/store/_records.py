@@ -150,6 +150,10 @@ class RecordContract:
                 refused = await store.acquire("w", "c", create=create, app_version=version)
                 assert refused is not None
                 assert refused == await head_of(store, "w") == later
+        assert await store.release("w", later.epoch)
+        released = await store.acquire("w", "c", create=False, app_version=1)
+        assert released is not None
+        assert (released.epoch, released.owner, released.app_version) == (2, None, 2)
         again = await store.acquire("w", "c", create=False, app_version=3)
         assert again is not None
         assert (again.epoch, again.owner, again.app_version) == (3, "c", 3)
