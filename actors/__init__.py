@@ -42,6 +42,7 @@ from .ports import (
     ResultWrite as ResultWrite,
     Roles as Roles,
     SnapshotWrite as SnapshotWrite,
+    StalePage as StalePage,
     Store as Store,
     StoredEntity as StoredEntity,
     StoredResult as StoredResult,

@@ -35,7 +35,7 @@ _log = logging.getLogger("dalsegno.timers")
 _WOKEN = 4
 """Of the table of active workspaces, one in so many is there for timers alone, at most."""
 _STALE_AT_ONCE = 16
-"""Workspaces in which what an earlier program listed is listed anew before the next look."""
+"""Workspaces that are looked for in one query, where what an earlier program listed is stale."""
 _STALE_EVERY_S = 60.0
 
 
@@ -174,33 +174,40 @@ class Timers:
         """
         while True:
             await trio.sleep(self._limits.timer_tick_s)
-            found = _STALE_AT_ONCE
-            if self._may_look:
-                try:
-                    found = await self._list_anew()
-                except DalsegnoError as error:
-                    _log.warning("what has to be listed anew could not be looked for: %s", error)
-            if found < _STALE_AT_ONCE:
-                await trio.sleep(_STALE_EVERY_S)
+            if not self._may_look:
+                continue
+            try:
+                for domain in self._domains.values():
+                    await self._list_anew(domain)
+            except DalsegnoError as error:
+                _log.warning("what has to be listed anew could not be looked for: %s", error)
+            await trio.sleep(_STALE_EVERY_S)
 
-    async def _list_anew(self) -> int:
-        """List some workspaces' entities anew; return how many workspaces were found.
+    async def _list_anew(self, domain: Domain[Any, Any, Any]) -> None:
+        """List a domain's entities anew in every workspace that needs it and may be woken.
 
         Raises:
             DalsegnoError: the store is away.
 
         """
-        versions = {name: domain.version for name, domain in self._domains.items()}
-        found = await self._node.store.find_stale(
-            self._node.node_id, versions, limit=_STALE_AT_ONCE
-        )
-        for workspace_id, name in found:
-            if self._wake(workspace_id):
-                try:
-                    await list_anew(self._directory, workspace_id, self._domains[name])
-                except DalsegnoError as error:
-                    _log.warning("%s: %s is not listed anew: %s", workspace_id, name, error)
-        return len(found)
+        after = None
+        while True:
+            page = await self._node.store.find_stale(
+                self._node.node_id,
+                domain.name,
+                domain.version,
+                after=after,
+                limit=_STALE_AT_ONCE,
+            )
+            for workspace_id in page.workspace_ids:
+                if self._wake(workspace_id):
+                    try:
+                        await list_anew(self._directory, workspace_id, domain)
+                    except DalsegnoError as error:
+                        _log.warning("%s: %r is not listed anew: %s", workspace_id, domain, error)
+            after = page.last
+            if after is None:
+                return
 
     # ------------------------------------------------------------------------------- firing
 

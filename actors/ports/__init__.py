@@ -22,6 +22,7 @@ from ._records import (
     Refusal as Refusal,
     ResultWrite as ResultWrite,
     SnapshotWrite as SnapshotWrite,
+    StalePage as StalePage,
     StoredEntity as StoredEntity,
     StoredResult as StoredResult,
 )

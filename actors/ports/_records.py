@@ -266,6 +266,15 @@ class DuePage(msgspec.Struct, frozen=True, kw_only=True):
     """Where to go on; None: nothing else is due."""
 
 
+class StalePage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some of the workspaces that list a domain's entities as an earlier version of it said."""
+
+    workspace_ids: list[str]
+    """Those that this node may serve."""
+    last: tuple[int, str] | None
+    """Where to go on: a version and a workspace; None: there are no others."""
+
+
 class CursorKey(msgspec.Struct, frozen=True, order=True):
     """The key of an ack cursor: a user's client, in one stream of one workspace."""
 

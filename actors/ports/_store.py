@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Node,
         PageBounds,
         Refusal,
+        StalePage,
         StoredEntity,
         StoredResult,
     )
@@ -271,9 +272,15 @@ class Entities(Protocol):
         """
 
     async def find_stale(
-        self, node_id: str, domain_versions: Mapping[str, int], *, limit: int
-    ) -> list[tuple[str, str]]:
-        """Find (workspace, domain) with entities that an earlier version of the domain listed.
+        self,
+        node_id: str,
+        domain: str,
+        domain_version: int,
+        *,
+        after: tuple[int, str] | None,
+        limit: int,
+    ) -> StalePage:
+        """Find workspaces that list a domain as an earlier version of it said, among ``limit``.
 
         Left out are the same as in `find_due`.
         """

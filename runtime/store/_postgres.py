@@ -35,6 +35,7 @@ from dalsegno.actors import (
     PageBounds,
     Place,
     Refusal,
+    StalePage,
     StoredEntity,
     StoredResult,
     Turn,
@@ -66,7 +67,6 @@ from ._rows import (
 from ._sql import (
     columns,
     is_long,
-    numbers,
     queries,
     quoted,
     quoted_in_turns,
@@ -429,12 +429,25 @@ class PostgresStore:
         return due_page_of(rows, limit)
 
     async def find_stale(
-        self, node_id: str, domain_versions: Mapping[str, int], *, limit: int
-    ) -> list[tuple[str, str]]:
-        """Find what another version listed, anywhere; see `Store.find_stale`."""
-        named = (texts(domain_versions), numbers(domain_versions.values()))
-        rows = await fetch(self._pools.reading, "find_stale", node_id, *named, str(limit))
-        return [(workspace_id, domain) for workspace_id, domain in rows]
+        self,
+        node_id: str,
+        domain: str,
+        domain_version: int,
+        *,
+        after: tuple[int, str] | None,
+        limit: int,
+    ) -> StalePage:
+        """Find what an earlier version listed, anywhere; see `Store.find_stale`."""
+        version, workspace_id = (-1, "") if after is None else after
+        rows = await fetch(
+            self._pools.reading,
+            "find_stale",
+            *(node_id, domain, str(domain_version), str(version), workspace_id, str(limit)),
+        )
+        return StalePage(
+            workspace_ids=[workspace_id for _, workspace_id, is_ours in rows if is_ours],
+            last=(rows[-1][0], rows[-1][1]) if len(rows) == limit else None,
+        )
 
     async def locate(
         self, stream_id: str, *, after: str = "", limit: int = 2, existing_only: bool = False

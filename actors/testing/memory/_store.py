@@ -33,6 +33,7 @@ from dalsegno.actors.ports import (
     PageBounds,
     Place,
     Refusal,
+    StalePage,
     StoredEntity,
     StoredResult,
 )
@@ -391,18 +392,31 @@ class MemoryStore:
         return DuePage(entities=ours, last=looked_at[-1] if len(looked_at) == limit else None)
 
     async def find_stale(
-        self, node_id: str, domain_versions: Mapping[str, int], *, limit: int
-    ) -> list[tuple[str, str]]:
+        self,
+        node_id: str,
+        domain: str,
+        domain_version: int,
+        *,
+        after: tuple[int, str] | None,
+        limit: int,
+    ) -> StalePage:
         """Find what an earlier version listed, anywhere; see `Store.find_stale`."""
         await trio.lowlevel.checkpoint()
-        stale = [
-            (workspace_id, domain)
-            for domain, version in domain_versions.items()
-            for workspace_id, log in self._logs.items()
-            if self._may_serve(node_id, log)
-            and any(row.index_version < version for _, row in rows_of(log, domain))
-        ]
-        return stale[:limit]
+        stale = sorted(
+            {
+                (row.index_version, workspace_id)
+                for workspace_id, log in self._logs.items()
+                for _, row in rows_of(log, domain)
+                if row.index_version < domain_version
+            }
+        )
+        looked_at = [each for each in stale if after is None or each > after][:limit]
+        return StalePage(
+            workspace_ids=[
+                id_ for _, id_ in looked_at if self._may_serve(node_id, self._logs[id_])
+            ],
+            last=looked_at[-1] if len(looked_at) == limit else None,
+        )
 
     def _may_serve(self, node_id: str, log: MemoryLog) -> bool:
         """Return whether a log is not halted, and no other node's."""

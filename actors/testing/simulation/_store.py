@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Head,
         Node,
         Refusal,
+        StalePage,
         Store,
         StoredEntity,
         StoredResult,
@@ -247,11 +248,19 @@ class SimStore:
         )
 
     async def find_stale(
-        self, node_id: str, domain_versions: Mapping[str, int], *, limit: int
-    ) -> list[tuple[str, str]]:
+        self,
+        node_id: str,
+        domain: str,
+        domain_version: int,
+        *,
+        after: tuple[int, str] | None,
+        limit: int,
+    ) -> StalePage:
         """See `Store.find_stale`."""
         return await self.link.read(
-            lambda: self._inner.find_stale(node_id, domain_versions, limit=limit)
+            lambda: self._inner.find_stale(
+                node_id, domain, domain_version, after=after, limit=limit
+            )
         )
 
     async def locate(

@@ -813,25 +813,48 @@ select d.due_at, d.workspace_id, d.stream_id,
  order by d.due_at, d.workspace_id, d.stream_id
 
 -- find_stale --
--- $1 node, $2 domains, $3 their versions, $4 limit.
-select distinct s.workspace_id, w.domain
-  from unnest($2::text::text[], $3::text::integer[]) as w(domain, version)
-  cross join lateral (
-    select workspace_id from dalsegno.entity
-     where split_part(stream_id, ':', 1) = w.domain
-       and coalesce(index_version, domain_version) < w.version
-     order by coalesce(index_version, domain_version), workspace_id, stream_id
-     limit $4::text::integer) s
+-- From one workspace to the next, whatever number of entities each of them has.  Those of others are
+-- among the rows: a page may end with them.
+-- $1 node, $2 domain, $3 its version, $4 and $5 version and workspace where the last page ended,
+-- $6 how many are looked at.
+with recursive stale as (
+  (select split_part(stream_id, ':', 1) as domain,
+          coalesce(index_version, domain_version) as version, workspace_id
+     from dalsegno.entity
+    where (split_part(stream_id, ':', 1), coalesce(index_version, domain_version), workspace_id)
+       > ($2::text, $4::text::integer, $5::text)
+    order by split_part(stream_id, ':', 1), coalesce(index_version, domain_version), workspace_id,
+             stream_id
+    limit 1)
+  union all
+  select n.domain, n.version, n.workspace_id from stale s cross join lateral (
+    select split_part(stream_id, ':', 1) as domain,
+           coalesce(index_version, domain_version) as version, workspace_id
+      from dalsegno.entity
+     where (split_part(stream_id, ':', 1), coalesce(index_version, domain_version), workspace_id)
+        > ($2::text, s.version, s.workspace_id)
+     order by split_part(stream_id, ':', 1), coalesce(index_version, domain_version),
+              workspace_id, stream_id
+     limit 1) n
+   where s.domain = $2::text and s.version < $3::text::integer
+), looked as materialized (
+  select version, workspace_id from stale
+   where domain = $2::text and version < $3::text::integer
+   limit $6::text::integer
+)
+select l.version, l.workspace_id,
+       h.halted_reason is null
+         and (h.owner is null or h.owner = $1::text or n.expires_at is null) as is_ours
+  from looked l
   cross join lateral (
     select owner, halted_reason from dalsegno.workspace_head
-     where workspace_id = s.workspace_id
+     where workspace_id = l.workspace_id
     offset 0) h
   left join lateral (
     select expires_at from dalsegno.node
      where node_id = h.owner and expires_at > clock_timestamp()
     offset 0) n on true
- where h.halted_reason is null
-   and (h.owner is null or h.owner = $1::text or n.expires_at is null)
+ order by l.version, l.workspace_id
 
 -- locate --
 select workspace_id from dalsegno.entity

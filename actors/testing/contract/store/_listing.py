@@ -215,10 +215,31 @@ class ListContract:
             page = await store.list_entities("w", domain, limit=9, domain_version=version)
             assert page.is_stale is ((domain, version) != ("task", 1))
         assert await store.list_stale("absent", "note", 9, limit=9) == []
-        for versions, expected in (
-            ({"note": 2, "task": 1}, [("w", "note")]),
-            ({"note": 1, "task": 0}, []),
-            ({"task": 2}, [("w", "task")]),
-        ):
-            found = await store.find_stale("here", versions, limit=9)
-            assert [each for each in found if each[0] == "w"] == expected, "earlier versions"
+
+    async def test_workspaces_with_what_an_earlier_version_listed_are_found_one_by_one(
+        self, store: Store
+    ) -> None:
+        """Whatever number of entities each has; what is halted is passed over."""
+        for workspace_id, versions in (("a", (1,) * 5), ("b", (1, 2)), ("c", (3,)), ("d", (2, 1))):
+            w = await writer(store, workspace_id)
+            for number, version in enumerate(versions):
+                await put(store, w, f"lamp:{number}", domain_version=version)
+            if workspace_id == "b":
+                assert await store.halt("b", w.epoch, "why", code="x", actor="x")
+
+        async def find(version: int, limit: int) -> list[str]:
+            found: list[str] = []
+            page = await store.find_stale("here", "lamp", version, after=None, limit=limit)
+            while True:
+                found += page.workspace_ids
+                if page.last is None:
+                    return found
+                page = await store.find_stale("here", "lamp", version, after=page.last, limit=limit)
+
+        for limit in (1, 2, 9):
+            assert await find(1, limit) == []
+            assert await find(2, limit) == ["a", "d"]
+            assert await find(3, limit) == ["a", "d", "d"], "under each of its versions"
+            assert await find(4, limit) == ["a", "d", "d", "c"]
+        page = await store.find_stale("here", "none", 9, after=None, limit=9)
+        assert (page.workspace_ids, page.last) == ([], None)
