@@ -70,7 +70,7 @@ def repair(
     _print(run_trio(_repair, data_dir, database, workspace, actor, limits_of(context)))
 
 
-@click.command("app-version", short_help="Let an earlier program own workspaces again.")
+@click.command("app-version", short_help="Allow an earlier program to own workspaces.")
 @CONFIG
 @DATA_DIR
 @DATABASE
@@ -84,7 +84,7 @@ def app_version(
     database: str | None,
     actor: str | None,
 ) -> None:
-    """Let programs of this VERSION own the workspaces again that a later one has owned.
+    """Allow programs of this VERSION to own the workspaces that a later one has owned.
 
     Stop the later one first: it would take back what is asked of it.  Each workspace has it in its
     audit.

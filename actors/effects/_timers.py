@@ -157,7 +157,7 @@ class Timers:
         return True
 
     def _let_rest(self) -> None:
-        """Let those leave memory that were woken, where that is done and nobody else needs them."""
+        """Passivate what was woken, once its timers have fired and nobody else needs it."""
         busy = {workspace_id for workspace_id, _ in self._firing}
         for supervisor in list(self._woken):
             if supervisor.workspace_id in busy:

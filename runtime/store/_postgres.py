@@ -222,7 +222,7 @@ class PostgresStore:
         return [record_of(row) for row in rows]
 
     async def lower_app_version(self, version: int, *, actor: str) -> int:
-        """Let earlier programs own everything again; see `Store.lower_app_version`."""
+        """Allow earlier programs to own everything; see `Store.lower_app_version`."""
         return len(await fetch(self._pools.maintenance, "lower_app_version", str(version), actor))
 
     # Nodes

@@ -81,7 +81,7 @@ class MemoryLog:
         return self.head
 
     def lower_app_version(self, version: int, *, actor: str, now: datetime) -> bool:
-        """Let programs of this version own it; return whether they could not."""
+        """Allow programs of this version to own it; return whether that changed anything."""
         if self.head.app_version <= version:
             return False
         self.head = msgspec.structs.replace(self.head, app_version=version)

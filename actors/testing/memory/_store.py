@@ -165,7 +165,7 @@ class MemoryStore:
         return read_records(log, which, below, limit) if log else []
 
     async def lower_app_version(self, version: int, *, actor: str) -> int:
-        """Let earlier programs own everything again; see `Store.lower_app_version`."""
+        """Allow earlier programs to own everything; see `Store.lower_app_version`."""
         await trio.lowlevel.checkpoint()
         now = self._world.now()
         logs = self._logs.values()

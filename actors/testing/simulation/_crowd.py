@@ -181,7 +181,7 @@ class Crowd:
             nursery.start_soon(self._around, partial(self._faults.strike, "failover"))
 
     async def _takeover(self, workspace_id: str) -> None:
-        """Let another process take the workspace over, and go on asking the one that had it."""
+        """Take a workspace over by another process, and go on asking the one that had it."""
         choices, faults = self._choices, self._faults
         owner = faults.owner_of(workspace_id)
         others = faults.nodes_but(owner)
@@ -208,7 +208,7 @@ class Crowd:
             await self._around(trio.lowlevel.checkpoint)
 
     async def _inheritance(self, workspace_id: str) -> None:
-        """Let a workspace that rests be taken over, of which nobody tells its owner."""
+        """Take over a workspace that rests, without its owner being told."""
         choices, faults = self._choices, self._faults
         owner = faults.owner_of(workspace_id)
         successors = [node.process for node in faults.nodes_but(owner)]
@@ -222,7 +222,7 @@ class Crowd:
         back()
 
     async def _look_ups(self, workspace_id: str) -> None:
-        """Let reads and subscribes overtake commits, and be overtaken, at a slow database."""
+        """Slow the database down, so that reads overtake commits, or are overtaken."""
         choices = self._choices
         owner = self._faults.owner_of(workspace_id)
         if owner is None:
@@ -235,7 +235,7 @@ class Crowd:
                 await trio.sleep(choices.uniform(0, LAG_S))
 
     async def _silence(self, workspace_id: str) -> None:
-        """Let the owner's commits have no answer until long after it gave them up."""
+        """Hold the answers to the owner's commits until long after it gave them up."""
         owner = self._faults.owner_of(workspace_id)
         if owner is None:
             await self._nothing(workspace_id)
