@@ -152,7 +152,7 @@ class Ownership(Protocol):
         """Read what is on record of a workspace, interventions with it, newest first."""
 
     async def lower_app_version(self, version: int, *, actor: str) -> int:
-        """Allow programs of this version to own everything, audited; return what that changed."""
+        """Allow programs of this version again, audited; return for how many that is new."""
 
     async def beat(
         self, node_id: str, incarnation: str, *, address: str | None, lease_s: float, first: bool
