@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -16,29 +17,21 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from dalsegno.actors import AckedCursor, CursorKey
 from dalsegno.actors.testing import (
     FAULTS,
+    Ask,
+    Choices,
     HypothesisChoices,
     Link,
     Report,
     SeededChoices,
-    Verdict,
 )
 from dalsegno.actors.testing.contract.store._writing import writer
 from dalsegno.actors.testing.simulation import FailoverStore
 from tests.actors._world import Wall
-from tests.simulation._schedules import run, run_sound, simulated
+from tests.simulation._schedules import ONE_HISTORY, commands, run, run_sound, simulated
 
 BATCHES, BATCH = 20, 15
 SOAK = 20_000
 LOSSES = 15
-ONE_HISTORY = {
-    Verdict.LOG_GAP,
-    Verdict.TIME_REGRESS,
-    Verdict.DUPLICATE,
-    Verdict.GHOST_FAIL,
-    Verdict.GAP,
-    Verdict.STEP_BACK,
-    Verdict.ACK_AHEAD,
-}
 
 
 @pytest.mark.parametrize(
@@ -80,17 +73,24 @@ async def test_a_failover_does_lose_the_tail() -> None:
         await store.acquire("w", "another", create=False)
 
 
+def test_what_is_logged_after_a_schedule_is_heard(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("dalsegno.timers")
+
+    def loud(choices: Choices) -> Ask:
+        logger.warning("within")
+        return commands(choices)
+
+    simulated(SeededChoices(1), commands=loud)
+    assert not caplog.messages
+    logger.warning("after")
+    assert caplog.messages == ["after"]
+
+
 def test_a_seed_is_a_schedule() -> None:
     first, again, other = (run(SeededChoices(seed), 3) for seed in (5, 5, 6))
     assert first.digest == again.digest
     assert (first.steps, first.history) == (again.steps, again.history)
     assert first.digest != other.digest
-
-
-def test_acks_that_die_with_a_process_are_known_to_be_lost_though_nobody_asks_for_a_while() -> None:
-    """This one kills a node a moment after an ack, and every cursor is asked for much later."""
-    done = run(SeededChoices(700_587), 700_587)
-    assert done.is_sound, str(done)
 
 
 async def test_acks_that_are_written_in_the_step_in_which_a_process_dies_may_be_lost(

@@ -462,7 +462,8 @@ class _Errors(logging.Handler):
 
     def __exit__(self, *_: object) -> None:
         self._logger.removeHandler(self)
-        self._logger.level, self._logger.propagate = self._before
+        level, self._logger.propagate = self._before
+        self._logger.setLevel(level)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a message with its traceback."""
