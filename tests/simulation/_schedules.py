@@ -121,9 +121,12 @@ def simulated(choices: Choices, **how: Any) -> Simulated:
 
 
 def with_locks(choices: Choices) -> Ask:
-    """Draw a command of boxes, or of locks that lapse soon."""
-    if choices.chance(0.7):
-        return commands(choices)
+    """Draw a command of boxes, or of locks."""
+    return commands(choices) if choices.chance(0.7) else of_locks(choices)
+
+
+def of_locks(choices: Choices) -> Ask:
+    """Draw a command of locks that lapse soon."""
     lock, holder = choices.pick(LOCKS), choices.pick(["ada", "bob"])
     for_s = choices.pick([0.5, 0.0, 0.1, 1.0, 3.0])
     return choices.pick(
