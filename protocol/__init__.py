@@ -76,6 +76,7 @@ from ._scanning import (
     finished as finished,
     scan as scan,
 )
+from ._schema import schema_of as schema_of
 from ._subscription import (
     Publication as Publication,
     Subscription as Subscription,

@@ -234,20 +234,6 @@ class DomainCodec(Generic[StateT, CommandT, EventT]):
         state: StateT | None = self._decode_state(text)
         return state
 
-    def json_schema(self) -> dict[str, Any]:
-        """Return the schemas of payloads by command and by event: JSON Schema 2020-12."""
-        declared: list[type[msgspec.Struct]] = [*self.commands.values(), *self.events.values()]
-        schemas, components = msgspec.json.schema_components(declared)
-        for struct, schema in zip(declared, schemas, strict=True):
-            _leave_out_tag(struct, components[schema["$ref"].removeprefix("#/$defs/")])
-        of = dict(zip(declared, schemas, strict=True))
-        return {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "commands": {name: of[struct] for name, struct in self.commands.items()},
-            "events": {name: of[struct] for name, struct in self.events.items()},
-            "$defs": components,
-        }
-
 
 def structs_by_name(form: Any) -> dict[str, Any]:  # noqa: ANN401 - a TypeForm has no type at run time
     """Return the structs of a union by their names in the log and on the wire.
@@ -270,11 +256,3 @@ def _name_of(struct: Any) -> str:  # noqa: ANN401 - as above
         raise DomainError(f"{struct.__name__} is array_like, and a payload is an object")
     tag = struct.__struct_config__.tag
     return str(tag) if tag is not None else re.sub(r"(?<!^)(?=[A-Z])", "_", struct.__name__).lower()
-
-
-def _leave_out_tag(struct: type[msgspec.Struct], schema: dict[str, Any]) -> None:
-    """Remove the tag from a schema: a payload's name stands beside it, not in it."""
-    tag_field = struct.__struct_config__.tag_field
-    if tag_field is not None:
-        schema["properties"].pop(tag_field)
-        schema["required"].remove(tag_field)

@@ -22,6 +22,7 @@ from dalsegno.protocol import (
     Principal,
     Reject,
     Touched,
+    schema_of,
 )
 from tests.tasks_domain import AddTask, FinishTask, Task, TaskAdded, TaskFinished, tasks
 
@@ -333,16 +334,21 @@ def test_a_tag_stays_out_of_the_payload(
 
 def test_the_json_schema_describes_payloads_by_name() -> None:
     domain = declare(commands=Dotted | AddTask, events=Numbered | TaskAdded)
-    schema = domain.json_schema()
+    document = schema_of([domain])
+    schema = document["domains"]["task"]
     assert schema["commands"] == {
         "task.add": {"$ref": "#/$defs/Dotted"},
         "add_task": {"$ref": "#/$defs/AddTask"},
     }
     assert list(schema["events"]) == ["7", "task_added"]
-    assert schema["$defs"]["Numbered"]["required"] == ["task_id"]
-    assert list(schema["$defs"]["Numbered"]["properties"]) == ["task_id", "at"]
-    assert schema["$defs"]["Dotted"]["properties"] == {"task_id": {"type": "string"}}
-    assert msgspec.json.decode(msgspec.json.encode(schema)) == schema
+    assert schema["events"]["7"] == {"version": 1, "payload": {"$ref": "#/$defs/Numbered"}}
+    assert schema["state"] == {"$ref": "#/$defs/Task"}
+    assert (schema["version"], schema["id_field"]) == (1, "task_id")
+    components = document["$defs"]
+    assert components["Numbered"]["required"] == ["task_id"]
+    assert list(components["Numbered"]["properties"]) == ["task_id", "at"]
+    assert components["Dotted"]["properties"] == {"task_id": {"type": "string"}}
+    assert msgspec.json.decode(msgspec.json.encode(document)) == document
 
 
 # ---------------------------------------------------------------------------- reading the log
