@@ -245,6 +245,8 @@ class Limits:
     requests_max: int = 1_024
     """HTTP requests at the same time; above this one gets 503 with ``retry-after``.  Each may hold
     a body, an answer, and a place in the queue for the database."""
+    polls_max: int = 512
+    """Of these, long polls that wait; above this one gets 503 with ``retry-after``."""
     passwords_per_address_max: int = 8
     """How many password checks of one client's address may wait: half a second of work."""
     passwords_waiting_max: int = 256
@@ -271,7 +273,8 @@ class Limits:
     sessions_per_user_max: int = 50
     """Sessions of one user; the oldest is ended for a new one.  0: any number."""
     sockets_per_user_max: int = 100
-    """WebSockets of one user on a server; above this a new one gets 503.  0: any number."""
+    """WebSockets of one user on a server, and long polls that wait, each; above this a new one gets
+    503.  0: any number."""
     workspaces_per_user_max: int = 100
     """Workspaces that one user created and that were not deleted.  0: any number."""
     list_limit_max: int = 1_000

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from ._cli_client import send, tail
 from ._cli_database import DATA_DIR, DATABASE, app_version, migrate, repair
-from ._cli_options import CONFIG, limits_of, option, run_trio, setting
+from ._cli_options import APP, CONFIG, app_of, limits_of, option, run_trio, setting
 from ._interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ cli.add_command(tail)
 
 @cli.command(short_help="Serve until SIGTERM or Ctrl-C, then drain.")
 @CONFIG
+@APP
 @option("--bind", default="127.0.0.1:8000", metavar="HOST:PORT", help="Where to listen.")
 @DATA_DIR
 @DATABASE
@@ -120,6 +121,7 @@ cli.add_command(tail)
 @click.pass_context
 def serve(
     context: click.Context,
+    app: str | None,
     bind: str,
     data_dir: Path,
     database: str | None,
@@ -151,6 +153,7 @@ def serve(
     with setting(context, "proxies"):
         networks = parse_proxies(proxies)
     limits = limits_of(context)
+    served = app_of(context, app)
     node = _node_id(context, node_id, data_dir, database)
 
     from ._logs import configure_logs
@@ -167,6 +170,7 @@ def serve(
         public_url=public,
         origins=pages,
         proxies=networks,
+        app=served,
         limits=limits,
     )
     configure_logs(log_level, log_format)

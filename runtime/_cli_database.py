@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ._cli_options import CONFIG, limits_of, option, run_trio
+from ._cli_options import APP, CONFIG, app_of, limits_of, option, run_trio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from dalsegno.actors import RepairReport
-    from dalsegno.protocol import Limits
+    from dalsegno.protocol import App, Limits
 
 DATA_DIR = option(
     "--data-dir",
@@ -40,6 +40,7 @@ def migrate(context: click.Context, data_dir: Path, database: str | None) -> Non
 
 @click.command(short_help="Check a workspace's log, and open it again if it was halted.")
 @CONFIG
+@APP
 @DATA_DIR
 @DATABASE
 @option("--actor", help="Who does it, for the audit; by default the system's user.")
@@ -48,6 +49,7 @@ def migrate(context: click.Context, data_dir: Path, database: str | None) -> Non
 def repair(
     context: click.Context,
     workspace: str,
+    app: str | None,
     data_dir: Path,
     database: str | None,
     actor: str | None,
@@ -55,7 +57,8 @@ def repair(
     """Check a workspace's log from end to end, and open the workspace again if it was halted.
 
     The log itself is never changed.  If something is wrong with it, that is printed and the
-    workspace stays halted.  If a server runs on the embedded PostgreSQL, ask that server instead.
+    workspace stays halted.  The app is that of the program that wrote the log, as for `serve`.  If
+    a server runs on the embedded PostgreSQL, ask that server instead.
     """
     from dalsegno.protocol import SYSTEM_WORKSPACE, Reject, check_id, check_workspace_id
 
@@ -67,7 +70,9 @@ def repair(
         actor = check_id(actor or user_name(), chars_max=200, what="actor")
     except Reject as error:
         raise click.UsageError(error.message) from error
-    _print(run_trio(_repair, data_dir, database, workspace, actor, limits_of(context)))
+    limits = limits_of(context)
+    served = app_of(context, app)
+    _print(run_trio(_repair, data_dir, database, workspace, actor, served, limits))
 
 
 @click.command("app-version", short_help="Allow an earlier program to own workspaces.")
@@ -121,15 +126,19 @@ async def _migrate(data_dir: Path, database: str | None, limits: Limits) -> list
 
 
 async def _repair(
-    data_dir: Path, database: str | None, workspace_id: str, actor: str, limits: Limits
+    data_dir: Path,
+    database: str | None,
+    workspace_id: str,
+    actor: str,
+    app: App,
+    limits: Limits,
 ) -> RepairReport:
     from dalsegno.actors import repair
     from dalsegno.actors.domains.accounts import account_domains
-    from dalsegno.actors.domains.notes import note_domains
 
     from .store import PostgresStore, bring_up_to_date
 
-    domains = {domain.name: domain for domain in (*account_domains, *note_domains)}
+    domains = {domain.name: domain for domain in (*account_domains, *app.domains)}
     async with _database(data_dir, database) as dsn:
         await bring_up_to_date(dsn, wait_s=limits.database_wait_s)
         async with PostgresStore.open(dsn, limits=limits) as store:

@@ -15,7 +15,7 @@ from ._interrupts import raise_on_interrupt
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator
 
-    from dalsegno.protocol import Limits
+    from dalsegno.protocol import App, Limits
 
     from ._config import FileSettings
 
@@ -54,6 +54,32 @@ CONFIG = option(
     help="A TOML file of these settings; bounds are in its table [limits].",
 )
 """The settings file; the command line and the environment take precedence over it."""
+
+
+APP = option(
+    "--app",
+    metavar="MODULE:NAME",
+    help="What is served, or FILE.py:NAME; without it notes.",
+)
+"""The app that a program declares."""
+
+
+def app_of(context: click.Context, named: str | None) -> App:
+    """Return the app that a setting names; without one that of notes.
+
+    Raises:
+        ConfigError: there is none, or it cannot be served.
+
+    """
+    if named is None:
+        from dalsegno.actors.domains.notes import note_domains
+        from dalsegno.protocol import App
+
+        return App(note_domains)
+    from ._app_file import load_app
+
+    with setting(context, "app"):
+        return load_app(named)
 
 
 def limits_of(context: click.Context) -> Limits:

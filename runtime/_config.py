@@ -45,6 +45,7 @@ class ConfigError(Exception):
 class FileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a settings file may hold."""
 
+    app: str | None = None
     bind: str | None = None
     data_dir: str | None = None
     database: str | None = None

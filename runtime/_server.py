@@ -20,7 +20,7 @@ import trio
 
 from dalsegno.actors import Connection
 from dalsegno.actors.domains.notes import note_domains
-from dalsegno.protocol import Close, DrainingError, Limits, check_id
+from dalsegno.protocol import App, Close, DrainingError, Limits, check_id
 
 from ._background import in_background
 from ._listening import open_listeners
@@ -29,6 +29,7 @@ from ._session_watch import watch_sessions
 from ._shutdown import Shutdown
 from .seams import WORLD, new_secret
 from .web import (
+    Polls,
     SessionCookie,
     authenticate,
     client_address,
@@ -66,6 +67,8 @@ class ServeConfig:
     """Origins whose pages may open sockets, in addition to the host itself."""
     proxies: tuple[Network, ...] = ()
     """The proxies that are believed about the address of a client (``X-Forwarded-For``)."""
+    app: App = field(default_factory=lambda: App(note_domains))
+    """What is served: notes, unless a program has its own."""
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -211,7 +214,7 @@ async def serve(
         rt = await stack.enter_async_context(
             Runtime.open(
                 config.database,
-                domains=note_domains,
+                app=config.app,
                 data_dir=config.data_dir,
                 node_id=config.node_id,
                 address=config.advertise,
@@ -220,6 +223,7 @@ async def serve(
         )
         setup_token = None if config.is_private else new_secret()
         sockets = _Sockets(rt, config.cookie, config.proxies)
+        polls = Polls(config.limits)
         app = create_app(
             rt,
             cookie=config.cookie,
@@ -228,6 +232,7 @@ async def serve(
             close_session=sockets.close_session,
             close_user=sockets.close_user,
             proxies=config.proxies,
+            polls=polls,
         )
         watch = partial(watch_sessions, rt, sockets.close_session)
         async with in_background(watch), trio.open_nursery() as nursery:
@@ -251,6 +256,7 @@ async def serve(
             await stop.wait()
             # Twice the bound: once to settle commands, once to close the connections.
             serving.stop_accepting(drain_s=2 * config.limits.drain_deadline_s)
+            polls.end()
             shutdown = Shutdown(rt.service)
             await shutdown.announce()
             with trio.move_on_after(config.limits.drain_deadline_s):

@@ -207,6 +207,21 @@ class Workspace:
         command = catalog.domain_of(name).decode_command(name, payload, limits)
         return await self.send(command, key=key, correlation_id=correlation_id, causation=causation)
 
+    async def check_may_send(self, command: msgspec.Struct, *, key: str | None = None) -> None:
+        """Raise for a command from outside that `send` need not be asked for.
+
+        A stranger neither makes a workspace nor opens one, nor learns which node serves it; who
+        has left still gets the answers of before (I5).  In its place in the workspace's order the
+        command is judged once more.
+
+        Raises:
+            Reject: ``WORKSPACE_NOT_FOUND``, ``ROLE_FORBIDDEN``, ``UNKNOWN_COMMAND``;
+                ``BAD_REQUEST`` for what cannot be a key.
+            UnavailableError: the store is unavailable.
+
+        """
+        await self._service.catalog.check_may_send(self.id, command, self.principal, key)
+
     async def has_answered(self, command: msgspec.Struct, *, key: str) -> bool:
         """Return whether `send` would find this key answered, by whatever took effect under it.
 
@@ -306,9 +321,10 @@ class Workspace:
         key: str | None = None,
         after: Place = BEGINNING,
         limit: int = 100,
+        min_seq: int | None = None,
     ) -> list[EntityItem]:
         """List entities that exist, without their states; see `snapshot`."""
-        page = await self._page(domain, key, after, limit, with_states=False)
+        page = await self._page(domain, key, after, limit, min_seq, with_states=False)
         return page.items
 
     async def snapshot(
@@ -318,6 +334,7 @@ class Workspace:
         key: str | None = None,
         after: Place = BEGINNING,
         limit: int = 100,
+        min_seq: int | None = None,
     ) -> Snapshot[StateT]:
         """List entities that exist with their states, and the number at which all of it held.
 
@@ -332,6 +349,7 @@ class Workspace:
             after: where the page before ended, its ``next``.
             limit: at most so many, and `Limits.list_limit_max`; their states and the events since
                 are at most `Limits.list_bytes_max`, unless a single one has more.
+            min_seq: wait, bounded, until the page reflects this ``event_seq``.
 
         Raises:
             Reject: ``ROLE_FORBIDDEN`` if the user is not a member; ``BAD_REQUEST`` for what cannot
@@ -340,7 +358,7 @@ class Workspace:
                 and another node owns the workspace, or this takes longer.
 
         """
-        page = await self._page(domain, key, after, limit, with_states=True)
+        page = await self._page(domain, key, after, limit, min_seq, with_states=True)
         entities = await entities_of(page, domain, self._service.limits.turn_s)
         listed = [
             Listed(
@@ -354,7 +372,7 @@ class Workspace:
             )
             for item, entity in zip(page.items, entities, strict=True)
         ]
-        last = None if page.is_last else _place_of(page.items[-1], key)
+        last = None if page.is_last else page.items[-1].place_in(key)
         return Snapshot(event_seq=page.head_seq, items=listed, next=last)
 
     async def keys(
@@ -393,6 +411,7 @@ class Workspace:
         key: str | None,
         after: Place,
         limit: int,
+        min_seq: int | None,
         *,
         with_states: bool,
     ) -> EntityPage:
@@ -406,6 +425,7 @@ class Workspace:
             after=after,
             limit=limit,
             with_states=with_states,
+            min_seq=min_seq,
         )
 
     async def events(self, *, after: int = 0, limit: int = 100) -> list[Event]:
@@ -582,8 +602,3 @@ class EntityEvents(Generic[EventT]):
 
 EntityListening = EntityEvents
 """The name of `EntityEvents` before 0.1.0 was complete."""
-
-
-def _place_of(item: EntityItem, key: str | None) -> Place:
-    """Return the place of an entity in the list that it was found in."""
-    return Place("" if key is None else item.sort or "", item.stream_id)

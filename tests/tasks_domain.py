@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from dalsegno.protocol import Domain, Reject
+from dalsegno.protocol import App, Domain, Reject
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -52,3 +52,6 @@ def added(_task: Task | None, event: TaskAdded) -> Task:
 @tasks.evolve
 def finished(task: Task, event: TaskFinished) -> Task:
     return msgspec.structs.replace(task, done=True)
+
+
+app = App([tasks])

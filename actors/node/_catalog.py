@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import msgspec
 
     from dalsegno.actors.ports import Roles, Store
-    from dalsegno.actors.workspace import Command, Entity, Incarnation
+    from dalsegno.actors.workspace import Entity, Incarnation
     from dalsegno.protocol import Domain, Limits, Principal
 
     from ._lease import Lease
@@ -311,15 +311,17 @@ class Catalog:
         if await self.role_of(workspace_id, user_id) is None:
             raise await self._closed(workspace_id) or not_a_member(**details)
 
-    async def check_sender(self, command: Command) -> None:
-        """Raise unless the sender of a command is a member, or it has been answered before (I5).
+    async def check_sender(
+        self, workspace_id: str, principal: Principal, scope: str, key: str | None
+    ) -> None:
+        """Raise unless a command's sender is a member, or its key has been answered before (I5).
 
         Raises:
             Reject: ``ROLE_FORBIDDEN``.
 
         """
-        workspace_id, user_id = command.workspace_id, command.principal.user_id
-        if user_id is None or command.principal.role is not None:
+        user_id = principal.user_id
+        if user_id is None or principal.role is not None:
             return
         domain = self.roles.domain_in(workspace_id)
         if domain is not None:
@@ -328,11 +330,25 @@ class Catalog:
             role = await self._member_role_in(workspace_id, domain, user_id, found)
             if refusal is None and role is not None:
                 return
-        is_answered = command.key is not None and await self._is_answered(
-            workspace_id, command.scope, command.key
-        )
-        if not is_answered:
+        if key is None or not await self._is_answered(workspace_id, scope, key):
             raise await self._closed(workspace_id) or not_a_member()
+
+    async def check_may_send(
+        self, workspace_id: str, command: msgspec.Struct, principal: Principal, key: str | None
+    ) -> None:
+        """Raise for a command from outside that its workspace need not look at; see `check_sender`.
+
+        Raises:
+            Reject: ``UNKNOWN_COMMAND``, ``WORKSPACE_NOT_FOUND``, ``ROLE_FORBIDDEN``;
+                ``BAD_REQUEST`` for what cannot be a key.
+
+        """
+        name, domain = self.named(command)
+        await self.check_exists(workspace_id)
+        if key is not None:
+            check_key(key, chars_max=self._key_chars_max)
+        scope = scope_of(domain, name, command, principal)
+        await self.check_sender(workspace_id, principal, scope, key)
 
     async def has_answered(
         self, workspace_id: str, command: msgspec.Struct, principal: Principal, key: str

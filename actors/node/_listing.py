@@ -34,6 +34,7 @@ async def list_entities(
     after: Place = BEGINNING,
     limit: int,
     with_states: bool = False,
+    min_seq: int | None = None,
 ) -> EntityPage:
     """Return a page of a domain's entities; see `Store.list_entities`.
 
@@ -49,6 +50,7 @@ async def list_entities(
         after: where the page before ended.
         limit: at most so many, and `Limits.list_limit_max`.
         with_states: with their states, at most `Limits.list_bytes_max`.
+        min_seq: wait, bounded, until the page reflects this ``event_seq``.
 
     Raises:
         Reject: ``ROLE_FORBIDDEN`` if the principal is not a member; ``BAD_REQUEST`` for what cannot
@@ -62,6 +64,9 @@ async def list_entities(
     catalog.check_served(domain)
     limits, store = directory.node.limits, directory.node.store
     await catalog.check_member(workspace_id, principal)
+    if min_seq is not None:
+        with directory.using(workspace_id) as active:
+            await active.wait_open(min_seq)
     with trio.move_on_after(limits.command_deadline_s):
         while True:
             page = await store.list_entities(

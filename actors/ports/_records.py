@@ -230,6 +230,10 @@ class EntityItem(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime
     stored: StoredEntity | None = None
 
+    def place_in(self, key: str | None) -> Place:
+        """Return its place in the list of a key; None: of all by id."""
+        return Place("" if key is None else self.sort or "", self.stream_id)
+
 
 class EntityPage(msgspec.Struct, frozen=True, kw_only=True):
     """A page of a list, and what the workspace was when all of it held."""

@@ -82,7 +82,9 @@ class Submission:
         command = self._make(await self._home())
         # A stranger neither opens a workspace nor learns which node serves it.
         if not self._context.catalog.is_active(command.workspace_id):
-            await self._context.catalog.check_sender(command)
+            await self._context.catalog.check_sender(
+                command.workspace_id, command.principal, command.scope, command.key
+            )
         return command
 
     def _make(self, workspace_id: str) -> Command:

@@ -8,12 +8,14 @@ from ._handshake import UpgradeRequest
 from ._hosts import Hosts, hosts_of, is_loopback
 from ._listener import Serving, serve as serve_port
 from ._native import NativeTransport
+from ._polls import Polls
 
 __all__ = [
     "Hosts",
     "Identity",
     "NativeTransport",
     "Network",
+    "Polls",
     "Serving",
     "SessionCookie",
     "UpgradeRequest",

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 from quart import request, websocket
 
+from dalsegno.actors.domains.notes import notes
 from dalsegno.protocol import Reject
 
 from ._account_routes import account_routes
 from ._audit_routes import audit_routes
 from ._auth import SessionCookie, authenticate
+from ._domain_routes import domain_routes
 from ._envelope import Application, install
+from ._event_routes import event_routes
 from ._guesses import Guesses
 from ._health_routes import PROBES, health_routes
 from ._hosts import Hosts
@@ -19,8 +22,10 @@ from ._note_label_routes import note_label_routes
 from ._note_list_routes import note_list_routes
 from ._note_routes import note_routes
 from ._passwords import Passwords
+from ._polls import Polls
 from ._project_routes import project_routes
 from ._route_context import RouteContext
+from ._schema_routes import schema_routes
 from ._space_routes import space_routes
 from ._user_routes import user_routes
 from ._view_routes import view_routes
@@ -36,6 +41,19 @@ if TYPE_CHECKING:
 
     from ._client_address import Network
 
+_ROUTES = (
+    health_routes,
+    account_routes,
+    user_routes,
+    workspace_routes,
+    space_routes,
+    event_routes,
+    domain_routes,
+    schema_routes,
+    audit_routes,
+)
+_OF_NOTES = (note_routes, note_label_routes, note_list_routes, project_routes, view_routes)
+
 
 def create_app(
     rt: Runtime,
@@ -47,6 +65,7 @@ def create_app(
     close_session: Callable[[bytes], Awaitable[None]],
     close_user: Callable[[str, bytes | None], Awaitable[None]] | None = None,
     proxies: Collection[Network] = (),
+    polls: Polls | None = None,
 ) -> Application:
     """Create the HTTP application of a runtime.
 
@@ -60,6 +79,7 @@ def create_app(
             returns once nothing more is written to them.
         close_user: closes those of a user, given the id, but for the session of a digest; likewise.
         proxies: the proxies that are believed about the address of a client.
+        polls: the requests that wait, which are to be ended when the server shuts down.
 
     Raises:
         NoAccountsError: the runtime has no accounts.
@@ -80,20 +100,9 @@ def create_app(
         passwords=Passwords(rt.limits),
         logins=Guesses(rt.limits),
         setups=Guesses(rt.limits),
+        polls=polls or Polls(rt.limits),
     )
-    for routes in (
-        health_routes,
-        account_routes,
-        user_routes,
-        workspace_routes,
-        space_routes,
-        note_routes,
-        audit_routes,
-        note_label_routes,
-        note_list_routes,
-        project_routes,
-        view_routes,
-    ):
+    for routes in (*_ROUTES, *(_OF_NOTES if notes.name in rt.service.catalog.domains else ())):
         app.register_blueprint(routes(context))
 
     @app.get("/ws")

@@ -164,6 +164,11 @@ def answer(body: msgspec.Struct, status: int = 200) -> Response:
     return _json(encoded, status)
 
 
+def answer_json(document: bytes) -> Response:
+    """Return a response with a document that is sent as it is, without the request's id in it."""
+    return _json(document, 200)
+
+
 def replayed(response: Response, receipt: Receipt) -> Response:
     """Return a response to a command, marked where it is the answer of an earlier one."""
     if receipt.repeated:
@@ -196,6 +201,20 @@ async def read(type_: type[T], *, bytes_max: int | None = None, known: bool = Fa
     if known:
         _known_fields(type_).check(body, document)
     return body
+
+
+async def read_document(*, bytes_max: int | None = None) -> bytes:
+    """Read the request's body, JSON that is decoded later; see `read`.
+
+    Raises:
+        Reject: ``UNSUPPORTED_MEDIA_TYPE``; ``BAD_REQUEST`` for what cannot be stored.
+        HTTPException: it is too long or too slow.
+
+    """
+    _check_content_type()
+    document = await read_body(g.limits, bytes_max)
+    await in_turns(scan(document, g.limits.nesting_max))
+    return document
 
 
 async def read_any() -> Any:  # noqa: ANN401 - any JSON

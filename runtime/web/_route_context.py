@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ._client_address import Network
     from ._guesses import Guesses
     from ._passwords import Passwords
+    from ._polls import Polls
 
 _security = structlog.get_logger("dalsegno.security")
 
@@ -58,6 +59,7 @@ class RouteContext:
     """Wrong passwords, by account and address."""
     setups: Guesses
     """Wrong setup tokens, by address."""
+    polls: Polls
     _repairs: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
     """A repair reads a whole log, so there is at most one at a time."""
 

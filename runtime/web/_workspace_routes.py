@@ -1,4 +1,4 @@
-"""Workspaces, their members, their log."""
+"""Workspaces and their members."""
 
 from __future__ import annotations
 
@@ -6,19 +6,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from dalsegno.actors.domains.accounts import CreateSpace, users
 from dalsegno.actors.domains.members import ADMINS, PutMember, RemoveMember
-from dalsegno.protocol import (
-    CHAIN_START,
-    Cursor,
-    Event,
-    Reject,
-    chain_text,
-    check_id,
-    parse_cursor,
-)
+from dalsegno.protocol import Reject, check_id
 
 from ._envelope import answer, nothing, query_after, query_int, read, replayed, request_id
 from ._membership import (
@@ -34,7 +26,7 @@ from ._spaces import create_space
 
 if TYPE_CHECKING:
     from dalsegno.actors.domains.accounts import User
-    from dalsegno.runtime import Runtime, Workspace
+    from dalsegno.runtime import Runtime
 
 
 class WorkspaceCreateBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,29 +98,6 @@ class RepairBody(msgspec.Struct, frozen=True, kw_only=True):
     states_rewritten: int
     halted_reason: str | None
     """Why the workspace had been halted; None if it was not."""
-
-
-class EventBody(msgspec.Struct, frozen=True, kw_only=True):
-    """An event; its payload is the log's, byte for byte."""
-
-    event_seq: int
-    stream_id: str
-    stream_seq: int
-    event_id: str
-    type: str
-    type_version: int
-    payload: msgspec.Raw
-    actor_id: str | None
-    recorded_at: datetime
-    chain: str
-
-
-class EventsBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of the log."""
-
-    items: list[EventBody]
-    next: int | None
-    head: int
 
 
 def workspace_routes(context: RouteContext) -> Blueprint:
@@ -217,21 +186,6 @@ def workspace_routes(context: RouteContext) -> Blueprint:
         )
         return answer(body)
 
-    @routes.get("/api/workspaces/<workspace_id>/events")
-    async def list_events(workspace_id: str) -> Response:
-        identity = await context.authenticate()
-        await check_role(rt, workspace_id, identity.user_id)
-        limit = _limit(rt)
-        after = parse_cursor(request.args.get("after", "0"))
-        workspace = identity.acting(rt.workspace(workspace_id))
-        head = await workspace.head(cursor=after.seq)
-        await _check_cursor(workspace, after, head)
-        page = await workspace.events(after=after.seq, limit=limit) if after.seq < head else []
-        last = page[-1].event_seq if page else after.seq
-        await check_role(rt, workspace_id, identity.user_id)  # as it was when this was read (I8)
-        items = [_event_body(event) for event in page]
-        return answer(EventsBody(items=items, next=last if last < head else None, head=head))
-
     return routes
 
 
@@ -258,35 +212,4 @@ def _member_body(user_id: str, role: str, user: User | None, *, shows_email: boo
         role=role,
         email=user.email if shows_email and user is not None else None,
         display_name=None if user is None else user.display_name,
-    )
-
-
-async def _check_cursor(workspace: Workspace, cursor: Cursor, head: int) -> None:
-    """Raise for a cursor beyond the head, or of another history.
-
-    Raises:
-        Reject: ``CURSOR_AHEAD``, ``CURSOR_DIVERGED``.
-
-    """
-    if cursor.seq > head:
-        raise Reject("CURSOR_AHEAD", f"the log ends at {head}", event_seq=cursor.seq, head=head)
-    if cursor.chain is None:
-        return
-    found = await workspace.events(after=cursor.seq - 1, limit=1) if cursor.seq else []
-    if cursor.chain != (found[0].chain if found else CHAIN_START):
-        raise Reject("CURSOR_DIVERGED", "this cursor is of another history", event_seq=cursor.seq)
-
-
-def _event_body(event: Event) -> EventBody:
-    return EventBody(
-        event_seq=event.event_seq,
-        stream_id=event.stream_id,
-        stream_seq=event.stream_seq,
-        event_id=event.event_id,
-        type=event.type,
-        type_version=event.type_version,
-        payload=msgspec.Raw(event.payload.encode()),
-        actor_id=event.actor_id,
-        recorded_at=event.recorded_at,
-        chain=chain_text(event.chain),
     )
