@@ -27,6 +27,52 @@ from tests.actors._locks import DropLock, Lock, RenewLock, TakeLock, honest, loc
 LOCKS = "xxyz"
 BOXES = "aaaabbbccdefghijkl"
 """Some that everybody wants, and some in which little happens: what is missed there stays so."""
+FEW = "aab"
+
+
+def commands(choices: Choices, boxes: str = BOXES) -> Ask:
+    """Draw a command; a plain one shrinks best."""
+    box = choices.pick(boxes)
+    times = choices.integer(1, 5)
+    return choices.pick(
+        [
+            Ask(Put(box, "x" * choices.pick([1, 10, 300])), 1, 1),
+            Ask(Put(box, "y"), 1, 1),
+            Ask(Put(box, "based", base_version=times), 1, 1),
+            Ask(Fill(box, times), times, times),
+            Ask(Fill(box, 0), 0, 0),
+            Ask(Move(box, choices.pick(boxes)), 2, 2),
+            Ask(Give(box, choices.pick(boxes), "given"), 1, 1),
+            Ask(Restore(box, times), 1, 1),
+            Ask(Expect(box, "x")),
+            Ask(Burn(box), 1, 1),
+        ]
+    )
+
+
+def of_few(choices: Choices) -> Ask:
+    """Draw a command of boxes that everybody wants."""
+    return commands(choices, FEW)
+
+
+def with_locks(choices: Choices) -> Ask:
+    """Draw a command of boxes, or of locks."""
+    return commands(choices) if choices.chance(0.7) else of_locks(choices)
+
+
+def of_locks(choices: Choices) -> Ask:
+    """Draw a command of locks that lapse soon."""
+    lock, holder = choices.pick(LOCKS), choices.pick(["ada", "bob"])
+    for_s = choices.pick([0.5, 0.0, 0.1, 1.0, 3.0])
+    return choices.pick(
+        [
+            Ask(TakeLock(lock, holder, for_s), 1, 1),
+            Ask(RenewLock(lock, holder, for_s), 1, 1),
+            Ask(DropLock(lock), 1, 1),
+        ]
+    )
+
+
 CROWDED = (*OPERATIONS, *("crowd",) * 5)
 SIZES: Sequence[dict[str, Any]] = (
     {},
@@ -82,6 +128,26 @@ SIZES: Sequence[dict[str, Any]] = (
         "operations": CROWDED,
     },
     {"faults": ("weather", "crash_within", "freeze_within", "partition"), "nodes": 2},
+    # Lists, under two versions of what is listed.
+    {
+        "nodes": 2,
+        "workspaces": 1,
+        "clients": 3,
+        "steps": 30,
+        "limits": replace(SIM_LIMITS, entities_cached_max=2, passivate_after_s=0.5),
+        "faults": ("lag", "clock", "crash"),
+        "operations": ("command", "burst", *("entities",) * 3, "idle"),
+        "commands": of_locks,
+    },
+    # Reads that are slow, of what changes all the time.
+    {
+        "nodes": 1,
+        "workspaces": 1,
+        "limits": replace(SIM_LIMITS, entities_cached_max=1, state_lag_events_max=1),
+        "faults": ("lag",),
+        "operations": ("crowd", "crowd", "read", "burst", "member", "subscribe"),
+        "commands": of_few,
+    },
 )
 ONE_HISTORY = {
     Verdict.LOG_GAP,
@@ -95,47 +161,9 @@ ONE_HISTORY = {
 """What holds where the end of a log is lost: how soon a node notices is another matter."""
 
 
-def commands(choices: Choices) -> Ask:
-    """Draw a command; a plain one shrinks best."""
-    box = choices.pick(BOXES)
-    times = choices.integer(1, 5)
-    return choices.pick(
-        [
-            Ask(Put(box, "x" * choices.pick([1, 10, 300])), 1, 1),
-            Ask(Put(box, "y"), 1, 1),
-            Ask(Put(box, "based", base_version=times), 1, 1),
-            Ask(Fill(box, times), times, times),
-            Ask(Fill(box, 0), 0, 0),
-            Ask(Move(box, choices.pick(BOXES)), 2, 2),
-            Ask(Give(box, choices.pick(BOXES), "given"), 1, 1),
-            Ask(Restore(box, times), 1, 1),
-            Ask(Expect(box, "x")),
-            Ask(Burn(box), 1, 1),
-        ]
-    )
-
-
 def simulated(choices: Choices, **how: Any) -> Simulated:
     """Run a schedule on boxes."""
     return simulate(choices, **{"domains": [boxes], "commands": commands, **how})
-
-
-def with_locks(choices: Choices) -> Ask:
-    """Draw a command of boxes, or of locks."""
-    return commands(choices) if choices.chance(0.7) else of_locks(choices)
-
-
-def of_locks(choices: Choices) -> Ask:
-    """Draw a command of locks that lapse soon."""
-    lock, holder = choices.pick(LOCKS), choices.pick(["ada", "bob"])
-    for_s = choices.pick([0.5, 0.0, 0.1, 1.0, 3.0])
-    return choices.pick(
-        [
-            Ask(TakeLock(lock, holder, for_s), 1, 1),
-            Ask(RenewLock(lock, holder, for_s), 1, 1),
-            Ask(DropLock(lock), 1, 1),
-        ]
-    )
 
 
 def _renamed(lock: Lock) -> Index:
@@ -159,7 +187,7 @@ def run(choices: Choices, number: int) -> Simulated:
     """Run a schedule of one of several sizes and kinds, with everything that there is."""
     how = SIZES[number % len(SIZES)]
     faults = how.get("faults", FAULTS)
-    done = simulated(choices, **EVERYTHING, **{**how, "faults": (*faults, "deploy")})
+    done = simulated(choices, **{**EVERYTHING, **how, "faults": (*faults, "deploy")})
     if "failover" in faults:
         done.violations[:] = [each for each in done.violations if each.verdict in ONE_HISTORY]
     return done
