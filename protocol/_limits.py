@@ -275,6 +275,8 @@ class Limits:
     sockets_per_user_max: int = 100
     """WebSockets of one user on a server, and long polls that wait, each; above this a new one gets
     503.  0: any number."""
+    keys_per_workspace_max: int = 100
+    """API keys of one workspace that were not revoked."""
     workspaces_per_user_max: int = 100
     """Workspaces that one user created and that were not deleted.  0: any number."""
     list_limit_max: int = 1_000

@@ -1,6 +1,6 @@
-"""The port to accounts: sessions and credentials, which are rows and no events.
+"""The port to accounts: sessions, credentials and keys, which are rows and no events.
 
-Only the hash of a session's id is stored, so that nobody can use a session by reading the store.
+Only digests of secrets are stored, so that nobody can use a session or a key by reading the store.
 """
 
 from __future__ import annotations
@@ -31,8 +31,32 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     """When the session was ended early; None if it was not."""
 
 
+class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key as stored, whether it is still valid or not."""
+
+    key_id: str
+    """What a key shows of itself: it is no secret."""
+    workspace_id: str
+    """Where it is a member, if it still is."""
+    name: str
+    created_by: str
+    """The user who made it."""
+    created_at: datetime
+    expires_at: datetime | None
+    """None: never."""
+    last_used_at: datetime | None
+    """When it was last used, to within an hour."""
+    revoked_at: datetime | None
+    digest: bytes
+    """SHA-256 of its secret …"""
+    previous: bytes | None
+    """… and of the one before, while that is valid too."""
+    connection: bytes
+    """By which its sockets are closed, as by a session's ``id_hash``."""
+
+
 class AccountStore(Protocol):
-    """Sessions and credentials.
+    """Sessions, credentials, and the keys of programs.
 
     Every write may be repeated.  After a `StoreUnavailableError` it may have happened: repeat it.
     """
@@ -60,7 +84,7 @@ class AccountStore(Protocol):
         """Revoke a user's oldest sessions beyond so many that are valid; return which."""
 
     async def find_ended(self, id_hashes: Sequence[bytes]) -> list[bytes]:
-        """Return which of some sessions were revoked, or are gone."""
+        """Return which of some sessions, or connections of keys, were revoked, or are gone."""
 
     async def sweep_sessions(self, *, limit: int) -> int:
         """Delete at most ``limit`` sessions that expired over a week ago; return how many.
@@ -76,3 +100,34 @@ class AccountStore(Protocol):
 
     async def delete_credential(self, user_id: str) -> None:
         """Delete a user's password hash."""
+
+    async def put_key(self, row: KeyRow, *, keys_max: int) -> bool:
+        """Record a key; one of this id stays as it is.
+
+        Returns:
+            Whether it is there now; not if its workspace has as many that are not revoked.
+
+        """
+
+    async def find_key(self, key_id: str) -> KeyRow | None:
+        """Read a key, expired and revoked ones too."""
+
+    async def list_keys(self, workspace_id: str, *, after: str, limit: int) -> list[KeyRow]:
+        """Read a workspace's keys that were not revoked, in the order of their ids."""
+
+    async def touch_key(self, key_id: str, last_used_at: datetime) -> None:
+        """Record that a key was used."""
+
+    async def rotate_key(self, key_id: str, digest: bytes, *, keep: bool) -> bool:
+        """Give a key another secret; with ``keep`` the present one stays valid as the previous.
+
+        Returns:
+            False for a key that was revoked, or is none.
+
+        """
+
+    async def drop_previous_key(self, key_id: str) -> None:
+        """End the previous secret of a key."""
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Revoke a key; one that was revoked before keeps its time."""

@@ -33,8 +33,9 @@ def _server_options(command: CommandT) -> CommandT:
             help="Give up after so many failures in a row; by default never, "
             "but after 10 where another server has the workspace.",
         ),
+        option("--api-key", metavar="KEY", help="Of the workspace, instead of an account."),
         option("--password", help="Asked for where there is a terminal."),
-        option("--email", required=True, help="Whose account."),
+        option("--email", help="Whose account."),
         option("--url", default="http://127.0.0.1:8000", help="Where the server is."),
     ):
         command = add(command)
@@ -54,10 +55,8 @@ def send(
     payload: str,
     key: str | None,
     as_json: bool,
-    url: str,
-    email: str,
-    password: str | None,
     attempts: int | None,
+    **server: str | None,
 ) -> int:
     """Send a COMMAND with its fields to a WORKSPACE, and print its receipt once it is durable."""
     import msgspec
@@ -71,7 +70,7 @@ def send(
         receipt = await client.send(workspace, command, fields, key=key)
         await _write(msgspec.json.encode(receipt) + b"\n")
 
-    return _run(talk, url, email, password, client_id="send", attempts=attempts, as_json=as_json)
+    return _run(talk, server, client_id="send", attempts=attempts, as_json=as_json)
 
 
 @click.command(short_help="Print the events of a stream as they come.")
@@ -95,10 +94,8 @@ def tail(
     as_json: bool,
     workspace: str | None,
     client_id: str,
-    url: str,
-    email: str,
-    password: str | None,
     attempts: int | None,
+    **server: str | None,
 ) -> int:
     """Print the events of a STREAM, workspace:ID or note:ID, as they come, until Ctrl-C.
 
@@ -112,7 +109,7 @@ def tail(
         async with client.subscribe(stream, workspace_id=workspace, cursor=after) as events:
             await _print(events, show, acks=acks)
 
-    return _run(talk, url, email, password, client_id=client_id, attempts=attempts, as_json=as_json)
+    return _run(talk, server, client_id=client_id, attempts=attempts, as_json=as_json)
 
 
 def _line(event: RemoteEvent) -> bytes:
@@ -171,9 +168,7 @@ def _write_all(descriptor: int, line: bytes) -> None:
 
 def _run(
     talk: Callable[[Client], Awaitable[None]],
-    url: str,
-    email: str,
-    password: str | None,
+    server: dict[str, str | None],
     *,
     client_id: str,
     attempts: int | None,
@@ -182,25 +177,43 @@ def _run(
     """Run ``talk`` with a client until it is done or a signal comes; return the exit status."""
     from dalsegno.protocol import DalsegnoError
 
-    if password is None:
-        if not sys.stdin.isatty():
-            raise click.UsageError("--password or DALSEGNO_PASSWORD is needed")
-        raise_on_interrupt()
-        password = click.prompt("Password", hide_input=True, err=True)
-        exit_on_interrupt()
+    who = who_asks(**server)
     notes = logging.StreamHandler(sys.stderr)
     notes.setFormatter(logging.Formatter("dalsegno: %(message)s"))
     logger = logging.getLogger("dalsegno.client")
     logger.addHandler(notes)
     logger.setLevel(logging.INFO)
     try:
-        return run_trio(partial(_talk, talk, url, email, password, client_id, attempts))
+        return run_trio(partial(_talk, talk, who, client_id, attempts))
     except DalsegnoError as error:
-        click.echo(_as_json(error) if as_json else f"dalsegno: {_as_text(error)}", err=True)
+        click.echo(_as_json(error) if as_json else f"dalsegno: {as_text(error)}", err=True)
         return 1
 
 
-def _as_text(error: DalsegnoError) -> str:
+def who_asks(
+    *, url: str | None, email: str | None, password: str | None, api_key: str | None = None
+) -> dict[str, Any]:
+    """Return what `open_client` takes of a server's options; a password may be asked for.
+
+    Raises:
+        UsageError: nothing says who asks.
+
+    """
+    url = url or ""
+    if api_key is not None:
+        return {"url": url, "api_key": api_key}
+    if email is None:
+        raise click.UsageError("--email or --api-key is needed")
+    if password is None:
+        if not sys.stdin.isatty():
+            raise click.UsageError("--password or DALSEGNO_PASSWORD is needed")
+        raise_on_interrupt()
+        password = click.prompt("Password", hide_input=True, err=True)
+        exit_on_interrupt()
+    return {"url": url, "email": email, "password": password}
+
+
+def as_text(error: DalsegnoError) -> str:
     """Return a refusal in a line: its code, its message, and its details where there are some."""
     import msgspec
 
@@ -217,9 +230,7 @@ def _as_json(error: DalsegnoError) -> str:
 
 async def _talk(
     talk: Callable[[Client], Awaitable[None]],
-    url: str,
-    email: str,
-    password: str,
+    who: dict[str, Any],
     client_id: str,
     attempts: int | None,
 ) -> int:
@@ -242,9 +253,7 @@ async def _talk(
         with trio.CancelScope() as stopping:
             async with (
                 in_background(partial(stop_on_signal, signals)),
-                open_client(
-                    url, email=email, password=password, client_id=client_id, limits=limits
-                ) as client,
+                open_client(**who, client_id=client_id, limits=limits) as client,
             ):
                 await talk(client)
     return status

@@ -43,7 +43,7 @@ from .web import (
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from .web import Hosts, Identity, NativeTransport, Network, Serving, UpgradeRequest
+    from .web import Credentials, Hosts, Identity, NativeTransport, Network, Serving, UpgradeRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ class Ready:
 class _Accepted:
     identity: Identity
     client_id: str
-    cookies: str | None
+    credentials: Credentials
     address: str
 
 
@@ -133,15 +133,15 @@ class _Sockets:
         """Admit a client; `release` has to follow, whatever becomes of it."""
         if self._rt.service.is_draining:
             raise DrainingError("the server shuts down")
-        cookies = request.headers.get("cookie")
-        identity = await authenticate(self._rt, cookies, self._cookie)
+        credentials = request.credentials
+        identity = await authenticate(self._rt, credentials, self._cookie)
         asked = parse_qs(request.query, keep_blank_values=True)
         client_id = asked.get("client_id", ["default"])[0]
         check_id(client_id, chars_max=self._rt.limits.id_chars_max, what="client id")
         self._take(identity.user_id)
         forwarded = [request.headers.get("x-forwarded-for") or ""]
         address = client_address(request.peer, forwarded, self._proxies)
-        return _Accepted(identity, client_id, cookies, address)
+        return _Accepted(identity, client_id, credentials, address)
 
     def _take(self, user_id: str) -> None:
         """Count a user's socket, from before its handshake is answered.
@@ -174,7 +174,7 @@ class _Sockets:
         )
 
         async def check() -> None:
-            await authenticate(self._rt, accepted.cookies, self._cookie)
+            await authenticate(self._rt, accepted.credentials, self._cookie)
 
         await connection.run(check)
 

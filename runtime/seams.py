@@ -34,6 +34,11 @@ def new_secret() -> str:
     return secrets.token_urlsafe(32)
 
 
+def new_bytes(count: int) -> bytes:
+    """Return so many unguessable bytes."""
+    return secrets.token_bytes(count)
+
+
 def user_name() -> str:
     """Return the system's name for the user who runs this process."""
     try:

@@ -1,6 +1,7 @@
 """The documents are true: their programs run, their tables match the code."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -36,6 +37,7 @@ from dalsegno.runtime.store import MemoryAccounts
 from dalsegno.runtime.web import create_app
 from dalsegno.runtime.web._auth import COOKIE, open_session
 from tests._patience import fail_after, patient
+from tests.tasks_domain import app as tasks_app
 
 ROOT = Path(__file__).parents[1]
 README, PROTOCOL, EMBEDDING, OPERATIONS = (
@@ -171,10 +173,10 @@ def test_the_documented_store_passes_the_suite(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def serving(database: str) -> AsyncIterator[Ready]:
+async def serving(database: str, app: App | None = None) -> AsyncIterator[Ready]:
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        config = ServeConfig(port=0, database=database)
+        config = ServeConfig(port=0, database=database, app=app or App(note_domains))
         ready: Ready = await nursery.start(partial(serve, config, stop=stop))
         try:
             yield ready
@@ -257,7 +259,7 @@ def test_every_message_of_the_server_is_told() -> None:
     assert not {name for name in said if f'"{name}"' not in text and f"`{name}`" not in text}
 
 
-async def set_up(server: Ready, folder: Path) -> str:
+async def set_up(server: Ready, folder: Path, *, has_notes: bool = True) -> str:
     """Play the README's first block; return the workspace that it makes."""
     (block,) = (text for _, text in fences(README) if "/api/setup/register" in text)
     assert "http://127.0.0.1:8000" in block
@@ -266,7 +268,7 @@ async def set_up(server: Ready, folder: Path) -> str:
     ended = await trio.run_process(
         ["sh", "-eu", "-c", script], cwd=folder, capture_stdout=True, capture_stderr=True
     )
-    assert msgspec.json.decode(ended.stdout)["markdown"] == "Hello world"
+    assert (msgspec.json.decode(ended.stdout).get("markdown") == "Hello world") is has_notes
     return (folder / "workspace").read_text()
 
 
@@ -284,7 +286,7 @@ async def test_the_readmes_shell_commands_do_what_it_says(migrated: str, tmp_pat
     tail, send = (
         text.replace(".venv/bin/dalsegno", dalsegno)
         for _, text in fences(README)
-        if ".venv/bin/dalsegno" in text and "--app" not in text
+        if ".venv/bin/dalsegno" in text and "--app" not in text and "key make" not in text
     )
     async with serving(migrated) as server:
         workspace_id = await set_up(server, tmp_path)
@@ -319,6 +321,56 @@ async def test_the_readmes_shell_commands_do_what_it_says(migrated: str, tmp_pat
             following.terminate()
         # Nothing else was printed, so nothing happened twice.
         assert await server.runtime.workspace(workspace_id).head() == 2
+
+
+def documents(text: bytes) -> Iterator[Any]:
+    """The JSON documents that were printed one behind the other."""
+    left, decoder = text.decode().strip(), json.JSONDecoder()
+    while left:
+        document, end = decoder.raw_decode(left)
+        yield document
+        left = left[end:].lstrip()
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the README uses curl")
+async def test_the_readmes_app_is_served_as_it_says(migrated: str, tmp_path: Path) -> None:
+    dalsegno = str(Path(sys.executable).with_name("dalsegno"))
+    (asked,) = (text for _, text in fences(README) if "/commands/add_task" in text)
+    (by_key,) = (text for _, text in fences(README) if "dalsegno key make" in text)
+    (told,) = (
+        text
+        for _, text in fences(README)
+        if text.startswith('{"workspace_id"') and "task:t1" in text
+    )
+    async with serving(migrated, tasks_app) as server:
+        workspace_id = await set_up(server, tmp_path, has_notes=False)
+        csrf = re.search(r'"csrf_token":"([^"]*)"', (tmp_path / "me").read_text())
+        assert csrf is not None
+        environment = {
+            **os.environ,
+            "DALSEGNO_URL": f"http://127.0.0.1:{server.port}",
+            "DALSEGNO_EMAIL": EMAIL,
+            "DALSEGNO_PASSWORD": PASSWORD,
+            "URL": f"http://127.0.0.1:{server.port}",
+            "WORKSPACE": workspace_id,
+            "CSRF": csrf[1],
+        }
+        ended = await trio.run_process(
+            ["sh", "-eu", "-c", (asked + by_key).replace(".venv/bin/dalsegno", dalsegno)],
+            cwd=tmp_path,
+            env=environment,
+            capture_stdout=True,
+        )
+    committed, entity, page, log, schema, again, receipt = documents(ended.stdout)
+    for said, sample in zip((committed, entity), told.splitlines(), strict=True):
+        text = msgspec.json.encode(said).decode()
+        assert looks_like(text, sample), f"\nserver:   {text}\ndocument: {sample}"
+    assert [item["state"]["title"] for item in page["items"]] == ["Serve the README"]
+    assert [item["type"] for item in log["items"]] == ["task_added"]
+    assert "add_task" in schema["domains"]["task"]["commands"]
+    assert again["state"] == entity["state"]
+    assert (receipt["entity"], receipt["version"]) == ("task:t1", 2)
 
 
 @pytest.mark.processes

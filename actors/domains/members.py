@@ -28,6 +28,9 @@ ADMINS = frozenset({"owner", "admin"})
 OWNERS_MAX = 100
 """Owners of one workspace: their list is one value."""
 
+KEY_PREFIX = "key:"
+"""What the ids of members begin with that are programs, by an API key of the workspace."""
+
 ROSTER_ID = "main"
 """The id of the one roster that a log has."""
 
@@ -73,12 +76,15 @@ def owner_change(
 
     Raises:
         Reject: ``ROLE_FORBIDDEN`` if an admin makes or unmakes an owner (X-RBAC-1,
-            ownership transfer), ``MEMBERSHIP_CONFLICT`` if no owner would be left, or too many.
+            ownership transfer), ``MEMBERSHIP_CONFLICT`` if no owner would be left, or too many, or
+            a key.
 
     """
     owners = owners_of(touched, context)
     if becomes_owner == (user_id in owners):
         return []
+    if becomes_owner:
+        _check_may_own(user_id)
     if context.principal.user_id is not None and context.role != "owner":
         raise Reject("ROLE_FORBIDDEN", "only an owner makes or unmakes owners", role=context.role)
     changed = {*owners, user_id} if becomes_owner else {*owners} - {user_id}
@@ -87,6 +93,12 @@ def owner_change(
     if len(changed) > OWNERS_MAX:
         raise Reject("MEMBERSHIP_CONFLICT", f"more than {OWNERS_MAX} owners")
     return [On(rosters, ROSTER_ID, OwnersChanged(tuple(sorted(changed))))]
+
+
+def _check_may_own(user_id: str) -> None:
+    """Raise `Reject` ``MEMBERSHIP_CONFLICT`` for a key."""
+    if user_id.startswith(KEY_PREFIX):
+        raise Reject("MEMBERSHIP_CONFLICT", "a key owns no workspace: people do")
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,6 +203,7 @@ def _transfer_ownership(
         raise Reject("MEMBERSHIP_CONFLICT", "only an owner can be followed by another")
     if next_id == owner_id or next_id in owners:
         raise Reject("MEMBERSHIP_CONFLICT", "this member is an owner already")
+    _check_may_own(next_id)
     if member is None:
         raise Reject("MEMBERSHIP_CONFLICT", "only a member can become the owner")
     # A first owner who is in no event yet: see the module.

@@ -1,5 +1,6 @@
 """The Python client: a server's streams and commands for a remote Trio program."""
 
+from ._account import ask as ask
 from ._client import Client as Client, ClientStatistics as ClientStatistics
 from ._errors import (
     ClientClosedError as ClientClosedError,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -35,6 +35,7 @@ class Account:
         email: str | None,
         password: str | None,
         cookie: str | None,
+        api_key: str | None = None,
         ssl_context: ssl.SSLContext | None,
         limits: ClientLimits,
     ) -> None:
@@ -45,16 +46,30 @@ class Account:
         """The ``Cookie`` header; None before the first login."""
         self._email = email
         self._password = password
+        self._api_key = api_key
         self._verify = ssl_context or True
         self._limits = limits
 
     def __repr__(self) -> str:
-        return f"<Account {self._email or 'by cookie'} at {self.url}>"
+        how = "by API key" if self._api_key else self._email or "by cookie"
+        return f"<Account {how} at {self.url}>"
+
+    @property
+    def header(self) -> tuple[bytes, bytes]:
+        """What shows who this is."""
+        if self._api_key is not None:
+            return b"Authorization", f"Bearer {self._api_key}".encode()
+        return b"Cookie", (self.cookie or "").encode()
 
     @property
     def can_log_in(self) -> bool:
         """Whether there are credentials."""
         return self._email is not None and self._password is not None
+
+    @property
+    def needs_login(self) -> bool:
+        """Whether nothing shows yet who this is."""
+        return self.cookie is None and self._api_key is None
 
     @property
     def is_away(self) -> bool:
@@ -112,6 +127,38 @@ class Account:
                 response.status_code, response.content, response.headers.get("retry-after")
             )
         self.cookie = "; ".join(f"{name}={value}" for name, value in response.cookies.items())
+
+
+async def ask(
+    *, url: str, email: str, password: str, method: str, path: str, body: object = None
+) -> Any:  # noqa: ANN401 - any JSON
+    """Log in, make one request over HTTP, log out; return the answer's JSON, or None without any.
+
+    Raises:
+        Reject: ``BAD_URL``, or refused, with the server's code.
+        UnavailableError: not now.
+        UnreachableError: the server does not answer.
+
+    """
+    server = checked_url(url)
+    if server is None:
+        raise Reject("BAD_URL", f"{url!r} is not http://HOST:PORT or https://HOST")
+    credentials = {"email": email, "password": password}
+    try:
+        async with httpx.AsyncClient(base_url=server) as http:
+            session = _decoded(await http.post("/api/auth/login", json=credentials))
+            http.headers["x-csrf-token"] = session["csrf_token"]
+            said = _decoded(await http.request(method, path, json=body))
+            await http.post("/api/auth/logout", json={})
+    except httpx.HTTPError as error:
+        raise UnreachableError(f"{server} does not answer: {_reason(error)}") from error
+    return said
+
+
+def _decoded(response: httpx.Response) -> Any:  # noqa: ANN401 - as above
+    if response.is_error:
+        raise refused(response.status_code, response.content, response.headers.get("retry-after"))
+    return msgspec.json.decode(response.content) if response.content else None
 
 
 def checked_url(text: str) -> str | None:

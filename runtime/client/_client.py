@@ -209,7 +209,7 @@ class Client:
                 await trio.sleep(wait_s)
 
     async def _connect(self) -> Ending:
-        if self._account.cookie is None:
+        if self._account.needs_login:
             try:
                 await self._account.log_in()
             except (UnavailableError, UnreachableError) as error:

@@ -241,7 +241,7 @@ async def _shake_hands(
             parts.netloc.rpartition("@")[2],
             f"{parts.path}/ws",
             subprotocols=[_SUBPROTOCOL],
-            extra_headers=[(b"Cookie", (account.cookie or "").encode())],
+            extra_headers=[account.header],
             message_queue_size=_QUEUED_MESSAGES,
             max_message_size=limits.message_bytes_max,
             receive_buffer_size=_READ_BYTES,

@@ -29,6 +29,7 @@ async def open_client(
     email: str | None = None,
     password: str | None = None,
     cookie: str | None = None,
+    api_key: str | None = None,
     client_id: str = "default",
     limits: ClientLimits | None = None,
     world: World = WORLD,
@@ -42,7 +43,8 @@ async def open_client(
         url: the server's address, ``http://…`` or ``https://…``.
         email: the account's e-mail address.
         password: the account's password; kept, to log in again when the session ends.
-        cookie: instead of both, the ``Cookie`` header of an existing session.
+        cookie: instead of both, the ``Cookie`` header of an existing session …
+        api_key: … or an API key of a workspace.
         client_id: the id under which acks are kept: each program that follows streams for the same
             user has its own.
         limits: every bound.
@@ -50,7 +52,7 @@ async def open_client(
         ssl_context: for ``https``; None trusts the system's certificates.
 
     Raises:
-        ValueError: neither credentials nor a cookie are given.
+        ValueError: not exactly one of credentials, a cookie and a key is given.
         Reject: ``BAD_URL``; or the login is refused, ``INVALID_CREDENTIALS``.
         UnreachableError: the server does not answer.
 
@@ -61,12 +63,15 @@ async def open_client(
         email=email,
         password=password,
         cookie=cookie,
+        api_key=api_key,
         ssl_context=ssl_context,
         limits=limits,
     )
-    if cookie is None:
+    if cookie is not None and api_key is not None:
+        raise ValueError("a cookie or an API key, not both")
+    if account.needs_login:
         if not account.can_log_in:
-            raise ValueError("email and password, or a cookie, are needed")
+            raise ValueError("email and password, a cookie or an API key are needed")
         # If the server cannot log in anybody now, the client's own task tries again.
         with suppress(UnavailableError):
             await account.log_in()

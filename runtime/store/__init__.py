@@ -1,5 +1,7 @@
 """Where the log is kept: PostgreSQL, the host's own or embedded."""
 
+from dalsegno.runtime._account_store import KeyRow as KeyRow
+
 from ._driver import (
     CommitUncertainError as CommitUncertainError,
     Connection as Connection,

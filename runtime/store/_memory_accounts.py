@@ -1,4 +1,4 @@
-"""Sessions and credentials in memory, for a runtime on a `MemoryStore`."""
+"""Sessions, credentials and keys in memory, for a runtime on a `MemoryStore`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from dalsegno.runtime._account_store import SessionRow
+from dalsegno.runtime._account_store import KeyRow, SessionRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,7 @@ class MemoryAccounts:
         self._world = world
         self._sessions: dict[bytes, SessionRow] = {}
         self._credentials: dict[str, str] = {}
+        self._keys: dict[str, KeyRow] = {}
 
     async def put_session(
         self, id_hash: bytes, user_id: str, csrf_token: str, expires_at: datetime
@@ -88,8 +89,9 @@ class MemoryAccounts:
     async def find_ended(self, id_hashes: Sequence[bytes]) -> list[bytes]:
         """Return which sessions have ended; see `AccountStore.find_ended`."""
         await trio.lowlevel.checkpoint()
-        rows = ((id_hash, self._sessions.get(id_hash)) for id_hash in id_hashes)
-        return [hash_ for hash_, row in rows if row is None or row.revoked_at is not None]
+        known = {row.id_hash: row.revoked_at for row in self._sessions.values()}
+        known |= {row.connection: row.revoked_at for row in self._keys.values()}
+        return [id_ for id_ in id_hashes if id_ not in known or known[id_] is not None]
 
     async def sweep_sessions(self, *, limit: int) -> int:
         """Delete sessions that expired long ago; see `AccountStore.sweep_sessions`."""
@@ -117,6 +119,65 @@ class MemoryAccounts:
         """Delete a user's password hash; see `AccountStore.delete_credential`."""
         await trio.lowlevel.checkpoint()
         self._credentials.pop(user_id, None)
+
+    async def put_key(self, row: KeyRow, *, keys_max: int) -> bool:
+        """Record a key; see `AccountStore.put_key`."""
+        await trio.lowlevel.checkpoint()
+        if row.key_id not in self._keys:
+            if len(self._keys_of(row.workspace_id)) >= keys_max:
+                return False
+            made = msgspec.structs.replace(
+                row, created_at=self._world.now(), last_used_at=None, revoked_at=None, previous=None
+            )
+            self._keys[row.key_id] = made
+        return True
+
+    async def find_key(self, key_id: str) -> KeyRow | None:
+        """Read a key; see `AccountStore.find_key`."""
+        await trio.lowlevel.checkpoint()
+        return self._keys.get(key_id)
+
+    async def list_keys(self, workspace_id: str, *, after: str, limit: int) -> list[KeyRow]:
+        """Read a workspace's keys; see `AccountStore.list_keys`."""
+        await trio.lowlevel.checkpoint()
+        found = sorted(self._keys_of(workspace_id), key=lambda row: row.key_id)
+        return [row for row in found if row.key_id > after][:limit]
+
+    async def touch_key(self, key_id: str, last_used_at: datetime) -> None:
+        """Record that a key was used; see `AccountStore.touch_key`."""
+        await trio.lowlevel.checkpoint()
+        row = self._keys.get(key_id)
+        if row is not None:
+            latest = max(row.last_used_at or last_used_at, last_used_at)
+            self._keys[key_id] = msgspec.structs.replace(row, last_used_at=latest)
+
+    async def rotate_key(self, key_id: str, digest: bytes, *, keep: bool) -> bool:
+        """Give a key another secret; see `AccountStore.rotate_key`."""
+        await trio.lowlevel.checkpoint()
+        row = self._keys.get(key_id)
+        if row is None or row.revoked_at is not None:
+            return False
+        previous = row.digest if keep else None
+        self._keys[key_id] = msgspec.structs.replace(row, digest=digest, previous=previous)
+        return True
+
+    async def drop_previous_key(self, key_id: str) -> None:
+        """End the previous secret; see `AccountStore.drop_previous_key`."""
+        await trio.lowlevel.checkpoint()
+        row = self._keys.get(key_id)
+        if row is not None:
+            self._keys[key_id] = msgspec.structs.replace(row, previous=None)
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Revoke a key; see `AccountStore.revoke_key`."""
+        await trio.lowlevel.checkpoint()
+        row = self._keys.get(key_id)
+        if row is not None and row.revoked_at is None:
+            self._keys[key_id] = msgspec.structs.replace(row, revoked_at=self._world.now())
+
+    def _keys_of(self, workspace_id: str) -> list[KeyRow]:
+        rows = self._keys.values()
+        return [row for row in rows if row.workspace_id == workspace_id and row.revoked_at is None]
 
     def _of_user(self, user_id: str) -> list[SessionRow]:
         return [row for row in self._sessions.values() if row.user_id == user_id]

@@ -1,10 +1,10 @@
-"""Sessions and credentials on PostgreSQL."""
+"""Sessions, credentials and keys on PostgreSQL."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dalsegno.runtime._account_store import SessionRow
+from dalsegno.runtime._account_store import KeyRow, SessionRow
 
 from ._sql import array
 from ._statements import fetch
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ._pools import Pools
+    from ._rows import Row
 
 
 class PostgresAccounts:
@@ -98,3 +99,50 @@ class PostgresAccounts:
     async def delete_credential(self, user_id: str) -> None:
         """Delete a user's password hash; see `AccountStore.delete_credential`."""
         await fetch(self._pools.writing, "delete_credential", user_id)
+
+    async def put_key(self, row: KeyRow, *, keys_max: int) -> bool:
+        """Record a key; see `AccountStore.put_key`."""
+        put = await fetch(
+            self._pools.writing,
+            "put_key",
+            row.key_id,
+            row.workspace_id,
+            row.name,
+            row.created_by,
+            None if row.expires_at is None else row.expires_at.isoformat(),
+            row.digest.hex(),
+            row.connection.hex(),
+            str(keys_max),
+        )
+        return bool(put) or await self.find_key(row.key_id) is not None
+
+    async def find_key(self, key_id: str) -> KeyRow | None:
+        """Read a key; see `AccountStore.find_key`."""
+        rows = await fetch(self._pools.reading, "find_key", key_id)
+        return _key_of(rows[0]) if rows else None
+
+    async def list_keys(self, workspace_id: str, *, after: str, limit: int) -> list[KeyRow]:
+        """Read a workspace's keys; see `AccountStore.list_keys`."""
+        rows = await fetch(self._pools.reading, "list_keys", workspace_id, after, str(limit))
+        return [_key_of(row) for row in rows]
+
+    async def touch_key(self, key_id: str, last_used_at: datetime) -> None:
+        """Record that a key was used; see `AccountStore.touch_key`."""
+        await fetch(self._pools.writing, "touch_key", key_id, last_used_at.isoformat())
+
+    async def rotate_key(self, key_id: str, digest: bytes, *, keep: bool) -> bool:
+        """Give a key another secret; see `AccountStore.rotate_key`."""
+        kept = "true" if keep else "false"
+        return bool(await fetch(self._pools.writing, "rotate_key", key_id, digest.hex(), kept))
+
+    async def drop_previous_key(self, key_id: str) -> None:
+        """End the previous secret; see `AccountStore.drop_previous_key`."""
+        await fetch(self._pools.writing, "drop_previous_key", key_id)
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Revoke a key; see `AccountStore.revoke_key`."""
+        await fetch(self._pools.writing, "revoke_key", key_id)
+
+
+def _key_of(row: Row) -> KeyRow:
+    return KeyRow(**dict(zip(KeyRow.__struct_fields__, row, strict=True)))

@@ -2,15 +2,18 @@
 
 from ._admission import overloaded
 from ._app import create_app
-from ._auth import Identity, SessionCookie, authenticate
+from ._auth import SessionCookie
 from ._client_address import Network, client_address
+from ._credentials import Credentials, authenticate
 from ._handshake import UpgradeRequest
 from ._hosts import Hosts, hosts_of, is_loopback
+from ._identity import Identity
 from ._listener import Serving, serve as serve_port
 from ._native import NativeTransport
 from ._polls import Polls
 
 __all__ = [
+    "Credentials",
     "Hosts",
     "Identity",
     "NativeTransport",

@@ -11,8 +11,9 @@ from dalsegno.actors.domains.accounts import SetUp, setups, users
 from dalsegno.actors.domains.claims import claims, email_claim
 from dalsegno.protocol import Reject
 
-from ._auth import Identity, open_session, same_secret
+from ._auth import open_session, same_secret
 from ._envelope import answer, nothing, read
+from ._identity import Person
 from ._membership import memberships
 from ._route_context import RouteContext, refuse_foreign_pages
 from ._user_routes import close, register_user
@@ -117,7 +118,7 @@ def account_routes(context: RouteContext) -> Blueprint:
 
     @routes.post("/api/auth/logout")
     async def logout() -> Response:
-        identity = await context.authenticate()
+        identity = await context.person()
         await rt.accounts.revoke_session(identity.session_hash)
         await context.close_session(identity.session_hash)
         context.note("logged_out", user_id=identity.user_id)
@@ -126,11 +127,11 @@ def account_routes(context: RouteContext) -> Blueprint:
 
     @routes.get("/api/auth/session")
     async def session() -> Response:
-        return answer(await _identity_body(context, await context.authenticate()))
+        return answer(await _identity_body(context, await context.person()))
 
     @routes.post("/api/auth/password")
     async def change_password() -> Response:
-        identity = await context.authenticate()
+        identity = await context.person()
         body = await read(PasswordChangeBody, bytes_max=rt.limits.login_bytes_max)
         await _check_password(context, identity, body.current_password)
         new_hash = await context.passwords.hash(body.new_password, address=context.address)
@@ -141,7 +142,7 @@ def account_routes(context: RouteContext) -> Blueprint:
 
     @routes.post("/api/auth/close")
     async def close_account() -> Response:
-        identity = await context.authenticate()
+        identity = await context.person()
         body = await read(CloseBody, bytes_max=rt.limits.login_bytes_max)
         await _check_password(context, identity, body.current_password)
         await close(context, identity.user_id, identity.user, by=identity.user_id)
@@ -151,7 +152,7 @@ def account_routes(context: RouteContext) -> Blueprint:
     return routes
 
 
-async def _check_password(context: RouteContext, identity: Identity, password: str) -> None:
+async def _check_password(context: RouteContext, identity: Person, password: str) -> None:
     """Check the password of who is logged in, as a log-in would: guesses count together.
 
     Raises:
@@ -204,7 +205,7 @@ async def _logged_in(
     return answer(await _identity_body(context, identity), status)
 
 
-async def _identity_body(context: RouteContext, identity: Identity) -> IdentityBody:
+async def _identity_body(context: RouteContext, identity: Person) -> IdentityBody:
     joined, _ = await memberships(context.rt, identity.user_id, limit=100)
     oldest = min(joined, key=lambda membership: membership.since, default=None)
     return IdentityBody(

@@ -11,13 +11,15 @@ from dalsegno.protocol import Reject
 
 from ._account_routes import account_routes
 from ._audit_routes import audit_routes
-from ._auth import SessionCookie, authenticate
+from ._auth import SessionCookie
+from ._credentials import authenticate, credentials_of
 from ._domain_routes import domain_routes
 from ._envelope import Application, install
 from ._event_routes import event_routes
 from ._guesses import Guesses
 from ._health_routes import PROBES, health_routes
 from ._hosts import Hosts
+from ._key_routes import key_routes
 from ._note_label_routes import note_label_routes
 from ._note_list_routes import note_list_routes
 from ._note_routes import note_routes
@@ -50,6 +52,7 @@ _ROUTES = (
     event_routes,
     domain_routes,
     schema_routes,
+    key_routes,
     audit_routes,
 )
 _OF_NOTES = (note_routes, note_label_routes, note_list_routes, project_routes, view_routes)
@@ -112,7 +115,7 @@ def create_app(
 
     @app.websocket("/ws")
     async def fresh_connection_required() -> None:
-        await authenticate(rt, "; ".join(websocket.headers.getlist("cookie")), cookie)
+        await authenticate(rt, credentials_of(websocket.headers), cookie)
         raise Reject("UPGRADE_REQUIRED", "upgrade as the first request of a connection")
 
     return app

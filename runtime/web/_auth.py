@@ -1,4 +1,4 @@
-"""Authentication: sessions in a cookie, for HTTP and for the WebSocket upgrade alike.
+"""Sessions in a cookie, for HTTP and for the WebSocket upgrade alike.
 
 A session's id is a secret of 256 bits.  The cookie holds it, the store its digest; a plain SHA-256
 is enough, since such a secret cannot be guessed.  Every request reads the session's row, so a
@@ -9,43 +9,26 @@ beyond the time that it may last at all.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from hashlib import sha256
 from hmac import compare_digest
 from typing import TYPE_CHECKING
 
-import msgspec
 from werkzeug.http import dump_cookie, parse_cookie
 
-from dalsegno.actors.domains.accounts import User, users
+from dalsegno.actors.domains.accounts import users
 from dalsegno.protocol import Reject
 from dalsegno.runtime.seams import new_secret
 
+from ._identity import Person
+
 if TYPE_CHECKING:
-    from dalsegno.runtime import Runtime, Workspace
+    from dalsegno.actors.domains.accounts import User
+    from dalsegno.runtime import Runtime
 
 COOKIE = "dalsegno_session"
 """The name of the session's cookie; see `SessionCookie`."""
 TOUCH_AFTER = timedelta(minutes=1)
-
-
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """The user who makes a request, and the session."""
-
-    user_id: str
-    user: User
-    session_hash: bytes
-    """The digest of the session's id, by which its connections are closed."""
-    csrf_token: str
-    expires_at: datetime
-    renewed: bool = False
-    """Whether the session was extended just now, so that the cookie has to be as well."""
-    address: str | None = None
-    """Where the request came from."""
-
-    def acting(self, workspace: Workspace) -> Workspace:
-        """Return a handle of a workspace that acts for the user."""
-        return workspace.acting(user_id=self.user_id, address=self.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +76,10 @@ def session_hash(token: str) -> bytes:
     return sha256(token.encode()).digest()
 
 
-async def authenticate(
+async def authenticate_person(
     rt: Runtime, cookies: str | None, cookie: SessionCookie = SessionCookie()
-) -> Identity:
-    """Return the identity that the ``Cookie`` header proves.
+) -> Person:
+    """Return the user whose session the ``Cookie`` header proves.
 
     Raises:
         Reject: ``AUTH_REQUIRED``, ``SESSION_REVOKED`` (also for a disabled user),
@@ -122,7 +105,7 @@ async def authenticate(
     if renewed:
         expires_at = min(now + timedelta(seconds=rt.limits.session_idle_s), ends_at)
         await rt.accounts.touch_session(id_hash, now, expires_at)
-    return Identity(
+    return Person(
         user_id=row.user_id,
         user=user,
         session_hash=id_hash,
@@ -132,26 +115,26 @@ async def authenticate(
     )
 
 
-async def open_session(rt: Runtime, user_id: str, user: User) -> tuple[str, Identity]:
-    """Begin a session; return the cookie's value and the identity."""
+async def open_session(rt: Runtime, user_id: str, user: User) -> tuple[str, Person]:
+    """Begin a session; return the cookie's value and the person."""
     token, csrf_token = new_secret(), new_secret()
     limits = rt.limits
     lifetime = timedelta(seconds=min(limits.session_idle_s, limits.session_s))
     id_hash, expires_at = session_hash(token), rt.world.now() + lifetime
     await rt.accounts.put_session(id_hash, user_id, csrf_token, expires_at)
-    identity = Identity(
+    person = Person(
         user_id=user_id,
         user=user,
         session_hash=id_hash,
         csrf_token=csrf_token,
         expires_at=expires_at,
     )
-    return token, identity
+    return token, person
 
 
-def check_csrf(identity: Identity, token: str | None) -> None:
+def check_csrf(person: Person, token: str | None) -> None:
     """Raise `Reject` ``CSRF_INVALID`` unless the token is the session's."""
-    if not same_secret(identity.csrf_token, token):
+    if not same_secret(person.csrf_token, token):
         raise Reject("CSRF_INVALID", "x-csrf-token is not this session's")
 
 

@@ -18,6 +18,7 @@ from websockets.typing import Subprotocol
 
 from dalsegno.protocol import DalsegnoError, OverloadedError, Reject, http_status
 
+from ._credentials import Credentials
 from ._envelope import ErrorBody
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class UpgradeRequest:
     """The client's address; empty if it is unknown."""
     request_id: str
     """The client's ``x-request-id``, or a new one."""
+    credentials: Credentials
+    """What says who asks."""
 
 
 class HandshakeRefusedError(Exception):
@@ -97,6 +100,11 @@ def parse_upgrade(
         headers=headers,
         peer=peer,
         request_id=_named(headers.get("x-request-id", "")) or new_request_id,
+        credentials=Credentials(
+            headers.get("cookie"),
+            request.headers.get_all("Authorization"),
+            request.headers.get_all("X-API-Key"),
+        ),
     ), response.serialize()
 
 

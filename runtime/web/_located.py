@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Domain
     from dalsegno.runtime import Runtime, Workspace
 
-    from ._auth import Identity
+    from ._identity import Identity
 
 
 class ChangedBody(msgspec.Struct, frozen=True, kw_only=True):

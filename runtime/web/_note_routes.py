@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from dalsegno.actors import Receipt
     from dalsegno.runtime import Runtime
 
-    from ._auth import Identity
+    from ._identity import Identity
 
 
 class NoteCreateBody(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,9 +16,11 @@ from quart import g, request
 from dalsegno.actors.domains.members import ADMINS
 from dalsegno.protocol import OverloadedError, Reject
 
-from ._auth import authenticate, check_csrf
+from ._auth import check_csrf
 from ._client_address import client_address
+from ._credentials import authenticate, credentials_of
 from ._envelope import request_id
+from ._identity import Person
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator
@@ -27,9 +29,10 @@ if TYPE_CHECKING:
     from dalsegno.actors.domains.accounts import User
     from dalsegno.runtime import Runtime
 
-    from ._auth import Identity, SessionCookie
+    from ._auth import SessionCookie
     from ._client_address import Network
     from ._guesses import Guesses
+    from ._identity import Identity
     from ._passwords import Passwords
     from ._polls import Polls
 
@@ -70,19 +73,32 @@ class RouteContext:
         return client_address(request.remote_addr, forwarded, self.proxies)
 
     async def authenticate(self) -> Identity:
-        """Authenticate the request, with the CSRF token too if it changes something.
+        """Authenticate the request, a page's with the CSRF token too if it changes something.
 
         Raises:
             Reject: as `authenticate`; ``CSRF_INVALID``.
 
         """
-        cookies = "; ".join(request.headers.getlist("cookie"))
-        identity = await authenticate(self.rt, cookies, self.cookie)
-        if request.method not in _SAFE:
-            check_csrf(identity, request.headers.get("x-csrf-token"))
-        if identity.renewed:
-            self.set_cookie(self.cookie.token(cookies) or "", identity.expires_at)
+        given = credentials_of(request.headers)
+        identity = await authenticate(self.rt, given, self.cookie)
+        if isinstance(identity, Person):
+            if request.method not in _SAFE:
+                check_csrf(identity, request.headers.get("x-csrf-token"))
+            if identity.renewed:
+                self.set_cookie(self.cookie.token(given.cookies) or "", identity.expires_at)
         return msgspec.structs.replace(identity, address=self.address)
+
+    async def person(self) -> Person:
+        """Authenticate a request that only people make: about accounts, and who owns what.
+
+        Raises:
+            Reject: as `authenticate`; ``ROLE_FORBIDDEN`` for a program.
+
+        """
+        identity = await self.authenticate()
+        if not isinstance(identity, Person):
+            raise Reject("ROLE_FORBIDDEN", "this takes a person who has logged in, not a key")
+        return identity
 
     @contextmanager
     def repairing(self) -> Iterator[None]:

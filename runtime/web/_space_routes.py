@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dalsegno.actors import Receipt
 
-    from ._auth import Identity
+    from ._identity import Identity
 
 OWNERS = frozenset({"owner"})
 
@@ -82,7 +82,7 @@ def space_routes(context: RouteContext) -> Blueprint:
 
     @routes.post("/api/workspaces/<workspace_id>/transfer")
     async def transfer(workspace_id: str) -> Response:
-        identity = await context.authenticate()
+        identity = await context.person()
         body = await read(TransferBody)
         check_id(body.user_id, chars_max=rt.limits.id_chars_max, what="user_id")
         command = TransferOwnership(body.user_id, identity.user_id)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dalsegno.actors import Receipt
     from dalsegno.runtime import Runtime, Workspace
 
-    from ._auth import Identity
+    from ._identity import Identity
 
 
 class UserCreateBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,9 +133,9 @@ def user_routes(context: RouteContext) -> Blueprint:
 
 async def _admin(context: RouteContext) -> Identity:
     """Authenticate a global owner or admin; nobody else learns anything of accounts."""
-    identity = await context.authenticate()
-    check_global_admin(identity.user)
-    return identity
+    person = await context.person()
+    check_global_admin(person.user)
+    return person
 
 
 def _checked(rt: Runtime, user_id: str) -> str:

@@ -9,7 +9,7 @@ import msgspec
 from quart import Blueprint, Response
 
 from dalsegno.actors.domains.accounts import CreateSpace, users
-from dalsegno.actors.domains.members import ADMINS, PutMember, RemoveMember
+from dalsegno.actors.domains.members import ADMINS, KEY_PREFIX, PutMember, RemoveMember
 from dalsegno.protocol import Reject, check_id
 
 from ._envelope import answer, nothing, query_after, query_int, read, replayed, request_id
@@ -113,7 +113,7 @@ def workspace_routes(context: RouteContext) -> Blueprint:
 
     @routes.post("/api/workspaces")
     async def create_workspace() -> Response:
-        identity = await context.authenticate()
+        identity = await context.person()
         body = await read(WorkspaceCreateBody)
         command = CreateSpace(
             workspace_id=rt.world.new_id(),
@@ -150,9 +150,7 @@ def workspace_routes(context: RouteContext) -> Blueprint:
         command, key = PutMember(user_id, body.role), idempotency_key()
         await check_sender(rt, workspace, command, key, allow=ADMINS)
         if key is None or not await workspace.has_answered(command, key=key):
-            user = await rt.system.get(users, user_id)
-            if user is None or user.role is None:
-                raise Reject("USER_NOT_FOUND", "no such user")
+            await _check_can_join(rt, workspace_id, user_id)
         receipt = await workspace.send(command, key=key, correlation_id=request_id())
         put = MemberPutAnswer(
             workspace_id=workspace_id,
@@ -187,6 +185,23 @@ def workspace_routes(context: RouteContext) -> Blueprint:
         return answer(body)
 
     return routes
+
+
+async def _check_can_join(rt: Runtime, workspace_id: str, user_id: str) -> None:
+    """Raise unless there is such a user, or a key of this workspace.
+
+    Raises:
+        Reject: ``USER_NOT_FOUND``.
+
+    """
+    if user_id.startswith(KEY_PREFIX):
+        row = await rt.accounts.find_key(user_id.removeprefix(KEY_PREFIX))
+        is_there = row is not None and row.workspace_id == workspace_id and row.revoked_at is None
+    else:
+        user = await rt.system.get(users, user_id)
+        is_there = user is not None and user.role is not None
+    if not is_there:
+        raise Reject("USER_NOT_FOUND", "no such user")
 
 
 def _limit(rt: Runtime) -> int:

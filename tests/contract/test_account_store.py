@@ -5,9 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from dalsegno.actors.testing.contract.store._writing import START
+from dalsegno.runtime._account_store import KeyRow
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from dalsegno.runtime._account_store import AccountStore
     from tests.contract.conftest import Harness
 
@@ -130,3 +135,92 @@ async def test_a_credential_is_replaced_and_forgotten(accounts: AccountStore) ->
     await accounts.delete_credential("u")
     assert await accounts.find_credential("u") is None
     assert await accounts.find_credential("v") == "$argon2id$other"
+
+
+# -------------------------------------------------------------------------------------- keys
+
+
+def a_key(key_id: str, workspace_id: str = "w", *, expires_at: datetime | None = None) -> KeyRow:
+    return KeyRow(
+        key_id=key_id,
+        workspace_id=workspace_id,
+        name=f"the key {key_id}",
+        created_by="ada",
+        created_at=START,
+        expires_at=expires_at,
+        last_used_at=None,
+        revoked_at=None,
+        digest=b"1" * 32,
+        previous=None,
+        connection=key_id.encode(),
+    )
+
+
+async def test_a_key_is_found_as_it_was_put(accounts: AccountStore) -> None:
+    assert await accounts.find_key("a") is None
+    for key in (a_key("a", expires_at=UNTIL), a_key("b")):
+        assert await accounts.put_key(key, keys_max=9)
+        row = await accounts.find_key(key.key_id)
+        assert row is not None
+        assert row == msgspec.structs.replace(key, created_at=row.created_at)
+    before = await accounts.find_key("a")
+    assert await accounts.put_key(a_key("a", "other"), keys_max=9)
+    assert await accounts.find_key("a") == before
+
+
+async def test_the_keys_of_a_workspace_are_bounded_and_listed(accounts: AccountStore) -> None:
+    for key_id in ("b", "a", "c"):
+        assert await accounts.put_key(a_key(key_id), keys_max=3)
+    assert not await accounts.put_key(a_key("d"), keys_max=3)
+    assert await accounts.put_key(a_key("a"), keys_max=3), "it is there already"
+    assert await accounts.put_key(a_key("e", "other"), keys_max=3)
+    await accounts.revoke_key("b")
+    assert [k.key_id for k in await accounts.list_keys("w", after="", limit=9)] == ["a", "c"]
+    assert [k.key_id for k in await accounts.list_keys("w", after="a", limit=9)] == ["c"]
+    assert [k.key_id for k in await accounts.list_keys("w", after="", limit=1)] == ["a"]
+    assert await accounts.put_key(a_key("d"), keys_max=3)
+
+
+async def test_a_key_has_two_secrets_while_it_is_replaced(accounts: AccountStore) -> None:
+    await accounts.put_key(a_key("a"), keys_max=9)
+
+    async def digests() -> tuple[bytes, bytes | None]:
+        row = await accounts.find_key("a")
+        assert row is not None
+        return row.digest, row.previous
+
+    assert await accounts.rotate_key("a", b"2" * 32, keep=True)
+    assert await digests() == (b"2" * 32, b"1" * 32)
+    assert await accounts.rotate_key("a", b"3" * 32, keep=True)
+    assert await digests() == (b"3" * 32, b"2" * 32)
+    await accounts.drop_previous_key("a")
+    assert await digests() == (b"3" * 32, None)
+    assert await accounts.rotate_key("a", b"4" * 32, keep=False)
+    assert await digests() == (b"4" * 32, None)
+    assert not await accounts.rotate_key("absent", b"5" * 32, keep=True)
+    await accounts.drop_previous_key("absent")
+
+
+async def test_a_revoked_key_stays_revoked_and_its_sockets_end(accounts: AccountStore) -> None:
+    for key_id in ("a", "b"):
+        await accounts.put_key(a_key(key_id), keys_max=9)
+    assert await accounts.find_ended([b"a", b"b", b"absent"]) == [b"absent"]
+    await accounts.revoke_key("a")
+    revoked = await accounts.find_key("a")
+    assert revoked is not None
+    assert revoked.revoked_at is not None
+    await accounts.revoke_key("a")
+    assert await accounts.find_key("a") == revoked
+    assert not await accounts.rotate_key("a", b"2" * 32, keep=False)
+    assert await accounts.find_ended([b"a", b"b"]) == [b"a"]
+    await accounts.revoke_key("absent")
+
+
+async def test_the_use_of_a_key_is_recorded(accounts: AccountStore) -> None:
+    await accounts.put_key(a_key("a"), keys_max=9)
+    for at in (LATER, UNTIL):
+        await accounts.touch_key("a", at)
+    row = await accounts.find_key("a")
+    assert row is not None
+    assert row.last_used_at == LATER
+    await accounts.touch_key("absent", LATER)

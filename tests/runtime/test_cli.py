@@ -59,7 +59,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
         (["send", "w", "fly", "[]", *LOGIN], "Invalid value for JSON"),
         (["tail", *LOGIN], "Missing argument 'STREAM'"),
         (["tail", "workspace:w", "--email", "a@example.org"], "DALSEGNO_PASSWORD is needed"),
-        (["tail", "workspace:w", "--password", "p"], "Missing option '--email'"),
+        (["tail", "workspace:w", "--password", "p"], "--email or --api-key is needed"),
     ],
 )
 def test_what_is_typed_wrong_is_status_2(

@@ -995,7 +995,9 @@ select id_hash, user_id, csrf_token, created_at, expires_at, last_seen_at, revok
 select asked.id_hash
   from (select decode(unnest($1::text::text[]), 'hex') as id_hash) asked
   left join dalsegno.session s on s.id_hash = asked.id_hash
- where s.id_hash is null or s.revoked_at is not null
+  left join dalsegno.api_key k on k.connection = asked.id_hash
+ where (s.id_hash is null or s.revoked_at is not null)
+   and (k.key_id is null or k.revoked_at is not null)
 
 -- touch_session --
 update dalsegno.session
@@ -1032,3 +1034,43 @@ select password_hash from dalsegno.credential where user_id = $1::text
 
 -- delete_credential --
 delete from dalsegno.credential where user_id = $1::text
+
+-- put_key --
+insert into dalsegno.api_key
+  (key_id, workspace_id, name, created_by, created_at, expires_at, digest, connection)
+select $1::text, $2::text, $3::text, $4::text, statement_timestamp(), $5::text::timestamptz,
+       decode($6::text, 'hex'), decode($7::text, 'hex')
+ where (select count(*) from dalsegno.api_key
+         where workspace_id = $2::text and revoked_at is null) < $8::text::bigint
+on conflict (key_id) do nothing
+returning key_id
+
+-- find_key --
+select key_id, workspace_id, name, created_by, created_at, expires_at, last_used_at, revoked_at,
+       digest, previous, connection
+  from dalsegno.api_key where key_id = $1::text
+
+-- list_keys --
+select key_id, workspace_id, name, created_by, created_at, expires_at, last_used_at, revoked_at,
+       digest, previous, connection
+  from dalsegno.api_key
+ where workspace_id = $1::text and key_id > $2::text and revoked_at is null
+ order by key_id limit $3::text::bigint
+
+-- touch_key --
+update dalsegno.api_key set last_used_at = greatest(last_used_at, $2::text::timestamptz)
+ where key_id = $1::text
+
+-- rotate_key --
+update dalsegno.api_key
+   set digest = decode($2::text, 'hex'),
+       previous = case when $3::text = 'true' then digest end
+ where key_id = $1::text and revoked_at is null
+returning key_id
+
+-- drop_previous_key --
+update dalsegno.api_key set previous = null where key_id = $1::text
+
+-- revoke_key --
+update dalsegno.api_key set revoked_at = statement_timestamp()
+ where key_id = $1::text and revoked_at is null

@@ -8,8 +8,12 @@ import trio
 from dalsegno.actors.domains.accounts import DisableUser
 from dalsegno.actors.domains.members import GlobalRole, PutMember, RemoveMember
 from dalsegno.protocol import Limits, Reject
-from dalsegno.runtime.web import authenticate
-from dalsegno.runtime.web._auth import COOKIE, SessionCookie, session_hash
+from dalsegno.runtime.web._auth import (
+    COOKIE,
+    SessionCookie,
+    authenticate_person,
+    session_hash,
+)
 
 from ._client import PASSWORD, Site, User
 from .conftest import open_site
@@ -271,10 +275,10 @@ async def test_a_disabled_user_is_out(site: Site, owner: User) -> None:
 
 
 async def test_the_upgrade_asks_in_the_same_way(site: Site, owner: User) -> None:
-    identity = await authenticate(site.rt, owner.headers["cookie"])
+    identity = await authenticate_person(site.rt, owner.headers["cookie"])
     assert (identity.user_id, identity.session_hash) == (owner.id, session_hash(owner.session))
     with pytest.raises(Reject, match="AUTH_REQUIRED"):
-        await authenticate(site.rt, None)
+        await authenticate_person(site.rt, None)
 
 
 @pytest.mark.parametrize(

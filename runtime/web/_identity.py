@@ -1,0 +1,39 @@
+"""Who makes a request: a person in a session, or a program with an API key."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dalsegno.actors.domains.accounts import User
+
+if TYPE_CHECKING:
+    from dalsegno.runtime import Workspace
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody who may be a member of workspaces."""
+
+    user_id: str
+    session_hash: bytes
+    """The digest by which the connections are closed that began with the same credential."""
+    expires_at: datetime | None
+    """When that ends; None: not by itself."""
+    address: str | None = None
+    """Where the request came from."""
+
+    def acting(self, workspace: Workspace) -> Workspace:
+        """Return a handle of a workspace that acts for the user."""
+        return workspace.acting(user_id=self.user_id, address=self.address)
+
+
+class Person(Identity, frozen=True, kw_only=True):
+    """A user who has logged in."""
+
+    user: User
+    csrf_token: str
+    expires_at: datetime
+    renewed: bool = False
+    """Whether the session was extended just now, so that the cookie has to be as well."""
