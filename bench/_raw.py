@@ -39,7 +39,7 @@ _WRITTEN = """
 select e.xmin::text::bigint, w.workspace_id,
        e.event_seq, e.stream_id, e.stream_seq, e.event_id::text, e.type, e.type_version,
        e.schema_version, e.payload, e.actor_id, e.command_id, e.source, e.causation,
-       e.correlation_id, e.recorded_at::text, e.chain
+       e.correlation_id, e.recorded_at::text, e.chain, encode(e.salt, 'hex')
   from unnest($1::text::text[], $2::text::bigint[]) as w(workspace_id, seen)
   join dalsegno.event e on e.workspace_id = w.workspace_id and e.event_seq > w.seen
  order by 1, 2, 3
