@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -17,6 +17,7 @@ from .node import (
     Directory,
     Lease,
     ServingNode,
+    StoreClock,
     Supervisor,
     Sweeper,
     WorkspaceSupervisor,
@@ -75,6 +76,7 @@ class Service:
         sweeps: Sequence[Sweep] = (),
         roles: Mapping[str, Role] = BUILT_IN_ROLES,
         app_version: int = 0,
+        store_time: bool = False,
     ) -> None:
         """Make them.
 
@@ -90,16 +92,26 @@ class Service:
             sweeps: what else is to be kept from growing.
             roles: what each role may do in a workspace.
             app_version: of the program; a higher one keeps what it has owned.
+            store_time: whether the time is the store's, which each beat asks for, and not the
+                world's.
 
         """
         access = Roles(domains, roles)
         active: OrderedDict[str, WorkspaceSupervisor] = OrderedDict()
         process_id = world.new_id()
+        clock = StoreClock(world.now) if store_time else None
+        if clock is not None:
+            world = replace(world, now=clock.now)
         self.store, self.world, self.limits = store, world, limits
         self.committer = Committer(store, world=world, limits=limits)
         self.acks = AckFrontiers(store, limits=limits)
         self.lease = Lease(
-            store, node_id=node_id, incarnation=process_id, address=address, limits=limits
+            store,
+            node_id=node_id,
+            incarnation=process_id,
+            address=address,
+            limits=limits,
+            clock=clock,
         )
         self.catalog = Catalog(
             store, domains, active=active, lease=self.lease, roles=access, limits=limits

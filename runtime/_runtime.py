@@ -91,7 +91,7 @@ class Runtime:
             address: where clients reach this node; other nodes give it to clients that ask them
                 for a workspace of this one.
             limits: every bound; the defaults have their reasons beside them.
-            world: wall time, randomness and ids.
+            world: wall time, randomness and ids; by default the time is the store's.
             store: any other store, instead of a database.
             accounts: the sessions and credentials beside such a store; None: those that it has as
                 its ``accounts``.  Where there are none, nobody can log in; see `accounts`.
@@ -142,6 +142,7 @@ class Runtime:
                 sweeps=[] if accounts is None else [accounts.sweep_sessions],
                 roles=app.roles,
                 app_version=app.version,
+                store_time=world is WORLD,
             )
             if gc == "server":
                 set_for_server()

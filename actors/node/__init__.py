@@ -1,6 +1,7 @@
 """What this process serves: its workspaces, its lease, and what is looked up of both."""
 
 from ._catalog import Catalog as Catalog
+from ._clock import StoreClock as StoreClock
 from ._directory import Directory as Directory
 from ._lease import (
     Lease as Lease,

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from dalsegno.actors.ports import Store
     from dalsegno.protocol import Limits
 
+    from ._clock import StoreClock
+
 _log = logging.getLogger("dalsegno.lease")
 
 _MARGIN = 0.1
@@ -50,6 +52,8 @@ class LeaseStatistics:
     """Beats that the store did not answer."""
     lapses: int
     """How often it was over, or may have been."""
+    machine_off_s: float
+    """By how much the machine's clock is ahead of the store's; 0 where nobody compares them."""
 
 
 class Compare(Protocol):
@@ -70,6 +74,7 @@ class Lease:
         incarnation: str,
         address: str | None,
         limits: Limits,
+        clock: StoreClock | None = None,
     ) -> None:
         self.node_id = node_id
         self.incarnation = incarnation
@@ -77,6 +82,7 @@ class Lease:
         self._store = store
         self._address = address
         self._limits = limits
+        self._clock = clock
         self._held_until = -1.0
         self._is_unverified = False
         """Whether it ran out, and what is owned here was not compared with the store since."""
@@ -92,7 +98,8 @@ class Lease:
     def statistics(self) -> LeaseStatistics:
         """Return how it stands."""
         left_s = self._held_until - trio.current_time()
-        return LeaseStatistics(left_s, self._beats, self._missed, self._lapses)
+        off_s = 0.0 if self._clock is None else self._clock.machine_off_s
+        return LeaseStatistics(left_s, self._beats, self._missed, self._lapses, off_s)
 
     @property
     def is_held(self) -> bool:
@@ -115,6 +122,7 @@ class Lease:
             _log.warning("waiting %.1f s for servers of the release before", left_s)
             await trio.sleep(left_s)
         await self._beat(first=True)
+        await self._ask_for_the_time()
 
     async def end(self) -> None:
         """Leave everything to others at once; the second time does nothing.  The caller bounds it.
@@ -156,6 +164,7 @@ class Lease:
             await trio.sleep(self._limits.lease_beat_s)
             try:
                 await self._beat(first=False)
+                await self._ask_for_the_time()
                 is_back = self._is_unverified or is_away
                 await compare(everything=is_back)
                 self._is_unverified = False
@@ -170,6 +179,12 @@ class Lease:
                 if not is_away:
                     _log.warning("the lease could not be prolonged: %s", error)
                 is_away = True
+
+    async def _ask_for_the_time(self) -> None:
+        """Compare the clocks, by a statement that waits for nobody, as a beat may."""
+        if self._clock is not None:
+            began = trio.current_time()
+            self._clock.measured(await self._store.read_time(), began=began)
 
     async def _beat(self, *, first: bool) -> None:
         lease_s = self._limits.lease_s

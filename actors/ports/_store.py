@@ -167,6 +167,9 @@ class Ownership(Protocol):
         lease ended more than a day ago.
         """
 
+    async def read_time(self) -> datetime:
+        """Return the time by the store's own clock, which leases and keys go by, UTC."""
+
     async def fenced_s(self, node_id: str) -> float:
         """Return how long servers of the release before may still serve, in seconds; 0: none does.
 

@@ -11,6 +11,7 @@ row, it reads the row under its lock: its snapshot is older than a lock that it 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from datetime import datetime  # at run time, for what is read
 from typing import TYPE_CHECKING, Self
 from weakref import WeakKeyDictionary
 
@@ -79,7 +80,6 @@ from ._suitability import check_sessions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-    from datetime import datetime
 
     from ._driver import Connection, Pool, Started
     from ._rows import Row
@@ -239,6 +239,11 @@ class PostgresStore:
         row = (node_id, incarnation, address, repr(lease_s))
         rows = await fetch(self._pools.heartbeat, "beat", *row, str(first))
         return rows[0][0] if rows else None
+
+    async def read_time(self) -> datetime:
+        """Return the server's time; see `Store.read_time`."""
+        ((at,),) = await fetch(self._pools.heartbeat, "read_time")
+        return datetime.fromisoformat(at)
 
     async def fenced_s(self, node_id: str) -> float:
         """Return how long an earlier release may go on; see `Store.fenced_s`."""

@@ -192,6 +192,11 @@ class MemoryStore:
             now=self._world.now(),
         )
 
+    async def read_time(self) -> datetime:
+        """Return the world's time; see `Store.read_time`."""
+        await trio.lowlevel.checkpoint()
+        return self._world.now()
+
     async def fenced_s(self, node_id: str) -> float:
         """Return 0: what is in memory was written by one release; see `Store.fenced_s`."""
         del node_id

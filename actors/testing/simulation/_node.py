@@ -93,6 +93,7 @@ class Process:
         domains: Sequence[Domain[Any, Any, Any]],
         *,
         link: Link,
+        clock_off_s: Callable[[], float],
         world: World,
         limits: Limits,
         make_service: Callable[..., Service],
@@ -102,12 +103,13 @@ class Process:
         self.link = link
         self.cables: dict[Cable, None] = {}
         self.service = make_service(
-            SimStore(store, link),
+            SimStore(store, link, clock_off_s=clock_off_s),
             domains,
             node_id=node_id,
             world=world,
             limits=limits,
             address=f"sim://{node_id}",
+            store_time=True,
         )
         self.ended = trio.Event()
         self.failure: Exception | None = None
@@ -429,6 +431,7 @@ class SimNode:
             self._store,
             self.domains,
             link=link,
+            clock_off_s=lambda: self.clock.offset_s,
             world=world,
             limits=self._limits,
             make_service=self._make_service,

@@ -7,6 +7,7 @@ With a calm link it is the inner store, and passes the same contract suite.
 from __future__ import annotations
 
 import logging
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dalsegno.actors.ports import BEGINNING, BatchRejectedError, PageBounds, Place
@@ -14,8 +15,7 @@ from dalsegno.actors.testing.memory import LaterAppend
 from dalsegno.protocol import OutcomeUnknownError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from dalsegno.actors.ports import (
         AckedCursor,
@@ -49,9 +49,12 @@ _log = logging.getLogger("dalsegno.simulation")
 class SimStore:
     """A `Store` over a `Link`."""
 
-    def __init__(self, inner: Store, link: Link) -> None:
+    def __init__(
+        self, inner: Store, link: Link, *, clock_off_s: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self._inner = inner
         self.link = link
+        self._clock_off_s = clock_off_s
 
     def __repr__(self) -> str:
         return f"<SimStore {self._inner!r} over {self.link!r}>"
@@ -284,6 +287,11 @@ class SimStore:
                 node_id, incarnation, address=address, lease_s=lease_s, first=first
             )
         )
+
+    async def read_time(self) -> datetime:
+        """See `Store.read_time`; as a node's clock has it, which may be wrong."""
+        said = await self.link.read(self._inner.read_time)
+        return said + timedelta(seconds=self._clock_off_s())
 
     async def fenced_s(self, node_id: str) -> float:
         """See `Store.fenced_s`."""

@@ -440,6 +440,9 @@ select workspace_id, $2::text, 'app_version', 'programs of version ' || $1::text
   from lowered
 returning 1
 
+-- read_time --
+select clock_timestamp()::text
+
 -- beat --
 -- $1 node, $2 incarnation, $3 address, $4 seconds, $5 whether this process is the node from now on.
 -- One row, what was left of the lease; none where another process is the node.

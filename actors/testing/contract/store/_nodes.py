@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -98,6 +99,15 @@ class NodeContract:
         assert node is not None
         assert 9 < node.expires_in_s <= 10
         assert await store.find_node("b") is None
+
+    async def test_its_time_is_the_one_that_leases_and_events_go_by(
+        self, harness: StoreHarness
+    ) -> None:
+        store = harness.store
+        first = await store.read_time()
+        assert first.utcoffset() == timedelta(0)
+        second = await store.read_time()
+        assert timedelta(0) <= second - first < timedelta(minutes=1)
 
     async def test_a_beat_says_where_the_node_is(self, store: Store) -> None:
         for address in ("http://10.0.0.1:8080", None, "http://10.0.0.2:8080"):
