@@ -289,26 +289,51 @@ async def test_x_rbac_3_a_role_that_was_lowered_meanwhile_writes_nothing() -> No
     async with open_site(store=store) as site:
         owner = await site.set_up()
         editor = await site.add_member(owner, "editor")
-        note_id = await owner.write()
+        at = {"workspace_id": owner.workspace_id}
+        note = f"/api/notes/{await owner.write()}"
+        made = await editor.post("/api/projects", {**at, "name": "Before"})
+        project, project_id = f"/api/projects/{made.body['id']}", made.body["id"]
+        made = await editor.post("/api/views", {**at, "query_json": {}})
+        view = f"/api/views/{made.body['id']}"
+        head = (await owner.get(f"{owner.space}/events")).body["head"]
+        requests: list[tuple[str, str, object]] = [
+            ("POST", "/api/notes", {**at, "title": "x"}),
+            ("PATCH", note, PATCH),
+            ("PATCH", f"{note}/title", {"base_version": 1, "title": "x"}),
+            ("PUT", f"{note}/tags", {"tags": ["x"]}),
+            ("PUT", f"{note}/metadata/x", 1),
+            ("DELETE", f"{note}/metadata/x", None),
+            ("PUT", f"{note}/project", {"project_id": project_id}),
+            ("POST", f"{note}/rollback", {"target_version": 1}),
+            ("DELETE", note, None),
+            ("POST", "/api/projects", {**at, "name": "x"}),
+            ("PATCH", project, {"name": "x"}),
+            ("DELETE", project, None),
+            ("POST", "/api/views", {**at, "query_json": {}}),
+            ("PATCH", view, {"name": "x"}),
+            ("DELETE", view, None),
+            ("POST", f"{owner.space}/commands/create_note", {"title": "x"}),
+        ]
         answers: list[Answer] = []
 
-        async def patch() -> None:
-            answers.append(await editor.patch(f"/api/notes/{note_id}", PATCH))
+        async def send(method: str, path: str, body: object) -> None:
+            answers.append(await editor.send(method, path, body))
 
         lowered = {"role": "viewer"}
         async with trio.open_nursery() as nursery:
             store.gate = trio.Event()
             nursery.start_soon(owner.put, f"{owner.space}/members/{editor.id}", lowered)
             await trio.testing.wait_all_tasks_blocked(0.01)
-            # Decided and on its way, but not committed: the route still sees an editor.
+            # Decided and on its way, but not committed: the routes still see an editor.
             assert await site.rt.workspace(owner.workspace_id).role_of(editor.id) == "editor"
-            nursery.start_soon(patch)
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            for request in requests:
+                nursery.start_soon(send, *request)
+            await trio.testing.wait_all_tasks_blocked(0.05)
             assert answers == []
             store.gate.set()
-        (answer,) = answers
-        assert (answer.status, answer.code) == (403, "ROLE_FORBIDDEN")
-        assert (await owner.get(f"/api/notes/{note_id}")).body["version"] == 1
+        assert len(answers) == len(requests)
+        assert {(answer.status, answer.code) for answer in answers} == {(403, "ROLE_FORBIDDEN")}
+        assert (await owner.get(f"{owner.space}/events")).body["head"] == head + 1
 
 
 async def test_i8_who_is_removed_while_a_read_waits_reads_nothing() -> None:
