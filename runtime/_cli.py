@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ._config import LogFormat, LogLevel
+    from .web import TokenIssuer
 
 
 def main() -> None:
@@ -118,11 +119,16 @@ cli.add_command(tail)
     metavar="ADDRESS",
     help="Reverse proxies to be believed, several between commas or blanks.",
 )
+@option("--jwt-issuer", metavar="ISS", help="Whose tokens are believed, besides log-ins and keys.")
+@option("--jwt-audience", metavar="AUD", help="For whom they have to be: this server's name there.")
+@option("--jwt-keys", metavar="URL|FILE", help="The issuer's public keys (JWKS).")
+@option("--jwt-secret-file", metavar="FILE", help="Instead of keys: a secret shared with it.")
 @option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @option("--log-format", type=click.Choice(["text", "json"]), default="text")
 @click.pass_context
 def serve(
     context: click.Context,
+    /,
     app: str | None,
     bind: str,
     data_dir: Path,
@@ -134,6 +140,7 @@ def serve(
     proxies: tuple[str, ...],
     log_level: LogLevel,
     log_format: LogFormat,
+    **jwt: str | None,
 ) -> int:
     """Serve until SIGTERM or Ctrl-C, then drain; a second one ends the process at once."""
     from ._config import (
@@ -154,6 +161,7 @@ def serve(
         pages = parse_origins(origins)
     with setting(context, "proxies"):
         networks = parse_proxies(proxies)
+    tokens = _tokens(jwt)
     limits = limits_of(context)
     served = app_of(context, app)
     node = _node_id(context, node_id, data_dir, database)
@@ -172,11 +180,20 @@ def serve(
         public_url=public,
         origins=pages,
         proxies=networks,
+        tokens=tokens,
         app=served,
         limits=limits,
     )
     configure_logs(log_level, log_format)
     return run_trio(run_server, config)
+
+
+def _tokens(settings: dict[str, str | None]) -> TokenIssuer | None:
+    if not any(settings.values()):
+        return None
+    from ._config_tokens import read_tokens
+
+    return read_tokens(settings)
 
 
 def _node_id(

@@ -54,6 +54,10 @@ class FileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     public_url: str | None = None
     origins: list[str] | None = None
     proxies: list[str] | None = None
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    jwt_keys: str | None = None
+    jwt_secret_file: str | None = None
     log_level: LogLevel | None = None
     log_format: LogFormat | None = None
     limits: dict[str, float] = {}

@@ -29,9 +29,9 @@ from ._session_watch import watch_sessions
 from ._shutdown import Shutdown
 from .seams import WORLD, new_secret
 from .web import (
+    Gate,
     Polls,
     SessionCookie,
-    authenticate,
     client_address,
     create_app,
     hosts_of,
@@ -43,7 +43,16 @@ from .web import (
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from .web import Credentials, Hosts, Identity, NativeTransport, Network, Serving, UpgradeRequest
+    from .web import (
+        Credentials,
+        Hosts,
+        Identity,
+        NativeTransport,
+        Network,
+        Serving,
+        TokenIssuer,
+        UpgradeRequest,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +76,8 @@ class ServeConfig:
     """Origins whose pages may open sockets, in addition to the host itself."""
     proxies: tuple[Network, ...] = ()
     """The proxies that are believed about the address of a client (``X-Forwarded-For``)."""
+    tokens: TokenIssuer | None = None
+    """Whose tokens are believed, besides sessions and keys."""
     app: App = field(default_factory=lambda: App(note_domains))
     """What is served: notes, unless a program has its own."""
     limits: Limits = field(default_factory=Limits)
@@ -122,9 +133,9 @@ class _Accepted:
 class _Sockets:
     """Makes connections of WebSockets."""
 
-    def __init__(self, rt: Runtime, cookie: SessionCookie, proxies: Collection[Network]) -> None:
+    def __init__(self, rt: Runtime, gate: Gate, proxies: Collection[Network]) -> None:
         self._rt = rt
-        self._cookie = cookie
+        self._gate = gate
         self._proxies = proxies
         self._taken: Counter[str] = Counter()
         """Sockets, by user."""
@@ -134,7 +145,7 @@ class _Sockets:
         if self._rt.service.is_draining:
             raise DrainingError("the server shuts down")
         credentials = request.credentials
-        identity = await authenticate(self._rt, credentials, self._cookie)
+        identity = await self._gate.identify(credentials)
         asked = parse_qs(request.query, keep_blank_values=True)
         client_id = asked.get("client_id", ["default"])[0]
         check_id(client_id, chars_max=self._rt.limits.id_chars_max, what="client id")
@@ -174,7 +185,7 @@ class _Sockets:
         )
 
         async def check() -> None:
-            await authenticate(self._rt, accepted.credentials, self._cookie)
+            await self._gate.identify(accepted.credentials)
 
         await connection.run(check)
 
@@ -222,7 +233,7 @@ async def serve(
             )
         )
         setup_token = None if config.is_private else new_secret()
-        sockets = _Sockets(rt, config.cookie, config.proxies)
+        sockets = _Sockets(rt, Gate(rt, config.cookie, config.tokens), config.proxies)
         polls = Polls(config.limits)
         app = create_app(
             rt,
@@ -233,9 +244,14 @@ async def serve(
             close_user=sockets.close_user,
             proxies=config.proxies,
             polls=polls,
+            tokens=config.tokens,
         )
-        watch = partial(watch_sessions, rt, sockets.close_session)
-        async with in_background(watch), trio.open_nursery() as nursery:
+        await stack.enter_async_context(
+            in_background(partial(watch_sessions, rt, sockets.close_session))
+        )
+        if config.tokens is not None and config.tokens.keys is not None:
+            await stack.enter_async_context(in_background(config.tokens.keys.run))
+        async with trio.open_nursery() as nursery:
 
             async def serve_here(task_status: trio.TaskStatus[Serving]) -> None:
                 await serve_port(

@@ -28,7 +28,8 @@ async def watch_sessions(rt: Runtime, close_session: Callable[[bytes], Awaitable
     """Watch until cancelled; a database that is away says nothing about sessions."""
     while True:
         await trio.sleep(rt.limits.session_check_s)
-        hashes = sorted({each.session_id for each in rt.service.connections})
+        # One that began with a token has none: it lasts until that expires.
+        hashes = sorted({each.session_id for each in rt.service.connections} - {b""})
         try:
             for first in range(0, len(hashes), _AT_A_TIME):
                 for ended in await rt.accounts.find_ended(hashes[first : first + _AT_A_TIME]):

@@ -44,7 +44,7 @@ async def open_client(
         email: the account's e-mail address.
         password: the account's password; kept, to log in again when the session ends.
         cookie: instead of both, the ``Cookie`` header of an existing session …
-        api_key: … or an API key of a workspace.
+        api_key: … or an API key of a workspace, or a token of an issuer that the server believes.
         client_id: the id under which acks are kept: each program that follows streams for the same
             user has its own.
         limits: every bound.

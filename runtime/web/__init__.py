@@ -4,16 +4,19 @@ from ._admission import overloaded
 from ._app import create_app
 from ._auth import SessionCookie
 from ._client_address import Network, client_address
-from ._credentials import Credentials, authenticate
+from ._credentials import Credentials, Gate
 from ._handshake import UpgradeRequest
 from ._hosts import Hosts, hosts_of, is_loopback
 from ._identity import Identity
 from ._listener import Serving, serve as serve_port
 from ._native import NativeTransport
 from ._polls import Polls
+from ._token_keys import TokenKeys, is_address
+from ._tokens import TokenIssuer
 
 __all__ = [
     "Credentials",
+    "Gate",
     "Hosts",
     "Identity",
     "NativeTransport",
@@ -21,11 +24,13 @@ __all__ = [
     "Polls",
     "Serving",
     "SessionCookie",
+    "TokenIssuer",
+    "TokenKeys",
     "UpgradeRequest",
-    "authenticate",
     "client_address",
     "create_app",
     "hosts_of",
+    "is_address",
     "is_loopback",
     "overloaded",
     "serve_port",

@@ -12,7 +12,7 @@ from dalsegno.protocol import Reject
 from ._account_routes import account_routes
 from ._audit_routes import audit_routes
 from ._auth import SessionCookie
-from ._credentials import authenticate, credentials_of
+from ._credentials import Gate, credentials_of
 from ._domain_routes import domain_routes
 from ._envelope import Application, install
 from ._event_routes import event_routes
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from dalsegno.runtime import Runtime
 
     from ._client_address import Network
+    from ._tokens import TokenIssuer
 
 _ROUTES = (
     health_routes,
@@ -69,6 +70,7 @@ def create_app(
     close_user: Callable[[str, bytes | None], Awaitable[None]] | None = None,
     proxies: Collection[Network] = (),
     polls: Polls | None = None,
+    tokens: TokenIssuer | None = None,
 ) -> Application:
     """Create the HTTP application of a runtime.
 
@@ -83,6 +85,7 @@ def create_app(
         close_user: closes those of a user, given the id, but for the session of a digest; likewise.
         proxies: the proxies that are believed about the address of a client.
         polls: the requests that wait, which are to be ended when the server shuts down.
+        tokens: whose tokens are believed besides sessions and keys.
 
     Raises:
         NoAccountsError: the runtime has no accounts.
@@ -91,11 +94,11 @@ def create_app(
     _ = rt.accounts  # without any, nobody could log in: say so now
     app = Application(__name__, static_folder=None)
     install(app, world=rt.world, limits=rt.limits)
-    cookie = cookie or SessionCookie(secure=secure_cookies)
+    gate = Gate(rt, cookie or SessionCookie(secure=secure_cookies), tokens)
     _check_names(app, hosts or Hosts())
     context = RouteContext(
         rt,
-        cookie,
+        gate,
         setup_token,
         close_session,
         close_user or _closes_nothing,
@@ -115,7 +118,7 @@ def create_app(
 
     @app.websocket("/ws")
     async def fresh_connection_required() -> None:
-        await authenticate(rt, credentials_of(websocket.headers), cookie)
+        await gate.identify(credentials_of(websocket.headers))
         raise Reject("UPGRADE_REQUIRED", "upgrade as the first request of a connection")
 
     return app

@@ -1,18 +1,21 @@
 """What a request shows of who makes it, and whom that proves: the one gate of HTTP and sockets.
 
-A request has one credential.  A program shows its API key, as ``Authorization: Bearer`` or
-``X-API-Key``, and a cookie beside it is not looked at; a page has a cookie alone, which the browser
-adds by itself, so that only there a request which changes something has to repeat a token.
+A request has one credential.  A program shows its API key, or a token of the issuer whose tokens
+are believed, as ``Authorization: Bearer`` (a key also as ``X-API-Key``), and a cookie beside it is
+not looked at.  A page has a cookie alone, which the browser adds by itself, so that only there a
+request which changes something has to repeat a token of the session.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from dalsegno.protocol import Reject
 
 from ._api_keys import authenticate_key
 from ._auth import authenticate_person
+from ._key_text import KEY_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
     from ._auth import SessionCookie
     from ._identity import Identity
+    from ._tokens import TokenIssuer
 
 
 class Credentials(NamedTuple):
@@ -33,8 +37,8 @@ class Credentials(NamedTuple):
     authorization: Sequence[str] = ()
     api_key: Sequence[str] = ()
 
-    def key(self) -> str | None:
-        """Return the API key; None where there is a cookie at most.
+    def bearer(self) -> str | None:
+        """Return the key or token; None where there is a cookie at most.
 
         Raises:
             Reject: ``BAD_REQUEST`` for more than one; ``AUTH_REQUIRED`` for another scheme than
@@ -63,15 +67,28 @@ def credentials_of(headers: Headers) -> Credentials:
     )
 
 
-async def authenticate(rt: Runtime, given: Credentials, cookie: SessionCookie) -> Identity:
-    """Return whom a request's credential proves.
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What decides whom a credential proves."""
 
-    Raises:
-        Reject: ``AUTH_REQUIRED``, ``SESSION_REVOKED``, ``SESSION_EXPIRED``, ``TOKEN_INVALID``,
-            ``TOKEN_EXPIRED``; ``BAD_REQUEST`` for several.
+    rt: Runtime
+    cookie: SessionCookie
+    """How the session's cookie is named and marked."""
+    tokens: TokenIssuer | None = None
+    """Whose tokens are believed besides; None: nobody's."""
 
-    """
-    key = given.key()
-    if key is not None:
-        return await authenticate_key(rt, key)
-    return await authenticate_person(rt, given.cookies, cookie)
+    async def identify(self, given: Credentials) -> Identity:
+        """Return whom a request's credential proves.
+
+        Raises:
+            Reject: ``AUTH_REQUIRED``, ``SESSION_REVOKED``, ``SESSION_EXPIRED``, ``TOKEN_INVALID``,
+                ``TOKEN_EXPIRED``; ``BAD_REQUEST`` for several.
+            UnavailableError: it cannot be decided now.
+
+        """
+        shown = given.bearer()
+        if shown is None:
+            return await authenticate_person(self.rt, given.cookies, self.cookie)
+        if self.tokens is None or given.api_key or shown.startswith(KEY_MARK):
+            return await authenticate_key(self.rt, shown)
+        return await self.tokens.identify(shown, self.rt.world)

@@ -1,4 +1,4 @@
-"""Who makes a request: a person in a session, or a program with an API key."""
+"""Who makes a request: a person in a session, a program with a key, or whom a token names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
     user_id: str
     session_hash: bytes
-    """The digest by which the connections are closed that began with the same credential."""
+    """The digest by which the connections are closed that began with the same credential; empty for
+    a token, which nobody ends before its time."""
     expires_at: datetime | None
     """When that ends; None: not by itself."""
     address: str | None = None

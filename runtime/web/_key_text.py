@@ -14,6 +14,9 @@ from zlib import crc32
 from dalsegno.protocol import Reject
 from dalsegno.runtime.seams import new_bytes
 
+KEY_MARK = "ds_"
+"""What every key begins with."""
+
 _ID_BYTES, _SECRET_BYTES = 8, 32
 _TEXT = re.compile(r"(ds_([0-9a-f]{16})_([0-9a-f]{64}))_([0-9a-f]{8})", re.ASCII)
 

@@ -18,7 +18,7 @@ from dalsegno.protocol import OverloadedError, Reject
 
 from ._auth import check_csrf
 from ._client_address import client_address
-from ._credentials import authenticate, credentials_of
+from ._credentials import credentials_of
 from ._envelope import request_id
 from ._identity import Person
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from ._auth import SessionCookie
     from ._client_address import Network
+    from ._credentials import Gate
     from ._guesses import Guesses
     from ._identity import Identity
     from ._passwords import Passwords
@@ -47,8 +48,7 @@ class RouteContext:
     """The context of the routes of one application on one runtime."""
 
     rt: Runtime
-    cookie: SessionCookie
-    """How the session's cookie is named and marked."""
+    gate: Gate
     setup_token: str | None
     """The token that setup asks for, if other machines can reach it."""
     close_session: Callable[[bytes], Awaitable[None]]
@@ -67,6 +67,11 @@ class RouteContext:
     """A repair reads a whole log, so there is at most one at a time."""
 
     @property
+    def cookie(self) -> SessionCookie:
+        """How the session's cookie is named and marked."""
+        return self.gate.cookie
+
+    @property
     def address(self) -> str:
         """The address of the client that makes the request."""
         forwarded = request.headers.getlist("x-forwarded-for")
@@ -76,11 +81,11 @@ class RouteContext:
         """Authenticate the request, a page's with the CSRF token too if it changes something.
 
         Raises:
-            Reject: as `authenticate`; ``CSRF_INVALID``.
+            Reject: as `Gate.identify`; ``CSRF_INVALID``.
 
         """
         given = credentials_of(request.headers)
-        identity = await authenticate(self.rt, given, self.cookie)
+        identity = await self.gate.identify(given)
         if isinstance(identity, Person):
             if request.method not in _SAFE:
                 check_csrf(identity, request.headers.get("x-csrf-token"))

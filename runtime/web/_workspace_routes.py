@@ -23,6 +23,7 @@ from ._membership import (
 )
 from ._route_context import RouteContext, idempotency_key
 from ._spaces import create_space
+from ._tokens import TOKEN_PREFIX
 
 if TYPE_CHECKING:
     from dalsegno.actors.domains.accounts import User
@@ -150,7 +151,7 @@ def workspace_routes(context: RouteContext) -> Blueprint:
         command, key = PutMember(user_id, body.role), idempotency_key()
         await check_sender(rt, workspace, command, key, allow=ADMINS)
         if key is None or not await workspace.has_answered(command, key=key):
-            await _check_can_join(rt, workspace_id, user_id)
+            await _check_can_join(context, workspace_id, user_id)
         receipt = await workspace.send(command, key=key, correlation_id=request_id())
         put = MemberPutAnswer(
             workspace_id=workspace_id,
@@ -187,14 +188,17 @@ def workspace_routes(context: RouteContext) -> Blueprint:
     return routes
 
 
-async def _check_can_join(rt: Runtime, workspace_id: str, user_id: str) -> None:
-    """Raise unless there is such a user, or a key of this workspace.
+async def _check_can_join(context: RouteContext, workspace_id: str, user_id: str) -> None:
+    """Raise unless there is such a user, a key of this workspace, or one whom tokens may name.
 
     Raises:
         Reject: ``USER_NOT_FOUND``.
 
     """
-    if user_id.startswith(KEY_PREFIX):
+    rt = context.rt
+    if user_id.startswith(TOKEN_PREFIX):
+        is_there = context.gate.tokens is not None
+    elif user_id.startswith(KEY_PREFIX):
         row = await rt.accounts.find_key(user_id.removeprefix(KEY_PREFIX))
         is_there = row is not None and row.workspace_id == workspace_id and row.revoked_at is None
     else:

@@ -18,6 +18,7 @@ from dalsegno.runtime import Runtime
 from dalsegno.runtime._server import ServeConfig, serve
 from dalsegno.runtime.client import ClientLimits
 from dalsegno.runtime.seams import WORLD
+from dalsegno.runtime.web import TokenIssuer
 from dalsegno.runtime.web._auth import COOKIE, open_session
 
 EMAIL, PASSWORD = "owner@example.org", "a long enough password"
@@ -42,7 +43,12 @@ class Site(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def serving(
-    database: str, *, port: int = 0, limits: Limits | None = None, advertise: str | None = None
+    database: str,
+    *,
+    port: int = 0,
+    limits: Limits | None = None,
+    advertise: str | None = None,
+    tokens: TokenIssuer | None = None,
 ) -> AsyncIterator[Site]:
     stop = trio.Event()
     config = ServeConfig(
@@ -51,6 +57,7 @@ async def serving(
         data_dir=Path("unused"),
         limits=limits or Limits(),
         advertise=advertise,
+        tokens=tokens,
     )
     async with trio.open_nursery() as nursery:
         ready = await nursery.start(partial(serve, config, stop=stop))

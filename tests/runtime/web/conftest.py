@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from dalsegno.actors import Store
     from dalsegno.runtime import Domain
+    from dalsegno.runtime.web import TokenIssuer
 
 
 @asynccontextmanager
@@ -30,6 +31,7 @@ async def open_site(
     limits: Limits | None = None,
     store: Store | None = None,
     domains: Sequence[Domain[Any, Any, Any]] = note_domains,
+    tokens: TokenIssuer | None = None,
 ) -> AsyncIterator[Site]:
     """Open an application, on a store in memory unless a database is named."""
     clock = Clock()
@@ -59,6 +61,7 @@ async def open_site(
             setup_token=setup_token,
             close_session=close_session,
             close_user=close_user,
+            tokens=tokens,
         )
         yield Site(app, rt, clock, closed, closed_users)
 
