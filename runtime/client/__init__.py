@@ -13,3 +13,9 @@ from ._events import Events as Events
 from ._open import open_client as open_client
 from ._policy import ClientLimits as ClientLimits
 from ._wire import Committed as Committed, RemoteEvent as RemoteEvent
+from ._workspace import (
+    RemoteEntity as RemoteEntity,
+    RemoteListed as RemoteListed,
+    RemoteSnapshot as RemoteSnapshot,
+    RemoteWorkspace as RemoteWorkspace,
+)

@@ -15,6 +15,7 @@ from ._errors import UnreachableError, UnsafeAddressError, error_of, seconds
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Mapping
 
     from ._policy import ClientLimits
 
@@ -47,7 +48,7 @@ class Account:
         self._email = email
         self._password = password
         self._api_key = api_key
-        self._verify = ssl_context or True
+        self._ssl_context = ssl_context
         self._limits = limits
 
     def __repr__(self) -> str:
@@ -101,6 +102,41 @@ class Account:
         """Connect to the program's own address again."""
         self.url = self._home
 
+    async def get(self, path: str, query: Mapping[str, str]) -> bytes:
+        """Read a resource; an expired session begins anew, where there are credentials.
+
+        Raises:
+            Reject: refused, with the server's code.
+            UnavailableError: not now.
+            UnreachableError: the server does not answer.
+
+        """
+        for is_last in (not self.can_log_in, True):
+            if self.needs_login:
+                await self.log_in()
+            name, value = self.header
+            try:
+                async with self._http() as http:
+                    response = await http.get(
+                        f"{self.url}{path}", params=query, headers={name: value}
+                    )
+            except httpx.HTTPError as error:
+                raise UnreachableError(f"{self.url} does not answer: {_reason(error)}") from error
+            if response.status_code != HTTPStatus.UNAUTHORIZED or is_last:
+                break
+            self.cookie = None
+        if response.status_code != HTTPStatus.OK:
+            raise refused(
+                response.status_code, response.content, response.headers.get("retry-after")
+            )
+        return response.content
+
+    def _http(self) -> httpx.AsyncClient:
+        if self._ssl_context is None:
+            self._ssl_context = httpx.create_ssl_context()  # once: it reads every certificate
+        # trust_env stays on, so that the proxies of the environment are used.
+        return httpx.AsyncClient(verify=self._ssl_context, timeout=self._limits.connect_timeout_s)
+
     async def log_in(self) -> None:
         """Begin a session.
 
@@ -111,10 +147,7 @@ class Account:
 
         """
         body = {"email": self._email, "password": self._password}
-        # trust_env stays on, so that the proxies of the environment are used.
-        async with httpx.AsyncClient(
-            verify=self._verify, timeout=self._limits.connect_timeout_s
-        ) as http:
+        async with self._http() as http:
             try:
                 response = await http.post(f"{self.url}/api/auth/login", json=body)
             except httpx.HTTPError as error:

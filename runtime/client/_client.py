@@ -37,12 +37,14 @@ from ._wire import (
     Subscribed,
     decode_said,
 )
+from ._workspace import RemoteWorkspace, names_of
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable, Mapping
 
     from dalsegno.actors import World
+    from dalsegno.protocol import App
 
 _log = logging.getLogger("dalsegno.client")
 
@@ -69,8 +71,10 @@ class Client:
         limits: ClientLimits,
         world: World,
         ssl_context: ssl.SSLContext | None,
+        app: App | None = None,
     ) -> None:
         self.limits = limits
+        self._names = {} if app is None else names_of(app)
         self._account = account
         self._client_id = client_id
         self._world = world
@@ -100,6 +104,24 @@ class Client:
         return ClientStatistics(
             self._link is not None, self._connections, self._sends.waiting, len(self._streams)
         )
+
+    # ----------------------------------------------------------------------------- workspaces
+
+    def workspace(self, workspace_id: str) -> RemoteWorkspace:
+        """Return a handle of a workspace, typed by the app that the client was opened with."""
+        return RemoteWorkspace(self, workspace_id, self._names)
+
+    async def ask(self, path: str, query: Mapping[str, str]) -> bytes:
+        """Read something over HTTP, as who the client is.
+
+        Raises:
+            Reject: refused, with a code.
+            UnavailableError: not now.
+            UnreachableError: the server does not answer.
+
+        """
+        self._check_open()
+        return await self._account.get(path, query)
 
     # ------------------------------------------------------------------------------- commands
 

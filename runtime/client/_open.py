@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from dalsegno.actors import World
+    from dalsegno.protocol import App
 
 
 @asynccontextmanager
@@ -30,6 +31,7 @@ async def open_client(
     password: str | None = None,
     cookie: str | None = None,
     api_key: str | None = None,
+    app: App | None = None,
     client_id: str = "default",
     limits: ClientLimits | None = None,
     world: World = WORLD,
@@ -45,6 +47,7 @@ async def open_client(
         password: the account's password; kept, to log in again when the session ends.
         cookie: instead of both, the ``Cookie`` header of an existing session …
         api_key: … or an API key of a workspace, or a token of an issuer that the server believes.
+        app: what the server serves, for `Client.workspace`: its commands by their types.
         client_id: the id under which acks are kept: each program that follows streams for the same
             user has its own.
         limits: every bound.
@@ -76,7 +79,7 @@ async def open_client(
         with suppress(UnavailableError):
             await account.log_in()
     client = Client(
-        account, client_id=client_id, limits=limits, world=world, ssl_context=ssl_context
+        account, client_id=client_id, limits=limits, world=world, ssl_context=ssl_context, app=app
     )
     async with in_background(client.run):
         try:

@@ -104,7 +104,7 @@ class PostgresAccounts:
         """Record a key; see `AccountStore.put_key`."""
         put = await fetch(
             self._pools.writing,
-            "put_key",
+            "put_api_key",
             row.key_id,
             row.workspace_id,
             row.name,
@@ -118,30 +118,30 @@ class PostgresAccounts:
 
     async def find_key(self, key_id: str) -> KeyRow | None:
         """Read a key; see `AccountStore.find_key`."""
-        rows = await fetch(self._pools.reading, "find_key", key_id)
+        rows = await fetch(self._pools.reading, "find_api_key", key_id)
         return _key_of(rows[0]) if rows else None
 
     async def list_keys(self, workspace_id: str, *, after: str, limit: int) -> list[KeyRow]:
         """Read a workspace's keys; see `AccountStore.list_keys`."""
-        rows = await fetch(self._pools.reading, "list_keys", workspace_id, after, str(limit))
+        rows = await fetch(self._pools.reading, "list_api_keys", workspace_id, after, str(limit))
         return [_key_of(row) for row in rows]
 
     async def touch_key(self, key_id: str, last_used_at: datetime) -> None:
         """Record that a key was used; see `AccountStore.touch_key`."""
-        await fetch(self._pools.writing, "touch_key", key_id, last_used_at.isoformat())
+        await fetch(self._pools.writing, "touch_api_key", key_id, last_used_at.isoformat())
 
     async def rotate_key(self, key_id: str, digest: bytes, *, keep: bool) -> bool:
         """Give a key another secret; see `AccountStore.rotate_key`."""
         kept = "true" if keep else "false"
-        return bool(await fetch(self._pools.writing, "rotate_key", key_id, digest.hex(), kept))
+        return bool(await fetch(self._pools.writing, "rotate_api_key", key_id, digest.hex(), kept))
 
     async def drop_previous_key(self, key_id: str) -> None:
         """End the previous secret; see `AccountStore.drop_previous_key`."""
-        await fetch(self._pools.writing, "drop_previous_key", key_id)
+        await fetch(self._pools.writing, "drop_previous_api_key", key_id)
 
     async def revoke_key(self, key_id: str) -> None:
         """Revoke a key; see `AccountStore.revoke_key`."""
-        await fetch(self._pools.writing, "revoke_key", key_id)
+        await fetch(self._pools.writing, "revoke_api_key", key_id)
 
 
 def _key_of(row: Row) -> KeyRow:

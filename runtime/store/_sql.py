@@ -39,6 +39,7 @@ def queries() -> dict[str, str]:
     text = (files(__package__) / "sql" / "queries.sql").read_text(encoding="utf-8")
     _preamble, *parts = _HEADING.split(text)
     named = dict(zip(parts[::2], map(str.strip, parts[1::2]), strict=True))
+    assert len(named) == len(parts) // 2, "a name is of one statement"
     plain, result = named["append"].rsplit("\n)\n", 1)
     named["append_more"] = f"{plain}\n{named['append_more']}\n)\n{result}"
     return named

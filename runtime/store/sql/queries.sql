@@ -1038,7 +1038,7 @@ select password_hash from dalsegno.credential where user_id = $1::text
 -- delete_credential --
 delete from dalsegno.credential where user_id = $1::text
 
--- put_key --
+-- put_api_key --
 insert into dalsegno.api_key
   (key_id, workspace_id, name, created_by, created_at, expires_at, digest, connection)
 select $1::text, $2::text, $3::text, $4::text, statement_timestamp(), $5::text::timestamptz,
@@ -1048,32 +1048,32 @@ select $1::text, $2::text, $3::text, $4::text, statement_timestamp(), $5::text::
 on conflict (key_id) do nothing
 returning key_id
 
--- find_key --
+-- find_api_key --
 select key_id, workspace_id, name, created_by, created_at, expires_at, last_used_at, revoked_at,
        digest, previous, connection
   from dalsegno.api_key where key_id = $1::text
 
--- list_keys --
+-- list_api_keys --
 select key_id, workspace_id, name, created_by, created_at, expires_at, last_used_at, revoked_at,
        digest, previous, connection
   from dalsegno.api_key
  where workspace_id = $1::text and key_id > $2::text and revoked_at is null
  order by key_id limit $3::text::bigint
 
--- touch_key --
+-- touch_api_key --
 update dalsegno.api_key set last_used_at = greatest(last_used_at, $2::text::timestamptz)
  where key_id = $1::text
 
--- rotate_key --
+-- rotate_api_key --
 update dalsegno.api_key
    set digest = decode($2::text, 'hex'),
        previous = case when $3::text = 'true' then digest end
  where key_id = $1::text and revoked_at is null
 returning key_id
 
--- drop_previous_key --
+-- drop_previous_api_key --
 update dalsegno.api_key set previous = null where key_id = $1::text
 
--- revoke_key --
+-- revoke_api_key --
 update dalsegno.api_key set revoked_at = statement_timestamp()
  where key_id = $1::text and revoked_at is null

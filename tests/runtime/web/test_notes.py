@@ -361,7 +361,7 @@ async def test_notes_need_their_domain() -> None:
         owner = await site.set_up()
         body = {"workspace_id": owner.workspace_id, "title": "x", "markdown": ""}
         answer = await owner.post("/api/notes", body)
-        assert (answer.status, answer.code) == (400, "UNKNOWN_COMMAND")
+        assert (answer.status, answer.code) == (404, "NOT_FOUND")
 
 
 async def test_x_idem_2_concurrent_duplicates_are_one_on_postgres(database: str) -> None:
