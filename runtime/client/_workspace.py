@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -19,11 +19,31 @@ if TYPE_CHECKING:
 
     from dalsegno.protocol import App, Domain
 
-    from ._client import Client
     from ._events import Events
     from ._wire import Committed
 
 StateT = TypeVar("StateT", bound=msgspec.Struct)
+
+
+class Asking(Protocol):
+    """What a workspace needs of its client."""
+
+    async def send(
+        self, workspace_id: str, name: str, payload: msgspec.Struct, *, key: str | None = None
+    ) -> Committed:
+        """Send a command; see `Client.send`."""
+
+    def subscribe(
+        self,
+        stream_id: str,
+        *,
+        workspace_id: str | None = None,
+        cursor: int | str | None = None,
+    ) -> Events:
+        """Subscribe to a stream; see `Client.subscribe`."""
+
+    async def ask(self, path: str, query: Mapping[str, str]) -> bytes:
+        """Read something over HTTP; see `Client.ask`."""
 
 
 class _Entity(msgspec.Struct):
@@ -89,7 +109,7 @@ class RemoteSnapshot(Generic[StateT]):
 class RemoteWorkspace:
     """A handle of one workspace; cheap to make and to discard."""
 
-    def __init__(self, client: Client, workspace_id: str, names: Mapping[type, str]) -> None:
+    def __init__(self, client: Asking, workspace_id: str, names: Mapping[type, str]) -> None:
         self.id = workspace_id
         self._client = client
         self._names = names

@@ -12,6 +12,7 @@ from dalsegno.protocol import Reject
 from ._account_routes import account_routes
 from ._audit_routes import audit_routes
 from ._auth import SessionCookie
+from ._cors import install_cors
 from ._credentials import Gate, credentials_of
 from ._domain_routes import domain_routes
 from ._envelope import Application, install
@@ -96,6 +97,7 @@ def create_app(
     install(app, world=rt.world, limits=rt.limits)
     gate = Gate(rt, cookie or SessionCookie(secure=secure_cookies), tokens)
     _check_names(app, hosts or Hosts())
+    install_cors(app, hosts or Hosts())
     context = RouteContext(
         rt,
         gate,

@@ -8,6 +8,7 @@ request which changes something has to repeat a token of the session.
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     from ._auth import SessionCookie
     from ._identity import Identity
     from ._tokens import TokenIssuer
+
+
+OFFERS = "sec-websocket-protocol"
+"""The header in which a client offers subprotocols."""
+_BEARER = "dalsegno.bearer."
+"""What one begins with that is a key or a token."""
 
 
 class Credentials(NamedTuple):
@@ -58,11 +65,30 @@ class Credentials(NamedTuple):
         return token.strip()
 
 
+def offered_in(protocols: Sequence[str]) -> list[str]:
+    """Return what a page shows of who asks, as ``Authorization`` would have it.
+
+    A page cannot set a header of its socket, but name subprotocols: ``dalsegno.bearer.`` and the
+    key or token in base64url.  It is never chosen, so that no answer and no log has it.
+    """
+    named = (each.strip() for line in protocols for each in line.split(","))
+    tokens = [each.removeprefix(_BEARER) for each in named if each.startswith(_BEARER)]
+    return [f"Bearer {_decoded(token)}" for token in tokens]
+
+
+def _decoded(token: str) -> str:
+    """Return a text of base64url; what is none of it is no token either."""
+    try:
+        return urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode("ascii")
+    except ValueError:
+        return ""
+
+
 def credentials_of(headers: Headers) -> Credentials:
     """Return what the headers of a request say."""
     return Credentials(
         "; ".join(headers.getlist("cookie")),
-        headers.getlist("authorization"),
+        [*headers.getlist("authorization"), *offered_in(headers.getlist(OFFERS))],
         headers.getlist("x-api-key"),
     )
 

@@ -18,7 +18,7 @@ from websockets.typing import Subprotocol
 
 from dalsegno.protocol import DalsegnoError, OverloadedError, Reject, http_status
 
-from ._credentials import Credentials
+from ._credentials import OFFERS, Credentials, offered_in
 from ._envelope import ErrorBody
 
 if TYPE_CHECKING:
@@ -102,7 +102,10 @@ def parse_upgrade(
         request_id=_named(headers.get("x-request-id", "")) or new_request_id,
         credentials=Credentials(
             headers.get("cookie"),
-            request.headers.get_all("Authorization"),
+            [
+                *request.headers.get_all("Authorization"),
+                *offered_in(request.headers.get_all(OFFERS)),
+            ],
             request.headers.get_all("X-API-Key"),
         ),
     ), response.serialize()

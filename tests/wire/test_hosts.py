@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import pytest
@@ -27,9 +28,9 @@ REBOUND = "rebound.example:8000"
 
 
 @asynccontextmanager
-async def started(database: str, **settings: str) -> AsyncIterator[tuple[Ready, httpx.AsyncClient]]:
+async def started(database: str, **settings: Any) -> AsyncIterator[tuple[Ready, httpx.AsyncClient]]:
     stop = trio.Event()
-    config = replace(ServeConfig(port=0, database=database), **settings)  # type: ignore[arg-type]
+    config = replace(ServeConfig(port=0, database=database), **settings)
 
     async def run(task_status: trio.TaskStatus[Ready]) -> None:
         await serve(config, stop=stop, task_status=task_status)
