@@ -157,7 +157,7 @@ class Timers:
         return True
 
     def _let_rest(self) -> None:
-        """Passivate what was woken, once its timers have fired and nobody else needs it."""
+        """Passivate the workspaces that were woken, as soon as they are idle and unused."""
         busy = {workspace_id for workspace_id, _ in self._firing}
         for supervisor in list(self._woken):
             if supervisor.workspace_id in busy:

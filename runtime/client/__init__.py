@@ -15,7 +15,6 @@ from ._policy import ClientLimits as ClientLimits
 from ._wire import Committed as Committed, RemoteEvent as RemoteEvent
 from ._workspace import (
     RemoteEntity as RemoteEntity,
-    RemoteListed as RemoteListed,
     RemoteSnapshot as RemoteSnapshot,
     RemoteWorkspace as RemoteWorkspace,
 )

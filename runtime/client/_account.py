@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import msgspec
+import trio
 
 from dalsegno.protocol import DalsegnoError, OverloadedError, Reject, StoreUnavailableError
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ._policy import ClientLimits
+
+
+_LOG_OUT_S = 2.0
 
 
 class _Envelope(msgspec.Struct):
@@ -181,8 +185,11 @@ async def ask(
         async with httpx.AsyncClient(base_url=server) as http:
             session = _decoded(await http.post("/api/auth/login", json=credentials))
             http.headers["x-csrf-token"] = session["csrf_token"]
-            said = _decoded(await http.request(method, path, json=body))
-            await http.post("/api/auth/logout", json={})
+            try:
+                said = _decoded(await http.request(method, path, json=body))
+            finally:
+                with trio.move_on_after(_LOG_OUT_S, shield=True):
+                    await http.post("/api/auth/logout", json={})
     except httpx.HTTPError as error:
         raise UnreachableError(f"{server} does not answer: {_reason(error)}") from error
     return said

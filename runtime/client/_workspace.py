@@ -13,6 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from dalsegno.protocol import DomainError, Reject
+from dalsegno.runtime._workspace import Listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,25 +84,12 @@ class RemoteEntity(Generic[StateT]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteListed(Generic[StateT]):
-    """An entity in a list."""
-
-    entity_id: str
-    version: int
-    state: StateT
-    keys: tuple[str, ...]
-    sort: str | None
-    title: str | None
-    updated_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteSnapshot(Generic[StateT]):
     """A page of a list with states, as of one moment."""
 
     event_seq: int
     """The last event that it reflects: subscribe after it."""
-    items: list[RemoteListed[StateT]]
+    items: list[Listed[StateT]]
     next: str | None
     """Where the next page begins; None: this was the last."""
 
@@ -200,7 +188,7 @@ class RemoteWorkspace:
         query |= {"states": "true", "limit": str(limit)}
         page = msgspec.json.decode(await self._ask(domain, "", query), type=_Page)
         items = [
-            RemoteListed(
+            Listed(
                 entity_id=item.entity_id,
                 version=item.version,
                 state=_state_of(domain, item.state),

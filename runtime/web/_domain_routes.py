@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from quart import Blueprint, Response, request
 
-from dalsegno.actors import entities_of, list_entities
+from dalsegno.actors import PageBounds, entities_of, list_entities
 from dalsegno.protocol import SEQ_MAX, Event, Reject, chain_text, check_id, not_found
 
 from ._entity_lists import query_flag, query_limit
@@ -150,7 +150,8 @@ def domain_routes(context: RouteContext) -> Blueprint:
         await check_role(rt, workspace_id, identity.user_id)
         workspace = identity.acting(rt.workspace(workspace_id))
         version, state = await _look(workspace, of, entity_id, at_version)
-        (event,) = await workspace.history(of, entity_id, after=version - 1, limit=1)
+        event = await _event_at(rt, workspace_id, of.stream_id(entity_id), version)
+        assert event is not None, "a version is an event's number"
         tag = EntityTag.of(event)
         if tag.is_known:
             return tag.not_modified()
@@ -208,7 +209,7 @@ async def _send(
     command = domain.decode_command(name, document, rt.limits)
     await workspace.check_may_send(command, key=key)
     if tag is not None and not (key and await workspace.has_answered(command, key=key)):
-        await _check_history(workspace, domain, command, tag)
+        await _check_history(rt, workspace.id, domain, command, tag)
     try:
         return await workspace.send(command, key=key, correlation_id=request_id())
     except Reject as error:
@@ -218,7 +219,8 @@ async def _send(
 
 
 async def _check_history(
-    workspace: Workspace,
+    rt: Runtime,
+    workspace_id: str,
     domain: AnyDomain,
     command: Any,  # noqa: ANN401 - the domain's
     tag: EntityTag,
@@ -230,9 +232,22 @@ async def _check_history(
     entity_id = getattr(command, domain.id_field)
     if entity_id is None:
         return  # it will be made
-    found = await workspace.history(domain, entity_id, after=tag.version - 1, limit=1)
-    if not found or tag != EntityTag.of(found[0]):
+    found = await _event_at(rt, workspace_id, domain.stream_id(entity_id), tag.version)
+    if found is None or tag != EntityTag.of(found):
         raise _failed(Reject("VERSION_CONFLICT", "if-match is of another history"))
+
+
+async def _event_at(rt: Runtime, workspace_id: str, stream_id: str, version: int) -> Event | None:
+    """Return the event that made a version, whose state the caller may see: at any node.
+
+    Not by way of the published head, which is another node's matter where that owns the workspace,
+    and which a state that was just committed is ahead of.
+    """
+    bounds = PageBounds(
+        from_seq=version, to_event_seq=SEQ_MAX, limit=1, bytes_max=rt.limits.page_bytes_max
+    )
+    found = await rt.store.read_stream(workspace_id, stream_id, bounds)
+    return found[0] if found and found[0].stream_seq == version else None
 
 
 def _failed(error: Reject) -> Reject:

@@ -156,8 +156,9 @@ def key_routes(context: RouteContext) -> Blueprint:
     async def end_key(workspace_id: str, key_id: str) -> Response:
         person, workspace = await admin(workspace_id)
         row = await _key(rt, workspace_id, key_id)
-        await rt.accounts.revoke_key(key_id)
+        # In this order: what fails in between can be asked for once more.
         await workspace.send(RemoveMember(member_id(key_id)), correlation_id=request_id())
+        await rt.accounts.revoke_key(key_id)
         await context.close_session(row.connection)
         context.note("key_ended", user_id=person.user_id, key_id=key_id)
         return nothing()

@@ -39,6 +39,7 @@ _AGAIN_S = 30.0
 """How often keys are fetched for the sake of an unknown name, or after a failure."""
 _RSA_BITS_MIN = 2_048
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age=([0-9]{1,9})(?:$|[\s,])")
+_FAILURES = (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL, trio.TooSlowError)
 _ALGORITHMS = {
     ("RSA", None): "RS256",
     ("EC", "P-256"): "ES256",
@@ -113,7 +114,7 @@ class TokenKeys:
             with trio.fail_after(_ANSWER_S):
                 document, kept_s = await self._read()
             keys = keys_of(document)
-        except (OSError, ValueError, httpx.HTTPError, trio.TooSlowError) as error:
+        except _FAILURES as error:
             _log.warning("keys_not_fetched", source=self.source, reason=_reason(error))
             return _AGAIN_S
         if not keys:
@@ -189,7 +190,10 @@ def _usable(listed: Iterable[object]) -> Iterable[tuple[str, TokenKey]]:
     for each in listed:
         if not isinstance(each, dict) or each.get("use", "sig") != "sig" or "d" in each:
             continue  # for something else, or a private key that was given away
-        algorithm = _ALGORITHMS.get((str(each.get("kty")), each.get("crv")))
+        kind, curve = each.get("kty"), each.get("crv")
+        if not isinstance(kind, str) or not isinstance(curve, str | None):
+            continue
+        algorithm = _ALGORITHMS.get((kind, curve))
         name = each.get("kid", "")
         if algorithm is None or each.get("alg", algorithm) != algorithm:
             continue

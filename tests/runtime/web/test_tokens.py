@@ -415,3 +415,24 @@ async def test_only_where_tokens_are_believed_can_whom_they_name_join(
     await site.rt.workspace(owner.workspace_id).send(PutMember("jwt:bob", "editor"))
     answer = await shown(site, token(site))
     assert (answer.status, answer.code) == (401, "TOKEN_INVALID")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+
+
+@given(
+    st.sampled_from([*JWKS["keys"], {"kty": "RSA"}, {"kty": "OKP", "crv": "Ed25519"}]),
+    st.dictionaries(
+        st.sampled_from(["kty", "crv", "n", "e", "x", "y", "kid", "alg", "use", "d", "key_ops"]),
+        JSON,
+    ),
+)
+def test_whatever_an_issuer_says_its_keys_are_no_other_key_is_lost(
+    known: dict[str, Any], wrong: dict[str, Any]
+) -> None:
+    document = {"keys": [{**known, **wrong}, {**JWKS["keys"][1], "kid": "well"}]}
+    assert "well" in keys_of(msgspec.json.encode(document))
