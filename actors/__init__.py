@@ -55,6 +55,7 @@ from .session import (
     Connections as Connections,
     EventStream as EventStream,
     SessionContext as SessionContext,
+    check_may_follow as check_may_follow,
 )
 from .workspace import (
     Entity as Entity,

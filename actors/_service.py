@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from dalsegno.protocol import BUILT_IN_ROLES, Views
+from dalsegno.protocol.dialects import GENERIC, Language
 
 from .delivery import AckFrontiers, Delivery
 from .effects import Timers
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from dalsegno.protocol import Domain, Limits, Role
+    from dalsegno.protocol.dialects import Dialect
 
     from .delivery import AckStatistics, DeliveryStatistics
     from .effects import TimerStatistics
@@ -77,6 +79,7 @@ class Service:
         roles: Mapping[str, Role] = BUILT_IN_ROLES,
         app_version: int = 0,
         store_time: bool = False,
+        dialects: Sequence[Dialect] = (),
     ) -> None:
         """Make them.
 
@@ -94,6 +97,7 @@ class Service:
             app_version: of the program; a higher one keeps what it has owned.
             store_time: whether the time is the store's, which each beat asks for, and not the
                 world's.
+            dialects: what clients may say, besides the generic dialect.
 
         """
         access = Roles(domains, roles)
@@ -139,6 +143,7 @@ class Service:
             catalog=self.catalog,
             acks=self.acks,
             views=Views(self.catalog.domains),
+            language=Language(GENERIC, *dialects),
             connections=self.connections,
         )
         self.timers = Timers(self.directory, self.catalog)

@@ -48,7 +48,7 @@ def _event(seq: int) -> Event:
 def messages(events: Sequence[Event]) -> list[bytes]:
     """Write what a reader of the workspace's stream gets."""
     view = Views({tasks.name: tasks}).of(GENERIC, is_workspace_stream=True)
-    return [view(event) for event in events]
+    return view(events)
 
 
 def asked(line: str) -> tuple[int, int]:

@@ -50,6 +50,12 @@ from ._event import (
 from ._frames import Frames as Frames
 from ._indexing import Audit as Audit, Due as Due, Index as Index
 from ._limits import SEQ_MAX as SEQ_MAX, UNBOUNDED_AT_ZERO as UNBOUNDED_AT_ZERO, Limits as Limits
+from ._listing import (
+    BEGINNING as BEGINNING,
+    Listed as Listed,
+    Place as Place,
+    Snapshot as Snapshot,
+)
 from ._machine import IllegalStepError as IllegalStepError, Machine as Machine
 from ._patch import (
     PATCH_OPS_MAX as PATCH_OPS_MAX,
@@ -99,17 +105,11 @@ from ._validation import (
 )
 from .dialects import (
     Ack as Ack,
-    ApplyPatch as ApplyPatch,
     ClientMessage as ClientMessage,
     CommandMessage as CommandMessage,
     Ping as Ping,
     Subscribe as Subscribe,
-    SubscribeNote as SubscribeNote,
-    SubscribeWorkspace as SubscribeWorkspace,
     Unsubscribe as Unsubscribe,
-    UnsubscribeNote as UnsubscribeNote,
-    UnsubscribeWorkspace as UnsubscribeWorkspace,
     Views as Views,
     error_message as error_message,
-    message as message,
 )

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from ._deciding import BUILT_IN_ROLES
 from ._errors import DomainError
+from .dialects import GENERIC, Dialect, Language, Socket
+from .routes import check_routes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ._deciding import Role
     from ._domain import Domain
+    from .routes import Route
 
 _ROLE = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 
@@ -24,6 +27,8 @@ class App:
         self,
         domains: Sequence[Domain[Any, Any, Any]] = (),
         *,
+        routes: Sequence[Route] = (),
+        dialects: Sequence[Dialect | Socket] = (),
         roles: Mapping[str, Role] | None = None,
         version: int = 0,
     ) -> None:
@@ -31,19 +36,25 @@ class App:
 
         Args:
             domains: the domains of its workspaces, besides accounts and memberships.
+            routes: what is served over HTTP, besides what every domain has.
+            dialects: what clients may say on ``/ws``, besides the generic dialect, and paths whose
+                connections speak a dialect of their own.
             roles: what each role may do, beside those that there always are, or instead of what
                 these may.  A member whose role is in neither may do nothing.
             version: of the program, from 0.  Raise it where a program of before must not own what
                 this one has: a workspace that this one has opened refuses it, ``CODE_TOO_OLD``.
 
         Raises:
-            DomainError: two domains share a name or a command, or what a role is called or may do
-                does not exist.
+            DomainError: two domains share a name or a command, two routes or sockets a path, two
+                dialects a message; or what a role is called or may do does not exist.
 
         """
         if version < 0:
             raise DomainError("an app's version counts from 0")
         self.domains = tuple(domains)
+        self.routes = tuple(routes)
+        self.dialects = tuple(each for each in dialects if isinstance(each, Dialect))
+        self.sockets = tuple(each for each in dialects if isinstance(each, Socket))
         self.version = version
         self.roles = {**BUILT_IN_ROLES, **(roles or {})}
         if wrong := [role for role in self.roles if not _ROLE.fullmatch(role) or role == "system"]:
@@ -67,6 +78,14 @@ class App:
                     raise DomainError(
                         f"{domain.name} and {commands[command].name} share {command!r}"
                     )
+        check_routes(self.routes, tuple(names.values()))
+        Language(GENERIC, *self.dialects)
+        paths = {"/ws"}
+        for socket in self.sockets:
+            socket.check()
+            if socket.shape in paths:
+                raise DomainError(f"two sockets have one path: {socket.path}")
+            paths.add(socket.shape)
         for name, role in self.roles.items():
             if unknown := sorted((role.commands or frozenset()) - commands.keys()):
                 raise DomainError(f"role {name!r} may send {unknown[0]!r}, which no domain has")

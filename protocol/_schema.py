@@ -30,7 +30,7 @@ def schema_of(domains: Iterable[Domain[Any, Any, Any]]) -> dict[str, Any]:
     schemas, components = msgspec.json.schema_components(structs)
     refs = dict(zip(structs, schemas, strict=True))
     for struct in payloads:
-        _leave_out_tag(struct, components[refs[struct]["$ref"].removeprefix("#/$defs/")])
+        leave_out_tag(struct, components[refs[struct]["$ref"].removeprefix("#/$defs/")])
     return {
         "$schema": _DIALECT,
         "domains": {
@@ -50,7 +50,7 @@ def schema_of(domains: Iterable[Domain[Any, Any, Any]]) -> dict[str, Any]:
     }
 
 
-def _leave_out_tag(struct: type[msgspec.Struct], schema: dict[str, Any]) -> None:
+def leave_out_tag(struct: type[msgspec.Struct], schema: dict[str, Any]) -> None:
     """Remove the tag from a schema: a payload's name stands beside it, not in it."""
     tag_field = struct.__struct_config__.tag_field
     if tag_field is not None:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from ._event import Event
 
-View: TypeAlias = "Callable[[Event], bytes]"
-"""The encoding of an event for a reader: a whole JSON message; a `DalsegnoError` if it fails."""
+View: TypeAlias = "Callable[[Sequence[Event]], list[bytes]]"
+"""The encoding of events in a row for a reader, as whole JSON messages: one for each as a rule,
+or several, or fewer.  A `DalsegnoError` if it fails."""
 
 
 def workspace_stream(workspace_id: str) -> str:
@@ -52,7 +53,7 @@ class Publication:
 
 def encode(events: Sequence[Event], view: View) -> Frames:
     """Encode events as one reader sees them."""
-    return Frames([view(event) for event in events])
+    return Frames(view(events))
 
 
 def seq_of(event: Event, *, is_workspace_stream: bool) -> int:

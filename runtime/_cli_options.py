@@ -72,10 +72,9 @@ def app_of(context: click.Context, named: str | None) -> App:
 
     """
     if named is None:
-        from dalsegno.actors.domains.notes import note_domains
-        from dalsegno.protocol import App
+        from dalsegno.actors.domains.notes import note_app
 
-        return App(note_domains)
+        return note_app
     from ._app_file import load_app
 
     with setting(context, "app"):

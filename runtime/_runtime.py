@@ -49,8 +49,10 @@ class NoAccountsError(DalsegnoError):
 class Runtime:
     """Durable, totally ordered, resumable workspaces, in this process."""
 
-    def __init__(self, service: Service, accounts: AccountStore | None) -> None:
+    def __init__(self, service: Service, accounts: AccountStore | None, app: App) -> None:
         self.service = service
+        self.app = app
+        """What it serves."""
         self._accounts = accounts
 
     def __repr__(self) -> str:
@@ -141,13 +143,14 @@ class Runtime:
                 version=version("dalsegno"),
                 sweeps=[] if accounts is None else [accounts.sweep_sessions],
                 roles=app.roles,
+                dialects=app.dialects,
                 app_version=app.version,
                 store_time=world is WORLD,
             )
             if gc == "server":
                 set_for_server()
             async with _running(service, limits):
-                yield cls(service, accounts)
+                yield cls(service, accounts, app)
 
     @property
     def accounts(self) -> AccountStore:

@@ -18,9 +18,10 @@ from urllib.parse import parse_qs
 
 import trio
 
-from dalsegno.actors import Connection
-from dalsegno.actors.domains.notes import note_domains
-from dalsegno.protocol import App, Close, DrainingError, Limits, check_id
+from dalsegno.actors import Connection, check_may_follow
+from dalsegno.actors.domains.notes import note_app
+from dalsegno.protocol import App, Close, DrainingError, Limits, Reject, check_id
+from dalsegno.protocol.dialects import Conversation, Opening
 
 from ._background import in_background
 from ._listening import open_listeners
@@ -29,6 +30,7 @@ from ._session_watch import watch_sessions
 from ._shutdown import Shutdown
 from .seams import WORLD, new_secret
 from .web import (
+    SOCKET,
     Gate,
     Polls,
     SessionCookie,
@@ -43,6 +45,8 @@ from .web import (
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from dalsegno.protocol.dialects import Language
+
     from .web import (
         Credentials,
         Hosts,
@@ -53,6 +57,9 @@ if TYPE_CHECKING:
         TokenIssuer,
         UpgradeRequest,
     )
+
+
+_QUERY_FIELDS_MAX = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +85,7 @@ class ServeConfig:
     """The proxies that are believed about the address of a client (``X-Forwarded-For``)."""
     tokens: TokenIssuer | None = None
     """Whose tokens are believed, besides sessions and keys."""
-    app: App = field(default_factory=lambda: App(note_domains))
+    app: App = note_app
     """What is served: notes, unless a program has its own."""
     limits: Limits = field(default_factory=Limits)
 
@@ -128,6 +135,8 @@ class _Accepted:
     client_id: str
     credentials: Credentials
     address: str
+    language: Language | None
+    """What is said on its path; None on ``/ws``."""
 
 
 class _Sockets:
@@ -146,13 +155,38 @@ class _Sockets:
             raise DrainingError("the server shuts down")
         credentials = request.credentials
         identity = await self._gate.identify(credentials)
-        asked = parse_qs(request.query, keep_blank_values=True)
-        client_id = asked.get("client_id", ["default"])[0]
+        query = _parsed(request.query)
+        client_id = query.get("client_id", "default")
         check_id(client_id, chars_max=self._rt.limits.id_chars_max, what="client id")
-        self._take(identity.user_id)
         forwarded = [request.headers.get("x-forwarded-for") or ""]
         address = client_address(request.peer, forwarded, self._proxies)
-        return _Accepted(identity, client_id, credentials, address)
+        language = await self._language(request.path, identity, query)
+        self._take(identity.user_id)
+        return _Accepted(identity, client_id, credentials, address, language)
+
+    def owns(self, path: str) -> bool:
+        """Return whether sockets are served at a path."""
+        return path == SOCKET or any(each.match(path) is not None for each in self._rt.app.sockets)
+
+    async def _language(
+        self, path: str, identity: Identity, query: dict[str, str]
+    ) -> Language | None:
+        """Return the language of a path of the app's own, if who connects may follow its streams.
+
+        Raises:
+            Reject: what the path's beginning refuses; ``…_NOT_FOUND``, ``ROLE_FORBIDDEN``.
+
+        """
+        rt = self._rt
+        principal = identity.acting(rt.system).principal
+        for socket in rt.app.sockets:
+            if (named := socket.match(path)) is not None:
+                opening = Opening(principal=principal, path=named, query=query)
+                language = Conversation(socket, opening)
+                for asked in language.beginning.follows:
+                    await check_may_follow(rt.service.sessions, asked, principal)
+                return language
+        return None
 
     def _take(self, user_id: str) -> None:
         """Count a user's socket, from before its handshake is answered.
@@ -182,6 +216,7 @@ class _Sockets:
             client_id=accepted.client_id,
             address=accepted.address,
             expires_at=accepted.identity.expires_at,
+            language=accepted.language,
         )
 
         async def check() -> None:
@@ -202,6 +237,20 @@ class _Sockets:
             user_id, Close.UNAUTHORIZED, "the session ended", keep=keep
         )
         await trio.lowlevel.checkpoint()
+
+
+def _parsed(query: str) -> dict[str, str]:
+    """Return the parameters of a query, of which there may be few: of each the first.
+
+    Raises:
+        Reject: ``BAD_REQUEST``.
+
+    """
+    try:
+        said = parse_qs(query, keep_blank_values=True, max_num_fields=_QUERY_FIELDS_MAX)
+    except ValueError:
+        raise Reject("BAD_REQUEST", "too many parameters") from None
+    return {name: values[0] for name, values in said.items()}
 
 
 async def serve(
@@ -260,6 +309,7 @@ async def serve(
                     accept=sockets.accept,
                     handle=sockets.handle,
                     release=sockets.release,
+                    owns=sockets.owns,
                     limits=config.limits,
                     world=WORLD,
                     hosts=config.hosts,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from dalsegno.protocol import Close, message
+from dalsegno.protocol import Close
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ class Shutdown:
         slots = slots_ms(len(connections), service.limits, service.world.random)
         self._slots.update(zip(connections, slots, strict=True))
         for count, (each, after_ms) in enumerate(zip(connections, slots, strict=True), 1):
-            each.writer.reply(message("reconnect", after_ms=after_ms))
+            each.tell_reconnect(after_ms)
             await self._pause(count)
 
     async def _pause(self, count: int) -> None:

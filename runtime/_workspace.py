@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import msgspec
 
 from dalsegno.actors import (
-    BEGINNING,
     AuditFilter,
     AuditPlace,
     EventStream,
     PageBounds,
-    Place,
     Receipt,
     Turn,
     entities_of,
@@ -27,13 +23,17 @@ from dalsegno.actors import (
     send_all,
 )
 from dalsegno.protocol import (
+    BEGINNING,
     SEQ_MAX,
     SYSTEM,
     CorruptLogError,
     DalsegnoError,
     Event,
+    Listed,
+    Place,
     Principal,
     Reject,
+    Snapshot,
     encode_checked,
 )
 
@@ -47,30 +47,6 @@ if TYPE_CHECKING:
 StateT = TypeVar("StateT", bound=msgspec.Struct)
 CommandT = TypeVar("CommandT", bound=msgspec.Struct)
 EventT = TypeVar("EventT", bound=msgspec.Struct)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed(Generic[StateT]):
-    """An entity in a list, with its state."""
-
-    entity_id: str
-    version: int
-    state: StateT
-    keys: tuple[str, ...]
-    sort: str | None
-    title: str | None
-    updated_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot(Generic[StateT]):
-    """A page of a list with states, as of one moment."""
-
-    event_seq: int
-    """The last event that it reflects: subscribe after it."""
-    items: list[Listed[StateT]]
-    next: Place | None
-    """Where the next page begins; None: this was the last."""
 
 
 _ADMINS = frozenset({"owner", "admin"})

@@ -14,6 +14,7 @@ from psycopg.sql import SQL, Identifier
 
 from dalsegno.runtime.store import connect, migrate
 from dalsegno.runtime.store._embedded import EmbeddedPostgres, embedded
+from tests import _documented
 from tests._budgets import Budgets
 from tests._patience import slowness
 from tests._workers import Units
@@ -32,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("soak" if config.getoption("--soak") else "default")
     sys.addaudithook(_forbid_processes)
+    _documented.watch()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -75,11 +77,14 @@ _running: pytest.Item | None = None
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     global _running
     _running = item
+    _documented.problems.clear()
     try:
-        return (yield)
+        result = yield
+        assert not _documented.problems, "\n".join(_documented.problems)
+        return result
     finally:
         _running = None
 

@@ -63,7 +63,7 @@ def test_a_room_has_the_modules_that_its_line_names(room: str) -> None:
 def test_the_protocol_has_the_modules_that_its_table_names() -> None:
     table = SECTIONS["The house"].partition("**`actors/`")[0]
     folder = ROOT / "protocol"
-    there = {path.stem for path in [*folder.glob("_*.py"), *folder.glob("dialects/_*.py")]}
+    there = {path.stem for path in [*folder.glob("_*.py"), *folder.glob("*/_*.py")]}
     assert set(re.findall(r"`(_\w+)`", table)) == there - {"__init__"}
 
 

@@ -23,11 +23,11 @@ import trio
 from trio_websocket import WebSocketConnection, open_websocket_url
 
 from dalsegno.actors.domains.accounts import SetUp, users
-from dalsegno.actors.domains.notes import note_domains
+from dalsegno.actors.domains.notes import note_app, note_dialect, note_domains
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import App, Close, Limits, Reject, UnavailableError, http_status
 from dalsegno.protocol._errors import HTTP_STATUS
-from dalsegno.protocol.dialects import GENERIC, NOTES, WEBSOCKET, Ack, Ping
+from dalsegno.protocol.dialects import GENERIC, SHARED, Ack, Language, Ping
 from dalsegno.runtime import Runtime
 from dalsegno.runtime._cli import cli
 from dalsegno.runtime._config import FileSettings
@@ -176,7 +176,7 @@ def test_the_documented_store_passes_the_suite(tmp_path: Path) -> None:
 async def serving(database: str, app: App | None = None) -> AsyncIterator[Ready]:
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        config = ServeConfig(port=0, database=database, app=app or App(note_domains))
+        config = ServeConfig(port=0, database=database, app=app or note_app)
         ready: Ready = await nursery.start(partial(serve, config, stop=stop))
         try:
             yield ready
@@ -232,29 +232,18 @@ async def test_the_conversation_of_the_protocol_takes_place(migrated: str) -> No
 
 
 def test_the_conversation_has_every_message_of_a_client() -> None:
-    said = {type(WEBSOCKET.decode(line, Limits())) for who, line in conversation() if who == "→"}
-    assert said == {Ack, Ping, *GENERIC.messages, *NOTES.messages}
+    said = {
+        type(Language(GENERIC, note_dialect).decode(line, Limits()))
+        for who, line in conversation()
+        if who == "→"
+    }
+    assert said == {Ack, Ping, *GENERIC.messages, *note_dialect.messages}
 
 
 def test_every_message_of_the_server_is_told() -> None:
-    sources = [
-        *(ROOT / "actors").rglob("*.py"),
-        *(ROOT / "runtime").glob("*.py"),
-        *(ROOT / "protocol" / "dialects").glob("*.py"),
-    ]
-    said = {
-        name
-        for source in sources
-        for pattern in (
-            r'\bmessage\(\s*"([a-z_]+)"',
-            r'"type": ?"([a-z_]+)"',
-            r'kind, run = "([a-z]+_event)"',
-            r'\bmsgspec\.Struct, tag="([a-z_]+)"',
-        )
-        for name in re.findall(pattern, source.read_text())
-    }
-    assert {"subscribed", "note_event", "workspace_event", "error", "heartbeat"} <= said
-    assert {"reconnect", "committed", "patch_committed", "automation_event"} <= said
+    types: list[type[msgspec.Struct]] = [*SHARED, *GENERIC.says, *note_dialect.says]
+    said = {str(type_.__struct_config__.tag) for type_ in types}
+    assert {"subscribed", "committed", "patch_committed", "hidden", "automation_event"} <= said
     text = PROTOCOL.read_text()
     assert not {name for name in said if f'"{name}"' not in text and f"`{name}`" not in text}
 
@@ -450,7 +439,7 @@ async def test_the_routes_are_those_of_the_server() -> None:
         raise AssertionError
 
     memory, accounts = MemoryStore(WORLD), MemoryAccounts(WORLD)
-    app = App(note_domains)
+    app = note_app
     async with Runtime.open(app=app, store=memory, accounts=accounts) as rt:
         site = create_app(rt, secure_cookies=False, setup_token=None, close_session=close_session)
     served = {

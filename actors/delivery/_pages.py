@@ -23,7 +23,7 @@ from ._tail import event_bytes
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from dalsegno.protocol import Event, Frames
+    from dalsegno.protocol import Event, Frames, View
 
 PageKey: TypeAlias = tuple[object, str, int, int]
 """The hub's cache generation, the stream, the first number, and the most events."""
@@ -45,7 +45,7 @@ class Page(Publication):
         self.bytes = _PAGE_BYTES + sum(map(event_bytes, events))
         self._pages = pages
 
-    def frames(self, view: Callable[[Event], bytes]) -> Frames:
+    def frames(self, view: View) -> Frames:
         """Encode all of it in one view, once for all readers with that view."""
         known = len(self._frames)
         frames = super().frames(view)

@@ -1,5 +1,7 @@
 """The ports: what the actors need of the outside, and what they may rely on."""
 
+from dalsegno.protocol import BEGINNING as BEGINNING, Place as Place
+
 from ._records import (
     AckedCursor as AckedCursor,
     AuditEntry as AuditEntry,
@@ -18,7 +20,6 @@ from ._records import (
     Head as Head,
     Node as Node,
     PageBounds as PageBounds,
-    Place as Place,
     Refusal as Refusal,
     ResultWrite as ResultWrite,
     SnapshotWrite as SnapshotWrite,
@@ -34,7 +35,6 @@ from ._roles import (
 )
 from ._seams import Alone as Alone, Bus as Bus, World as World
 from ._store import (
-    BEGINNING as BEGINNING,
     Appending as Appending,
     Cursors as Cursors,
     Entities as Entities,

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import msgspec
 
-from dalsegno.protocol import CHAIN_START, SEQ_MAX, DalsegnoError, Event
+from dalsegno.protocol import CHAIN_START, SEQ_MAX, DalsegnoError, Event, Place
 
 
 class BatchRejectedError(DalsegnoError):
@@ -209,14 +209,6 @@ class StoredResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     event_seq: int
     expires_in_s: float
     """The rest of the key's lifetime, by the store's clock."""
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Where a page of a list ended."""
-
-    sort: str = ""
-    """Empty in a list by id."""
-    stream_id: str = ""
 
 
 class EntityItem(msgspec.Struct, frozen=True, kw_only=True):

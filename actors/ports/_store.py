@@ -22,13 +22,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from ._records import Place
+from dalsegno.protocol import BEGINNING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
-    from dalsegno.protocol import Event
+    from dalsegno.protocol import Event, Place
 
     from ._records import (
         AckedCursor,
@@ -50,10 +50,6 @@ if TYPE_CHECKING:
         StoredEntity,
         StoredResult,
     )
-
-
-BEGINNING = Place()
-"""Of every list."""
 
 
 class Appending(Protocol):

@@ -7,3 +7,4 @@ from ._event_stream import (
     EventStream as EventStream,
     EventStreamStatistics as EventStreamStatistics,
 )
+from ._subscribing import check_may_follow as check_may_follow

@@ -7,6 +7,7 @@ message is read.  What is written, and when, is the `Writer`'s.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from dalsegno.protocol import (
     SLICE_BYTES,
     Close,
     DalsegnoError,
+    Frames,
     Principal,
     RateBudget,
     Reject,
@@ -25,7 +27,6 @@ from dalsegno.protocol import (
 )
 from dalsegno.protocol.dialects import (
     NOWHERE,
-    WEBSOCKET,
     Ack,
     Addressed,
     CommandRequest,
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 
     from ._context import SessionContext
     from ._streams import ActiveSubscription
+
+_log = logging.getLogger("dalsegno.connection")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ class Connection:
         role: str | None = None,
         address: str | None = None,
         expires_at: datetime | None = None,
-        language: Language = WEBSOCKET,
+        language: Language | None = None,
     ) -> None:
         """Make it; `run` serves it.
 
@@ -117,16 +120,22 @@ class Connection:
             role: asserted by the host; None where the workspaces' logs decide it.
             address: where the client is, for what is put on record.
             expires_at: when the session ends, UTC; None: never.
-            language: what the client may say.
+            language: what is said here, on a path with a language of its own.
 
         """
         self.user_id = user_id
         self.session_id = session_id
         self.client_id = client_id
         self.transport = transport
-        self.writer = Writer(transport, context, user_id=user_id, close=self.close)
+        self._language = context.language if language is None else language
+        self.writer = Writer(
+            transport,
+            context,
+            user_id=user_id,
+            close=self.close,
+            dialect=self._language.default,
+        )
         self._principal = Principal(user_id, role, address)
-        self._language = language
         self._context = context
         self._limits = context.node.limits
         self._signs = SignsOfLife(self._limits, expires_at)
@@ -206,10 +215,22 @@ class Connection:
     async def _say_goodbye(self, code: Close, reason: str) -> None:
         with trio.move_on_after(self._limits.close_deadline_s, shield=True) as scope:
             await self._keep_acks()
+            self._say_last(code, reason)
             await self.transport.aclose(code, reason)
         if scope.cancelled_caught:
             self.transport.abort()
         self.writer.step(Input.END)
+
+    def _say_last(self, code: Close, reason: str) -> None:
+        """Say what the path's language has for the end, if the client can still be told."""
+        try:
+            text = self._language.farewell(code, reason)
+            if text is not None:
+                self.transport.send_nowait([Frames((text,))])
+        except TransportClosedError:
+            return
+        except Exception:  # noqa: BLE001 - a dialect's fault must not keep the connection open
+            _log.exception("%r: its last words failed", self)
 
     async def _keep_acks(self) -> None:
         """Write what was acked before the client sees the end, and perhaps connects elsewhere."""
@@ -233,6 +254,7 @@ class Connection:
                 unknown = isinstance(error, UnavailableError)
                 self.close(Close.INTERNAL if unknown else Close.UNAUTHORIZED, error.code)
                 return
+        await self._begin()
         transport, limits = self.transport, self._limits
         read = read_bytes = 0
         while self._closing is None:
@@ -247,18 +269,18 @@ class Connection:
             while self._pending >= limits.replies_pending_max:
                 self._room = trio.Event()
                 await self._room.wait()
-            if isinstance(received, bytes):
-                self._refuse_unreadable(Reject("BAD_REQUEST", "binary payloads are unsupported"))
-                continue
             try:
-                if len(received) <= SLICE_BYTES:
+                if isinstance(received, bytes) or len(received) <= SLICE_BYTES:
                     asked = self._language.decode(received, limits)
                 else:
                     asked = await in_turns(self._language.decoding(received, limits))
             except DalsegnoError as error:
                 if len(received) > SLICE_BYTES:
                     await trio.lowlevel.checkpoint()
-                self._refuse_unreadable(error, address_of(received))
+                address = address_of(received) if isinstance(received, str) else NOWHERE
+                self._refuse_unreadable(error, address)
+                continue
+            if asked is None:
                 continue
             if isinstance(asked, CommandRequest):
                 rest = self._submit(Submission(asked, self._context, self._principal, self))
@@ -270,10 +292,24 @@ class Connection:
             except DalsegnoError as error:
                 self._refuse(error, asked.request_id)
 
+    async def _begin(self) -> None:
+        """Say and follow what a connection of this path begins with."""
+        beginning = self._language.beginning
+        for text in beginning.says:
+            self.writer.reply(text)
+        for asked in beginning.follows:
+            try:
+                await self._subscribe(asked)
+            except DalsegnoError as error:
+                self._refuse(error, asked.request_id)
+                self.writer.flush_nowait()
+                self.close(_end_of(error), error.code)
+                return
+
     def _refuse(self, error: DalsegnoError, request_id: str | None) -> None:
         self.writer.reply(self._language.default.error(error, request_id))
 
-    def _refuse_unreadable(self, error: DalsegnoError, address: Addressed = NOWHERE) -> None:
+    def _refuse_unreadable(self, error: DalsegnoError, address: Addressed) -> None:
         """Answer what is no message; close a connection that sends many such in a second."""
         if self._unreadable.spend(trio.current_time()):
             key = address.idempotency_key
@@ -368,6 +404,10 @@ class Connection:
             raise Reject("NOT_SUBSCRIBED", text, stream_id=stream_id, **details)
         return stream
 
+    def tell_reconnect(self, after_ms: int) -> None:
+        """Say that the server shuts down, and when to come back, in milliseconds."""
+        self.writer.reply(self._language.default.reconnect(after_ms))
+
     # ------------------------------------------------------------------------------ timers
 
     def tick(self, now: float) -> float:
@@ -387,3 +427,10 @@ class Connection:
             if not writer.is_sending and signs.ping(now, transport):
                 transport.ping_nowait()
         return signs.due(now, wall_now, transport)
+
+
+def _end_of(error: DalsegnoError) -> Close:
+    """Return with which code a connection ends that may not follow what its path is about."""
+    if isinstance(error, UnavailableError):
+        return Close.TRY_AGAIN
+    return Close.NOT_FOUND if error.code.endswith("_NOT_FOUND") else Close.FORBIDDEN

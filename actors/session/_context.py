@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from dalsegno.actors.delivery import AckFrontiers
     from dalsegno.actors.node import Catalog, Directory, ServingNode
     from dalsegno.protocol import Views
+    from dalsegno.protocol.dialects import Language
 
     from ._connections import Connections
 
@@ -22,4 +23,6 @@ class SessionContext:
     catalog: Catalog
     acks: AckFrontiers
     views: Views
+    language: Language
+    """What clients may say, unless their path has a language of its own."""
     connections: Connections[Any]

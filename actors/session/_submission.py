@@ -119,7 +119,7 @@ class Submission:
         await catalog.check_exists(workspace_id)
         return workspace_id
 
-    def show(self, answer: Receipt | DalsegnoError) -> bytes:
+    def show(self, answer: Receipt | DalsegnoError) -> bytes | None:
         """Show the answer in the dialect of the request."""
         dialect = self._asked.dialect
         if isinstance(answer, DalsegnoError):

@@ -88,7 +88,8 @@ class Subscribing:
                 given = None if self._asked.cursor is None else parse_cursor(self._asked.cursor)
                 head = await self._head(subscription, hub, given)
                 frontier = await context.acks.open(self._key(workspace_id, client_id), hub)
-                cursor = given or Cursor(frontier.acked)
+                start = head if self._asked.from_now else frontier.acked
+                cursor = given or Cursor(start)
                 is_certain = context.node.knows_head(hub)
                 check_not_ahead(self.stream_id, cursor.seq, head, is_certain=is_certain)
                 chain = await check_cursor(delivery, hub, subscription, cursor)
@@ -101,11 +102,11 @@ class Subscribing:
         subscription.begin(cursor.seq, head)
         return ActiveSubscription(subscription, hub, frontier, head, chain)
 
-    def show(self, stream: ActiveSubscription) -> bytes:
+    def show(self, stream: ActiveSubscription) -> bytes | None:
         """Show the first answer; the replay follows it."""
         return self._show(stream, stream.head)
 
-    def show_again(self, stream: ActiveSubscription) -> bytes:
+    def show_again(self, stream: ActiveSubscription) -> bytes | None:
         """Show the answer to a second subscribe, which changes nothing (X-SUB-7).
 
         Raises:
@@ -122,7 +123,7 @@ class Subscribing:
         head = max(stream.head, subscription.sent)
         return self._show(stream, stream.hub.head if subscription.is_workspace_stream else head)
 
-    def _show(self, stream: ActiveSubscription, head: int) -> bytes:
+    def _show(self, stream: ActiveSubscription, head: int) -> bytes | None:
         subscription = stream.subscription
         begun = Begun(
             workspace_id=subscription.workspace_id,
@@ -132,6 +133,10 @@ class Subscribing:
             chain=stream.chain,
         )
         return self._asked.dialect.subscribed(self._asked, begun)
+
+    async def check(self) -> None:
+        """Raise where there is no such stream, or it may not be followed; see `open`."""
+        await self._check_member(await self._home())
 
     # ------------------------------------------------------------------------------- steps
 
@@ -178,3 +183,16 @@ class Subscribing:
         if length is None:
             raise not_found(self.stream_id, stream_id=self.stream_id)
         return length
+
+
+async def check_may_follow(
+    context: SessionContext, asked: SubscribeRequest, principal: Principal
+) -> None:
+    """Raise where somebody may not follow a stream, before they are told that they are connected.
+
+    Raises:
+        Reject: ``…_NOT_FOUND``, ``ROLE_FORBIDDEN``, ``BAD_REQUEST``.
+        UnavailableError: it cannot be looked up now.
+
+    """
+    await Subscribing(asked, context, principal).check()

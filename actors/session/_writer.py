@@ -27,7 +27,6 @@ from dalsegno.protocol import (
     Frames,
     UnavailableError,
     encode,
-    error_message,
 )
 
 from ._lifecycle import LIFECYCLE, Input, State
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 
     from dalsegno.actors.ports import Transport
     from dalsegno.protocol import Publication, Subscription
+    from dalsegno.protocol.dialects import Dialect
 
     from ._context import SessionContext
     from ._streams import ActiveSubscription
@@ -54,6 +54,7 @@ class Writer:
         "_close",
         "_context",
         "_delivery",
+        "_dialect",
         "_limits",
         "_pause",
         "nursery",
@@ -71,6 +72,7 @@ class Writer:
         *,
         user_id: str,
         close: Callable[[Close, str], None],
+        dialect: Dialect,
     ) -> None:
         limits = context.node.limits
         self.user_id: str | None = user_id
@@ -85,6 +87,8 @@ class Writer:
         self._limits = limits
         self._delivery = context.node.delivery
         self._close = close
+        self._dialect = dialect
+        """In which it is said that a stream ended."""
         self._backoff: Backoff | None = None
         """While the store is away."""
         self._pause: trio.CancelScope | None = None
@@ -138,10 +142,11 @@ class Writer:
 
     # ----------------------------------------------------------------------------- the streams
 
-    def follow(self, stream: ActiveSubscription, text: bytes) -> None:
+    def follow(self, stream: ActiveSubscription, text: bytes | None) -> None:
         """Follow a stream: the text comes first, then what is behind the cursor."""
         self.streams.add(stream)
         self.reply(text)
+        self._delivery.touch(self)  # what is behind is read also where nothing was said
 
     def unfollow(self, stream: ActiveSubscription) -> None:
         """Stop following; nothing of the stream is written after this step."""
@@ -208,15 +213,19 @@ class Writer:
         if self.is_closed or stream is None or stream.subscription is not subscription:
             return
         self._leave(stream)
-        text = error_message(error, None, stream_id=subscription.stream_id)
-        self.outbox.end(subscription, Frames((text,)))  # replies go first, so this is none
+        text = self._dialect.error(error, None, stream_id=subscription.stream_id)
+        if text is not None:
+            self.outbox.end(subscription, Frames((text,)))  # replies go first, so this is none
         self._delivery.touch(self)
 
     # ----------------------------------------------------------------------------------- writing
 
-    def reply(self, text: bytes) -> None:
-        """Put a reply into the outbox, and write it unless a commit is being published."""
-        if self.is_closed:
+    def reply(self, text: bytes | None) -> None:
+        """Put a reply into the outbox, and write it unless a commit is being published.
+
+        None is what a dialect has no word for.
+        """
+        if self.is_closed or text is None:
             return
         outbox = self.outbox
         outbox.reply(text)

@@ -1,36 +1,41 @@
 """Dialects: how a client's requests are read, and how events, answers and errors are written."""
 
+from ._asyncapi import asyncapi_of as asyncapi_of
 from ._dialect import (
+    SHARED as SHARED,
     Ack as Ack,
     Begun as Begun,
     ClientMessage as ClientMessage,
     CommandRequest as CommandRequest,
     Dialect as Dialect,
     Ping as Ping,
+    Seq as Seq,
+    Shown as Shown,
     SubscribeRequest as SubscribeRequest,
+    Text as Text,
     UnsubscribeRequest as UnsubscribeRequest,
 )
 from ._generic import (
     GENERIC as GENERIC,
     CommandMessage as CommandMessage,
+    GenericDialect as GenericDialect,
     Subscribe as Subscribe,
     Unsubscribe as Unsubscribe,
 )
 from ._language import (
     NOWHERE as NOWHERE,
-    WEBSOCKET as WEBSOCKET,
     Addressed as Addressed,
     AnyRequest as AnyRequest,
+    Beginning as Beginning,
     Language as Language,
     address_of as address_of,
 )
-from ._notes import (
-    NOTES as NOTES,
-    ApplyPatch as ApplyPatch,
-    SubscribeNote as SubscribeNote,
-    SubscribeWorkspace as SubscribeWorkspace,
-    UnsubscribeNote as UnsubscribeNote,
-    UnsubscribeWorkspace as UnsubscribeWorkspace,
+from ._said import (
+    Said as Said,
+    asked_by as asked_by,
+    encode_said as encode_said,
+    error_message as error_message,
 )
-from ._texts import error_message as error_message, message as message
+from ._socket import Conversation as Conversation, Opening as Opening, Socket as Socket
+from ._texts import quoted as quoted
 from ._views import Views as Views

@@ -21,8 +21,19 @@ from msgspec import Meta
 
 from dalsegno.protocol._errors import Reject
 from dalsegno.protocol._limits import SEQ_MAX
+from dalsegno.protocol._position import chain_text
 
-from ._texts import error_message, message
+from ._said import (
+    Error,
+    Heartbeat,
+    Hidden,
+    Pong,
+    Reconnect,
+    Unsubscribed,
+    asked_by,
+    encode_said,
+    error_message,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +48,8 @@ if TYPE_CHECKING:
 Seq: TypeAlias = Annotated[int, Meta(ge=0, le=SEQ_MAX)]
 Text: TypeAlias = Annotated[str, Meta(max_length=256)]
 CursorField: TypeAlias = int | str | None
+Shown: TypeAlias = "bytes | Sequence[bytes]"
+"""An event as a client sees it: one whole JSON message, several, or none."""
 
 
 class ClientMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -54,6 +67,9 @@ class SubscribeRequest(ClientMessage, frozen=True, kw_only=True):
     cursor: CursorField = None
     client_id: Text | None = None
     """None: the connection's."""
+
+    from_now: ClassVar[bool] = False
+    """Whether it begins at the stream's end where no cursor is given, and not at the last ack."""
 
     @property
     @abstractmethod
@@ -141,50 +157,78 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Dialect(ABC):
     """The language of one kind of client: its messages, and the form of everything sent to it.
 
-    One stateless object each.  What dialects share is here; a subclass provides the rest.
+    One stateless object each, whose steps are pure.  What dialects share is here; a subclass
+    provides the rest.  What a client of the dialect knows nothing of is answered with None.
     """
 
+    name: str
+    """What documents call it."""
     messages: Sequence[type[ClientMessage]] = ()
     """The messages that a client may send, beside `Ack` and `Ping`."""
+    says: Sequence[type[msgspec.Struct]] = ()
+    """What it may be sent, beside what every dialect has (`SHARED`), for documents."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
 
     @abstractmethod
-    def entity_event(self, event: Event) -> bytes:
-        """Encode an event for its entity's stream."""
+    def entity_event(self, event: Event) -> Shown:
+        """Encode an event for its entity's stream.
 
-    @abstractmethod
-    def workspace_event(self, event: Event, payload: object) -> bytes:
-        """Encode an event for the workspace's stream, with the payload that its domain shows there.
-
-        The payload is what JSON is made of; `msgspec.Raw` goes out byte for byte.
+        That may take several messages, of which only the last may bear the event's number, or
+        none: then the number is among those that `hidden` tells.
         """
 
     @abstractmethod
-    def subscribed(self, asked: SubscribeRequest, begun: Begun) -> bytes:
+    def workspace_event(self, event: Event, payload: object) -> Shown:
+        """Encode an event for the workspace's stream, with the payload that its domain shows there.
+
+        The payload is what JSON is made of; `msgspec.Raw` goes out byte for byte.  As many messages
+        as in `entity_event`.
+        """
+
+    @abstractmethod
+    def subscribed(self, asked: SubscribeRequest, begun: Begun) -> bytes | None:
         """Encode the first answer of a subscription."""
 
     @abstractmethod
-    def committed(self, asked: CommandRequest, receipt: Receipt) -> bytes:
+    def committed(self, asked: CommandRequest, receipt: Receipt) -> bytes | None:
         """Encode the answer to a command that was accepted."""
 
     @abstractmethod
-    def rejected(self, asked: CommandRequest, error: DalsegnoError) -> bytes:
+    def rejected(self, asked: CommandRequest, error: DalsegnoError) -> bytes | None:
         """Encode the answer to a command that was refused, or failed."""
 
-    def unsubscribed(self, asked: UnsubscribeRequest) -> bytes:
-        """Encode the answer to an unsubscribe."""
-        return message("unsubscribed", asked.request_id, stream_id=asked.stream_id)
+    def hidden(self, stream_id: str, first: int, last: int, chain: int) -> bytes | None:
+        """Encode that events are not shown, so that no number seems to be missing.
 
-    def error(self, error: DalsegnoError, request_id: str | None, **context: Any) -> bytes:  # noqa: ANN401 - JSON
+        Those in a row, of one commit or one page, are told together, before the next that is shown.
+        """
+        return encode_said(
+            Hidden(stream_id=stream_id, first=first, last=last, chain=chain_text(chain))
+        )
+
+    def unsubscribed(self, asked: UnsubscribeRequest) -> bytes | None:
+        """Encode the answer to an unsubscribe."""
+        said = Unsubscribed(stream_id=asked.stream_id, request_id=asked_by(asked.request_id))
+        return encode_said(said)
+
+    def error(self, error: DalsegnoError, request_id: str | None, **context: Any) -> bytes | None:  # noqa: ANN401 - JSON
         """Encode any other error; ``context`` says what it is about."""
         return error_message(error, request_id, **context)
 
-    def pong(self, asked: Ping, now: datetime) -> bytes:
+    def pong(self, asked: Ping, now: datetime) -> bytes | None:
         """Encode the answer to a ping."""
-        return message("pong", asked.request_id, server_ts=now)
+        return encode_said(Pong(server_ts=now, request_id=asked_by(asked.request_id)))
 
-    def heartbeat(self, now: datetime) -> bytes:
+    def heartbeat(self, now: datetime) -> bytes | None:
         """Encode a sign of life."""
-        return message("heartbeat", server_ts=now)
+        return encode_said(Heartbeat(server_ts=now))
+
+    def reconnect(self, after_ms: int) -> bytes | None:
+        """Encode that the server shuts down, and when to come back, in milliseconds."""
+        return encode_said(Reconnect(after_ms=after_ms))
+
+
+SHARED: Sequence[type[msgspec.Struct]] = (Error, Unsubscribed, Pong, Heartbeat, Reconnect, Hidden)
+"""What every dialect says, unless it says it otherwise."""

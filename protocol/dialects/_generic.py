@@ -18,32 +18,53 @@ from ._dialect import (
     Text,
     UnsubscribeRequest,
 )
-from ._texts import message
+from ._said import Said, asked_by, encode_said
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dalsegno.protocol._domain import Domain
     from dalsegno.protocol._errors import DalsegnoError
     from dalsegno.protocol._event import Event
     from dalsegno.protocol._limits import Limits
     from dalsegno.protocol._receipt import Receipt
 
-_encode = msgspec.json.Encoder().encode
+    from ._dialect import Shown
 
 
-class _Committed(msgspec.Struct, tag="committed", kw_only=True, gc=False):
-    """The commonest answer: a struct, since that is encoded fastest."""
+class Subscribed(Said, tag="subscribed", kw_only=True, gc=False):
+    """The first answer of a subscription."""
+
+    stream_id: str
+    workspace_id: str
+    head: int
+    cursor: int
+    chain: str | None
+
+
+class Committed(Said, tag="committed", kw_only=True, gc=False):
+    """A command was accepted: the commonest answer."""
 
     workspace_id: str
     event_seq: int
     entity: str
     version: int
     idempotency_key: str | None
-    repeated: bool | UnsetType
-    request_id: str | UnsetType
+    repeated: bool | UnsetType = UNSET
 
 
-class _Event(msgspec.Struct, tag="event", kw_only=True, gc=False):
-    """An event: the same, and there are far more of them."""
+class Rejected(Said, tag="rejected", kw_only=True, gc=False):
+    """A command was refused, or failed."""
+
+    workspace_id: str | None
+    code: str
+    message: str
+    details: dict[str, Any] | None
+    idempotency_key: str | None
+
+
+class EventShown(msgspec.Struct, tag="event", kw_only=True, gc=False):
+    """An event of a stream."""
 
     stream_id: str
     seq: int
@@ -55,56 +76,61 @@ class _Event(msgspec.Struct, tag="event", kw_only=True, gc=False):
     actor_id: str | None
     recorded_at: datetime
     chain: str
-    payload: object
+    payload: Any
 
 
 class GenericDialect(Dialect):
     """The dialect of streams and commands by name."""
 
-    def entity_event(self, event: Event) -> bytes:
+    name = "generic"
+    says: Sequence[type[msgspec.Struct]] = (Subscribed, Committed, Rejected, EventShown)
+
+    def entity_event(self, event: Event) -> Shown:
         """Encode an event for its entity's stream."""
         return _event(event, event.stream_id, event.stream_seq, Raw(event.payload))
 
-    def workspace_event(self, event: Event, payload: object) -> bytes:
+    def workspace_event(self, event: Event, payload: object) -> Shown:
         """Encode an event for the workspace's stream."""
         return _event(event, f"workspace:{event.workspace_id}", event.event_seq, payload)
 
     def subscribed(self, asked: SubscribeRequest, begun: Begun) -> bytes:
         """Encode the first answer of a subscription."""
-        return message(
-            "subscribed",
-            asked.request_id,
-            stream_id=begun.stream_id,
-            workspace_id=begun.workspace_id,
-            head=begun.head,
-            cursor=begun.cursor,
-            chain=None if begun.chain is None else chain_text(begun.chain),
+        return encode_said(
+            Subscribed(
+                stream_id=begun.stream_id,
+                workspace_id=begun.workspace_id,
+                head=begun.head,
+                cursor=begun.cursor,
+                chain=None if begun.chain is None else chain_text(begun.chain),
+                request_id=asked_by(asked.request_id),
+            )
         )
 
     def committed(self, asked: CommandRequest, receipt: Receipt) -> bytes:
         """Encode the answer to a command that was accepted."""
-        return _encode(
-            _Committed(
+        return encode_said(
+            Committed(
                 workspace_id=receipt.workspace_id,
                 event_seq=receipt.event_seq,
                 entity=receipt.stream_id,
                 version=receipt.version,
                 idempotency_key=asked.idempotency_key,
                 repeated=receipt.repeated or UNSET,
-                request_id=UNSET if asked.request_id is None else asked.request_id,
+                request_id=asked_by(asked.request_id),
             )
         )
 
     def rejected(self, asked: CommandRequest, error: DalsegnoError) -> bytes:
         """Show that a command was refused, or failed."""
-        return message(
-            "rejected",
-            asked.request_id,
-            workspace_id=asked.workspace_id,
-            code=error.code,
-            message=error.message,
-            details=error.details or None,
-            idempotency_key=asked.idempotency_key,
+        return encode_said(
+            Rejected(
+                workspace_id=asked.workspace_id,
+                code=error.code,
+                message=error.message,
+                details=error.details or None,
+                idempotency_key=asked.idempotency_key,
+                request_id=asked_by(asked.request_id),
+            )
         )
 
 
@@ -151,8 +177,8 @@ GenericDialect.messages = (Subscribe, Unsubscribe, CommandMessage)
 
 
 def _event(event: Event, stream_id: str, seq: int, payload: object) -> bytes:
-    return _encode(
-        _Event(
+    return encode_said(
+        EventShown(
             stream_id=stream_id,
             seq=seq,
             event_seq=event.event_seq,

@@ -6,58 +6,97 @@ type and range while it is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Union
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union
 
 import msgspec
 from msgspec import Raw
 
-from dalsegno.protocol._errors import Reject
+from dalsegno.protocol._errors import DomainError, Reject
 from dalsegno.protocol._scanning import check_nesting, check_nul, scan
 from dalsegno.protocol._validation import reason_of
 
-from ._dialect import Ack, CommandRequest, Ping, SubscribeRequest, UnsubscribeRequest
-from ._generic import GENERIC
-from ._notes import NOTES
+from ._dialect import (
+    Ack,
+    ClientMessage,
+    CommandRequest,
+    Dialect,
+    Ping,
+    SubscribeRequest,
+    UnsubscribeRequest,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
+    from dalsegno.protocol._close import Close
     from dalsegno.protocol._limits import Limits
-
-    from ._dialect import Dialect
 
 AnyRequest: TypeAlias = SubscribeRequest | UnsubscribeRequest | CommandRequest | Ack | Ping
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """How a connection begins."""
+
+    state: Any = None
+    """What the steps after it are given: small, one a connection."""
+    says: Sequence[bytes] = ()
+    """What is sent first."""
+    follows: Sequence[SubscribeRequest] = ()
+    """What it follows from the start."""
+
+
 class Language:
-    """The dialects of one kind of connection."""
+    """The dialects of one kind of connection; the form of each message chooses its dialect."""
+
+    beginning = Beginning()
+    """What is said and followed before the client says anything."""
 
     def __init__(self, *dialects: Dialect) -> None:
+        """Join dialects.
+
+        Raises:
+            DomainError: two of their messages have one name.
+
+        """
+        self.dialects = dialects
         self.default = dialects[0]
         """The dialect of what does not answer a message with a dialect of its own."""
-        messages = [Ack, Ping, *(message for each in dialects for message in each.messages)]
+        messages: list[type[ClientMessage]] = [Ack, Ping]
+        for each in dialects:
+            messages += each.messages
+        tags = [struct.__struct_config__.tag for struct in messages]
+        if twice := [tag for tag in tags if tags.count(tag) > 1]:
+            raise DomainError(f"two messages of the dialects are named {twice[0]!r}")
         self._decode = msgspec.json.Decoder(Union[tuple(messages)]).decode  # noqa: UP007 - a value
 
-    def decode(self, text: str, limits: Limits) -> AnyRequest:
-        """Decode a client's message.
+    def decode(self, received: str | bytes, limits: Limits) -> AnyRequest | None:
+        """Decode a client's message; None: it asks nothing.
 
         Raises:
             Reject: ``BAD_REQUEST``.
 
         """
-        document = text.encode()
+        if isinstance(received, bytes):
+            raise Reject("BAD_REQUEST", "binary payloads are unsupported")
+        document = received.encode()
         check_nesting(document, limits.nesting_max)
         if b"\\" in document:
             check_nul(document)
         return self._decoded(document)
 
-    def decoding(self, text: str, limits: Limits) -> Generator[None, None, AnyRequest]:
+    def decoding(self, received: str, limits: Limits) -> Generator[None, None, AnyRequest | None]:
         """Do what `decode` does for a long message, and yield between its steps."""
-        document = text.encode()
+        document = received.encode()
         yield from scan(document, limits.nesting_max)
         return self._decoded(document)
 
-    def _decoded(self, document: bytes) -> AnyRequest:
+    def farewell(self, _code: Close, _reason: str) -> bytes | None:
+        """Return what is sent before the close; nothing."""
+        return None
+
+    def _decoded(self, document: bytes) -> AnyRequest | None:
         try:
             request: AnyRequest = self._decode(document)
         except (msgspec.MsgspecError, RecursionError) as error:
@@ -66,10 +105,6 @@ class Language:
                 refusal.details["reason"] = reason_of(error)
             raise refusal from None
         return request
-
-
-WEBSOCKET = Language(GENERIC, NOTES)
-"""The language of ``/ws``; the form of each message chooses its dialect."""
 
 
 class Addressed(NamedTuple):

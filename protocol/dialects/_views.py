@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
 
-from dalsegno.protocol._errors import InternalError
+from dalsegno.protocol._errors import DalsegnoError, InternalError
+from dalsegno.protocol._subscription import seq_of, workspace_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from dalsegno.protocol._domain import Domain
     from dalsegno.protocol._event import Event
     from dalsegno.protocol._subscription import View
 
-    from ._dialect import Dialect
+    from ._dialect import Dialect, Shown
 
 
 class Views:
@@ -35,19 +36,12 @@ class Views:
         key = (dialect, is_workspace_stream)
         view = self._views.get(key)
         if view is None:
-            of_workspace = self._workspace_view(dialect)
-            view = self._views[key] = of_workspace if is_workspace_stream else dialect.entity_event
+            show = self._in_workspace(dialect) if is_workspace_stream else dialect.entity_event
+            view = self._views[key] = _view(dialect, show, is_workspace_stream=is_workspace_stream)
         return view
 
-    def _workspace_view(self, dialect: Dialect) -> View:
-        def view(event: Event) -> bytes:
-            payload = self._payload(event)
-            try:
-                return dialect.workspace_event(event, payload)
-            except Exception as error:
-                raise InternalError(f"what the view of {event.type} shows is no JSON") from error
-
-        return view
+    def _in_workspace(self, dialect: Dialect) -> Callable[[Event], Shown]:
+        return lambda event: dialect.workspace_event(event, self._payload(event))
 
     def _payload(self, event: Event) -> object:
         """Return an event's payload as its domain shows it on the workspace's stream."""
@@ -58,3 +52,45 @@ class Views:
         return domain.viewed(
             event.type, event.type_version, event.payload, entity_id, event.stream_seq
         )
+
+
+def _view(dialect: Dialect, show: Callable[[Event], Shown], *, is_workspace_stream: bool) -> View:
+    """Return the view that shows each event in turn, and tells those in a row that are hidden."""
+
+    def view(events: Sequence[Event]) -> list[bytes]:
+        texts: list[bytes] = []
+        hidden: list[Event] = []
+        for event in events:
+            try:
+                shown = show(event)
+            except DalsegnoError:
+                raise
+            except Exception as error:
+                raise InternalError(
+                    f"{event.type} cannot be shown in the {dialect.name} dialect"
+                ) from error
+            if shown and hidden:
+                tell(texts, hidden)
+            if isinstance(shown, bytes):
+                texts.append(shown)
+            elif shown:
+                texts += shown
+            else:
+                hidden.append(event)
+        if hidden:
+            tell(texts, hidden)
+        return texts
+
+    def tell(texts: list[bytes], hidden: list[Event]) -> None:
+        first, last = hidden[0], hidden[-1]
+        text = dialect.hidden(
+            workspace_stream(last.workspace_id) if is_workspace_stream else last.stream_id,
+            seq_of(first, is_workspace_stream=is_workspace_stream),
+            seq_of(last, is_workspace_stream=is_workspace_stream),
+            last.chain,
+        )
+        if text is not None:
+            texts.append(text)
+        hidden.clear()
+
+    return view

@@ -12,8 +12,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from dalsegno.protocol import DomainError, Reject
-from dalsegno.runtime._workspace import Listed
+from dalsegno.protocol import DomainError, Listed, Reject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

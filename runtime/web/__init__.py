@@ -8,13 +8,14 @@ from ._credentials import Credentials, Gate
 from ._handshake import UpgradeRequest
 from ._hosts import Hosts, hosts_of, is_loopback
 from ._identity import Identity
-from ._listener import Serving, serve as serve_port
+from ._listener import SOCKET, Serving, serve as serve_port
 from ._native import NativeTransport
 from ._polls import Polls
 from ._token_keys import TokenKeys, is_address
 from ._tokens import TokenIssuer
 
 __all__ = [
+    "SOCKET",
     "Credentials",
     "Gate",
     "Hosts",

@@ -5,17 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 
 import msgspec
-from quart import Blueprint, Response, g, request
+from quart import Response, g, request
 
 from dalsegno.actors.domains.accounts import SetUp, setups, users
 from dalsegno.actors.domains.claims import claims, email_claim
 from dalsegno.protocol import Reject
+from dalsegno.protocol.routes import Access
 
 from ._auth import open_session, same_secret
 from ._envelope import answer, nothing, read
 from ._identity import Person
 from ._membership import memberships
 from ._route_context import RouteContext, refuse_foreign_pages
+from ._route_table import RouteTable
 from ._user_routes import close, register_user
 
 
@@ -62,12 +64,22 @@ class IdentityBody(msgspec.Struct, frozen=True, kw_only=True):
     workspace_id: str | None
 
 
-def account_routes(context: RouteContext) -> Blueprint:
+def account_routes(context: RouteContext) -> RouteTable:
     """Create the routes."""
-    routes = Blueprint("accounts", __name__)
+    routes = RouteTable("accounts")
     rt = context.rt
 
-    @routes.post("/api/setup/register")
+    @routes.route(
+        "POST",
+        "/api/setup/register",
+        "Register the first user, and log in.",
+        body=RegisterBody,
+        returns=IdentityBody,
+        status=201,
+        access=Access.ANYBODY,
+        refusals=[403, 409, 429],
+        headers=("x-setup-token",),
+    )
     async def register() -> Response:
         refuse_foreign_pages()
         body = await read(RegisterBody, bytes_max=rt.limits.login_bytes_max)
@@ -92,7 +104,15 @@ def account_routes(context: RouteContext) -> Blueprint:
         context.note("set_up", user_id=command.user_id)
         return await _logged_in(context, command.user_id, status=201)
 
-    @routes.post("/api/auth/login")
+    @routes.route(
+        "POST",
+        "/api/auth/login",
+        "Log in.",
+        body=LoginBody,
+        returns=IdentityBody,
+        access=Access.ANYBODY,
+        refusals=[401, 403, 429],
+    )
     async def login() -> Response:
         refuse_foreign_pages()
         body = await read(LoginBody, bytes_max=rt.limits.login_bytes_max)
@@ -116,7 +136,12 @@ def account_routes(context: RouteContext) -> Blueprint:
         context.logins.forget(*guess)
         return await _logged_in(context, user_id, status=200, password_hash=password_hash)
 
-    @routes.post("/api/auth/logout")
+    @routes.route(
+        "POST",
+        "/api/auth/logout",
+        "Log out.",
+        access=Access.PEOPLE,
+    )
     async def logout() -> Response:
         identity = await context.person()
         await rt.accounts.revoke_session(identity.session_hash)
@@ -125,11 +150,24 @@ def account_routes(context: RouteContext) -> Blueprint:
         g.cookie = context.cookie.taken()
         return nothing()
 
-    @routes.get("/api/auth/session")
+    @routes.route(
+        "GET",
+        "/api/auth/session",
+        "Read who is logged in.",
+        returns=IdentityBody,
+        access=Access.PEOPLE,
+    )
     async def session() -> Response:
         return answer(await _identity_body(context, await context.person()))
 
-    @routes.post("/api/auth/password")
+    @routes.route(
+        "POST",
+        "/api/auth/password",
+        "Change one's password; other sessions end.",
+        body=PasswordChangeBody,
+        access=Access.PEOPLE,
+        refusals=[429],
+    )
     async def change_password() -> Response:
         identity = await context.person()
         body = await read(PasswordChangeBody, bytes_max=rt.limits.login_bytes_max)
@@ -140,7 +178,14 @@ def account_routes(context: RouteContext) -> Blueprint:
         context.note("password_changed", user_id=identity.user_id)
         return nothing()
 
-    @routes.post("/api/auth/close")
+    @routes.route(
+        "POST",
+        "/api/auth/close",
+        "Close one's account.",
+        body=CloseBody,
+        access=Access.PEOPLE,
+        refusals=[409, 429],
+    )
     async def close_account() -> Response:
         identity = await context.person()
         body = await read(CloseBody, bytes_max=rt.limits.login_bytes_max)

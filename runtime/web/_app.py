@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 from quart import request, websocket
 
-from dalsegno.actors.domains.notes import notes
 from dalsegno.protocol import Reject
 
 from ._account_routes import account_routes
+from ._app_routes import app_routes
 from ._audit_routes import audit_routes
 from ._auth import SessionCookie
 from ._cors import install_cors
 from ._credentials import Gate, credentials_of
+from ._documents import Documents
 from ._domain_routes import domain_routes
 from ._envelope import Application, install
 from ._event_routes import event_routes
@@ -21,17 +22,14 @@ from ._guesses import Guesses
 from ._health_routes import PROBES, health_routes
 from ._hosts import Hosts
 from ._key_routes import key_routes
-from ._note_label_routes import note_label_routes
-from ._note_list_routes import note_list_routes
-from ._note_routes import note_routes
+from ._listener import SOCKET
 from ._passwords import Passwords
 from ._polls import Polls
-from ._project_routes import project_routes
 from ._route_context import RouteContext
+from ._route_table import register, rule_of
 from ._schema_routes import schema_routes
 from ._space_routes import space_routes
 from ._user_routes import user_routes
-from ._view_routes import view_routes
 from ._workspace_routes import workspace_routes
 
 if TYPE_CHECKING:
@@ -53,11 +51,10 @@ _ROUTES = (
     space_routes,
     event_routes,
     domain_routes,
-    schema_routes,
     key_routes,
     audit_routes,
+    app_routes,
 )
-_OF_NOTES = (note_routes, note_label_routes, note_list_routes, project_routes, view_routes)
 
 
 def create_app(
@@ -110,20 +107,28 @@ def create_app(
         setups=Guesses(rt.limits),
         polls=polls or Polls(rt.limits),
     )
-    for routes in (*_ROUTES, *(_OF_NOTES if notes.name in rt.service.catalog.domains else ())):
-        app.register_blueprint(routes(context))
+    documents = app.documents = Documents(rt, cookie=gate.cookie.name)
+    tables = [*(routes(context) for routes in _ROUTES), schema_routes(context, documents)]
+    documents.operations += register(app, tables)
+    for path in (SOCKET, *(socket.path for socket in rt.app.sockets)):
+        _register_socket(app, context, path)
+    return app
 
-    @app.get("/ws")
-    async def upgrade_required() -> Response:
+
+def _register_socket(app: Application, context: RouteContext, path: str) -> None:
+    """Answer what comes to a socket's path and is not served natively."""
+    rule = rule_of(path)
+
+    async def upgrade_required(**_path: str) -> Response:
         await context.authenticate()
         raise Reject("UPGRADE_REQUIRED", "connect with a WebSocket")
 
-    @app.websocket("/ws")
-    async def fresh_connection_required() -> None:
-        await gate.identify(credentials_of(websocket.headers))
+    async def fresh_connection_required(**_path: str) -> None:
+        await context.gate.identify(credentials_of(websocket.headers))
         raise Reject("UPGRADE_REQUIRED", "upgrade as the first request of a connection")
 
-    return app
+    app.add_url_rule(rule, endpoint=f"get {path}", view_func=upgrade_required, methods=["GET"])
+    app.add_websocket(rule, endpoint=f"ws {path}", view_func=fresh_connection_required)
 
 
 async def _closes_nothing(_user_id: str, _keep: bytes | None) -> None:

@@ -6,22 +6,42 @@ The shape is of AuditLog (REQUIREMENTS §4.2), with the number of the event that
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-from quart import Blueprint, Response, request
+from msgspec import Meta
+from quart import Response
 
 from dalsegno.actors import AuditFilter, AuditPlace
 from dalsegno.actors.domains.members import ADMINS
 from dalsegno.protocol import Reject, check_id
+from dalsegno.protocol.routes import Limited
 
-from ._envelope import answer, query_int
+from ._envelope import answer
 from ._membership import check_role
+from ._route_table import RouteTable, read_params
 
 if TYPE_CHECKING:
     from dalsegno.actors import AuditRecord
 
     from ._route_context import RouteContext
+
+
+Time = Annotated[datetime, Meta(tz=True)]
+
+
+class AuditParams(Limited, frozen=True, kw_only=True):
+    """Which records are listed."""
+
+    workspace_id: str | None = None
+    """None: those of the accounts."""
+    after: str | None = None
+    user_id: str | None = None
+    action: str | None = None
+    resource_type: str | None = None
+    resource_id: str | None = None
+    since: Time | None = None
+    until: Time | None = None
 
 
 class RecordBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,24 +69,31 @@ class RecordsBody(msgspec.Struct, frozen=True, kw_only=True):
     """The ``after`` of the next page."""
 
 
-def audit_routes(context: RouteContext) -> Blueprint:
+def audit_routes(context: RouteContext) -> RouteTable:
     """Create the routes."""
-    routes = Blueprint("audit", __name__)
+    routes = RouteTable("audit")
     rt = context.rt
 
-    @routes.get("/api/audit")
+    @routes.route(
+        "GET",
+        "/api/audit",
+        "Read what is on record, newest first.",
+        params=AuditParams,
+        returns=RecordsBody,
+        refusals=[403, 404],
+    )
     async def list_records() -> Response:
         identity = await context.authenticate()
-        workspace_id = request.args.get("workspace_id")
+        params = read_params(AuditParams)
+        workspace_id = params.workspace_id
         if workspace_id is None:
             workspace = rt.system
         else:
             await check_role(rt, workspace_id, identity.user_id, allow=ADMINS)
             workspace = rt.workspace(workspace_id)
-        limit = query_int("limit", 100, least=1, most=rt.limits.list_limit_max)
-        below = _place(request.args.get("after"))
+        limit, below = params.limit, _place(params.after)
         found = await identity.acting(workspace).records(
-            _asked(rt.limits.id_chars_max), below=below, limit=limit
+            _asked(params, rt.limits.id_chars_max), below=below, limit=limit
         )
         for record in found:
             below = below.behind(record)
@@ -76,39 +103,25 @@ def audit_routes(context: RouteContext) -> Blueprint:
     return routes
 
 
-def _asked(chars_max: int) -> AuditFilter:
+def _asked(params: AuditParams, chars_max: int) -> AuditFilter:
     """Return what the query asks for.
 
     Raises:
         Reject: ``BAD_REQUEST``.
 
     """
-
-    def text(name: str) -> str | None:
-        value = request.args.get(name)
-        return None if value is None else check_id(value, chars_max=chars_max, what=name)
-
+    for name in ("user_id", "action", "resource_type", "resource_id"):
+        text: str | None = getattr(params, name)
+        if text is not None:
+            check_id(text, chars_max=chars_max, what=name)
     return AuditFilter(
-        actor_id=text("user_id"),
-        action=text("action"),
-        resource_type=text("resource_type"),
-        resource_id=text("resource_id"),
-        since=_time("since"),
-        until=_time("until"),
+        actor_id=params.user_id,
+        action=params.action,
+        resource_type=params.resource_type,
+        resource_id=params.resource_id,
+        since=params.since,
+        until=params.until,
     )
-
-
-def _time(name: str) -> datetime | None:
-    value = request.args.get(name)
-    if value is None:
-        return None
-    try:
-        at = msgspec.convert(value, datetime)
-    except msgspec.ValidationError:
-        at = None
-    if at is None or at.tzinfo is None:
-        raise Reject("BAD_REQUEST", f"{name} is a time with its zone, RFC 3339", field=name)
-    return at
 
 
 def _token(place: AuditPlace) -> str:

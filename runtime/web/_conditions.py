@@ -12,8 +12,6 @@ from quart import Response, request
 
 from dalsegno.protocol import SEQ_MAX, Reject
 
-from ._envelope import query_int
-
 _STRONG = re.compile(r'"([0-9]{1,19})"', re.ASCII)
 _ANY_TAG = re.compile(r'(?:W/)?"([^"]*)"')
 
@@ -35,47 +33,20 @@ def not_modified(version: int) -> Response:
     return tagged(Response(b"", status=304), version)
 
 
-def base_version(said: int | None = None) -> int | None:
-    """Return the version that a change is based on: that of the body, else of ``If-Match``.
+def base_version() -> int | None:
+    """Return the version that a change is based on, of ``If-Match``.
 
     Raises:
-        Reject: ``BAD_REQUEST`` for a header that no answer of ours had, or that says otherwise.
+        Reject: ``BAD_REQUEST`` for a header that no answer of ours had.
 
     """
     header = ",".join(request.headers.getlist("if-match")).strip()
     if header in {"", "*"}:
-        return said
+        return None
     tag = _STRONG.fullmatch(header)
     if tag is None or not 1 <= int(tag[1]) <= SEQ_MAX:
         raise Reject("BAD_REQUEST", "if-match is one ETag, as it was given", field="if-match")
-    if said is not None and said != int(tag[1]):
-        raise Reject("BAD_REQUEST", "base_version and if-match differ", field="if-match")
     return int(tag[1])
-
-
-def needed_base_version(said: int | None) -> int:
-    """Return the version that a change has to be based on.
-
-    Raises:
-        Reject: ``BAD_REQUEST`` as above, or if none is said.
-
-    """
-    version = base_version(said)
-    if version is None:
-        message = "base_version is missing, and so is if-match"
-        raise Reject("BAD_REQUEST", message, field="base_version")
-    return version
-
-
-def query_base_version() -> int | None:
-    """Return that of a request without a body: of the query, else of ``If-Match``.
-
-    Raises:
-        Reject: ``BAD_REQUEST``.
-
-    """
-    said = query_int("base_version", 0, least=0, most=SEQ_MAX)
-    return base_version(said or None)
 
 
 def _tag(version: int) -> str:

@@ -6,21 +6,22 @@ They show what the generic dialect shows, and a command has the same outcome ove
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
-from quart import Blueprint, Response, request
+from msgspec import UNSET, Meta, UnsetType
+from quart import Response
 
 from dalsegno.actors import PageBounds, entities_of, list_entities
 from dalsegno.protocol import SEQ_MAX, Event, Reject, chain_text, check_id, not_found
+from dalsegno.protocol.routes import Limited, MinSeq, Reading
 
-from ._entity_lists import query_flag, query_limit
 from ._entity_tag import EntityTag
-from ._envelope import answer, query_int, read_document, replayed, request_id
+from ._envelope import answer, read_document, replayed, request_id
 from ._list_places import place_of, token_of
 from ._membership import check_role
 from ._route_context import RouteContext, idempotency_key
+from ._route_table import COMMANDS, IN_WORKSPACE, KEYED, RouteTable, read_params
 
 if TYPE_CHECKING:
     from dalsegno.actors import EntityItem, Receipt
@@ -28,6 +29,42 @@ if TYPE_CHECKING:
     from dalsegno.runtime import Runtime, Workspace
 
     AnyDomain = Domain[Any, Any, Any]
+
+
+class EntitiesParams(Limited, frozen=True, kw_only=True):
+    """Which entities are listed."""
+
+    min_seq: MinSeq | None = None
+    workspace_id: str
+    domain: str
+    key: str | None = None
+    """Only those that carry it, in the order of their sort."""
+    sort: bool = False
+    """Without a key: those that have a sort, in its order."""
+    states: bool = False
+    """With their states."""
+    after: str | None = None
+    """The ``next`` of the page before."""
+
+
+class EntityParams(Reading, frozen=True, kw_only=True):
+    """Which entity is read."""
+
+    workspace_id: str
+    domain: str
+    entity_id: str
+    at_version: Annotated[int, Meta(ge=1, le=SEQ_MAX)] | None = None
+    """As it was; None: as it is."""
+
+
+class EntityHistoryParams(Limited, frozen=True, kw_only=True):
+    """Which events of an entity are read."""
+
+    workspace_id: str
+    domain: str
+    entity_id: str
+    after: Annotated[int, Meta(ge=0, lt=SEQ_MAX)] = 0
+    """One of its versions."""
 
 
 class CommittedBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,12 +131,20 @@ class HistoryBody(msgspec.Struct, frozen=True, kw_only=True):
     next: int | None
 
 
-def domain_routes(context: RouteContext) -> Blueprint:
+def domain_routes(context: RouteContext) -> RouteTable:
     """Create the routes."""
-    routes = Blueprint("domains", __name__)
+    routes = RouteTable("domains")
     rt = context.rt
 
-    @routes.post("/api/workspaces/<workspace_id>/commands/<name>")
+    @routes.route(
+        "POST",
+        "/api/workspaces/{workspace_id}/commands/{name}",
+        "Send a command by its name.",
+        body=msgspec.Raw,
+        returns=CommittedBody,
+        refusals=COMMANDS,
+        headers=(*KEYED, "if-match"),
+    )
     async def send_command(workspace_id: str, name: str) -> Response:
         identity = await context.authenticate()
         workspace = identity.acting(rt.workspace(workspace_id))
@@ -115,12 +160,19 @@ def domain_routes(context: RouteContext) -> Blueprint:
         )
         return replayed(answer(body), receipt)
 
-    @routes.get("/api/workspaces/<workspace_id>/entities/<domain>")
+    @routes.route(
+        "GET",
+        "/api/workspaces/{workspace_id}/entities/{domain}",
+        "List entities of a domain.",
+        params=EntitiesParams,
+        returns=EntitiesBody,
+        refusals=[*IN_WORKSPACE, 503],
+    )
     async def list_all(workspace_id: str, domain: str) -> Response:
         identity = await context.authenticate()
-        of, limit, with_states = _served(rt, domain), query_limit(rt), query_flag("states")
-        key = request.args.get("key", "" if query_flag("sort") else None)
-        after = place_of(request.args.get("after"))
+        of, params = _served(rt, domain), read_params(EntitiesParams)
+        key = "" if params.key is None and params.sort else params.key
+        limit, with_states, after = params.limit, params.states, place_of(params.after)
         await check_role(rt, workspace_id, identity.user_id)
         page = await list_entities(
             rt.service.directory,
@@ -132,7 +184,7 @@ def domain_routes(context: RouteContext) -> Blueprint:
             after=after,
             limit=limit,
             with_states=with_states,
-            min_seq=_query_min_seq(),
+            min_seq=params.min_seq or None,
         )
         states: list[Any] = [UNSET] * len(page.items)
         if with_states:
@@ -142,14 +194,23 @@ def domain_routes(context: RouteContext) -> Blueprint:
         items = [_item_body(*each) for each in zip(page.items, states, strict=True)]
         return answer(EntitiesBody(items=items, next=following, event_seq=page.head_seq))
 
-    @routes.get("/api/workspaces/<workspace_id>/entities/<domain>/<entity_id>")
+    @routes.route(
+        "GET",
+        "/api/workspaces/{workspace_id}/entities/{domain}/{entity_id}",
+        "Read an entity, now or as it was.",
+        params=EntityParams,
+        returns=EntityBody,
+        also={304: None},
+        refusals=[*IN_WORKSPACE, 503],
+        headers=("if-none-match",),
+    )
     async def read_one(workspace_id: str, domain: str, entity_id: str) -> Response:
         identity = await context.authenticate()
-        of, at_version = _served(rt, domain), _query_version()
+        of, params = _served(rt, domain), read_params(EntityParams)
         check_id(entity_id, chars_max=rt.limits.id_chars_max, what=of.id_field)
         await check_role(rt, workspace_id, identity.user_id)
         workspace = identity.acting(rt.workspace(workspace_id))
-        version, state = await _look(workspace, of, entity_id, at_version)
+        version, state = await _look(workspace, of, params)
         event = await _event_at(rt, workspace_id, of.stream_id(entity_id), version)
         assert event is not None, "a version is an event's number"
         tag = EntityTag.of(event)
@@ -160,11 +221,18 @@ def domain_routes(context: RouteContext) -> Blueprint:
         )
         return tag.put_on(answer(body))
 
-    @routes.get("/api/workspaces/<workspace_id>/entities/<domain>/<entity_id>/history")
+    @routes.route(
+        "GET",
+        "/api/workspaces/{workspace_id}/entities/{domain}/{entity_id}/history",
+        "Read a page of an entity's events.",
+        params=EntityHistoryParams,
+        returns=HistoryBody,
+        refusals=[*IN_WORKSPACE, 503],
+    )
     async def read_history(workspace_id: str, domain: str, entity_id: str) -> Response:
         identity = await context.authenticate()
-        of, limit = _served(rt, domain), query_limit(rt)
-        after = query_int("after", 0, least=0, most=SEQ_MAX - 1)
+        of, params = _served(rt, domain), read_params(EntityHistoryParams)
+        after, limit = params.after, params.limit
         check_id(entity_id, chars_max=rt.limits.id_chars_max, what=of.id_field)
         await check_role(rt, workspace_id, identity.user_id)
         workspace = identity.acting(rt.workspace(workspace_id))
@@ -254,33 +322,22 @@ def _failed(error: Reject) -> Reject:
     return Reject(error.code, error.message, status=412, **error.details)
 
 
-async def _look(
-    workspace: Workspace, domain: AnyDomain, entity_id: str, at_version: int | None
-) -> tuple[int, Any]:
+async def _look(workspace: Workspace, domain: AnyDomain, params: EntityParams) -> tuple[int, Any]:
     """Return an entity's version and state, now or as it was.
 
     Raises:
         Reject: ``…_NOT_FOUND``, ``VERSION_NOT_FOUND``.
 
     """
+    entity_id, at_version = params.entity_id, params.at_version
     if at_version is not None:
         version, state = at_version, await workspace.at(domain, entity_id, at_version)
     else:
-        entity = await workspace.look(domain, entity_id, min_seq=_query_min_seq())
+        entity = await workspace.look(domain, entity_id, min_seq=params.min_seq or None)
         version, state = (0, None) if entity is None else (entity.version, entity.state)
     if state is None:
         raise not_found(domain.stream_id(entity_id))
     return version, state
-
-
-def _query_min_seq() -> int | None:
-    return query_int("min_seq", 0, least=0, most=SEQ_MAX) or None
-
-
-def _query_version() -> int | None:
-    return (
-        query_int("at_version", 0, least=1, most=SEQ_MAX) if "at_version" in request.args else None
-    )
 
 
 def _item_body(item: EntityItem, state: Any) -> EntityItemBody:  # noqa: ANN401 - the domain's

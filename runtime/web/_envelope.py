@@ -27,7 +27,6 @@ from dalsegno.protocol import (
     OverloadedError,
     Reject,
     WorkspaceMovedError,
-    check_id,
     http_status,
     reason_of,
     refusal,
@@ -36,6 +35,7 @@ from dalsegno.protocol import (
 
 from ._admission import overloaded
 from ._body import TimedRequest, read_body
+from ._error_body import ErrorBody
 from ._paths import Segment, routed
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
     from dalsegno.actors import World
     from dalsegno.protocol import Limits, Receipt
+
+    from ._documents import Documents
 
 T = TypeVar("T", bound=msgspec.Struct)
 DecodedT = TypeVar("DecodedT")
@@ -64,15 +66,6 @@ _REQUEST_ID = re.compile(r"[\x20-\x7e]{1,128}")
 _CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
 
 
-class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The envelope of every error."""
-
-    code: str
-    message: str
-    details: dict[str, Any] | None
-    request_id: str
-
-
 class Application(QuartTrio):
     """Quart with four changes.
 
@@ -83,6 +76,8 @@ class Application(QuartTrio):
     request_class = TimedRequest
     requests = 0
     """HTTP requests that are being read, worked on or answered."""
+    documents: Documents
+    """What it says of itself."""
 
     async def asgi_app(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
@@ -266,32 +261,6 @@ def _decoding(document: bytes, type_: type[DecodedT]) -> Generator[None, None, D
         raise refusal(error, type_) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Reject("BAD_REQUEST", reason_of(error)) from None
-
-
-def query_int(name: str, default: int, *, least: int, most: int) -> int:
-    """Return an integer of the query.
-
-    Raises:
-        Reject: ``BAD_REQUEST`` if it is not an integer, or out of bounds.
-
-    """
-    text = request.args.get(name)
-    if text is None:
-        return default
-    if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII) or not least <= int(text) <= most:
-        raise Reject("BAD_REQUEST", f"{name} is a number from {least} to {most}", field=name)
-    return int(text)
-
-
-def query_after() -> str:
-    """Return the id after which a page of a list begins, the query's ``after``.
-
-    Raises:
-        Reject: ``BAD_REQUEST`` if it cannot be an id.
-
-    """
-    after = request.args.get("after", "")
-    return check_id(after, chars_max=g.limits.id_chars_max, what="after") if after else ""
 
 
 def _failed(error: Exception) -> Response:

@@ -7,23 +7,35 @@ there.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-from quart import Blueprint, Response, request
+from msgspec import Meta
+from quart import Response
 
 from dalsegno.protocol import CHAIN_START, Cursor, Event, Reject, chain_text, parse_cursor
+from dalsegno.protocol.routes import Limited
 
-from ._entity_lists import query_limit
-from ._envelope import answer, query_int
+from ._envelope import answer
 from ._membership import check_role
 from ._route_context import RouteContext
+from ._route_table import IN_WORKSPACE, RouteTable, read_params
 
 if TYPE_CHECKING:
     from dalsegno.runtime import Workspace
 
 _WAIT_MAX_S = 30
 """Below what proxies wait for an answer, a minute as a rule."""
+
+
+class EventsParams(Limited, frozen=True, kw_only=True):
+    """Which events are read."""
+
+    workspace_id: str
+    after: str = "0"
+    """A cursor: a number, or ``N-chain``."""
+    wait: Annotated[int, Meta(ge=0, le=_WAIT_MAX_S)] = 0
+    """How long to wait for an event where there is none yet, in seconds."""
 
 
 class EventBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,17 +64,24 @@ class EventsBody(msgspec.Struct, frozen=True, kw_only=True):
     """Where this ends, for the next poll or for a subscription: ``N-chain``, or as it was given."""
 
 
-def event_routes(context: RouteContext) -> Blueprint:
+def event_routes(context: RouteContext) -> RouteTable:
     """Create the routes."""
-    routes = Blueprint("events", __name__)
+    routes = RouteTable("events")
     rt = context.rt
 
-    @routes.get("/api/workspaces/<workspace_id>/events")
+    @routes.route(
+        "GET",
+        "/api/workspaces/{workspace_id}/events",
+        "Read a page of a workspace's log, or wait for what comes.",
+        params=EventsParams,
+        returns=EventsBody,
+        refusals=[*IN_WORKSPACE, 409, 429, 503],
+    )
     async def list_events(workspace_id: str) -> Response:
         identity = await context.authenticate()
         await check_role(rt, workspace_id, identity.user_id)
-        limit, wait_s = query_limit(rt), query_int("wait", 0, least=0, most=_WAIT_MAX_S)
-        after = parse_cursor(request.args.get("after", "0"))
+        params = read_params(EventsParams)
+        limit, wait_s, after = params.limit, params.wait, parse_cursor(params.after)
         workspace = identity.acting(rt.workspace(workspace_id))
         head = await workspace.head(cursor=after.seq)
         await _check_cursor(workspace, after, head)

@@ -19,7 +19,7 @@ from websockets.typing import Subprotocol
 from dalsegno.protocol import DalsegnoError, OverloadedError, Reject, http_status
 
 from ._credentials import OFFERS, Credentials, offered_in
-from ._envelope import ErrorBody
+from ._error_body import ErrorBody
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

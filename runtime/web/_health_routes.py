@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import trio
-from quart import Blueprint, Response
+from quart import Response
 
 from dalsegno.protocol import (
     SYSTEM_WORKSPACE,
@@ -17,8 +17,10 @@ from dalsegno.protocol import (
     NotReadyError,
     Reject,
 )
+from dalsegno.protocol.routes import Access
 
 from ._envelope import ALIVE, answer
+from ._route_table import RouteTable
 
 if TYPE_CHECKING:
     from dalsegno.runtime import Runtime
@@ -90,20 +92,39 @@ class _Probe:
         return None
 
 
-def health_routes(context: RouteContext) -> Blueprint:
+def health_routes(context: RouteContext) -> RouteTable:
     """Create the routes."""
-    routes = Blueprint("health", __name__)
+    routes = RouteTable("server")
     probe = _Probe(context.rt)
 
-    @routes.get("/")
+    @routes.route(
+        "GET",
+        "/",
+        "Say what this is, and where to go on.",
+        returns=WelcomeBody,
+        access=Access.ANYBODY,
+    )
     async def welcome() -> Response:
         return answer(_WELCOME)
 
-    @routes.get(ALIVE)
+    @routes.route(
+        "GET",
+        ALIVE,
+        "Say that the process is alive.",
+        returns=HealthBody,
+        access=Access.ANYBODY,
+    )
     async def alive() -> Response:
         return answer(HealthBody(status="ok"))
 
-    @routes.get(READY)
+    @routes.route(
+        "GET",
+        READY,
+        "Say whether it can work.",
+        returns=HealthBody,
+        access=Access.ANYBODY,
+        refusals=[503],
+    )
     async def ready() -> Response:
         # That the schema is current was checked when the runtime was opened, before the first
         # request was read; the probe fails if it has been dropped since.

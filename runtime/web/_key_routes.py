@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
-from quart import Blueprint, Response
+from quart import Response
 
 from dalsegno.actors.domains.members import ADMINS, PutMember, RemoveMember, members
 from dalsegno.protocol import DalsegnoError, OutcomeUnknownError, Reject, check_id
+from dalsegno.protocol.routes import Access, Paging
 from dalsegno.runtime.store import KeyRow
 
 from ._api_keys import connection_of, member_id
-from ._entity_lists import query_limit
-from ._envelope import answer, nothing, query_after, read, request_id
+from ._envelope import answer, nothing, read, request_id
 from ._key_text import new_key_id, new_key_text
 from ._membership import check_role, state_among
 from ._route_context import RouteContext
+from ._route_table import IN_WORKSPACE, RouteTable, read_params
 
 if TYPE_CHECKING:
     from dalsegno.runtime import Runtime, Workspace
@@ -76,6 +77,12 @@ class KeyBody(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the secret before is valid too."""
 
 
+class KeysParams(Paging, frozen=True, kw_only=True):
+    """Which keys are listed."""
+
+    workspace_id: str
+
+
 class KeysBody(msgspec.Struct, frozen=True, kw_only=True):
     """A page of keys."""
 
@@ -83,9 +90,9 @@ class KeysBody(msgspec.Struct, frozen=True, kw_only=True):
     next: str | None
 
 
-def key_routes(context: RouteContext) -> Blueprint:
+def key_routes(context: RouteContext) -> RouteTable:
     """Create the routes."""
-    routes = Blueprint("keys", __name__)
+    routes = RouteTable("keys")
     rt = context.rt
 
     async def admin(workspace_id: str) -> tuple[Person, Workspace]:
@@ -93,7 +100,16 @@ def key_routes(context: RouteContext) -> Blueprint:
         await check_role(rt, workspace_id, person.user_id, allow=ADMINS)
         return person, person.acting(rt.workspace(workspace_id))
 
-    @routes.post("/api/workspaces/<workspace_id>/keys")
+    @routes.route(
+        "POST",
+        "/api/workspaces/{workspace_id}/keys",
+        "Make an API key.",
+        body=KeyMakeBody,
+        returns=KeyMadeBody,
+        status=201,
+        access=Access.PEOPLE,
+        refusals=[*IN_WORKSPACE, 409],
+    )
     async def make_key(workspace_id: str) -> Response:
         person, workspace = await admin(workspace_id)
         body = await read(KeyMakeBody, known=True)
@@ -118,11 +134,20 @@ def key_routes(context: RouteContext) -> Blueprint:
         context.note("key_made", user_id=person.user_id, key_id=text.key_id)
         return answer(_made_body(row, str(text)), 201)
 
-    @routes.get("/api/workspaces/<workspace_id>/keys")
+    @routes.route(
+        "GET",
+        "/api/workspaces/{workspace_id}/keys",
+        "List a workspace's API keys.",
+        params=KeysParams,
+        returns=KeysBody,
+        access=Access.PEOPLE,
+        refusals=IN_WORKSPACE,
+    )
     async def list_keys(workspace_id: str) -> Response:
         person, _ = await admin(workspace_id)
-        limit = query_limit(rt)
-        page = await rt.accounts.list_keys(workspace_id, after=query_after(), limit=limit)
+        paging = read_params(KeysParams)
+        limit = paging.limit
+        page = await rt.accounts.list_keys(workspace_id, after=paging.after or "", limit=limit)
         found = await rt.service.catalog.look_many(
             (workspace_id, members, member_id(row.key_id)) for row in page
         )
@@ -133,7 +158,15 @@ def key_routes(context: RouteContext) -> Blueprint:
         await check_role(rt, workspace_id, person.user_id, allow=ADMINS)  # as it was then (I8)
         return answer(KeysBody(items=items, next=page[-1].key_id if len(page) == limit else None))
 
-    @routes.post("/api/workspaces/<workspace_id>/keys/<key_id>/rotate")
+    @routes.route(
+        "POST",
+        "/api/workspaces/{workspace_id}/keys/{key_id}/rotate",
+        "Give a key another secret.",
+        body=KeyRotateBody,
+        returns=KeyMadeBody,
+        access=Access.PEOPLE,
+        refusals=IN_WORKSPACE,
+    )
     async def rotate_key(workspace_id: str, key_id: str) -> Response:
         person, _ = await admin(workspace_id)
         body = await read(KeyRotateBody, known=True)
@@ -144,7 +177,13 @@ def key_routes(context: RouteContext) -> Blueprint:
         context.note("key_rotated", user_id=person.user_id, key_id=key_id)
         return answer(_made_body(row, str(text)))
 
-    @routes.delete("/api/workspaces/<workspace_id>/keys/<key_id>/previous")
+    @routes.route(
+        "DELETE",
+        "/api/workspaces/{workspace_id}/keys/{key_id}/previous",
+        "End a key's secret before the present one.",
+        access=Access.PEOPLE,
+        refusals=IN_WORKSPACE,
+    )
     async def drop_previous(workspace_id: str, key_id: str) -> Response:
         person, _ = await admin(workspace_id)
         await _key(rt, workspace_id, key_id)
@@ -152,7 +191,13 @@ def key_routes(context: RouteContext) -> Blueprint:
         context.note("key_previous_dropped", user_id=person.user_id, key_id=key_id)
         return nothing()
 
-    @routes.delete("/api/workspaces/<workspace_id>/keys/<key_id>")
+    @routes.route(
+        "DELETE",
+        "/api/workspaces/{workspace_id}/keys/{key_id}",
+        "End a key.",
+        access=Access.PEOPLE,
+        refusals=[*IN_WORKSPACE, 409],
+    )
     async def end_key(workspace_id: str, key_id: str) -> Response:
         person, workspace = await admin(workspace_id)
         row = await _key(rt, workspace_id, key_id)

@@ -101,9 +101,13 @@ class Serving:
         return ServingStatistics(port.accepted, port.native, port.http, port.admission.refused)
 
 
+SOCKET = "/ws"
+"""The path of the sockets that every server has."""
+
+
 def owns_ws(path: str) -> bool:
     """Return whether a path is served natively: ``/ws``."""
-    return path == "/ws"
+    return path == SOCKET
 
 
 async def serve(

@@ -9,32 +9,17 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-from quart import Response, request
+from quart import request
 
-from dalsegno.protocol import SEQ_MAX, WRITERS, Reject, check_id, not_found
-
-from ._conditions import tagged
-from ._envelope import answer, nothing, query_int, replayed, request_id
-from ._route_context import idempotency_key, needed_key
+from dalsegno.protocol import Reject, check_id, not_found
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from dalsegno.actors import Entity, Receipt
     from dalsegno.protocol import Domain
     from dalsegno.runtime import Runtime, Workspace
 
     from ._identity import Identity
-
-
-class ChangedBody(msgspec.Struct, frozen=True, kw_only=True):
-    """An entity's version after a change, and the number of its event in the workspace."""
-
-    id: str
-    version: int
-    event_seq: int
-    idempotency_key: str
 
 
 async def workspace_of(
@@ -69,24 +54,6 @@ async def workspace_of(
     return own[0]
 
 
-async def look_up(
-    rt: Runtime, domain: Domain[Any, Any, Any], entity_id: str, identity: Identity
-) -> tuple[Workspace, Entity]:
-    """Return an entity as it is committed, and its workspace; ``?min_seq=`` waits for an event.
-
-    Raises:
-        Reject: as `workspace_of`; ``…_NOT_FOUND`` if there is no such entity, or no longer.
-
-    """
-    workspace, _ = await workspace_of(rt, domain, entity_id, identity)
-    min_seq = query_int("min_seq", 0, least=0, most=SEQ_MAX)
-    with hidden_from_strangers(domain, entity_id):
-        entity = await workspace.look(domain, entity_id, min_seq=min_seq or None)
-    if entity is None or entity.state is None:
-        raise not_found(domain.stream_id(entity_id))
-    return workspace, entity
-
-
 @contextmanager
 def hidden_from_strangers(domain: Domain[Any, Any, Any], entity_id: str) -> Iterator[None]:
     """Refuse whoever is removed while an entity is read as if there were none.
@@ -101,68 +68,3 @@ def hidden_from_strangers(domain: Domain[Any, Any, Any], entity_id: str) -> Iter
         if error.code != "ROLE_FORBIDDEN":
             raise
         raise not_found(domain.stream_id(entity_id)) from None
-
-
-async def send_change(
-    rt: Runtime,
-    domain: Domain[Any, Any, Any],
-    identity: Identity,
-    entity_id: str,
-    command: msgspec.Struct,
-    key: str | None,
-) -> Receipt:
-    """Send a change of an entity: a writer's, or a repeat by whoever has left since.
-
-    Raises:
-        Reject: as `workspace_of`; ``ROLE_FORBIDDEN``; what deciding raises.
-
-    """
-
-    async def is_known(workspace: Workspace) -> bool:
-        return key is not None and await workspace.has_answered(command, key=key)
-
-    workspace, role = await workspace_of(rt, domain, entity_id, identity, is_known)
-    if role not in WRITERS and not await is_known(workspace):
-        raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
-    return await workspace.send(command, key=key, correlation_id=request_id())
-
-
-async def change(
-    rt: Runtime,
-    domain: Domain[Any, Any, Any],
-    identity: Identity,
-    entity_id: str,
-    command: msgspec.Struct,
-) -> Response:
-    """Send a change of an entity, and answer with its version.
-
-    Raises:
-        Reject: as `send_change`.
-
-    """
-    key = needed_key(rt)
-    receipt = await send_change(rt, domain, identity, entity_id, command, key)
-    changed = ChangedBody(
-        id=entity_id,
-        version=receipt.version,
-        event_seq=receipt.event_seq,
-        idempotency_key=key,
-    )
-    return tagged(replayed(answer(changed), receipt), receipt.version)
-
-
-async def delete(
-    rt: Runtime,
-    domain: Domain[Any, Any, Any],
-    identity: Identity,
-    entity_id: str,
-    command: msgspec.Struct,
-) -> Response:
-    """Send what deletes something, and answer with nothing.
-
-    Raises:
-        Reject: as `send_change`.
-
-    """
-    receipt = await send_change(rt, domain, identity, entity_id, command, idempotency_key())
-    return replayed(nothing(), receipt)

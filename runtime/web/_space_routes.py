@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
-from quart import Blueprint, Response
+from quart import Response
 
 from dalsegno.actors.domains.members import ADMINS, TransferOwnership
 from dalsegno.actors.domains.standing import ChangeWorkspace, DeleteWorkspace
 from dalsegno.protocol import Reject, check_id
+from dalsegno.protocol.routes import Access
 
 from ._envelope import answer, nothing, read, replayed, request_id
 from ._membership import check_sender, membership_of
 from ._route_context import RouteContext, idempotency_key
+from ._route_table import IN_WORKSPACE, KEYED, RouteTable
 from ._spaces import retire
-from ._workspace_routes import workspace_body
+from ._workspace_routes import WorkspaceBody, workspace_body
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -40,9 +42,9 @@ class TransferBody(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str
 
 
-def space_routes(context: RouteContext) -> Blueprint:
+def space_routes(context: RouteContext) -> RouteTable:
     """Create the routes."""
-    routes = Blueprint("spaces", __name__)
+    routes = RouteTable("workspaces")
     rt = context.rt
 
     async def send(
@@ -63,7 +65,16 @@ def space_routes(context: RouteContext) -> Blueprint:
             return replayed(nothing(), receipt)
         return replayed(answer(workspace_body(membership)), receipt)
 
-    @routes.patch("/api/workspaces/<workspace_id>")
+    @routes.route(
+        "PATCH",
+        "/api/workspaces/{workspace_id}",
+        "Rename, archive or reopen a workspace.",
+        body=WorkspaceChangeBody,
+        returns=WorkspaceBody,
+        also={204: None},
+        refusals=[*IN_WORKSPACE, 409],
+        headers=KEYED,
+    )
     async def change_workspace(workspace_id: str) -> Response:
         identity = await context.authenticate()
         body = await read(WorkspaceChangeBody)
@@ -73,14 +84,30 @@ def space_routes(context: RouteContext) -> Blueprint:
         receipt = await send(identity, workspace_id, command, ADMINS)
         return await as_it_stands(identity, receipt)
 
-    @routes.delete("/api/workspaces/<workspace_id>")
+    @routes.route(
+        "DELETE",
+        "/api/workspaces/{workspace_id}",
+        "Delete a workspace.",
+        refusals=[*IN_WORKSPACE, 409],
+        headers=KEYED,
+    )
     async def delete_workspace(workspace_id: str) -> Response:
         identity = await context.authenticate()
         receipt = await send(identity, workspace_id, DeleteWorkspace(), ADMINS)
         await retire(rt, workspace_id)
         return replayed(nothing(), receipt)
 
-    @routes.post("/api/workspaces/<workspace_id>/transfer")
+    @routes.route(
+        "POST",
+        "/api/workspaces/{workspace_id}/transfer",
+        "Make another member the owner in one's place.",
+        body=TransferBody,
+        returns=WorkspaceBody,
+        also={204: None},
+        access=Access.PEOPLE,
+        refusals=[*IN_WORKSPACE, 409],
+        headers=KEYED,
+    )
     async def transfer(workspace_id: str) -> Response:
         identity = await context.person()
         body = await read(TransferBody)

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
-from quart import Blueprint, Response
+from quart import Response
 
 from dalsegno.actors import Place
 from dalsegno.actors.domains.accounts import (
@@ -21,10 +21,12 @@ from dalsegno.actors.domains.accounts import (
 )
 from dalsegno.actors.domains.members import ROSTER_ID, GlobalRole, members, rosters
 from dalsegno.protocol import SYSTEM_WORKSPACE, DalsegnoError, OutcomeUnknownError, Reject, check_id
+from dalsegno.protocol.routes import Access, Paging
 
-from ._envelope import answer, nothing, query_after, query_int, read, request_id
+from ._envelope import answer, nothing, read, request_id
 from ._membership import memberships, state_among
 from ._route_context import RouteContext, check_global_admin
+from ._route_table import RouteTable, read_params
 
 if TYPE_CHECKING:
     from dalsegno.actors import Receipt
@@ -66,17 +68,26 @@ class UsersBody(msgspec.Struct, frozen=True, kw_only=True):
     next: str | None
 
 
-def user_routes(context: RouteContext) -> Blueprint:
+def user_routes(context: RouteContext) -> RouteTable:
     """Create the routes."""
-    routes = Blueprint("users", __name__)
+    routes = RouteTable("users")
     rt = context.rt
 
-    @routes.get("/api/users")
+    @routes.route(
+        "GET",
+        "/api/users",
+        "List accounts.",
+        params=Paging,
+        returns=UsersBody,
+        access=Access.PEOPLE,
+        refusals=[403],
+    )
     async def list_users() -> Response:
         identity = await _admin(context)
-        limit = query_int("limit", 100, least=1, most=rt.limits.list_limit_max)
+        paging = read_params(Paging)
+        limit = paging.limit
         page = await rt.system.entities(
-            users, after=Place("", users.stream_id(query_after())), limit=limit
+            users, after=Place("", users.stream_id(paging.after or "")), limit=limit
         )
         ids = [item.stream_id.partition(":")[2] for item in page]
         found = await rt.service.catalog.look_many(
@@ -89,7 +100,16 @@ def user_routes(context: RouteContext) -> Blueprint:
         items = [_user_body(user_id, user) for user_id, user in states if user is not None]
         return answer(UsersBody(items=items, next=ids[-1] if len(ids) == limit else None))
 
-    @routes.post("/api/users")
+    @routes.route(
+        "POST",
+        "/api/users",
+        "Register a user.",
+        body=UserCreateBody,
+        returns=UserBody,
+        status=201,
+        access=Access.PEOPLE,
+        refusals=[403, 409, 429],
+    )
     async def create_user() -> Response:
         identity = await _admin(context)
         body = await read(UserCreateBody)
@@ -103,25 +123,53 @@ def user_routes(context: RouteContext) -> Blueprint:
         await register_user(context, acting, command, body.password)
         return answer(_user_body(command.user_id, await _user(rt, command.user_id)), 201)
 
-    @routes.patch("/api/users/<user_id>/role")
+    @routes.route(
+        "PATCH",
+        "/api/users/{user_id}/role",
+        "Give a user another global role.",
+        body=UserRoleBody,
+        returns=UserBody,
+        access=Access.PEOPLE,
+        refusals=[403, 404, 409],
+    )
     async def set_role(user_id: str) -> Response:
         identity = await _admin(context)
         body = await read(UserRoleBody)
         return await _change(context, identity, SetUserRole(_checked(rt, user_id), body.role))
 
-    @routes.post("/api/users/<user_id>/disable")
+    @routes.route(
+        "POST",
+        "/api/users/{user_id}/disable",
+        "Disable an account; its sessions end.",
+        returns=UserBody,
+        access=Access.PEOPLE,
+        refusals=[403, 404, 409],
+    )
     async def disable(user_id: str) -> Response:
         identity = await _admin(context)
         answered = await _change(context, identity, DisableUser(_checked(rt, user_id)))
         await context.end_sessions(user_id)
         return answered
 
-    @routes.post("/api/users/<user_id>/enable")
+    @routes.route(
+        "POST",
+        "/api/users/{user_id}/enable",
+        "Enable an account again.",
+        returns=UserBody,
+        access=Access.PEOPLE,
+        refusals=[403, 404, 409],
+    )
     async def enable(user_id: str) -> Response:
         identity = await _admin(context)
         return await _change(context, identity, EnableUser(_checked(rt, user_id)))
 
-    @routes.delete("/api/users/<user_id>")
+    @routes.route(
+        "DELETE",
+        "/api/users/{user_id}",
+        "Delete an account.",
+        access=Access.PEOPLE,
+        refusals=[403, 404, 409],
+    )
     async def delete(user_id: str) -> Response:
         identity = await _admin(context)
         user = await _user(rt, _checked(rt, user_id))

@@ -6,13 +6,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
-from quart import Blueprint, Response
+from quart import Response
 
 from dalsegno.actors.domains.accounts import CreateSpace, users
 from dalsegno.actors.domains.members import ADMINS, KEY_PREFIX, PutMember, RemoveMember
 from dalsegno.protocol import Reject, check_id
+from dalsegno.protocol.routes import Access, Paging
 
-from ._envelope import answer, nothing, query_after, query_int, read, replayed, request_id
+from ._envelope import answer, nothing, read, replayed, request_id
 from ._membership import (
     Membership,
     check_role,
@@ -22,12 +23,12 @@ from ._membership import (
     memberships,
 )
 from ._route_context import RouteContext, idempotency_key
+from ._route_table import IN_WORKSPACE, KEYED, RouteTable, read_params
 from ._spaces import create_space
 from ._tokens import TOKEN_PREFIX
 
 if TYPE_CHECKING:
     from dalsegno.actors.domains.accounts import User
-    from dalsegno.runtime import Runtime
 
 
 class WorkspaceCreateBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +75,12 @@ class MemberBody(msgspec.Struct, frozen=True, kw_only=True):
     display_name: str | None
 
 
+class MembersParams(Paging, frozen=True, kw_only=True):
+    """Which members are listed."""
+
+    workspace_id: str
+
+
 class MembersBody(msgspec.Struct, frozen=True, kw_only=True):
     """A page of members."""
 
@@ -101,18 +108,36 @@ class RepairBody(msgspec.Struct, frozen=True, kw_only=True):
     """Why the workspace had been halted; None if it was not."""
 
 
-def workspace_routes(context: RouteContext) -> Blueprint:
+def workspace_routes(context: RouteContext) -> RouteTable:
     """Create the routes."""
-    routes = Blueprint("workspaces", __name__)
+    routes = RouteTable("workspaces")
     rt = context.rt
 
-    @routes.get("/api/workspaces")
+    @routes.route(
+        "GET",
+        "/api/workspaces",
+        "List one's workspaces.",
+        params=Paging,
+        returns=WorkspacesBody,
+    )
     async def list_workspaces() -> Response:
         identity = await context.authenticate()
-        page, last = await memberships(rt, identity.user_id, after=query_after(), limit=_limit(rt))
+        paging = read_params(Paging)
+        page, last = await memberships(
+            rt, identity.user_id, after=paging.after or "", limit=paging.limit
+        )
         return answer(WorkspacesBody(items=[workspace_body(m) for m in page], next=last))
 
-    @routes.post("/api/workspaces")
+    @routes.route(
+        "POST",
+        "/api/workspaces",
+        "Create a workspace.",
+        body=WorkspaceCreateBody,
+        returns=WorkspaceBody,
+        status=201,
+        access=Access.PEOPLE,
+        refusals=[409],
+    )
     async def create_workspace() -> Response:
         identity = await context.person()
         body = await read(WorkspaceCreateBody)
@@ -126,15 +151,23 @@ def workspace_routes(context: RouteContext) -> Blueprint:
         created = await membership_of(rt, command.workspace_id, identity.user_id)
         return answer(workspace_body(created), 201)
 
-    @routes.get("/api/workspaces/<workspace_id>/members")
+    @routes.route(
+        "GET",
+        "/api/workspaces/{workspace_id}/members",
+        "List a workspace's members.",
+        params=MembersParams,
+        returns=MembersBody,
+        refusals=IN_WORKSPACE,
+    )
     async def list_members(workspace_id: str) -> Response:
         identity = await context.authenticate()
+        paging = read_params(MembersParams)
         page, last, reader_role = await members_of(
             rt,
             workspace_id,
             reader_id=identity.user_id,
-            after=query_after(),
-            limit=_limit(rt),
+            after=paging.after or "",
+            limit=paging.limit,
         )
         items = [
             _member_body(*each, shows_email=reader_role in ADMINS or each[0] == identity.user_id)
@@ -142,7 +175,15 @@ def workspace_routes(context: RouteContext) -> Blueprint:
         ]
         return answer(MembersBody(items=items, next=last))
 
-    @routes.put("/api/workspaces/<workspace_id>/members/<user_id>")
+    @routes.route(
+        "PUT",
+        "/api/workspaces/{workspace_id}/members/{user_id}",
+        "Make a user a member, or give a member another role.",
+        body=MemberPutBody,
+        returns=MemberPutAnswer,
+        refusals=[*IN_WORKSPACE, 409],
+        headers=KEYED,
+    )
     async def put_member(workspace_id: str, user_id: str) -> Response:
         identity = await context.authenticate()
         body = await read(MemberPutBody)
@@ -161,7 +202,13 @@ def workspace_routes(context: RouteContext) -> Blueprint:
         )
         return replayed(answer(put), receipt)
 
-    @routes.delete("/api/workspaces/<workspace_id>/members/<user_id>")
+    @routes.route(
+        "DELETE",
+        "/api/workspaces/{workspace_id}/members/{user_id}",
+        "Remove a member, or leave.",
+        refusals=[*IN_WORKSPACE, 409],
+        headers=KEYED,
+    )
     async def remove_member(workspace_id: str, user_id: str) -> Response:
         identity = await context.authenticate()
         workspace = identity.acting(rt.workspace(workspace_id))
@@ -170,7 +217,13 @@ def workspace_routes(context: RouteContext) -> Blueprint:
         receipt = await workspace.send(command, key=key, correlation_id=request_id())
         return replayed(nothing(), receipt)
 
-    @routes.post("/api/workspaces/<workspace_id>/repair")
+    @routes.route(
+        "POST",
+        "/api/workspaces/{workspace_id}/repair",
+        "Verify a log, and clear a halt.",
+        returns=RepairBody,
+        refusals=[*IN_WORKSPACE, 503],
+    )
     async def repair(workspace_id: str) -> Response:
         identity = await context.authenticate()
         await check_role(rt, workspace_id, identity.user_id, allow=ADMINS)
@@ -206,10 +259,6 @@ async def _check_can_join(context: RouteContext, workspace_id: str, user_id: str
         is_there = user is not None and user.role is not None
     if not is_there:
         raise Reject("USER_NOT_FOUND", "no such user")
-
-
-def _limit(rt: Runtime) -> int:
-    return query_int("limit", 100, least=1, most=rt.limits.list_limit_max)
 
 
 def workspace_body(membership: Membership) -> WorkspaceBody:

@@ -29,7 +29,7 @@ from dalsegno.actors import (
     make_command,
 )
 from dalsegno.actors.domains.accounts import account_domains
-from dalsegno.actors.domains.notes import notes
+from dalsegno.actors.domains.notes import note_dialect, notes
 from dalsegno.actors.ports import Appending
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.actors.workspace import Receipts, checking
@@ -257,7 +257,14 @@ async def running(
     domains: Sequence[Domain[Any, Any, Any]] = DOMAINS,
 ) -> AsyncIterator[Actors]:
     """Run the actors; they are killed at the end."""
-    service = Service(store, domains, node_id="n", world=world, limits=limits or Limits())
+    service = Service(
+        store,
+        domains,
+        node_id="n",
+        world=world,
+        limits=limits or Limits(),
+        dialects=[note_dialect],
+    )
     async with trio.open_nursery() as nursery:
         await nursery.start(service.run)
         yield Actors(service, nursery.cancel_scope)

@@ -17,8 +17,9 @@ from bench import _hostile_inputs as inputs
 from bench._attackers import Http, Target
 from bench._attacks import ATTACKS, LONG_MS, SHORT_MS
 from bench._watched import Watch
+from dalsegno.actors.domains.notes import note_dialect
 from dalsegno.protocol import Limits, Reject
-from dalsegno.protocol.dialects import WEBSOCKET
+from dalsegno.protocol.dialects import GENERIC, Language
 
 MS = 1_000_000
 PATIENCE_S = 20.0
@@ -157,13 +158,13 @@ def test_patches_and_rollbacks_are_messages_that_the_server_takes() -> None:
         inputs.patch("w", "n", inputs.PAST_VERSION, inputs.operations()),
         inputs.rollback("w", "n", 91),
     ):
-        WEBSOCKET.decode(text_of(frame), Limits())
+        Language(GENERIC, note_dialect).decode(text_of(frame), Limits())
 
 
 def test_short_messages_are_no_json() -> None:
     frame = inputs.bad_messages()[: len(inputs.bad_messages()) // (inputs.BLOCK_BYTES // 14)]
     with pytest.raises(Reject):
-        WEBSOCKET.decode(text_of(frame), Limits())
+        Language(GENERIC, note_dialect).decode(text_of(frame), Limits())
 
 
 def test_operations_are_as_many_as_said() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
@@ -154,12 +155,12 @@ def test_an_entitys_barrier_is_a_number_of_the_workspace() -> None:
 def test_a_published_item_is_encoded_once_a_view() -> None:
     encoded: list[int] = []
 
-    def view(one: Event) -> bytes:
-        encoded.append(one.event_seq)
-        return b"x"
+    def view(events: Sequence[Event]) -> list[bytes]:
+        encoded.extend(one.event_seq for one in events)
+        return [b"x" for _ in events]
 
-    def other_view(one: Event) -> bytes:
-        return b"y%d" % one.event_seq
+    def other_view(events: Sequence[Event]) -> list[bytes]:
+        return [b"y%d" % one.event_seq for one in events]
 
     published = item(4, 5)
     assert (published.first, published.last) == (4, 5)

@@ -1,6 +1,14 @@
 """Notes: titled texts that several people and agents change at once."""
 
 from . import _labels as _labels, _listing as _listing, _text as _text
+from ._dialect import (
+    ApplyPatchMessage as ApplyPatchMessage,
+    SubscribeNote as SubscribeNote,
+    SubscribeWorkspace as SubscribeWorkspace,
+    UnsubscribeNote as UnsubscribeNote,
+    UnsubscribeWorkspace as UnsubscribeWorkspace,
+    note_dialect as note_dialect,
+)
 from ._domain import (
     NOTE_KINDS as NOTE_KINDS,
     TITLE_CHARS_MAX as TITLE_CHARS_MAX,
@@ -41,4 +49,8 @@ from ._listing import (
     project_key as project_key,
     tag_key as tag_key,
 )
-from ._served import note_domains as note_domains
+from ._served import (
+    note_app as note_app,
+    note_domains as note_domains,
+    note_routes as note_routes,
+)

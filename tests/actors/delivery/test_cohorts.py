@@ -20,6 +20,7 @@ from dalsegno.protocol import (
     Limits,
     Reject,
     Subscription,
+    View,
     WorkspaceMovedError,
 )
 from tests.actors._boxes import Put
@@ -241,7 +242,7 @@ async def test_a_write_that_fails_ends_that_connection_alone(crowd: Crowd) -> No
 async def test_an_event_that_one_way_of_looking_cannot_show_ends_those_alone(
     crowd: Crowd,
 ) -> None:
-    def fails(_: Event) -> bytes:
+    def fails(_: Sequence[Event]) -> list[bytes]:
         raise Reject("BAD_REQUEST", "it has no look")
 
     blind = crowd.wires[:3]
@@ -405,14 +406,14 @@ class Taker:
         pass
 
 
-def reader(sent: int, view: Callable[[Event], bytes]) -> Subscription:
+def reader(sent: int, view: View) -> Subscription:
     subscription = Subscription("w", STREAM, start=sent)
     subscription.view, subscription.live = view, True
     return subscription
 
 
-def text(event: Event) -> bytes:
-    return str(event.event_seq).encode()
+def text(events: Sequence[Event]) -> list[bytes]:
+    return [str(event.event_seq).encode() for event in events]
 
 
 def test_who_is_elsewhere_or_behind_or_may_not_see_all_stays_individual() -> None:

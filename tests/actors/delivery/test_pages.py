@@ -211,8 +211,8 @@ def test_what_is_encoded_is_counted_too_and_once_a_view() -> None:
     page = pages.keep(key(1), events(1, 2), is_workspace_stream=True)
     before = page.bytes
 
-    def view(_one: Event) -> bytes:
-        return b"x" * 100
+    def view(shown: Sequence[Event]) -> list[bytes]:
+        return [b"x" * 100 for _ in shown]
 
     assert page.frames(view) is page.frames(view)
     assert page.bytes == before + len(page.frames(view).wire)
@@ -227,10 +227,10 @@ def test_a_page_that_is_too_much_alone_is_used_and_not_kept() -> None:
     assert pages.find(key(2, 9)) is None
     assert pages.find(key(1)) is small
     grown = pages.keep(key(10), events(10, 10), is_workspace_stream=True)
-    assert len(grown.frames(lambda _: b"x" * 5_000).texts) == 1
+    assert len(grown.frames(lambda _: [b"x" * 5_000]).texts) == 1
     assert pages.find(key(10)) is None
     assert pages.statistics().bytes == small.bytes
-    grown.frames(lambda _: b"y")  # what is not kept is not counted
+    grown.frames(lambda _: [b"y"])  # what is not kept is not counted
     assert pages.statistics().bytes == small.bytes
 
 

@@ -10,24 +10,28 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
+from dalsegno.actors.domains.notes import (
+    ApplyPatchMessage,
+    SubscribeNote,
+    SubscribeWorkspace,
+    UnsubscribeNote,
+    UnsubscribeWorkspace,
+    note_dialect,
+)
 from dalsegno.protocol import (
     SEQ_MAX,
     Ack,
-    ApplyPatch,
     CommandMessage,
     Limits,
     PayloadDecoder,
     Ping,
     Reject,
     Subscribe,
-    SubscribeNote,
-    SubscribeWorkspace,
     Unsubscribe,
-    UnsubscribeNote,
-    UnsubscribeWorkspace,
 )
-from dalsegno.protocol.dialects import WEBSOCKET, address_of
+from dalsegno.protocol.dialects import GENERIC, Language, address_of
 
+WEBSOCKET = Language(GENERIC, note_dialect)
 LIMITS = Limits(command_bytes_max=100)
 
 
@@ -87,7 +91,7 @@ def test_a_patch_keeps_its_operations_as_they_were_sent() -> None:
         '"patch_ops":[{"retain": 6}],"idempotency_key":"k","client_ts":null}'
     )
     patch = WEBSOCKET.decode(said, LIMITS)
-    assert isinstance(patch, ApplyPatch)
+    assert isinstance(patch, ApplyPatchMessage)
     assert (patch.base_version, patch.idempotency_key) == (1, "k")
     assert bytes(patch.patch_ops) == b'[{"retain": 6}]'
 

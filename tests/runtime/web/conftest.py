@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from dalsegno.actors.domains.notes import note_domains
+from dalsegno.actors.domains.notes import note_app
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.runtime import Limits, Runtime
 from dalsegno.runtime.seams import WORLD
@@ -15,10 +15,10 @@ from dalsegno.runtime.web import create_app
 from ._client import Clock, Site, User
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
 
     from dalsegno.actors import Store
-    from dalsegno.runtime import Domain
+    from dalsegno.runtime import App
     from dalsegno.runtime.web import TokenIssuer
 
 
@@ -30,7 +30,7 @@ async def open_site(
     setup_token: str | None = None,
     limits: Limits | None = None,
     store: Store | None = None,
-    domains: Sequence[Domain[Any, Any, Any]] = note_domains,
+    app: App = note_app,
     tokens: TokenIssuer | None = None,
 ) -> AsyncIterator[Site]:
     """Open an application, on a store in memory unless a database is named."""
@@ -49,13 +49,13 @@ async def open_site(
 
     async with Runtime.open(
         database,
-        domains=domains,
+        app=app,
         store=store,
         accounts=None if store is None else MemoryAccounts(world),
         world=world,
         limits=limits,
     ) as rt:
-        app = create_app(
+        web = create_app(
             rt,
             secure_cookies=secure_cookies,
             setup_token=setup_token,
@@ -63,7 +63,7 @@ async def open_site(
             close_user=close_user,
             tokens=tokens,
         )
-        yield Site(app, rt, clock, closed, closed_users)
+        yield Site(web, rt, clock, closed, closed_users)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from dalsegno.actors.domains.members import PutMember, RemoveMember
-from dalsegno.protocol import Context, Domain, Index, Limits, Reject
+from dalsegno.protocol import App, Context, Domain, Index, Limits, Reject
 from tests._patience import fail_after
 
 from ._client import Answer, Site, User
@@ -101,7 +101,7 @@ def index(card: Card) -> Index:
 
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
-    async with open_site(domains=[cards]) as site:
+    async with open_site(app=App([cards])) as site:
         yield site
 
 
@@ -501,7 +501,7 @@ async def test_who_is_removed_is_told_at_once_and_sees_nothing(site: Site, owner
 
 async def test_polls_are_bounded_for_a_user_and_in_all() -> None:
     limits = Limits(polls_max=3, sockets_per_user_max=2)
-    async with open_site(domains=[cards], limits=limits) as site:
+    async with open_site(app=App([cards]), limits=limits) as site:
         owner = await site.set_up()
         other = await site.add_member(owner, "viewer")
         path = f"{owner.space}/events?after=1&wait=30"

@@ -11,7 +11,7 @@ import trio.testing
 from dalsegno.actors.domains.members import PutMember, RemoveMember
 from dalsegno.actors.domains.notes import CreateNote, RollbackNote, notes
 from dalsegno.actors.testing import MemoryStore
-from dalsegno.protocol import Limits, Reject
+from dalsegno.protocol import App, Limits, Reject
 from dalsegno.runtime import Runtime
 from dalsegno.runtime.seams import WORLD
 
@@ -260,7 +260,7 @@ async def test_an_ambiguous_id_wants_the_workspace(site: Site, owner: User) -> N
         ("/api/notes/" + "x" * 201, 400, "BAD_REQUEST"),
         ("/api/notes/a%00b", 400, "BAD_REQUEST"),
         ("/api/notes/x?workspace_id=$system", 400, "BAD_REQUEST"),
-        ("/api/notes/x?min_seq=-1", 404, "NOTE_NOT_FOUND"),
+        ("/api/notes/x?min_seq=-1", 400, "BAD_REQUEST"),
     ],
 )
 async def test_what_is_no_note_is_not_found(owner: User, path: str, status: int, code: str) -> None:
@@ -357,7 +357,7 @@ async def test_i8_who_is_removed_while_a_read_waits_reads_nothing() -> None:
 
 
 async def test_notes_need_their_domain() -> None:
-    async with open_site(domains=()) as site:
+    async with open_site(app=App()) as site:
         owner = await site.set_up()
         body = {"workspace_id": owner.workspace_id, "title": "x", "markdown": ""}
         answer = await owner.post("/api/notes", body)

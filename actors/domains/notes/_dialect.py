@@ -11,57 +11,96 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from dalsegno.protocol._errors import Reject, not_found
-from dalsegno.protocol._patch import PatchOps
-from dalsegno.protocol._subscription import workspace_stream
-from dalsegno.protocol._validation import PayloadDecoder
-
-from ._dialect import (
-    Begun,
+from dalsegno.protocol import PatchOps, PayloadDecoder, Reject, not_found, workspace_stream
+from dalsegno.protocol.dialects import (
     CommandRequest,
     Dialect,
+    Said,
     Seq,
     SubscribeRequest,
     Text,
     UnsubscribeRequest,
+    asked_by,
+    encode_said,
+    quoted,
 )
-from ._texts import message, quoted
 
 if TYPE_CHECKING:
-    from dalsegno.protocol._domain import Domain
-    from dalsegno.protocol._errors import DalsegnoError
-    from dalsegno.protocol._event import Event
-    from dalsegno.protocol._limits import Limits
-    from dalsegno.protocol._receipt import Receipt
+    from dalsegno.protocol import DalsegnoError, Domain, Event, Limits, Receipt
+    from dalsegno.protocol.dialects import Begun
 
 _NOTE = "note"
 """The domain that this dialect serves."""
 _AUTOMATION = "automation_"
 
-_encode = msgspec.json.Encoder().encode
 _decode_operations = PayloadDecoder(PatchOps)
 
 
-class _PatchCommitted(msgspec.Struct, tag="patch_committed", kw_only=True, gc=False):
+class Subscribed(Said, tag="subscribed", kw_only=True, gc=False):
+    """The first answer of a subscription."""
+
+    stream_id: str
+    current_version: int
+    replay_cursor: int
+
+
+class PatchCommitted(Said, tag="patch_committed", kw_only=True, gc=False):
+    """A patch was accepted."""
+
     note_id: str
     version: int
     event_seq: int
     idempotency_key: str | None
-    repeated: bool | UnsetType
-    request_id: str | UnsetType
+    repeated: bool | UnsetType = UNSET
 
 
-class _WorkspaceEvent(msgspec.Struct, kw_only=True, gc=False):
-    type: str
-    workspace_id: str
+class PatchRejected(Said, tag="patch_rejected", kw_only=True, gc=False):
+    """A patch was based on another version."""
+
+    note_id: str
+    expected_version: int
+    current_version: int
+    reason: str
+    idempotency_key: str | None
+
+
+class NoteEvent(msgspec.Struct, tag="note_event", kw_only=True, gc=False):
+    """An event of a note; one of another entity has its id under its own name."""
+
     stream_id: str
+    note_id: str | UnsetType = UNSET
     event_seq: int
-    run_id: Any
-    status: Any
+    version: int
     event_type: str
     event_id: str
     actor_id: str | None
-    payload: object
+    payload: Any
+
+
+class WorkspaceEvent(msgspec.Struct, tag="workspace_event", kw_only=True, gc=False):
+    """An event of a workspace."""
+
+    workspace_id: str
+    stream_id: str
+    event_seq: int
+    event_type: str
+    event_id: str
+    actor_id: str | None
+    payload: Any
+
+
+class AutomationEvent(msgspec.Struct, tag="automation_event", kw_only=True, gc=False):
+    """An event of an automation, with its run on top."""
+
+    workspace_id: str
+    stream_id: str
+    event_seq: int
+    run_id: Any = UNSET
+    status: Any = UNSET
+    event_type: str
+    event_id: str
+    actor_id: str | None
+    payload: Any
 
 
 class _Run(msgspec.Struct):
@@ -69,11 +108,18 @@ class _Run(msgspec.Struct):
     status: Any = None
 
 
-_NO_RUN = _Run(UNSET, UNSET)
-
-
 class NotesDialect(Dialect):
     """The dialect of notes and their workspace."""
+
+    name = "notes"
+    says = (
+        Subscribed,
+        PatchCommitted,
+        PatchRejected,
+        NoteEvent,
+        WorkspaceEvent,
+        AutomationEvent,
+    )
 
     def entity_event(self, event: Event) -> bytes:
         """Encode an event for its note's stream."""
@@ -88,17 +134,27 @@ class NotesDialect(Dialect):
 
     def workspace_event(self, event: Event, payload: object) -> bytes:
         """Encode an event for the workspace's stream; a run's has its id and status on top."""
-        kind, run = "workspace_event", _NO_RUN
+        stream_id = workspace_stream(event.workspace_id)
         if event.type.startswith(_AUTOMATION):
-            kind, run = "automation_event", _run_of(payload)
-        return _encode(
-            _WorkspaceEvent(
-                type=kind,
+            run = _run_of(payload)
+            return encode_said(
+                AutomationEvent(
+                    workspace_id=event.workspace_id,
+                    stream_id=stream_id,
+                    event_seq=event.event_seq,
+                    run_id=run.run_id,
+                    status=run.status,
+                    event_type=event.type,
+                    event_id=event.event_id,
+                    actor_id=event.actor_id,
+                    payload=payload,
+                )
+            )
+        return encode_said(
+            WorkspaceEvent(
                 workspace_id=event.workspace_id,
-                stream_id=workspace_stream(event.workspace_id),
+                stream_id=stream_id,
                 event_seq=event.event_seq,
-                run_id=run.run_id,
-                status=run.status,
                 event_type=event.type,
                 event_id=event.event_id,
                 actor_id=event.actor_id,
@@ -108,40 +164,42 @@ class NotesDialect(Dialect):
 
     def subscribed(self, asked: SubscribeRequest, begun: Begun) -> bytes:
         """Encode the first answer of a subscription."""
-        return message(
-            "subscribed",
-            asked.request_id,
-            stream_id=begun.stream_id,
-            current_version=begun.head,
-            replay_cursor=begun.cursor,
+        return encode_said(
+            Subscribed(
+                stream_id=begun.stream_id,
+                current_version=begun.head,
+                replay_cursor=begun.cursor,
+                request_id=asked_by(asked.request_id),
+            )
         )
 
     def committed(self, asked: CommandRequest, receipt: Receipt) -> bytes:
         """Encode the answer to a patch that was accepted."""
-        return _encode(
-            _PatchCommitted(
+        return encode_said(
+            PatchCommitted(
                 note_id=receipt.entity_id,
                 version=receipt.version,
                 event_seq=receipt.version,
                 idempotency_key=asked.idempotency_key,
                 repeated=receipt.repeated or UNSET,
-                request_id=UNSET if asked.request_id is None else asked.request_id,
+                request_id=asked_by(asked.request_id),
             )
         )
 
-    def rejected(self, asked: CommandRequest, error: DalsegnoError) -> bytes:
+    def rejected(self, asked: CommandRequest, error: DalsegnoError) -> bytes | None:
         """Encode the answer to a patch that was refused; a version conflict has its own message."""
         stream_id = str(asked.stream_id)
         note_id = stream_id.partition(":")[2]
         if error.code == "VERSION_CONFLICT":
-            return message(
-                "patch_rejected",
-                asked.request_id,
-                note_id=note_id,
-                expected_version=error.details["expected_version"],
-                current_version=error.details["current_version"],
-                reason="version_conflict",
-                idempotency_key=asked.idempotency_key,
+            return encode_said(
+                PatchRejected(
+                    note_id=note_id,
+                    expected_version=error.details["expected_version"],
+                    current_version=error.details["current_version"],
+                    reason="version_conflict",
+                    idempotency_key=asked.idempotency_key,
+                    request_id=asked_by(asked.request_id),
+                )
             )
         is_stranger = error.code == "ROLE_FORBIDDEN" and "role" not in error.details
         if is_stranger and not asked.workspace_id:
@@ -153,13 +211,13 @@ class NotesDialect(Dialect):
         return self.error(error, asked.request_id, **context)
 
 
-NOTES = NotesDialect()
+note_dialect = NotesDialect()
 
 
 class SubscribeNote(SubscribeRequest, tag="subscribe_note", frozen=True, kw_only=True):
     """Follow a note."""
 
-    dialect: ClassVar[Dialect] = NOTES
+    dialect: ClassVar[Dialect] = note_dialect
 
     note_id: Text
 
@@ -172,7 +230,7 @@ class SubscribeNote(SubscribeRequest, tag="subscribe_note", frozen=True, kw_only
 class UnsubscribeNote(UnsubscribeRequest, tag="unsubscribe_note", frozen=True, kw_only=True):
     """Stop following a note."""
 
-    dialect: ClassVar[Dialect] = NOTES
+    dialect: ClassVar[Dialect] = note_dialect
 
     note_id: Text
 
@@ -185,7 +243,7 @@ class UnsubscribeNote(UnsubscribeRequest, tag="unsubscribe_note", frozen=True, k
 class SubscribeWorkspace(SubscribeRequest, tag="subscribe_workspace", frozen=True, kw_only=True):
     """Follow a workspace."""
 
-    dialect: ClassVar[Dialect] = NOTES
+    dialect: ClassVar[Dialect] = note_dialect
 
     workspace_id: Text
 
@@ -200,7 +258,7 @@ class UnsubscribeWorkspace(
 ):
     """Stop following a workspace."""
 
-    dialect: ClassVar[Dialect] = NOTES
+    dialect: ClassVar[Dialect] = note_dialect
 
     workspace_id: Text
 
@@ -210,10 +268,10 @@ class UnsubscribeWorkspace(
         return workspace_stream(self.workspace_id)
 
 
-class ApplyPatch(CommandRequest, tag="apply_patch", frozen=True, kw_only=True):
+class ApplyPatchMessage(CommandRequest, tag="apply_patch", frozen=True, kw_only=True):
     """Change a note's text; the note domain's ``apply_patch`` command in the seed's shape."""
 
-    dialect: ClassVar[Dialect] = NOTES
+    dialect: ClassVar[Dialect] = note_dialect
 
     note_id: Text
     base_version: Seq
@@ -247,13 +305,13 @@ NotesDialect.messages = (
     UnsubscribeNote,
     SubscribeWorkspace,
     UnsubscribeWorkspace,
-    ApplyPatch,
+    ApplyPatchMessage,
 )
 
 
 def _run_of(payload: object) -> _Run:
     """Return the run that an automation's event is about."""
     try:
-        return msgspec.json.decode(_encode(payload), type=_Run)
+        return msgspec.json.decode(encode_said(payload), type=_Run)
     except msgspec.MsgspecError:
-        return _NO_RUN
+        return _Run(UNSET, UNSET)

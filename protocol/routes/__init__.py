@@ -1,0 +1,30 @@
+"""Routes as values: how a request becomes a command or a read, and its result an answer."""
+
+from ._asked import Asked as Asked
+from ._bodies import ChangedBody as ChangedBody, changed as changed
+from ._openapi import Served as Served, openapi_of as openapi_of
+from ._operation import Access as Access, Method as Method, Operation as Operation
+from ._params import Params as Params
+from ._reads import (
+    BaseVersion as BaseVersion,
+    Limit as Limit,
+    Limited as Limited,
+    MinSeq as MinSeq,
+    Page as Page,
+    Paging as Paging,
+    Reading as Reading,
+    Reads as Reads,
+    Seen as Seen,
+    found as found,
+    page_of as page_of,
+)
+from ._route import (
+    At as At,
+    CommandRoute as CommandRoute,
+    InWorkspace as InWorkspace,
+    OfEntity as OfEntity,
+    ReadRoute as ReadRoute,
+    Route as Route,
+    check_routes as check_routes,
+    operation_of as operation_of,
+)

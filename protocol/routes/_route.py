@@ -1,0 +1,218 @@
+"""Routes as values: what a package serves over HTTP, said without a web framework.
+
+A route says how a request becomes a command or a read, and how the result becomes an answer; its
+functions are pure, or await nothing but the `Reads` that they are given (or, of an `App` with a
+store of its own, that).  Authentication, membership, idempotency, audit, errors and documents are
+the server's, the same for all.
+
+    CommandRoute("PATCH", "/api/notes/{note_id}/title", at=OfEntity(notes, "note_id"),
+                 body=TitleBody, command=lambda asked: SetTitle(…), returns=TitleSetBody,
+                 answer=lambda asked, receipt: TitleSetBody(…), summary="Set a note's title.")
+    ReadRoute("GET", "/api/notes/{note_id}", at=OfEntity(notes, "note_id"), read=read_note,
+              returns=NoteBody, summary="Read a note.")
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import msgspec
+
+from dalsegno.protocol._domain import Domain
+from dalsegno.protocol._errors import DalsegnoError, DomainError
+from dalsegno.protocol._receipt import Receipt
+
+from ._asked import Asked
+from ._operation import Method, Operation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~-]+|\{[a-z][a-z0-9_]*\}))+", re.ASCII)
+_WITHOUT_BODY = 204
+
+
+@dataclass(frozen=True, slots=True)
+class InWorkspace:
+    """The request names its workspace."""
+
+    name: str = "workspace_id"
+    """The parameter, the body's field or the header that does."""
+    place: Literal["params", "body", "header"] = "params"
+
+
+@dataclass(frozen=True, slots=True)
+class OfEntity:
+    """The request names an entity, whose workspace is found by its id.
+
+    To those who may not see it there is none (C22).  Ids that the runtime makes are unique; a
+    program may choose its own, and then ``?workspace_id=`` selects the workspace.
+    """
+
+    domain: Domain[Any, Any, Any]
+    name: str
+    """The parameter that is its id."""
+
+
+At: TypeAlias = InWorkspace | OfEntity
+
+
+def _as_it_is(error: DalsegnoError) -> DalsegnoError:
+    return error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Route:
+    method: Method = field(kw_only=False)
+    path: str = field(kw_only=False)
+    """With its parameters in braces."""
+    summary: str
+    """What it does, in a line."""
+    group: str = ""
+    """Under which documents list it; the path's last segment before a parameter if it has none."""
+    params: type[msgspec.Struct] | None = None
+    """What path and query have; None: the path's parameters, as texts."""
+    body: Any = None
+    """The type of the request's body; None: it has none."""
+    roles: Collection[str] | None = None
+    """Who may, of those who may read, or send the command; None: all of them."""
+    headers: tuple[str, ...] = ()
+    """The request's headers that its functions look at, in lower case."""
+    refusals: frozenset[int] = frozenset()
+    """The statuses that it may refuse with, besides those that all have."""
+    shows_error: Callable[[DalsegnoError], DalsegnoError] = _as_it_is
+    """Returns an error as this route's callers know it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRoute(_Route):
+    """A request that becomes a command."""
+
+    at: At
+    """Where the command is sent to."""
+    command: Callable[[Asked[Any, Any]], msgspec.Struct]
+    """Returns the command; raises `Reject` for what cannot become one."""
+    returns: Any = None
+    """The type of the answer; None: an empty one, 204."""
+    answer: Callable[[Asked[Any, Any], Receipt], msgspec.Struct] | None = None
+    """Returns the answer's body.  A repeat gets the same one, whatever has happened since."""
+    status: int = 200
+    makes_key: bool = False
+    """Whether a request without an idempotency key gets one, which the answer says."""
+    is_tagged: bool = True
+    """Whether the answer has the entity's version as its ``ETag``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadRoute(_Route):
+    """A request that reads."""
+
+    read: Callable[[Asked[Any, Any]], Awaitable[msgspec.Struct]]
+    """Returns the answer's body."""
+    returns: Any
+    """The type of the answer."""
+    at: At | None = None
+    """What is read; None: something of the app's own."""
+    version_of: Callable[[Any], int] | None = None
+    """Returns the version that a body shows, its ``ETag``; None: it has none."""
+
+
+Route: TypeAlias = CommandRoute | ReadRoute
+
+
+def operation_of(route: Route) -> Operation:
+    """Return a route's outside."""
+    answers: dict[int, Any]
+    headers = list(route.headers)
+    if isinstance(route, CommandRoute):
+        answers = {_WITHOUT_BODY: None} if route.answer is None else {route.status: route.returns}
+        headers += ["idempotency-key", "if-match"]
+    else:
+        answers = {200: route.returns}
+        if route.version_of is not None:
+            answers[304] = None
+            headers.append("if-none-match")
+    if isinstance(route.at, InWorkspace) and route.at.place == "header":
+        headers.append(route.at.name)
+    return Operation(
+        method=route.method,
+        path=route.path,
+        summary=route.summary,
+        group=route.group or _group_of(route.path),
+        params=_params_type(route),
+        body=route.body,
+        answers=answers,
+        refusals=route.refusals,
+        headers=tuple(headers),
+    )
+
+
+def check_routes(routes: Iterable[Route], domains: Collection[Domain[Any, Any, Any]]) -> None:
+    """Check that each route is complete, and no two are the same.
+
+    Raises:
+        DomainError: it is not.
+
+    """
+    taken: dict[tuple[str, str], str] = {}
+    for route in routes:
+        operation = operation_of(route)
+        said = f"{operation.method} {route.path}"
+        if not _PATH.fullmatch(route.path):
+            raise DomainError(f"no path of a route: {route.path!r}")
+        if len(set(operation.path_params)) < len(operation.path_params):
+            raise DomainError(f"{said} has a parameter twice")
+        if taken.setdefault((operation.method, operation.shape), said) is not said:
+            earlier = taken[operation.method, operation.shape]
+            raise DomainError(f"two routes are one: {said} and {earlier}")
+        _check_names(route, operation, said)
+        if isinstance(route.at, OfEntity) and route.at.domain not in domains:
+            raise DomainError(f"{said} is about {route.at.domain.name!r}, which is not in the app")
+        if isinstance(route, CommandRoute):
+            _check_answer(route, said)
+
+
+def _check_names(route: Route, operation: Operation, said: str) -> None:
+    params = operation.params
+    fields = set() if params is None else {f.encode_name for f in msgspec.structs.fields(params)}
+    if missing := sorted(set(operation.path_params) - fields):
+        raise DomainError(f"{said}: its params= has no field {missing[0]!r}")
+    at = route.at
+    if at is None:
+        return
+    place = at.place if isinstance(at, InWorkspace) else "params"
+    if place == "params" and at.name not in fields:
+        raise DomainError(f"{said}: neither path nor params= has {at.name!r}")
+    if place == "body" and at.name not in getattr(route.body, "__struct_fields__", ()):
+        raise DomainError(f"{said}: its body has no field {at.name!r}")
+
+
+def _check_answer(route: CommandRoute, said: str) -> None:
+    if (route.answer is None) != (route.returns is None):
+        raise DomainError(f"{said}: answer= and returns= belong together")
+    if not 200 <= route.status <= 299 or (route.answer and route.status == _WITHOUT_BODY):
+        raise DomainError(f"{said}: no status of an answer with a body: {route.status}")
+
+
+def _params_type(route: Route) -> type[msgspec.Struct] | None:
+    """Return the type of a route's parameters, with ``workspace_id`` where that may select one."""
+    operation = Operation(method="GET", path=route.path, summary="", group="")
+    type_ = route.params
+    if type_ is None and not operation.path_params:
+        return None
+    if type_ is None:
+        names: list[Any] = [(name, str) for name in operation.path_params]
+        type_ = msgspec.defstruct("PathParams", names, frozen=True, kw_only=True)
+    if isinstance(route.at, OfEntity) and "workspace_id" not in type_.__struct_fields__:
+        return msgspec.defstruct(
+            type_.__name__, [("workspace_id", str | None, None)], bases=(type_,), kw_only=True
+        )
+    return type_
+
+
+def _group_of(path: str) -> str:
+    """Return the last word of a path before its first parameter."""
+    return path.partition("/{")[0].rpartition("/")[2]

@@ -1,0 +1,189 @@
+"""The routes that an app declares as values, carried out: `Route` has what each is.
+
+All of them are authenticated, find their workspace, check who may, and answer in the same way; what
+is their own is pure, but for what a read awaits of the workspace that it is given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from quart import Response, request
+
+from dalsegno.protocol import DalsegnoError, Reject
+from dalsegno.protocol.routes import (
+    Asked,
+    CommandRoute,
+    InWorkspace,
+    OfEntity,
+    ReadRoute,
+    operation_of,
+)
+
+from ._conditions import base_version, is_known, not_modified, tagged
+from ._envelope import answer, nothing, read, read_any, replayed, request_id
+from ._located import hidden_from_strangers, workspace_of
+from ._membership import check_role
+from ._route_context import RouteContext, idempotency_key, needed_key
+from ._route_table import RouteTable, read_params
+
+if TYPE_CHECKING:
+    import msgspec
+
+    from dalsegno.protocol import Receipt
+    from dalsegno.protocol.routes import Route
+    from dalsegno.runtime import Workspace
+
+    from ._identity import Identity
+
+
+def app_routes(context: RouteContext) -> RouteTable:
+    """Create the routes of the runtime's app."""
+    table = RouteTable("")
+    for route in context.rt.app.routes:
+        carrier = _Carrier(context, route)
+        table.add(carrier.operation, carrier.serve)
+    return table
+
+
+class _Carrier:
+    """Carries out the requests of one route."""
+
+    def __init__(self, context: RouteContext, route: Route) -> None:
+        self._context = context
+        self._rt = context.rt
+        self._route = route
+        self.operation = operation_of(route)
+
+    async def serve(self, **_path: str) -> Response:
+        """Carry out a request."""
+        try:
+            return await self._carry_out()
+        except DalsegnoError as error:
+            shown = self._route.shows_error(error)
+            if shown is error:
+                raise
+            raise shown from error
+
+    async def _carry_out(self) -> Response:
+        route = self._route
+        identity = await self._context.authenticate()
+        type_ = self.operation.params
+        params = None if type_ is None else read_params(type_)
+        body = await self._body()
+        if isinstance(route, ReadRoute):
+            return await self._read(route, identity, self._asked(identity, params, body))
+        in_body = getattr(body, "idempotency_key", None)
+        key = needed_key(self._rt, in_body) if route.makes_key else idempotency_key(in_body)
+        asked = self._asked(identity, params, body, key=key, if_match=base_version())
+        receipt = await self._send(route, identity, asked)
+        response = nothing()
+        if route.answer is not None:
+            response = answer(route.answer(asked, receipt), route.status)
+            if route.is_tagged:
+                response = tagged(response, receipt.version)
+        return replayed(response, receipt)
+
+    async def _body(self) -> Any:  # noqa: ANN401 - the route's
+        type_ = self._route.body
+        if type_ is None:
+            return None
+        return await (read_any() if type_ is Any else read(type_, known=True))
+
+    def _asked(
+        self,
+        identity: Identity,
+        params: object,
+        body: object,
+        *,
+        key: str | None = None,
+        if_match: int | None = None,
+    ) -> Asked[Any, Any]:
+        sent = request.headers
+        return Asked(
+            params=params,
+            body=body,
+            principal=identity.acting(self._rt.system).principal,
+            headers={name: sent[name] for name in self._route.headers if name in sent},
+            key=key,
+            if_match=if_match,
+            limits=self._rt.limits,
+        )
+
+    # ------------------------------------------------------------------------------ commands
+
+    async def _send(
+        self, route: CommandRoute, identity: Identity, asked: Asked[Any, Any]
+    ) -> Receipt:
+        """Send the command: a member's who may, or a repeat by whoever has left since (I5).
+
+        Raises:
+            Reject: ``…_NOT_FOUND``, ``ROLE_FORBIDDEN`` (C22); what the command's making raises,
+                and what deciding raises.
+
+        """
+        command, key = route.command(asked), asked.key
+
+        async def is_answered(workspace: Workspace) -> bool:
+            return key is not None and await workspace.has_answered(command, key=key)
+
+        if isinstance(route.at, OfEntity):
+            entity_id = getattr(asked.params, route.at.name)
+            workspace, _ = await workspace_of(
+                self._rt, route.at.domain, entity_id, identity, is_answered
+            )
+        else:
+            workspace = identity.acting(self._rt.workspace(self._named(route.at, asked)))
+        await workspace.check_may_send(command, key=key)
+        if route.roles is not None and not await is_answered(workspace):
+            await check_role(self._rt, workspace.id, identity.user_id, allow=route.roles)
+        return await workspace.send(command, key=key, correlation_id=request_id())
+
+    def _named(self, at: InWorkspace, asked: Asked[Any, Any]) -> str:
+        """Return the workspace that a request names.
+
+        Raises:
+            Reject: ``BAD_REQUEST`` for a header that is missing.
+
+        """
+        if at.place == "header":
+            if at.name not in request.headers:
+                raise Reject("BAD_REQUEST", f"the header {at.name} is missing", field=at.name)
+            return request.headers[at.name]
+        named: str = getattr(asked.params if at.place == "params" else asked.body, at.name)
+        return named
+
+    # --------------------------------------------------------------------------------- reads
+
+    async def _read(self, route: ReadRoute, identity: Identity, asked: Asked[Any, Any]) -> Response:
+        """Read, and answer with it, or with that it is known.
+
+        Raises:
+            Reject: ``…_NOT_FOUND``, ``ROLE_FORBIDDEN`` (C22); what reading raises.
+
+        """
+        body = await self._body_of(route, identity, asked)
+        if route.version_of is None:
+            return answer(body)
+        version = route.version_of(body)
+        return not_modified(version) if is_known(version) else tagged(answer(body), version)
+
+    async def _body_of(
+        self, route: ReadRoute, identity: Identity, asked: Asked[Any, Any]
+    ) -> msgspec.Struct:
+        rt, at = self._rt, route.at
+        if at is None:
+            return await route.read(asked)
+        if isinstance(at, InWorkspace):
+            workspace_id = self._named(at, asked)
+            await check_role(rt, workspace_id, identity.user_id, allow=route.roles)
+            return await route.read(
+                replace(asked, reads=identity.acting(rt.workspace(workspace_id)))
+            )
+        entity_id = getattr(asked.params, at.name)
+        workspace, role = await workspace_of(rt, at.domain, entity_id, identity)
+        if route.roles is not None and role not in route.roles:
+            raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
+        with hidden_from_strangers(at.domain, entity_id):
+            return await route.read(replace(asked, reads=workspace))
