@@ -123,12 +123,12 @@ def _register_socket(app: Application, context: RouteContext, path: str) -> None
         await context.authenticate()
         raise Reject("UPGRADE_REQUIRED", "connect with a WebSocket")
 
-    async def fresh_connection_required(**_path: str) -> None:
+    async def upgrade_too_soon(**_path: str) -> None:
         await context.gate.identify(credentials_of(websocket.headers))
-        raise Reject("UPGRADE_REQUIRED", "upgrade as the first request of a connection")
+        raise Reject("UPGRADE_REQUIRED", "ask for an upgrade after the answer before has come")
 
     app.add_url_rule(rule, endpoint=f"get {path}", view_func=upgrade_required, methods=["GET"])
-    app.add_websocket(rule, endpoint=f"ws {path}", view_func=fresh_connection_required)
+    app.add_websocket(rule, endpoint=f"ws {path}", view_func=upgrade_too_soon)
 
 
 async def _closes_nothing(_user_id: str, _keep: bytes | None) -> None:

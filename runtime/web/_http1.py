@@ -13,26 +13,98 @@ smuggling", RFC 9112, 11.2).  So what is ambiguous is refused, and the connectio
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import h11
 import msgspec
+import trio
 from h11._receivebuffer import ReceiveBuffer  # not public: pyproject.toml pins h11
-from hypercorn.events import Closed
+from hypercorn.events import Closed, RawData
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+    from dalsegno.protocol import Limits
 
 _LENGTH, _ENCODING = b"content-length", b"transfer-encoding"
 
 
+class Handed(Protocol):
+    """The stream, as far as this is about giving it back."""
+
+    def release(self) -> None:
+        """Leave it open from now on."""
+
+
+END_OF_HEAD = re.compile(rb"\n\r?\n")
+_READ_BYTES = 2**16
+
+
 class Http1Server(TCPServer):
-    """Serves a connection, as Hypercorn does, except that its protocol stays HTTP/1."""
+    """Serves a connection, as Hypercorn does, except that its protocol stays HTTP/1.
+
+    It stops where the client asks for something else between two requests: proxies use a connection
+    again, also for the upgrade to a WebSocket.  The stream is left open then, and `taken` is what
+    was read of that request.
+    """
+
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401 - as Hypercorn's
+        handed: Handed,
+        takes: Callable[[bytes], bool],
+        limits: Limits,
+    ) -> None:
+        super().__init__(*args)
+        self.taken: tuple[bytes, bytes] | None = None
+        """The head of a request that is not for Hypercorn, and what came behind it."""
+        self._handed = handed
+        self._takes = takes
+        self._limits = limits
 
     async def _read_data(self) -> None:
+        protocol = self._keep_to_http1()
+        while True:
+            try:
+                data = bytes(await self.stream.receive_some(_READ_BYTES))
+                if data:
+                    await protocol.wait_answered()
+                if data and b"GET ".startswith(data[:4]) and protocol.is_between_requests:
+                    data = await self._rest_of_head(data)
+            except (trio.ClosedResourceError, trio.BrokenResourceError):
+                break
+            if protocol.is_between_requests and self._takes_over(data):
+                self._handed.release()
+                await self.idle_task.stop()
+                return
+            await protocol.handle(RawData(data))
+            if not data:
+                break
+        await protocol.handle(Closed())
+
+    async def _rest_of_head(self, data: bytes) -> bytes:
+        """Return a head that may have been cut, with its end if that comes in time."""
+        limits = self._limits
+        with trio.move_on_after(limits.head_deadline_s):
+            while END_OF_HEAD.search(data) is None and len(data) <= limits.head_bytes_max:
+                if not (more := await self.stream.receive_some(_READ_BYTES)):
+                    break  # what is told of the end is told again
+                data += more
+        return data
+
+    def _takes_over(self, data: bytes) -> bool:
+        end = END_OF_HEAD.search(data)
+        if end is None or not self._takes(data[: end.end()]):
+            return False
+        self.taken = data[: end.end()], data[end.end() :]
+        return True
+
+    def _keep_to_http1(self) -> _Http1:
         switching = self.protocol
         switching.protocol = _Http1(
             switching.app,
@@ -45,14 +117,41 @@ class Http1Server(TCPServer):
             switching.server,
             switching.send,
         )
-        await super()._read_data()
+        return switching.protocol
 
 
 class _Http1(H11Protocol):
     def __init__(self, *args: Any) -> None:  # noqa: ANN401 - as Hypercorn's
         super().__init__(*args)
+        self._answered: trio.Event | None = None
+        """Set once the request that is being worked on is answered; None between requests."""
         assert isinstance(self.connection, h11.Connection)
         self.connection._receive_buffer = _StrictBuffer()  # noqa: SLF001 - see the import
+
+    @property
+    def is_between_requests(self) -> bool:
+        """Whether all that was asked is answered, and nothing more has been read."""
+        connection = self.connection
+        return (
+            isinstance(connection, h11.Connection)
+            and connection.our_state is connection.their_state is h11.IDLE
+            and not connection.trailing_data[0]
+        )
+
+    async def wait_answered(self) -> None:
+        """Wait for the answer to a request that was read whole.
+
+        A client may have its last byte, and ask for the next thing, a moment before that is noted.
+        Hypercorn, too, looks at what comes next only then.
+        """
+        if self._answered is not None and self.connection.their_state is h11.DONE:
+            await self._answered.wait()
+
+    async def _maybe_recycle(self) -> None:
+        await super()._maybe_recycle()
+        if self._answered is not None:
+            self._answered.set()
+            self._answered = None
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Decline to switch: the request is answered over HTTP/1.1 (RFC 9110 §7.8).
@@ -67,6 +166,7 @@ class _Http1(H11Protocol):
         elif _is_ambiguous(request):
             await self._refuse(request, HTTPStatus.BAD_REQUEST)
         else:
+            self._answered = trio.Event()
             await super()._create_stream(request)
 
     async def _refuse(self, request: h11.Request, status: int) -> None:

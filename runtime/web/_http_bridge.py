@@ -35,7 +35,7 @@ from ._http1 import Http1Server
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from hypercorn.typing import (
         ASGIFramework,
@@ -76,6 +76,7 @@ class HandedStream:
         """Hypercorn ends a connection in one task while another may still be sending."""
         self._is_closing = False
         self._is_over = False
+        self._is_released = False
         self._is_read = False
         self._read_ended = trio.Event()
 
@@ -123,12 +124,28 @@ class HandedStream:
             self._end()  # since nothing reads while a pipelined request waits its turn
             raise
 
+    def release(self) -> None:
+        """Leave the stream open, whoever closes this: it is somebody else's now."""
+        self._is_released = True
+
+    async def send_eof(self) -> None:
+        """Say that nothing more is sent."""
+        if not self._is_released:
+            await self._stream.send_eof()
+
+    async def abandon(self) -> None:
+        """Close at once."""
+        if not self._is_released:
+            await trio.aclose_forcefully(self._stream)
+
     async def aclose(self) -> None:
         """Close after the client has: unread bytes would cause a reset, and lose the answer.
 
         So a client that is still sending a body above the bound can read its 413 (RFC 9112 §9.6).
         The wait is bounded in time and in bytes.
         """
+        if self._is_released:
+            return
         try:
             if not self._is_closing:
                 self._is_closing = True
@@ -209,8 +226,20 @@ class HttpBridge:
         self._context = WorkerContext(None)
         self._limits = limits
 
-    async def serve(self, stream: trio.abc.HalfCloseableStream, early: bytes) -> None:
-        """Serve a connection until it ends; cancelled, close it at once."""
+    async def serve(
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        early: bytes,
+        *,
+        takes: Callable[[bytes], bool],
+    ) -> tuple[bytes, bytes] | None:
+        """Serve a connection until it ends; cancelled, close it at once.
+
+        Returns:
+            The head of a request that ``takes`` is true of, and what came behind it: the connection
+            is open, and that is not answered.  None: it has ended.
+
+        """
         async with trio.open_nursery() as nursery:
             handed = HandedStream(stream, early, self._limits, nursery.cancel_scope)
             _handed.set(handed)
@@ -220,10 +249,14 @@ class HttpBridge:
                 self._context,
                 ConnectionState(self._state.copy()),
                 cast("trio.SSLStream[trio.SocketStream]", handed),
+                handed=handed,
+                takes=takes,
+                limits=self._limits,
             )
-            nursery.start_soon(_close_when_cancelled, stream)
+            nursery.start_soon(_close_when_cancelled, handed)
             await server.run()
             nursery.cancel_scope.cancel(reason="the connection ended")
+        return server.taken
 
     async def drain(self) -> None:
         """Close idle connections, and each other one after its answer."""
@@ -276,11 +309,11 @@ def _lifespan_may_be_over() -> suppress:
     return suppress(trio.ClosedResourceError, trio.BrokenResourceError)
 
 
-async def _close_when_cancelled(stream: trio.abc.Stream) -> None:
+async def _close_when_cancelled(handed: HandedStream) -> None:
     try:
         await trio.sleep_forever()
     finally:
-        await trio.aclose_forcefully(stream)
+        await handed.abandon()
 
 
 class _Log(Logger):

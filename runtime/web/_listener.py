@@ -3,9 +3,9 @@
     accept → read the head ─┬─ an upgrade of a path of ours → handshake → accept() → handle()
                             └─ anything else, the bytes put back → Hypercorn, the ASGI application
 
-Only a connection's first request can be upgraded natively.  An upgrade on a used connection
-reaches the application through Hypercorn, which authenticates it and then answers 426: it needs a
-connection of its own.
+A connection that was used for requests can be upgraded as a new one can: proxies keep theirs and
+use them for whatever comes next.  Hypercorn then gives it back (`Http1Server`).  An upgrade that is
+sent before the answer to an earlier request reaches the application, which answers 426.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from ._handshake import (
     refused,
 )
 from ._hosts import Hosts
+from ._http1 import END_OF_HEAD
 from ._http_bridge import HttpBridge, open_http
 from ._native import NativeTransport
 
@@ -55,7 +56,6 @@ AcceptedT = TypeVar("AcceptedT")
 
 log = structlog.get_logger("dalsegno.listener")
 
-_END_OF_HEAD = re.compile(rb"\n\r?\n")
 _UPGRADE = re.compile(rb"^upgrade:[^\r\n]*\bwebsocket\b", re.IGNORECASE | re.MULTILINE)
 
 
@@ -227,19 +227,23 @@ class _Port(Generic[AcceptedT]):
             if (read := await self._read_head(stream)) is None:
                 return None
             data, end = read
-            if self._is_upgrade(data[:end]):
-                upgraded = await self._upgrade(stream, data[:end], data[end:])
-            else:
-                await self._serve_http(stream, data)
+            taken: tuple[bytes, bytes] | None = (data[:end], data[end:])
+            if not self._is_upgrade(data[:end]):
+                taken = await self._serve_http(stream, data)
+            if taken is not None:
+                upgraded = await self._upgrade(stream, *taken)
             return upgraded
         finally:
             if upgraded is None:  # else the socket is the transport's, and this no checkpoint
                 await trio.aclose_forcefully(stream)
 
-    async def _serve_http(self, stream: trio.SocketStream, data: bytes) -> None:
+    async def _serve_http(
+        self, stream: trio.SocketStream, data: bytes
+    ) -> tuple[bytes, bytes] | None:
+        """Serve requests until the connection ends, or asks for an upgrade, which is returned."""
         self.http += 1
         try:
-            await self._http.serve(stream, data)
+            return await self._http.serve(stream, data, takes=self._is_upgrade)
         finally:
             self.http -= 1
 
@@ -254,7 +258,7 @@ class _Port(Generic[AcceptedT]):
                     return None
                 seen = max(0, len(data) - 2)  # the empty line may be cut in two
                 data += more
-                end = _END_OF_HEAD.search(data, seen)
+                end = END_OF_HEAD.search(data, seen)
         if end is not None and end.end() <= limit:
             return bytes(data), end.end()
         if len(data) > limit:

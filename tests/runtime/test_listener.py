@@ -403,14 +403,95 @@ async def test_what_is_not_an_upgrade_of_a_path_of_ours_is_the_applications() ->
             assert b"request_id" not in answer
 
 
-async def test_an_upgrade_on_a_used_connection_goes_through_the_application() -> None:
-    async with serving() as port, await port.connect() as stream:
-        await stream.send_all(b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
+HELLO = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
+EARLY = websockets.frames.Frame(websockets.frames.Opcode.TEXT, b"early").serialize(mask=True)
+
+
+async def asked_before(stream: trio.SocketStream, times: int = 1) -> None:
+    """Use a connection as a proxy has used one that it keeps."""
+    for _ in range(times):
+        await stream.send_all(HELLO)
         await read_until(stream, b"}\n")
-        await stream.send_all(head())
-        answer = await read_until(stream, b"through Quart")
+
+
+@pytest.mark.parametrize("cut", [1, 50, 1_000_000])
+async def test_an_upgrade_on_a_used_connection_is_served_natively(cut: int) -> None:
+    async with serving(limits=Limits(head_deadline_s=5)) as port, await port.connect() as stream:
+        await asked_before(stream, 3)
+        assert port.counts() == (0, 1)
+        sent = head({"X-Request-Id": "mine"}) + EARLY
+        for start in range(0, len(sent), cut):
+            await stream.send_all(sent[start : start + cut])
+        answer = await read_until(stream, b"early")
         assert answer.startswith(b"HTTP/1.1 101 ")
+        assert answer.endswith(b"\r\n\r\n\x81\x05early")
+        assert port.counts() == (1, 0)
+        assert [asked.request_id for asked in port.upgrades] == ["mine"]
+        await stream.send_all(EARLY * 2)
+        assert (await read_until(stream, b"early\x81\x05early")) == b"\x81\x05early" * 2
+    await until(lambda: port.counts() == (0, 0))
+
+
+async def test_a_used_connection_is_idle_for_as_long_as_any_and_then_upgraded() -> None:
+    """The end of idleness, which Hypercorn watches, does not reach the socket after the upgrade."""
+    limits = Limits(head_deadline_s=0.5)
+    async with serving(limits=limits) as port, await port.connect() as stream:
+        await asked_before(stream)
+        await stream.send_all(head() + EARLY)
+        await read_until(stream, b"early")
+        await trio.sleep(1.2 * limits.head_deadline_s)
+        await stream.send_all(EARLY)
+        assert await read_until(stream, b"early") == b"\x81\x05early"
+
+
+async def test_an_upgrade_on_a_used_connection_may_be_refused() -> None:
+    async def accept(asked: UpgradeRequest) -> None:
+        raise Reject("AUTH_REQUIRED", "log in")
+
+    async with serving(accept=accept) as port, await port.connect() as stream:
+        await asked_before(stream)
+        await stream.send_all(head({"X-Request-Id": "r"}))
+        status, headers, body = envelope(await read_all(stream))
+        assert (status, headers["connection"], body["request_id"]) == (401, "close", "r")
+
+
+async def test_what_follows_on_a_used_connection_is_otherwise_the_applications() -> None:
+    async with serving(limits=Limits(head_deadline_s=0.5)) as port:
+        for sent in (
+            head(target="/wsx"),
+            b"GET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            b"GET /he",  # and nothing more
+            b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 5_000,  # too long for a head
+        ):
+            async with await port.connect() as stream:
+                await asked_before(stream)
+                await stream.send_all(sent)
+                assert not (answer := await read_all(stream)) or b"HTTP/1.1 4" in answer
+        async with await port.connect() as stream:  # its end, amid a head
+            await asked_before(stream)
+            await stream.send_all(b"GET /ws HTTP/1.1\r\n")
+            await stream.send_eof()
+            assert not (answer := await read_all(stream)) or b"HTTP/1.1 400" in answer
+        await until(lambda: port.counts() == (0, 0))
         assert not port.upgrades
+
+
+async def test_an_upgrade_that_does_not_wait_for_the_answer_goes_through_the_application() -> None:
+    async with serving() as port, await port.connect() as stream:
+        await stream.send_all(HELLO + head())
+        answer = await read_until(stream, b"through Quart")
+        assert b"HTTP/1.1 101 " in answer
+        assert not port.upgrades
+
+
+async def test_a_used_connection_that_was_upgraded_ends_with_the_port() -> None:
+    async with serving() as port, await port.connect() as stream:
+        await asked_before(stream)
+        await stream.send_all(head() + EARLY)
+        await read_until(stream, b"early")
+        port.cancel()
+        assert (await read_all(stream))[:4] == b"\x88\x0f\x03\xe9"  # a close, 1001
+        await port.ended.wait()
 
 
 async def test_a_reader_of_a_big_answer_that_stops_is_cut_off() -> None:
