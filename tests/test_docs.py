@@ -29,6 +29,7 @@ from dalsegno.protocol import App, Close, Limits, Reject, UnavailableError, http
 from dalsegno.protocol._errors import HTTP_STATUS
 from dalsegno.protocol.dialects import GENERIC, SHARED, Ack, Language, Ping
 from dalsegno.runtime import Runtime
+from dalsegno.runtime._app_file import load_app
 from dalsegno.runtime._cli import cli
 from dalsegno.runtime._config import FileSettings
 from dalsegno.runtime._server import Ready, ServeConfig, serve
@@ -46,10 +47,11 @@ README, PROTOCOL, EMBEDDING, OPERATIONS = (
     ROOT / "docs" / "embedding.md",
     ROOT / "docs" / "operations.md",
 )
+SERVING = ROOT / "docs" / "serving.md"
 TESTING = ROOT / "docs" / "testing.md"
 ARCHITECTURE, CONTRIBUTING = ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"
 DOCUMENTS = (
-    *(README, PROTOCOL, EMBEDDING, OPERATIONS, TESTING, ARCHITECTURE, CONTRIBUTING),
+    *(README, PROTOCOL, EMBEDDING, SERVING, OPERATIONS, TESTING, ARCHITECTURE, CONTRIBUTING),
     ROOT / "CHANGELOG.md",
 )
 PATIENCE_S = 30.0
@@ -310,6 +312,38 @@ async def test_the_readmes_shell_commands_do_what_it_says(migrated: str, tmp_pat
             following.terminate()
         # Nothing else was printed, so nothing happened twice.
         assert await server.runtime.workspace(workspace_id).head() == 2
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the document uses curl")
+async def test_the_board_is_served_as_its_document_says(migrated: str, tmp_path: Path) -> None:
+    ((name, program, _),) = programs(SERVING)
+    (tmp_path / name).write_text(program)
+    ((_, asked),) = [(lang, text) for lang, text in fences(SERVING) if lang == "sh"]
+    answers, heard = (text for lang, text in fences(SERVING) if lang == "text")
+    async with serving(migrated, load_app(str(tmp_path / name))) as server:
+        workspace_id = await set_up(server, tmp_path, has_notes=False)
+        csrf = re.search(r'"csrf_token":"([^"]*)"', (tmp_path / "me").read_text())
+        assert csrf is not None
+        url = f"http://127.0.0.1:{server.port}"
+        environment = {**os.environ, "URL": url, "WORKSPACE": workspace_id, "CSRF": csrf[1]}
+        ended = await trio.run_process(
+            ["sh", "-eu", "-c", asked],
+            cwd=tmp_path,
+            env=environment,
+            capture_stdout=True,
+            capture_stderr=True,
+        )
+        assert looks_like(ended.stdout.decode(), answers), ended.stdout.decode()
+        token = re.search(r"dalsegno_session\s+(\S+)", (tmp_path / "cookies").read_text())
+        assert token is not None
+        live = f"ws://127.0.0.1:{server.port}/boards/{workspace_id}/live?after=0"
+        cookie = [(b"cookie", f"{COOKIE}={token[1]}".encode())]
+        with fail_after(PATIENCE_S):
+            async with open_websocket_url(live, extra_headers=cookie) as ws:
+                lines = [await ws.get_message() for _ in range(5)]
+    shown = "\n".join(each.decode() if isinstance(each, bytes) else each for each in lines)
+    assert looks_like(shown, heard.rstrip("\n") + "…"), shown
 
 
 def documents(text: bytes) -> Iterator[Any]:

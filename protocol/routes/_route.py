@@ -65,7 +65,9 @@ def _as_it_is(error: DalsegnoError) -> DalsegnoError:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Route:
+class Route:
+    """What every route has; see `CommandRoute` and `ReadRoute`."""
+
     method: Method = field(kw_only=False)
     path: str = field(kw_only=False)
     """With its parameters in braces."""
@@ -88,7 +90,7 @@ class _Route:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CommandRoute(_Route):
+class CommandRoute(Route):
     """A request that becomes a command."""
 
     at: At
@@ -107,7 +109,7 @@ class CommandRoute(_Route):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReadRoute(_Route):
+class ReadRoute(Route):
     """A request that reads."""
 
     read: Callable[[Asked[Any, Any]], Awaitable[msgspec.Struct]]
@@ -120,7 +122,9 @@ class ReadRoute(_Route):
     """Returns the version that a body shows, its ``ETag``; None: it has none."""
 
 
-Route: TypeAlias = CommandRoute | ReadRoute
+def at_of(route: Route) -> At | None:
+    """Return what a route is about."""
+    return route.at if isinstance(route, (CommandRoute, ReadRoute)) else None
 
 
 def operation_of(route: Route) -> Operation:
@@ -131,12 +135,14 @@ def operation_of(route: Route) -> Operation:
         answers = {_WITHOUT_BODY: None} if route.answer is None else {route.status: route.returns}
         headers += ["idempotency-key", "if-match"]
     else:
+        assert isinstance(route, ReadRoute), "there are two kinds"
         answers = {200: route.returns}
         if route.version_of is not None:
             answers[304] = None
             headers.append("if-none-match")
-    if isinstance(route.at, InWorkspace) and route.at.place == "header":
-        headers.append(route.at.name)
+    at = at_of(route)
+    if isinstance(at, InWorkspace) and at.place == "header":
+        headers.append(at.name)
     return Operation(
         method=route.method,
         path=route.path,
@@ -169,8 +175,9 @@ def check_routes(routes: Iterable[Route], domains: Collection[Domain[Any, Any, A
             earlier = taken[operation.method, operation.shape]
             raise DomainError(f"two routes are one: {said} and {earlier}")
         _check_names(route, operation, said)
-        if isinstance(route.at, OfEntity) and route.at.domain not in domains:
-            raise DomainError(f"{said} is about {route.at.domain.name!r}, which is not in the app")
+        at = at_of(route)
+        if isinstance(at, OfEntity) and at.domain not in domains:
+            raise DomainError(f"{said} is about {at.domain.name!r}, which is not in the app")
         if isinstance(route, CommandRoute):
             _check_answer(route, said)
 
@@ -180,7 +187,7 @@ def _check_names(route: Route, operation: Operation, said: str) -> None:
     fields = set() if params is None else {f.encode_name for f in msgspec.structs.fields(params)}
     if missing := sorted(set(operation.path_params) - fields):
         raise DomainError(f"{said}: its params= has no field {missing[0]!r}")
-    at = route.at
+    at = at_of(route)
     if at is None:
         return
     place = at.place if isinstance(at, InWorkspace) else "params"
@@ -206,7 +213,7 @@ def _params_type(route: Route) -> type[msgspec.Struct] | None:
     if type_ is None:
         names: list[Any] = [(name, str) for name in operation.path_params]
         type_ = msgspec.defstruct("PathParams", names, frozen=True, kw_only=True)
-    if isinstance(route.at, OfEntity) and "workspace_id" not in type_.__struct_fields__:
+    if isinstance(at_of(route), OfEntity) and "workspace_id" not in type_.__struct_fields__:
         return msgspec.defstruct(
             type_.__name__, [("workspace_id", str | None, None)], bases=(type_,), kw_only=True
         )

@@ -74,6 +74,7 @@ class _Carrier:
         body = await self._body()
         if isinstance(route, ReadRoute):
             return await self._read(route, identity, self._asked(identity, params, body))
+        assert isinstance(route, CommandRoute), "there are two kinds"
         in_body = getattr(body, "idempotency_key", None)
         key = needed_key(self._rt, in_body) if route.makes_key else idempotency_key(in_body)
         asked = self._asked(identity, params, body, key=key, if_match=base_version())
