@@ -74,7 +74,8 @@ def resolved(document: dict[str, Any], reference: str) -> object:
 
 async def test_the_routes_of_openapi_are_those_that_are_served(app: App) -> None:
     openapi, _, routes, domains = await documents(app)
-    OpenAPIV31SpecValidator(openapi).validate()
+    if app is note_app:  # which has all there is, and takes a while
+        OpenAPIV31SpecValidator(openapi).validate()
     told = {
         f"{method.upper()} {path}"
         for path, operations in openapi["paths"].items()
