@@ -54,6 +54,7 @@ from .session import (
     Connection as Connection,
     Connections as Connections,
     EventStream as EventStream,
+    Proof as Proof,
     SessionContext as SessionContext,
     check_may_follow as check_may_follow,
 )

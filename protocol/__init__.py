@@ -105,6 +105,7 @@ from ._validation import (
 )
 from .dialects import (
     Ack as Ack,
+    Authenticate as Authenticate,
     ClientMessage as ClientMessage,
     CommandMessage as CommandMessage,
     Ping as Ping,

@@ -21,8 +21,9 @@ class Close(IntEnum):
     TRY_AGAIN = 1013
     """The client is too slow, or too much is queued: come back at once with the cursors."""
     UNAUTHORIZED = 4001
-    """The session ended: do not come back without logging in."""
+    """The session ended, or nobody was shown: do not come back without logging in."""
     FORBIDDEN = 4003
+    """A token of somebody else: the socket is another's."""
     NOT_FOUND = 4004
 
     @property

@@ -275,6 +275,14 @@ class Limits:
     sockets_per_user_max: int = 100
     """WebSockets of one user on a server, and long polls that wait, each; above this a new one gets
     503.  0: any number."""
+    authenticate_deadline_s: float = 5.0
+    """How long a socket whose client is not known yet may wait for its first message, a token …"""
+    authenticate_bytes_max: int = 8 * KIB
+    """… and how long that may be: no token is longer."""
+    unknown_sockets_max: int = 200
+    """Such sockets at the same time; above this a new one gets 503.  Anybody can open them."""
+    renewal_grace_s: float = 25.0
+    """How long a socket whose token has expired waits for another; it gets and does nothing."""
     keys_per_workspace_max: int = 100
     """API keys of one workspace that were not revoked."""
     workspaces_per_user_max: int = 100

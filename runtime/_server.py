@@ -8,58 +8,36 @@ started here.
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs
 
 import trio
 
-from dalsegno.actors import Connection, check_may_follow
 from dalsegno.actors.domains.notes import note_app
-from dalsegno.protocol import App, Close, DrainingError, Limits, Reject, check_id
-from dalsegno.protocol.dialects import Conversation, Opening
+from dalsegno.protocol import App, Limits
 
 from ._background import in_background
 from ._listening import open_listeners
 from ._runtime import Runtime
 from ._session_watch import watch_sessions
 from ._shutdown import Shutdown
+from ._sockets import Sockets
 from .seams import WORLD, new_secret
 from .web import (
-    SOCKET,
     Gate,
     Polls,
     SessionCookie,
-    client_address,
     create_app,
     hosts_of,
     is_loopback,
-    overloaded,
     serve_port,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from dalsegno.protocol.dialects import Language
-
-    from .web import (
-        Credentials,
-        Hosts,
-        Identity,
-        NativeTransport,
-        Network,
-        Serving,
-        TokenIssuer,
-        UpgradeRequest,
-    )
-
-
-_QUERY_FIELDS_MAX = 100
+    from .web import Hosts, Network, Serving, TokenIssuer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,130 +107,6 @@ class Ready:
     """The token that setup asks for; None if this serves only this machine."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Accepted:
-    identity: Identity
-    client_id: str
-    credentials: Credentials
-    address: str
-    language: Language | None
-    """What is said on its path; None on ``/ws``."""
-
-
-class _Sockets:
-    """Makes connections of WebSockets."""
-
-    def __init__(self, rt: Runtime, gate: Gate, proxies: Collection[Network]) -> None:
-        self._rt = rt
-        self._gate = gate
-        self._proxies = proxies
-        self._taken: Counter[str] = Counter()
-        """Sockets, by user."""
-
-    async def accept(self, request: UpgradeRequest) -> _Accepted:
-        """Admit a client; `release` has to follow, whatever becomes of it."""
-        if self._rt.service.is_draining:
-            raise DrainingError("the server shuts down")
-        credentials = request.credentials
-        identity = await self._gate.identify(credentials)
-        query = _parsed(request.query)
-        client_id = query.get("client_id", "default")
-        check_id(client_id, chars_max=self._rt.limits.id_chars_max, what="client id")
-        forwarded = [request.headers.get("x-forwarded-for") or ""]
-        address = client_address(request.peer, forwarded, self._proxies)
-        language = await self._language(request.path, identity, query)
-        self._take(identity.user_id)
-        return _Accepted(identity, client_id, credentials, address, language)
-
-    def owns(self, path: str) -> bool:
-        """Return whether sockets are served at a path."""
-        return path == SOCKET or any(each.match(path) is not None for each in self._rt.app.sockets)
-
-    async def _language(
-        self, path: str, identity: Identity, query: dict[str, str]
-    ) -> Language | None:
-        """Return the language of a path of the app's own, if who connects may follow its streams.
-
-        Raises:
-            Reject: what the path's beginning refuses; ``…_NOT_FOUND``, ``ROLE_FORBIDDEN``.
-
-        """
-        rt = self._rt
-        principal = identity.acting(rt.system).principal
-        for socket in rt.app.sockets:
-            if (named := socket.match(path)) is not None:
-                opening = Opening(principal=principal, path=named, query=query)
-                language = Conversation(socket, opening)
-                for asked in language.beginning.follows:
-                    await check_may_follow(rt.service.sessions, asked, principal)
-                return language
-        return None
-
-    def _take(self, user_id: str) -> None:
-        """Count a user's socket, from before its handshake is answered.
-
-        Raises:
-            OverloadedError: the user has as many as may be.
-
-        """
-        bound = self._rt.limits.sockets_per_user_max
-        if 0 < bound <= self._taken[user_id]:
-            raise overloaded("too many sockets of this user", self._rt.world.random)
-        self._taken[user_id] += 1
-
-    def release(self, accepted: _Accepted) -> None:
-        """Count a socket no more that was admitted: it has ended, or never began."""
-        user_id = accepted.identity.user_id
-        self._taken[user_id] -= 1
-        if not self._taken[user_id]:
-            del self._taken[user_id]
-
-    async def handle(self, transport: NativeTransport, accepted: _Accepted) -> None:
-        connection = Connection(
-            transport,
-            self._rt.service.sessions,
-            user_id=accepted.identity.user_id,
-            session_id=accepted.identity.session_hash,
-            client_id=accepted.client_id,
-            address=accepted.address,
-            expires_at=accepted.identity.expires_at,
-            language=accepted.language,
-        )
-
-        async def check() -> None:
-            await self._gate.identify(accepted.credentials)
-
-        await connection.run(check)
-
-    async def close_session(self, session_hash: bytes) -> None:
-        """Close a session's sockets; once this returns, nothing more is written to them."""
-        self._rt.service.connections.close_session(
-            session_hash, Close.UNAUTHORIZED, "the session ended"
-        )
-        await trio.lowlevel.checkpoint()
-
-    async def close_user(self, user_id: str, keep: bytes | None) -> None:
-        """Close a user's sockets but those of one session; once this returns, as above."""
-        self._rt.service.connections.close_user(
-            user_id, Close.UNAUTHORIZED, "the session ended", keep=keep
-        )
-        await trio.lowlevel.checkpoint()
-
-
-def _parsed(query: str) -> dict[str, str]:
-    """Return the parameters of a query, of which there may be few: of each the first.
-
-    Raises:
-        Reject: ``BAD_REQUEST``.
-
-    """
-    try:
-        said = parse_qs(query, keep_blank_values=True, max_num_fields=_QUERY_FIELDS_MAX)
-    except ValueError:
-        raise Reject("BAD_REQUEST", "too many parameters") from None
-    return {name: values[0] for name, values in said.items()}
-
-
 async def serve(
     config: ServeConfig,
     *,
@@ -282,7 +136,7 @@ async def serve(
             )
         )
         setup_token = None if config.is_private else new_secret()
-        sockets = _Sockets(rt, Gate(rt, config.cookie, config.tokens), config.proxies)
+        sockets = Sockets(rt, Gate(rt, config.cookie, config.tokens), config.proxies)
         polls = Polls(config.limits)
         app = create_app(
             rt,
@@ -323,6 +177,7 @@ async def serve(
             # Twice the bound: once to settle commands, once to close the connections.
             serving.stop_accepting(drain_s=2 * config.limits.drain_deadline_s)
             polls.end()
+            sockets.end_unknown()
             shutdown = Shutdown(rt.service)
             await shutdown.announce()
             with trio.move_on_after(config.limits.drain_deadline_s):

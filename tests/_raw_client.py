@@ -33,12 +33,17 @@ class RawClient:
         assert opcode is Opcode.CLOSE
         return int.from_bytes(payload[:2]), payload[2:].decode()
 
-    async def upgrade(self, host: str, cookie: str) -> None:
-        """Upgrade a new connection, and take nothing of what follows the head."""
+    async def upgrade(
+        self, host: str, cookie: str = "", *, offers: str = "", path: str = "/ws"
+    ) -> str:
+        """Upgrade a new connection, and take nothing of what follows the head; return that."""
+        more = f"Cookie: {cookie}\r\n" if cookie else ""
+        more += f"Sec-WebSocket-Protocol: {offers}\r\n" if offers else ""
         await self.stream.send_all(
-            f"GET /ws HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n"
+            "Connection: Upgrade\r\n"
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-            f"Cookie: {cookie}\r\n\r\n".encode()
+            f"{more}\r\n".encode()
         )
         head = b""
         while b"\r\n\r\n" not in head:
@@ -48,3 +53,4 @@ class RawClient:
         head, _, early = head.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 101"), head
         self._reader.feed_data(early)
+        return head.decode()

@@ -7,4 +7,5 @@ from ._event_stream import (
     EventStream as EventStream,
     EventStreamStatistics as EventStreamStatistics,
 )
+from ._proof import Proof as Proof
 from ._subscribing import check_may_follow as check_may_follow

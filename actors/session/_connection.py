@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -29,6 +30,7 @@ from dalsegno.protocol.dialects import (
     NOWHERE,
     Ack,
     Addressed,
+    Authenticate,
     CommandRequest,
     Ping,
     SubscribeRequest,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol.dialects import AnyRequest, Language
 
     from ._context import SessionContext
+    from ._proof import Renewing
     from ._streams import ActiveSubscription
 
 _log = logging.getLogger("dalsegno.connection")
@@ -86,6 +89,7 @@ class Connection:
         "_nursery",
         "_pending",
         "_principal",
+        "_renew",
         "_room",
         "_signs",
         "_unreadable",
@@ -107,6 +111,7 @@ class Connection:
         role: str | None = None,
         address: str | None = None,
         expires_at: datetime | None = None,
+        renew: Renewing | None = None,
         language: Language | None = None,
     ) -> None:
         """Make it; `run` serves it.
@@ -119,7 +124,11 @@ class Connection:
             client_id: whose acks these are, unless a message names another client.
             role: asserted by the host; None where the workspaces' logs decide it.
             address: where the client is, for what is put on record.
-            expires_at: when the session ends, UTC; None: never.
+            expires_at: when the session or token ends, UTC; None: never.
+            renew: checks another token, with which the client may stay longer.  Where the client
+                came with one that expires, it has `Limits.renewal_grace_s` to show the next;
+                meanwhile it is given no event, and nothing is taken of it.  None: it came with a
+                session, and the connection ends with that.
             language: what is said here, on a path with a language of its own.
 
         """
@@ -138,7 +147,8 @@ class Connection:
         self._principal = Principal(user_id, role, address)
         self._context = context
         self._limits = context.node.limits
-        self._signs = SignsOfLife(self._limits, expires_at)
+        self._signs = SignsOfLife(self._limits, expires_at, is_renewable=renew is not None)
+        self._renew = renew
         self._pending = 0
         self._room: trio.Event | None = None
         """Set once fewer answers are pending; there is one while the reading task waits for it."""
@@ -168,12 +178,15 @@ class Connection:
 
     # -------------------------------------------------------------------------------- life
 
-    async def run(self, check: Callable[[], Awaitable[None]] | None = None) -> None:
+    async def run(
+        self, check: Callable[[], Awaitable[object]] | None = None, *, greeting: bytes = b""
+    ) -> None:
         """Serve the client until either side ends it.
 
         Args:
             check: raises a `DalsegnoError` where the client's session has ended.  It is asked once
                 `Connections.close_session` finds this connection, so no end slips in between.
+            greeting: the first message to the client; empty: none.
 
         """
         writer, connections = self.writer, self._context.connections
@@ -185,7 +198,10 @@ class Connection:
                 if writer.is_closed:
                     nursery.cancel_scope.cancel(reason="closed before it began")
                 try:
-                    await self._read_on(check)
+                    if await self._check(check):
+                        if greeting:
+                            writer.reply(greeting)
+                        await self._read_on()
                 except TransportClosedError:
                     pass
                 except trio.Cancelled as cancelled:
@@ -245,7 +261,8 @@ class Connection:
 
     # ----------------------------------------------------------------------------- reading
 
-    async def _read_on(self, check: Callable[[], Awaitable[None]] | None) -> None:
+    async def _check(self, check: Callable[[], Awaitable[object]] | None) -> bool:
+        """Return whether the client's session is still there; close the connection if not."""
         if check is not None:
             try:
                 await check()
@@ -253,7 +270,10 @@ class Connection:
                 # A database that is away says nothing about the session.
                 unknown = isinstance(error, UnavailableError)
                 self.close(Close.INTERNAL if unknown else Close.UNAUTHORIZED, error.code)
-                return
+                return False
+        return True
+
+    async def _read_on(self) -> None:
         await self._begin()
         transport, limits = self.transport, self._limits
         read = read_bytes = 0
@@ -283,6 +303,9 @@ class Connection:
             if asked is None:
                 continue
             if isinstance(asked, CommandRequest):
+                if self.writer.is_held:
+                    self.writer.reply(asked.dialect.rejected(asked, _token_expired()))
+                    continue
                 rest = self._submit(Submission(asked, self._context, self._principal, self))
                 if rest is not None:
                     await rest
@@ -321,7 +344,11 @@ class Connection:
 
     async def _act(self, asked: AnyRequest) -> None:
         """Carry out a message that is not a command."""
+        if self.writer.is_held and not isinstance(asked, Ping | Authenticate):
+            raise _token_expired()
         match asked:
+            case Authenticate():
+                await self._authenticate(asked)
             case Ack():
                 self._ack(asked)
             case SubscribeRequest():
@@ -391,6 +418,10 @@ class Connection:
         if len(writer.streams) >= subscriptions_max:
             raise Reject("BAD_REQUEST", f"at most {subscriptions_max} subscriptions")
         stream = await subscribing.open(writer, client_id=self.client_id)
+        if writer.is_held:
+            stream.hub.unregister(stream.subscription)
+            self._context.acks.close(stream.frontier)
+            raise _token_expired()
         writer.follow(stream, subscribing.show(stream))
 
     def _unsubscribe(self, asked: UnsubscribeRequest) -> None:
@@ -408,6 +439,29 @@ class Connection:
         """Say that the server shuts down, and when to come back, in milliseconds."""
         self.writer.reply(self._language.default.reconnect(after_ms))
 
+    # ------------------------------------------------------------------------------ renewal
+
+    async def _authenticate(self, asked: Authenticate) -> None:
+        """Stay as long as another token of the same user is good."""
+        if self._renew is None:
+            raise Reject("STATE_CONFLICT", "this socket has a session, and ends with it")
+        proof = await self._renew(asked.token)
+        if proof.user_id != self.user_id:
+            self.close(Close.FORBIDDEN, "the token is of another user")
+            return
+        now = self._context.node.world.now()
+        if proof.expires_at is not None and proof.expires_at <= now:
+            raise _token_expired()  # a clock's leeway is for who comes in, not for who stays
+        if proof.session_id != self.session_id:
+            self.session_id = proof.session_id
+            if not await self._check(partial(self._renew, asked.token)):  # as in `run`
+                return
+        self._signs.expires_at = proof.expires_at
+        self._context.connections.look_at(self)
+        self.writer.reply(self._language.default.authenticated(asked, proof.expires_in_ms(now)))
+        if self.writer.is_held:
+            self.writer.resume()
+
     # ------------------------------------------------------------------------------ timers
 
     def tick(self, now: float) -> float:
@@ -421,6 +475,8 @@ class Connection:
         if ending is not None:
             self.close(*ending)
         else:
+            if not writer.is_held and signs.has_expired(wall_now):
+                writer.hold()
             # A client that has something to take needs no sign of life.
             if signs.beat(now) and not writer.is_sending:
                 writer.reply(self._language.default.heartbeat(wall_now()))
@@ -434,3 +490,7 @@ def _end_of(error: DalsegnoError) -> Close:
     if isinstance(error, UnavailableError):
         return Close.TRY_AGAIN
     return Close.NOT_FOUND if error.code.endswith("_NOT_FOUND") else Close.FORBIDDEN
+
+
+def _token_expired() -> Reject:
+    return Reject("TOKEN_EXPIRED", "the token has expired: authenticate with another")

@@ -61,6 +61,11 @@ class Connections(Generic[ConnectionT]):
         self._open.pop(connection, None)
         self._agenda.discard(connection)
 
+    def look_at(self, connection: ConnectionT) -> None:
+        """Ask a connection at the next tick what is due: it may be sooner than it was."""
+        if connection in self._open:
+            self._agenda.put(connection, trio.current_time())
+
     def close_session(self, session_id: bytes, code: Close, reason: str) -> None:
         """Close a session's connections: from this step on nothing more is written to them."""
         for connection in self:

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 class SignsOfLife:
     """The heartbeats, pings and deadlines of one connection."""
 
-    __slots__ = ("_last_beat", "_limits", "_pinged_at", "expires_at")
+    __slots__ = ("_grace_s", "_last_beat", "_limits", "_pinged_at", "expires_at")
 
-    def __init__(self, limits: Limits, expires_at: datetime | None) -> None:
+    def __init__(
+        self, limits: Limits, expires_at: datetime | None, *, is_renewable: bool = False
+    ) -> None:
         self._limits = limits
         self.expires_at = expires_at
-        """When the session ends, UTC; None: never."""
+        """When the session or token ends, UTC; None: never."""
+        self._grace_s = limits.renewal_grace_s if is_renewable else 0.0
         self._last_beat = trio.current_time()
         self._pinged_at: float | None = None
 
@@ -38,7 +41,7 @@ class SignsOfLife:
     ) -> tuple[Close, str] | None:
         """Return why the connection ends now: its session is over, or the client is silent."""
         limits = self._limits
-        if self.expires_at is not None and wall_now() >= self.expires_at:
+        if self.has_expired(wall_now, after_s=self._grace_s):
             return Close.UNAUTHORIZED, "the session has expired"
         # While something is being sent, the write deadline watches over the client; what it took
         # is a sign of life, and a ping would have to wait behind the rest.
@@ -50,6 +53,12 @@ class SignsOfLife:
         if self._pinged_at is not None and now - self._pinged_at > limits.pong_deadline_s:
             return Close.NORMAL, "no pong"
         return None
+
+    def has_expired(self, wall_now: Callable[[], datetime], *, after_s: float = 0.0) -> bool:
+        """Return whether the session or token ended, so long ago at least."""
+        if self.expires_at is None:
+            return False
+        return (wall_now() - self.expires_at).total_seconds() >= after_s
 
     def beat(self, now: float) -> bool:
         """Return whether a heartbeat is due, and count it as sent."""
@@ -77,5 +86,6 @@ class SignsOfLife:
             self._last_beat + limits.heartbeat_interval_s, heard + limits.client_timeout_s, pinged
         )
         if self.expires_at is not None:
-            due = min(due, now + (self.expires_at - wall_now()).total_seconds())
+            left_s = (self.expires_at - wall_now()).total_seconds()
+            due = min(due, now + (left_s if left_s > 0 else left_s + self._grace_s))
         return due

@@ -57,6 +57,7 @@ class Writer:
         "_dialect",
         "_limits",
         "_pause",
+        "is_held",
         "nursery",
         "outbox",
         "state",
@@ -83,6 +84,8 @@ class Writer:
         """Where its task runs; None before the connection begins, and once it ends."""
         self.state = State.NEW
         """What the connection is at."""
+        self.is_held = False
+        """Whether no event is written, until `resume`."""
         self._context = context
         self._limits = limits
         self._delivery = context.node.delivery
@@ -127,6 +130,20 @@ class Writer:
         for stream in self.streams.values():
             stream.hub.leave_cohort(stream.subscription)
         self.outbox.clear()
+
+    def hold(self) -> None:
+        """Write no event from this step on, until `resume`: every stream stays where it is."""
+        self.is_held = True
+        for stream in self.streams.values():
+            stream.hub.leave_cohort(stream.subscription)
+            stream.subscription.fall_behind(stream.subscription.sent)
+            self.streams.behind[stream.subscription.stream_id] = None
+        self._drop()
+
+    def resume(self) -> None:
+        """Write events again, each stream's from where it stood."""
+        self.is_held = False
+        self._delivery.touch(self)
 
     def release(self) -> None:
         """Leave every stream, for good."""
@@ -252,6 +269,8 @@ class Writer:
             except Exception as error:  # noqa: BLE001 - the publisher must not be affected
                 self.on_write_error(error)
                 return
+        if self.is_held:
+            return
         if self.streams.behind:
             self.write_on()
         elif has_events:
@@ -303,7 +322,7 @@ class Writer:
         if frames:
             await self._send(frames)
             return True
-        if not self.streams.behind:
+        if not self.streams.behind or self.is_held:
             return False
         stream = self.streams.next_behind()
         if not stream.subscription.live:
@@ -316,6 +335,7 @@ class Writer:
         view = subscription.view
         assert view is not None, "chosen at subscribe"
         frames: Frames | None = None
+        before = subscription.sent
         try:
             read = await read_page(self._delivery, stream.hub, subscription)
             if read is not None:
@@ -332,6 +352,9 @@ class Writer:
         self._backoff = None
         if self.is_closed or self.streams.get(subscription.stream_id) is not stream:
             return  # unfollowed meanwhile, and perhaps followed again
+        if self.is_held:
+            subscription.fall_behind(before)
+            return
         if frames is not None:
             await self._send([frames])
         if subscription.live and subscription.last_visible is not None:

@@ -4,6 +4,7 @@ from ._asyncapi import asyncapi_of as asyncapi_of
 from ._dialect import (
     SHARED as SHARED,
     Ack as Ack,
+    Authenticate as Authenticate,
     Begun as Begun,
     ClientMessage as ClientMessage,
     CommandRequest as CommandRequest,

@@ -7,6 +7,7 @@ everything else reads the properties of its kind.  Its ``dialect`` encodes the a
     UnsubscribeRequest    stop following it
     CommandRequest        change something
     Ack, Ping             the same in every dialect
+    Authenticate          so is this: who the client is, or still is
 
 Every message may carry ``request_id``, which its answer echoes.
 """
@@ -20,10 +21,11 @@ import msgspec
 from msgspec import Meta
 
 from dalsegno.protocol._errors import Reject
-from dalsegno.protocol._limits import SEQ_MAX
+from dalsegno.protocol._limits import KIB, SEQ_MAX
 from dalsegno.protocol._position import chain_text
 
 from ._said import (
+    Authenticated,
     Error,
     Heartbeat,
     Hidden,
@@ -141,6 +143,15 @@ class Ping(ClientMessage, tag="ping", frozen=True, kw_only=True):
     """Ask for a sign of life."""
 
 
+class Authenticate(ClientMessage, tag="authenticate", frozen=True, kw_only=True):
+    """Show a token: as the first message of a socket without credentials, or to stay longer."""
+
+    token: Annotated[str, Meta(max_length=8 * KIB)]
+
+    def __repr__(self) -> str:
+        return f"<Authenticate {self.request_id}>"  # no log has the token
+
+
 class Begun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The beginning of a subscription, as its first answer shows it."""
 
@@ -164,7 +175,7 @@ class Dialect(ABC):
     name: str
     """What documents call it."""
     messages: Sequence[type[ClientMessage]] = ()
-    """The messages that a client may send, beside `Ack` and `Ping`."""
+    """The messages that a client may send, beside `Ack`, `Ping` and `Authenticate`."""
     says: Sequence[type[msgspec.Struct]] = ()
     """What it may be sent, beside what every dialect has (`SHARED`), for documents."""
 
@@ -221,6 +232,11 @@ class Dialect(ABC):
         """Encode the answer to a ping."""
         return encode_said(Pong(server_ts=now, request_id=asked_by(asked.request_id)))
 
+    def authenticated(self, asked: Authenticate, expires_in_ms: int | None) -> bytes | None:
+        """Encode the answer to a token that was accepted; None: it does not expire."""
+        said = Authenticated(expires_in_ms=expires_in_ms, request_id=asked_by(asked.request_id))
+        return encode_said(said)
+
     def heartbeat(self, now: datetime) -> bytes | None:
         """Encode a sign of life."""
         return encode_said(Heartbeat(server_ts=now))
@@ -230,5 +246,13 @@ class Dialect(ABC):
         return encode_said(Reconnect(after_ms=after_ms))
 
 
-SHARED: Sequence[type[msgspec.Struct]] = (Error, Unsubscribed, Pong, Heartbeat, Reconnect, Hidden)
+SHARED: Sequence[type[msgspec.Struct]] = (
+    Error,
+    Unsubscribed,
+    Pong,
+    Authenticated,
+    Heartbeat,
+    Reconnect,
+    Hidden,
+)
 """What every dialect says, unless it says it otherwise."""

@@ -18,6 +18,7 @@ from dalsegno.protocol._validation import reason_of
 
 from ._dialect import (
     Ack,
+    Authenticate,
     ClientMessage,
     CommandRequest,
     Dialect,
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from dalsegno.protocol._close import Close
     from dalsegno.protocol._limits import Limits
 
-AnyRequest: TypeAlias = SubscribeRequest | UnsubscribeRequest | CommandRequest | Ack | Ping
+AnyRequest: TypeAlias = (
+    SubscribeRequest | UnsubscribeRequest | CommandRequest | Ack | Ping | Authenticate
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +66,7 @@ class Language:
         self.dialects = dialects
         self.default = dialects[0]
         """The dialect of what does not answer a message with a dialect of its own."""
-        messages: list[type[ClientMessage]] = [Ack, Ping]
+        messages: list[type[ClientMessage]] = [Ack, Ping, Authenticate]
         for each in dialects:
             messages += each.messages
         tags = [struct.__struct_config__.tag for struct in messages]

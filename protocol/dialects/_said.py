@@ -38,6 +38,13 @@ class Pong(Said, tag="pong", kw_only=True, gc=False):
     server_ts: datetime
 
 
+class Authenticated(Said, tag="authenticated", kw_only=True, gc=False):
+    """A token was accepted."""
+
+    expires_in_ms: int | None
+    """How long it is good for; None: it does not expire."""
+
+
 class Heartbeat(msgspec.Struct, tag="heartbeat", kw_only=True, gc=False):
     """A sign of life."""
 

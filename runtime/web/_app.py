@@ -13,7 +13,7 @@ from ._app_routes import app_routes
 from ._audit_routes import audit_routes
 from ._auth import SessionCookie
 from ._cors import install_cors
-from ._credentials import Gate, credentials_of
+from ._credentials import OFFERS, Gate, credentials_of, is_deferred
 from ._documents import Documents
 from ._domain_routes import domain_routes
 from ._envelope import Application, install
@@ -124,7 +124,9 @@ def _register_socket(app: Application, context: RouteContext, path: str) -> None
         raise Reject("UPGRADE_REQUIRED", "connect with a WebSocket")
 
     async def upgrade_too_soon(**_path: str) -> None:
-        await context.gate.identify(credentials_of(websocket.headers))
+        given = credentials_of(websocket.headers)
+        if not is_deferred(given, websocket.headers.getlist(OFFERS)):
+            await context.gate.identify(given)
         raise Reject("UPGRADE_REQUIRED", "ask for an upgrade after the answer before has come")
 
     app.add_url_rule(rule, endpoint=f"get {path}", view_func=upgrade_required, methods=["GET"])

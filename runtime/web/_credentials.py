@@ -34,6 +34,8 @@ OFFERS = "sec-websocket-protocol"
 """The header in which a client offers subprotocols."""
 _BEARER = "dalsegno.bearer."
 """What one begins with that is a key or a token."""
+_AUTH = "dalsegno.auth"
+"""Offered by a client whose first message says who it is; never chosen."""
 
 
 class Credentials(NamedTuple):
@@ -65,13 +67,27 @@ class Credentials(NamedTuple):
         return token.strip()
 
 
+def token_shown(token: str) -> Credentials:
+    """Return what a token shows that came by itself, as ``Authorization: Bearer`` would have it."""
+    return Credentials(authorization=[f"Bearer {token}"])
+
+
+def is_deferred(given: Credentials, protocols: Sequence[str]) -> bool:
+    """Return whether the first message of a socket says who it is, which shows a cookie at most."""
+    return not given.authorization and not given.api_key and _AUTH in _split(protocols)
+
+
+def _split(protocols: Sequence[str]) -> list[str]:
+    return [each.strip() for line in protocols for each in line.split(",")]
+
+
 def offered_in(protocols: Sequence[str]) -> list[str]:
     """Return what a page shows of who asks, as ``Authorization`` would have it.
 
     A page cannot set a header of its socket, but name subprotocols: ``dalsegno.bearer.`` and the
     key or token in base64url.  It is never chosen, so that no answer and no log has it.
     """
-    named = (each.strip() for line in protocols for each in line.split(","))
+    named = _split(protocols)
     tokens = [each.removeprefix(_BEARER) for each in named if each.startswith(_BEARER)]
     return [f"Bearer {_decoded(token)}" for token in tokens]
 

@@ -18,7 +18,7 @@ from websockets.typing import Subprotocol
 
 from dalsegno.protocol import DalsegnoError, OverloadedError, Reject, http_status
 
-from ._credentials import OFFERS, Credentials, offered_in
+from ._credentials import OFFERS, Credentials, is_deferred, offered_in
 from ._error_body import ErrorBody
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class UpgradeRequest:
     """The client's ``x-request-id``, or a new one."""
     credentials: Credentials
     """What says who asks."""
+    is_deferred: bool
+    """Whether its first message does; a cookie beside that is not looked at."""
 
 
 class HandshakeRefusedError(Exception):
@@ -93,6 +95,12 @@ def parse_upgrade(
         error = Reject("BAD_REQUEST", str(protocol.handshake_exc))
         raise HandshakeRefusedError(response.status_code, error)
     headers = _joined(request)
+    offers = request.headers.get_all(OFFERS)
+    credentials = Credentials(
+        headers.get("cookie"),
+        [*request.headers.get_all("Authorization"), *offered_in(offers)],
+        request.headers.get_all("X-API-Key"),
+    )
     path, _, query = request.path.partition("?")
     return UpgradeRequest(
         path=path,
@@ -100,14 +108,8 @@ def parse_upgrade(
         headers=headers,
         peer=peer,
         request_id=_named(headers.get("x-request-id", "")) or new_request_id,
-        credentials=Credentials(
-            headers.get("cookie"),
-            [
-                *request.headers.get_all("Authorization"),
-                *offered_in(request.headers.get_all(OFFERS)),
-            ],
-            request.headers.get_all("X-API-Key"),
-        ),
+        credentials=credentials,
+        is_deferred=is_deferred(credentials, offers),
     ), response.serialize()
 
 

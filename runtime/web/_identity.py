@@ -22,6 +22,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     a token, which nobody ends before its time."""
     expires_at: datetime | None
     """When that ends; None: not by itself."""
+    is_renewable: bool = True
+    """Whether a socket may go on with another token of the same user; not with a session's."""
     address: str | None = None
     """Where the request came from."""
 
@@ -36,5 +38,6 @@ class Person(Identity, frozen=True, kw_only=True):
     user: User
     csrf_token: str
     expires_at: datetime
+    is_renewable: bool = False
     renewed: bool = False
     """Whether the session was extended just now, so that the cookie has to be as well."""

@@ -10,6 +10,9 @@ What one read brings is taken apart in turns of ``read_frames_max`` frames: 16 K
 ones, each of which costs the parser as much as a long one.  Two kinds that no message needs many of
 have a budget besides, past which the connection fails with 1008 and nothing more of it is parsed:
 fragments of a message, and control frames.
+
+While nobody knows who the client is, its first message alone is parsed, and may be short only: a
+longer one fails with 4001 when the head of its frame is seen, before any of it is kept.
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ class Inbound:
         "_at",
         "_control_frames",
         "_data",
+        "_first_bytes",
         "_fragments",
         "_fragments_max",
         "_owed",
@@ -61,10 +65,16 @@ class Inbound:
         "inbox",
     )
 
-    def __init__(self, protocol: Protocol, limits: Limits) -> None:
+    def __init__(
+        self, protocol: Protocol, limits: Limits, *, first_bytes_max: int | None = None
+    ) -> None:
+        """Make it; with ``first_bytes_max`` for one message of that length, until `lift_bound`."""
         self._protocol = protocol
-        self._short_bytes = min(_SHORT_BYTES, limits.message_bytes_max)
-        self._turn_frames = limits.read_frames_max
+        self._first_bytes: int | None
+        self.lift_bound(limits)
+        if first_bytes_max is not None:
+            self._first_bytes = first_bytes_max
+            self._short_bytes, self._turn_frames = min(_SHORT_BYTES, first_bytes_max), 1
         self._fragments_max = limits.fragments_max
         self._control_frames = RateBudget(limits.control_frames_per_s)
         self._data = b""
@@ -81,6 +91,13 @@ class Inbound:
         self._partial_is_text = False
         self._fragments = 0
         """How many frames the current message has had."""
+
+    def lift_bound(self, limits: Limits) -> None:
+        """Take messages of any client's length from now on, some at a time."""
+        self._first_bytes = None
+        """What the first message may have still; None: it need not be short."""
+        self._short_bytes = min(_SHORT_BYTES, limits.message_bytes_max)
+        self._turn_frames = limits.read_frames_max
 
     def feed(self, data: bytes) -> None:
         """Take what was read; `parse` comes next."""
@@ -125,7 +142,7 @@ class Inbound:
                 if after > end:
                     break
                 found.append(_text(apply_mask(data[body:after], data[body - 4 : body])))
-            elif self._afford(data[at] & _OPCODE, now):
+            elif self._afford(data[at] & _OPCODE, length, now):
                 if data[at] & _OPCODE == Opcode.CLOSE:
                     protocol.current_size = None  # no rule holds a client to ending its message
                 # An unmasked frame is shorter, but it is refused for its second byte.
@@ -147,13 +164,18 @@ class Inbound:
                 return message
         return None
 
-    def _afford(self, opcode: int, now: float) -> bool:
+    def _afford(self, opcode: int, length: int, now: float) -> bool:
         """Count a frame; fail the connection, and return False, past its kind's budget."""
         if opcode & _CONTROL:
             if self._control_frames.spend(now):
                 return True
             self._protocol.fail(Close.POLICY, "too many control frames")
             return False
+        if self._first_bytes is not None:
+            self._first_bytes -= length
+            if self._first_bytes < 0:
+                self._protocol.fail(Close.UNAUTHORIZED, "the first message is too long")
+                return False
         self._fragments = 1 if opcode else self._fragments + 1
         if self._fragments <= self._fragments_max:
             return True

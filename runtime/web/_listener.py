@@ -310,7 +310,8 @@ class _Port(Generic[AcceptedT]):
             raise
         family, kind = stream.socket.family, stream.socket.type
         sock = socket.socket(family, kind, fileno=stream.socket.detach())
-        return NativeTransport(sock, self._limits, early), accepted
+        first = self._limits.authenticate_bytes_max if request.is_deferred else None
+        return NativeTransport(sock, self._limits, early, first_bytes_max=first), accepted
 
     def _check_room(self) -> None:
         try:

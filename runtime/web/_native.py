@@ -106,12 +106,29 @@ class NativeTransport:
         "last_taken",
     )
 
-    def __init__(self, sock: socket.socket, limits: Limits, early: bytes = b"") -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        limits: Limits,
+        early: bytes = b"",
+        *,
+        first_bytes_max: int | None = None,
+    ) -> None:
+        """Make it.
+
+        Args:
+            sock: the connection.
+            limits: the bounds.
+            early: what was read of it already.
+            first_bytes_max: the length of the first message, and that nothing behind it is looked
+                at, until `lift_bound`; None: as all others.
+
+        """
         sock.setblocking(False)
         self._sock = sock
         self._close_deadline_s = limits.close_deadline_s
         self._protocol = Protocol(Side.SERVER, max_size=limits.message_bytes_max, logger=_QUIET)
-        self._inbound = Inbound(self._protocol, limits)
+        self._inbound = Inbound(self._protocol, limits, first_bytes_max=first_bytes_max)
         self._is_drained = False
         """Whether the last read took all that had arrived: there is nothing to try for."""
         self._kept: list[bytes | memoryview] = []
@@ -233,6 +250,10 @@ class NativeTransport:
                     self._end(_ABNORMAL, "the client disconnected without a close frame")
         finally:
             self._reading.leave()
+
+    def lift_bound(self, limits: Limits) -> None:
+        """Take what follows the first message: it is known now who the client is."""
+        self._inbound.lift_bound(limits)
 
     async def _parse_more(self) -> bool:
         """Parse a turn's frames, after a checkpoint; False if the client sends nothing more."""

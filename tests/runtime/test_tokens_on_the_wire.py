@@ -17,7 +17,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dalsegno.actors.domains.members import PutMember
-from dalsegno.protocol import NotReadyError
+from dalsegno.protocol import Limits, NotReadyError
 from dalsegno.runtime._config import ConfigError
 from dalsegno.runtime._config_tokens import read_tokens
 from dalsegno.runtime.client import DisconnectedError, open_client
@@ -79,7 +79,7 @@ async def test_a_token_opens_a_socket_until_it_expires(migrated: str) -> None:
     """CF-1.1, CF-1.2 for `/ws`; P4.3."""
     async with answering(answer(KEYS)) as address:
         tokens = TokenIssuer(issuer=ISSUER, audience=AUDIENCE, keys=TokenKeys(address))
-        async with serving(migrated, tokens=tokens) as site:
+        async with serving(migrated, tokens=tokens, limits=Limits(renewal_grace_s=0.1)) as site:
             await site.runtime.workspace("w").send(PutMember("jwt:bob", "viewer"))
             with fail_after(20):
                 # Half a minute of leeway is for who comes in, not for who stays.

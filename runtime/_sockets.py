@@ -1,0 +1,283 @@
+"""The WebSockets of a server: whom an upgrade admits, and the connection that each becomes.
+
+A client that offers ``dalsegno.auth`` is admitted unknown, and says by its first message who it is.
+Anybody can be that, so there are few of those at a time, each for a few seconds, and nothing else
+of theirs is read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+import trio
+
+from dalsegno.actors import Connection, Proof, check_may_follow
+from dalsegno.protocol import (
+    Authenticate,
+    Close,
+    DalsegnoError,
+    DrainingError,
+    OverloadedError,
+    Reject,
+    StoreUnavailableError,
+    UnavailableError,
+    check_id,
+)
+from dalsegno.protocol.dialects import Conversation, Opening
+
+from .web import SOCKET, client_address, overloaded, token_shown
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from dalsegno.protocol.dialects import Language
+
+    from ._runtime import Runtime
+    from .web import Credentials, Gate, Identity, NativeTransport, Network, UpgradeRequest
+
+
+_QUERY_FIELDS_MAX = 100
+
+
+@dataclass(slots=True)
+class Accepted:
+    """An upgrade that was admitted."""
+
+    path: str
+    query: dict[str, str]
+    client_id: str
+    address: str
+    credentials: Credentials
+    identity: Identity | None = None
+    """None while the client is unknown."""
+    language: Language | None = None
+    """What is said on its path; None on ``/ws``."""
+
+
+class Sockets:
+    """Makes connections of WebSockets."""
+
+    def __init__(self, rt: Runtime, gate: Gate, proxies: Collection[Network]) -> None:
+        self._rt = rt
+        self._gate = gate
+        self._proxies = proxies
+        self._taken: Counter[str] = Counter()
+        """Sockets, by user."""
+        self._unknown = 0
+        """Sockets that are admitted, and whose client is unknown."""
+        self._introducing: set[trio.CancelScope] = set()
+        """Around the first messages that are waited for."""
+        self._is_ending = False
+
+    def __repr__(self) -> str:
+        return f"<Sockets of {len(self._taken)} users, {self._unknown} unknown>"
+
+    # -------------------------------------------------------------------------- the upgrade
+
+    async def accept(self, request: UpgradeRequest) -> Accepted:
+        """Admit a client; `release` has to follow, whatever becomes of it."""
+        self._check_not_draining()
+        query = _parsed(request.query)
+        client_id = query.get("client_id", "default")
+        forwarded = [request.headers.get("x-forwarded-for") or ""]
+        address = client_address(request.peer, forwarded, self._proxies)
+        accepted = Accepted(request.path, query, client_id, address, request.credentials)
+        if request.is_deferred:
+            self._check_client_id(client_id)
+            if self._unknown >= self._rt.limits.unknown_sockets_max:
+                raise overloaded("too many sockets of unknown clients", self._rt.world.random)
+            self._unknown += 1
+        else:
+            identity = await self._gate.identify(request.credentials)
+            self._check_client_id(client_id)
+            accepted.language = await self._language(accepted, identity)
+            self._take(identity.user_id)
+            accepted.identity = identity
+        return accepted
+
+    def owns(self, path: str) -> bool:
+        """Return whether sockets are served at a path."""
+        return path == SOCKET or any(each.match(path) is not None for each in self._rt.app.sockets)
+
+    async def _language(self, accepted: Accepted, identity: Identity) -> Language | None:
+        """Return the language of a path of the app's own, if who connects may follow its streams.
+
+        Raises:
+            Reject: what the path's beginning refuses; ``…_NOT_FOUND``, ``ROLE_FORBIDDEN``.
+
+        """
+        rt = self._rt
+        principal = identity.acting(rt.system).principal
+        for socket in rt.app.sockets:
+            if (named := socket.match(accepted.path)) is not None:
+                opening = Opening(principal=principal, path=named, query=accepted.query)
+                language = Conversation(socket, opening)
+                for asked in language.beginning.follows:
+                    await check_may_follow(rt.service.sessions, asked, principal)
+                return language
+        return None
+
+    def _check_not_draining(self) -> None:
+        if self._is_ending or self._rt.service.is_draining:
+            raise DrainingError("the server shuts down")
+
+    def _check_client_id(self, client_id: str) -> None:
+        check_id(client_id, chars_max=self._rt.limits.id_chars_max, what="client id")
+
+    def _take(self, user_id: str) -> None:
+        """Count a user's socket, from before its handshake, or its first message, is answered.
+
+        Raises:
+            OverloadedError: the user has as many as may be.
+
+        """
+        bound = self._rt.limits.sockets_per_user_max
+        if 0 < bound <= self._taken[user_id]:
+            raise overloaded("too many sockets of this user", self._rt.world.random)
+        self._taken[user_id] += 1
+
+    def release(self, accepted: Accepted) -> None:
+        """Count a socket no more that was admitted: it has ended, or never began."""
+        if accepted.identity is None:
+            self._unknown -= 1
+            return
+        user_id = accepted.identity.user_id
+        self._taken[user_id] -= 1
+        if not self._taken[user_id]:
+            del self._taken[user_id]
+
+    # ----------------------------------------------------------------------------- its life
+
+    async def handle(self, transport: NativeTransport, accepted: Accepted) -> None:
+        """Serve a client that was admitted until its connection ends."""
+        greeting = b""
+        if accepted.identity is None:
+            try:
+                greeting = await self._introduce(transport, accepted)
+            except DalsegnoError as error:
+                await transport.aclose(_code_of(error), error.code)
+                return
+            transport.lift_bound(self._rt.limits)
+        identity = accepted.identity
+        assert identity is not None, "introduced"
+        connection = Connection(
+            transport,
+            self._rt.service.sessions,
+            user_id=identity.user_id,
+            session_id=identity.session_hash,
+            client_id=accepted.client_id,
+            address=accepted.address,
+            expires_at=identity.expires_at,
+            renew=self._renew if identity.is_renewable else None,
+            language=accepted.language,
+        )
+
+        async def check() -> None:
+            await self._gate.identify(accepted.credentials)
+
+        await connection.run(check, greeting=greeting)
+
+    async def _introduce(self, transport: NativeTransport, accepted: Accepted) -> bytes:
+        """Read who an unknown client is; return the answer.
+
+        Raises:
+            DalsegnoError: it says nothing in time, something else, or what proves nothing; the
+                server is shutting down, or cannot tell now.
+
+        """
+        with trio.CancelScope() as ending:
+            self._introducing.add(ending)
+            try:
+                self._check_not_draining()
+                asked = await self._first_message(transport)
+                shown = token_shown(asked.token)
+                identity = await self._identify_in_time(shown)
+                accepted.language = await self._language(accepted, identity)
+            finally:
+                self._introducing.discard(ending)
+            self._take(identity.user_id)
+            self._unknown -= 1
+            accepted.identity, accepted.credentials = identity, shown
+            expires_in_ms = _proof_of(identity).expires_in_ms(self._rt.world.now())
+            said = self._rt.service.sessions.language.default.authenticated(asked, expires_in_ms)
+            return said or b""
+        raise DrainingError("the server shuts down")
+
+    async def _first_message(self, transport: NativeTransport) -> Authenticate:
+        limits = self._rt.limits
+        with trio.move_on_after(limits.authenticate_deadline_s) as waiting:
+            received = await transport.receive()
+        if waiting.cancelled_caught:
+            raise Reject("AUTH_REQUIRED", "no token came in time")
+        if isinstance(received, bytes):
+            raise Reject("BAD_REQUEST", "binary payloads are unsupported")
+        asked = self._rt.service.sessions.language.decode(received, limits)
+        if not isinstance(asked, Authenticate):
+            raise Reject("AUTH_REQUIRED", "the first message is authenticate")
+        return asked
+
+    async def _identify_in_time(self, shown: Credentials) -> Identity:
+        try:
+            with trio.fail_after(self._rt.limits.command_deadline_s):
+                return await self._gate.identify(shown)
+        except trio.TooSlowError:
+            raise StoreUnavailableError("authentication takes too long") from None
+
+    def end_unknown(self) -> None:
+        """Close the sockets whose client is unknown, and admit no more."""
+        self._is_ending = True
+        for scope in self._introducing:
+            scope.cancel(reason="the server shuts down")
+
+    async def _renew(self, token: str) -> Proof:
+        """Check the token with which a client wants to stay."""
+        return _proof_of(await self._identify_in_time(token_shown(token)))
+
+    async def close_session(self, session_hash: bytes) -> None:
+        """Close a session's sockets; once this returns, nothing more is written to them."""
+        self._rt.service.connections.close_session(
+            session_hash, Close.UNAUTHORIZED, "the session ended"
+        )
+        await trio.lowlevel.checkpoint()
+
+    async def close_user(self, user_id: str, keep: bytes | None) -> None:
+        """Close a user's sockets but those of one session; once this returns, as above."""
+        self._rt.service.connections.close_user(
+            user_id, Close.UNAUTHORIZED, "the session ended", keep=keep
+        )
+        await trio.lowlevel.checkpoint()
+
+
+def _parsed(query: str) -> dict[str, str]:
+    """Return the parameters of a query, of which there may be few: of each the first.
+
+    Raises:
+        Reject: ``BAD_REQUEST``.
+
+    """
+    try:
+        said = parse_qs(query, keep_blank_values=True, max_num_fields=_QUERY_FIELDS_MAX)
+    except ValueError:
+        raise Reject("BAD_REQUEST", "too many parameters") from None
+    return {name: values[0] for name, values in said.items()}
+
+
+def _proof_of(identity: Identity) -> Proof:
+    return Proof(identity.user_id, identity.session_hash, identity.expires_at)
+
+
+def _code_of(error: DalsegnoError) -> Close:
+    """Return the code that closes the socket of a client that stays unknown."""
+    match error:
+        case DrainingError():
+            return Close.GOING_AWAY
+        case OverloadedError():
+            return Close.TRY_AGAIN
+        case UnavailableError():
+            return Close.INTERNAL  # a database that is away says nothing about the token
+    if error.code == "ROLE_FORBIDDEN":
+        return Close.FORBIDDEN
+    return Close.NOT_FOUND if error.code.endswith("_NOT_FOUND") else Close.UNAUTHORIZED
