@@ -166,6 +166,7 @@ async def _sessions(dsn: str) -> dict[str, tuple[str, str]]:
             user = await rt.system.get(users, name)
             assert user is not None, "just made"
             token, identity = await open_session(rt, name, user)
+            assert identity.csrf_token is not None, "it is in a cookie"
             sessions[name] = f"{COOKIE}={token}", identity.csrf_token
     return sessions
 

@@ -268,6 +268,13 @@ class Limits:
     """A session ends after this long whatever happens: who stole one has it no longer …"""
     session_idle_s: float = 7 * 24 * 3600.0
     """… and after this long without a request."""
+    access_token_s: float = 900.0
+    """How long an access token of our own is good: no longer than a page is left open."""
+    refresh_token_s: float = 7 * 24 * 3600.0
+    """… and a refresh token; what is refreshed at all ends after ``session_s``."""
+    refresh_grace_s: float = 60.0
+    """How long the refresh token before is good beside the last one, which is unused still: an
+    answer was lost, or two tabs asked at once."""
     session_check_s: float = 10.0
     """How often a server asks whether the sessions of its sockets were ended elsewhere."""
     sessions_per_user_max: int = 50

@@ -16,11 +16,11 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     """A session as stored, whether it is still valid or not."""
 
     id_hash: bytes
-    """The digest of the id that the cookie carries."""
+    """The digest of the secret that the cookie, or each of its tokens, carries."""
     user_id: str
     """The user who logged in."""
     csrf_token: str
-    """The token that every request which changes something must repeat."""
+    """The token that every request with the cookie which changes something must repeat."""
     created_at: datetime
     """When the session began."""
     expires_at: datetime
@@ -29,6 +29,12 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
     """When the session was last used, to within a minute."""
     revoked_at: datetime | None
     """When the session was ended early; None if it was not."""
+    refresh_key: bytes | None = None
+    """What its tokens are made with; None where it is in a cookie."""
+    generation: int = 1
+    """Of the last refresh token that was given."""
+    rotated_at: datetime | None = None
+    """When it was; None for the first."""
 
 
 class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +68,13 @@ class AccountStore(Protocol):
     """
 
     async def put_session(
-        self, id_hash: bytes, user_id: str, csrf_token: str, expires_at: datetime
+        self,
+        id_hash: bytes,
+        user_id: str,
+        csrf_token: str,
+        expires_at: datetime,
+        *,
+        refresh_key: bytes | None = None,
     ) -> None:
         """Begin a session; one that exists already stays as it is."""
 
@@ -73,6 +85,16 @@ class AccountStore(Protocol):
         self, id_hash: bytes, last_seen_at: datetime, expires_at: datetime
     ) -> None:
         """Record that a session was used, and when it expires now, unless it was revoked."""
+
+    async def rotate_session(
+        self, id_hash: bytes, generation: int, rotated_at: datetime, expires_at: datetime
+    ) -> bool:
+        """Move a session's refresh token on from a generation, unless the session was revoked.
+
+        Returns:
+            False where it was, or where somebody else has moved it.
+
+        """
 
     async def revoke_session(self, id_hash: bytes) -> None:
         """Revoke a session; one that was revoked before keeps its time."""

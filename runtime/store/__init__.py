@@ -1,6 +1,6 @@
 """Where the log is kept: PostgreSQL, the host's own or embedded."""
 
-from dalsegno.runtime._account_store import KeyRow as KeyRow
+from dalsegno.runtime._account_store import KeyRow as KeyRow, SessionRow as SessionRow
 
 from ._driver import (
     CommitUncertainError as CommitUncertainError,

@@ -29,7 +29,13 @@ class MemoryAccounts:
         self._keys: dict[str, KeyRow] = {}
 
     async def put_session(
-        self, id_hash: bytes, user_id: str, csrf_token: str, expires_at: datetime
+        self,
+        id_hash: bytes,
+        user_id: str,
+        csrf_token: str,
+        expires_at: datetime,
+        *,
+        refresh_key: bytes | None = None,
     ) -> None:
         """Begin a session; see `AccountStore.put_session`."""
         await trio.lowlevel.checkpoint()
@@ -42,6 +48,7 @@ class MemoryAccounts:
             expires_at=expires_at,
             last_seen_at=now,
             revoked_at=None,
+            refresh_key=refresh_key,
         )
         self._sessions.setdefault(id_hash, row)
 
@@ -60,6 +67,23 @@ class MemoryAccounts:
             self._sessions[id_hash] = msgspec.structs.replace(
                 row, last_seen_at=max(row.last_seen_at, last_seen_at), expires_at=expires_at
             )
+
+    async def rotate_session(
+        self, id_hash: bytes, generation: int, rotated_at: datetime, expires_at: datetime
+    ) -> bool:
+        """Move a refresh token on; see `AccountStore.rotate_session`."""
+        await trio.lowlevel.checkpoint()
+        row = self._sessions.get(id_hash)
+        if row is None or row.revoked_at is not None or row.generation != generation:
+            return False
+        self._sessions[id_hash] = msgspec.structs.replace(
+            row,
+            generation=generation + 1,
+            rotated_at=rotated_at,
+            last_seen_at=max(row.last_seen_at, rotated_at),
+            expires_at=expires_at,
+        )
+        return True
 
     async def revoke_session(self, id_hash: bytes) -> None:
         """Revoke a session; see `AccountStore.revoke_session`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
 
 from dalsegno.runtime._account_store import KeyRow, SessionRow
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from ._pools import Pools
     from ._rows import Row
 
+RowT = TypeVar("RowT", bound=msgspec.Struct)
+
 
 class PostgresAccounts:
     """An `AccountStore` on the connections of a store."""
@@ -24,7 +28,13 @@ class PostgresAccounts:
         self._pools = pools
 
     async def put_session(
-        self, id_hash: bytes, user_id: str, csrf_token: str, expires_at: datetime
+        self,
+        id_hash: bytes,
+        user_id: str,
+        csrf_token: str,
+        expires_at: datetime,
+        *,
+        refresh_key: bytes | None = None,
     ) -> None:
         """Begin a session; see `AccountStore.put_session`."""
         await fetch(
@@ -34,23 +44,13 @@ class PostgresAccounts:
             user_id,
             csrf_token,
             expires_at.isoformat(),
+            None if refresh_key is None else refresh_key.hex(),
         )
 
     async def find_session(self, id_hash: bytes) -> SessionRow | None:
         """Read a session; see `AccountStore.find_session`."""
         rows = await fetch(self._pools.reading, "find_session", id_hash.hex())
-        if not rows:
-            return None
-        id_hash, user_id, csrf_token, created_at, expires_at, last_seen_at, revoked_at = rows[0]
-        return SessionRow(
-            id_hash=id_hash,
-            user_id=user_id,
-            csrf_token=csrf_token,
-            created_at=created_at,
-            expires_at=expires_at,
-            last_seen_at=last_seen_at,
-            revoked_at=revoked_at,
-        )
+        return _read(SessionRow, rows[0]) if rows else None
 
     async def touch_session(
         self, id_hash: bytes, last_seen_at: datetime, expires_at: datetime
@@ -63,6 +63,20 @@ class PostgresAccounts:
             last_seen_at.isoformat(),
             expires_at.isoformat(),
         )
+
+    async def rotate_session(
+        self, id_hash: bytes, generation: int, rotated_at: datetime, expires_at: datetime
+    ) -> bool:
+        """Move a refresh token on; see `AccountStore.rotate_session`."""
+        moved = await fetch(
+            self._pools.writing,
+            "rotate_session",
+            id_hash.hex(),
+            str(generation),
+            rotated_at.isoformat(),
+            expires_at.isoformat(),
+        )
+        return bool(moved)
 
     async def revoke_session(self, id_hash: bytes) -> None:
         """Revoke a session; see `AccountStore.revoke_session`."""
@@ -119,12 +133,12 @@ class PostgresAccounts:
     async def find_key(self, key_id: str) -> KeyRow | None:
         """Read a key; see `AccountStore.find_key`."""
         rows = await fetch(self._pools.reading, "find_api_key", key_id)
-        return _key_of(rows[0]) if rows else None
+        return _read(KeyRow, rows[0]) if rows else None
 
     async def list_keys(self, workspace_id: str, *, after: str, limit: int) -> list[KeyRow]:
         """Read a workspace's keys; see `AccountStore.list_keys`."""
         rows = await fetch(self._pools.reading, "list_api_keys", workspace_id, after, str(limit))
-        return [_key_of(row) for row in rows]
+        return [_read(KeyRow, row) for row in rows]
 
     async def touch_key(self, key_id: str, last_used_at: datetime) -> None:
         """Record that a key was used; see `AccountStore.touch_key`."""
@@ -144,5 +158,6 @@ class PostgresAccounts:
         await fetch(self._pools.writing, "revoke_api_key", key_id)
 
 
-def _key_of(row: Row) -> KeyRow:
-    return KeyRow(**dict(zip(KeyRow.__struct_fields__, row, strict=True)))
+def _read(type_: type[RowT], row: Row) -> RowT:
+    """Return a row whose columns are the struct's fields, in their order."""
+    return type_(**dict(zip(type_.__struct_fields__, row, strict=True)))

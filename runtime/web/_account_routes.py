@@ -8,13 +8,14 @@ import msgspec
 from quart import Response, g, request
 
 from dalsegno.actors.domains.accounts import SetUp, setups, users
-from dalsegno.actors.domains.claims import claims, email_claim
+from dalsegno.actors.domains.claims import email_claim
 from dalsegno.protocol import Reject
 from dalsegno.protocol.routes import Access
 
 from ._auth import open_session, same_secret
 from ._envelope import answer, nothing, read
 from ._identity import Person
+from ._log_ins import LoginBody, check_log_in, invalid_credentials, settle_log_in
 from ._membership import memberships
 from ._route_context import RouteContext, refuse_foreign_pages
 from ._route_table import RouteTable
@@ -30,13 +31,6 @@ class RegisterBody(msgspec.Struct, frozen=True, kw_only=True):
     workspace_name: str | None = None
     workspace_slug: str = "main"
     setup_token: str | None = None
-
-
-class LoginBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The request of a login."""
-
-    email: str
-    password: str
 
 
 class PasswordChangeBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +53,7 @@ class IdentityBody(msgspec.Struct, frozen=True, kw_only=True):
     email: str
     display_name: str
     role: str | None
-    csrf_token: str
+    csrf_token: str | None
     expires_at: datetime
     workspace_id: str | None
 
@@ -116,25 +110,10 @@ def account_routes(context: RouteContext) -> RouteTable:
     async def login() -> Response:
         refuse_foreign_pages()
         body = await read(LoginBody, bytes_max=rt.limits.login_bytes_max)
-        # The claim and not the account: one that does not exist is guarded as well.
-        claim_id = email_claim(body.email)
-        guess = claim_id, context.address
-        context.logins.check(*guess)
-        claim = await rt.system.get(claims, claim_id)
-        user_id = "" if claim is None else claim.by
-        password_hash = await rt.accounts.find_credential(user_id)
-        is_right = await context.passwords.verify(
-            password_hash,
-            body.password,
-            address=context.address,
-            begin=lambda: context.logins.begin(*guess),
+        proven = await check_log_in(context, body)
+        return await _logged_in(
+            context, proven.user_id, status=200, password_hash=proven.password_hash
         )
-        user = await rt.system.get(users, user_id) if is_right else None
-        if user is None or user.role is None:
-            context.note("login_refused", user_id=user_id or None)
-            raise _invalid_credentials()
-        context.logins.forget(*guess)
-        return await _logged_in(context, user_id, status=200, password_hash=password_hash)
 
     @routes.route(
         "POST",
@@ -220,32 +199,16 @@ async def _check_password(context: RouteContext, identity: Person, password: str
     context.logins.forget(*guess)
 
 
-def _invalid_credentials() -> Reject:
-    return Reject("INVALID_CREDENTIALS", "unknown e-mail address or wrong password")
-
-
 async def _logged_in(
     context: RouteContext, user_id: str, *, status: int, password_hash: str | None = None
 ) -> Response:
-    """Begin a session, in the place of the oldest one where the user has too many.
-
-    ``password_hash`` is what was logged in with: had it been changed since, this would be a session
-    that the change did not end.
-    """
+    """Begin a session in a cookie."""
     rt = context.rt
     user = await rt.system.get(users, user_id)
     if user is None:
-        raise _invalid_credentials()  # deleted in this moment
+        raise invalid_credentials()  # deleted in this moment
     token, identity = await open_session(rt, user_id, user)
-    if password_hash is not None and await rt.accounts.find_credential(user_id) != password_hash:
-        await rt.accounts.revoke_session(identity.session_hash)
-        raise _invalid_credentials()
-    context.note("logged_in", user_id=user_id)
-    if rt.limits.sessions_per_user_max:
-        evicted = await rt.accounts.evict_sessions(user_id, keep=rt.limits.sessions_per_user_max)
-        for session_hash in evicted:
-            await context.close_session(session_hash)
-            context.note("session_evicted", user_id=user_id)
+    await settle_log_in(context, user_id, identity.session_hash, password_hash=password_hash)
     context.set_cookie(token, identity.expires_at)
     return answer(await _identity_body(context, identity), status)
 

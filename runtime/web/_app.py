@@ -29,6 +29,7 @@ from ._route_context import RouteContext
 from ._route_table import register, rule_of
 from ._schema_routes import schema_routes
 from ._space_routes import space_routes
+from ._token_routes import token_routes
 from ._user_routes import user_routes
 from ._workspace_routes import workspace_routes
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 _ROUTES = (
     health_routes,
     account_routes,
+    token_routes,
     user_routes,
     workspace_routes,
     space_routes,

@@ -1,9 +1,9 @@
 """What a request shows of who makes it, and whom that proves: the one gate of HTTP and sockets.
 
-A request has one credential.  A program shows its API key, or a token of the issuer whose tokens
-are believed, as ``Authorization: Bearer`` (a key also as ``X-API-Key``), and a cookie beside it is
-not looked at.  A page has a cookie alone, which the browser adds by itself, so that only there a
-request which changes something has to repeat a token of the session.
+A request has one credential.  A program shows its API key, an access token of ours, or a token of
+the issuer whose tokens are believed, as ``Authorization: Bearer`` (a key also as ``X-API-Key``),
+and a cookie beside it is not looked at.  A page has a cookie alone, which the browser adds by
+itself, so that only there a request which changes something has to repeat a token of the session.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from dalsegno.protocol import Reject
 from ._api_keys import authenticate_key
 from ._auth import authenticate_person
 from ._key_text import KEY_MARK
+from ._own_tokens import authenticate_access
+from ._token_text import is_own
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,6 +133,8 @@ class Gate:
         shown = given.bearer()
         if shown is None:
             return await authenticate_person(self.rt, given.cookies, self.cookie)
+        if not given.api_key and is_own(shown):
+            return await authenticate_access(self.rt, shown)
         if self.tokens is None or given.api_key or shown.startswith(KEY_MARK):
             return await authenticate_key(self.rt, shown)
         return await self.tokens.identify(shown, self.rt.world)

@@ -33,10 +33,11 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Person(Identity, frozen=True, kw_only=True):
-    """A user who has logged in."""
+    """A user who has logged in, with a session in a cookie or with tokens of ours."""
 
     user: User
-    csrf_token: str
+    csrf_token: str | None
+    """What requests that change something repeat; None for who shows a token, and needs none."""
     expires_at: datetime
     is_renewable: bool = False
     renewed: bool = False

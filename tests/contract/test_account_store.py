@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
+import trio
 
 from dalsegno.actors.testing.contract.store._writing import START
 from dalsegno.runtime._account_store import KeyRow
@@ -71,6 +72,38 @@ async def test_all_sessions_of_a_user_are_revoked_and_nobody_elses(
     await accounts.revoke_sessions_of("u")
     rows = [await accounts.find_session(id_hash) for id_hash in (b"1", b"2", b"3")]
     assert [row is not None and row.revoked_at is not None for row in rows] == [True, True, False]
+
+
+async def test_a_session_of_tokens_is_found_as_it_was_put(accounts: AccountStore) -> None:
+    await accounts.put_session(b"1", "u", "", UNTIL, refresh_key=b"\x00key")
+    await accounts.put_session(b"2", "u", "token", UNTIL)
+    row, plain = await accounts.find_session(b"1"), await accounts.find_session(b"2")
+    assert row is not None
+    assert plain is not None
+    assert (row.refresh_key, row.generation, row.rotated_at) == (b"\x00key", 1, None)
+    assert plain.refresh_key is None
+
+
+async def test_a_refresh_token_moves_on_once_from_each_generation(accounts: AccountStore) -> None:
+    await accounts.put_session(b"1", "u", "", UNTIL, refresh_key=b"key")
+    moved: list[bool] = []
+
+    async def rotate() -> None:
+        moved.append(await accounts.rotate_session(b"1", 1, UNTIL, LATER))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(rotate)
+    assert sorted(moved) == [False] * 4 + [True]
+    row = await accounts.find_session(b"1")
+    assert row is not None
+    assert (row.generation, row.rotated_at, row.expires_at) == (2, UNTIL, LATER)
+    assert row.last_seen_at == UNTIL
+    assert not await accounts.rotate_session(b"1", 3, UNTIL, LATER)
+    assert not await accounts.rotate_session(b"absent", 1, UNTIL, LATER)
+    assert await accounts.rotate_session(b"1", 2, LATER, LATER)
+    await accounts.revoke_session(b"1")
+    assert not await accounts.rotate_session(b"1", 3, LATER, LATER)
 
 
 async def test_one_session_may_be_kept_when_all_others_are_revoked(accounts: AccountStore) -> None:

@@ -974,9 +974,9 @@ select user_id, client_id, workspace_id, stream_id, count(*) over ()
 
 -- put_session --
 insert into dalsegno.session
-  (id_hash, user_id, csrf_token, created_at, expires_at, last_seen_at)
+  (id_hash, user_id, csrf_token, created_at, expires_at, last_seen_at, refresh_key)
 values (decode($1::text, 'hex'), $2::text, $3::text, statement_timestamp(), $4::text::timestamptz,
-        statement_timestamp())
+        statement_timestamp(), decode($5::text, 'hex'))
 on conflict (id_hash) do nothing
 
 -- sweep_sessions --
@@ -991,7 +991,8 @@ delete from dalsegno.session s using old o where s.id_hash = o.id_hash
 returning s.user_id
 
 -- find_session --
-select id_hash, user_id, csrf_token, created_at, expires_at, last_seen_at, revoked_at
+select id_hash, user_id, csrf_token, created_at, expires_at, last_seen_at, revoked_at,
+       refresh_key, generation, rotated_at
   from dalsegno.session where id_hash = decode($1::text, 'hex')
 
 -- find_ended_sessions --
@@ -1007,6 +1008,15 @@ update dalsegno.session
    set last_seen_at = greatest(last_seen_at, $2::text::timestamptz),
        expires_at = $3::text::timestamptz
  where id_hash = decode($1::text, 'hex') and revoked_at is null
+
+-- rotate_session --
+-- Of several at once one finds the generation as it was; the others look again.
+update dalsegno.session
+   set generation = generation + 1, rotated_at = $3::text::timestamptz,
+       last_seen_at = greatest(last_seen_at, $3::text::timestamptz),
+       expires_at = $4::text::timestamptz
+ where id_hash = decode($1::text, 'hex') and generation = $2::text::bigint and revoked_at is null
+returning generation
 
 -- revoke_session --
 update dalsegno.session set revoked_at = statement_timestamp()
