@@ -65,6 +65,13 @@ class App:
     def __repr__(self) -> str:
         return f"<App of {', '.join(domain.name for domain in self.domains)}>"
 
+    def socket_at(self, path: str) -> tuple[Socket, Mapping[str, str]] | None:
+        """Return the socket of a path as it was sent, and its parameters; None: there is none."""
+        for socket in self.sockets:
+            if (named := socket.match(path)) is not None:
+                return socket, named
+        return None
+
     def check(self, built_in: Iterable[Domain[Any, Any, Any]] = ()) -> None:
         """Raise `DomainError` unless it is complete, with the domains that are always there."""
         names: dict[str, Domain[Any, Any, Any]] = {}

@@ -288,6 +288,10 @@ class Limits:
     """… and how long that may be: no token is longer."""
     unknown_sockets_max: int = 200
     """Such sockets at the same time; above this a new one gets 503.  Anybody can open them."""
+    ticket_s: float = 30.0
+    """How long a ticket waits to be used: as long as a page takes to open its socket."""
+    tickets_per_user_max: int = 100
+    """Tickets of one user that wait; above this, `RATE_LIMITED`."""
     renewal_grace_s: float = 25.0
     """How long a socket whose token has expired waits for another; it gets and does nothing."""
     keys_per_workspace_max: int = 100

@@ -1,4 +1,4 @@
-"""The port to accounts: sessions, credentials and keys, which are rows and no events.
+"""The port to accounts: sessions, credentials, keys and tickets, which are rows and no events.
 
 Only digests of secrets are stored, so that nobody can use a session or a key by reading the store.
 """
@@ -61,8 +61,27 @@ class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
     """By which its sockets are closed, as by a session's ``id_hash``."""
 
 
+class TicketRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A ticket that has not been used."""
+
+    digest: bytes
+    """SHA-256 of its text."""
+    path: str
+    """What it opens."""
+    user_id: str
+    """Who made it …"""
+    session_hash: bytes
+    """… the digest of what was shown for that, empty if nobody ends it before its time …"""
+    session_expires_at: datetime | None
+    """… and when that ends by itself; None: never."""
+    is_renewable: bool
+    """Whether its socket may go on with another token."""
+    expires_at: datetime
+    """Until when it may be used."""
+
+
 class AccountStore(Protocol):
-    """Sessions, credentials, and the keys of programs.
+    """Sessions, credentials, the keys of programs, and tickets.
 
     Every write may be repeated.  After a `StoreUnavailableError` it may have happened: repeat it.
     """
@@ -153,3 +172,12 @@ class AccountStore(Protocol):
 
     async def revoke_key(self, key_id: str) -> None:
         """Revoke a key; one that was revoked before keeps its time."""
+
+    async def put_ticket(self, row: TicketRow, *, tickets_max: int) -> bool:
+        """Record a ticket; return False if its user has as many that have not expired."""
+
+    async def take_ticket(self, digest: bytes) -> TicketRow | None:
+        """Take a ticket out, expired or not: of all that ask, one gets it."""
+
+    async def sweep_tickets(self, *, limit: int) -> int:
+        """Delete at most ``limit`` tickets that expired over an hour ago; return how many."""

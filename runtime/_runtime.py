@@ -141,7 +141,9 @@ class Runtime:
                 world=world,
                 limits=limits,
                 version=version("dalsegno"),
-                sweeps=[] if accounts is None else [accounts.sweep_sessions],
+                sweeps=[]
+                if accounts is None
+                else [accounts.sweep_sessions, accounts.sweep_tickets],
                 roles=app.roles,
                 dialects=app.dialects,
                 app_version=app.version,

@@ -28,7 +28,7 @@ from dalsegno.protocol import (
 )
 from dalsegno.protocol.dialects import Conversation, Opening
 
-from .web import SOCKET, client_address, overloaded, token_shown
+from .web import SOCKET, check_lasts, client_address, overloaded, redeem_ticket, token_shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -91,16 +91,23 @@ class Sockets:
                 raise overloaded("too many sockets of unknown clients", self._rt.world.random)
             self._unknown += 1
         else:
-            identity = await self._gate.identify(request.credentials)
+            identity = await self._identify(request)
             self._check_client_id(client_id)
             accepted.language = await self._language(accepted, identity)
             self._take(identity.user_id)
             accepted.identity = identity
         return accepted
 
+    async def _identify(self, request: UpgradeRequest) -> Identity:
+        given = request.credentials
+        given.bearer()  # one credential is enough
+        if given.ticket:
+            return await redeem_ticket(self._rt, given.ticket[0], request.path)
+        return await self._gate.identify(given)
+
     def owns(self, path: str) -> bool:
         """Return whether sockets are served at a path."""
-        return path == SOCKET or any(each.match(path) is not None for each in self._rt.app.sockets)
+        return path == SOCKET or self._rt.app.socket_at(path) is not None
 
     async def _language(self, accepted: Accepted, identity: Identity) -> Language | None:
         """Return the language of a path of the app's own, if who connects may follow its streams.
@@ -110,15 +117,17 @@ class Sockets:
 
         """
         rt = self._rt
+        found = rt.app.socket_at(accepted.path)
+        if found is None:
+            return None
+        socket, named = found
         principal = identity.acting(rt.system).principal
-        for socket in rt.app.sockets:
-            if (named := socket.match(accepted.path)) is not None:
-                opening = Opening(principal=principal, path=named, query=accepted.query)
-                language = Conversation(socket, opening)
-                for asked in language.beginning.follows:
-                    await check_may_follow(rt.service.sessions, asked, principal)
-                return language
-        return None
+        language = Conversation(
+            socket, Opening(principal=principal, path=named, query=accepted.query)
+        )
+        for asked in language.beginning.follows:
+            await check_may_follow(rt.service.sessions, asked, principal)
+        return language
 
     def _check_not_draining(self) -> None:
         if self._is_ending or self._rt.service.is_draining:
@@ -176,7 +185,10 @@ class Sockets:
         )
 
         async def check() -> None:
-            await self._gate.identify(accepted.credentials)
+            if accepted.credentials.ticket:
+                await check_lasts(self._rt, identity)
+            else:
+                await self._gate.identify(accepted.credentials)
 
         await connection.run(check, greeting=greeting)
 

@@ -1,6 +1,10 @@
 """Where the log is kept: PostgreSQL, the host's own or embedded."""
 
-from dalsegno.runtime._account_store import KeyRow as KeyRow, SessionRow as SessionRow
+from dalsegno.runtime._account_store import (
+    KeyRow as KeyRow,
+    SessionRow as SessionRow,
+    TicketRow as TicketRow,
+)
 
 from ._driver import (
     CommitUncertainError as CommitUncertainError,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from dalsegno.runtime._account_store import KeyRow, SessionRow
+from dalsegno.runtime._account_store import KeyRow, SessionRow, TicketRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dalsegno.actors import World
 
 _EXPIRED_KEPT = timedelta(days=7)
+_TICKETS_KEPT = timedelta(hours=1)
 
 
 class MemoryAccounts:
@@ -27,6 +28,7 @@ class MemoryAccounts:
         self._sessions: dict[bytes, SessionRow] = {}
         self._credentials: dict[str, str] = {}
         self._keys: dict[str, KeyRow] = {}
+        self._tickets: dict[bytes, TicketRow] = {}
 
     async def put_session(
         self,
@@ -198,6 +200,31 @@ class MemoryAccounts:
         row = self._keys.get(key_id)
         if row is not None and row.revoked_at is None:
             self._keys[key_id] = msgspec.structs.replace(row, revoked_at=self._world.now())
+
+    async def put_ticket(self, row: TicketRow, *, tickets_max: int) -> bool:
+        """Record a ticket; see `AccountStore.put_ticket`."""
+        await trio.lowlevel.checkpoint()
+        now = self._world.now()
+        others = [each for each in self._tickets.values() if each.digest != row.digest]
+        waiting = [each for each in others if each.user_id == row.user_id and each.expires_at > now]
+        if len(waiting) >= tickets_max:
+            return False
+        self._tickets.setdefault(row.digest, row)
+        return True
+
+    async def take_ticket(self, digest: bytes) -> TicketRow | None:
+        """Take a ticket out; see `AccountStore.take_ticket`."""
+        await trio.lowlevel.checkpoint()
+        return self._tickets.pop(digest, None)
+
+    async def sweep_tickets(self, *, limit: int) -> int:
+        """Delete tickets that expired; see `AccountStore.sweep_tickets`."""
+        await trio.lowlevel.checkpoint()
+        before = self._world.now() - _TICKETS_KEPT
+        expired = [row.digest for row in self._tickets.values() if row.expires_at <= before]
+        for digest in expired[:limit]:
+            del self._tickets[digest]
+        return min(len(expired), limit)
 
     def _keys_of(self, workspace_id: str) -> list[KeyRow]:
         rows = self._keys.values()

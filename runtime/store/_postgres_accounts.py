@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from dalsegno.runtime._account_store import KeyRow, SessionRow
+from dalsegno.runtime._account_store import KeyRow, SessionRow, TicketRow
 
 from ._sql import array
 from ._statements import fetch
@@ -156,6 +156,31 @@ class PostgresAccounts:
     async def revoke_key(self, key_id: str) -> None:
         """Revoke a key; see `AccountStore.revoke_key`."""
         await fetch(self._pools.writing, "revoke_api_key", key_id)
+
+    async def put_ticket(self, row: TicketRow, *, tickets_max: int) -> bool:
+        """Record a ticket; see `AccountStore.put_ticket`."""
+        put = await fetch(
+            self._pools.writing,
+            "put_ticket",
+            row.digest.hex(),
+            row.path,
+            row.user_id,
+            row.session_hash.hex(),
+            None if row.session_expires_at is None else row.session_expires_at.isoformat(),
+            "true" if row.is_renewable else "false",
+            row.expires_at.isoformat(),
+            str(tickets_max),
+        )
+        return bool(put)
+
+    async def take_ticket(self, digest: bytes) -> TicketRow | None:
+        """Take a ticket out; see `AccountStore.take_ticket`."""
+        rows = await fetch(self._pools.writing, "take_ticket", digest.hex())
+        return _read(TicketRow, rows[0]) if rows else None
+
+    async def sweep_tickets(self, *, limit: int) -> int:
+        """Delete tickets that expired; see `AccountStore.sweep_tickets`."""
+        return len(await fetch(self._pools.maintenance, "sweep_tickets", str(limit)))
 
 
 def _read(type_: type[RowT], row: Row) -> RowT:

@@ -11,6 +11,7 @@ from ._identity import Identity
 from ._listener import SOCKET, Serving, serve as serve_port
 from ._native import NativeTransport
 from ._polls import Polls
+from ._tickets import check_lasts, redeem_ticket
 from ._token_keys import TokenKeys, is_address
 from ._tokens import TokenIssuer
 
@@ -28,12 +29,14 @@ __all__ = [
     "TokenIssuer",
     "TokenKeys",
     "UpgradeRequest",
+    "check_lasts",
     "client_address",
     "create_app",
     "hosts_of",
     "is_address",
     "is_loopback",
     "overloaded",
+    "redeem_ticket",
     "serve_port",
     "token_shown",
 ]

@@ -13,7 +13,7 @@ from ._app_routes import app_routes
 from ._audit_routes import audit_routes
 from ._auth import SessionCookie
 from ._cors import install_cors
-from ._credentials import OFFERS, Gate, credentials_of, is_deferred
+from ._credentials import OFFERS, TICKET, Gate, credentials_of, is_deferred
 from ._documents import Documents
 from ._domain_routes import domain_routes
 from ._envelope import Application, install
@@ -126,8 +126,8 @@ def _register_socket(app: Application, context: RouteContext, path: str) -> None
         raise Reject("UPGRADE_REQUIRED", "connect with a WebSocket")
 
     async def upgrade_too_soon(**_path: str) -> None:
-        given = credentials_of(websocket.headers)
-        if not is_deferred(given, websocket.headers.getlist(OFFERS)):
+        given = credentials_of(websocket.headers)._replace(ticket=websocket.args.getlist(TICKET))
+        if not given.ticket and not is_deferred(given, websocket.headers.getlist(OFFERS)):
             await context.gate.identify(given)
         raise Reject("UPGRADE_REQUIRED", "ask for an upgrade after the answer before has come")
 

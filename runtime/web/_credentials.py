@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 OFFERS = "sec-websocket-protocol"
 """The header in which a client offers subprotocols."""
+TICKET = "ticket"
+"""The field of a query that opens a socket."""
 _BEARER = "dalsegno.bearer."
 """What one begins with that is a key or a token."""
 _AUTH = "dalsegno.auth"
@@ -47,20 +49,22 @@ class Credentials(NamedTuple):
     """The ``Cookie`` headers, joined by ``; ``."""
     authorization: Sequence[str] = ()
     api_key: Sequence[str] = ()
+    ticket: Sequence[str] = ()
+    """Of an upgrade's query; nowhere else is one looked at."""
 
     def bearer(self) -> str | None:
-        """Return the key or token; None where there is a cookie at most.
+        """Return the key or token; None where there is a ticket, or a cookie at most.
 
         Raises:
             Reject: ``BAD_REQUEST`` for more than one; ``AUTH_REQUIRED`` for another scheme than
                 ``Bearer`` (RFC 6750 §2.1).
 
         """
-        given = [*self.authorization, *self.api_key]
-        if not given:
-            return None
+        given = [*self.authorization, *self.api_key, *self.ticket]
         if len(given) > 1:
             raise Reject("BAD_REQUEST", "one authorization or x-api-key header is enough")
+        if not given or self.ticket:
+            return None
         if self.api_key:
             return self.api_key[0]
         scheme, _, token = self.authorization[0].partition(" ")
@@ -76,7 +80,8 @@ def token_shown(token: str) -> Credentials:
 
 def is_deferred(given: Credentials, protocols: Sequence[str]) -> bool:
     """Return whether the first message of a socket says who it is, which shows a cookie at most."""
-    return not given.authorization and not given.api_key and _AUTH in _split(protocols)
+    shows_more = given.authorization or given.api_key or given.ticket
+    return not shows_more and _AUTH in _split(protocols)
 
 
 def _split(protocols: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
 
 import msgspec
 from websockets.http11 import Request
@@ -18,7 +19,7 @@ from websockets.typing import Subprotocol
 
 from dalsegno.protocol import DalsegnoError, OverloadedError, Reject, http_status
 
-from ._credentials import OFFERS, Credentials, is_deferred, offered_in
+from ._credentials import OFFERS, TICKET, Credentials, is_deferred, offered_in
 from ._error_body import ErrorBody
 
 if TYPE_CHECKING:
@@ -96,12 +97,13 @@ def parse_upgrade(
         raise HandshakeRefusedError(response.status_code, error)
     headers = _joined(request)
     offers = request.headers.get_all(OFFERS)
+    path, _, query = request.path.partition("?")
     credentials = Credentials(
         headers.get("cookie"),
         [*request.headers.get_all("Authorization"), *offered_in(offers)],
         request.headers.get_all("X-API-Key"),
+        parse_qs(query).get(TICKET, ()),
     )
-    path, _, query = request.path.partition("?")
     return UpgradeRequest(
         path=path,
         query=query,

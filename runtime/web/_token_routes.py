@@ -1,4 +1,4 @@
-"""Tokens of our own, for programs that log a person in: asked for, refreshed, ended."""
+"""Tokens of our own, for programs that log a person in: asked for, refreshed, ended; tickets."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from quart import Response
 
+from dalsegno.protocol import Reject
 from dalsegno.protocol.routes import Access
 
 from ._envelope import answer, nothing, read
+from ._listener import SOCKET
 from ._log_ins import LoginBody, check_log_in, settle_log_in
 from ._own_tokens import TokenReusedError, begin_tokens, refresh_tokens, session_of
 from ._route_table import RouteTable
+from ._tickets import make_ticket
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -38,6 +41,19 @@ class TokensBody(msgspec.Struct, frozen=True, kw_only=True):
     refresh_token: str
     refresh_expires_in_ms: int
     token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - no secret
+
+
+class TicketRequestBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The request for a ticket."""
+
+    path: str
+
+
+class TicketBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A ticket; how long it is good counts from this answer."""
+
+    ticket: str
+    expires_in_ms: int
 
 
 def token_routes(context: RouteContext) -> RouteTable:
@@ -100,6 +116,23 @@ def token_routes(context: RouteContext) -> RouteTable:
         await context.close_session(session.id_hash)
         context.note("logged_out", user_id=session.user_id)
         return nothing()
+
+    @routes.route(
+        "POST",
+        "/api/auth/ticket",
+        "Make a ticket: a URL with it opens one socket, once.",
+        body=TicketRequestBody,
+        returns=TicketBody,
+        status=201,
+        refusals=[409],
+    )
+    async def ticket() -> Response:
+        identity = await context.authenticate()
+        body = await read(TicketRequestBody)
+        if body.path != SOCKET and rt.app.socket_at(body.path) is None:
+            raise Reject("BAD_REQUEST", "a ticket opens a socket, and there is none", field="path")
+        made = await make_ticket(rt, identity, body.path)
+        return answer(TicketBody(ticket=made, expires_in_ms=int(rt.limits.ticket_s * 1000)), 201)
 
     return routes
 

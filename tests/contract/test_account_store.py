@@ -9,7 +9,7 @@ import msgspec
 import trio
 
 from dalsegno.actors.testing.contract.store._writing import START
-from dalsegno.runtime._account_store import KeyRow
+from dalsegno.runtime._account_store import KeyRow, TicketRow
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -257,3 +257,56 @@ async def test_the_use_of_a_key_is_recorded(accounts: AccountStore) -> None:
     assert row is not None
     assert row.last_used_at == LATER
     await accounts.touch_key("absent", LATER)
+
+
+def a_ticket(name: str, user_id: str = "u", *, until: datetime = UNTIL) -> TicketRow:
+    return TicketRow(
+        digest=b"\x00" + name.encode(),
+        path="/ws",
+        user_id=user_id,
+        session_hash=b"",
+        session_expires_at=None,
+        is_renewable=True,
+        expires_at=until,
+    )
+
+
+async def test_a_ticket_is_taken_once_by_one_of_all_who_ask(accounts: AccountStore) -> None:
+    other = msgspec.structs.replace(
+        a_ticket("b"), session_hash=b"\xff1", session_expires_at=LATER, is_renewable=False
+    )
+    for row in (a_ticket("a"), other):
+        assert await accounts.put_ticket(row, tickets_max=9)
+        found: list[TicketRow | None] = []
+
+        async def take(digest: bytes = row.digest, found: list[TicketRow | None] = found) -> None:
+            found.append(await accounts.take_ticket(digest))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(take)
+        assert [each for each in found if each is not None] == [row]
+        assert await accounts.take_ticket(row.digest) is None
+
+
+async def test_a_users_tickets_that_wait_are_bounded(accounts: AccountStore) -> None:
+    passed = START.replace(year=2000)
+    assert await accounts.put_ticket(a_ticket("old", until=passed), tickets_max=2)
+    for name in "ab":
+        assert await accounts.put_ticket(a_ticket(name), tickets_max=2)
+    assert await accounts.put_ticket(a_ticket("b"), tickets_max=2), "a repeat is the same one"
+    assert not await accounts.put_ticket(a_ticket("c"), tickets_max=2)
+    assert await accounts.put_ticket(a_ticket("c", "v"), tickets_max=2)
+    assert await accounts.take_ticket(a_ticket("a").digest)
+    assert await accounts.put_ticket(a_ticket("d"), tickets_max=2)
+
+
+async def test_tickets_that_expired_long_ago_are_swept(accounts: AccountStore) -> None:
+    passed = START.replace(year=2000)
+    for number in range(3):
+        await accounts.put_ticket(a_ticket(f"old{number}", until=passed), tickets_max=9)
+    await accounts.put_ticket(a_ticket("fresh"), tickets_max=9)
+    assert await accounts.sweep_tickets(limit=2) == 2
+    assert await accounts.sweep_tickets(limit=9) == 1
+    assert await accounts.sweep_tickets(limit=9) == 0
+    assert await accounts.take_ticket(a_ticket("fresh").digest) is not None

@@ -1087,3 +1087,29 @@ update dalsegno.api_key set previous = null where key_id = $1::text
 -- revoke_api_key --
 update dalsegno.api_key set revoked_at = statement_timestamp()
  where key_id = $1::text and revoked_at is null
+
+-- put_ticket --
+-- A repeat changes nothing, and is counted once.
+insert into dalsegno.ticket
+  (digest, path, user_id, session_hash, session_expires_at, is_renewable, expires_at)
+select decode($1::text, 'hex'), $2::text, $3::text, decode($4::text, 'hex'),
+       $5::text::timestamptz, $6::text::boolean, $7::text::timestamptz
+ where (select count(*) from dalsegno.ticket
+         where user_id = $3::text and expires_at > statement_timestamp()
+           and digest <> decode($1::text, 'hex')) < $8::text::bigint
+on conflict (digest) do update set path = excluded.path
+returning digest
+
+-- take_ticket --
+delete from dalsegno.ticket where digest = decode($1::text, 'hex')
+returning digest, path, user_id, session_hash, session_expires_at, is_renewable, expires_at
+
+-- sweep_tickets --
+with old as materialized (
+  select digest from dalsegno.ticket
+   where expires_at <= statement_timestamp() - interval '1 hour'
+   order by expires_at limit $1::text::integer
+   for update skip locked
+)
+delete from dalsegno.ticket t using old o where t.digest = o.digest
+returning t.user_id

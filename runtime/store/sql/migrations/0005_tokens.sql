@@ -7,3 +7,18 @@ alter table dalsegno.session
   add column refresh_key bytea,
   add column generation bigint not null default 1,
   add column rotated_at timestamptz;
+
+-- Tickets to open one socket each: taken out by whoever shows one, so that each works once.
+-- session_hash: of what was shown for it, whose end is its socket's too; empty where nobody ends
+-- that before session_expires_at.
+create table dalsegno.ticket (
+  digest bytea primary key,
+  path text not null,
+  user_id text collate "C" not null,
+  session_hash bytea not null,
+  session_expires_at timestamptz,
+  is_renewable boolean not null,
+  expires_at timestamptz not null
+);
+create index ticket_of_user on dalsegno.ticket (user_id);
+create index ticket_expiry on dalsegno.ticket (expires_at);
