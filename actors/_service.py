@@ -31,7 +31,7 @@ from .workspace import Committer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from dalsegno.protocol import Domain, Limits, Role
+    from dalsegno.protocol import Authorize, Domain, Limits, Role
     from dalsegno.protocol.dialects import Dialect
 
     from .delivery import AckStatistics, DeliveryStatistics
@@ -77,6 +77,7 @@ class Service:
         bus: Bus | None = None,
         sweeps: Sequence[Sweep] = (),
         roles: Mapping[str, Role] = BUILT_IN_ROLES,
+        authorize: Authorize | None = None,
         app_version: int = 0,
         store_time: bool = False,
         dialects: Sequence[Dialect] = (),
@@ -94,13 +95,14 @@ class Service:
             bus: tells other nodes of commits; None where there are none.
             sweeps: what else is to be kept from growing.
             roles: what each role may do in a workspace.
+            authorize: what says no besides; see `App`.
             app_version: of the program; a higher one keeps what it has owned.
             store_time: whether the time is the store's, which each beat asks for, and not the
                 world's.
             dialects: what clients may say, besides the generic dialect.
 
         """
-        access = Roles(domains, roles)
+        access = Roles(domains, roles, authorize)
         active: OrderedDict[str, WorkspaceSupervisor] = OrderedDict()
         process_id = world.new_id()
         clock = StoreClock(world.now) if store_time else None

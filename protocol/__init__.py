@@ -48,6 +48,12 @@ from ._event import (
     instant as instant,
 )
 from ._frames import Frames as Frames
+from ._hooks import (
+    Authenticator as Authenticator,
+    Authorize as Authorize,
+    AuthRequest as AuthRequest,
+    Caller as Caller,
+)
 from ._indexing import Audit as Audit, Due as Due, Index as Index
 from ._limits import SEQ_MAX as SEQ_MAX, UNBOUNDED_AT_ZERO as UNBOUNDED_AT_ZERO, Limits as Limits
 from ._listing import (

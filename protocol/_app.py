@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ._deciding import Role
     from ._domain import Domain
+    from ._hooks import Authenticator, Authorize
     from .routes import Route
 
 _ROLE = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
@@ -31,6 +32,8 @@ class App:
         dialects: Sequence[Dialect | Socket] = (),
         roles: Mapping[str, Role] | None = None,
         version: int = 0,
+        authenticate: Authenticator | None = None,
+        authorize: Authorize | None = None,
     ) -> None:
         """Declare it.
 
@@ -43,6 +46,12 @@ class App:
                 these may.  A member whose role is in neither may do nothing.
             version: of the program, from 0.  Raise it where a program of before must not own what
                 this one has: a workspace that this one has opened refuses it, ``CODE_TOO_OLD``.
+            authenticate: says whom a request or a socket shows, before the server looks for a
+                session, a key or a token of which it knows itself; see `Authenticator`.
+            authorize: says no, by False or a `Reject`, to what a user's role allows, and yes to
+                nothing else; see `Authorize`.  It is asked in order, at every command and every
+                read, so it has to be quick and pure.  Of a read the `Reject` is not told: who may
+                not read is answered as a stranger is.  The program itself is not asked about.
 
         Raises:
             DomainError: two domains share a name or a command, two routes or sockets a path, two
@@ -56,6 +65,8 @@ class App:
         self.dialects = tuple(each for each in dialects if isinstance(each, Dialect))
         self.sockets = tuple(each for each in dialects if isinstance(each, Socket))
         self.version = version
+        self.authenticate = authenticate
+        self.authorize = authorize
         self.roles = {**BUILT_IN_ROLES, **(roles or {})}
         if wrong := [role for role in self.roles if not _ROLE.fullmatch(role) or role == "system"]:
             raise DomainError(f"no name for a role: {wrong[0]!r}; lower case, at most 32")

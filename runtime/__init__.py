@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dalsegno.protocol import (
         App as App,
         Audit as Audit,
+        AuthRequest as AuthRequest,
+        Caller as Caller,
         CodeTooOldError as CodeTooOldError,
         Context as Context,
         CorruptLogError as CorruptLogError,
@@ -71,6 +73,8 @@ _HOMES = {
     "World": "dalsegno.actors",
     "App": "dalsegno.protocol",
     "Audit": "dalsegno.protocol",
+    "AuthRequest": "dalsegno.protocol",
+    "Caller": "dalsegno.protocol",
     "CodeTooOldError": "dalsegno.protocol",
     "Due": "dalsegno.protocol",
     "Context": "dalsegno.protocol",

@@ -146,6 +146,7 @@ class Runtime:
                 else [accounts.sweep_sessions, accounts.sweep_tickets],
                 roles=app.roles,
                 dialects=app.dialects,
+                authorize=app.authorize,
                 app_version=app.version,
                 store_time=world is WORLD,
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
@@ -23,12 +24,11 @@ from dalsegno.protocol import (
     OverloadedError,
     Reject,
     StoreUnavailableError,
-    UnavailableError,
     check_id,
 )
 from dalsegno.protocol.dialects import Conversation, Opening
 
-from .web import SOCKET, check_lasts, client_address, overloaded, redeem_ticket, token_shown
+from .web import SOCKET, check_lasts, client_address, overloaded, redeem_ticket
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -84,26 +84,28 @@ class Sockets:
         client_id = query.get("client_id", "default")
         forwarded = [request.headers.get("x-forwarded-for") or ""]
         address = client_address(request.peer, forwarded, self._proxies)
-        accepted = Accepted(request.path, query, client_id, address, request.credentials)
+        credentials = request.credentials
+        if self._gate.host is not None:  # else they are not kept
+            credentials = credentials._replace(headers=request.headers, peer=address)
+        accepted = Accepted(request.path, query, client_id, address, credentials)
         if request.is_deferred:
             self._check_client_id(client_id)
             if self._unknown >= self._rt.limits.unknown_sockets_max:
                 raise overloaded("too many sockets of unknown clients", self._rt.world.random)
             self._unknown += 1
         else:
-            identity = await self._identify(request)
+            identity = await self._identify(credentials, request.path)
             self._check_client_id(client_id)
             accepted.language = await self._language(accepted, identity)
             self._take(identity.user_id)
             accepted.identity = identity
         return accepted
 
-    async def _identify(self, request: UpgradeRequest) -> Identity:
-        given = request.credentials
-        given.bearer()  # one credential is enough
-        if given.ticket:
-            return await redeem_ticket(self._rt, given.ticket[0], request.path)
-        return await self._gate.identify(given)
+    async def _identify(self, given: Credentials, path: str) -> Identity:
+        if not given.ticket:
+            return await self._gate.identify(given)
+        given.bearer()  # a ticket is shown alone
+        return await redeem_ticket(self._rt, given.ticket[0], path)
 
     def owns(self, path: str) -> bool:
         """Return whether sockets are served at a path."""
@@ -180,7 +182,7 @@ class Sockets:
             client_id=accepted.client_id,
             address=accepted.address,
             expires_at=identity.expires_at,
-            renew=self._renew if identity.is_renewable else None,
+            renew=partial(self._renew, accepted.credentials) if identity.is_renewable else None,
             language=accepted.language,
         )
 
@@ -205,7 +207,7 @@ class Sockets:
             try:
                 self._check_not_draining()
                 asked = await self._first_message(transport)
-                shown = token_shown(asked.token)
+                shown = accepted.credentials.instead(asked.token)
                 identity = await self._identify_in_time(shown)
                 accepted.language = await self._language(accepted, identity)
             finally:
@@ -244,9 +246,9 @@ class Sockets:
         for scope in self._introducing:
             scope.cancel(reason="the server shuts down")
 
-    async def _renew(self, token: str) -> Proof:
+    async def _renew(self, given: Credentials, token: str) -> Proof:
         """Check the token with which a client wants to stay."""
-        return _proof_of(await self._identify_in_time(token_shown(token)))
+        return _proof_of(await self._identify_in_time(given.instead(token)))
 
     async def close_session(self, session_hash: bytes) -> None:
         """Close a session's sockets; once this returns, nothing more is written to them."""
@@ -288,8 +290,10 @@ def _code_of(error: DalsegnoError) -> Close:
             return Close.GOING_AWAY
         case OverloadedError():
             return Close.TRY_AGAIN
-        case UnavailableError():
-            return Close.INTERNAL  # a database that is away says nothing about the token
-    if error.code == "ROLE_FORBIDDEN":
-        return Close.FORBIDDEN
-    return Close.NOT_FOUND if error.code.endswith("_NOT_FOUND") else Close.UNAUTHORIZED
+        case Reject() if error.code == "ROLE_FORBIDDEN":
+            return Close.FORBIDDEN
+        case Reject() if error.code.endswith("_NOT_FOUND"):
+            return Close.NOT_FOUND
+        case Reject():
+            return Close.UNAUTHORIZED
+    return Close.INTERNAL  # a database that is away says nothing about the token

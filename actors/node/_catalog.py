@@ -226,7 +226,8 @@ class Catalog:
         if self._refusal(workspace_id, found) is not None:
             return None
         role = await self._member_role_in(workspace_id, domain, user_id, found)
-        return role if role is not None and self.roles.reads(workspace_id, role) else None
+        reads = role is not None and self.roles.reads(workspace_id, role, user_id)
+        return role if reads else None
 
     async def _member_role_in(
         self, workspace_id: str, domain: AnyDomain, user_id: str, found: Mapping[str, Entity]
@@ -258,8 +259,8 @@ class Catalog:
             Reject: ``ROLE_FORBIDDEN``: it has said a role that does not.
 
         """
-        role = principal.role
-        if role is not None and not self.roles.reads(workspace_id, role):
+        role, user_id = principal.role, principal.user_id
+        if role is not None and not self.roles.reads(workspace_id, role, str(user_id)):
             raise Reject("ROLE_FORBIDDEN", "this role does not read", role=role)
         return role is not None
 
@@ -294,7 +295,8 @@ class Catalog:
         member = found.get((workspace_id, domain.stream_id(user_id)))
         version, state = (0, None) if member is None else (member.version, member.state)
         role = role_in(domain, version, state, user_id, founder_id)
-        return role if role is not None and self.roles.reads(workspace_id, role) else None
+        reads = role is not None and self.roles.reads(workspace_id, role, user_id)
+        return role if reads else None
 
     async def check_member(self, workspace_id: str, principal: Principal, **details: str) -> None:
         """Raise unless a principal may read a workspace.

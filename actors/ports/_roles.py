@@ -11,18 +11,29 @@ What may happen in a workspace at all, whoever asks, is decided by the one entit
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dalsegno.protocol import BUILT_IN_ROLES, GATE_ID, SYSTEM_WORKSPACE, DomainError
+from dalsegno.protocol import (
+    BUILT_IN_ROLES,
+    GATE_ID,
+    SYSTEM_WORKSPACE,
+    DomainError,
+    InternalError,
+    Principal,
+    Reject,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dalsegno.protocol import Decider, Domain, Event, Reject, Role
+    from dalsegno.protocol import Authorize, Decider, Domain, Event, Role
 
     AnyDomain = Domain[Any, Any, Any]
+
+_log = logging.getLogger("dalsegno.access")
 
 SYSTEM_ROLE = "system"
 """The role of the embedding program, which is allowed everything."""
@@ -39,13 +50,17 @@ class Roles:
     """The declarations of a runtime's domains about access, and what each role may do."""
 
     def __init__(
-        self, domains: Sequence[AnyDomain], roles: Mapping[str, Role] = BUILT_IN_ROLES
+        self,
+        domains: Sequence[AnyDomain],
+        roles: Mapping[str, Role] = BUILT_IN_ROLES,
+        authorize: Authorize | None = None,
     ) -> None:
         """Collect the declarations.
 
         Args:
             domains: which declare who has which role.
             roles: what each role may do in a workspace.
+            authorize: may say no besides; see `App`.
 
         Raises:
             DomainError: two domains declare the same.
@@ -57,9 +72,10 @@ class Roles:
         self.founders = _only_one("first owners", [d for d in domains if d.founder_of is not None])
         """The domain whose entity, named after a workspace, records its first owner."""
         self.table = roles
+        self._authorize = authorize
         self._ended_by = {domain.name: domain.role_ended_by for domain in declared}
         self._given_by: dict[str, frozenset[str]] = {}
-        if not all(role.reads for role in roles.values()):
+        if authorize is not None or not all(role.reads for role in roles.values()):
             self._given_by = {domain.name: domain.role_given_by for domain in declared}
         changing = (*self._ended_by.values(), *self._given_by.values())
         self.ending: frozenset[str] = frozenset().union(*changing)
@@ -93,24 +109,60 @@ class Roles:
         name, _, user_id = event.stream_id.partition(":")
         ends = event.type in self._ended_by.get(name, ())
         if not ends and event.type in self._given_by.get(name, ()):
-            ends = not self.reads(event.workspace_id, _decode_given(event.payload).role)
+            role = _decode_given(event.payload).role
+            try:
+                ends = not self.reads(event.workspace_id, role, user_id)
+            except InternalError:
+                ends = True  # the commit is published to the others all the same
         return user_id if ends else None
 
-    def reads(self, workspace_id: str, role: str) -> bool:
-        """Return whether those who have a role in a workspace may read it."""
+    def reads(self, workspace_id: str, role: str, user_id: str) -> bool:
+        """Return whether a user who has a role in a workspace may read it.
+
+        Raises:
+            InternalError: ``authorize`` raised.
+
+        """
         if workspace_id == SYSTEM_WORKSPACE:
             return True  # these are not an app's to say
         known = self.table.get(role)
-        return known is not None and known.reads
+        if known is None or not known.reads:
+            return False
+        try:
+            return self._is_authorized(workspace_id, role, user_id, None)
+        except Reject:
+            return False
 
-    def sends(self, workspace_id: str, role: str, command: str, decider: Decider) -> bool:
-        """Return whether those who have a role in a workspace may send a command there."""
+    def sends(
+        self, workspace_id: str, role: str, user_id: str, command: str, decider: Decider
+    ) -> bool:
+        """Return whether a user who has a role in a workspace may send a command there.
+
+        Raises:
+            Reject: of ``authorize``.
+            InternalError: it raised something else.
+
+        """
         if workspace_id == SYSTEM_WORKSPACE:
             return role in decider.allow
         known = self.table.get(role)
         if known is None:
             return False
-        return role in decider.allow if known.commands is None else command in known.commands
+        allowed = role in decider.allow if known.commands is None else command in known.commands
+        return allowed and self._is_authorized(workspace_id, role, user_id, command)
+
+    def _is_authorized(
+        self, workspace_id: str, role: str, user_id: str, command: str | None
+    ) -> bool:
+        if self._authorize is None:
+            return True
+        try:
+            return self._authorize(Principal(user_id, role), workspace_id, role, command) is True
+        except Reject:
+            raise
+        except Exception as error:
+            _log.exception("authorize raised")
+            raise InternalError("see the log") from error
 
 
 def gate_refusal(domain: AnyDomain, state: Any, asked: str | None) -> Reject | None:  # noqa: ANN401 - the domain's

@@ -268,8 +268,8 @@ class Connection:
                 await check()
             except DalsegnoError as error:
                 # A database that is away says nothing about the session.
-                unknown = isinstance(error, UnavailableError)
-                self.close(Close.INTERNAL if unknown else Close.UNAUTHORIZED, error.code)
+                has_ended = isinstance(error, Reject)
+                self.close(Close.UNAUTHORIZED if has_ended else Close.INTERNAL, error.code)
                 return False
         return True
 

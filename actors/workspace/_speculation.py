@@ -252,7 +252,7 @@ class Speculation:
             return command.receipt(draft.head_seq, draft.entity(command.stream_id).version)
         role, decider = self._role(command, draft), command.decider
         if role != SYSTEM_ROLE and not self._roles.sends(
-            self.workspace_id, role, command.name, decider
+            self.workspace_id, role, str(command.principal.user_id), command.name, decider
         ):
             raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
         entity = draft.entity(command.stream_id)

@@ -31,7 +31,7 @@ _WITH_CREDENTIAL = (401,)
 _IN_WORKSPACE = (409, 504)
 """How a route of a workspace may besides: another state, an unknown outcome."""
 _ANY_REFUSAL = "4XX"
-"""A domain's refusals have statuses of their own."""
+"""Refusals of a domain, or of a host's own functions, have statuses of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ class Served:
     """The type of every refusal's body."""
     cookie: str
     """The name of the session's cookie."""
+    is_hooked: bool
+    """Whether the app's own functions say who may, so that any refusal may be theirs."""
     version: str
 
 
@@ -58,7 +60,7 @@ def openapi_of(served: Served) -> dict[str, Any]:
     commands = {type_ for domain in served.domains for type_ in domain.commands.values()}
     for type_ in commands & named.keys():
         leave_out_tag(type_, components[_name_in(known[type_])])
-    writer = _Writer(known, components)
+    writer = _Writer(known, components, is_hooked=served.is_hooked)
     paths: dict[str, dict[str, Any]] = {}
     for each in operations:
         of_path = paths.setdefault(each.path, {})
@@ -138,9 +140,16 @@ def _name_in(schema: Mapping[str, Any]) -> str:
 class _Writer:
     """Writes operations, by the schemas of their types."""
 
-    def __init__(self, known: Mapping[Any, dict[str, Any]], components: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        known: Mapping[Any, dict[str, Any]],
+        components: Mapping[str, Any],
+        *,
+        is_hooked: bool,
+    ) -> None:
         self._known = known
         self._components = components
+        self._is_hooked = is_hooked
 
     def write(self, operation: Operation) -> dict[str, Any]:
         """Return what a document says of an operation."""
@@ -192,7 +201,10 @@ class _Writer:
             refusals.update(_WITH_BODY)
         if operation.is_of_workspace:
             refusals.update(_IN_WORKSPACE)
-        names = [*map(str, sorted(refusals)), *([_ANY_REFUSAL] if operation.sends_command else [])]
+        names = [*map(str, sorted(refusals))]
+        is_known = operation.access is not Access.ANYBODY
+        if operation.sends_command or (self._is_hooked and is_known):
+            names.append(_ANY_REFUSAL)
         written.update((name, {"$ref": f"#/components/responses/{name}"}) for name in names)
         return written
 
@@ -219,7 +231,7 @@ def _refusals(operations: Iterable[Operation], error: dict[str, Any]) -> dict[st
     statuses = {*_ALWAYS, *_WITH_BODY, *_WITH_CREDENTIAL, *_IN_WORKSPACE}
     statuses = statuses.union(*(operation.refusals for operation in operations))
     phrases = {str(status): HTTPStatus(status).phrase for status in sorted(statuses)}
-    phrases[_ANY_REFUSAL] = "A refusal of the domain's own"
+    phrases[_ANY_REFUSAL] = "A refusal of the app's own"
     content = {_JSON: {"schema": error}}
     return {name: {"description": phrase, "content": content} for name, phrase in phrases.items()}
 

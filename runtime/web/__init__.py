@@ -4,7 +4,7 @@ from ._admission import overloaded
 from ._app import create_app
 from ._auth import SessionCookie
 from ._client_address import Network, client_address
-from ._credentials import Credentials, Gate, token_shown
+from ._credentials import Credentials, Gate
 from ._handshake import UpgradeRequest
 from ._hosts import Hosts, hosts_of, is_loopback
 from ._identity import Identity
@@ -38,5 +38,4 @@ __all__ = [
     "overloaded",
     "redeem_ticket",
     "serve_port",
-    "token_shown",
 ]

@@ -10,21 +10,24 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from dalsegno.protocol import Reject
 
 from ._api_keys import authenticate_key
 from ._auth import authenticate_person
+from ._host_auth import identify_by_host
 from ._key_text import KEY_MARK
 from ._own_tokens import authenticate_access
 from ._token_text import is_own
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from werkzeug.datastructures import Headers
 
+    from dalsegno.protocol import Authenticator
     from dalsegno.runtime import Runtime
 
     from ._auth import SessionCookie
@@ -42,6 +45,10 @@ _AUTH = "dalsegno.auth"
 """Offered by a client whose first message says who it is; never chosen."""
 
 
+_SHOWING = frozenset({"authorization", "cookie", "x-api-key", OFFERS})
+"""The headers that may show somebody."""
+
+
 class Credentials(NamedTuple):
     """A request's headers that say who makes it, each as often as it was sent."""
 
@@ -51,6 +58,26 @@ class Credentials(NamedTuple):
     api_key: Sequence[str] = ()
     ticket: Sequence[str] = ()
     """Of an upgrade's query; nowhere else is one looked at."""
+    headers: Mapping[str, str] = MappingProxyType({})
+    """All of them, by lower-case name, where a host's own authenticator wants them …"""
+    peer: str = ""
+    """… and the client's address."""
+
+    def __repr__(self) -> str:
+        return f"<Credentials of {self.peer}>"
+
+    @property
+    def token(self) -> str | None:
+        """The token of a single ``Authorization: Bearer``, whoever made it."""
+        if len(self.authorization) != 1:
+            return None
+        scheme, _, token = self.authorization[0].partition(" ")
+        return token.strip() if scheme.lower() == "bearer" else None
+
+    def instead(self, token: str) -> Credentials:
+        """Return what a message shows that came with a token, on the socket of this upgrade."""
+        left = {name: text for name, text in self.headers.items() if name not in _SHOWING}
+        return Credentials(authorization=[f"Bearer {token}"], headers=left, peer=self.peer)
 
     def bearer(self) -> str | None:
         """Return the key or token; None where there is a ticket, or a cookie at most.
@@ -67,15 +94,9 @@ class Credentials(NamedTuple):
             return None
         if self.api_key:
             return self.api_key[0]
-        scheme, _, token = self.authorization[0].partition(" ")
-        if scheme.lower() != "bearer":
+        if self.token is None:
             raise Reject("AUTH_REQUIRED", "the scheme of authorization is Bearer")
-        return token.strip()
-
-
-def token_shown(token: str) -> Credentials:
-    """Return what a token shows that came by itself, as ``Authorization: Bearer`` would have it."""
-    return Credentials(authorization=[f"Bearer {token}"])
+        return self.token
 
 
 def is_deferred(given: Credentials, protocols: Sequence[str]) -> bool:
@@ -126,6 +147,11 @@ class Gate:
     tokens: TokenIssuer | None = None
     """Whose tokens are believed besides; None: nobody's."""
 
+    @property
+    def host(self) -> Authenticator | None:
+        """The host's own authenticator, which is asked first; None: it has none."""
+        return self.rt.app.authenticate
+
     async def identify(self, given: Credentials) -> Identity:
         """Return whom a request's credential proves.
 
@@ -133,8 +159,15 @@ class Gate:
             Reject: ``AUTH_REQUIRED``, ``SESSION_REVOKED``, ``SESSION_EXPIRED``, ``TOKEN_INVALID``,
                 ``TOKEN_EXPIRED``; ``BAD_REQUEST`` for several.
             UnavailableError: it cannot be decided now.
+            InternalError: the host's own authenticator failed.
 
         """
+        if self.host is not None:
+            caller = await identify_by_host(
+                self.host, self.rt, headers=given.headers, peer=given.peer, token=given.token
+            )
+            if caller is not None:
+                return caller
         shown = given.bearer()
         if shown is None:
             return await authenticate_person(self.rt, given.cookies, self.cookie)

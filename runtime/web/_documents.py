@@ -43,6 +43,7 @@ class Documents:
             domains=self._domains,
             error=ErrorBody,
             cookie=self._cookie,
+            is_hooked=self._rt.app.authenticate is not None or self._rt.app.authorize is not None,
             version=version("dalsegno"),
         )
         return msgspec.json.encode(openapi_of(served))

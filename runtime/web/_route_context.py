@@ -20,6 +20,7 @@ from ._auth import check_csrf
 from ._client_address import client_address
 from ._credentials import credentials_of
 from ._envelope import request_id
+from ._host_auth import is_of_host
 from ._identity import Person
 
 if TYPE_CHECKING:
@@ -85,12 +86,18 @@ class RouteContext:
 
         """
         given = credentials_of(request.headers)
+        if self.gate.host is not None:
+            sent = request.headers
+            headers = {name.lower(): ", ".join(sent.getlist(name)) for name, _ in sent.items()}
+            given = given._replace(headers=headers, peer=self.address)
         identity = await self.gate.identify(given)
         if isinstance(identity, Person):
             if request.method not in _SAFE:
                 check_csrf(identity, request.headers.get("x-csrf-token"))
             if identity.renewed:
                 self.set_cookie(self.cookie.token(given.cookies) or "", identity.expires_at)
+        elif is_of_host(identity) and not given.authorization and request.method not in _SAFE:
+            refuse_foreign_pages()  # it may be a cookie of the host's, which any page sends
         return msgspec.structs.replace(identity, address=self.address)
 
     async def person(self) -> Person:

@@ -13,7 +13,8 @@ import trio
 
 from dalsegno.actors.domains.accounts import RegisterUser, SetUp, users
 from dalsegno.actors.domains.members import PutMember
-from dalsegno.protocol import Limits
+from dalsegno.actors.domains.notes import note_domains
+from dalsegno.protocol import App, Limits
 from dalsegno.runtime import Runtime
 from dalsegno.runtime._server import ServeConfig, serve
 from dalsegno.runtime.client import ClientLimits
@@ -49,6 +50,7 @@ async def serving(
     limits: Limits | None = None,
     advertise: str | None = None,
     tokens: TokenIssuer | None = None,
+    app: App | None = None,
 ) -> AsyncIterator[Site]:
     stop = trio.Event()
     config = ServeConfig(
@@ -58,6 +60,7 @@ async def serving(
         limits=limits or Limits(),
         advertise=advertise,
         tokens=tokens,
+        app=App(note_domains) if app is None else app,
     )
     async with trio.open_nursery() as nursery:
         ready = await nursery.start(partial(serve, config, stop=stop))

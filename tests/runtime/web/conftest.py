@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from copy import copy
 from typing import TYPE_CHECKING
 
 import pytest
 
 from dalsegno.actors.domains.notes import note_app
 from dalsegno.actors.testing import MemoryStore
-from dalsegno.runtime import Limits, Runtime
+from dalsegno.runtime import App, Limits, Runtime
 from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.store import MemoryAccounts
 from dalsegno.runtime.web import create_app
@@ -18,8 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from dalsegno.actors import Store
-    from dalsegno.runtime import App
+    from dalsegno.protocol import Authenticator, Authorize
     from dalsegno.runtime.web import TokenIssuer
+
+
+def hooked(app: App, authenticate: Authenticator | None, authorize: Authorize | None) -> App:
+    """Return an app with a host's own functions."""
+    app = copy(app)
+    app.authenticate, app.authorize = authenticate, authorize
+    return app
 
 
 @asynccontextmanager
@@ -32,6 +40,8 @@ async def open_site(
     store: Store | None = None,
     app: App = note_app,
     tokens: TokenIssuer | None = None,
+    authenticate: Authenticator | None = None,
+    authorize: Authorize | None = None,
 ) -> AsyncIterator[Site]:
     """Open an application, on a store in memory unless a database is named."""
     clock = Clock()
@@ -49,7 +59,7 @@ async def open_site(
 
     async with Runtime.open(
         database,
-        app=app,
+        app=hooked(app, authenticate, authorize),
         store=store,
         accounts=None if store is None else MemoryAccounts(world),
         world=world,
