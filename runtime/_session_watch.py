@@ -28,7 +28,7 @@ async def watch_sessions(rt: Runtime, close_session: Callable[[bytes], Awaitable
     """Watch until cancelled; a database that is away says nothing about sessions."""
     while True:
         await trio.sleep(rt.limits.session_check_s)
-        # One that began with a token has none: it lasts until that expires.
+        # One that began with another issuer's token has none: it lasts until that expires.
         hashes = sorted({each.session_id for each in rt.service.connections} - {b""})
         try:
             for first in range(0, len(hashes), _AT_A_TIME):

@@ -89,7 +89,9 @@ class Credentials(NamedTuple):
         """
         given = [*self.authorization, *self.api_key, *self.ticket]
         if len(given) > 1:
-            raise Reject("BAD_REQUEST", "one authorization or x-api-key header is enough")
+            raise Reject(
+                "BAD_REQUEST", "one credential is enough: a header with a key or token, or a ticket"
+            )
         if not given or self.ticket:
             return None
         if self.api_key:

@@ -19,7 +19,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str
     session_hash: bytes
     """The digest by which the connections are closed that began with the same credential; empty for
-    a token, which nobody ends before its time."""
+    another's token, which nobody ends before its time."""
     expires_at: datetime | None
     """When that ends; None: not by itself."""
     is_renewable: bool = True

@@ -8,8 +8,10 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+import trio
 
 from tests._patience import patient
+from tests._raw_client import RawClient
 from tests.system._processes import EMAIL, PASSWORD, Processes, Server
 
 OTHER = "other@example.org"
@@ -57,6 +59,7 @@ async def test_the_log_says_who_came_and_went_and_holds_no_secret(
         await ask("POST", "/api/auth/logout", None, csrf, 204)
         http.cookies.clear()
         other = await log_in(OTHER, PASSWORD)
+        await use_tokens(http, secrets)
         close = {"current_password": PASSWORD}
         await ask("POST", "/api/auth/close", close, other["csrf_token"], 204)
     assert await server.stop() == 0
@@ -78,6 +81,10 @@ async def test_the_log_says_who_came_and_went_and_holds_no_secret(
         ("password_changed", owner_id),
         ("logged_out", owner_id),
         ("logged_in", user_id),
+        ("logged_in", user_id),
+        ("token_reused", user_id),
+        ("logged_in", user_id),
+        ("logged_out", user_id),
         ("user_deleted", f"user:{user_id}"),
     ]
     assert all(line["request_id"].startswith("/api/") for line in ours)
@@ -88,3 +95,31 @@ async def test_the_log_says_who_came_and_went_and_holds_no_secret(
     assert roles["member_added"] == ("admin", owner_id)
     text = process.err + process.out
     assert not [secret for secret in secrets if secret in text]
+
+
+async def use_tokens(http: httpx.AsyncClient, secrets: list[str]) -> None:
+    """Log in by tokens, refresh until one is found to be used, come in with tickets, log out."""
+
+    async def ask(name: str, token: str = "", **body: str) -> Any:
+        path = f"/api/auth/{name}"
+        headers = {"x-request-id": path} | ({"authorization": f"Bearer {token}"} if token else {})
+        answer = await http.post(path, json=body, headers=headers)
+        found = answer.json() if answer.content else {}
+        secrets.extend(found[key] for key in found if key.endswith(("_token", "ticket")))
+        return found
+
+    first = await ask("token", email=OTHER, password=PASSWORD)
+    for _ in range(2):
+        again = await ask("refresh", refresh_token=first["refresh_token"])
+    await ask("refresh", refresh_token=again["refresh_token"])
+    reused = await ask("refresh", refresh_token=first["refresh_token"])
+    assert reused["code"] == "TOKEN_REUSE_DETECTED"
+    pair = await ask("token", email=OTHER, password=PASSWORD)
+    ticket = (await ask("ticket", pair["access_token"], path="/ws"))["ticket"]
+    host, port = http.base_url.host, http.base_url.port or 80
+    stream = await trio.open_tcp_stream(host, port)
+    async with stream:
+        await RawClient(stream).upgrade(f"{host}:{port}", path=f"/ws?ticket={ticket}")
+    used = await http.get(f"/api/auth/session?ticket={ticket}")
+    assert used.status_code in {200, 401}
+    await ask("revoke", refresh_token=pair["refresh_token"])
