@@ -152,6 +152,7 @@ async def test_a_renewal_in_time_is_not_noticed(actors: Actors, wall: Wall, issu
 
 async def test_a_shorter_life_ends_sooner(actors: Actors, wall: Wall, issuer: Issuer) -> None:
     async with wired(actors, **issuer.given(3_600)) as wire:
+        await trio.sleep(3)  # it is not looked at before its next heartbeat, in seven seconds
         assert (await renewed(wire, 1))["expires_in_ms"] == 1_000
         await go_by(wall, 1)
         assert wire.connection.writer.is_held
