@@ -358,6 +358,11 @@ class Domain(DomainIndex[StateT, CommandT, EventT]):
         """Return the name of an entity's stream."""
         return f"{self.name}:{entity_id}"
 
+    @property
+    def has_view(self) -> bool:
+        """Whether the workspace's stream shows something else than the events."""
+        return self._view is not None
+
     def decider(self, command: type) -> Decider:
         """Return the decider of a command."""
         return self._deciders[command]

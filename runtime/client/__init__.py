@@ -5,16 +5,19 @@ from ._client import Client as Client, ClientStatistics as ClientStatistics
 from ._errors import (
     ClientClosedError as ClientClosedError,
     DisconnectedError as DisconnectedError,
+    NoTokenError as NoTokenError,
     SequenceGapError as SequenceGapError,
     UnreachableError as UnreachableError,
     UnsafeAddressError as UnsafeAddressError,
 )
 from ._events import Events as Events
+from ._follow import Follow as Follow
 from ._open import open_client as open_client
 from ._policy import ClientLimits as ClientLimits
-from ._wire import Committed as Committed, RemoteEvent as RemoteEvent
-from ._workspace import (
+from ._values import (
+    RemoteChange as RemoteChange,
     RemoteEntity as RemoteEntity,
     RemoteSnapshot as RemoteSnapshot,
-    RemoteWorkspace as RemoteWorkspace,
 )
+from ._wire import Committed as Committed, RemoteEvent as RemoteEvent
+from ._workspace import RemoteWorkspace as RemoteWorkspace

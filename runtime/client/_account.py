@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 import trio
 
-from dalsegno.protocol import DalsegnoError, OverloadedError, Reject, StoreUnavailableError
+from dalsegno.protocol import (
+    DalsegnoError,
+    OverloadedError,
+    Reject,
+    StoreUnavailableError,
+    WorkspaceMovedError,
+)
 
-from ._errors import UnreachableError, UnsafeAddressError, error_of, seconds
+from ._errors import NoTokenError, UnreachableError, UnsafeAddressError, error_of, seconds
+from ._flight import SingleFlight
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from ._policy import ClientLimits
 
+    GetToken: TypeAlias = Callable[[], Awaitable[str]]
+
 
 _LOG_OUT_S = 2.0
+_TOKEN = re.compile(r"[\x21-\x7e]{1,8192}", re.ASCII)
+"""What fits into a header, beside the others, and is one word there."""
 
 
 class _Envelope(msgspec.Struct):
@@ -41,6 +53,7 @@ class Account:
         password: str | None,
         cookie: str | None,
         api_key: str | None = None,
+        get_token: GetToken | None = None,
         ssl_context: ssl.SSLContext | None,
         limits: ClientLimits,
     ) -> None:
@@ -48,33 +61,45 @@ class Account:
         """The server to connect to: the program's, or the owner of a workspace that it named."""
         self._home = url
         self.cookie = cookie
-        """The ``Cookie`` header; None before the first login."""
+        """The ``Cookie`` header; None before the first login, and with a key or a token."""
+        self._bearer = api_key
         self._email = email
         self._password = password
-        self._api_key = api_key
+        self._get_token = get_token
         self._ssl_context = ssl_context
         self._limits = limits
+        self.log_in = SingleFlight(self._log_in if get_token is None else self._renew_token)
+        """Begins a session, or gets a token: once for all that need it at the same time."""
 
     def __repr__(self) -> str:
-        how = "by API key" if self._api_key else self._email or "by cookie"
+        if self._get_token is not None:
+            how = "by token"
+        else:
+            how = "by API key" if self._bearer else self._email or "by cookie"
         return f"<Account {how} at {self.url}>"
 
     @property
     def header(self) -> tuple[bytes, bytes]:
         """What shows who this is."""
-        if self._api_key is not None:
-            return b"Authorization", f"Bearer {self._api_key}".encode()
+        if self._bearer is not None:
+            return b"Authorization", f"Bearer {self._bearer}".encode()
         return b"Cookie", (self.cookie or "").encode()
 
     @property
     def can_log_in(self) -> bool:
-        """Whether there are credentials."""
-        return self._email is not None and self._password is not None
+        """Whether there is a way to show anew who this is."""
+        has_password = self._email is not None and self._password is not None
+        return has_password or self._get_token is not None
 
     @property
     def needs_login(self) -> bool:
         """Whether nothing shows yet who this is."""
-        return self.cookie is None and self._api_key is None
+        return self.cookie is None and self._bearer is None
+
+    def forget(self, header: tuple[bytes, bytes]) -> None:
+        """Forget what was shown and refused, unless it was renewed in the meantime."""
+        if self.can_log_in and self.header == header:
+            self.cookie = self._bearer = None
 
     @property
     def is_away(self) -> bool:
@@ -90,45 +115,59 @@ class Account:
             UnsafeAddressError: the address is without TLS, unlike the one that gave it.
 
         """
+        url = self._elsewhere(address)
+        self.url = url or self._home
+        return url is not None
+
+    def _elsewhere(self, address: object) -> str | None:
+        """Return the address of a workspace's owner; None where there is none, or no new one."""
         url = checked_url(address) if isinstance(address, str) else None
         if url is None or url == self.url:
-            self.url = self._home
-            return False
+            return None
         if url.startswith("http:") and "https" in {_scheme(self.url), _scheme(self._home)}:
             raise UnsafeAddressError(
                 f"the workspace's owner is at {url}, which is not https as {self.url} is; the "
                 "session is not sent there"
             )
-        self.url = url
-        return True
+        return url
 
     def go_home(self) -> None:
         """Connect to the program's own address again."""
         self.url = self._home
 
     async def get(self, path: str, query: Mapping[str, str]) -> bytes:
-        """Read a resource; an expired session begins anew, where there are credentials.
+        """Read a resource, where its workspace's owner is if only that can tell.
+
+        An expired session begins anew, where there are credentials.
 
         Raises:
             Reject: refused, with the server's code.
             UnavailableError: not now.
-            UnreachableError: the server does not answer.
+            UnreachableError: the server does not answer; a `NoTokenError` where there is no token.
+            UnsafeAddressError: the owner's address is without TLS, unlike this one.
 
         """
+        try:
+            return await self._get(self.url, path, query)
+        except WorkspaceMovedError as moved:
+            owner = self._elsewhere(moved.details.get("address"))
+            if owner is None:
+                raise
+            return await self._get(owner, path, query)
+
+    async def _get(self, url: str, path: str, query: Mapping[str, str]) -> bytes:
         for is_last in (not self.can_log_in, True):
-            if self.needs_login:
+            while self.needs_login:
                 await self.log_in()
-            name, value = self.header
+            name, value = header = self.header
             try:
                 async with self._http() as http:
-                    response = await http.get(
-                        f"{self.url}{path}", params=query, headers={name: value}
-                    )
+                    response = await http.get(f"{url}{path}", params=query, headers={name: value})
             except httpx.HTTPError as error:
-                raise UnreachableError(f"{self.url} does not answer: {_reason(error)}") from error
+                raise UnreachableError(f"{url} does not answer: {_reason(error)}") from error
             if response.status_code != HTTPStatus.UNAUTHORIZED or is_last:
                 break
-            self.cookie = None
+            self.forget(header)
         if response.status_code != HTTPStatus.OK:
             raise refused(
                 response.status_code, response.content, response.headers.get("retry-after")
@@ -141,7 +180,28 @@ class Account:
         # trust_env stays on, so that the proxies of the environment are used.
         return httpx.AsyncClient(verify=self._ssl_context, timeout=self._limits.connect_timeout_s)
 
-    async def log_in(self) -> None:
+    async def _renew_token(self) -> None:
+        """Ask the program for a token.
+
+        Raises:
+            NoTokenError: it gave none in time, or what cannot be one.
+
+        """
+        assert self._get_token is not None, "chosen for it"
+        given_s = self._limits.token_timeout_s
+        token: object = None
+        with trio.move_on_after(given_s) as waiting:
+            try:
+                token = await self._get_token()
+            except Exception as error:
+                raise NoTokenError(f"token= raised {type(error).__name__}") from error
+        if waiting.cancelled_caught:
+            raise NoTokenError(f"token= has given no token within {given_s:g} s")
+        if not (isinstance(token, str) and _TOKEN.fullmatch(token)):
+            raise NoTokenError("token= has to return 1 to 8,192 printable characters, no blank")
+        self._bearer = token
+
+    async def _log_in(self) -> None:
         """Begin a session.
 
         Raises:

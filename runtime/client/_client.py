@@ -22,11 +22,12 @@ from dalsegno.protocol import (
 )
 
 from ._account import Account
-from ._errors import ClientClosedError, UnreachableError, UnsafeAddressError, error_of
+from ._errors import ClientClosedError, NoTokenError, UnreachableError, UnsafeAddressError, error_of
 from ._events import Events
 from ._link import Link, converse
 from ._policy import ABNORMAL, Attempts, ClientLimits, Ending, Retries
 from ._sends import Sends
+from ._stream import Stream
 from ._wire import (
     UNTRACKED,
     Committed,
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
     from dalsegno.actors import World
     from dalsegno.protocol import App
+
+    from ._stream import Place
 
 _log = logging.getLogger("dalsegno.client")
 
@@ -88,8 +91,10 @@ class Client:
         looks = replace(limits, backoff_first_s=limits.at_once_s)
         self._looks = Retries(looks, world.random)
         self._may_log_in = True
+        self._shown = account.header
+        """What the last attempt to connect showed."""
         self._sends = Sends(limits, world)
-        self._streams: dict[str, Events] = {}
+        self._streams: dict[str, Stream] = {}
         self._error: DalsegnoError | None = None
 
     def __repr__(self) -> str:
@@ -104,6 +109,11 @@ class Client:
         return ClientStatistics(
             self._link is not None, self._connections, self._sends.waiting, len(self._streams)
         )
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was closed, or there will be no further connection."""
+        return self._error is not None
 
     # ----------------------------------------------------------------------------- workspaces
 
@@ -178,27 +188,53 @@ class Client:
                 was acknowledged under this client id.
 
         """
-        return Events(
+        return Events(self._new_stream(stream_id, workspace_id, cursor))
+
+    def attach(self, stream_id: str, *, cursor: int) -> tuple[Stream, Place]:
+        """Join a stream that is followed already, or follow it after a cursor; for `Follow`.
+
+        Its acks wait for no such loop.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.has_ended:
+            stream = self._new_stream(stream_id, None, cursor)
+        return stream, stream.join(is_acking=False)
+
+    def is_following(self, stream_id: str) -> bool:
+        """Return whether there is a stream to join."""
+        return stream_id in self._streams and not self._streams[stream_id].has_ended
+
+    def attempts(self) -> Attempts:
+        """Return a count of failures in a row, for whatever asks by itself."""
+        return Attempts(self.limits, self._world.random)
+
+    def _new_stream(
+        self, stream_id: str, workspace_id: str | None, cursor: int | str | None
+    ) -> Stream:
+        return Stream(
             self,
             stream_id,
             workspace_id=workspace_id,
             cursor=cursor,
             client_id=self._client_id,
-            attempts=Attempts(self.limits, self._world.random),
+            attempts=self.attempts(),
         )
 
-    def follow(self, events: Events) -> None:
-        """Include a stream in the connection; for `Events`."""
+    def follow(self, stream: Stream) -> None:
+        """Include a stream in the connection; for `Stream`."""
         self._check_open()
-        if self._streams.setdefault(events.stream_id, events) is not events:
-            raise trio.BusyResourceError(f"this client follows {events.stream_id} already")
+        known = self._streams.get(stream.stream_id)
+        if known is not None and not known.has_ended:
+            message = f"this client follows {stream.stream_id} already; `share` its loop"
+            raise trio.BusyResourceError(message)
+        self._streams[stream.stream_id] = stream
         if self._link is not None:
-            events.connected(self._link)
+            stream.connected(self._link)
 
-    def unfollow(self, events: Events) -> None:
-        """Remove a stream from the connection; for `Events`."""
-        if self._streams.get(events.stream_id) is events:
-            del self._streams[events.stream_id]
+    def unfollow(self, stream: Stream) -> None:
+        """Remove a stream from the connection; for `Stream`."""
+        if self._streams.get(stream.stream_id) is stream:
+            del self._streams[stream.stream_id]
 
     def new_request_id(self) -> str:
         """Return an id for a request."""
@@ -231,15 +267,18 @@ class Client:
                 await trio.sleep(wait_s)
 
     async def _connect(self) -> Ending:
-        if self._account.needs_login:
+        while self._account.needs_login:
             try:
                 await self._account.log_in()
+            except NoTokenError as error:
+                return Ending(ABNORMAL, error.message, error=error)
             except (UnavailableError, UnreachableError) as error:
                 return Ending(ABNORMAL, error.message)
             except DalsegnoError as error:
                 if not self._account.is_away:
                     raise
                 return Ending(ABNORMAL, error.message)
+        self._shown = self._account.header
         try:
             ending = await converse(
                 self._account,
@@ -254,8 +293,8 @@ class Client:
         finally:
             self._link = None
             self._sends.disconnected()
-            for events in self._streams.values():
-                events.disconnected()
+            for stream in self._streams.values():
+                stream.disconnected()
 
     def _begin(self, link: Link) -> None:
         """Continue where the last connection ended."""
@@ -265,8 +304,8 @@ class Client:
         self._connections += 1
         self._link = link
         self._sends.connected(link)
-        for events in self._streams.values():
-            events.connected(link)
+        for stream in self._streams.values():
+            stream.connected(link)
 
     def _consider(self, ending: Ending) -> float:
         """Return after how many seconds to connect again.
@@ -280,7 +319,7 @@ class Client:
             self._may_log_in = True
         if ending.is_unauthorized and self._account.can_log_in and self._may_log_in:
             self._may_log_in = False
-            self._account.cookie = None
+            self._account.forget(self._shown)
             return 0.0
         if not ending.was_open and self._account.is_away:
             # Perhaps it has just died.  Whoever knew its address knows best who follows.
@@ -297,8 +336,8 @@ class Client:
     def _fail(self, error: DalsegnoError) -> None:
         self._error = self._error or error
         self._sends.fail(error)
-        for events in list(self._streams.values()):
-            events.fail(error)
+        for stream in list(self._streams.values()):
+            stream.fail(error)
 
     def _check_open(self) -> None:
         if self._error is not None:
@@ -312,16 +351,16 @@ class Client:
             self._link.was_useful = True
         match said:
             case RemoteEvent():
-                if (events := self._streams.get(said.stream_id)) is not None:
-                    events.take(said, len(text))
+                if (stream := self._streams.get(said.stream_id)) is not None:
+                    stream.take(said, len(text))
             case Committed():
                 self._sends.answered(said.request_id, said)
             case Subscribed():
-                if (events := self._streams.get(said.stream_id)) is not None:
-                    events.subscribed(said)
+                if (stream := self._streams.get(said.stream_id)) is not None:
+                    stream.subscribed(said)
             case Hidden():
-                if (events := self._streams.get(said.stream_id)) is not None:
-                    events.skip(said)
+                if (stream := self._streams.get(said.stream_id)) is not None:
+                    stream.skip(said)
             case Reconnect():
                 if self._link is not None:
                     self._link.slot_s = said.after_ms / 1000
@@ -337,35 +376,35 @@ class Client:
         elif said.request_id is not None:
             if not self._sends.answered(said.request_id, error):
                 self._subscribe_refused(said.request_id, error)
-        elif (events := self._streams.get(said.stream_id or "")) is not None:
-            self._stream_ended(events, error)
+        elif (stream := self._streams.get(said.stream_id or "")) is not None:
+            self._stream_ended(stream, error)
 
     def _ack_refused(self, said: Refused) -> None:
         current = (said.details or {}).get("current_cursor")
-        events = self._streams.get(said.stream_id or "")
-        if events is not None and isinstance(current, int):
-            events.ack_refused(current)
+        stream = self._streams.get(said.stream_id or "")
+        if stream is not None and isinstance(current, int):
+            stream.ack_refused(current)
 
     def _subscribe_refused(self, request_id: str, error: DalsegnoError) -> None:
-        for events in self._streams.values():
-            if events.is_asking(request_id):
+        for stream in self._streams.values():
+            if stream.is_asking(request_id):
                 try:
                     if not error.retryable:
                         raise error
-                    delay_s = events.attempts.after(error)
+                    delay_s = stream.attempts.after(error)
                 except DalsegnoError as last:
-                    events.fail(last)
+                    stream.fail(last)
                 else:
                     if not isinstance(error, WorkspaceMovedError):  # a new connection asks
-                        self._begin_task(_ask_again, events, request_id, delay_s)
+                        self._begin_task(_ask_again, stream, request_id, delay_s)
                 return
 
-    def _stream_ended(self, events: Events, error: DalsegnoError) -> None:
+    def _stream_ended(self, stream: Stream, error: DalsegnoError) -> None:
         """Handle the server's end of a stream that was live."""
         if isinstance(error, WorkspaceMovedError):
-            events.moved()
+            stream.moved()
         else:
-            events.fail(error)
+            stream.fail(error)
 
     def _look_elsewhere(self, moved: WorkspaceMovedError) -> DalsegnoError:
         """Leave this connection, once, for the owner's address or another way to the owner.
@@ -396,9 +435,9 @@ class Client:
         self._nursery.start_soon(task, *arguments)
 
 
-async def _ask_again(events: Events, request_id: str, delay_s: float) -> None:
+async def _ask_again(stream: Stream, request_id: str, delay_s: float) -> None:
     await trio.sleep(delay_s)
-    events.ask_again(request_id)
+    stream.ask_again(request_id)
 
 
 async def _leave(link: Link, delay_s: float) -> None:

@@ -2,6 +2,7 @@
 
     DalsegnoError
     ├── UnreachableError      no connection within the attempts that are allowed
+    │   └── NoTokenError      … since the program's ``token=`` gave no token
     ├── DisconnectedError     the server ended the connection and refuses further ones
     ├── SequenceGapError      the server's fault: a stream's numbers are not dense
     ├── UnsafeAddressError    a server's fault: it sends the session where no TLS is
@@ -40,6 +41,12 @@ class UnreachableError(DalsegnoError):
 
     code = "UNREACHABLE"
     retryable = True
+
+
+class NoTokenError(UnreachableError):
+    """The program's ``token=`` gave no token: it raised (``__cause__``), or took too long."""
+
+    code = "NO_TOKEN"
 
 
 class DisconnectedError(DalsegnoError):

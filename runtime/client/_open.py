@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from dalsegno.actors import World
     from dalsegno.protocol import App
 
+    from ._account import GetToken
+
 
 @asynccontextmanager
 async def open_client(
@@ -31,6 +33,7 @@ async def open_client(
     password: str | None = None,
     cookie: str | None = None,
     api_key: str | None = None,
+    token: GetToken | None = None,
     app: App | None = None,
     client_id: str = "default",
     limits: ClientLimits | None = None,
@@ -47,6 +50,9 @@ async def open_client(
         password: the account's password; kept, to log in again when the session ends.
         cookie: instead of both, the ``Cookie`` header of an existing session …
         api_key: … or an API key of a workspace, or a token of an issuer that the server believes.
+        token: … or an async function that returns a fresh token of such an issuer.  It is called
+            before the first connection and whenever the server no longer takes the last one; once
+            for everything that waits for it, for at most ``limits.token_timeout_s``.
         app: what the server serves, for `Client.workspace`: its commands by their types.
         client_id: the id under which acks are kept: each program that follows streams for the same
             user has its own.
@@ -55,9 +61,10 @@ async def open_client(
         ssl_context: for ``https``; None trusts the system's certificates.
 
     Raises:
-        ValueError: not exactly one of credentials, a cookie and a key is given.
+        ValueError: not exactly one of credentials, a cookie, a key and ``token`` is given.
         Reject: ``BAD_URL``; or the login is refused, ``INVALID_CREDENTIALS``.
-        UnreachableError: the server does not answer.
+        UnreachableError: the server does not answer; a `NoTokenError` where the first call of
+            ``token`` gave none.
 
     """
     limits = limits or ClientLimits()
@@ -67,14 +74,17 @@ async def open_client(
         password=password,
         cookie=cookie,
         api_key=api_key,
+        get_token=token,
         ssl_context=ssl_context,
         limits=limits,
     )
     if cookie is not None and api_key is not None:
         raise ValueError("a cookie or an API key, not both")
+    if token is not None and (email, password, cookie, api_key) != (None, None, None, None):
+        raise ValueError("token= goes with no other credentials")
     if account.needs_login:
         if not account.can_log_in:
-            raise ValueError("email and password, a cookie or an API key are needed")
+            raise ValueError("email and password, a cookie, an API key or token= is needed")
         # If the server cannot log in anybody now, the client's own task tries again.
         with suppress(UnavailableError):
             await account.log_in()

@@ -45,6 +45,8 @@ class ClientLimits:
     """The longest delay accepted from a server that shuts down; it names the delay itself."""
     connect_timeout_s: float = 10.0
     """For a login, or for a connection with its handshake."""
+    token_timeout_s: float = 10.0
+    """For the program's own ``token=``."""
     silence_s: float = 30.0
     """A server that sends nothing for three heartbeats is considered gone."""
     close_timeout_s: float = 2.0
@@ -55,6 +57,8 @@ class ClientLimits:
     """Events that a loop has not taken yet; beyond it the stream rests at the server."""
     stream_bytes_max: int = 4 * MIB
     """… and their bytes."""
+    follow_entities_max: int = 100_000
+    """Entities of a domain that is followed as a list; beyond it that is refused."""
     message_bytes_max: int = 16 * MIB
     """A message of the server's: enough for a note of 1 MiB, escaped in the worst way."""
 

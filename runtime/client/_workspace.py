@@ -5,14 +5,16 @@ What is asked once goes over HTTP, commands and events over the client's socket.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
 from dalsegno.protocol import DomainError, Listed, Reject
+
+from ._follow import Follow, Following
+from ._values import RemoteEntity, RemoteSnapshot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
     from ._wire import Committed
 
 StateT = TypeVar("StateT", bound=msgspec.Struct)
+EventT = TypeVar("EventT", bound=msgspec.Struct)
 
 
-class Asking(Protocol):
+class Asking(Following, Protocol):
     """What a workspace needs of its client."""
 
     async def send(
@@ -69,28 +72,6 @@ class _Page(msgspec.Struct):
     items: list[_Item]
     next: str | None
     event_seq: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteEntity(Generic[StateT]):
-    """An entity at one version."""
-
-    entity_id: str
-    version: int
-    event_seq: int
-    """The number of the version's event in the workspace."""
-    state: StateT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteSnapshot(Generic[StateT]):
-    """A page of a list with states, as of one moment."""
-
-    event_seq: int
-    """The last event that it reflects: subscribe after it."""
-    items: list[Listed[StateT]]
-    next: str | None
-    """Where the next page begins; None: this was the last."""
 
 
 class RemoteWorkspace:
@@ -140,6 +121,11 @@ class RemoteWorkspace:
     ) -> RemoteEntity[StateT] | None:
         """Read an entity with its version; None if it does not exist.  See `get`."""
         query = {} if min_seq is None else {"min_seq": str(min_seq)}
+        return await self._look(domain, entity_id, query)
+
+    async def _look(
+        self, domain: Domain[StateT, Any, Any], entity_id: str, query: Mapping[str, str]
+    ) -> RemoteEntity[StateT] | None:
         try:
             answer = await self._ask(domain, f"/{quote(entity_id, safe='')}", query)
         except Reject as error:
@@ -153,6 +139,20 @@ class RemoteWorkspace:
             event_seq=said.event_seq,
             state=_state_of(domain, said.state),
         )
+
+    async def at(
+        self, domain: Domain[StateT, Any, Any], entity_id: str, version: int
+    ) -> StateT | None:
+        """Read an entity's state as it was at one of its versions; None if it did not exist then.
+
+        Raises:
+            Reject: ``VERSION_NOT_FOUND`` for one that it has not had; and as `get`.
+            UnavailableError: as `get`.
+            UnreachableError: as `get`.
+
+        """
+        found = await self._look(domain, entity_id, {"at_version": str(version)})
+        return None if found is None else found.state
 
     async def snapshot(
         self,
@@ -199,6 +199,23 @@ class RemoteWorkspace:
             for item in page.items
         ]
         return RemoteSnapshot(event_seq=page.event_seq, items=items, next=page.next)
+
+    def follow(self, domain: Domain[StateT, Any, EventT]) -> Follow[StateT, EventT]:
+        """Follow a domain's entities, inside ``async with``: all of them, then every change.
+
+        It yields a `RemoteSnapshot` with all entities as of one moment, and then a `RemoteChange`
+        for each event after it.  Where the changes in between cannot be had (a log that was
+        restored, or is no longer kept so far back), it yields another snapshot and goes on after
+        that one: what the program had until then is to be replaced by it.
+
+        All that one client follows in a workspace shares one subscription, as with `Events.share`;
+        nothing of it is acknowledged.
+
+        Args:
+            domain: the entities' domain.
+
+        """
+        return Follow(self._client, self, domain)
 
     def subscribe(self, *, after: int | str | None = None) -> Events:
         """Subscribe to every event after a cursor; see `Client.subscribe`."""

@@ -13,7 +13,7 @@ import trio
 
 from dalsegno.actors.domains.accounts import RegisterUser, SetUp, users
 from dalsegno.actors.domains.members import PutMember
-from dalsegno.actors.domains.notes import note_domains
+from dalsegno.actors.domains.notes import note_app
 from dalsegno.protocol import App, Limits
 from dalsegno.runtime import Runtime
 from dalsegno.runtime._server import ServeConfig, serve
@@ -60,7 +60,7 @@ async def serving(
         limits=limits or Limits(),
         advertise=advertise,
         tokens=tokens,
-        app=App(note_domains) if app is None else app,
+        app=note_app if app is None else app,
     )
     async with trio.open_nursery() as nursery:
         ready = await nursery.start(partial(serve, config, stop=stop))

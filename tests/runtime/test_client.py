@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
 import httpx
 import msgspec
@@ -15,6 +15,7 @@ import trio
 import trio_websocket
 
 from dalsegno.actors.domains.members import RemoveMember
+from dalsegno.actors.domains.notes import notes
 from dalsegno.protocol import (
     DalsegnoError,
     DrainingError,
@@ -38,7 +39,6 @@ from dalsegno.runtime.client import (
     UnsafeAddressError,
     open_client,
 )
-from dalsegno.runtime.client._account import Account
 from dalsegno.runtime.client._errors import error_of
 from dalsegno.runtime.client._link import Link
 from dalsegno.runtime.client._policy import Ending, Retries
@@ -57,6 +57,7 @@ from tests.runtime._serving import (
     serving,
     set_up,
 )
+from tests.runtime._unconnected import Recorder, account_at, event, following, hear, unconnected
 
 T = TypeVar("T")
 Opening: TypeAlias = AbstractAsyncContextManager[Client]
@@ -227,7 +228,7 @@ async def test_a_slow_loop_bounds_its_memory_and_hinders_nobody(
             assert await write(slow, workspace, "from within") == 101
             seen = []
             for _ in range(101):
-                assert len(events._waiting) <= 10
+                assert len(events._stream._waiting) <= 10
                 seen.append((await anext(events)).seq)
             assert "live" in repr(events) or "asking" in repr(events)
             assert seen == list(range(1, 102))
@@ -245,7 +246,7 @@ async def test_a_large_event_bounds_by_bytes(site: Site, owner: Person, workspac
                     "patch_ops": [{"insert": "x" * 9_000}],
                 }
                 await client.send(workspace, "apply_patch", patch)
-            assert events._bytes < 40_000
+            assert events._stream._bytes < 40_000
             assert await take(events, 9) == list(range(1, 10))
 
 
@@ -343,9 +344,9 @@ async def test_who_is_behind_another_of_its_client_id_goes_on(
             for event in [await anext(first) for _ in range(3)]:
                 first.ack(event)
             while second.acked < 3:  # the server's answer to a stale ack says so
-                second._ack_said = 0
-                second.acked = 1
-                second._say_ack()
+                stream_of_two = second._stream
+                stream_of_two._ack_said, stream_of_two._acked = 0, 1
+                stream_of_two._say_ack()
                 await trio.sleep(0.01)
             assert await take(second, 3) == [1, 2, 3]
 
@@ -617,6 +618,29 @@ async def test_the_address_that_an_owner_gives_is_followed(migrated: str) -> Non
             assert client._account.url == two.url
 
 
+async def test_a_read_that_only_the_owner_can_answer_goes_there(migrated: str) -> None:
+    """Over HTTP, and without the client's connection leaving the server that it has."""
+    async with (
+        proxied() as front,
+        serving(migrated, advertise=front.url) as one,
+        serving(migrated) as two,
+    ):
+        front.targets = (one.port,)
+        owner = await set_up(one)
+        async with connect(owner, url=one.url) as client:
+            head = await write(client, owner.workspace, "here it is now")
+        async with connect(owner, url=two.url) as client:
+            workspace = client.workspace(owner.workspace)
+            with fail_after(20):
+                page = await workspace.snapshot(notes, min_seq=head)
+                assert [item.title for item in page.items] == ["here it is now"]
+                front.targets = (1,)  # where nobody is
+                front.cut()
+                with pytest.raises(UnreachableError, match=front.url):
+                    await workspace.snapshot(notes, min_seq=head)
+            assert client._account.url == two.url
+
+
 @pytest.mark.parametrize(
     ("home", "address", "goes_to"),
     [
@@ -646,8 +670,8 @@ def test_a_session_that_came_over_tls_is_sent_nowhere_else() -> None:
     moved = {"code": "WORKSPACE_MOVED", "message": "elsewhere", "stream_id": "workspace:w"}
     details = {"owner": "b", "retry_after": 1, "address": "http://b"}
     hear(client, {"type": "error", **moved, "details": details})
-    assert isinstance(events._error, UnsafeAddressError)
-    assert "http://b, which is not https" in events._error.message
+    assert isinstance(events._stream._error, UnsafeAddressError)
+    assert "http://b, which is not https" in events._stream._error.message
     assert client._account.url == "https://a"
     account = account_at("http://a")
     assert account.follow("https://b")
@@ -706,72 +730,6 @@ async def test_x_per_9_a_halted_workspace_is_said_at_once(
 # ------------------------------------------------------------------------------ without a server
 
 
-class Recorder:
-    """Records what a client sends, in place of a connection."""
-
-    was_useful = False
-    is_elsewhere = False
-    slot_s: float | None = None
-
-    def __init__(self) -> None:
-        self.said: list[dict[str, Any]] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(msgspec.json.decode(message))
-
-    def ack(self, stream_id: str, seq: int) -> None:
-        self.said.append({"type": "ack", "stream_id": stream_id, "seq": seq})
-
-    def settle_ack(self, stream_id: str) -> None:
-        pass
-
-
-def account_at(url: str) -> Account:
-    return Account(
-        url, email="e", password="p", cookie=None, ssl_context=None, limits=ClientLimits()
-    )
-
-
-def unconnected(url: str = "http://test") -> tuple[Client, Recorder]:
-    bounds = ClientLimits()
-    account = account_at(url)
-    client = Client(account, client_id="c", limits=bounds, world=WORLD, ssl_context=None)
-    recorder = Recorder()
-    client._begin(cast("Link", recorder))
-    return client, recorder
-
-
-def following(client: Client, recorder: Recorder) -> Events:
-    events = client.subscribe("workspace:w", cursor=0)
-    client.follow(events)
-    answer = {"type": "subscribed", "stream_id": "workspace:w", "head": 0, "cursor": 0}
-    request_id = recorder.said[-1]["request_id"]
-    hear(client, {**answer, "chain": "0" * 16, "request_id": request_id})
-    return events
-
-
-def hear(client: Client, message: dict[str, Any]) -> None:
-    client._hear(msgspec.json.encode(message).decode())
-
-
-def event(seq: int, **changed: Any) -> dict[str, Any]:
-    return {
-        "type": "event",
-        "stream_id": "workspace:w",
-        "seq": seq,
-        "event_seq": seq,
-        "entity": "note:n",
-        "version": seq,
-        "event_type": "something_of_tomorrow",
-        "event_id": "e",
-        "actor_id": None,
-        "recorded_at": "2026-01-01T00:00:00Z",
-        "chain": f"{seq:016x}",
-        "payload": {},
-        **changed,
-    }
-
-
 async def test_x_rep_3_what_is_unknown_passes_or_is_passed_over() -> None:
     client, recorder = unconnected()
     events = following(client, recorder)
@@ -790,7 +748,7 @@ async def test_repeats_are_passed_over_and_hidden_numbers_counted() -> None:
     hear(client, {"type": "hidden", "stream_id": "workspace:w", "from": 3, "to": 5})
     hear(client, event(6))
     assert await take(events, 3) == [1, 2, 6]
-    events.connected(cast("Link", recorder))
+    events._stream.connected(cast("Link", recorder))
 
 
 async def test_a_gap_is_an_error_after_what_came_before_it() -> None:
@@ -811,9 +769,9 @@ async def test_a_stream_goes_on_after_what_waits_with_its_chain() -> None:
     hear(client, event(1))
     hear(client, event(2))
     events.ack(1)
-    events.disconnected()
+    events._stream.disconnected()
     again = Recorder()
-    events.connected(cast("Link", again))
+    events._stream.connected(cast("Link", again))
     assert again.said[-1]["cursor"] == f"2-{2:016x}"
     assert await take(events, 2) == [1, 2]
 
@@ -821,12 +779,12 @@ async def test_a_stream_goes_on_after_what_waits_with_its_chain() -> None:
 async def test_a_stream_of_a_trimmed_log_begins_without_a_chain() -> None:
     client, recorder = unconnected()
     events = client.subscribe("workspace:w", cursor=7)
-    client.follow(events)
+    events._place = events._stream.join()
     answer = {"type": "subscribed", "stream_id": "workspace:w", "head": 9, "cursor": 7}
     hear(client, {**answer, "chain": None, "request_id": recorder.said[-1]["request_id"]})
-    events.disconnected()
+    events._stream.disconnected()
     again = Recorder()
-    events.connected(cast("Link", again))
+    events._stream.connected(cast("Link", again))
     assert again.said[-1]["cursor"] in {7, "7"}
 
 
