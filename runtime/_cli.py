@@ -167,8 +167,8 @@ def serve(
     node = _node_id(context, node_id, data_dir, database)
 
     from ._logs import configure_logs
+    from ._process import run_server
     from ._server import ServeConfig
-    from ._serving import run_server
 
     config = ServeConfig(
         host=host,

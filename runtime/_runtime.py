@@ -49,10 +49,18 @@ class NoAccountsError(DalsegnoError):
 class Runtime:
     """Durable, totally ordered, resumable workspaces, in this process."""
 
-    def __init__(self, service: Service, accounts: AccountStore | None, app: App) -> None:
+    def __init__(
+        self,
+        service: Service,
+        accounts: AccountStore | None,
+        app: App,
+        address: str | None = None,
+    ) -> None:
         self.service = service
         self.app = app
         """What it serves."""
+        self.address = address
+        """Where clients reach this node, as other nodes tell them; None: they tell none."""
         self._accounts = accounts
 
     def __repr__(self) -> str:
@@ -153,7 +161,7 @@ class Runtime:
             if gc == "server":
                 set_for_server()
             async with _running(service, limits):
-                yield cls(service, accounts, app)
+                yield cls(service, accounts, app, address)
 
     @property
     def accounts(self) -> AccountStore:

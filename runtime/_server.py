@@ -4,6 +4,9 @@ Shutdown, each step bounded: stop accepting; tell each client when to reconnect;
 that were accepted, write acks and give up the lease, so that another node can serve clients that
 reconnect soon; close the sockets with 1001; finish HTTP requests; stop the database if it was
 started here.
+
+A port of a runtime that goes on without it ends in the same way, but for what is the runtime's: see
+`dalsegno.runtime.serving`.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from ._runtime import Runtime
 from ._session_watch import watch_sessions
 from ._shutdown import Shutdown
 from ._sockets import Sockets
-from .seams import WORLD, new_secret
+from .seams import new_secret
 from .web import (
     Gate,
     Polls,
@@ -37,22 +40,20 @@ from .web import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Sequence
+
+    from dalsegno.actors import Connection
+
     from .web import Hosts, Network, Serving, TokenIssuer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServeConfig:
-    """The settings of `serve`."""
+class Exposure:
+    """Where a runtime is served, and to whom."""
 
     host: str = "127.0.0.1"
     port: int = 8000
     """0 lets the system choose."""
-    data_dir: Path = Path(".data")
-    """Where the embedded PostgreSQL is."""
-    database: str | None = None
-    """The DSN of a database to use instead of the embedded PostgreSQL."""
-    node_id: str | None = None
-    """This node's id; None: that of the data directory or, with a DSN, a new one."""
     advertise: str | None = None
     """The address that other nodes give to clients that they send here."""
     public_url: str | None = None
@@ -63,9 +64,10 @@ class ServeConfig:
     """The proxies that are believed about the address of a client (``X-Forwarded-For``)."""
     tokens: TokenIssuer | None = None
     """Whose tokens are believed, besides sessions and keys."""
-    app: App = note_app
-    """What is served: notes, unless a program has its own."""
-    limits: Limits = field(default_factory=Limits)
+    setup_token: str | None = None
+    """The token that setup asks for; None makes one, unless this serves only this machine."""
+    session_cookie: SessionCookie | None = None
+    """How the session's cookie is named and marked; None: as it has to be for what is above."""
 
     @property
     def is_loopback(self) -> bool:
@@ -80,6 +82,8 @@ class ServeConfig:
     @property
     def cookie(self) -> SessionCookie:
         """How the session's cookie is named and marked."""
+        if self.session_cookie is not None:
+            return self.session_cookie
         if self.public_url is None:
             return SessionCookie(secure=not self.is_loopback)
         has_tls = self.public_url.startswith("https:")
@@ -96,6 +100,21 @@ class ServeConfig:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig(Exposure):
+    """The settings of `serve`."""
+
+    data_dir: Path = Path(".data")
+    """Where the embedded PostgreSQL is."""
+    database: str | None = None
+    """The DSN of a database to use instead of the embedded PostgreSQL."""
+    node_id: str | None = None
+    """This node's id; None: that of the data directory or, with a DSN, a new one."""
+    app: App = note_app
+    """What is served: notes, unless a program has its own."""
+    limits: Limits = field(default_factory=Limits)
+
+
 @dataclass(frozen=True, slots=True)
 class Ready:
     """A server that accepts connections."""
@@ -105,6 +124,12 @@ class Ready:
     port: int
     setup_token: str | None
     """The token that setup asks for; None if this serves only this machine."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, without a proxy."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
 
 
 async def serve(
@@ -135,25 +160,57 @@ async def serve(
                 limits=config.limits,
             )
         )
-        setup_token = None if config.is_private else new_secret()
-        sockets = Sockets(rt, Gate(rt, config.cookie, config.tokens), config.proxies)
-        polls = Polls(config.limits)
-        app = create_app(
-            rt,
-            cookie=config.cookie,
-            hosts=config.hosts,
-            setup_token=setup_token,
-            close_session=sockets.close_session,
-            close_user=sockets.close_user,
-            proxies=config.proxies,
-            polls=polls,
-            tokens=config.tokens,
-        )
+
+        async def drain(_connections: Collection[Connection]) -> None:
+            await rt.drain()
+
+        await serve_on(rt, listeners, config, settle=drain, stop=stop, task_status=task_status)
+
+
+async def serve_on(
+    rt: Runtime,
+    listeners: Sequence[trio.SocketListener],
+    exposure: Exposure,
+    *,
+    settle: Callable[[Collection[Connection]], Awaitable[None]],
+    stop: trio.Event,
+    task_status: trio.TaskStatus[Ready],
+) -> None:
+    """Serve an open runtime until ``stop`` is set, then drain.
+
+    Args:
+        rt: the runtime; it is still open afterwards.
+        listeners: where connections come from; they are closed at the end.
+        exposure: to whom it is served.
+        settle: waits until what the port's connections have asked for is answered; it is given
+            ``limits.drain_deadline_s``.
+        stop: ends it.
+        task_status: is given the port once it accepts connections.
+
+    """
+    limits, tokens = rt.limits, exposure.tokens
+    setup_token = exposure.setup_token
+    if setup_token is None and not exposure.is_private:
+        setup_token = new_secret()
+    sockets = Sockets(rt, Gate(rt, exposure.cookie, tokens), exposure.proxies)
+    polls = Polls(limits)
+    app = create_app(
+        rt,
+        cookie=exposure.cookie,
+        hosts=exposure.hosts,
+        setup_token=setup_token,
+        close_session=sockets.close_session,
+        close_user=sockets.close_user,
+        proxies=exposure.proxies,
+        polls=polls,
+        tokens=tokens,
+    )
+    async with AsyncExitStack() as stack:
         await stack.enter_async_context(
             in_background(partial(watch_sessions, rt, sockets.close_session))
         )
-        if config.tokens is not None and config.tokens.keys is not None:
-            await stack.enter_async_context(in_background(config.tokens.keys.run))
+        if tokens is not None and tokens.keys is not None:
+            await stack.enter_async_context(in_background(tokens.keys.run))
         async with trio.open_nursery() as nursery:
 
             async def serve_here(task_status: trio.TaskStatus[Serving]) -> None:
@@ -164,22 +221,22 @@ async def serve(
                     handle=sockets.handle,
                     release=sockets.release,
                     owns=sockets.owns,
-                    limits=config.limits,
-                    world=WORLD,
-                    hosts=config.hosts,
+                    limits=limits,
+                    world=rt.world,
+                    hosts=exposure.hosts,
                     task_status=task_status,
                 )
 
             serving: Serving = await nursery.start(serve_here)
             port = listeners[0].socket.getsockname()[1]
-            task_status.started(Ready(rt, config.host, port, setup_token))
+            task_status.started(Ready(rt, exposure.host, port, setup_token))
             await stop.wait()
             # Twice the bound: once to settle commands, once to close the connections.
-            serving.stop_accepting(drain_s=2 * config.limits.drain_deadline_s)
+            serving.stop_accepting(drain_s=2 * limits.drain_deadline_s)
             polls.end()
             sockets.end_unknown()
-            shutdown = Shutdown(rt.service)
+            shutdown = Shutdown(rt.service, sockets.connections)
             await shutdown.announce()
-            with trio.move_on_after(config.limits.drain_deadline_s):
-                await rt.drain()
+            with trio.move_on_after(limits.drain_deadline_s):
+                await settle(sockets.connections)
             await shutdown.close()

@@ -66,6 +66,8 @@ class Sockets:
         self._proxies = proxies
         self._taken: Counter[str] = Counter()
         """Sockets, by user."""
+        self.connections: set[Connection] = set()
+        """Those of this port; a runtime may have several."""
         self._unknown = 0
         """Sockets that are admitted, and whose client is unknown."""
         self._introducing: set[trio.CancelScope] = set()
@@ -192,7 +194,11 @@ class Sockets:
             else:
                 await self._gate.identify(accepted.credentials)
 
-        await connection.run(check, greeting=greeting)
+        self.connections.add(connection)
+        try:
+            await connection.run(check, greeting=greeting)
+        finally:
+            self.connections.discard(connection)
 
     async def _introduce(self, transport: NativeTransport, accepted: Accepted) -> bytes:
         """Read who an unknown client is; return the answer.

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 import msgspec
 import trio
 
-from dalsegno.protocol import DalsegnoError, Reject
-from dalsegno.runtime._workspace import Listed
+from dalsegno.protocol import DalsegnoError, Listed, Reject
 
 from ._values import RemoteChange, RemoteSnapshot
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import msgspec
 
 if TYPE_CHECKING:
-    from dalsegno.runtime._workspace import Listed
+    from dalsegno.protocol import Listed
 
     from ._wire import RemoteEvent
 

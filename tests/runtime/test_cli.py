@@ -25,8 +25,8 @@ from dalsegno.runtime._config import (
     read_limits,
 )
 from dalsegno.runtime._logs import configure_logs
+from dalsegno.runtime._process import _describe_data
 from dalsegno.runtime._server import ServeConfig
-from dalsegno.runtime._serving import _describe_data
 from dalsegno.runtime.store import connect
 
 LOGIN = ["--email", "a@example.org", "--password", "a password"]

@@ -81,8 +81,7 @@ def _watched() -> list[signal.Signals]:
 
 
 async def _introduction(config: ServeConfig, ready: Ready) -> list[str]:
-    host = f"[{ready.host}]" if ":" in ready.host else ready.host
-    url = f"http://{host}:{ready.port}"
+    url = ready.url
     lines = [f"Dal Segno serves on {url}", f"  data   {_describe_data(config)}"]
     if await ready.runtime.system.get(setups, "main") is None:
         lines += [
