@@ -40,7 +40,7 @@ from .web import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from dalsegno.actors import Connection
 
@@ -161,7 +161,7 @@ async def serve(
             )
         )
 
-        async def drain(_connections: Collection[Connection]) -> None:
+        async def drain(_connections: Callable[[], list[Connection]]) -> None:
             await rt.drain()
 
         await serve_on(rt, listeners, config, settle=drain, stop=stop, task_status=task_status)
@@ -172,7 +172,7 @@ async def serve_on(
     listeners: Sequence[trio.SocketListener],
     exposure: Exposure,
     *,
-    settle: Callable[[Collection[Connection]], Awaitable[None]],
+    settle: Callable[[Callable[[], list[Connection]]], Awaitable[None]],
     stop: trio.Event,
     task_status: trio.TaskStatus[Ready],
 ) -> None:
@@ -182,8 +182,8 @@ async def serve_on(
         rt: the runtime; it is still open afterwards.
         listeners: where connections come from; they are closed at the end.
         exposure: to whom it is served.
-        settle: waits until what the port's connections have asked for is answered; it is given
-            ``limits.drain_deadline_s``.
+        settle: waits until what the port's connections have asked for is answered; it is called
+            with what returns them, and given ``limits.drain_deadline_s``.
         stop: ends it.
         task_status: is given the port once it accepts connections.
 

@@ -18,7 +18,7 @@ import trio
 from dalsegno.protocol import Close
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from dalsegno.actors import Connection, Service
     from dalsegno.protocol import Limits
@@ -33,18 +33,18 @@ def slots_ms(count: int, limits: Limits, random: Callable[[], float]) -> list[in
 class Shutdown:
     """Ends the connections of a server."""
 
-    def __init__(self, service: Service, connections: Collection[Connection]) -> None:
+    def __init__(self, service: Service, connections: Callable[[], list[Connection]]) -> None:
         self._service = service
         self._connections = connections
         self._slots: dict[Connection, int] = {}
 
     async def announce(self) -> None:
         """Send every client its slot; the connections stay open."""
-        await self._tell(list(self._connections))
+        await self._tell(self._connections())
 
     async def close(self) -> None:
         """Close every connection, having told those that came after `announce` their slots too."""
-        connections = list(self._connections)
+        connections = self._connections()
         await self._tell([each for each in connections if each not in self._slots])
         for count, each in enumerate(connections, 1):
             each.close(Close.GOING_AWAY, f"reconnect after {self._slots[each]} ms")

@@ -66,8 +66,8 @@ class Sockets:
         self._proxies = proxies
         self._taken: Counter[str] = Counter()
         """Sockets, by user."""
-        self.connections: set[Connection] = set()
-        """Those of this port; a runtime may have several."""
+        self._own: set[Connection] = set()
+        """The connections of this port; a runtime may have several."""
         self._unknown = 0
         """Sockets that are admitted, and whose client is unknown."""
         self._introducing: set[trio.CancelScope] = set()
@@ -194,11 +194,11 @@ class Sockets:
             else:
                 await self._gate.identify(accepted.credentials)
 
-        self.connections.add(connection)
+        self._own.add(connection)
         try:
             await connection.run(check, greeting=greeting)
         finally:
-            self.connections.discard(connection)
+            self._own.discard(connection)
 
     async def _introduce(self, transport: NativeTransport, accepted: Accepted) -> bytes:
         """Read who an unknown client is; return the answer.
@@ -255,6 +255,10 @@ class Sockets:
     async def _renew(self, given: Credentials, token: str) -> Proof:
         """Check the token with which a client wants to stay."""
         return _proof_of(await self._identify_in_time(given.instead(token)))
+
+    def connections(self) -> list[Connection]:
+        """Return this port's connections that are not ending, in the order they came."""
+        return [each for each in self._rt.service.connections if each in self._own]
 
     async def close_session(self, session_hash: bytes) -> None:
         """Close a session's sockets; once this returns, nothing more is written to them."""

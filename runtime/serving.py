@@ -19,7 +19,7 @@ from ._server import Exposure, Ready as Ready, serve_on
 from .web import SessionCookie as SessionCookie, TokenIssuer as TokenIssuer, TokenKeys as TokenKeys
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Sequence
 
     from dalsegno.actors import Connection
 
@@ -109,13 +109,13 @@ def _exposure_of(
         raise Reject("BAD_REQUEST", str(error)) from error
 
 
-async def _wait_answered(connections: Collection[Connection]) -> None:
+async def _wait_answered(connections: Callable[[], list[Connection]]) -> None:
     """Wait until every command that came over these connections is answered, and that written.
 
     Where the server itself ends, the runtime refuses and settles them; here it goes on, and only
     the connections know.
     """
-    while any(map(_is_owing, connections)):  # noqa: ASYNC110 - they tell nobody
+    while any(map(_is_owing, connections())):  # noqa: ASYNC110 - they tell nobody
         await trio.sleep(_LOOK_S)
 
 
