@@ -148,7 +148,7 @@ def test_the_readmes_domain_is_the_one_that_is_tested() -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("name", [name for name, _, _ in programs(EMBEDDING)])
+@pytest.mark.parametrize("name", [name for name, _, _ in programs(EMBEDDING) if name != "api.py"])
 def test_the_embedding_programs_run(name: str, tmp_path: Path, migrated: str) -> None:
     told = ""
     for other, program, said in programs(EMBEDDING):
@@ -161,6 +161,12 @@ def test_the_embedding_programs_run(name: str, tmp_path: Path, migrated: str) ->
     else:
         assert told
         assert looks_like(run(tmp_path, sys.executable, name), told)
+
+
+def test_the_app_of_the_embedding_is_one_to_serve(tmp_path: Path) -> None:
+    (program,) = (text for name, text, _ in programs(EMBEDDING) if name == "shelf.py")
+    (tmp_path / "shelf.py").write_text(program)
+    assert [domain.name for domain in load_app(str(tmp_path / "shelf.py")).domains] == ["book"]
 
 
 @pytest.mark.processes
