@@ -95,6 +95,7 @@ class Bridge(Generic[ContextT]):
         self._thread = threading.Thread(target=self._run, name="dalsegno", daemon=True)
         # Trio's, once it runs:
         self._token: trio.lowlevel.TrioToken | None = None
+        self._is_open = False
         self._stopping = trio.Event()
         self._scope = trio.CancelScope()
         self._around: trio.Nursery
@@ -234,15 +235,16 @@ class Bridge(Generic[ContextT]):
 
     async def _hold_open(self) -> None:
         async with self._open_context() as value, trio.open_nursery() as self._inside:
+            self._is_open = True
             self.tell(self._opened.set_result, value)
             await self._stopping.wait()
             self._inside.cancel_scope.cancel(reason="the host leaves its block")
 
     def _stop(self) -> None:
-        if self._opened.done():
+        if self._is_open:
             self._stopping.set()
         else:
-            self._scope.cancel(reason="the host does not want it any longer")
+            self._scope.cancel(reason="the host no longer wants it")
 
     def _spawn(self, nursery: trio.Nursery, context: Context, call: Call[Any]) -> None:
         """Begin a task in the host's context, so that its log lines and traces are of one piece."""

@@ -208,8 +208,10 @@ class RemoteWorkspace:
         restored, or is no longer kept so far back), it yields another snapshot and goes on after
         that one: what the program had until then is to be replaced by it.
 
-        All that one client follows in a workspace shares one subscription, as with `Events.share`;
-        nothing of it is acknowledged.
+        All that one client follows in a workspace shares one subscription, as with `Events.share`:
+        each loop has a task of its own, and none waits for another.  It joins a `subscribe` that
+        is there; none can be begun while it is the only one.  It acknowledges nothing, and no ack
+        waits for it.
 
         Args:
             domain: the entities' domain.

@@ -122,6 +122,17 @@ def test_commands_reads_and_events_are_awaited(migrated: str) -> None:
     run(host, migrated)
 
 
+@pytest.mark.processes
+def test_it_starts_a_postgresql_of_its_own(short_path: Path) -> None:
+    async def main(*, repeated: bool) -> None:
+        async with aio.open_runtime(app=app, data_dir=short_path) as rt:
+            receipt = await rt.workspace("w").send(AddTask("t1", "One"), key="k")
+            assert receipt.repeated is repeated
+
+    asyncio_run(main(repeated=False))
+    asyncio_run(main(repeated=True))
+
+
 def test_every_method_is_there() -> None:
     """What a workspace can do in Trio it can do here, and is called alike."""
 
