@@ -86,6 +86,16 @@ class Account:
         return b"Cookie", (self.cookie or "").encode()
 
     @property
+    def is_by_token(self) -> bool:
+        """Whether the program gives tokens, the next before the last one expires."""
+        return self._get_token is not None
+
+    @property
+    def token(self) -> str:
+        """The token that was given last; empty before the first."""
+        return self._bearer or ""
+
+    @property
     def can_log_in(self) -> bool:
         """Whether there is a way to show anew who this is."""
         has_password = self._email is not None and self._password is not None

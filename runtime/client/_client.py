@@ -26,10 +26,13 @@ from ._errors import ClientClosedError, NoTokenError, UnreachableError, UnsafeAd
 from ._events import Events
 from ._link import Link, converse
 from ._policy import ABNORMAL, Attempts, ClientLimits, Ending, Retries
+from ._renewal import Renewal
 from ._sends import Sends
 from ._stream import Stream
 from ._wire import (
+    RENEWING,
     UNTRACKED,
+    Authenticated,
     Committed,
     Hidden,
     Reconnect,
@@ -84,6 +87,8 @@ class Client:
         self._ssl_context = ssl_context
         self._nursery: trio.Nursery | None = None
         self._link: Link | None = None
+        self._renewal: Renewal | None = None
+        """What keeps the connection beyond its token; None where no token is asked for."""
         self._connections = 0
         self._retries = Retries(limits, world.random)
         # A workspace on another node is looked for at once, and then ever more slowly: each node is
@@ -291,12 +296,12 @@ class Client:
                 self._looks.reset()
             return ending
         finally:
-            self._link = None
+            self._link = self._renewal = None
             self._sends.disconnected()
             for stream in self._streams.values():
                 stream.disconnected()
 
-    def _begin(self, link: Link) -> None:
+    def _begin(self, link: Link) -> Renewal | None:
         """Continue where the last connection ended."""
         if self._connections:
             where = f"to {self._account.url}" if self._account.is_away else "again"
@@ -306,6 +311,9 @@ class Client:
         self._sends.connected(link)
         for stream in self._streams.values():
             stream.connected(link)
+        if self._account.is_by_token:
+            self._renewal = Renewal(self._account, link.say, self._world.random)
+        return self._renewal
 
     def _consider(self, ending: Ending) -> float:
         """Return after how many seconds to connect again.
@@ -364,6 +372,9 @@ class Client:
             case Reconnect():
                 if self._link is not None:
                     self._link.slot_s = said.after_ms / 1000
+            case Authenticated():
+                if self._renewal is not None:
+                    self._renewal.heard(said.expires_in_ms)
             case Refused():
                 self._refused(said)
 
@@ -373,6 +384,10 @@ class Client:
             error = self._look_elsewhere(error)
         if said.request_id == UNTRACKED:
             self._ack_refused(said)
+        elif said.request_id == RENEWING:
+            # What does not know of renewals is stayed with until it ends.
+            if self._link is not None and said.code in {"TOKEN_EXPIRED", "TOKEN_INVALID"}:
+                self._link.leave()
         elif said.request_id is not None:
             if not self._sends.answered(said.request_id, error):
                 self._subscribe_refused(said.request_id, error)

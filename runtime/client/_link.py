@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from ._account import Account
     from ._policy import ClientLimits
+    from ._renewal import Renewal
 
 _SUBPROTOCOL = "dalsegno.v1"
 _READ_BYTES = 64 * 1024
@@ -93,11 +94,13 @@ class Link:
         await self._said_all.wait()
         await self._websocket.aclose()
 
-    async def run(self, hear: Callable[[str], None]) -> Ending:
-        """Send and receive until the connection ends."""
+    async def run(self, hear: Callable[[str], None], renewal: Renewal | None) -> Ending:
+        """Send and receive until the connection ends, which a renewal puts off."""
         ending = self._ending(ABNORMAL, "the server did not answer the close frame")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write, nursery.cancel_scope)
+            if renewal is not None:
+                nursery.start_soon(renewal.run)
             ending = await self._read(hear)
             nursery.cancel_scope.cancel(reason="the connection ended")
         self._said_all.set()  # the next connection sends the rest
@@ -172,7 +175,7 @@ async def converse(
     *,
     ssl_context: ssl.SSLContext | None,
     limits: ClientLimits,
-    begin: Callable[[Link], None],
+    begin: Callable[[Link], Renewal | None],
     hear: Callable[[str], None],
 ) -> Ending:
     """Open a connection and use it until it ends; return how it ended, never raise it.
@@ -181,7 +184,7 @@ async def converse(
         account: the server's address, and the cookie to send.
         ssl_context: for ``https``; None trusts the system's certificates.
         limits: the bounds.
-        begin: called with the connection once it is open.
+        begin: called with the connection once it is open; returns what keeps it beyond its token.
         hear: called with every message; raises `msgspec.MsgspecError` if it is invalid.
 
     """
@@ -200,8 +203,7 @@ async def converse(
             websocket = await _shake_hands(stream, account, limits, nursery)
             if websocket is not None:
                 link = Link(websocket, limits)
-                begin(link)
-                ending = await link.run(hear)
+                ending = await link.run(hear, begin(link))
                 with trio.move_on_after(limits.close_timeout_s):
                     await websocket.aclose()
             nursery.cancel_scope.cancel(reason="the connection ended")

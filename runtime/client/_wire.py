@@ -12,6 +12,8 @@ T = TypeVar("T")
 
 UNTRACKED = "-"
 """The request id of messages without an answer, so that their errors can be told from others."""
+RENEWING = "token"
+"""The request id of what shows a token."""
 
 
 class RemoteEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +102,13 @@ class Reconnect(msgspec.Struct, frozen=True, kw_only=True):
     after_ms: Annotated[int, Meta(ge=0)]
 
 
+class Authenticated(msgspec.Struct, frozen=True, kw_only=True):
+    """A token was accepted."""
+
+    expires_in_ms: Annotated[int, Meta(ge=0)] | None = None
+    """How long it is good for; None: it does not expire."""
+
+
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
     """``rejected`` and ``error``: the envelope of every failure."""
 
@@ -110,7 +119,9 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str | None = None
 
 
-Said: TypeAlias = RemoteEvent | Committed | Subscribed | Hidden | Reconnect | Refused
+Said: TypeAlias = (
+    RemoteEvent | Committed | Subscribed | Hidden | Reconnect | Authenticated | Refused
+)
 
 
 class _Typed(msgspec.Struct):
@@ -124,6 +135,7 @@ _decoders: dict[str, msgspec.json.Decoder[Said]] = {
     "subscribed": msgspec.json.Decoder(Subscribed),
     "hidden": msgspec.json.Decoder(Hidden),
     "reconnect": msgspec.json.Decoder(Reconnect),
+    "authenticated": msgspec.json.Decoder(Authenticated),
     "rejected": msgspec.json.Decoder(Refused),
     "error": msgspec.json.Decoder(Refused),
 }

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from dalsegno.actors.domains.members import PutMember
-from dalsegno.protocol import Reject
+from dalsegno.protocol import Limits, Reject
 from dalsegno.runtime.client import (
     ClientLimits,
     DisconnectedError,
@@ -56,10 +56,8 @@ class Giver:
         return self._left.pop(0) if len(self._left) > 1 else self._left[0]
 
 
-async def test_a_token_that_expires_is_renewed_and_nothing_is_lost(site: Site) -> None:
-    """… where the server closes the socket with 4001, in the middle of a stream."""
-    soon = token(expires_in_s=2)
-    give = Giver(soon, token())
+async def test_the_next_token_is_shown_in_time_on_the_same_connection(site: Site) -> None:
+    give = Giver(token(expires_in_s=2), token(expires_in_s=3), token())
     async with (
         open_client(site.url, token=give, app=app, limits=SOON) as client,
         client.workspace("w").subscribe(after=0) as events,
@@ -67,10 +65,32 @@ async def test_a_token_that_expires_is_renewed_and_nothing_is_lost(site: Site) -
         workspace = client.workspace("w")
         with fail_after(20):
             await workspace.send(AddTask("t1", "One"))
-            await until(lambda: client.statistics().connections == 2)
+            await until(lambda: give.calls == 3)
+            await trio.sleep(3.5)  # past what all but the last one are good for
             await workspace.send(AddTask("t2", "Two"))
             assert [(await anext(events)).seq for _ in range(3)] == [1, 2, 3]
-            assert give.calls == 2
+            assert client.statistics().connections == 1
+
+
+async def test_a_token_that_is_not_renewed_in_time_ends_the_connection_alone(
+    migrated: str,
+) -> None:
+    """The next one begins another, in the middle of a stream."""
+    tokens = TokenIssuer(issuer=ISSUER, audience=AUDIENCE, secret=SECRET)
+    limits = Limits(renewal_grace_s=0.5)
+    give = Giver(token(expires_in_s=2), "", "", "", token())
+    async with serving(migrated, tokens=tokens, app=app, limits=limits) as site:
+        await site.runtime.workspace("w").send(PutMember("jwt:bob", "editor"))
+        async with (
+            open_client(site.url, token=give, app=app, limits=SOON) as client,
+            client.workspace("w").subscribe(after=0) as events,
+        ):
+            workspace = client.workspace("w")
+            with fail_after(20):
+                await workspace.send(AddTask("t1", "One"))
+                await until(lambda: client.statistics().connections >= 1 and give.calls >= 5)
+                await workspace.send(AddTask("t2", "Two"))
+                assert [(await anext(events)).seq for _ in range(3)] == [1, 2, 3]
 
 
 async def test_many_that_wait_share_one_call(site: Site) -> None:
@@ -195,7 +215,7 @@ async def test_a_server_that_refuses_a_good_token_for_good_is_left(site: Site) -
         with fail_after(20), pytest.raises((Reject, DisconnectedError)):
             async with client.workspace("w").subscribe(after=1) as events:
                 await anext(events)
-    assert give.calls == 2
+    assert give.calls == 3, "in time, and once more for a new connection"
 
 
 # ------------------------------------------------------------------------------- one call for all
