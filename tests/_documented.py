@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
+
+    from dalsegno.protocol import App
+    from dalsegno.runtime.web._documents import Documents
 
 _PARAMETER = re.compile(r"\\\{[a-z0-9_]+\\\}")
 _TYPE = re.compile(rb'\{"(?:request_id":"[^"]*","type|type)":"([a-z_]+)"')
@@ -94,9 +96,15 @@ def _absolute(schema: Any) -> Any:
     return [_absolute(each) for each in schema] if isinstance(schema, list) else schema
 
 
-@cache
-def _documented(document: bytes) -> Documented:
-    return Documented(document)
+_known: dict[tuple[App, str], Documented] = {}
+
+
+def _documented(documents: Documents) -> Documented:
+    """Return what a server's answers are held against, the same for all that serve one app."""
+    key = documents._rt.app, documents._cookie
+    if key not in _known:
+        _known[key] = Documented(documents.openapi)
+    return _known[key]
 
 
 def _watch_answers() -> None:
@@ -121,7 +129,7 @@ def _watch_answers() -> None:
         if scope["type"] == "http" and status:
             path = routed(scope)["path"]  # type: ignore[typeddict-item]
             method = scope["method"]
-            document = _documented(self.documents.openapi)
+            document = _documented(self.documents)
             found = document.check(method, path, status, media, b"".join(parts))
             if found is not None:
                 problems.append(found)

@@ -257,9 +257,11 @@ class Stream:
             self._rest()
 
     def skip(self, said: Hidden) -> None:
-        """Skip events that the user may not see."""
-        if self._state is _State.LIVE and said.to > self.seq:
-            self._move(said.to, said.to)
+        """Skip events that are not shown."""
+        if self._state is not _State.LIVE or said.last <= self.seq:
+            return
+        if self._is_next(max(said.first, self.seq + 1)):
+            self._move(said.last, f"{said.last}-{said.chain}")
 
     def ack_refused(self, current: int) -> None:
         """Take over the higher cursor of another program under the same client id."""

@@ -89,11 +89,14 @@ class Subscribed(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str | None = None
 
 
-class Hidden(msgspec.Struct, frozen=True, kw_only=True):
-    """A range of numbers whose events this reader may not see."""
+class Hidden(msgspec.Struct, frozen=True, kw_only=True, rename={"first": "from", "last": "to"}):
+    """A range of numbers whose events this reader is not shown."""
 
     stream_id: str
-    to: int
+    first: int
+    last: int
+    chain: str
+    """The chain at the last of them."""
 
 
 class Reconnect(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,7 +35,7 @@ from dalsegno.protocol import (
 
 from ._admission import overloaded
 from ._body import TimedRequest, read_body
-from ._error_body import ErrorBody
+from ._error_body import ErrorBody, challenge
 from ._paths import Segment, routed
 
 if TYPE_CHECKING:
@@ -276,6 +276,8 @@ def _failed(error: Exception) -> Response:
         if status == 500:
             _report(error)
         response = _refused(error, status)
+        if status == 401:
+            response.headers["www-authenticate"] = challenge(error.code)
         if isinstance(error, (OverloadedError, WorkspaceMovedError)):
             response.headers["retry-after"] = str(math.ceil(error.retry_after_s))
         return response

@@ -1,4 +1,4 @@
-"""The body of every refusal."""
+"""The body of every refusal, and what its header has to say beside it."""
 
 from __future__ import annotations
 
@@ -14,3 +14,10 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     details: dict[str, Any] | None
     request_id: str
+
+
+def challenge(code: str) -> str:
+    """Return the ``WWW-Authenticate`` of a 401 (RFC 9110 §11.6.1, RFC 6750 §3)."""
+    if code.startswith("TOKEN_"):
+        return 'Bearer realm="dalsegno", error="invalid_token"'
+    return 'Bearer realm="dalsegno"'

@@ -20,7 +20,7 @@ from websockets.typing import Subprotocol
 from dalsegno.protocol import DalsegnoError, OverloadedError, Reject, http_status
 
 from ._credentials import OFFERS, TICKET, Credentials, is_deferred, offered_in
-from ._error_body import ErrorBody
+from ._error_body import ErrorBody, challenge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -143,10 +143,12 @@ def refusal(
 
 def refused(error: DalsegnoError) -> HandshakeRefusedError:
     """Return the refusal for an error, with the HTTP status of its code."""
-    headers = []
+    headers, status = [], http_status(error)
     if isinstance(error, OverloadedError):
         headers.append(("Retry-After", str(math.ceil(error.retry_after_s))))
-    return HandshakeRefusedError(http_status(error), error, *headers)
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers.append(("WWW-Authenticate", challenge(error.code)))
+    return HandshakeRefusedError(status, error, *headers)
 
 
 def _bad_request(message: str) -> HandshakeRefusedError:

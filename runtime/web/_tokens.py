@@ -80,7 +80,10 @@ class TokenIssuer:
         subject = claims["sub"]
         if not isinstance(subject, str):
             raise _invalid("sub is a text")
-        check_id(subject, chars_max=_NAME_CHARS_MAX - len(TOKEN_PREFIX), what="sub")
+        try:
+            check_id(subject, chars_max=_NAME_CHARS_MAX - len(TOKEN_PREFIX), what="sub")
+        except Reject as error:
+            raise _invalid(error.message) from None
         return Identity(user_id=f"{TOKEN_PREFIX}{subject}", session_hash=b"", expires_at=expires_at)
 
     async def _key(self, header: dict[str, Any]) -> tuple[str, Any]:

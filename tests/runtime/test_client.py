@@ -680,7 +680,8 @@ def test_a_session_that_came_over_tls_is_sent_nowhere_else() -> None:
 
 
 @pytest.mark.parametrize(
-    "said", ['{"type":"heartbeat"}', '{"type":"hidden","stream_id":"","to":1}']
+    "said",
+    ['{"type":"heartbeat"}', '{"type":"hidden","stream_id":"","from":1,"to":1,"chain":"0"}'],
 )
 async def test_connections_that_are_ended_at_once_come_ever_more_rarely(
     said: str, caplog: pytest.LogCaptureFixture
@@ -745,10 +746,24 @@ async def test_repeats_are_passed_over_and_hidden_numbers_counted() -> None:
     events = following(client, recorder)
     for seq in (1, 1, 2, 1, 2):
         hear(client, event(seq))
-    hear(client, {"type": "hidden", "stream_id": "workspace:w", "from": 3, "to": 5})
+    told = {"type": "hidden", "stream_id": "workspace:w", "chain": "00000000000000ab"}
+    hear(client, {**told, "from": 3, "to": 5})
+    hear(client, {**told, "from": 4, "to": 5})
+    assert "5-00000000000000ab" in repr(events), "from there it goes on"
     hear(client, event(6))
     assert await take(events, 3) == [1, 2, 6]
     events._stream.connected(cast("Link", recorder))
+
+
+async def test_a_gap_before_hidden_numbers_is_an_error_too() -> None:
+    client, recorder = unconnected()
+    events = following(client, recorder)
+    hear(client, event(1))
+    told = {"type": "hidden", "stream_id": "workspace:w", "chain": "00000000000000ab"}
+    hear(client, {**told, "from": 3, "to": 5})
+    assert await take(events, 1) == [1]
+    with pytest.raises(SequenceGapError):
+        await anext(events)
 
 
 async def test_a_gap_is_an_error_after_what_came_before_it() -> None:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 
 def hooked(app: App, authenticate: Authenticator | None, authorize: Authorize | None) -> App:
-    """Return an app with a host's own functions."""
+    """Return an app with a host's own functions, if it has any."""
+    if authenticate is None and authorize is None:
+        return app
     app = copy(app)
     app.authenticate, app.authorize = authenticate, authorize
     return app

@@ -195,6 +195,7 @@ async def test_x_auth_1_without_a_session_nothing_is_answered(
         ("PATCH", "/api/notes/n"),
     ):
         answer = await site.send(method, path, headers=headers)
+        assert answer.headers["www-authenticate"] == 'Bearer realm="dalsegno"'
         assert (answer.status, answer.code) == (401, "AUTH_REQUIRED"), (method, path)
 
 
