@@ -96,7 +96,7 @@ class Conversation(Language):
             Reject: what `Socket.begin` refuses.
 
         """
-        super().__init__(socket.dialect)
+        vars(self).update(vars(_language_of(socket.dialect)))  # its decoder is for all of them
         self._socket = socket
         self.beginning = socket.begin(opening)
         self._state = self.beginning.state
@@ -118,6 +118,11 @@ class Conversation(Language):
         """Return what is sent before the close."""
         last = self._socket.farewell
         return None if last is None else last(self._state, code, reason)
+
+
+@cache
+def _language_of(dialect: Dialect) -> Language:
+    return Language(dialect)
 
 
 @cache

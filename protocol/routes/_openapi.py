@@ -6,6 +6,7 @@ own, which a document with ``{name}`` and ``{domain}`` in it could not say.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -62,9 +63,14 @@ def openapi_of(served: Served) -> dict[str, Any]:
         leave_out_tag(type_, components[_name_in(known[type_])])
     writer = _Writer(known, components, is_hooked=served.is_hooked)
     paths: dict[str, dict[str, Any]] = {}
+    ids: Counter[str] = Counter()
     for each in operations:
         of_path = paths.setdefault(each.path, {})
-        of_path[each.method.lower()] = writer.write(each)
+        written = of_path[each.method.lower()] = writer.write(each)
+        name = written["operationId"]
+        ids[name] += 1  # /a/b and /a-b would have one
+        if ids[name] > 1:
+            written["operationId"] = f"{name}_{ids[name]}"
     for params in {each.params for each in operations if each.params}:
         components.pop(_name_in(known[params]), None)
     return {

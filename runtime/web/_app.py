@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from quart import request, websocket
 
-from dalsegno.protocol import Reject
+from dalsegno.protocol import DomainError, Reject
 
 from ._account_routes import account_routes
 from ._app_routes import app_routes
@@ -89,6 +89,7 @@ def create_app(
 
     Raises:
         NoAccountsError: the runtime has no accounts.
+        DomainError: a route or socket of the app is over one of the server's, or of its own.
 
     """
     _ = rt.accounts  # without any, nobody could log in: say so now
@@ -112,6 +113,10 @@ def create_app(
     documents = app.documents = Documents(rt, cookie=gate.cookie.name)
     tables = [*(routes(context) for routes in _ROUTES), schema_routes(context, documents)]
     documents.operations += register(app, tables)
+    read = {each.shape: each.path for each in documents.operations if each.method == "GET"}
+    for socket in rt.app.sockets:
+        if socket.shape in read:
+            raise DomainError(f"the socket {socket.path} is over the route {read[socket.shape]}")
     for path in (SOCKET, *(socket.path for socket in rt.app.sockets)):
         _register_socket(app, context, path)
     return app

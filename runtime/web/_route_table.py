@@ -124,7 +124,7 @@ def register(app: Quart, tables: Iterable[RouteTable]) -> list[Operation]:
                 raise DomainError(f"{said} is over the server's own {other.path}")
             app.add_url_rule(
                 rule_of(operation.path),
-                endpoint=operation.operation_id,
+                endpoint=f"{operation.method} {operation.path}",
                 view_func=handler,
                 methods=[operation.method],
             )

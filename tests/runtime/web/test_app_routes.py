@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from dalsegno.protocol import App, DalsegnoError, DomainError, Receipt, Reject, Role
+from dalsegno.protocol.dialects import GENERIC, Socket
 from dalsegno.protocol.routes import (
     Asked,
     CommandRoute,
@@ -288,6 +289,25 @@ async def test_a_route_over_the_servers_own_is_refused_at_the_start() -> None:
     with pytest.raises(DomainError, match="is over the server's own /api/workspaces/"):
         async with open_site(app=App([tasks], routes=[over])):
             pytest.fail("it was served")
+
+
+async def test_a_socket_over_a_route_is_refused_too() -> None:
+    for path, routes in (("/v1/count", [COUNT]), ("/api/schema", []), ("/healthz", [])):
+        app = App([tasks], routes=routes, dialects=[Socket(path, GENERIC)])
+        with pytest.raises(DomainError, match=f"the socket {path} is over the route {path}"):
+            async with open_site(app=app):
+                pytest.fail("it was served")
+
+
+async def test_paths_that_are_nearly_one_are_two() -> None:
+    nearly = [replace(COUNT, path=path) for path in ("/v1/a/b", "/v1/a-b", "/v1/a_b")]
+    async with open_site(app=App([tasks], routes=nearly)) as site:
+        owner = await site.set_up()
+        for route in nearly:
+            assert (await owner.get(route.path)).status == 200
+        document = (await owner.get("/api/openapi.json")).body
+        ids = [document["paths"][route.path]["get"]["operationId"] for route in nearly]
+        assert ids == ["get_v1_a_b", "get_v1_a_b_2", "get_v1_a_b_3"]
 
 
 async def test_it_is_in_the_document(owner: User) -> None:
