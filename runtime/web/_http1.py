@@ -89,13 +89,14 @@ class Http1Server(TCPServer):
 
     async def _rest_of_head(self, data: bytes) -> bytes:
         """Return a head that may have been cut, with its end if that comes in time."""
-        limits = self._limits
+        limits, head, seen = self._limits, bytearray(data), 0
         with trio.move_on_after(limits.head_deadline_s):
-            while END_OF_HEAD.search(data) is None and len(data) <= limits.head_bytes_max:
+            while END_OF_HEAD.search(head, seen) is None and len(head) <= limits.head_bytes_max:
+                seen = max(0, len(head) - 2)  # the empty line may be cut in two
                 if not (more := await self.stream.receive_some(_READ_BYTES)):
                     break  # what is told of the end is told again
-                data += more
-        return data
+                head += more
+        return bytes(head)
 
     def _takes_over(self, data: bytes) -> bool:
         end = END_OF_HEAD.search(data)
