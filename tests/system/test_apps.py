@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import httpx
+import jwt
 import pytest
 
-from dalsegno.runtime.client import Client
+from dalsegno.protocol import Reject
+from dalsegno.runtime._app_file import load_app
+from dalsegno.runtime.client import Client, open_client
 from tests._patience import fail_after, until
 from tests.system._database import Database
 from tests.system._processes import QUICK, Owner, Processes, Server, connect
 
+ISSUER, SECRET = "https://id.example.org", b"a secret of thirty-two bytes, or more"
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -72,4 +77,49 @@ async def test_a_file_is_served_to_http_sockets_and_the_command_line(
         http.headers["cookie"] = owner.cookie
         assert (await http.get(f"{space}/entities/task/t")).json()["code"] == "NOT_FOUND"
         assert (await http.get(f"{space}/events")).json()["head"] == 2
+    assert await server.stop() == 0
+
+
+async def test_a_key_and_a_token_drive_it_typed_by_the_file(
+    processes: Processes, cluster: Database, owner: Owner, board: Path
+) -> None:
+    """What a program has of the server is the file with the app, an address and a credential."""
+    secret = board.with_name("secret")
+    secret.write_bytes(SECRET)
+    server = Server(processes, board.parent, database=cluster.dsn, node_id="a", environment=QUICK)
+    await server.start(
+        *("--app", str(board), "--jwt-issuer", ISSUER, "--jwt-audience", "board"),
+        *("--jwt-secret-file", str(secret)),
+    )
+    space = f"/api/workspaces/{owner.workspace}"
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+        http.headers["cookie"] = owner.cookie
+        session = (await http.get("/api/auth/session")).json()
+        http.headers["x-csrf-token"] = session["csrf_token"]
+        made = await http.post(f"{space}/keys", json={"name": "import", "role": "editor"})
+        joined = await http.put(f"{space}/members/jwt:bob", json={"role": "viewer"})
+        assert (made.status_code, joined.status_code) == (201, 200)
+    claims = {"iss": ISSUER, "aud": "board", "sub": "bob", "exp": time.time() + 300}
+    token = jwt.encode(claims, SECRET, "HS256")
+
+    app = load_app(str(board))
+    (tasks,) = app.domains
+    add, finish = tasks.commands["add_task"], tasks.commands["finish_task"]
+    async with (
+        open_client(server.url, api_key=made.json()["key"], app=app) as importer,
+        open_client(server.url, api_key=token, app=app) as bob,
+    ):
+        writing, reading = importer.workspace(owner.workspace), bob.workspace(owner.workspace)
+        with fail_after(20):
+            async with reading.subscribe(after=2) as events:  # they became members at 1 and 2
+                sent = await writing.send(add(task_id="t", title="One"), key="k")
+                await writing.send(finish(task_id="t"))
+                heard = [await anext(events) for _ in range(2)]
+            assert [each.event_type for each in heard] == ["task_added", "task_finished"]
+            assert [each.event_seq for each in heard] == [sent.event_seq, sent.event_seq + 1]
+            assert (await reading.get(tasks, "t", min_seq=heard[-1].event_seq)) == tasks.state(
+                title="One", done=True
+            )
+            with pytest.raises(Reject, match="ROLE_FORBIDDEN"):
+                await reading.send(add(task_id="u", title="Two"))
     assert await server.stop() == 0
