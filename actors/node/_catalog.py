@@ -340,12 +340,16 @@ class Catalog:
     ) -> None:
         """Raise for a command from outside that its workspace need not look at; see `check_sender`.
 
+        One that is active here decides by itself, in its order, as it does for a socket.
+
         Raises:
             Reject: ``UNKNOWN_COMMAND``, ``WORKSPACE_NOT_FOUND``, ``ROLE_FORBIDDEN``;
                 ``BAD_REQUEST`` for what cannot be a key.
 
         """
         name, domain = self.named(command)
+        if self.is_active(workspace_id):
+            return
         await self.check_exists(workspace_id)
         if key is not None:
             check_key(key, chars_max=self._key_chars_max)

@@ -155,6 +155,19 @@ def test_p2_a_command_is_the_same_over_http_and_over_a_socket(
     trio.run(play, [*made, *sent])
 
 
+def test_p2_a_workspace_that_was_deleted_answers_alike() -> None:
+    """It knows its keys still: a repeat gets its answer, and another command a conflict."""
+    trio.run(
+        play,
+        [
+            ("delete_workspace", {}, "k1"),
+            ("delete_workspace", {}, "k1"),
+            ("change_workspace", {"name": "x"}, "k1"),
+            ("change_workspace", {"name": "x"}, None),
+        ],
+    )
+
+
 def test_p2_every_command_is_among_them() -> None:
     """One of each, with what fits: accepted or refused, alike."""
     sent: list[tuple[str, Any, str | None]] = []
