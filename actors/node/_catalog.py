@@ -340,7 +340,8 @@ class Catalog:
     ) -> None:
         """Raise for a command from outside that its workspace need not look at; see `check_sender`.
 
-        One that is active here decides by itself, in its order, as it does for a socket.
+        Whether one that is active here exists is its own to decide, as it is for a socket: what it
+        answered before it was deleted it answers still.
 
         Raises:
             Reject: ``UNKNOWN_COMMAND``, ``WORKSPACE_NOT_FOUND``, ``ROLE_FORBIDDEN``;
@@ -348,9 +349,8 @@ class Catalog:
 
         """
         name, domain = self.named(command)
-        if self.is_active(workspace_id):
-            return
-        await self.check_exists(workspace_id)
+        if not self.is_active(workspace_id):
+            await self.check_exists(workspace_id)
         if key is not None:
             check_key(key, chars_max=self._key_chars_max)
         scope = scope_of(domain, name, command, principal)

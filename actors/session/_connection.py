@@ -238,7 +238,7 @@ class Connection:
         self.writer.step(Input.END)
 
     def _say_last(self, code: Close, reason: str) -> None:
-        """Say what the path's language has for the end, if the client can still be told."""
+        """Send the last message of the path's language, if the client can still receive it."""
         try:
             text = self._language.farewell(code, reason)
             if text is not None:
@@ -316,7 +316,7 @@ class Connection:
                 self._refuse(error, asked.request_id)
 
     async def _begin(self) -> None:
-        """Say and follow what a connection of this path begins with."""
+        """Send the first messages of the path's language, and subscribe to its streams."""
         beginning = self._language.beginning
         for text in beginning.says:
             self.writer.reply(text)
@@ -436,7 +436,7 @@ class Connection:
         return stream
 
     def tell_reconnect(self, after_ms: int) -> None:
-        """Say that the server shuts down, and when to come back, in milliseconds."""
+        """Announce the shutdown, and after how many milliseconds to reconnect."""
         self.writer.reply(self._language.default.reconnect(after_ms))
 
     # ------------------------------------------------------------------------------ renewal

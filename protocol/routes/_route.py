@@ -128,7 +128,7 @@ def at_of(route: Route) -> At | None:
 
 
 def operation_of(route: Route) -> Operation:
-    """Return a route's outside."""
+    """Return a route as the document describes it."""
     answers: dict[int, Any]
     headers = list(route.headers)
     if isinstance(route, CommandRoute):

@@ -106,14 +106,14 @@ class _Block:
 
 
 class _Telling:
-    """Tells the host that a port accepts connections, as Trio's nurseries tell who starts tasks."""
+    """A task status that reports an open port to the host's thread."""
 
     def __init__(self, bridge: Bridge[Runtime], started: Callable[[Served], object] | None) -> None:
         self._bridge = bridge
         self._started = started
 
     def started(self, value: Any = None) -> None:  # noqa: ANN401 - as `trio.TaskStatus` has it
-        """Pass it on, in the host's thread."""
+        """Report the port in the host's thread."""
         if self._started is not None:
             served = Served(value.url, value.host, value.port, value.setup_token)
             self._bridge.tell(self._started, served)

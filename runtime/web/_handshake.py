@@ -32,6 +32,7 @@ SUBPROTOCOL = Subprotocol("dalsegno.v1")
 """The protocol's version in ``Sec-WebSocket-Protocol``."""
 
 _REQUEST_ID_CHARS_MAX = 128
+_QUERY_FIELDS_MAX = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +41,8 @@ class UpgradeRequest:
 
     path: str
     """The target up to the question mark."""
-    query: str
-    """The target after it; empty without one."""
+    query: Mapping[str, Sequence[str]]
+    """The parameters after it, each with all its values."""
     headers: Mapping[str, str]
     """By lower-case name; repeated ones are joined by RFC 9110 §5.3, cookies by ``; ``."""
     peer: str
@@ -97,12 +98,13 @@ def parse_upgrade(
         raise HandshakeRefusedError(response.status_code, error)
     headers = _joined(request)
     offers = request.headers.get_all(OFFERS)
-    path, _, query = request.path.partition("?")
+    path, _, query_text = request.path.partition("?")
+    query = _parsed(query_text)
     credentials = Credentials(
         headers.get("cookie"),
         [*request.headers.get_all("Authorization"), *offered_in(offers)],
         request.headers.get_all("X-API-Key"),
-        parse_qs(query).get(TICKET, ()),
+        [each for each in query.get(TICKET, ()) if each],
     )
     return UpgradeRequest(
         path=path,
@@ -177,6 +179,14 @@ def _check_names(request: Request, hosts: Hosts) -> None:
         hosts.check_origin(request.headers.get_all("Origin"), named)
     except Reject as error:
         raise refused(error) from None
+
+
+def _parsed(query: str) -> Mapping[str, Sequence[str]]:
+    """Return the parameters of a query, of which there may be few."""
+    try:
+        return parse_qs(query, keep_blank_values=True, max_num_fields=_QUERY_FIELDS_MAX)
+    except ValueError:
+        raise _bad_request("too many parameters") from None
 
 
 def _joined(request: Request) -> dict[str, str]:

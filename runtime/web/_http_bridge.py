@@ -129,7 +129,7 @@ class HandedStream:
         self._is_released = True
 
     async def send_eof(self) -> None:
-        """Say that nothing more is sent."""
+        """Send the end of the stream."""
         if not self._is_released:
             await self._stream.send_eof()
 

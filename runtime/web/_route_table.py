@@ -108,7 +108,7 @@ def rule_of(path: str) -> str:
 
 
 def register(app: Quart, tables: Iterable[RouteTable]) -> list[Operation]:
-    """Tell the web framework of the routes, and return what they are.
+    """Register the routes with the web framework, and return their operations.
 
     Raises:
         DomainError: two of them are one.

@@ -99,7 +99,7 @@ async def test_so_many_are_let_in_at_the_same_time_and_the_others_in_their_order
         nonlocal most, under_way
         under_way += 1
         most = max(most, under_way)
-        order.append(asked.query)
+        order.extend(asked.query)
         await gate.wait()
         under_way -= 1
 

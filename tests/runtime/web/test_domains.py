@@ -271,6 +271,19 @@ async def test_a_change_may_ask_for_the_version_that_was_read(owner: User) -> No
     assert (await owner.get(path)).body["version"] == 2
 
 
+async def test_a_stranger_learns_nothing_by_if_match(site: Site, owner: User) -> None:
+    stranger = await site.add_user()
+    await add_card(owner, "c")
+    tag = (await owner.get(f"{owner.space}/entities/card/c")).headers["etag"]
+    path = f"{owner.space}/commands/move_card"
+    assert site.rt.service.catalog.is_active(owner.workspace_id)
+    for shown in (tag, '"1-00000000"', '"7-00000000"'):
+        for card_id in ("c", "nowhere"):
+            document = {"card_id": card_id, "column": "doing"}
+            answer = await stranger.post(path, document, if_match=shown)
+            assert (answer.status, answer.code) == (403, "ROLE_FORBIDDEN")
+
+
 async def test_an_entity_is_read_as_it_was(owner: User) -> None:
     await add_card(owner, "c")
     await command(owner, "move_card", card_id="c", column="done")
