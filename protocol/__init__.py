@@ -39,6 +39,7 @@ from ._errors import (
     membership_ended as membership_ended,
     not_a_member as not_a_member,
     not_found as not_found,
+    renamed as renamed,
 )
 from ._event import (
     CHAIN_START as CHAIN_START,
@@ -61,6 +62,8 @@ from ._listing import (
     Listed as Listed,
     Place as Place,
     Snapshot as Snapshot,
+    place_of as place_of,
+    token_of as token_of,
 )
 from ._machine import IllegalStepError as IllegalStepError, Machine as Machine
 from ._patch import (

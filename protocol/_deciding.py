@@ -63,7 +63,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     now: datetime
     """The time of the command, UTC."""
     new_id: Callable[[], str]
-    """Returns a new UUIDv7."""
+    """Returns a new UUIDv7.  Nobody has it, so an event on it (`On`) makes a further entity."""
     limits: Limits = Limits()
     """The runtime's bounds."""
     roles: Mapping[str, Role] = BUILT_IN_ROLES

@@ -14,7 +14,8 @@ case: ``TaskAdded`` is ``task_added``.  An event's payload in the log never carr
     decider(state, command)                     the entity and what is asked of it
     decider(state, command, context)            … and who asks, when
     decider(state, command, touched)            … and other entities, named by ``touches=`` from the
-                                                command alone, or by ``follows=`` from the state
+                                                command alone, or by ``follows=`` from the state,
+                                                or from the states of those that ``touches=`` named
     decider(state, command, past)               … and the entity as it was, named by ``needs=``
 
 Parameters after the second are recognised by their annotations and may be combined.  What a domain
@@ -26,6 +27,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence  # at run time, as in `_deciding`
 from contextlib import contextmanager
+from inspect import signature
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -97,7 +99,9 @@ class Decider(msgspec.Struct, frozen=True, kw_only=True):
     extras: tuple[str, ...]
     allow: frozenset[str]
     touches: Callable[[Any], Sequence[tuple[Domain[Any, Any, Any], str]]] | None
-    follows: Callable[[Any, Any], Sequence[tuple[Domain[Any, Any, Any], str]]] | None
+    follows: Callable[..., Sequence[tuple[Domain[Any, Any, Any], str]]] | None
+    follows_touched: bool = False
+    """Whether ``follows=`` is given what ``touches=`` named, too."""
     needs: Callable[[Any], int | None] | None
     repeats: str
     """What another payload under a used idempotency key gets: see `Domain.decide`."""
@@ -188,7 +192,7 @@ class Domain(DomainIndex[StateT, CommandT, EventT]):
         *,
         allow: Collection[str] | None = None,
         touches: Callable[[Any], Sequence[tuple[Domain[Any, Any, Any], str]]] | None = None,
-        follows: Callable[[Any, Any], Sequence[tuple[Domain[Any, Any, Any], str]]] | None = None,
+        follows: Callable[..., Sequence[tuple[Domain[Any, Any, Any], str]]] | None = None,
         needs: Callable[[Any], int | None] | None = None,
         repeats: str | None = None,
     ) -> Callable[[Callable[P, Decided[EventT]]], Callable[P, Decided[EventT]]]: ...
@@ -198,7 +202,7 @@ class Domain(DomainIndex[StateT, CommandT, EventT]):
         *,
         allow: Collection[str] | None = None,
         touches: Callable[[Any], Sequence[tuple[Domain[Any, Any, Any], str]]] | None = None,
-        follows: Callable[[Any, Any], Sequence[tuple[Domain[Any, Any, Any], str]]] | None = None,
+        follows: Callable[..., Sequence[tuple[Domain[Any, Any, Any], str]]] | None = None,
         needs: Callable[[Any], int | None] | None = None,
         repeats: str | None = None,
     ) -> Callable[..., Any]:
@@ -214,8 +218,10 @@ class Domain(DomainIndex[StateT, CommandT, EventT]):
             allow: the roles that may send this command, instead of the domain's.
             touches: returns, for a command, the other entities that it reads or changes.
             follows: returns, for a state and a command, further ones: where the state says which
-                they are.  They are loaded, and nothing else is decided until this is.  At most
-                `Limits.command_entities_max` with those of ``touches``.
+                they are.  With a third parameter, a `Touched`, it sees those of ``touches`` as
+                well; one with a default is its own.  They are loaded, and nothing else is
+                decided until this is.  At most `Limits.command_entities_max` with those of
+                ``touches``.
             needs: returns, for a command, the earlier version of the entity that it reads.
             repeats: what another payload under a used key gets, instead of the domain's.
 
@@ -235,6 +241,9 @@ class Domain(DomainIndex[StateT, CommandT, EventT]):
                 raise DomainError(f"{function.__name__}: after the first two, only {_EXTRA_NAMES}")
             if "touched" in extras and touches is None and follows is None:
                 raise DomainError(f"{function.__name__}: Touched without touches= or follows=")
+            follows_touched = follows is not None and _takes_touched(follows)
+            if follows_touched and touches is None:
+                raise DomainError(f"{function.__name__}: follows= of Touched without touches=")
             if ("past" in extras) is (needs is None):
                 raise DomainError(f"{function.__name__}: Past and needs= go together")
             self._deciders[command] = Decider(
@@ -244,6 +253,7 @@ class Domain(DomainIndex[StateT, CommandT, EventT]):
                 allow=self.allow if allow is None else frozenset(allow),
                 touches=touches,
                 follows=follows,
+                follows_touched=follows_touched,
                 needs=needs,
                 repeats=repeats or self.repeats,
             )
@@ -404,6 +414,12 @@ if TYPE_CHECKING:
 
 _EXTRAS: dict[type, str] = {Context: "context", Touched: "touched", Past: "past"}
 _EXTRA_NAMES = "Context, Touched and Past"
+
+
+def _takes_touched(follows: Callable[..., Any]) -> bool:
+    """Return whether ``follows=`` has a third parameter that it has to be given."""
+    needed = [each for each in signature(follows).parameters.values() if each.default is each.empty]
+    return len(needed) > 2
 
 
 def _check_repeats(repeats: str) -> None:

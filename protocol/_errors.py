@@ -35,6 +35,8 @@ class DalsegnoError(Exception):
 
     code = "INTERNAL_ERROR"
     retryable = False
+    status: int | None = None
+    """The HTTP status, where it is not that of its code; see `http_status`."""
 
     def __init__(self, message: str = "", **details: Any) -> None:  # noqa: ANN401 - JSON values
         super().__init__(message or self.code)
@@ -50,10 +52,10 @@ class DomainError(TypeError):
 
 
 class Reject(DalsegnoError):
-    """Raised by a decider or a rule: the command is refused, nothing happened."""
+    """Raised by a decider or a rule: the command is refused, nothing happened.
 
-    status: int | None = None
-    """The HTTP status, 400 to 499, if it was given; see `http_status` for the others."""
+    Its ``status``, if it is given, is 400 to 499.
+    """
 
     def __init__(
         self,
@@ -63,8 +65,7 @@ class Reject(DalsegnoError):
         status: int | None = None,
         **details: Any,  # noqa: ANN401 - JSON values
     ) -> None:
-        if status is not None and not 400 <= status <= 499:
-            raise DomainError(f"{code}: the status of a refusal is 400 to 499, not {status}")
+        _check_status(code, status)
         self.code = code
         self.status = status
         super().__init__(message, **details)
@@ -254,11 +255,34 @@ HTTP_STATUS: dict[str, int] = {
 
 def http_status(error: DalsegnoError) -> int:
     """Return the HTTP status of an error: its own, or that of its code."""
-    own = error.status if isinstance(error, Reject) else None
-    known = own or HTTP_STATUS.get(error.code)
+    known = error.status or HTTP_STATUS.get(error.code)
     if known is not None:
         return known
     return 404 if error.code.endswith("_NOT_FOUND") else 409
+
+
+def renamed(error: DalsegnoError, code: str, status: int | None = None) -> DalsegnoError:
+    """Return an error as others call it: the same kind, message and details under another code.
+
+    The HTTP status is that of the error, unless another is given.
+
+    Raises:
+        DomainError: a refusal, with a status that is not 400 to 499.
+
+    """
+    kind = type(error)
+    if isinstance(error, Reject):
+        _check_status(code, status)
+    other = kind.__new__(kind)
+    vars(other).update(vars(error))
+    other.args = error.args
+    other.code, other.status = code, status or http_status(error)
+    return other
+
+
+def _check_status(code: str, status: int | None) -> None:
+    if status is not None and not 400 <= status <= 499:
+        raise DomainError(f"{code}: the status of a refusal is 400 to 499, not {status}")
 
 
 def not_found(entity: str, /, **details: Any) -> Reject:  # noqa: ANN401 - JSON values

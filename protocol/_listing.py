@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
 
 import msgspec
 
+from ._errors import Reject
+
 StateT = TypeVar("StateT", bound=msgspec.Struct)
+
+_TOKEN_CHARS_MAX = 4_096
+"""Of a token: a sort and a stream's id, escaped, are shorter."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -45,3 +52,30 @@ class Snapshot(Generic[StateT]):
     items: list[Listed[StateT]]
     next: Place | None
     """Where the next page begins; None: this was the last."""
+
+
+def token_of(place: Place) -> str:
+    """Return a place as a client gets it and brings it back, opaque: base64url of its JSON."""
+    text = msgspec.json.encode((place.sort, place.stream_id))
+    return urlsafe_b64encode(text).rstrip(b"=").decode()
+
+
+def place_of(token: str | None) -> Place:
+    """Return the place of a token; without one, where a list begins.
+
+    Raises:
+        Reject: ``BAD_REQUEST`` for what is no ``next`` of a page.
+
+    """
+    if token is None:
+        return BEGINNING
+    text = b""
+    with suppress(ValueError):
+        text = urlsafe_b64decode(token[:_TOKEN_CHARS_MAX] + "==")
+    try:
+        sort, stream_id = msgspec.json.decode(text, type=tuple[str, str])
+    except msgspec.MsgspecError:
+        sort = stream_id = "\0"
+    if "\0" in sort + stream_id:
+        raise Reject("BAD_REQUEST", "after is the next of a page before", field="after")
+    return Place(sort, stream_id)

@@ -139,7 +139,7 @@ def refusal(error: msgspec.ValidationError, type_: object) -> Reject:
     """Return the refusal of a message that does not fit its type.
 
     A field, or a whole type, annotated with ``Meta(extra={"code": …})`` has its own code, as
-    `PatchOps` has; all others are a ``BAD_REQUEST``.
+    `PatchOps` has; all others are a ``BAD_REQUEST``.  The status is 400 in any case.
     """
     code = "BAD_REQUEST"
     path = _PATH.search(str(error))
@@ -149,8 +149,9 @@ def refusal(error: msgspec.ValidationError, type_: object) -> Reject:
         code = _code_of(type_)
     choices = _choices_at(error, type_)
     if choices:
-        return Reject(code, f"{reason_of(error)}: one of {', '.join(choices)}", allowed=choices)
-    return Reject(code, reason_of(error))
+        message = f"{reason_of(error)}: one of {', '.join(choices)}"
+        return Reject(code, message, status=400, allowed=choices)
+    return Reject(code, reason_of(error), status=400)
 
 
 def _choices_at(error: msgspec.ValidationError, type_: object) -> list[str]:

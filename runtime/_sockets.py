@@ -8,7 +8,7 @@ of theirs is read.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,10 +27,17 @@ from dalsegno.protocol import (
 )
 from dalsegno.protocol.dialects import Conversation, Opening
 
-from .web import SOCKET, check_lasts, client_address, overloaded, redeem_ticket
+from .web import (
+    SOCKET,
+    check_lasts,
+    client_address,
+    overloaded,
+    redeem_ticket,
+    workspace_meant,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from dalsegno.protocol.dialects import Language
 
@@ -47,6 +54,8 @@ class Accepted:
     client_id: str
     address: str
     credentials: Credentials
+    naming: Mapping[str, str] = field(default_factory=dict)
+    """The header that names the workspace of its path, by its name, if it was sent."""
     identity: Identity | None = None
     """None while the client is unknown."""
     language: Language | None = None
@@ -77,6 +86,16 @@ class Sockets:
 
     async def accept(self, request: UpgradeRequest) -> Accepted:
         """Admit a client; `release` has to follow, whatever becomes of it."""
+        found = self._rt.app.socket_at(request.path)
+        try:
+            return await self._accept(request)
+        except DalsegnoError as error:
+            shown = error if found is None else found[0].shows_error(error)
+            if shown is error:
+                raise
+            raise shown from error
+
+    async def _accept(self, request: UpgradeRequest) -> Accepted:
         self._check_not_draining()
         query = {name: values[0] for name, values in request.query.items()}
         client_id = query.get("client_id", "default")
@@ -86,6 +105,10 @@ class Sockets:
         if self._gate.host is not None:  # else they are not kept
             credentials = credentials._replace(headers=request.headers, peer=address)
         accepted = Accepted(request.path, query, client_id, address, credentials)
+        found = self._rt.app.socket_at(request.path)
+        at = None if found is None else found[0].at
+        if at is not None and at.header in request.headers:
+            accepted.naming = {at.header: request.headers[at.header]}
         if request.is_deferred:
             self._check_client_id(client_id)
             if self._unknown >= self._rt.limits.unknown_sockets_max:
@@ -122,9 +145,15 @@ class Sockets:
             return None
         socket, named = found
         principal = identity.acting(rt.system).principal
-        language = Conversation(
-            socket, Opening(principal=principal, path=named, query=accepted.query)
+        workspace_id = ""
+        if socket.at is not None:
+            workspace_id = await workspace_meant(
+                rt, socket.at, identity.user_id, headers=accepted.naming, query=accepted.query
+            )
+        opening = Opening(
+            principal=principal, path=named, query=accepted.query, workspace_id=workspace_id
         )
+        language = Conversation(socket, opening)
         for asked in language.beginning.follows:
             await check_may_follow(rt.service.sessions, asked, principal)
         return language

@@ -21,7 +21,7 @@ from dalsegno.protocol import (
     check_nul,
 )
 
-from ._entity import fold, relisted
+from ._entity import absent_entity, fold, relisted
 from ._records import audit_writes
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Draft:
         "_ahead",
         "_events_max",
         "_loaded",
+        "_named",
         "_new_id",
         "_new_salt",
         "_now",
@@ -101,10 +102,17 @@ class Draft:
         self.payload_bytes = 0
         self._now = now
         self._new_id = new_id
+        self._named: set[str] = set()
         self._new_salt = new_salt
         self._ahead = ahead
         self._loaded = loaded
         self._events_max = events_max
+
+    def name_another(self) -> str:
+        """Return a new id, under which there is no entity yet: one may be made by an event."""
+        new_id = self._new_id()
+        self._named.add(new_id)
+        return new_id
 
     def entity(self, stream_id: str) -> Entity:
         """Return an entity as it is after what was added so far."""
@@ -143,11 +151,14 @@ class Draft:
             domain, stream_id, decided = decided.domain, decided.stream_id, decided.event
         else:
             domain, stream_id = command.domain, command.stream_id
-        if stream_id not in streams:
-            raise DomainError(f"{stream_id} is not in touches= or follows=")
         if len(self.events) >= self._events_max:
             raise Reject("BAD_REQUEST", f"more than {self._events_max} events")
-        before = self.entity(stream_id)
+        if stream_id in streams:
+            before = self.entity(stream_id)
+        elif stream_id.partition(":")[2] in self._named:
+            before = self.entities.get(stream_id) or absent_entity(domain)
+        else:
+            raise DomainError(f"{stream_id} is not in touches= or follows=")
         event, read = self._record(command, domain, stream_id, before.version + 1, decided)
         after = fold(before, read, stream_id, event.payload)
         if after.version % domain.snapshot_every == 0:

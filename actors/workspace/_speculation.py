@@ -160,10 +160,6 @@ class Speculation:
         self._loaded[stream_id] = entity
         self.entities.put(stream_id, entity)
 
-    def _known(self, stream_id: str) -> Entity:
-        """Return an entity of the commands at hand, with everything folded that was decided."""
-        return self._ahead.get(stream_id) or self._loaded[stream_id]
-
     # ------------------------------------------------------------------------------ deciding
 
     @property
@@ -261,7 +257,10 @@ class Speculation:
         _check_base_version(command, entity.version)
         streams: Mapping[str, AnyDomain] = command.streams
         if decider.follows is not None:
-            followed = named_streams(decider.follows(entity.state, command.command), self._limits)
+            beside = [_touched(draft, command.streams)] if decider.follows_touched else []
+            named = decider.follows(entity.state, command.command, *beside)
+            followed = named_streams(named, self._limits)
+            _check_number(command, followed, self._limits)
             draft.check_loaded(followed)
             streams = {**streams, **followed}
         extras = self._extras(command, role, draft, streams, pasts) if decider.extras else ()
@@ -304,13 +303,13 @@ class Speculation:
                             role=role,
                             owner_id=self._founder_id,
                             now=self._now,
-                            new_id=self._world.new_id,
+                            new_id=draft.name_another,
                             limits=self._limits,
                             roles=self._roles.table,
                         )
                     )
                 case "touched":
-                    made.append(Touched({s: draft.entity(s).state for s in streams}))
+                    made.append(_touched(draft, streams))
                 case _:
                     made.append(pasts.get(command.command_id))
         return made
@@ -336,7 +335,8 @@ class Speculation:
         """Return about how much is written for a command: events, snapshots, states that lag."""
         size = draft.payload_bytes
         for stream_id, entity in draft.entities.items():
-            if self._is_lagging(entity) and not self._is_lagging(self._known(stream_id)):
+            before = self._ahead.get(stream_id) or self._loaded.get(stream_id)
+            if self._is_lagging(entity) and (before is None or not self._is_lagging(before)):
                 size += entity.size
         for _, entity in draft.snapshots:
             size += entity.size
@@ -425,6 +425,18 @@ class Speculation:
             if self._ahead[stream_id] is entity:  # else something forms on it
                 del self._ahead[stream_id]
         self.keys.settle(done.results.values())
+
+
+def _touched(draft: Draft, streams: Iterable[str]) -> Touched:
+    return Touched({stream_id: draft.entity(stream_id).state for stream_id in streams})
+
+
+def _check_number(command: Command, followed: Mapping[str, AnyDomain], limits: Limits) -> None:
+    """Raise `Reject` where a command concerns too many entities, those of ``touches=`` counted."""
+    own = {command.stream_id, command.role_stream, command.gate_stream}
+    if len((command.streams.keys() | followed.keys()) - own) > limits.command_entities_max:
+        message = f"a command concerns at most {limits.command_entities_max} entities"
+        raise Reject("BAD_REQUEST", message)
 
 
 def _in_group(error: Reject, number: int) -> Reject:

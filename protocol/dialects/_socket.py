@@ -20,7 +20,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from dalsegno.protocol._errors import DomainError
+from dalsegno.protocol._errors import DalsegnoError, DomainError
+from dalsegno.protocol.routes import OfCaller, as_it_is
 
 from ._language import Beginning, Language
 
@@ -48,6 +49,8 @@ class Opening:
     """The path's parameters."""
     query: Mapping[str, str]
     """The query's, the first of each name."""
+    workspace_id: str = ""
+    """The workspace that it is about, where the socket says how that is named."""
 
 
 def _begin(_opening: Opening) -> Beginning:
@@ -68,6 +71,10 @@ class Socket:
     function.  None: a message is one of the dialect's."""
     farewell: Callable[[Any, Close, str], bytes | None] | None = None
     """Returns what is sent last, before the close, whose code and reason it is given."""
+    at: OfCaller | None = None
+    """How the workspace is named that it is about; None: by path and query, or it is about none."""
+    shows_error: Callable[[DalsegnoError], DalsegnoError] = as_it_is
+    """Returns an error that refuses the upgrade as this path's callers know it."""
 
     def match(self, path: str) -> Mapping[str, str] | None:
         """Return the parameters of a path as it was sent; None where it is another one."""

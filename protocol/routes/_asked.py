@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from dalsegno.protocol._deciding import Principal
 
-    from ._reads import Reads
+    from ._reads import Memberships, Reads
 
 ParamsT = TypeVar("ParamsT")
 BodyT = TypeVar("BodyT")
@@ -38,6 +38,7 @@ class Asked(Generic[ParamsT, BodyT]):
     limits: Limits = field(default_factory=Limits)
     """The server's bounds."""
     reads: Reads | None = None
+    memberships: Memberships | None = None
 
     @property
     def workspace(self) -> Reads:
@@ -50,6 +51,18 @@ class Asked(Generic[ParamsT, BodyT]):
         if self.reads is None:
             raise DomainError("this route is about no workspace: say where it is named, at=")
         return self.reads
+
+    @property
+    def own(self) -> Memberships:
+        """The workspaces of which the caller is a member, for a read that is about none.
+
+        Raises:
+            DomainError: the route is about one, or sends a command.
+
+        """
+        if self.memberships is None:
+            raise DomainError("only a read without at= has the workspaces of its caller")
+        return self.memberships
 
     @property
     def user_id(self) -> str:

@@ -18,6 +18,7 @@ from dalsegno.protocol._listing import BEGINNING, Listed, Place, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from dalsegno.protocol._domain import Domain
     from dalsegno.protocol._event import Event
@@ -76,6 +77,43 @@ class Reads(Protocol):
         self, domain: Domain[Any, Any, Any], *, prefix: str = "", after: str = "", limit: int = 100
     ) -> list[str]:
         """List the different keys under which entities are listed, in order."""
+
+
+class SeenMembership(Protocol):
+    """A workspace, as one of its members may know it."""
+
+    @property
+    def workspace_id(self) -> str:
+        """Its id."""
+
+    @property
+    def name(self) -> str:
+        """Its name now."""
+
+    @property
+    def role(self) -> str:
+        """The member's role."""
+
+    @property
+    def since(self) -> datetime:
+        """Since when the member is one."""
+
+
+class Memberships(Protocol):
+    """The workspaces of which one principal is a member."""
+
+    async def page(
+        self, *, after: str = "", limit: int = 100
+    ) -> tuple[Sequence[SeenMembership], str | None]:
+        """Return a page of them by their ids, and the id after which the next one begins."""
+
+    async def of(self, workspace_id: str) -> SeenMembership:
+        """Return one of them.
+
+        Raises:
+            Reject: ``WORKSPACE_NOT_FOUND``, ``ROLE_FORBIDDEN`` (C22).
+
+        """
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):

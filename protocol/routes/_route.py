@@ -22,17 +22,19 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 
 from dalsegno.protocol._domain import Domain
-from dalsegno.protocol._errors import DalsegnoError, DomainError
+from dalsegno.protocol._errors import DalsegnoError, DomainError, Reject
 from dalsegno.protocol._receipt import Receipt
 
 from ._asked import Asked
 from ._operation import Method, Operation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 _PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~-]+|\{[a-z][a-z0-9_]*\}))+", re.ASCII)
 _WITHOUT_BODY = 204
+_IN_WORKSPACE = frozenset({409, 504})
+"""How a route of a workspace may refuse, whatever the workspace's parameter is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,39 @@ class OfEntity:
     """The parameter that is its id."""
 
 
-At: TypeAlias = InWorkspace | OfEntity
+@dataclass(frozen=True, slots=True)
+class OfCaller:
+    """The request names its workspace in a header, or it is the only one of who asks."""
+
+    header: str
+    """The header, in lower case."""
+    param: str | None = None
+    """A parameter of the query that does as well: a page's socket can send no headers."""
+
+    def __post_init__(self) -> None:
+        if self.header != self.header.lower():
+            raise DomainError(f"the name of a header in lower case: {self.header!r}")
+
+    def named(self, headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
+        """Return the workspace that a request names; None where it names none.
+
+        Raises:
+            Reject: ``BAD_REQUEST`` where it names two.
+
+        """
+        in_header = headers.get(self.header)
+        in_query = None if self.param is None else query.get(self.param)
+        if None not in (in_header, in_query) and in_header != in_query:
+            message = f"{self.header} and {self.param} differ"
+            raise Reject("BAD_REQUEST", message, field=self.header)
+        return in_query if in_header is None else in_header
 
 
-def _as_it_is(error: DalsegnoError) -> DalsegnoError:
+At: TypeAlias = InWorkspace | OfEntity | OfCaller
+
+
+def as_it_is(error: DalsegnoError) -> DalsegnoError:
+    """Return an error: what a route's callers know it as, unless the route says otherwise."""
     return error
 
 
@@ -85,7 +116,7 @@ class Route:
     """The request's headers that its functions look at, in lower case."""
     refusals: frozenset[int] = frozenset()
     """The statuses that it may refuse with, besides those that all have."""
-    shows_error: Callable[[DalsegnoError], DalsegnoError] = _as_it_is
+    shows_error: Callable[[DalsegnoError], DalsegnoError] = as_it_is
     """Returns an error as this route's callers know it."""
 
 
@@ -101,6 +132,9 @@ class CommandRoute(Route):
     """The type of the answer; None: an empty one, 204."""
     answer: Callable[[Asked[Any, Any], Receipt], msgspec.Struct] | None = None
     """Returns the answer's body.  A repeat gets the same one, whatever has happened since."""
+    shows: Callable[[Receipt, Any], msgspec.Struct] | None = None
+    """Instead of ``answer``: returns the answer's body from the command's entity as it was right
+    after the command, which has to exist then.  So a repeat gets the same one here, too."""
     status: int = 200
     makes_key: bool = False
     """Whether a request without an idempotency key gets one, which the answer says."""
@@ -132,7 +166,7 @@ def operation_of(route: Route) -> Operation:
     answers: dict[int, Any]
     headers = list(route.headers)
     if isinstance(route, CommandRoute):
-        answers = {_WITHOUT_BODY: None} if route.answer is None else {route.status: route.returns}
+        answers = {_WITHOUT_BODY: None} if route.returns is None else {route.status: route.returns}
         headers += ["idempotency-key", "if-match"]
     else:
         assert isinstance(route, ReadRoute), "there are two kinds"
@@ -143,6 +177,11 @@ def operation_of(route: Route) -> Operation:
     at = at_of(route)
     if isinstance(at, InWorkspace) and at.place == "header":
         headers.append(at.name)
+    if isinstance(at, OfCaller):
+        headers.append(at.header)
+    refusals = route.refusals
+    if isinstance(at, (InWorkspace, OfCaller)):
+        refusals |= _IN_WORKSPACE
     return Operation(
         method=route.method,
         path=route.path,
@@ -151,7 +190,7 @@ def operation_of(route: Route) -> Operation:
         params=_params_type(route),
         body=route.body,
         answers=answers,
-        refusals=route.refusals,
+        refusals=refusals,
         headers=tuple(headers),
     )
 
@@ -188,7 +227,7 @@ def _check_names(route: Route, operation: Operation, said: str) -> None:
     if missing := sorted(set(operation.path_params) - fields):
         raise DomainError(f"{said}: its params= has no field {missing[0]!r}")
     at = at_of(route)
-    if at is None:
+    if at is None or isinstance(at, OfCaller):
         return
     place = at.place if isinstance(at, InWorkspace) else "params"
     if place == "params" and at.name not in fields:
@@ -198,26 +237,40 @@ def _check_names(route: Route, operation: Operation, said: str) -> None:
 
 
 def _check_answer(route: CommandRoute, said: str) -> None:
-    if (route.answer is None) != (route.returns is None):
-        raise DomainError(f"{said}: answer= and returns= belong together")
-    if not 200 <= route.status <= 299 or (route.answer and route.status == _WITHOUT_BODY):
+    makers = [made for made in (route.answer, route.shows) if made is not None]
+    if len(makers) != (route.returns is not None):
+        raise DomainError(f"{said}: returns= and one of answer= and shows= belong together")
+    if not 200 <= route.status <= 299 or (makers and route.status == _WITHOUT_BODY):
         raise DomainError(f"{said}: no status of an answer with a body: {route.status}")
 
 
 def _params_type(route: Route) -> type[msgspec.Struct] | None:
-    """Return the type of a route's parameters, with ``workspace_id`` where that may select one."""
+    """Return the type of a route's parameters, with the one that may select the workspace."""
     operation = Operation(method="GET", path=route.path, summary="", group="")
-    type_ = route.params
-    if type_ is None and not operation.path_params:
-        return None
-    if type_ is None:
+    type_, at = route.params, at_of(route)
+    if type_ is None and operation.path_params:
         names: list[Any] = [(name, str) for name in operation.path_params]
         type_ = msgspec.defstruct("PathParams", names, frozen=True, kw_only=True)
-    if isinstance(at_of(route), OfEntity) and "workspace_id" not in type_.__struct_fields__:
-        return msgspec.defstruct(
-            type_.__name__, [("workspace_id", str | None, None)], bases=(type_,), kw_only=True
-        )
+    if isinstance(at, OfEntity):
+        return _selecting(type_, "workspace_id")
+    if isinstance(at, OfCaller) and at.param is not None:
+        return _selecting(type_, at.param)
     return type_
+
+
+def _selecting(type_: type[msgspec.Struct] | None, param: str) -> type[msgspec.Struct]:
+    """Return a type of parameters with one that names a workspace, which it may have already."""
+    if type_ is None:
+        type_ = msgspec.defstruct("Selecting", (), frozen=True, kw_only=True)
+    if any(each.encode_name == param for each in msgspec.structs.fields(type_)):
+        return type_
+    field_ = msgspec.field(name=param, default=None)
+    return msgspec.defstruct(
+        type_.__name__,
+        [(re.sub(r"\W", "_", param), str | None, field_)],
+        bases=(type_,),
+        kw_only=True,
+    )
 
 
 def _group_of(path: str) -> str:

@@ -3,6 +3,7 @@
 from ._admission import overloaded
 from ._app import create_app
 from ._auth import SessionCookie
+from ._callers import workspace_meant
 from ._client_address import Network, client_address
 from ._credentials import Credentials, Gate
 from ._handshake import UpgradeRequest
@@ -38,4 +39,5 @@ __all__ = [
     "overloaded",
     "redeem_ticket",
     "serve_port",
+    "workspace_meant",
 ]

@@ -11,16 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 from quart import Response, request
 
-from dalsegno.protocol import DalsegnoError, Reject
+from dalsegno.protocol import (
+    DalsegnoError,
+    DomainError,
+    OutcomeUnknownError,
+    Reject,
+    UnavailableError,
+)
 from dalsegno.protocol.routes import (
     Asked,
     CommandRoute,
     InWorkspace,
+    OfCaller,
     OfEntity,
     ReadRoute,
     operation_of,
 )
 
+from ._callers import CallersWorkspaces, workspace_meant
 from ._conditions import base_version, is_known, not_modified, tagged
 from ._envelope import answer, nothing, read, read_any, replayed, request_id
 from ._located import hidden_from_strangers, workspace_of
@@ -80,11 +88,42 @@ class _Carrier:
         asked = self._asked(identity, params, body, key=key, if_match=base_version())
         receipt = await self._send(route, identity, asked)
         response = nothing()
-        if route.answer is not None:
-            response = answer(route.answer(asked, receipt), route.status)
+        if route.returns is not None:
+            response = answer(await self._answer_of(route, asked, receipt), route.status)
             if route.is_tagged:
                 response = tagged(response, receipt.version)
         return replayed(response, receipt)
+
+    async def _answer_of(
+        self, route: CommandRoute, asked: Asked[Any, Any], receipt: Receipt
+    ) -> msgspec.Struct:
+        """Return the answer's body.
+
+        Raises:
+            OutcomeUnknownError: the command took effect, and what it made cannot be read now.
+            DomainError: the route shows an entity that its command ended.
+
+        """
+        if route.shows is None:
+            assert route.answer is not None, "checked when the app was"
+            return route.answer(asked, receipt)
+        try:
+            state = await self._state_after(receipt)
+        except UnavailableError as error:  # which would say that nothing was applied
+            message = f"it was applied, and cannot be shown now: {error.message}"
+            raise OutcomeUnknownError(message) from error
+        if state is None:
+            raise DomainError(f"{self.operation.operation_id} shows what its command ended")
+        return route.shows(receipt, state)
+
+    async def _state_after(self, receipt: Receipt) -> Any:  # noqa: ANN401 - the domain's
+        """Read a command's entity as it was after it: as the program, for who has left (I5)."""
+        workspace = self._rt.workspace(receipt.workspace_id)
+        domain = self._rt.service.catalog.domains[receipt.stream_id.partition(":")[0]]
+        now = await workspace.look(domain, receipt.entity_id)
+        if now is not None and now.version == receipt.version:
+            return now.state
+        return await workspace.at(domain, receipt.entity_id, receipt.version)
 
     async def _body(self) -> Any:  # noqa: ANN401 - the route's
         type_ = self._route.body
@@ -135,19 +174,26 @@ class _Carrier:
                 self._rt, route.at.domain, entity_id, identity, is_answered
             )
         else:
-            workspace = identity.acting(self._rt.workspace(self._named(route.at, asked)))
+            named = await self._named(route.at, asked)
+            workspace = identity.acting(self._rt.workspace(named))
         await workspace.check_may_send(command, key=key)
         if route.roles is not None and not await is_answered(workspace):
             await check_role(self._rt, workspace.id, identity.user_id, allow=route.roles)
         return await workspace.send(command, key=key, correlation_id=request_id())
 
-    def _named(self, at: InWorkspace, asked: Asked[Any, Any]) -> str:
-        """Return the workspace that a request names.
+    async def _named(self, at: InWorkspace | OfCaller, asked: Asked[Any, Any]) -> str:
+        """Return the workspace that a request names, or that alone can be meant.
 
         Raises:
             Reject: ``BAD_REQUEST`` for a header that is missing.
 
         """
+        if isinstance(at, OfCaller):
+            said = request.headers.getlist(at.header)  # joined as those of an upgrade are
+            sent = {at.header: ", ".join(said)} if said else {}
+            return await workspace_meant(
+                self._rt, at, asked.user_id, headers=sent, query=request.args
+            )
         if at.place == "header":
             if at.name not in request.headers:
                 raise Reject("BAD_REQUEST", f"the header {at.name} is missing", field=at.name)
@@ -175,9 +221,10 @@ class _Carrier:
     ) -> msgspec.Struct:
         rt, at = self._rt, route.at
         if at is None:
-            return await route.read(asked)
-        if isinstance(at, InWorkspace):
-            workspace_id = self._named(at, asked)
+            own = CallersWorkspaces(rt, identity.user_id)
+            return await route.read(replace(asked, memberships=own))
+        if isinstance(at, (InWorkspace, OfCaller)):
+            workspace_id = await self._named(at, asked)
             await check_role(rt, workspace_id, identity.user_id, allow=route.roles)
             return await route.read(
                 replace(asked, reads=identity.acting(rt.workspace(workspace_id)))

@@ -13,12 +13,20 @@ from msgspec import UNSET, Meta, UnsetType
 from quart import Response
 
 from dalsegno.actors import PageBounds, entities_of, list_entities
-from dalsegno.protocol import SEQ_MAX, Event, Reject, chain_text, check_id, not_found
+from dalsegno.protocol import (
+    SEQ_MAX,
+    Event,
+    Reject,
+    chain_text,
+    check_id,
+    not_found,
+    place_of,
+    token_of,
+)
 from dalsegno.protocol.routes import Limited, MinSeq, Reading
 
 from ._entity_tag import EntityTag
 from ._envelope import answer, read_document, replayed, request_id
-from ._list_places import place_of, token_of
 from ._membership import check_role
 from ._route_context import RouteContext, idempotency_key
 from ._route_table import COMMANDS, IN_WORKSPACE, KEYED, RouteTable, read_params

@@ -277,7 +277,7 @@ def _failed(error: Exception) -> Response:
             _report(error)
         response = _refused(error, status)
         if status == 401:
-            response.headers["www-authenticate"] = challenge(error.code)
+            response.headers["www-authenticate"] = challenge(error)
         if isinstance(error, (OverloadedError, WorkspaceMovedError)):
             response.headers["retry-after"] = str(math.ceil(error.retry_after_s))
         return response

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from dalsegno.protocol import DalsegnoError
+
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
     """The envelope of every error."""
@@ -16,8 +18,12 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
 
 
-def challenge(code: str) -> str:
-    """Return the ``WWW-Authenticate`` of a 401 (RFC 9110 §11.6.1, RFC 6750 §3)."""
-    if code.startswith("TOKEN_"):
+def challenge(error: DalsegnoError) -> str:
+    """Return the ``WWW-Authenticate`` of a 401 (RFC 9110 §11.6.1, RFC 6750 §3).
+
+    Where a route calls it something else, it is raised from the error as it was.
+    """
+    was = error.__cause__ if isinstance(error.__cause__, DalsegnoError) else error
+    if was.code.startswith("TOKEN_"):
         return 'Bearer realm="dalsegno", error="invalid_token"'
     return 'Bearer realm="dalsegno"'

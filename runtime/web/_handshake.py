@@ -149,7 +149,7 @@ def refused(error: DalsegnoError) -> HandshakeRefusedError:
     if isinstance(error, OverloadedError):
         headers.append(("Retry-After", str(math.ceil(error.retry_after_s))))
     if status == HTTPStatus.UNAUTHORIZED:
-        headers.append(("WWW-Authenticate", challenge(error.code)))
+        headers.append(("WWW-Authenticate", challenge(error)))
     return HandshakeRefusedError(status, error, *headers)
 
 

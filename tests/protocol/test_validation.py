@@ -15,6 +15,7 @@ from dalsegno.protocol import (
     check_key,
     check_workspace_id,
     encode_checked,
+    http_status,
     refusal,
 )
 
@@ -75,6 +76,40 @@ def test_a_field_without_a_code_of_its_own_is_a_bad_request() -> None:
             msgspec.json.decode(document, type=Outer)
         assert refusal(caught.value, Outer).code == "BAD_REQUEST"
         assert refusal(caught.value, Outer | None).code == "BAD_REQUEST"
+
+
+Title = Annotated[str, msgspec.Meta(max_length=3, extra={"code": "TITLE_TOO_LONG"})]
+Size = Annotated[Literal[1, 2], msgspec.Meta(extra={"code": "SIZE_NOT_FOUND"})]
+Names = Annotated[list[str], msgspec.Meta(max_length=1, extra={"code": "TOO_MANY"})]
+
+
+class Coded(msgspec.Struct):
+    title: Title = ""
+    size: Size = msgspec.field(default=1, name="theSize")
+    names: Names = []
+
+
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [
+        ('{"title":"long"}', "TITLE_TOO_LONG"),
+        ('{"title":1}', "TITLE_TOO_LONG"),
+        ('{"theSize":3}', "SIZE_NOT_FOUND"),
+        ('{"names":["a","b"]}', "TOO_MANY"),
+        ('{"names":[1]}', "TOO_MANY"),
+        ("1", "BAD_REQUEST"),
+    ],
+)
+def test_a_field_with_a_code_of_its_own_is_a_bad_request_under_it(document: str, code: str) -> None:
+    """Whatever the code would stand for elsewhere: 409, or 404 for one that ends like that."""
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.json.decode(document, type=Coded)
+    refused = refusal(caught.value, Coded)
+    assert (refused.code, http_status(refused)) == (code, 400)
+    with pytest.raises(msgspec.ValidationError) as whole:
+        msgspec.json.decode("[1]", type=Names)
+    refused = refusal(whole.value, Names)
+    assert (refused.code, http_status(refused)) == ("TOO_MANY", 400)
 
 
 class Kind(msgspec.Struct):

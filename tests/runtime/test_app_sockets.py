@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,8 +14,18 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
 
-from dalsegno.actors.domains.members import RemoveMember
-from dalsegno.protocol import App, Close, DalsegnoError, Event, Receipt, Reject, workspace_stream
+from dalsegno.actors.domains.members import PutMember, RemoveMember
+from dalsegno.protocol import (
+    App,
+    Close,
+    DalsegnoError,
+    Event,
+    Limits,
+    Receipt,
+    Reject,
+    renamed,
+    workspace_stream,
+)
 from dalsegno.protocol.dialects import (
     Ack,
     AnyRequest,
@@ -30,9 +40,19 @@ from dalsegno.protocol.dialects import (
     Text,
     encode_said,
 )
+from dalsegno.protocol.routes import OfCaller
 from dalsegno.runtime._server import ServeConfig, serve
 from tests._patience import fail_after
-from tests.runtime._serving import Person, Site, add_member, set_up
+from tests._raw_client import RawClient
+from tests.runtime._serving import Person, Site, add_member, serving, set_up
+from tests.runtime.test_first_message import (
+    OFFERS,
+    TOKENS,
+    authenticate,
+    hear as first_message,
+    hear_end,
+    token,
+)
 from tests.tasks_domain import AddTask, FinishTask, tasks
 
 
@@ -118,6 +138,19 @@ def begin(opening: Opening) -> Beginning:
     )
 
 
+def begin_mine(opening: Opening) -> Beginning:
+    """Begin on the workspace that the request names, or that alone can be meant."""
+    mine = opening.workspace_id
+    follow = FollowTeam(workspace_id=mine)
+    return Beginning(state=0, says=[encode_said(Connected(mine))], follows=[follow])
+
+
+def in_their_words(error: DalsegnoError) -> DalsegnoError:
+    if error.code == "WORKSPACE_NOT_FOUND":
+        return error
+    return renamed(error, f"THEIR_{error.code}", 429 if error.code == "OVERLOADED" else None)
+
+
 def hears(heard: int, received: str | bytes) -> tuple[int, AnyRequest | None]:
     """Pass over everything but a ping, and three words that test the limits of patience."""
     if received == "boom":
@@ -135,11 +168,25 @@ def farewell(heard: int, code: Close, reason: str) -> bytes | None:
     return encode_said(Disconnected(f"{int(code)} after {heard}"))
 
 
+UPGRADE = {
+    "connection": "Upgrade",
+    "upgrade": "websocket",
+    "sec-websocket-version": "13",
+    "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
 APP = App(
     [tasks],
     dialects=[
         Socket("/v1/teams/{team}/ws", TEAM, begin, hears, farewell),
         Socket("/v1/plain", TEAM),
+        Socket(
+            "/v1/mine",
+            TEAM,
+            begin_mine,
+            at=OfCaller("x-team", param="team"),
+            shows_error=in_their_words,
+        ),
     ],
 )
 
@@ -162,9 +209,12 @@ async def owner(site: Site) -> Person:
 
 
 @asynccontextmanager
-async def connected(site: Site, owner: Person, path: str) -> AsyncIterator[WebSocketConnection]:
+async def connected(
+    site: Site, owner: Person, path: str, **named: str
+) -> AsyncIterator[WebSocketConnection]:
     url = f"ws://127.0.0.1:{site.port}{path}"
     headers = [(b"cookie", owner.cookie.encode())]
+    headers += [(name.replace("_", "-").encode(), text.encode()) for name, text in named.items()]
     async with open_websocket_url(url, extra_headers=headers) as ws:
         try:
             yield ws
@@ -177,6 +227,13 @@ async def hear(ws: WebSocketConnection) -> dict[str, Any]:
     with fail_after(20):
         said: dict[str, Any] = msgspec.json.decode(await ws.get_message())
         return said
+
+
+async def refused(site: Site, path: str, **headers: str) -> httpx.Response:
+    """Ask for an upgrade, which is refused."""
+    named = {name.replace("_", "-"): text for name, text in headers.items()}
+    async with httpx.AsyncClient(trust_env=False) as http:
+        return await http.get(site.url + path, headers=UPGRADE | named)
 
 
 def team_of(owner: Person) -> str:
@@ -286,13 +343,7 @@ async def test_a_path_without_a_beginning_takes_the_dialects_messages(
 async def test_who_may_not_is_refused_before_the_upgrade(
     site: Site, owner: Person, path: str, status: int, code: str
 ) -> None:
-    headers = {
-        "cookie": owner.cookie,
-        "connection": "Upgrade",
-        "upgrade": "websocket",
-        "sec-websocket-version": "13",
-        "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
-    }
+    headers = {"cookie": owner.cookie, **UPGRADE}
     async with httpx.AsyncClient(trust_env=False) as http:
         answer = await http.get(site.url + path.replace("{own}", team_of(owner)), headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (status, code)
@@ -300,6 +351,104 @@ async def test_who_may_not_is_refused_before_the_upgrade(
     async with httpx.AsyncClient(trust_env=False) as http:
         answer = await http.get(site.url + team_of(owner), headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (401, "AUTH_REQUIRED")
+
+
+# ----------------------------------------------------------------- the workspace of who connects
+
+
+async def test_it_is_about_the_workspace_that_is_named_or_the_only_one(
+    site: Site, owner: Person
+) -> None:
+    first, second = owner.workspace, "second"
+    async with connected(site, owner, "/v1/mine") as ws:
+        assert await hear(ws) == {"type": "Connected", "team": first}
+        await site.runtime.workspace(first).send(AddTask("t1", "One"))
+        assert await hear(ws) == {"type": "TaskAdded", "title": "One"}
+    await site.runtime.workspace(second).send(PutMember(owner.user_id, "viewer"))
+    for team in (first, second):
+        ways: list[tuple[str, dict[str, str]]] = [
+            ("", {"x_team": team}),
+            (f"?team={team}", {}),
+            (f"?team={team}", {"X_Team": team}),
+        ]
+        for query, named in ways:
+            async with connected(site, owner, f"/v1/mine{query}", **named) as ws:
+                assert await hear(ws) == {"type": "Connected", "team": team}
+
+
+async def test_a_socket_about_none_is_refused(site: Site, owner: Person) -> None:
+    first, cookie = owner.workspace, owner.cookie
+    several = "x-team is missing, and who asks is a member of several"
+    await site.runtime.workspace("second").send(PutMember(owner.user_id, "viewer"))
+    no_id = "a workspace id has 1 to 64 of A-Z a-z 0-9 _ . -"
+    for query, named, message in (
+        ("", {}, several),
+        ("?team=second", {"x_team": first}, "x-team and team differ"),
+        ("", {"x_team": f"{first}, second"}, no_id),
+        ("", {"x_team": ""}, no_id),
+        ("?team=", {}, no_id),
+    ):
+        answer = await refused(site, f"/v1/mine{query}", cookie=cookie, **named)
+        assert (answer.status_code, answer.json()["code"]) == (400, "THEIR_BAD_REQUEST")
+        assert answer.json()["message"] == message
+    for workspace_id in (first, "second"):
+        await site.runtime.workspace(workspace_id).send(PutMember("somebody", "owner"))
+        await site.runtime.workspace(workspace_id).send(RemoveMember(owner.user_id))
+    answer = await refused(site, "/v1/mine", cookie=cookie)
+    assert (answer.status_code, answer.json()["code"]) == (400, "THEIR_BAD_REQUEST")
+    assert answer.json()["message"].endswith("is a member of none")
+
+
+async def test_a_refused_upgrade_is_told_in_the_paths_own_words(site: Site, owner: Person) -> None:
+    cookie = owner.cookie
+    await site.runtime.workspace("elsewhere").send(PutMember("somebody", "owner"))
+    answer = await refused(site, "/v1/mine?team=elsewhere", cookie=cookie)
+    assert (answer.status_code, answer.json()["code"]) == (403, "THEIR_ROLE_FORBIDDEN")
+    assert answer.json()["message"] == "not a member of this workspace"
+    answer = await refused(site, "/v1/mine")
+    assert (answer.status_code, answer.json()["code"]) == (401, "THEIR_AUTH_REQUIRED")
+    assert answer.headers["www-authenticate"].startswith("Bearer ")
+    answer = await refused(site, "/v1/mine?team=nowhere", cookie=cookie)
+    assert (answer.status_code, answer.json()["code"]) == (404, "WORKSPACE_NOT_FOUND")
+    # A path that says nothing of it refuses in the server's words.
+    answer = await refused(site, "/v1/teams/elsewhere/ws", cookie=cookie)
+    assert (answer.status_code, answer.json()["code"]) == (403, "ROLE_FORBIDDEN")
+
+
+async def test_an_overloaded_upgrade_says_when_to_come_back(migrated: str) -> None:
+    limits = Limits(sockets_per_user_max=1)
+    async with serving(migrated, app=APP, limits=limits) as site:
+        owner = await set_up(site)
+        async with connected(site, owner, "/v1/mine") as ws:
+            await hear(ws)
+            answer = await refused(site, "/v1/mine", cookie=owner.cookie)
+            assert (answer.status_code, answer.json()["code"]) == (429, "THEIR_OVERLOADED")
+            assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_who_says_who_it_is_later_is_asked_then(migrated: str) -> None:
+    """By a parameter, as a page does; it is refused by a close, in the server's words."""
+    async with serving(migrated, app=APP, tokens=TOKENS) as site, AsyncExitStack() as stack:
+        for team in ("a", "b"):
+            await site.runtime.workspace(team).send(PutMember("jwt:bob", "editor"))
+
+        async def knock(path: str) -> RawClient:
+            stream = await trio.open_tcp_stream("127.0.0.1", site.port)
+            client = RawClient(await stack.enter_async_context(stream))
+            await client.upgrade(f"127.0.0.1:{site.port}", offers=OFFERS, path=path)
+            await client.send(authenticate(token()))
+            return client
+
+        with fail_after(20):
+            client = await knock("/v1/mine?team=b")
+            assert (await first_message(client))["type"] == "authenticated"
+            assert await first_message(client) == {"type": "Connected", "team": "b"}
+            for path, code, reason in (
+                ("/v1/mine", Close.UNAUTHORIZED, "BAD_REQUEST"),
+                ("/v1/mine?team=c", Close.NOT_FOUND, "WORKSPACE_NOT_FOUND"),
+            ):
+                client = await knock(path)
+                assert await hear_end(client) == ([], code, reason)
 
 
 async def test_it_is_in_the_document(site: Site, owner: Person) -> None:

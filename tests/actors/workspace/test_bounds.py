@@ -140,15 +140,25 @@ async def test_i10_a_refused_command_leaves_no_cycle(store: FaultyStore, world: 
             with suppress(DalsegnoError):
                 await workspace.send(Put("a", base_version=99))
 
+        async def left_behind() -> int:
+            """Return how many objects only the collector found after 20 rounds."""
+            for _ in range(5):  # what other tests left: a finalizer makes garbage of its own
+                gc.collect()
+            gc.disable()
+            try:
+                for _ in range(20):
+                    await refuse()
+                return gc.collect()
+            finally:
+                gc.enable()
+
+        # What a thread of an earlier test leaves meanwhile, or a decoder that is made for the first
+        # message of its kind, is in one count or another; a cycle for each command is in all.
         await refuse()
-        gc.collect()
-        gc.disable()
-        try:
-            for _ in range(20):
-                await refuse()
-            assert gc.collect() < 20
-        finally:
-            gc.enable()
+        counts: list[int] = []
+        while len(counts) < 3 and min(counts, default=20) >= 20:
+            counts.append(await left_behind())
+        assert min(counts) < 20, counts
 
 
 # ------------------------------------------------------------------------- what nobody waits for

@@ -18,7 +18,9 @@ from dalsegno.protocol.routes import (
     Asked,
     CommandRoute,
     InWorkspace,
+    OfCaller,
     OfEntity,
+    Operation,
     Params,
     ReadRoute,
     Route,
@@ -72,7 +74,21 @@ def reading(path: str, **fields: Any) -> ReadRoute:
             "its body has no field 'workspace_id'",
         ),
         (lambda: [reading("/{task_id}", at=OfEntity(locks, "task_id"))], "'lock', which is not in"),
-        (lambda: [command(returns=Shown)], "answer= and returns= belong together"),
+        (
+            lambda: [command(returns=Shown)],
+            "returns= and one of answer= and shows= belong together",
+        ),
+        (lambda: [command(shows=lambda *_: Shown("x"))], "returns= and one of answer= and shows="),
+        (
+            lambda: [
+                command(returns=Shown, answer=lambda *_: Shown("x"), shows=lambda *_: Shown("x"))
+            ],
+            "returns= and one of answer= and shows= belong together",
+        ),
+        (
+            lambda: [command(returns=Shown, shows=lambda *_: Shown("x"), status=204)],
+            "no status of an answer with a body: 204",
+        ),
         (
             lambda: [command(returns=Shown, answer=lambda *_: Shown("x"), status=204)],
             "no status of an answer with a body: 204",
@@ -239,3 +255,56 @@ def test_the_version_that_a_change_is_based_on_is_said_once() -> None:
 def test_a_route_about_no_workspace_has_none() -> None:
     with pytest.raises(DomainError, match="at="):
         _ = asked().workspace
+
+
+def test_a_route_about_one_has_not_all_of_its_callers() -> None:
+    with pytest.raises(DomainError, match="only a read without at="):
+        _ = asked().own
+
+
+# ------------------------------------------------------------------------ the caller's workspace
+
+
+OURS = OfCaller("x-team", param="team-id")
+
+
+def test_a_workspace_is_named_by_header_or_parameter() -> None:
+    assert OURS.named({"x-team": "a"}, {}) == "a"
+    assert OURS.named({}, {"team-id": "a"}) == "a"
+    assert OURS.named({"x-team": "a"}, {"team-id": "a"}) == "a"
+    assert OURS.named({"x-other": "a"}, {"team": "a"}) is None
+    assert OURS.named({"x-team": ""}, {}) == "", "which no workspace has"
+    assert OfCaller("x-team").named({}, {"team-id": "a"}) is None
+    for other in ("b", ""):
+        with pytest.raises(Reject, match="BAD_REQUEST: x-team and team-id differ"):
+            OURS.named({"x-team": "a"}, {"team-id": other})
+
+
+def test_the_header_that_names_it_is_written_in_lower_case() -> None:
+    """Else it would be passed over where a request has it, and another workspace be meant."""
+    with pytest.raises(DomainError, match="lower case: 'X-Team'"):
+        OfCaller("X-Team")
+
+
+def test_documents_have_the_header_and_the_parameter() -> None:
+    class Having(msgspec.Struct):
+        team: str = msgspec.field(name="team-id")
+
+    both = operation_of(reading("/a", at=OURS))
+    assert both.headers == ("x-team",)
+    assert both.refusals == {409, 504}
+    assert fields_of(both) == ["team-id"]
+    assert fields_of(operation_of(reading("/a/{task_id}", at=OURS))) == ["task_id", "team-id"]
+    assert fields_of(operation_of(reading("/a/{task_id}", params=Which, at=OURS))) == [
+        "task_id",
+        "team-id",
+    ]
+    assert operation_of(reading("/a", params=Having, at=OURS)).params is Having
+    assert operation_of(reading("/a", at=OfCaller("x-team"))).params is None
+    assert operation_of(command(at=OURS)).headers == ("idempotency-key", "if-match", "x-team")
+    App([tasks], routes=[reading("/a", at=OURS), command(at=OURS)]).check()
+
+
+def fields_of(operation: Operation) -> list[str]:
+    assert operation.params is not None
+    return [each.encode_name for each in msgspec.structs.fields(operation.params)]

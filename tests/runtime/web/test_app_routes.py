@@ -4,17 +4,37 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
+from msgspec import Meta
 
-from dalsegno.protocol import App, DalsegnoError, DomainError, Receipt, Reject, Role
+from dalsegno.actors import StoredEntity
+from dalsegno.actors.domains.members import RemoveMember
+from dalsegno.actors.domains.standing import ChangeWorkspace, DeleteWorkspace
+from dalsegno.actors.testing import MemoryStore
+from dalsegno.protocol import (
+    App,
+    DalsegnoError,
+    Domain,
+    DomainError,
+    Index,
+    OverloadedError,
+    Receipt,
+    Reject,
+    Role,
+    StoreUnavailableError,
+    place_of,
+    renamed,
+    token_of,
+)
 from dalsegno.protocol.dialects import GENERIC, Socket
 from dalsegno.protocol.routes import (
     Asked,
     CommandRoute,
     InWorkspace,
+    Limited,
     OfEntity,
     Paging,
     Reading,
@@ -22,6 +42,7 @@ from dalsegno.protocol.routes import (
     found,
     page_of,
 )
+from dalsegno.runtime.seams import WORLD
 from tests.tasks_domain import AddTask, FinishTask, Task, tasks
 
 from ._client import Site, User
@@ -30,9 +51,78 @@ from .conftest import open_site
 OF_TASK = OfEntity(tasks, "task_id")
 
 
+class Draft(msgspec.Struct, frozen=True):
+    text: str
+
+
+class Write(msgspec.Struct, frozen=True):
+    draft_id: str | None
+    text: str
+
+
+class Drop(msgspec.Struct, frozen=True):
+    draft_id: str
+
+
+class Written(msgspec.Struct, frozen=True):
+    text: str
+
+
+class Dropped(msgspec.Struct, frozen=True):
+    pass
+
+
+drafts = Domain("draft", state=Draft, commands=Write | Drop, events=Written | Dropped)
+
+
+@drafts.decide
+def write(_draft: Draft | None, command: Write) -> Written:
+    return Written(command.text)
+
+
+@drafts.decide
+def drop(_draft: Draft, _command: Drop) -> Dropped:
+    return Dropped()
+
+
+@drafts.evolve
+def written(_draft: Draft | None, event: Written) -> Draft:
+    return Draft(event.text)
+
+
+@drafts.evolve
+def dropped(_draft: Draft, _event: Dropped) -> Draft | None:
+    return None
+
+
+@drafts.index
+def index(draft: Draft) -> Index:
+    return Index(keys=("all",), sort=draft.text)
+
+
+class Forgetful(MemoryStore):
+    """A store that at times cannot say what was."""
+
+    is_away = False
+
+    async def load_entity_at(
+        self, workspace_id: str, stream_id: str, version: int, domain_version: int
+    ) -> StoredEntity | None:
+        if self.is_away:
+            raise StoreUnavailableError("the database is away")
+        return await super().load_entity_at(workspace_id, stream_id, version, domain_version)
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    text: str
+
+
+Title = Annotated[str, Meta(max_length=20, extra={"code": "TITLE_NOT_FOUND"})]
+
+
 class Add(msgspec.Struct, frozen=True, kw_only=True):
     task_id: str
-    title: str
+    title: Title
     idempotency_key: str | None = None
 
 
@@ -61,6 +151,16 @@ class OneTask(Reading, frozen=True, kw_only=True):
 
 class Tasks(Paging, frozen=True, kw_only=True):
     team: str
+
+
+class Sorted(Limited, frozen=True, kw_only=True):
+    team: str
+    after: str | None = None
+
+
+class DraftsBody(msgspec.Struct, frozen=True, kw_only=True):
+    texts: list[str]
+    next: str | None
 
 
 class Count(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +205,15 @@ async def list_tasks(asked: Asked[Tasks, None]) -> TasksBody:
     return TasksBody(tasks=page.items, next=page.next)
 
 
+async def list_sorted(asked: Asked[Sorted, None]) -> DraftsBody:
+    params = asked.params
+    page = await asked.workspace.snapshot(
+        drafts, key="all", after=place_of(params.after), limit=params.limit
+    )
+    after = None if page.next is None else token_of(page.next)
+    return DraftsBody(texts=[each.state.text for each in page.items], next=after)
+
+
 calls: list[str] = []
 
 
@@ -114,10 +223,24 @@ async def count(asked: Asked[None, None]) -> Count:
     return Count(count=len(calls), reason=asked.headers.get("x-reason"))
 
 
+async def busy(asked: Asked[None, None]) -> Count:
+    raise OverloadedError("come back", retry_after_s=2.5)
+
+
 def as_they_know_it(error: DalsegnoError) -> DalsegnoError:
     if error.code == "TASK_EXISTS":
         return Reject("ENTITY_ALREADY_EXISTS", "there is one", status=422)
     return error
+
+
+def in_their_words(error: DalsegnoError) -> DalsegnoError:
+    status = {"TASK_NOT_FOUND": 410, "OVERLOADED": 429}.get(error.code)
+    return renamed(error, f"THEIR_{error.code}", status)
+
+
+def as_it_was(receipt: Receipt, task: Task) -> TaskBody:
+    version = receipt.version
+    return TaskBody(task_id=receipt.entity_id, title=task.title, done=task.done, version=version)
 
 
 ADD = CommandRoute(
@@ -164,10 +287,35 @@ LIST = ReadRoute(
 COUNT = ReadRoute(
     "GET", "/v1/count", summary="Count.", read=count, returns=Count, headers=("x-reason",)
 )
+BUSY = ReadRoute(
+    "GET", "/v1/busy", summary="Wait.", read=busy, returns=Count, shows_error=in_their_words
+)
+SHOWN = CommandRoute(
+    "POST",
+    "/v2/tasks",
+    summary="Add a task.",
+    at=InWorkspace("x-tenant-id", "header"),
+    body=Add,
+    command=add,
+    returns=TaskBody,
+    shows=as_it_was,
+    status=201,
+)
+SHOWN_FINISHED = CommandRoute(
+    "POST",
+    "/v2/tasks/{task_id}/finish",
+    summary="Finish a task.",
+    at=OF_TASK,
+    command=lambda asked: FinishTask(asked.params.task_id),
+    returns=TaskBody,
+    shows=as_it_was,
+    is_tagged=False,
+    shows_error=in_their_words,
+)
 
 APP = App(
     [tasks],
-    routes=[ADD, FINISH, READ, LIST, COUNT],
+    routes=[ADD, FINISH, READ, LIST, COUNT, BUSY, SHOWN, SHOWN_FINISHED],
     roles={"adder": Role(commands=frozenset({"add_task"}))},
 )
 
@@ -222,12 +370,140 @@ async def test_an_error_is_shown_as_its_callers_know_it(owner: User) -> None:
     assert (generic.status, generic.code) == (409, "TASK_EXISTS")
 
 
+# ---------------------------------------------------------------------- what a command has made
+
+
+async def test_an_answer_is_made_of_what_the_command_has_made(site: Site, owner: User) -> None:
+    body = {"task_id": "t", "title": "One"}
+    made = await owner.post("/v2/tasks", body, x_tenant_id=owner.workspace_id)
+    assert (made.status, made.headers["etag"]) == (201, '"1"')
+    shown = {"task_id": "t", "title": "One", "done": False, "version": 1}
+    assert made.body == {**shown, "request_id": made.headers["x-request-id"]}
+    for _ in range(2):  # the second one changes nothing, and shows what there is
+        done = await owner.post("/v2/tasks/t/finish")
+        assert (done.status, done.body["done"], done.body["version"]) == (200, True, 2)
+        assert "etag" not in done.headers
+
+
+async def test_i5_a_repeat_shows_the_same_whatever_has_happened_since(
+    site: Site, owner: User
+) -> None:
+    """Changes, a removal, the end of its memory, of writing, and of the whole workspace."""
+    member = await site.add_member(owner, "editor")
+    workspace = site.rt.workspace(owner.workspace_id)
+    body = {"task_id": "t", "title": "One"}
+    how = {"x_tenant_id": owner.workspace_id, "idempotency_key": "k"}
+    first = await member.post("/v2/tasks", body, **how)
+    assert (first.status, first.body["done"]) == (201, False)
+
+    async def check_repeat() -> None:
+        again = await member.post("/v2/tasks", body, **how)
+        assert again.status == 201, again.raw
+        assert {**again.body, "request_id": ""} == {**first.body, "request_id": ""}
+        assert again.headers["etag"] == first.headers["etag"]
+        assert again.headers["x-idempotency-replay"] == "true"
+
+    await check_repeat()
+    await owner.post("/v2/tasks/t/finish")
+    await check_repeat()
+    await workspace.send(RemoveMember(member.id))
+    await check_repeat()
+    other = await member.post("/v2/tasks", {**body, "task_id": "u"}, **how)
+    assert (other.status, other.code) == (403, "ROLE_FORBIDDEN")
+    await workspace.send(ChangeWorkspace(state="archived"))
+    await check_repeat()
+    await workspace.send(DeleteWorkspace())
+    await check_repeat()
+
+
+async def test_i5_so_does_one_of_an_entity_that_was_found_by_its_id(
+    site: Site, owner: User
+) -> None:
+    member = await site.add_member(owner, "editor")
+    await owner.post("/v2/tasks", {"task_id": "t", "title": "One"}, x_tenant_id=owner.workspace_id)
+    first = await member.post("/v2/tasks/t/finish", idempotency_key="k")
+    await site.rt.workspace(owner.workspace_id).send(RemoveMember(member.id))
+    again = await member.post("/v2/tasks/t/finish", idempotency_key="k")
+    assert (again.status, again.body["done"], again.body["version"]) == (200, True, 2)
+    assert again.body["version"] == first.body["version"]
+    other = await member.post("/v2/tasks/t/finish", idempotency_key="l")
+    assert (other.status, other.code) == (410, "THEIR_TASK_NOT_FOUND")
+
+
+async def test_i5_a_repeat_shows_what_has_ended_since() -> None:
+    """What its command ends itself, a route cannot show: the app's fault, after the command."""
+    drop = replace(
+        SHOWN_FINISHED,
+        path="/v2/drafts/{draft_id}/drop",
+        at=OfEntity(drafts, "draft_id"),
+        command=lambda asked: Drop(asked.params.draft_id),
+        returns=Shown,
+        shows=lambda _receipt, draft: Shown(text=draft.text),
+    )
+    write = replace(
+        drop,
+        path="/v2/teams/{team}/drafts",
+        at=InWorkspace("team"),
+        body=Shown,
+        command=lambda asked: Write(None, asked.body.text),
+    )
+    async with open_site(app=App([drafts], routes=[write, drop])) as site:
+        owner = await site.set_up()
+        path = f"/v2/teams/{owner.workspace_id}/drafts"
+        first = await owner.post(path, {"text": "one"}, idempotency_key="k")
+        assert (first.status, first.body["text"]) == (200, "one")
+        (made,) = (await site.rt.workspace(owner.workspace_id).snapshot(drafts)).items
+        dropped = await owner.post(f"/v2/drafts/{made.entity_id}/drop")
+        assert (dropped.status, dropped.code) == (500, "INTERNAL_ERROR")
+        assert await site.rt.workspace(owner.workspace_id).get(drafts, made.entity_id) is None
+        again = await owner.post(path, {"text": "one"}, idempotency_key="k")
+        assert (again.status, again.body["text"]) == (200, "one")
+
+
+async def test_i4_what_cannot_be_shown_now_may_have_been_applied() -> None:
+    """That the database is away says that nothing was; a repeat shows what there is."""
+    store = Forgetful(WORLD)
+    async with open_site(app=APP, store=store) as site:
+        owner = await site.set_up()
+        body = {"task_id": "t", "title": "One"}
+        how = {"x_tenant_id": owner.workspace_id, "idempotency_key": "k"}
+        await owner.post("/v2/tasks", body, **how)
+        await owner.post("/v2/tasks/t/finish")
+        store.is_away = True
+        away = await owner.post("/v2/tasks", body, **how)
+        assert (away.status, away.code) == (504, "OUTCOME_UNKNOWN")
+        store.is_away = False
+        again = await owner.post("/v2/tasks", body, **how)
+        assert (again.status, again.body["done"]) == (201, False)
+
+
+# ------------------------------------------------------------------------ how errors are called
+
+
+async def test_an_error_under_another_code_keeps_what_comes_with_it(
+    site: Site, owner: User
+) -> None:
+    busy = await owner.get("/v1/busy")
+    assert (busy.status, busy.code) == (429, "THEIR_OVERLOADED")
+    assert busy.headers["retry-after"] == "3"
+    assert (busy.body["message"], busy.body["details"]) == ("come back", {"retry_after": 2.5})
+    unknown = await site.send("GET", "/v1/busy")
+    assert (unknown.status, unknown.code) == (401, "THEIR_AUTH_REQUIRED")
+    assert unknown.headers["www-authenticate"].startswith("Bearer ")
+    gone = await owner.post("/v2/tasks/none/finish")
+    assert (gone.status, gone.code) == (410, "THEIR_TASK_NOT_FOUND")
+
+
+# ---------------------------------------------------------------------------------- what is wrong
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "code"),
     [
         ("POST", "/v1/tasks", {"task_id": "t"}, 400, "BAD_REQUEST"),
         ("POST", "/v1/tasks", {"task_id": "t", "title": "x", "titel": 1}, 400, "BAD_REQUEST"),
         ("POST", "/v1/tasks", {"task_id": "t", "title": "boom"}, 500, "INTERNAL_ERROR"),
+        ("POST", "/v1/tasks", {"task_id": "t", "title": "x" * 21}, 400, "TITLE_NOT_FOUND"),
         ("POST", "/v1/tasks/none/finish", None, 404, "TASK_NOT_FOUND"),
         ("GET", "/v1/tasks/none", None, 404, "TASK_NOT_FOUND"),
         ("GET", "/v1/tasks/a%00b", None, 400, "BAD_REQUEST"),
@@ -273,6 +549,32 @@ async def test_who_may_is_what_the_role_and_the_route_say(site: Site, owner: Use
     assert (await viewer.get(f"/v1/teams/{owner.workspace_id}/tasks")).status == 403
     assert (await viewer.get("/v1/tasks/t")).status == 200
     assert (await owner.post("/v1/tasks/t/finish")).status == 204
+
+
+async def test_a_list_in_an_order_of_its_own_is_read_page_by_page() -> None:
+    listing = ReadRoute(
+        "GET",
+        "/v1/teams/{team}/drafts",
+        summary="List drafts.",
+        at=InWorkspace("team"),
+        params=Sorted,
+        read=list_sorted,
+        returns=DraftsBody,
+    )
+    async with open_site(app=App([drafts], routes=[listing])) as site:
+        owner = await site.set_up()
+        path = f"/v1/teams/{owner.workspace_id}/drafts?limit=2"
+        for text in "dbaecb":
+            await site.rt.workspace(owner.workspace_id).send(Write(None, text))
+        seen, after = "", ""
+        while after is not None:
+            page = (await owner.get(f"{path}{after and '&after='}{after}")).body
+            seen, after = seen + "".join(page["texts"]), page["next"]
+        assert seen == "abbcde"
+        for wrong in ("x", "", "W10", "%E2%82%AC"):
+            answer = await owner.get(f"{path}&after={wrong}")
+            assert (answer.status, answer.code) == (400, "BAD_REQUEST")
+            assert answer.body["details"] == {"field": "after"}
 
 
 async def test_a_read_of_the_apps_own_needs_no_workspace(site: Site, owner: User) -> None:

@@ -14,7 +14,16 @@ import pytest
 import trio
 from hypothesis import given, settings, strategies as st
 
-from dalsegno.protocol import Cursor, Limits, Place, Reject, chain_text, parse_cursor
+from dalsegno.protocol import (
+    Cursor,
+    Limits,
+    Place,
+    Reject,
+    chain_text,
+    parse_cursor,
+    place_of,
+    token_of,
+)
 from dalsegno.protocol.dialects import GENERIC, Language, address_of
 from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.web import TokenIssuer, client_address
@@ -22,7 +31,6 @@ from dalsegno.runtime.web._credentials import Credentials, offered_in
 from dalsegno.runtime.web._handshake import HandshakeRefusedError, parse_upgrade
 from dalsegno.runtime.web._hosts import Hosts
 from dalsegno.runtime.web._key_text import new_key_id, new_key_text, read_key_text
-from dalsegno.runtime.web._list_places import place_of, token_of
 from dalsegno.runtime.web._token_text import (
     access_text,
     read_access,
