@@ -17,15 +17,30 @@ from pathlib import Path
 from typing import Any
 
 import click
+import httpx
 import msgspec
 import pytest
 import trio
 from trio_websocket import WebSocketConnection, open_websocket_url
 
 from dalsegno.actors.domains.accounts import SetUp, users
+from dalsegno.actors.domains.coordination import (
+    caliber_dialect,
+    coordination_app,
+    coordination_domains,
+    coordination_routes,
+)
+from dalsegno.actors.domains.coordination._refusals import as_known
 from dalsegno.actors.domains.notes import note_app, note_dialect, note_domains
 from dalsegno.actors.testing import MemoryStore
-from dalsegno.protocol import App, Close, Limits, Reject, UnavailableError, http_status
+from dalsegno.protocol import (
+    App,
+    Close,
+    Limits,
+    Reject,
+    UnavailableError,
+    http_status,
+)
 from dalsegno.protocol._errors import HTTP_STATUS
 from dalsegno.protocol.dialects import GENERIC, SHARED, Ack, Language, Ping
 from dalsegno.runtime import Runtime
@@ -49,9 +64,11 @@ README, PROTOCOL, EMBEDDING, OPERATIONS = (
 )
 SERVING = ROOT / "docs" / "serving.md"
 TESTING = ROOT / "docs" / "testing.md"
+COORDINATION = ROOT / "docs" / "coordination.md"
 ARCHITECTURE, CONTRIBUTING = ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"
 DOCUMENTS = (
-    *(README, PROTOCOL, EMBEDDING, SERVING, OPERATIONS, TESTING, ARCHITECTURE, CONTRIBUTING),
+    *(README, PROTOCOL, EMBEDDING, SERVING, COORDINATION, OPERATIONS, TESTING),
+    *(ARCHITECTURE, CONTRIBUTING),
     ROOT / "CHANGELOG.md",
 )
 PATIENCE_S = 30.0
@@ -352,6 +369,40 @@ async def test_the_board_is_served_as_its_document_says(migrated: str, tmp_path:
     assert looks_like(shown, heard.rstrip("\n") + "…"), shown
 
 
+@pytest.mark.processes
+async def test_the_walk_through_of_coordination_ends_as_it_says(
+    migrated: str, tmp_path: Path
+) -> None:
+    ((name, program, printed),) = programs(COORDINATION)
+    (tmp_path / name).write_text(program)
+    async with serving(migrated, coordination_app) as server:
+        workspace_id = await set_up(server, tmp_path, has_notes=False)
+        url = f"http://127.0.0.1:{server.port}"
+        kept = re.search(r"dalsegno_session\s+(\S+)", (tmp_path / "cookies").read_text())
+        csrf = re.search(r'"csrf_token":"([^"]*)"', (tmp_path / "me").read_text())
+        assert kept is not None
+        assert csrf is not None
+        cookies = {COOKIE: kept[1]}
+        async with httpx.AsyncClient(base_url=url, cookies=cookies, trust_env=False) as http:
+            made = await http.post(
+                f"/api/workspaces/{workspace_id}/keys",
+                json={"name": "walk", "role": "admin"},
+                headers={"x-csrf-token": csrf[1]},
+            )
+        with fail_after(2 * PATIENCE_S):
+            said = await trio.to_thread.run_sync(
+                partial(
+                    run,
+                    tmp_path,
+                    sys.executable,
+                    name,
+                    AGENTS_URL=url,
+                    AGENTS_KEY=made.json()["key"],
+                )
+            )
+    assert said == printed
+
+
 def documents(text: bytes) -> Iterator[Any]:
     """The JSON documents that were printed one behind the other."""
     left, decoder = text.decode().strip(), json.JSONDecoder()
@@ -427,10 +478,16 @@ async def test_the_protocols_client_follows(migrated: str, tmp_path: Path) -> No
 # -------------------------------------------------------------------------- tables that are true
 
 
+_CALIBER = ROOT / "actors" / "domains" / "coordination"
+"""It has the codes of its source, in a document of its own."""
+
+
 def raised(*folders: str) -> dict[str, int]:
     """Every code that some module raises, or gives to an error of its own, and its status."""
     codes = {}
     for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        if path.is_relative_to(_CALIBER) and ROOT / folders[0] != _CALIBER:
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
                 case ast.Call(
@@ -457,6 +514,34 @@ def test_the_codes_are_those_of_the_code() -> None:
     assert told == server
     named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)*)`", PROTOCOL.read_text()))
     assert named - server.keys() - METHODS == client
+
+
+def test_the_codes_of_coordination_are_those_of_its_code() -> None:
+    told = {
+        code: int(status)
+        for status, codes in rows(COORDINATION, "Status")
+        for code in re.findall(r"`([A-Z_]+)`", codes)
+    }
+    ours = {*HTTP_STATUS, *(f"{domain.name.upper()}_NOT_FOUND" for domain in coordination_domains)}
+    here = {error.code: http_status(error) for error in map(as_known, map(Reject, ours))}
+    own = raised(str(_CALIBER)) | {"MISSING_FIELD": 400, "TENANT_NOT_FOUND": 404}
+    assert own.items() <= told.items()
+    assert told.items() <= (here | own | {"INVALID_RANGE": 400}).items()
+
+
+def test_the_routes_of_coordination_are_those_that_are_served() -> None:
+    served = {f"{route.method} {route.path}" for route in coordination_routes}
+    told = re.findall(rf"`((?:{'|'.join(METHODS)})) (/[^\s`?]*)", COORDINATION.read_text())
+    assert {f"{method} {path}" for method, path in told if path != "/api/v1/ws"} == {
+        each.replace(" /api/v1", " ") for each in served
+    } | {"GET /api/openapi.json"}
+
+
+def test_the_messages_of_coordination_are_those_that_are_sent() -> None:
+    told = {
+        name for row in rows(COORDINATION, "Message") for name in re.findall(r"`(\w+)`", row[0])
+    }
+    assert told == {str(said.__struct_config__.tag) for said in caliber_dialect.says}
 
 
 @pytest.mark.parametrize("document", [README, OPERATIONS], ids=lambda path: path.name)
