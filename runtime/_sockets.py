@@ -26,6 +26,7 @@ from dalsegno.protocol import (
     check_id,
 )
 from dalsegno.protocol.dialects import Conversation, Opening
+from dalsegno.protocol.routes import as_it_is
 
 from .web import (
     SOCKET,
@@ -87,13 +88,13 @@ class Sockets:
     async def accept(self, request: UpgradeRequest) -> Accepted:
         """Admit a client; `release` has to follow, whatever becomes of it."""
         found = self._rt.app.socket_at(request.path)
+        shows = as_it_is if found is None else found[0].shows_error
         try:
             return await self._accept(request)
         except DalsegnoError as error:
-            shown = error if found is None else found[0].shows_error(error)
-            if shown is error:
+            if shows(error) is error:
                 raise
-            raise shown from error
+            raise shows(error) from error  # no name keeps it: that would be a cycle
 
     async def _accept(self, request: UpgradeRequest) -> Accepted:
         self._check_not_draining()

@@ -103,11 +103,14 @@ class Language:
         try:
             request: AnyRequest = self._decode(document)
         except (msgspec.MsgspecError, RecursionError) as error:
-            refusal = Reject("BAD_REQUEST", "invalid websocket payload")
-            if not isinstance(error, RecursionError):
-                refusal.details["reason"] = reason_of(error)
-            raise refusal from None
+            raise _unreadable(error) from None  # no name keeps it: that would be a cycle
         return request
+
+
+def _unreadable(error: Exception) -> Reject:
+    is_deep = isinstance(error, RecursionError)
+    reason: dict[str, Any] = {} if is_deep else {"reason": reason_of(error)}
+    return Reject("BAD_REQUEST", "invalid websocket payload", **reason)
 
 
 class Addressed(NamedTuple):

@@ -49,10 +49,13 @@ class Params(Generic[ParamsT]):
         try:
             return msgspec.convert(said, self._type)
         except msgspec.ValidationError as error:
-            refused = refusal(error, self._type)
-            if (named := _FIELD.search(str(error))) is not None:
-                refused.details["field"] = named[1]
-            raise refused from None
+            raise self._refusal(error) from None  # no name keeps it: that would be a cycle
+
+    def _refusal(self, error: msgspec.ValidationError) -> Reject:
+        refused = refusal(error, self._type)
+        if (named := _FIELD.search(str(error))) is not None:
+            refused.details["field"] = named[1]
+        return refused
 
 
 def _read(text: str, kinds: frozenset[type[Any]]) -> object:

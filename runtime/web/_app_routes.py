@@ -66,13 +66,13 @@ class _Carrier:
 
     async def serve(self, **_path: str) -> Response:
         """Carry out a request."""
+        shows = self._route.shows_error
         try:
             return await self._carry_out()
         except DalsegnoError as error:
-            shown = self._route.shows_error(error)
-            if shown is error:
+            if shows(error) is error:
                 raise
-            raise shown from error
+            raise shows(error) from error  # no name keeps it: that would be a cycle
 
     async def _carry_out(self) -> Response:
         route = self._route
