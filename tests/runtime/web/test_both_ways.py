@@ -1,6 +1,6 @@
 """P2: a command has the same result and leads to the same events over HTTP and over a socket.
 
-Generated over every command of every domain that a server of notes has, whatever is in it: two
+Generated over every command of every domain that comes along, whatever is in it: two
 workspaces are sent the same commands, one over each way, and have the same answers and the same
 logs.
 """
@@ -16,16 +16,27 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from msgspec import inspect
 
 from dalsegno.actors import Connection
+from dalsegno.actors.domains.coordination import coordination_domains
 from dalsegno.actors.domains.members import members
 from dalsegno.actors.domains.notes import note_domains
 from dalsegno.actors.domains.standing import standings
 from dalsegno.actors.testing import memory_connection
+from dalsegno.protocol import App
+from tests._coordination import AGENT
 
 from ._client import Answer, Site, User
 from .conftest import open_site
 
-DOMAINS = (*note_domains, members, standings)
-COMMANDS = {name: (domain, type_) for domain in DOMAINS for name, type_ in domain.commands.items()}
+DOMAINS = (*note_domains, *coordination_domains, members, standings)
+MAKES_IDS = {"create_agent_edges"}
+"""The commands that make further entities, whose ids are others in each workspace."""
+COMMANDS = {
+    name: (domain, type_)
+    for domain in DOMAINS
+    for name, type_ in domain.commands.items()
+    if name not in MAKES_IDS
+}
+APP = App([*note_domains, *coordination_domains])
 
 IDS = st.sampled_from(["a", "b", "c"])
 TEXTS = st.text(string.ascii_letters + " äß𝄋[]|", max_size=6)
@@ -66,7 +77,7 @@ def fields(info: inspect.StructType) -> st.SearchStrategy[dict[str, Any]]:
     optional = {each.encode_name for each in info.fields if not each.required}
     # An id that is left out is made up, and then the two would differ in it.
     needed = {name for name in given_ if name not in optional or name.endswith("_id")}
-    needed -= {"standing_id"}
+    needed -= {"standing_id", "agent_config_id"}
     return st.fixed_dictionaries(
         {name: given_[name] for name in needed},
         optional={name: given_[name] for name in optional - needed},
@@ -128,7 +139,7 @@ async def log_of(site: Site, space: str) -> list[Any]:
 
 
 async def play(sent: list[tuple[str, Any, str | None]]) -> None:
-    async with open_site() as site, trio.open_nursery() as nursery:
+    async with open_site(app=APP) as site, trio.open_nursery() as nursery:
         owner = await site.set_up()
         one, other = [
             (await owner.post("/api/workspaces", {"slug": slug, "name": "W"})).body["workspace_id"]
@@ -151,7 +162,13 @@ async def play(sent: list[tuple[str, Any, str | None]]) -> None:
 def test_p2_a_command_is_the_same_over_http_and_over_a_socket(
     sent: list[tuple[str, Any, str | None]],
 ) -> None:
-    made = [("create_note", {"note_id": each, "title": each}, None) for each in ("a", "b")]
+    made: list[tuple[str, Any, str | None]] = []
+    for each in ("a", "b"):
+        made.append(("create_note", {"note_id": each, "title": each}, None))
+        made.append(("register_agent", {**AGENT, "agent_id": each}, None))
+        made.append(("create_trajectory", {"trajectory_id": each, "name": each}, None))
+        scope = {"scope_id": each, "trajectory_id": each, "name": each, "token_budget": 1}
+        made.append(("create_scope", scope, None))
     trio.run(play, [*made, *sent])
 
 
