@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
-from dalsegno.protocol import GATE_ID, Audit, Context, Domain, Reject, Touched
+from dalsegno.protocol import Audit, Context, Domain, Reject, Touched
 
 from ._offspring import Named
 from ._words import Document
 
-CONFIG_ID = GATE_ID
+CONFIG_ID = "main"
 """The id of the one configuration of a workspace."""
 CONFIG_BYTES_MAX = 64 * 1024
 """A configuration as JSON."""

@@ -25,7 +25,6 @@ from ._offspring import Named
 from ._pacts import (
     TIMEOUT,
     AgentPairFreed,
-    AgentPairTaken,
     Steps,
     agent_pairs,
     check_actor,
@@ -34,6 +33,7 @@ from ._pacts import (
     named_by,
     pair_id,
     stepped,
+    take_pair,
     waiting_between,
 )
 from ._tree import artifacts
@@ -218,14 +218,8 @@ def _create(
     if expected is not None and expected <= context.now:
         message = "it is expected in the future"
         raise Reject("INVALID_RANGE", message, status=400, field="expected_completion")
-    events: list[DelegationCreated | On[Any]] = []
-    waiting = waiting_between(_KIND, command, touched)
-    if waiting is not None:
-        before = touched.get(delegations, waiting)
-        if before is not None and before.deadline > context.now:
-            message = "one delegation waits between these two"
-            raise Reject("STATE_CONFLICT", message, delegation_id=waiting)
-        events.append(On(delegations, waiting, DelegationFailed(TIMEOUT)))
+    ended = DelegationFailed(TIMEOUT)
+    taken = take_pair(delegations, command, context, touched, ended=ended)
     record = Delegation(
         delegator_id=command.from_agent_id,
         delegatee_id=command.to_agent_id,
@@ -238,10 +232,7 @@ def _create(
     )
     timeout_s = settings(touched).delegation_timeout_s
     deadline = context.now + timedelta(seconds=timeout_s)
-    pair = pair_id(_KIND, command.from_agent_id, command.to_agent_id)
-    events.append(DelegationCreated(record, timeout_s, deadline))
-    events.append(On(agent_pairs, pair, AgentPairTaken(context.entity_id)))
-    return events
+    return [*taken, DelegationCreated(record, timeout_s, deadline)]
 
 
 def _its_pair(state: DelegationState, _command: object) -> Named:

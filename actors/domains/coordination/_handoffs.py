@@ -21,7 +21,6 @@ from ._offspring import Named
 from ._pacts import (
     TIMEOUT,
     AgentPairFreed,
-    AgentPairTaken,
     Steps,
     agent_pairs,
     check_actor,
@@ -30,6 +29,7 @@ from ._pacts import (
     named_by,
     pair_id,
     stepped,
+    take_pair,
     waiting_between,
 )
 from ._words import HandoffReason, HandoffStatus, Id, Prose
@@ -160,14 +160,8 @@ def _create(
     if state is not None:
         raise Reject("ENTITY_ALREADY_EXISTS", "a hand-over has this id")
     check_offer(command, touched)
-    events: list[HandoffCreated | On[Any]] = []
-    waiting = waiting_between(_KIND, command, touched)
-    if waiting is not None:
-        before = touched.get(handoffs, waiting)
-        if before is not None and before.deadline > context.now:
-            message = "one hand-over waits between these two"
-            raise Reject("STATE_CONFLICT", message, handoff_id=waiting)
-        events.append(On(handoffs, waiting, HandoffRejected(TIMEOUT)))
+    ended = HandoffRejected(TIMEOUT)
+    taken = take_pair(handoffs, command, context, touched, ended=ended)
     record = Handoff(
         from_agent_id=command.from_agent_id,
         to_agent_id=command.to_agent_id,
@@ -179,10 +173,7 @@ def _create(
     )
     timeout_s = settings(touched).handoff_timeout_s
     deadline = context.now + timedelta(seconds=timeout_s)
-    pair = pair_id(_KIND, command.from_agent_id, command.to_agent_id)
-    events.append(HandoffCreated(record, timeout_s, deadline))
-    events.append(On(agent_pairs, pair, AgentPairTaken(context.entity_id)))
-    return events
+    return [*taken, HandoffCreated(record, timeout_s, deadline)]
 
 
 def _its_pair(state: HandoffState, _command: object) -> Named:

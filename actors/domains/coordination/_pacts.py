@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from hashlib import blake2b
-from typing import Never, Protocol, TypeAlias
+from typing import Any, Never, Protocol, TypeAlias
 
 import msgspec
 
-from dalsegno.protocol import Context, Domain, Reject, Touched
+from dalsegno.protocol import Context, Domain, On, Reject, Touched
 
 from ._agents import agents, check_agent
 from ._config import its_config
@@ -116,6 +116,39 @@ def waiting_between(kind: str, offer: Offer, touched: Touched) -> str | None:
     """Return the id of what waits between the two agents of an offer."""
     pair = touched.get(agent_pairs, pair_id(kind, offer.from_agent_id, offer.to_agent_id))
     return None if pair is None else pair.by
+
+
+def take_pair(
+    domain: Domain[Any, Any, Any],
+    offer: Offer,
+    context: Context,
+    touched: Touched,
+    *,
+    ended: msgspec.Struct,
+) -> list[On[Any]]:
+    """Return the events by which an offer takes its pair; what waited beyond its time has ended.
+
+    Args:
+        domain: the offer's domain.
+        offer: the command.
+        context: when, and under which id.
+        touched: the pair, and what waits.
+        ended: the event of what has waited for too long.
+
+    Raises:
+        Reject: ``STATE_CONFLICT`` where something waits.
+
+    """
+    pair = pair_id(domain.name, offer.from_agent_id, offer.to_agent_id)
+    taken = On(agent_pairs, pair, AgentPairTaken(context.entity_id))
+    waiting = waiting_between(domain.name, offer, touched)
+    if waiting is None:
+        return [taken]
+    before = touched.get(domain, waiting)
+    if before is not None and before.deadline > context.now:
+        details: dict[str, Any] = {domain.id_field: waiting}
+        raise Reject("STATE_CONFLICT", f"one {domain.name} waits between them", **details)
+    return [On(domain, waiting, ended), taken]
 
 
 def stepped(steps: Steps, name: str, status: str) -> str:
