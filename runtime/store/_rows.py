@@ -69,12 +69,15 @@ def documents_of(batches: Sequence[Batch]) -> Iterator[str | None]:
 
 
 def _is_one(batch: Batch) -> bool:
-    """Return whether it is one event, its entity and at most the result of its command's key."""
+    """Return whether it is one event, its entity and at most the result of its command's key.
+
+    An entity without an event is one that is only listed anew.
+    """
     return (
         len(batch.events) == 1
         and not batch.audits
-        and [(e.stream_id, e.stream_seq) for e in batch.events]
-        == [(e.stream_id, e.version) for e in batch.entities if not e.index_changed]
+        and [(e.stream_id, e.stream_seq, False) for e in batch.events]
+        == [(e.stream_id, e.version, e.index_changed) for e in batch.entities]
         and not batch.snapshots
         and (not batch.results or [r.event_seq for r in batch.results] == [batch.new_head])
     )

@@ -43,7 +43,7 @@ CHECKS = (
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("app", ["notes", "kanban"])
+@pytest.mark.parametrize("app", ["notes", "kanban", "coordination"])
 async def test_no_request_breaks_it_and_no_answer_is_undocumented(
     app: str, processes: Processes, cluster: Database, owner: Owner, tmp_path: Path
 ) -> None:
@@ -54,6 +54,8 @@ async def test_no_request_breaks_it_and_no_answer_is_undocumented(
         program = SERVING.read_text().partition("```python\n")[2].partition("```")[0]
         (tmp_path / "kanban.py").write_text(program)
         options = ("--app", str(tmp_path / "kanban.py"))
+    elif app == "coordination":
+        options = ("--app", "dalsegno.actors.domains.coordination:coordination_app")
     server = Server(processes, tmp_path, database=cluster.dsn, node_id="a", environment=QUICK)
     await server.start(*options)
     async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
@@ -68,8 +70,12 @@ async def test_no_request_breaks_it_and_no_answer_is_undocumented(
     # What is asked is asked of a workspace that is there, and stays.
     (tmp_path / "schemathesis.toml").write_text(
         f'[parameters]\nworkspace_id = "{owner.workspace}"\nboard = "{owner.workspace}"\n'
+        f'tenant_id = "{owner.workspace}"\nx-tenant-id = "{owner.workspace}"\n'
         "min_seq = 0\nwait = 0\n"  # what waits for what does not come is 503 at last
         f'[auth.openapi.bearer]\nbearer = "{key}"\n'
+        # … and a text that is too long is 413 where the whole command is.
+        "[checks.negative_data_rejection]\n"
+        'expected-statuses = [400, 401, 403, 404, 406, 413, 415, 422, 428, "5xx"]\n'
     )
     command = [
         *(str(FUZZER), "--config-file", str(tmp_path / "schemathesis.toml"), "run"),

@@ -3,9 +3,9 @@
     pytest tests/system/test_soak.py --soak                      ten minutes
     pytest tests/system/test_soak.py --soak --soak-minutes 60    an hour
 
-In rounds of some seconds: each has new workspaces with a crowd in each, so that no history and no
-log grows without a bound, and ends with all of it healed, settled and judged.  What breaks and when
-is drawn from ``--soak-seed``; the outcome differs from run to run, as processes do.
+In rounds of some seconds: each has new workspaces with a crowd and a team in each, so that no
+history and no log grows without a bound, and ends with all of it healed, settled and judged.  What
+breaks and when is drawn from ``--soak-seed``; the outcome differs from run to run, as processes do.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 
 import httpx
 import pytest
@@ -28,7 +29,9 @@ from tests._patience import fail_after
 from tests.system._crowd import NOT_NOW, ORDINARY, Crowd
 from tests.system._database import Database, children_of
 from tests.system._processes import EMAIL, PASSWORD, QUICK, Owner, Processes, Server
+from tests.system._team import Team
 
+SERVED = ("--app", str(Path(__file__).with_name("_soak_app.py")))
 WORKSPACES = 3
 ROUND_S = 30.0
 SETTLE_S = 120.0
@@ -74,12 +77,12 @@ class Breaker:
         server = self._chance.choice(self._servers)
         await server.kill()
         await trio.sleep(self._chance.uniform(0, 3))
-        await server.start()
+        await server.start(*SERVED)
 
     async def drain_a_server(self) -> None:
         server = self._chance.choice(self._servers)
         assert await server.stop(within_s=20) == 0
-        await server.start()
+        await server.start(*SERVED)
 
     async def stop_a_server_for_a_while(self) -> None:
         process = self._chance.choice(self._servers).process
@@ -160,29 +163,56 @@ async def start_servers(processes: Processes, cluster: Database) -> AsyncIterato
         for node_id in ("a", "b")
     ]
     for server in servers:
-        await server.start()
+        await server.start(*SERVED)
     yield servers
     for server in servers:
         assert await server.stop(within_s=20) == 0
 
 
 async def do_round(
-    cluster: Database, servers: list[Server], breaker: Breaker, owners: list[Owner]
+    cluster: Database,
+    servers: list[Server],
+    breaker: Breaker,
+    owners: list[Owner],
+    headers: dict[str, str],
 ) -> Report:
     ports = [server.port for server in servers]
     crowds = [Crowd(owner, *ports, silence_s=SILENCE_S) for owner in owners]
+    teams = [team_of(owner, servers, headers) for owner in owners]
     async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
-        for crowd in crowds:
+        for crowd, team in zip(crowds, teams, strict=True):
             nursery.start_soon(crowd.run)
+            nursery.start_soon(team.run)
             await stack.enter_async_context(crowd.without_acks())
         await breaker.run_for(ROUND_S)
-        for crowd in crowds:
-            await crowd.settle(SETTLE_S)
+        for crowd, team in zip(crowds, teams, strict=True):
+            await crowd.settle(SETTLE_S, beside=await team.finish(cluster.dsn, SETTLE_S))
     report = Report()
-    for crowd in crowds:
+    for crowd, team in zip(crowds, teams, strict=True):
         report += await crowd.judge(cluster.dsn)
         assert set(crowd.codes) <= NOT_NOW | ORDINARY
+        await team.judge(cluster.dsn)
     return report
+
+
+def team_of(owner: Owner, servers: list[Server], headers: dict[str, str]) -> Team:
+    return Team(owner.workspace, headers, *(server.url for server in servers))
+
+
+async def test_agents_coordinate_while_servers_are_killed(
+    processes: Processes, cluster: Database, owner: Owner
+) -> None:
+    async with start_servers(processes, cluster) as servers:
+        team = team_of(owner, servers, await log_in(servers[0]))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(team.run)
+            for server in servers:
+                await team.wait(more=40)
+                await server.kill()
+                await team.wait(more=10)
+                await server.start(*SERVED)
+            await team.finish(cluster.dsn)
+        await team.judge(cluster.dsn)
 
 
 @pytest.mark.soak
@@ -208,7 +238,7 @@ async def test_soak(
                     await new_workspace(servers, headers, owner, f"soak-{number}-{which}")
                     for which in range(WORKSPACES)
                 ]
-                report += await do_round(cluster, servers, breaker, owners)
+                report += await do_round(cluster, servers, breaker, owners, headers)
         finally:
             lasted_s = trio.current_time() - began
             with capsys.disabled():

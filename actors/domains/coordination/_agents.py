@@ -195,6 +195,8 @@ def _update(
     if isinstance(command.reports_to, str):
         check_agent(command.reports_to, touched)
     check_place(command.current_trajectory_id, command.current_scope_id, touched)
+    if before.status == "Offline" != after.status:
+        raise Reject("STATE_CONFLICT", "an agent that is offline comes back with its heartbeat")
     events: list[AgentUpdated | AgentStatusChanged] = []
     if replace(after, status=before.status) != before:
         events.append(AgentUpdated(after))

@@ -23,7 +23,7 @@ from ._tree import artifacts, living_trajectory, scopes, trajectories, turns
 from ._words import Document, EdgeType, EntityType, Id, Label, fields_of
 
 EDGES_MAX = 50
-"""Edges made at once: with what they are between they are no more than a command may name."""
+"""Edges made at once; what they are between is at most as much as a command may name."""
 
 
 class Participant(msgspec.Struct, frozen=True, kw_only=True):

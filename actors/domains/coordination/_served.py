@@ -54,7 +54,7 @@ def create(
     return CommandRoute(
         "POST",
         path or family.path,
-        summary=f"Create: {family.name}.",
+        summary=f"Create {_a(family)}.",
         group=_group(family),
         at=TENANT,
         body=new,
@@ -74,7 +74,7 @@ def change(
     return CommandRoute(
         "PATCH",
         _one(family),
-        summary=f"Change: {family.name}.",
+        summary=f"Change {_a(family)}.",
         group=_group(family),
         at=TENANT,
         body=change,
@@ -93,7 +93,7 @@ def delete(family: Family, command: type[msgspec.Struct]) -> CommandRoute:
     return CommandRoute(
         "DELETE",
         _one(family),
-        summary=f"Delete: {family.name}.",
+        summary=f"Delete {_a(family)}.",
         group=_group(family),
         at=TENANT,
         command=lambda asked: command(**_id_of(family, asked), base_version=asked.if_match),
@@ -121,7 +121,7 @@ def step(
     return CommandRoute(
         "POST",
         f"{_one(family)}/{verb}",
-        summary=f"{verb.capitalize()}: {family.name}.",
+        summary=f"{verb.capitalize()} {_a(family)}.",
         group=_group(family),
         at=TENANT,
         body=body,
@@ -150,7 +150,7 @@ def read(family: Family) -> ReadRoute:
     return ReadRoute(
         "GET",
         _one(family),
-        summary=f"Read: {family.name}.",
+        summary=f"Read {_a(family)}.",
         group=_group(family),
         at=TENANT,
         params=params,
@@ -310,7 +310,7 @@ def search(family: Family, *filters: str) -> ReadRoute:
     return ReadRoute(
         "POST",
         f"{family.path}/search",
-        summary=f"Search: {family.name}.",
+        summary=f"Search a tenant's {_group(family)}.",
         group=_group(family),
         at=TENANT,
         body=body,
@@ -331,7 +331,7 @@ def _list_route(
     return ReadRoute(
         "GET",
         path,
-        summary=f"List: {family.name}.",
+        summary=f"List a tenant's {_group(family)}.",
         group=_group(family),
         at=TENANT,
         params=params,
@@ -352,6 +352,10 @@ def _one(family: Family) -> str:
 
 def _group(family: Family) -> str:
     return family.path.removeprefix("/api/v1/").partition("/")[0]
+
+
+def _a(family: Family) -> str:
+    return f"{'an' if family.name[0] in 'aeiou' else 'a'} {family.name}"
 
 
 def _given(body: msgspec.Struct) -> dict[str, Any]:

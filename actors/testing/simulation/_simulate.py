@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from dalsegno.protocol import Domain, Role
+    from dalsegno.protocol import Domain, Event, Role
 
     from ._choices import Choices
     from ._client import Wanted
@@ -233,6 +233,8 @@ class _Simulation:
             new_salt=lambda: bytes(16),
         )
         self._store = FailoverStore(world, limits=limits)
+        self._log: dict[str, list[Event]] | None = None
+        """The logs, once all had come to rest."""
         self._nodes: list[SimNode] = []
         self._clients: list[SimClient] = []
         self._under_way = 0
@@ -270,7 +272,7 @@ class _Simulation:
             died += self._complaints
         return judge(
             self._recorder.history,
-            self._store.logs(),
+            self._store.logs() if self._log is None else self._log,
             cursors=self._store.cursors(),
             bugs=[*bugs, *died, *self._stuck],
             faults=self._counts,
@@ -393,6 +395,7 @@ class _Simulation:
             late = self._right.now() - timedelta(seconds=_LATE_S)
             self._stuck += check_due(self._domains, self._store.logs(), late)
         self._recorder.settled()
+        self._log = self._store.logs()  # what fires while the nodes end, nobody is there to see
         for client in self._clients:
             for wanted in client.wanted.values():
                 if not self._is_at_rest(wanted):

@@ -480,6 +480,8 @@ async def test_an_agent_that_is_silent_is_offline_once_and_back_with_its_next_he
         assert (await tenant.get(path))["status"] == "Offline"
         assert len((await tenant.get("/agents?status=Offline"))["items"]) == 1
         head = await tenant.head()
+        refused = await tenant.refused("PATCH", path, {"status": "Active"})
+        assert refused == (409, "STATE_CONFLICT")
         assert (await tenant.post(f"{path}/heartbeat", status=200))["status"] == "Idle"
         assert await tenant.types(head) == ["agent_heartbeat", "agent_status_changed"]
 

@@ -88,6 +88,22 @@ class ListContract:
         page = await store.list_entities("w", "note", key="a", limit=9)
         assert [(i.version, i.title, i.keys, i.sort) for i in page.items] == [(2, "t", ("a",), "1")]
 
+    async def test_one_event_is_appended_beside_what_is_only_listed_anew(
+        self, store: Store
+    ) -> None:
+        """A timer that came too late is corrected in the batch of somebody's patch."""
+        w = await writer(store, "w")
+        await put(store, w, "note:1", keys=("a",))
+        await put(store, w, "note:2", keys=("a",))
+        event = w.event("note:1")
+        moved = entity("note:1", event.stream_seq, index_changed=False)
+        anew = entity("note:2", 1, keys=("b",))
+        assert await store.append([w.batch(event, entities=(moved, anew))])
+        assert await names(store, "b") == ["2"]
+        head = await store.read_head("w")
+        assert head is not None
+        assert head.head_seq == event.event_seq
+
     async def test_keys_are_listed_once_each_by_their_beginning(self, store: Store) -> None:
         w = await writer(store, "w")
         for number, keys in enumerate((("t:b", "t:a"), ("t:a", "s"), ("u", "t:é", "t:a~"), ("t",))):

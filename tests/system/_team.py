@@ -1,0 +1,205 @@
+"""Agents that lock and delegate, whatever happens, and what must be true of what came of it.
+
+Each of them sends its commands over HTTP, to one of the servers.  One that is silent, or refuses
+the workspace, makes it go on to the next, with the same command under the same key, until that is
+committed or refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import msgspec
+import trio
+
+from dalsegno.actors.domains.coordination import coordination_domains
+from dalsegno.actors.testing.simulation._invariant import check_invariant
+from dalsegno.protocol import Event
+from tests._coordination import AGENT
+from tests._patience import fail_after, until
+from tests.simulation._coordination_rules import (
+    left_undone,
+    wrong_lives,
+    wrong_state,
+    wrong_times,
+)
+
+from ._crowd import NOT_NOW
+from ._database import read_logs
+
+USUAL = frozenset({"LOCK_CONFLICT", "LOCK_EXPIRED", "STATE_CONFLICT"})
+"""Refusals that a team gets without any fault."""
+_AGENTS = ("ada", "bob", "cyd", "dan")
+_RESOURCES = ("main.py", "test.py")
+_TIMEOUT_S = 1.0
+_SETTINGS = ("agent_offline_after_s", "delegation_timeout_s", "handoff_timeout_s")
+_SILENCE_S = 3.0
+_PAUSE_S = 0.1
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
+Json = dict[str, Any]
+
+
+class _Body(httpx.AsyncByteStream):
+    """A request's body.
+
+    httpx's own is a generator, which is left to the collector where a connection breaks before all
+    is sent: Trio warns of that.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        self._parts = iter([body])
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for part in self._parts:
+            return part
+        raise StopAsyncIteration
+
+
+class Team:
+    """The agents of one workspace."""
+
+    def __init__(self, workspace_id: str, headers: dict[str, str], *urls: str) -> None:
+        self.codes: Counter[str] = Counter()
+        """What was refused, by code."""
+        self._workspace_id = workspace_id
+        self._urls = urls
+        self._http = httpx.AsyncClient(headers=headers, timeout=_SILENCE_S, trust_env=False)
+        self._receipts: set[tuple[str, int]] = set()
+        """The versions of entities that were promised."""
+        self._head = 0
+        self._numbers = itertools.count()
+        self._is_enough = False
+        self._is_over = False
+
+    async def run(self) -> None:
+        """Lock and delegate until `finish`."""
+        async with self._http:
+            await self._prepare()
+            async with trio.open_nursery() as nursery:
+                for agent in _AGENTS:
+                    nursery.start_soon(self._work, agent)
+        self._is_over = True
+
+    async def wait(self, more: int) -> None:
+        """Wait until so many more commands are committed."""
+        goal = len(self._receipts) + more
+        await until(lambda: len(self._receipts) >= goal, within_s=60)
+
+    async def finish(self, dsn: str, within_s: float = 60) -> int:
+        """Begin nothing more, wait until everything has ended; return the highest number."""
+        self._is_enough = True
+        await until(lambda: self._is_over, within_s)
+        with fail_after(within_s):
+            while [*left_undone(log := await self._read(dsn), _NEVER)]:
+                await trio.sleep(0.2)
+        return log[-1].event_seq
+
+    async def judge(self, dsn: str) -> None:
+        """Check that nothing was held by two, ended twice, or was promised and is not there."""
+        log = await self._read(dsn)
+        wrong = [*wrong_lives(log), *wrong_times(log), *_wrong_states(log)]
+        assert not wrong, "\n".join(wrong)
+        assert self._receipts <= {(event.stream_id, event.stream_seq) for event in log}
+        assert set(self.codes) <= NOT_NOW | USUAL
+
+    async def _read(self, dsn: str) -> Sequence[Event]:
+        return (await read_logs(dsn, self._workspace_id))[self._workspace_id]
+
+    # --------------------------------------------------------------------------------- working
+
+    async def _prepare(self) -> None:
+        urls = deque(self._urls)
+        config = dict.fromkeys(_SETTINGS, _TIMEOUT_S)
+        await self._do(urls, "update_agent_config", config=config)
+        for agent in _AGENTS:
+            await self._do(urls, "register_agent", agent_id=agent, **AGENT)
+        await self._do(urls, "create_trajectory", trajectory_id="work", name="W")
+        scope = {"trajectory_id": "work", "name": "S", "token_budget": 1}
+        await self._do(urls, "create_scope", scope_id="desk", **scope)
+
+    async def _work(self, agent: str) -> None:
+        """Agents begin at different servers."""
+        urls = deque(self._urls)
+        urls.rotate(_AGENTS.index(agent))
+        while not self._is_enough:
+            await self._do(urls, "heartbeat_agent", agent_id=agent)
+            await random.choice([self._lock, self._delegate])(urls, agent)
+            await trio.sleep(_PAUSE_S * random.random())
+
+    async def _lock(self, urls: deque[str], agent: str) -> None:
+        """Lock a resource, perhaps for longer, and perhaps leave it to its time."""
+        lock = {"agent_lock_id": f"lock-{next(self._numbers)}"}
+        wanted = {
+            "resource_type": "file",
+            "resource_id": random.choice(_RESOURCES),
+            "holder_agent_id": agent,
+            "mode": random.choice(["Exclusive", "Exclusive", "Shared"]),
+            "timeout_ms": random.choice([200, 500, 2_000]),
+        }
+        if not await self._do(urls, "acquire_agent_lock", **lock, **wanted):
+            return
+        await trio.sleep(3 * _PAUSE_S * random.random())
+        if random.random() < 0.3:
+            await self._do(urls, "extend_agent_lock", **lock, additional_ms=500)
+        if random.random() < 0.6:
+            await self._do(urls, "release_agent_lock", **lock, releasing_agent_id=agent)
+
+    async def _delegate(self, urls: deque[str], agent: str) -> None:
+        """Delegate to another agent, which may stop at any step."""
+        other = random.choice([each for each in _AGENTS if each != agent])
+        task = {"delegation_id": f"delegation-{next(self._numbers)}"}
+        place = {"trajectory_id": "work", "scope_id": "desk", "task_description": "to do"}
+        pair = {"from_agent_id": agent, "to_agent_id": other}
+        steps: list[tuple[str, Json]] = [
+            ("create_delegation", {**pair, **place}),
+            ("accept_delegation", {"accepting_agent_id": other}),
+            ("start_delegation", {"starting_agent_id": other}),
+            ("complete_delegation", {"result": {"status": "Success"}}),
+        ]
+        if random.random() < 0.2:
+            steps[1:] = [("reject_delegation", {"rejecting_agent_id": other, "reason": "busy"})]
+        for name, given in steps:
+            if not await self._do(urls, name, **task, **given) or random.random() < 0.2:
+                return
+
+    async def _do(self, urls: deque[str], command: str, /, **payload: object) -> bool:
+        """Send a command until it is committed or refused; return whether it is committed."""
+        body = msgspec.json.encode(payload)
+        path = f"/api/workspaces/{self._workspace_id}/commands/{command}"
+        headers = {
+            "content-type": "application/json",
+            "content-length": str(len(body)),
+            "idempotency-key": f"team-{next(self._numbers)}",
+        }
+        while True:
+            with suppress(httpx.TransportError):
+                request = self._http.build_request("POST", f"{urls[0]}{path}", headers=headers)
+                request.stream = _Body(body)
+                answer = await self._http.send(request)
+                said = answer.json()
+                if answer.status_code == 200:
+                    self._receipts.add((said["entity"], said["version"]))
+                    return True
+                self.codes[said["code"]] += 1
+                if said["code"] not in NOT_NOW:
+                    return False
+            urls.rotate(-1)
+            await trio.sleep(_PAUSE_S * random.random())
+
+
+def _wrong_states(log: Sequence[Event]) -> Iterator[str]:
+    """Ask what is wrong after each command; of notes it says nothing."""
+    names = {domain.name for domain in coordination_domains}
+    ours = [event for event in log if event.stream_id.partition(":")[0] in names]
+    return map(str, check_invariant(wrong_state, coordination_domains, {"": ours}))
