@@ -53,6 +53,7 @@ from ._psycopg import connect
 from ._rows import (
     append_statement,
     audit_entry_of,
+    bound_of,
     cursor_elements,
     documents_of,
     due_page_of,
@@ -216,7 +217,7 @@ class PostgresStore:
             self._pools.reading,
             "read_records",
             *(workspace_id, which.actor_id, which.action, which.resource_type, which.resource_id),
-            *(None if at is None else instant(at) for at in (which.since, which.until)),
+            *(bound_of(which.since), bound_of(which.until)),
             *(str(below.event_seq), str(below.n), str(below.intervention), str(limit)),
         )
         return [record_of(row) for row in rows]

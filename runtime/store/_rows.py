@@ -104,6 +104,16 @@ def _one_parameters(batch: Batch, result_ttl_s: float) -> list[str | None]:
     return [*parameters, *answered, repr(result_ttl_s), *last]
 
 
+def bound_of(at: datetime | None) -> str | None:
+    """Return a time that somebody asks for: PostgreSQL knows no zone of 16 hours, RFC 3339 does."""
+    if at is None:
+        return None
+    try:
+        return instant(at.astimezone(UTC))
+    except OverflowError:  # less than a day from the first year's begin, or the last one's end
+        return instant(at.replace(tzinfo=UTC))
+
+
 def _instant(at: datetime | None) -> str | None:
     return None if at is None else instant(at)
 

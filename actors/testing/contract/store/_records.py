@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Event
 
 EVERYTHING = AuditFilter()
+FAR, EAST = (timezone(timedelta(hours=h, minutes=m)) for h, m in ((-23, -59), (5, 30)))
 
 
 def record(event: Event, n: int = 0, **more: Any) -> AuditWrite:  # noqa: ANN401 - its fields
@@ -132,6 +133,10 @@ class RecordContract:
             (AuditFilter(actor_id="u1", action="DONE"), [5, 4, 3]),
             (AuditFilter(since=START + timedelta(seconds=4), action="DONE"), [5, 4]),
             (AuditFilter(until=START + timedelta(seconds=3), action="DONE"), [1]),
+            (AuditFilter(since=START.astimezone(FAR), action="DONE"), [5, 4, 3, 1]),
+            (AuditFilter(until=START.astimezone(FAR), action="DONE"), []),
+            (AuditFilter(since=datetime.min.replace(tzinfo=EAST), actor_id="u2"), [1]),
+            (AuditFilter(until=datetime.max.replace(tzinfo=FAR), actor_id="u2"), [1]),
             (AuditFilter(resource_type="workspace"), [None]),
             (AuditFilter(action="halted", resource_id="w"), [None]),
             (AuditFilter(action="none"), []),
