@@ -120,13 +120,21 @@ class WorkspaceStatistics:
 class Known:
     """What a supervisor assumes of its log, at one moment."""
 
+    owner: str
+    """This node, where it owns the workspace."""
     epoch: int
     head: int
     """The published head; 0 where nothing was opened."""
     chain: int
 
     def fits(self, head: Head) -> bool:
-        """Return whether what the store says, or said later, can follow from it."""
+        """Return whether what the store says, or said later, can follow from it.
+
+        A failover that loses the log's end loses epochs too, and gives them out again: the same
+        one may be another node's.
+        """
         if head.epoch != self.epoch or head.head_seq < self.head:
+            return False
+        if self.epoch > 0 and head.owner != self.owner:
             return False
         return head.head_seq > self.head or head.chain == self.chain or self.epoch == 0

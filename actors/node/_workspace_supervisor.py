@@ -123,7 +123,8 @@ class WorkspaceSupervisor:
     @property
     def known(self) -> Known:
         """What it assumes of its log."""
-        return Known(self.epoch, self.hub.head if self.hub.is_open else 0, self.hub.chain)
+        head = self.hub.head if self.hub.is_open else 0
+        return Known(self._node.node_id, self.epoch, head, self.hub.chain)
 
     @property
     def is_opening(self) -> bool:

@@ -169,11 +169,23 @@ async def test_a_supervisor_walks_every_edge(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("epoch", "head_seq", "chain", "fits"),
-    [(3, 7, 5, True), (3, 9, 1, True), (4, 7, 5, False), (3, 6, 5, False), (3, 7, 6, False)],
+    ("owner", "epoch", "head_seq", "chain", "fits"),
+    [
+        ("n", 3, 7, 5, True),
+        ("n", 3, 9, 1, True),
+        ("n", 4, 7, 5, False),
+        ("n", 3, 6, 5, False),
+        ("n", 3, 7, 6, False),
+        ("other", 3, 9, 1, False),
+        (None, 3, 9, 1, False),
+    ],
 )
 def test_what_is_assumed_fits_what_the_store_says_or_not(
-    epoch: int, head_seq: int, chain: int, fits: bool
+    owner: str | None, epoch: int, head_seq: int, chain: int, fits: bool
 ) -> None:
-    head = Head(workspace_id="w", epoch=epoch, owner="n", head_seq=head_seq, chain=chain)
-    assert Known(3, 7, 5).fits(head) is fits
+    head = Head(workspace_id="w", epoch=epoch, owner=owner, head_seq=head_seq, chain=chain)
+    assert Known("n", 3, 7, 5).fits(head) is fits
+
+
+def test_what_was_never_owned_fits_an_owner_that_is_none() -> None:
+    assert Known("n", 0, 0, 5).fits(Head(workspace_id="w", epoch=0, owner=None))

@@ -11,7 +11,8 @@ import trio
 import trio.testing
 
 from dalsegno.actors import Batch, NodeReplacedError, Receipt, ServiceFailedError, World
-from dalsegno.protocol import DalsegnoError, Limits, WorkspaceMovedError
+from dalsegno.actors.testing import FailoverStore
+from dalsegno.protocol import DalsegnoError, Limits, Reject, WorkspaceMovedError
 from tests.actors._boxes import Box, Expect, Put, boxes
 from tests.actors._nodes import LIMITS, Node, moving_world, node
 from tests.actors._world import (
@@ -65,6 +66,25 @@ async def test_a_command_sent_to_the_wrong_node_is_told_where_the_owner_is(
         assert "address" not in (await moved(a, "other")).details
         assert (await a.workspace().send(Put("y"))).event_seq == 2
     await check_log(store)
+
+
+async def test_an_epoch_that_a_failover_gave_to_another_node_is_noticed_without_a_command(
+    world: World,
+) -> None:
+    """What is lost has its epochs, too: both nodes own the workspace under the first one."""
+    store = FailoverStore(world)
+    async with node(store, "a", world=world) as a, node(store, "b", world=world) as b:
+        before = store.snapshot()
+        await send_all(b.workspace(), [Put("x")] * 2)
+        async with b.workspace().subscribe(after=1) as events:
+            position = (await anext(events)).position
+            store.restore(before)
+            await send_all(a.workspace(), [Put("y")] * 3)
+            with trio.fail_after(3 * LIMITS.lease_beat_s), pytest.raises(WorkspaceMovedError):
+                await anext(events)
+        with pytest.raises(Reject) as caught:
+            await a.workspace().subscribe(after=position).__aenter__()
+        assert caught.value.code == "CURSOR_DIVERGED"
 
 
 async def test_reading_is_told_too_and_what_is_committed_can_be_read_anywhere(
