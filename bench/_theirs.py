@@ -1,4 +1,4 @@
-"""The reference for durable appends: the `eventsourcing` library on the same PostgreSQL.
+"""The reference for durable appends: the `eventsourcing` library on PostgreSQL, or on SQLite.
 
 An aggregate is a task that is renamed, as in `_domain`.  It stays in memory, so that a save is one
 insert and no read; or every command gets it from the repository first, as an application does that
@@ -8,6 +8,7 @@ library blocks, so it runs in a thread, which has the process to itself meanwhil
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ class TheirTask(Aggregate):
 class Theirs:
     """An application of theirs, and aggregates of it."""
 
-    def __init__(self, application: Application[UUID], database: Postgres) -> None:
+    def __init__(self, application: Application[UUID], database: Postgres | None) -> None:
         self._application = application
         self._database = database
 
@@ -75,7 +76,7 @@ class Theirs:
         self, tasks: Sequence[TheirTask], events: int, seconds: float, *, gets: bool
     ) -> Sample:
         latencies: list[float] = []
-        cpu, postgres = time.process_time(), self._database.cpu_s()
+        cpu, postgres = time.process_time(), self._postgres_s()
         began = now = time.perf_counter()
         turn = 0
         while now < began + seconds:
@@ -92,10 +93,13 @@ class Theirs:
             count=turn * events,
             wall_s=now - began,
             cpu_s=time.process_time() - cpu,
-            postgres_s=self._database.cpu_s() - postgres,
+            postgres_s=self._postgres_s() - postgres,
             commits=turn,
             latencies_s=latencies,
         )
+
+    def _postgres_s(self) -> float:
+        return math.nan if self._database is None else self._database.cpu_s()
 
 
 @contextmanager
@@ -119,11 +123,28 @@ def theirs(database: Postgres, *, functions: bool = False) -> Iterator[Theirs]:
         "POSTGRES_ENABLE_DB_FUNCTIONS": "y" if functions else "n",
     }
     name = "with_functions" if functions else "plain"
-    application = type(name, (Application,), {})
-    with mock.patch.dict(os.environ, environ):
-        made = application()
-    try:
+    with _application(name, environ) as made:
         yield Theirs(made, database)
+
+
+@contextmanager
+def theirs_in_file(path: Path) -> Iterator[Theirs]:
+    """Open their application on SQLite, in its default settings, for the length of a block."""
+    environ = {
+        "PERSISTENCE_MODULE": "eventsourcing.sqlite",
+        "SQLITE_DBNAME": str(path),
+        "AGGREGATE_CACHE_MAXSIZE": "10000",
+    }
+    with _application("in_file", environ) as made:
+        yield Theirs(made, None)
+
+
+@contextmanager
+def _application(name: str, environ: dict[str, str]) -> Iterator[Application[UUID]]:
+    with mock.patch.dict(os.environ, environ):
+        made = type(name, (Application,), {})()
+    try:
+        yield made
     finally:
         made.close()
 

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from ._cli_client import send, tail
 from ._cli_database import DATA_DIR, DATABASE, app_version, migrate, repair
+from ._cli_files import files
 from ._cli_keys import key
 from ._cli_options import APP, CONFIG, app_of, limits_of, option, run_trio, setting
 from ._interrupts import INTERRUPTED
@@ -94,6 +95,7 @@ cli.add_command(migrate)
 cli.add_command(repair)
 cli.add_command(app_version)
 cli.add_command(key)
+cli.add_command(files)
 cli.add_command(send)
 cli.add_command(tail)
 

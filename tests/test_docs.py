@@ -48,6 +48,7 @@ from dalsegno.runtime._app_file import load_app
 from dalsegno.runtime._cli import cli
 from dalsegno.runtime._config import FileSettings
 from dalsegno.runtime._server import Ready, ServeConfig, serve
+from dalsegno.runtime.files import EventStoreError
 from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.store import MemoryAccounts
 from dalsegno.runtime.web import create_app
@@ -65,9 +66,10 @@ README, PROTOCOL, EMBEDDING, OPERATIONS = (
 SERVING = ROOT / "docs" / "serving.md"
 TESTING = ROOT / "docs" / "testing.md"
 COORDINATION = ROOT / "docs" / "coordination.md"
+FILES = ROOT / "docs" / "files.md"
 ARCHITECTURE, CONTRIBUTING = ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"
 DOCUMENTS = (
-    *(README, PROTOCOL, EMBEDDING, SERVING, COORDINATION, OPERATIONS, TESTING),
+    *(README, PROTOCOL, EMBEDDING, SERVING, COORDINATION, FILES, OPERATIONS, TESTING),
     *(ARCHITECTURE, CONTRIBUTING),
     ROOT / "CHANGELOG.md",
 )
@@ -338,6 +340,17 @@ async def test_the_readmes_shell_commands_do_what_it_says(migrated: str, tmp_pat
 
 
 @pytest.mark.processes
+def test_a_session_in_files_goes_on_where_it_was(tmp_path: Path) -> None:
+    ((name, program, said),) = programs(FILES)
+    (tmp_path / name).write_text(program)
+    assert run(tmp_path, sys.executable, name) == said
+    assert run(tmp_path, sys.executable, name) == (
+        "appended up to 4\nthere already, up to 4\nderived up to 4\n"
+        "[(3, 'Turn 3'), (4, 'Turn 4')]\n"
+    )
+
+
+@pytest.mark.processes
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the document uses curl")
 async def test_the_board_is_served_as_its_document_says(migrated: str, tmp_path: Path) -> None:
     ((name, program, _),) = programs(SERVING)
@@ -479,14 +492,16 @@ async def test_the_protocols_client_follows(migrated: str, tmp_path: Path) -> No
 
 
 _CALIBER = ROOT / "actors" / "domains" / "coordination"
-"""It has the codes of its source, in a document of its own."""
+_SESSIONS = ROOT / "actors" / "domains" / "sessions.py"
+_ELSEWHERE = (_CALIBER, _SESSIONS)
+"""What has the codes of its source, in a document of its own."""
 
 
 def raised(*folders: str) -> dict[str, int]:
     """Every code that some module raises, or gives to an error of its own, and its status."""
     codes = {}
     for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
-        if path.is_relative_to(_CALIBER) and ROOT / folders[0] != _CALIBER:
+        if any(path.is_relative_to(each) and ROOT / folders[0] != each for each in _ELSEWHERE):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
@@ -527,6 +542,17 @@ def test_the_codes_of_coordination_are_those_of_its_code() -> None:
     own = raised(str(_CALIBER)) | {"MISSING_FIELD": 400, "TENANT_NOT_FOUND": 404}
     assert own.items() <= told.items()
     assert told.items() <= (here | own | {"INVALID_RANGE": 400}).items()
+
+
+def test_the_codes_of_files_are_those_of_their_errors() -> None:
+    kinds, found = [EventStoreError], {}
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        found[kind.code] = kind.__name__
+    del found[EventStoreError.code]
+    told = {plain(code): plain(name) for code, name, _ in rows(FILES, "Code")}
+    assert told.items() == {item for item in found.items() if not item[1].startswith("_")}
 
 
 def test_the_routes_of_coordination_are_those_that_are_served() -> None:
