@@ -12,6 +12,9 @@ answered by itself, for which the library offers only a save each.  Over a thous
 workspaces, and as many aggregates there, one event each in turn: one by one on both sides, and
 here also all at once, which a blocking library does not offer.
 
+*By psycopg* and *by asyncpg* are runtimes with either driver, opened for each measurement: so the
+loop of asyncio that the latter needs is not there while anything else is measured.
+
 `Workspace.send` decides on the current state.  An application with that library gets the aggregate
 from its repository for that, which is one more read; *with a get* is that, with its cache on.
 """
@@ -22,6 +25,7 @@ import math
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from dalsegno.runtime import Runtime
@@ -36,10 +40,14 @@ from ._writers import HUNDRED, TaskWriter, create, round_robin, write
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from dalsegno.runtime.store import DriverName
+
     from ._harness import Options, Series
     from ._writers import Send
 
 HEADLINE = "one-by-one"
+
+_WITHOUT_ASYNCPG = "there is no trio-asyncio" if find_spec("trio_asyncio") is None else ""
 
 
 @dataclass(slots=True)
@@ -75,6 +83,28 @@ class Bench:
             series["-get"] = self._add("  … with a get", saving(self.plain, gets=True))
         return series
 
+    def compare_drivers(self, ratio_id: str, name: str, *, events: int = 1) -> None:
+        """Add the same by each driver, in runtimes that have nothing else to do."""
+        if _WITHOUT_ASYNCPG:
+            self.report.skip(_WITHOUT_ASYNCPG, f"asyncpg-{ratio_id}")
+            return
+
+        def by(driver: DriverName) -> Series:
+            return self._add(f"  by {driver}", partial(self._run_by, driver, events))
+
+        reference, subject = by("psycopg"), by("asyncpg")
+        says = f"{name}, by asyncpg / by psycopg"
+        self.report.compare(says, subject, reference, ratio_id=f"asyncpg-{ratio_id}")
+
+    async def _run_by(self, driver: DriverName, events: int) -> Sample:
+        seconds = self.report.options.seconds
+        async with Runtime.open(self.database.dsn, domains=[tasks], driver=driver) as runtime:
+            task = TaskWriter(runtime.workspace(runtime.world.new_id()))
+            await task.create()
+            send = task.send if events == 1 else task.send_hundred
+            await send()  # now its statements are prepared
+            return await write(runtime, self.database, [send], seconds, events=events)
+
     def _add(self, name: str, measure: Callable[[], Awaitable[Sample]]) -> Series:
         series = self.report.add(name, "event")
         self.measures.append((series, measure))
@@ -100,8 +130,10 @@ class Bench:
         many = [TaskWriter(self.runtime.workspace(f"w{n}")) for n in range(count)]
         await create([lone, hot, *many])
         one = self.ours("one by one", [lone.send])
+        self.compare_drivers("one-by-one", one.name)
         self.compare("one-by-one", one, self.theirs(1), plain=1.5, functions=1.0)
         hundred = self.ours("by the hundred", [lone.send_hundred], events=HUNDRED)
+        self.compare_drivers("by-the-hundred", hundred.name, events=HUNDRED)
         saves = self.theirs(1, events=HUNDRED)
         self.compare("by-the-hundred", hundred, saves, plain=2.0)
         self.compare(

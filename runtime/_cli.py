@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ._config import LogFormat, LogLevel
+    from .store import DriverName
     from .web import TokenIssuer
 
 
@@ -106,6 +107,12 @@ cli.add_command(tail)
 @option("--bind", default="127.0.0.1:8000", metavar="HOST:PORT", help="Where to listen.")
 @DATA_DIR
 @DATABASE
+@option(
+    "--driver",
+    type=click.Choice(["psycopg", "asyncpg"]),
+    default="psycopg",
+    help="What speaks to the database; asyncpg comes with the extra of that name.",
+)
 @option("--node-id", metavar="ID", help="Which node this is, the same over restarts.")
 @option("--advertise", metavar="URL", help="Where this node is, for those sent here by others.")
 @option("--public-url", metavar="URL", help="Where browsers reach it, by way of a proxy.")
@@ -135,6 +142,7 @@ def serve(
     bind: str,
     data_dir: Path,
     database: str | None,
+    driver: DriverName,
     node_id: str | None,
     advertise: str | None,
     public_url: str | None,
@@ -177,6 +185,7 @@ def serve(
         port=port,
         data_dir=data_dir,
         database=database,
+        driver=driver,
         node_id=node,
         advertise=address,
         public_url=public,

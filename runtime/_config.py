@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from .web import Network
 
+Driver: TypeAlias = Literal["psycopg", "asyncpg"]
 LogFormat: TypeAlias = Literal["text", "json"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
@@ -49,6 +50,7 @@ class FileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     bind: str | None = None
     data_dir: str | None = None
     database: str | None = None
+    driver: Driver | None = None
     node_id: str | None = None
     advertise: str | None = None
     public_url: str | None = None

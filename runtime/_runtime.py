@@ -28,7 +28,7 @@ from ._collector import set_for_server
 from ._node import is_node_id, node_id_in
 from ._workspace import Workspace
 from .seams import WORLD
-from .store import PostgresStore, bring_up_to_date, open_embedded
+from .store import DRIVERS, PostgresStore, bring_up_to_date, open_driver, open_embedded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dalsegno.actors import Statistics, Store, World
 
     from ._account_store import AccountStore
+    from .store import DriverName
 
 
 class RuntimeFailedError(DalsegnoError):
@@ -81,6 +82,7 @@ class Runtime:
         world: World = WORLD,
         store: Store | None = None,
         accounts: AccountStore | None = None,
+        driver: DriverName = "psycopg",
         gc: Literal["server"] | None = None,
     ) -> AsyncIterator[Runtime]:
         """Open the runtime for the length of an ``async with``.
@@ -105,6 +107,8 @@ class Runtime:
             store: any other store, instead of a database.
             accounts: the sessions and credentials beside such a store; None: those that it has as
                 its ``accounts``.  Where there are none, nobody can log in; see `accounts`.
+            driver: what speaks to the database: ``psycopg``, or ``asyncpg`` by way of trio-asyncio,
+                which the extra ``dalsegno[asyncpg]`` brings; nothing else differs.
             gc: ``server`` sets Python's garbage collector for the whole process as ``dalsegno
                 serve`` does, and leaves it so: what exists by now is never looked at again
                 (`gc.freeze`), and young objects after every 50,000 instead of 700.  With a thousand
@@ -116,6 +120,7 @@ class Runtime:
             StoreUnavailableError: the database cannot be reached within
                 ``limits.database_wait_s``, or refuses us.
             DatabaseRefusedError: a log cannot be kept in it, or not by this release.
+            DriverMissingError: the driver is not installed, or not for this Python.
             RuntimeFailedError: when leaving: a service that every workspace depends on failed.
 
         """
@@ -127,6 +132,9 @@ class Runtime:
         everything = (*account_domains, *app.domains)
         if node_id is not None and not is_node_id(node_id):
             raise Reject("BAD_REQUEST", "a node id has 1 to 64 of [A-Za-z0-9_.-]")
+        if driver not in DRIVERS:
+            known = " or ".join(map(repr, DRIVERS))
+            raise Reject("BAD_REQUEST", f"driver is {known}, not {driver!r}")
         if gc not in {None, "server"}:
             raise Reject("BAD_REQUEST", f"gc is 'server' or None, not {gc!r}")
         async with AsyncExitStack() as stack:
@@ -135,8 +143,11 @@ class Runtime:
                 if dsn is None:
                     dsn = (await stack.enter_async_context(open_embedded(Path(data_dir)))).dsn
                     node_id = node_id or node_id_in(Path(data_dir))
-                await bring_up_to_date(dsn, wait_s=limits.database_wait_s)
-                postgres = await stack.enter_async_context(PostgresStore.open(dsn, limits=limits))
+                connect = await stack.enter_async_context(open_driver(driver))
+                await bring_up_to_date(dsn, wait_s=limits.database_wait_s, connect=connect)
+                postgres = await stack.enter_async_context(
+                    PostgresStore.open(dsn, limits=limits, connect=connect)
+                )
                 store, accounts = postgres, postgres.accounts
             else:
                 accounts = accounts or getattr(store, "accounts", None)

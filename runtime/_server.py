@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from dalsegno.actors import Connection
 
+    from .store import DriverName
     from .web import Hosts, Network, Serving, TokenIssuer
 
 
@@ -108,6 +109,8 @@ class ServeConfig(Exposure):
     """Where the embedded PostgreSQL is."""
     database: str | None = None
     """The DSN of a database to use instead of the embedded PostgreSQL."""
+    driver: DriverName = "psycopg"
+    """What speaks to either."""
     node_id: str | None = None
     """This node's id; None: that of the data directory or, with a DSN, a new one."""
     app: App = note_app
@@ -155,6 +158,7 @@ async def serve(
                 config.database,
                 app=config.app,
                 data_dir=config.data_dir,
+                driver=config.driver,
                 node_id=config.node_id,
                 address=config.advertise,
                 limits=config.limits,

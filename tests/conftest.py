@@ -3,7 +3,7 @@
 import itertools
 import os
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -12,10 +12,12 @@ import pytest
 import trio
 from psycopg.sql import SQL, Identifier
 
-from dalsegno.runtime.store import connect, migrate
+from dalsegno.runtime import store
+from dalsegno.runtime.store import Connect, DriverName, migrate, open_driver
 from dalsegno.runtime.store._embedded import EmbeddedPostgres, embedded
 from tests import _documented
 from tests._budgets import Budgets
+from tests._drivers import EACH_DRIVER
 from tests._patience import slowness
 from tests._workers import Units
 
@@ -130,6 +132,23 @@ def pytest_terminal_summary(
             terminalreporter.line(line)
 
 
+# --------------------------------------------------------------------------------- the drivers
+
+
+@pytest.fixture(params=EACH_DRIVER)
+def driver(request: pytest.FixtureRequest) -> DriverName:
+    """The name of each driver in turn."""
+    name: DriverName = request.param
+    return name
+
+
+@pytest.fixture
+async def connect(driver: DriverName) -> AsyncIterator[Connect]:
+    """What opens a session with it."""
+    async with open_driver(driver) as connect:
+        yield connect
+
+
 # -------------------------------------------------------------------------------- the database
 
 _numbers = itertools.count(1)
@@ -163,7 +182,7 @@ def _template(postgres: EmbeddedPostgres) -> str:
     """The name of a migrated, empty database, from which others are copied."""
 
     async def fill() -> None:
-        connection = await connect(postgres.dsn_of(name))
+        connection = await store.connect(postgres.dsn_of(name))
         await migrate(connection)
         await connection.aclose()
 

@@ -668,7 +668,8 @@ def test_the_dependencies_are_those_of_the_package() -> None:
         return {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
 
     project = declared["project"]
-    assert {row[0] for row in rows(README, "Library")} == names(project["dependencies"])
+    extras = [each for extra in project["optional-dependencies"].values() for each in extra]
+    assert {row[0] for row in rows(README, "Library")} == names(project["dependencies"] + extras)
     groups = declared["dependency-groups"]
     text = README.read_text()
     assert not {name for name in names(groups["test"] + groups["lint"]) if name not in text}

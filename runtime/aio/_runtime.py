@@ -60,6 +60,7 @@ async def open_runtime(*arguments: Any, **settings: Any) -> AsyncIterator[AioRun
         DomainError: as `Runtime.open`.
         StoreUnavailableError: likewise.
         DatabaseRefusedError: likewise.
+        DriverMissingError: likewise.
         RuntimeFailedError: likewise.
 
     """

@@ -8,6 +8,7 @@ from dalsegno.runtime._account_store import (
 
 from ._driver import (
     CommitUncertainError as CommitUncertainError,
+    Connect as Connect,
     Connection as Connection,
     ConnectionBrokenError as ConnectionBrokenError,
     DatabaseError as DatabaseError,
@@ -15,6 +16,12 @@ from ._driver import (
     Pool as Pool,
     PoolStatistics as PoolStatistics,
     SessionRefusedError as SessionRefusedError,
+)
+from ._drivers import (
+    DRIVERS as DRIVERS,
+    DriverMissingError as DriverMissingError,
+    DriverName as DriverName,
+    open_driver as open_driver,
 )
 from ._embedded import open_embedded as open_embedded
 from ._held import abandon_all as abandon_all

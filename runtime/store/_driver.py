@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
 
+CONNECT_TIMEOUT_S = 10.0
+"""How long a connection may take to be opened."""
+
+
 class DriverError(DalsegnoError):
     """The base of what a driver raises; a store translates it into its port's errors."""
 
@@ -134,7 +138,12 @@ class Connect(Protocol):
     """What a driver opens a session with."""
 
     async def __call__(
-        self, dsn: str, *, settings: Mapping[str, str], finish_s: float
+        self,
+        dsn: str,
+        *,
+        settings: Mapping[str, str] | None = None,
+        finish_s: float = 0.0,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> Connection:
         """Open a session, with ``settings`` as by ``SET``, and ``finish_s`` as in `fetch`.
 

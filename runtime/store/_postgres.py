@@ -82,7 +82,7 @@ from ._suitability import check_sessions
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
-    from ._driver import Connection, Pool, Started
+    from ._driver import Connect, Connection, Pool, Started
     from ._rows import Row
 
 
@@ -114,7 +114,7 @@ class _Appending:
 class PostgresStore:
     """A `dalsegno.actors.Store` on PostgreSQL 15 or newer; see `open`."""
 
-    def __init__(self, dsn: str, limits: Limits) -> None:
+    def __init__(self, dsn: str, limits: Limits, connect: Connect = connect) -> None:
         self._limits = limits
         self._pools = Pools.of(dsn, limits, connect)
         self._known_types: WeakKeyDictionary[Connection, set[tuple[str, str, int]]]
@@ -129,14 +129,21 @@ class PostgresStore:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, dsn: str, *, limits: Limits | None = None) -> AsyncIterator[Self]:
+    async def open(
+        cls, dsn: str, *, limits: Limits | None = None, connect: Connect = connect
+    ) -> AsyncIterator[Self]:
         """Open the store on a database that has been migrated.
+
+        Args:
+            dsn: the database's address.
+            limits: every bound.
+            connect: what opens a session; see `open_driver`.
 
         Raises:
             DatabaseRefusedError: this release cannot run on it.
             StoreUnavailableError: it cannot be reached.
         """
-        store = cls(dsn, limits or Limits())
+        store = cls(dsn, limits or Limits(), connect)
         try:
             reading = store._pools.reading
             async with lent(reading) as connection, lent(reading) as other:

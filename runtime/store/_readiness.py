@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,9 +21,9 @@ from ._psycopg import connect
 from ._suitability import DatabaseRefusedError, check_sessions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from ._driver import Connection
+    from ._driver import Connect, Connection
 
 _FIRST_S = 0.1
 """The delay before the second attempt; it doubles …"""
@@ -32,22 +33,24 @@ _MAX_S = 2.0
 _log = logging.getLogger("dalsegno.store")
 
 
-async def bring_up_to_date(dsn: str, *, wait_s: float) -> list[str]:
+async def bring_up_to_date(dsn: str, *, wait_s: float, connect: Connect = connect) -> list[str]:
     """Wait for a database, apply what it lacks, and return the names of the migrations applied.
 
     Args:
         dsn: its address.
         wait_s: for how long it is tried again while it may come by itself.
+        connect: what opens a session; see `open_driver`.
 
     Raises:
         StoreUnavailableError: it did not come within ``wait_s``, or it refuses us.
         DatabaseRefusedError: a log cannot be kept in it, or not by this release.
 
     """
+    open_session = partial(connect, dsn)
     try:
         async with (
-            _session(await _wait_for(dsn, wait_s)) as one,
-            _session(await connect(dsn)) as other,
+            _session(await _wait_for(open_session, wait_s)) as one,
+            _session(await open_session()) as other,
         ):
             await check_sessions(one, other)
             return await migrate(one)
@@ -67,13 +70,13 @@ async def _session(connection: Connection) -> AsyncIterator[Connection]:
         await connection.aclose()
 
 
-async def _wait_for(dsn: str, wait_s: float) -> Connection:
+async def _wait_for(open_session: Callable[[], Awaitable[Connection]], wait_s: float) -> Connection:
     """Open a session, again and again for ``wait_s`` where that may help."""
     backoff = Backoff(_FIRST_S, _MAX_S)
     deadline = trio.current_time() + wait_s
     while True:
         try:
-            return await connect(dsn)
+            return await open_session()
         except SessionRefusedError:
             raise
         except ConnectionBrokenError as error:

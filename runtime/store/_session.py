@@ -1,4 +1,4 @@
-"""Opening a session: libpq's steps on Trio's waits, over every address of a server."""
+"""libpq's steps on Trio's waits, and a session that is opened by them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import trio
 from psycopg.conninfo import make_conninfo
 from psycopg.waiting import Ready, Wait
 
-from ._driver import ConnectionBrokenError, SessionRefusedError
-from ._refusals import advice_on, in_one_line
+from ._driver import ConnectionBrokenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,33 +42,18 @@ async def until_ready(fileno: int, wanted: Wait) -> Ready:
     return Ready(ready)
 
 
-async def open_first(
-    addresses: list[ConnDict], deadline: float
-) -> psycopg.Connection[tuple[Any, ...]]:
-    """Open a session at the first address that answers; each gets an equal share of the time.
+async def open_session(address: ConnDict) -> psycopg.Connection[tuple[Any, ...]]:
+    """Open a session at one address.
 
     Raises:
-        ConnectionBrokenError: none could be reached, or none is ready.
-        SessionRefusedError: each refuses us for good.
+        ConnectionBrokenError: it could not be opened; says why.
     """
-    failures: list[str] = []
-    advices: list[str | None] = []
-    for i, address in enumerate(addresses):
-        share_s = (deadline - trio.current_time()) / (len(addresses) - i)
-        conninfo = make_conninfo("", **address)
-        steps = psycopg.Connection._connect_gen(conninfo)  # noqa: SLF001 - see `_psycopg`
-        try:
-            with trio.fail_after(share_s):
-                return await _drive_connect(steps)
-        except psycopg.OperationalError as error:
-            failures.append(in_one_line(str(error)))
-            advices.append(advice_on(failures[-1]))
-        except trio.TooSlowError:
-            failures.append(f"no answer from {address.get('hostaddr')} within {share_s:.1f} s")
-            advices.append(None)
-    if all(advices):
-        raise SessionRefusedError(f"{'; '.join(failures)}: {advices[0]}")
-    raise ConnectionBrokenError("\n".join(failures), sent=False)
+    conninfo = make_conninfo("", **address)
+    steps = psycopg.Connection._connect_gen(conninfo)  # noqa: SLF001 - see `_psycopg`
+    try:
+        return await _drive_connect(steps)
+    except psycopg.OperationalError as error:
+        raise ConnectionBrokenError(str(error), sent=False) from error
 
 
 async def _drive_connect(steps: PQGenConn[T]) -> T:

@@ -13,8 +13,16 @@ from dalsegno.actors.testing import Link, LinkState, Noise, SimStore, Weather, c
 from dalsegno.actors.testing.contract import STORE_LIMITS, StoreHarness
 from dalsegno.actors.testing.contract.store._writing import writer
 from dalsegno.runtime._account_store import AccountStore
-from dalsegno.runtime.store import Connection, PostgresStore, connect
+from dalsegno.runtime.store import (
+    DRIVERS,
+    Connection,
+    DriverName,
+    PostgresStore,
+    connect,
+    open_driver,
+)
 from dalsegno.runtime.store._memory_accounts import MemoryAccounts
+from tests._drivers import marks_of
 
 
 class Harness(StoreHarness, Protocol):
@@ -87,32 +95,41 @@ class SimulatedHarness(MemoryHarness):
 
 
 _ON_POSTGRES = [
-    pytest.param(kind, marks=pytest.mark.postgres) for kind in ("postgres", "postgres, several")
+    pytest.param(
+        (driver, kind),
+        id=f"postgres by {driver}" if kind is PostgresStore else f"postgres by {driver}, several",
+        marks=[*marks_of(driver), pytest.mark.postgres],
+    )
+    for driver in DRIVERS
+    for kind in (PostgresStore, Accompanied)
 ]
 
 
 @pytest.fixture(params=["memory", "simulated", *_ON_POSTGRES])
-def harness_dsn(request: pytest.FixtureRequest) -> str:
-    """Where the store is: a database's DSN, or the name of one in memory."""
-    in_memory: str = request.param
-    if not in_memory.startswith("postgres"):
-        return in_memory
-    dsn: str = request.getfixturevalue("migrated")
-    return dsn
+def which(request: pytest.FixtureRequest) -> str | tuple[str, DriverName, type[PostgresStore]]:
+    """The name of a store in memory; or a database's DSN, a driver, and the store's class."""
+    if isinstance(request.param, str):
+        return request.param
+    return request.getfixturevalue("migrated"), *request.param
 
 
 @pytest.fixture
-async def harness(request: pytest.FixtureRequest, harness_dsn: str) -> AsyncIterator[Harness]:
-    if harness_dsn == "memory":
+async def harness(
+    which: str | tuple[str, DriverName, type[PostgresStore]],
+) -> AsyncIterator[Harness]:
+    if which == "memory":
         yield MemoryHarness()
         return
-    if harness_dsn == "simulated":
+    if isinstance(which, str):
         async with trio.open_nursery() as wire:
             yield SimulatedHarness(wire)
         return
-    kind = Accompanied if "several" in request.node.callspec.id else PostgresStore
-    async with kind.open(harness_dsn, limits=STORE_LIMITS) as store:
-        yield PostgresHarness(store, harness_dsn)
+    dsn, driver, kind = which
+    async with (
+        open_driver(driver) as connect,
+        kind.open(dsn, limits=STORE_LIMITS, connect=connect) as store,
+    ):
+        yield PostgresHarness(store, dsn)
 
 
 @pytest.fixture

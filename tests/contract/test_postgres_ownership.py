@@ -29,14 +29,14 @@ from tests.contract._locks import wait_until_blocked
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from dalsegno.runtime.store import Connection
+    from dalsegno.runtime.store import Connect, Connection
 
 HOLD = "select from dalsegno.workspace_head where workspace_id = 'w' for update"
 
 
 @pytest.fixture
-async def store(migrated: str) -> AsyncIterator[PostgresStore]:
-    async with PostgresStore.open(migrated) as store:
+async def store(migrated: str, connect: Connect) -> AsyncIterator[PostgresStore]:
+    async with PostgresStore.open(migrated, connect=connect) as store:
         yield store
 
 
@@ -189,11 +189,11 @@ async def test_i10_what_another_node_serves_is_looked_at_without_a_lock(
 
 
 async def test_many_takeovers_and_beats_at_once_make_one_owner_each(
-    migrated: str, other: Connection
+    migrated: str, other: Connection, connect: Connect
 ) -> None:
     """A takeover from a live node would show as one epoch too many."""
     workspaces = [f"w{n}" for n in range(20)]
-    async with PostgresStore.open(migrated) as store:
+    async with PostgresStore.open(migrated, connect=connect) as store:
         await live(store, "dead", *"abcd")
         for workspace_id in workspaces:
             await acquired(store, workspace_id, "dead")
@@ -201,7 +201,7 @@ async def test_many_takeovers_and_beats_at_once_make_one_owner_each(
         owners: dict[str, set[str | None]] = {workspace_id: set() for workspace_id in workspaces}
 
         async def take_over(node: str) -> None:
-            async with PostgresStore.open(migrated) as own:
+            async with PostgresStore.open(migrated, connect=connect) as own:
                 for workspace_id in random.Random(node).sample(workspaces, 20):
                     head = await acquired(own, workspace_id, node)
                     owners[workspace_id].add(head.owner)
@@ -274,9 +274,11 @@ async def test_i9_a_beat_waits_for_nothing_else(store: PostgresStore, other: Con
         assert left_s > 50
 
 
-async def test_i9_a_beat_that_gets_no_answer_leaves_time_for_another(migrated: str) -> None:
+async def test_i9_a_beat_that_gets_no_answer_leaves_time_for_another(
+    migrated: str, connect: Connect
+) -> None:
     limits = Limits(lease_s=3.0)
-    async with PostgresStore.open(migrated, limits=limits) as store:
+    async with PostgresStore.open(migrated, limits=limits, connect=connect) as store:
         beat = partial(store.beat, "a", "1", address=None, lease_s=3.0)
         assert await beat(first=True) is not None
         with psycopg.connect(migrated, autocommit=True) as other:
@@ -295,8 +297,10 @@ async def test_i9_a_beat_that_gets_no_answer_leaves_time_for_another(migrated: s
             os.kill(pid, signal.SIGCONT)
 
 
-async def test_i9_a_beat_does_not_wait_long_for_a_lock(migrated: str, other: Connection) -> None:
-    async with PostgresStore.open(migrated, limits=Limits(lease_s=1.0)) as store:
+async def test_i9_a_beat_does_not_wait_long_for_a_lock(
+    migrated: str, other: Connection, connect: Connect
+) -> None:
+    async with PostgresStore.open(migrated, limits=Limits(lease_s=1.0), connect=connect) as store:
         await store.beat("a", "1", address=None, lease_s=60.0, first=True)
         async with other.transaction():
             await other.execute("select from dalsegno.node where node_id = 'a' for update")

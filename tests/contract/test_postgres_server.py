@@ -12,7 +12,8 @@ import trio
 from dalsegno.actors import AckedCursor, CursorKey
 from dalsegno.actors.testing.contract.store._writing import acquired, head_of, log_of, writer
 from dalsegno.protocol import Limits, OutcomeUnknownError, StoreUnavailableError
-from dalsegno.runtime.store import CommitUncertainError, PostgresStore, connect, migrate
+from dalsegno.runtime import store as stores
+from dalsegno.runtime.store import CommitUncertainError, PostgresStore, migrate
 from dalsegno.runtime.store._cluster import find_binaries
 from dalsegno.runtime.store._embedded import EmbeddedPostgres, embedded
 from tests._patience import fail_after
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from dalsegno.actors.testing.contract.store._writing import Writer
+    from dalsegno.runtime.store import Connect
 
 pytestmark = pytest.mark.processes
 KEY = CursorKey("u", "c", "w", "s")
@@ -34,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgre
     with embedded(tmp_path_factory.mktemp("server")) as server:
 
         async def fill() -> None:
-            connection = await connect(server.dsn)
+            connection = await stores.connect(server.dsn)
             await migrate(connection)
             await connection.aclose()
 
@@ -43,10 +45,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgre
 
 
 @pytest.fixture
-async def store(server: EmbeddedPostgres) -> AsyncIterator[PostgresStore]:
+async def store(server: EmbeddedPostgres, connect: Connect) -> AsyncIterator[PostgresStore]:
     with psycopg.connect(server.dsn, autocommit=True) as admin:
         admin.execute("truncate dalsegno.workspace_head, dalsegno.event, dalsegno.ack_cursor")
-    async with PostgresStore.open(server.dsn, limits=Limits(lease_s=60.0)) as store:
+    async with PostgresStore.open(
+        server.dsn, limits=Limits(lease_s=60.0), connect=connect
+    ) as store:
         yield store
 
 
@@ -185,7 +189,7 @@ async def test_what_can_be_repeated_is_unavailable_where_no_standby_has_it(
 
 
 async def test_a_transaction_whose_commit_no_standby_has_does_not_pretend(
-    server: EmbeddedPostgres, store: PostgresStore
+    server: EmbeddedPostgres, store: PostgresStore, connect: Connect
 ) -> None:
     connection = await connect(server.dsn)
 

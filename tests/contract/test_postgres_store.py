@@ -41,8 +41,7 @@ from dalsegno.protocol import (
     StoreUnavailableError,
     UnavailableError,
 )
-from dalsegno.runtime.store import PostgresStore, SchemaTooOldError, connect
-from dalsegno.runtime.store._pools import Pools
+from dalsegno.runtime.store import PostgresStore, SchemaTooOldError
 from dalsegno.runtime.store._sql import (
     _quoted_long,
     numbers,
@@ -55,9 +54,9 @@ from tests._patience import fail_after
 from tests.contract._locks import terminate_the_blocked, wait_until, wait_until_blocked
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from dalsegno.runtime.store import Connection
+    from dalsegno.runtime.store import Connect, Connection
 
 
 @pytest.fixture
@@ -67,8 +66,8 @@ def migrated(copied: str) -> str:
 
 
 @pytest.fixture
-async def store(migrated: str) -> AsyncIterator[PostgresStore]:
-    async with PostgresStore.open(migrated) as store:
+async def store(migrated: str, connect: Connect) -> AsyncIterator[PostgresStore]:
+    async with PostgresStore.open(migrated, connect=connect) as store:
         yield store
 
 
@@ -160,7 +159,7 @@ async def cancel_when_blocked(scope: trio.CancelScope, other: Connection) -> Non
 
 
 async def test_two_servers_that_write_the_same_cursors_do_not_lock_each_other_out(
-    migrated: str, store: PostgresStore
+    migrated: str, store: PostgresStore, connect: Connect
 ) -> None:
     keys = [CursorKey("u", f"c{n % 7}", "w", f"s{n}") for n in range(300)]
 
@@ -168,7 +167,10 @@ async def test_two_servers_that_write_the_same_cursors_do_not_lock_each_other_ou
         for n in range(10):
             await store.write_cursors(dict.fromkeys(keys, AckedCursor(n)))
 
-    async with PostgresStore.open(migrated) as second, trio.open_nursery() as nursery:
+    async with (
+        PostgresStore.open(migrated, connect=connect) as second,
+        trio.open_nursery() as nursery,
+    ):
         nursery.start_soon(push, store, keys)
         nursery.start_soon(push, second, keys[::-1])
     assert await store.read_cursors(keys) == dict.fromkeys(keys, 9)
@@ -294,30 +296,30 @@ async def test_kinds_of_events_are_recorded_again_after_a_restore(
     assert await store.append([w.batch(entities=())]), "and a batch without events goes through"
 
 
-async def test_where_no_server_is_nothing_was_sent(store: PostgresStore) -> None:
+async def test_where_no_server_is_nothing_was_sent(store: PostgresStore, connect: Connect) -> None:
     w = await writer(store, "w")
-    nowhere = PostgresStore("postgresql:///x?host=/nonexistent", Limits())
+    nowhere = PostgresStore("postgresql:///x?host=/nonexistent", Limits(), connect)
     with pytest.raises(StoreUnavailableError):
         await nowhere.append([w.batch(w.event("note:1"))])
     with pytest.raises(StoreUnavailableError):
         await nowhere.acquire("w", "here", create=True)
     with pytest.raises(StoreUnavailableError):
-        async with PostgresStore.open("postgresql:///x?host=/nonexistent"):
+        async with PostgresStore.open("postgresql:///x?host=/nonexistent", connect=connect):
             pass
     await nowhere.aclose()
 
 
-async def test_after_closing_nothing_is_sent(migrated: str) -> None:
-    async with PostgresStore.open(migrated) as store:
+async def test_after_closing_nothing_is_sent(migrated: str, connect: Connect) -> None:
+    async with PostgresStore.open(migrated, connect=connect) as store:
         w = await writer(store, "w")
     assert "closed" in repr(store)
     with pytest.raises(StoreUnavailableError):
         await store.append([w.batch(w.event("note:1"))])
 
 
-async def test_an_unmigrated_database_is_not_opened(database: str) -> None:
+async def test_an_unmigrated_database_is_not_opened(database: str, connect: Connect) -> None:
     with pytest.raises(SchemaTooOldError):
-        async with PostgresStore.open(database):
+        async with PostgresStore.open(database, connect=connect):
             pass
 
 
@@ -355,7 +357,7 @@ async def test_a_time_that_python_cannot_hold_is_no_guess(
 
 
 async def test_appends_are_not_timed_out_and_commits_are_on_disk(
-    migrated: str, other: Connection
+    migrated: str, other: Connection, connect: Connect
 ) -> None:
     """Whatever the settings of a host's database."""
     await other.execute("""
@@ -366,7 +368,7 @@ async def test_appends_are_not_timed_out_and_commits_are_on_disk(
                          current_database());
         end $$
     """)
-    async with PostgresStore.open(migrated) as store:
+    async with PostgresStore.open(migrated, connect=connect) as store:
         for pool, timeout in ((store._pools.appending, "0"), (store._pools.reading, "15s")):
             async with pool.connection() as connection:
                 rows = await connection.fetch(
@@ -511,7 +513,7 @@ STRESS_S = 4.0
 
 
 async def test_x_seq_4_owners_that_fight_and_backends_that_die_leave_dense_logs(
-    migrated: str, other: Connection
+    migrated: str, other: Connection, connect: Connect
 ) -> None:
     """Three owners take workspaces from each other while their backends are killed."""
     workspaces = [f"w{n}" for n in range(8)]
@@ -522,7 +524,7 @@ async def test_x_seq_4_owners_that_fight_and_backends_that_die_leave_dense_logs(
     async def own(name: str) -> None:
         draw = random.Random(name)
         writers: dict[str, Writer] = {}
-        store = PostgresStore(migrated, Limits())
+        store = PostgresStore(migrated, Limits(), connect)
         while trio.current_time() < deadline:
             try:
                 await turn(store, name, draw, writers)
@@ -576,7 +578,7 @@ async def test_x_seq_4_owners_that_fight_and_backends_that_die_leave_dense_logs(
             nursery.start_soon(own, name)
         nursery.start_soon(kill)
 
-    async with PostgresStore.open(migrated) as store:
+    async with PostgresStore.open(migrated, connect=connect) as store:
         for workspace_id in workspaces:
             log = await log_of(store, workspace_id)
             head = await head_of(store, workspace_id)
@@ -594,10 +596,10 @@ async def test_x_seq_4_owners_that_fight_and_backends_that_die_leave_dense_logs(
     assert min(counts[what] for what in ("committed", "refused", "killed")) > 0, counts
 
 
-async def test_i9_a_server_that_says_nothing_is_given_up(migrated: str) -> None:
+async def test_i9_a_server_that_says_nothing_is_given_up(migrated: str, connect: Connect) -> None:
     """The backend is frozen in the middle of a read: the caller still gets an error."""
     limits = Limits(answer_deadline_s=1.0)
-    async with PostgresStore.open(migrated, limits=limits) as store:
+    async with PostgresStore.open(migrated, limits=limits, connect=connect) as store:
         with psycopg.connect(migrated, autocommit=True) as other:
             await store.read_head("w")
             (pid,) = other.execute(
@@ -701,20 +703,20 @@ class _Counted:
 class CountingStore(PostgresStore):
     """A store that notes its statements."""
 
-    def __init__(self, dsn: str, limits: Limits) -> None:
-        super().__init__(dsn, limits)
+    def __init__(self, dsn: str, limits: Limits, connect: Connect) -> None:
         self.statements: list[str] = []
-        self._pools = Pools.of(dsn, limits, self._connect)
 
-    async def _connect(
-        self, dsn: str, *, settings: Mapping[str, str], finish_s: float
-    ) -> Connection:
-        connection = await connect(dsn, settings=settings, finish_s=finish_s)
-        return cast("Connection", _Counted(connection, self.statements))
+        async def connect_counted(dsn: str, **session: Any) -> Connection:
+            connection = await connect(dsn, **session)
+            return cast("Connection", _Counted(connection, self.statements))
+
+        super().__init__(dsn, limits, connect_counted)
 
 
-async def test_entities_of_many_workspaces_are_read_by_one_statement(migrated: str) -> None:
-    async with CountingStore.open(migrated) as store:
+async def test_entities_of_many_workspaces_are_read_by_one_statement(
+    migrated: str, connect: Connect
+) -> None:
+    async with CountingStore.open(migrated, connect=connect) as store:
         wanted: dict[tuple[str, str], int | None] = {}
         for n in range(20):
             w = await writer(store, f"w{n}")

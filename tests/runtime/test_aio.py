@@ -33,7 +33,8 @@ from dalsegno.runtime import Entities, Runtime, RuntimeFailedError, Workspace, a
 from dalsegno.runtime.aio import AioEvents, AioRuntime, AioWorkspace, Served, _events
 from dalsegno.runtime.client import open_client
 from dalsegno.runtime.seams import WORLD
-from dalsegno.runtime.store import MemoryAccounts
+from dalsegno.runtime.store import DriverName, MemoryAccounts
+from tests._drivers import marks_of
 from tests._patience import patient
 from tests.tasks_domain import AddTask, FinishTask, Task, TaskAdded, TaskFinished, app, tasks
 
@@ -81,7 +82,7 @@ async def until(condition: Callable[[], Any]) -> None:
 # ---------------------------------------------------------------------------------------- calls
 
 
-def test_commands_reads_and_events_are_awaited(migrated: str) -> None:
+def test_commands_reads_and_events_are_awaited(migrated: str, driver: DriverName) -> None:
     async def host(rt: AioRuntime) -> None:
         workspace = rt.workspace("w")
         assert (workspace.id, workspace.principal.user_id) == ("w", None)
@@ -119,7 +120,27 @@ def test_commands_reads_and_events_are_awaited(migrated: str) -> None:
         assert rt.world.new_id() != rt.world.new_id()
         assert await rt.system.head() == 0
 
-    run(host, migrated)
+    run(host, migrated, driver=driver)
+
+
+@pytest.mark.parametrize("other", [pytest.param("asyncpg", marks=marks_of("asyncpg"))])
+def test_the_programs_asyncio_stays_what_it_was(migrated: str, other: DriverName) -> None:
+    """trio-asyncio is at work in the runtime's thread, and nowhere else."""
+
+    async def kind() -> type[asyncio.AbstractEventLoop]:
+        await asyncio.sleep(0)
+        return type(asyncio.get_running_loop())
+
+    async def host(rt: AioRuntime) -> None:
+        await rt.workspace("w").send(AddTask("t1", "One"))
+        here = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.get_loop() is here
+        assert await asyncio.to_thread(lambda: asyncio.run(kind())) is type(here)
+
+    run(host, migrated, driver=other)
+    assert asyncio.run(kind()).__module__.startswith("asyncio.")
 
 
 @pytest.mark.processes
@@ -742,12 +763,14 @@ def test_a_port_ends_with_the_block() -> None:
 
 
 def test_asyncio_is_nowhere_else() -> None:
-    """The driver has none of its own, and no other module of ours needs it."""
+    """One of the drivers is made for it, and no other module of ours needs it."""
     root = Path(sys.modules["dalsegno.runtime"].__file__ or "").parents[1]
     using = {
-        path.relative_to(root).parts[:2]
+        path.relative_to(root)
         for package in ("runtime", "actors", "protocol")
         for path in (root / package).rglob("*.py")
         if "import asyncio" in path.read_text() or "from asyncio" in path.read_text()
     }
-    assert using == {("runtime", "aio")}
+    aio_itself = {path for path in using if path.parent == Path("runtime/aio")}
+    assert aio_itself
+    assert using - aio_itself == {Path("runtime/store/_asyncpg.py")}

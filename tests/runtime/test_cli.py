@@ -34,7 +34,7 @@ LOGIN = ["--email", "a@example.org", "--password", "a password"]
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = "CONFIG BIND DATA_DIR DATABASE NODE_ID ADVERTISE ACTOR URL EMAIL PASSWORD"
+    names = "CONFIG BIND DATA_DIR DATABASE DRIVER NODE_ID ADVERTISE ACTOR URL EMAIL PASSWORD"
     for name in names.split():
         monkeypatch.delenv(f"DALSEGNO_{name}", raising=False)
     monkeypatch.setenv("DALSEGNO_LIMIT_DATABASE_WAIT_S", "0.1")
@@ -47,6 +47,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
         (["serve", "--bind", "::1"], "'::1' is not HOST:PORT"),
         (["serve", "--bind", "localhost:65536"], "'65536' is not a port"),
         (["serve", "--log-level", "loud"], "'loud' is not one of"),
+        (["serve", "--driver", "pg8000"], "'pg8000' is not one of"),
         (["serve", "--no-such-option"], "No such option"),
         (["serve", "--config", "/nonexistent.toml"], "/nonexistent.toml: No such file"),
         (["serve", "--node-id", "two words"], "'two words' is not a node id"),
@@ -119,6 +120,7 @@ def test_a_file_sets_what_is_not_set_otherwise(
     file = tmp_path / "dalsegno.toml"
     file.write_text(
         'bind = "[::1]:9000"\ndata_dir = "there"\norigins = ["https://a", "https://b"]\n'
+        'driver = "asyncpg"\n'
         'proxies = ["10.0.0.5", "fd00::/8"]\npublic_url = "https://board.example"\n'
         "[limits]\npage_events = 7\ndrain_deadline_s = 1\n"
     )
@@ -129,10 +131,12 @@ def test_a_file_sets_what_is_not_set_otherwise(
     monkeypatch.setenv("DALSEGNO_DATA_DIR", "elsewhere")
     monkeypatch.setenv("DALSEGNO_LIMIT_PAGE_EVENTS", "8")
     assert run(["serve"]) == 0
+    monkeypatch.setenv("DALSEGNO_DRIVER", "psycopg")
     assert run(["serve", "--bind", "localhost:0", "--data-dir", "typed"]) == 0
     first, second = seen
     assert (first.host, first.port, first.data_dir) == ("::1", 9000, Path("elsewhere"))
     assert first.origins == ("https://a", "https://b")
+    assert (first.driver, second.driver) == ("asyncpg", "psycopg")
     assert first.public_url == "https://board.example"
     assert first.proxies == (ip_network("10.0.0.5/32"), ip_network("fd00::/8"))
     assert (first.limits.page_events, first.limits.drain_deadline_s) == (8, 1.0)
@@ -140,7 +144,14 @@ def test_a_file_sets_what_is_not_set_otherwise(
 
 
 @pytest.mark.parametrize(
-    "text", ["binds = 'x'", "bind = 7", "bind = ", "[limits]\npage_events = 'many'"]
+    "text",
+    [
+        "binds = 'x'",
+        "bind = 7",
+        "bind = ",
+        "driver = 'pg8000'",
+        "[limits]\npage_events = 'many'",
+    ],
 )
 def test_a_file_with_what_nobody_knows_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "dalsegno.toml"

@@ -2,7 +2,8 @@
 
 It reads the wire protocol as far as it must (PostgreSQL manual, "Message Formats"): every message
 but a session's first is a letter and a length; a *request* is what a client sends up to and with
-its ``Sync``; the server has answered it with its ``ReadyForQuery``.  A request that executes one of
+its ``Sync``, or with a ``Flush``, after which it waits as well; the server has answered the former
+with its ``ReadyForQuery``.  A request that executes one of
 the store's named statements has that statement's name, and an `Accident` can be kept ready for the
 next one of a name.
 
@@ -25,8 +26,9 @@ from psycopg.conninfo import conninfo_to_dict
 from dalsegno.runtime.store._sql import queries
 
 _BREAKS = (trio.BrokenResourceError, trio.ClosedResourceError)
-_ENDS_A_REQUEST = frozenset({b"S", b"Q", b"X", b"p", b""})
-"""Sync, Query, Terminate, what answers a challenge, and a session's first message."""
+_ENDS_A_REQUEST = frozenset({b"S", b"H", b"Q", b"X", b"p", b""})
+"""Sync, Flush (of asyncpg, which prepares a statement so), Query, Terminate, what answers a
+challenge, and a session's first message."""
 
 
 class Exchange:

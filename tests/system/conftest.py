@@ -70,9 +70,17 @@ async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
 
 
 @pytest.fixture
-async def server(processes: Processes, data_dir: Path) -> AsyncIterator[Server]:
+def environment() -> dict[str, str]:
+    """Settings of the server, for a test to give others."""
+    return {}
+
+
+@pytest.fixture
+async def server(
+    processes: Processes, data_dir: Path, environment: dict[str, str]
+) -> AsyncIterator[Server]:
     """A server that runs."""
-    server = Server(processes, data_dir)
+    server = Server(processes, data_dir, environment=environment)
     await server.start()
     yield server
     if server.process is not None and server.process.is_running:

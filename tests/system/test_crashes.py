@@ -8,6 +8,7 @@ import signal
 import pytest
 import trio
 
+from tests._drivers import SERVED_BY_EACH
 from tests._patience import fail_after, until
 from tests.system._crowd import ACKS_UNWRITTEN_S, NOT_NOW, ORDINARY, Crowd
 from tests.system._load import Load, read_log
@@ -15,6 +16,7 @@ from tests.system._processes import Owner, Processes, Server, connect, is_alive,
 from tests.system._socket import EndedError, open_socket
 
 
+@pytest.mark.parametrize("environment", SERVED_BY_EACH)
 async def test_x_per_4_fi_9_the_server_is_killed_in_the_middle_of_a_load(
     server: Server, owner: Owner
 ) -> None:
@@ -46,6 +48,7 @@ async def test_x_per_4_fi_9_the_server_is_killed_in_the_middle_of_a_load(
     assert not is_alive(postmaster), "who adopts it also stops it"
 
 
+@pytest.mark.parametrize("environment", SERVED_BY_EACH)
 async def test_x_sup_8_fi_10_postgres_is_killed_in_the_middle_of_a_load(
     server: Server, owner: Owner
 ) -> None:

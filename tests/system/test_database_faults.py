@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from dalsegno.runtime.store import Connection, ConnectionBrokenError, connect
+from tests._drivers import SERVED_BY_EACH
 from tests._patience import fail_after, until
 from tests.system._crowd import NOT_NOW, ORDINARY, Crowd
 from tests.system._database import Database
@@ -21,10 +22,11 @@ PATIENCE_S = 30.0
 
 @pytest.fixture
 async def guest(
-    processes: Processes, cluster: Database, owner: Owner
+    processes: Processes, cluster: Database, owner: Owner, environment: dict[str, str]
 ) -> AsyncIterator[tuple[Server, Crowd]]:
     """A server on a database that is managed elsewhere, with a crowd that uses it."""
-    server = Server(processes, cluster.data_dir, database=cluster.dsn, environment=QUICK)
+    settings = QUICK | environment
+    server = Server(processes, cluster.data_dir, database=cluster.dsn, environment=settings)
     await server.start()
     yield server, Crowd(owner, server.port)
     assert await server.stop() == 0
@@ -40,6 +42,7 @@ async def finish(crowd: Crowd, cluster: Database) -> None:
     assert set(crowd.codes) <= NOT_NOW | ORDINARY
 
 
+@pytest.mark.parametrize("environment", SERVED_BY_EACH)
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 async def test_x_sup_8_fi_10_postgres_is_restarted_in_the_middle_of_a_load(
     guest: tuple[Server, Crowd], cluster: Database, mode: str
@@ -53,6 +56,7 @@ async def test_x_sup_8_fi_10_postgres_is_restarted_in_the_middle_of_a_load(
         await finish(crowd, cluster)
 
 
+@pytest.mark.parametrize("environment", SERVED_BY_EACH)
 async def test_backends_are_terminated_all_the_time(
     guest: tuple[Server, Crowd], cluster: Database
 ) -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import trio
 
-from dalsegno.runtime.store import ServerUnsuitableError, bring_up_to_date
+from dalsegno.runtime.store import Connect, DriverName, ServerUnsuitableError, bring_up_to_date
 from tests._patience import until
 from tests.system._ordinary import (
     Ordinary,
@@ -27,7 +27,7 @@ from tests.system._processes import (
     Owner,
     Processes,
     Server,
-    connect,
+    connect as connected,
     write,
 )
 
@@ -48,7 +48,7 @@ async def use(server: Server) -> None:
         assert answer.status_code == 201, answer.text
         cookies = "; ".join(f"{name}={value}" for name, value in http.cookies.items())
     owner = Owner(answer.json()["workspace_id"], cookies, answer.json()["user_id"])
-    async with connect(server, owner) as client, trio.open_nursery() as nursery:
+    async with connected(server, owner) as client, trio.open_nursery() as nursery:
         for _ in range(8):  # readers and writers together
             nursery.start_soon(write, client, owner, "a note")
         async with client.subscribe(f"workspace:{owner.workspace}", cursor=0) as events:
@@ -57,9 +57,11 @@ async def use(server: Server) -> None:
                     break
 
 
-async def refused(processes: Processes, dsn: str) -> str:
+async def refused(processes: Processes, dsn: str, driver: str = "psycopg") -> str:
     """Start a server that does not start; return the one line that it says."""
-    process = await processes.run("serve", "--bind", "127.0.0.1:0", "--database", dsn)
+    process = await processes.run(
+        *("serve", "--bind", "127.0.0.1:0", "--database", dsn, "--driver", driver)
+    )
     assert await process.ended() == 1
     (line,) = process.err.splitlines()
     assert line.startswith("dalsegno: ")
@@ -69,10 +71,12 @@ async def refused(processes: Processes, dsn: str) -> str:
 
 @needs_postgres
 async def test_an_ordinary_postgresql_15_with_a_role_of_few_rights(
-    processes: Processes, host: Ordinary, short_path: Path
+    processes: Processes, host: Ordinary, short_path: Path, driver: DriverName
 ) -> None:
     """It has a schema of its own and may create nothing else; its settings are not ours."""
     host.ask(
+        "drop database if exists few",
+        "drop role if exists app",
         "create role app login password 'app''s'",
         "alter role app set array_nulls = off",
         "alter role app set standard_conforming_strings = off",
@@ -82,11 +86,11 @@ async def test_an_ordinary_postgresql_15_with_a_role_of_few_rights(
         "grant connect on database few to app",
     )
     dsn = host.dsn("few", "app", "app's")
-    line = await refused(processes, dsn)
+    line = await refused(processes, dsn, driver)
     assert "`create schema dalsegno authorization app`" in line
     host.ask("create schema dalsegno authorization app", database="few")
     server = Server(processes, short_path, database=dsn)
-    await server.start()
+    await server.start("--driver", driver)
     await use(server)
     assert await server.stop() == 0
     assert await bring_up_to_date(dsn, wait_s=0.0) == []  # with everything applied
@@ -109,17 +113,22 @@ async def test_a_database_that_is_not_utf8_is_refused_before_anything_is_written
 @needs_pgbouncer
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
 async def test_a_pooler_that_shares_sessions_is_refused(
-    processes: Processes, host: Ordinary, short_path: Path, mode: str
+    processes: Processes,
+    host: Ordinary,
+    short_path: Path,
+    mode: str,
+    driver: DriverName,
+    connect: Connect,
 ) -> None:
-    host.ask(f"create database {mode}")
+    host.ask(f"drop database if exists {mode} with (force)", f"create database {mode}")
     async with pooled(host, short_path, mode) as port:
         dsn = host.dsn(mode, port=port)
-        line = await refused(processes, dsn)
+        line = await refused(processes, dsn, driver)
         assert "a pooler in transaction or statement mode" in line
         assert "pool_mode=session" in line
         for _ in range(3):  # these find sessions that others have used
             with pytest.raises(ServerUnsuitableError):
-                await bring_up_to_date(dsn, wait_s=0.0)
+                await bring_up_to_date(dsn, wait_s=0.0, connect=connect)
     host.ask("do $$ begin assert to_regnamespace('dalsegno') is null; end $$", database=mode)
 
 

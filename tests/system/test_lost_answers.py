@@ -20,6 +20,7 @@ import trio
 from dalsegno.actors.testing import Recorder
 from dalsegno.runtime import Runtime
 from dalsegno.runtime.seams import WORLD
+from dalsegno.runtime.store import DriverName
 from tests._patience import fail_after
 from tests.system._hosts import Host, send
 from tests.system._judge import judge
@@ -63,12 +64,12 @@ async def send_some(recorder: Recorder, rt: Runtime, prefix: str) -> None:
 
 
 async def check_accident(
-    proxy: Proxy, dsn: str, recorder: Recorder, accident: Accident, name: str = "append"
+    proxy: Proxy, dsn: str, recorder: Recorder, accident: Accident, driver: DriverName
 ) -> None:
     """Check that every command is answered and takes effect once, despite an accident."""
-    async with Runtime.open(proxy.dsn, domains=[tasks]) as rt:
+    async with Runtime.open(proxy.dsn, domains=[tasks], driver=driver) as rt:
         await send_some(recorder, rt, "before")
-        proxy.prepare(name, accident)
+        proxy.prepare("append", accident)
         await send_some(recorder, rt, "meanwhile")
         assert proxy.accidents == 1
         await send_some(recorder, rt, "after")
@@ -78,25 +79,25 @@ async def check_accident(
 
 
 async def test_fi_2_the_answer_of_a_commit_is_lost(
-    proxy: Proxy, migrated: str, recorder: Recorder
+    proxy: Proxy, migrated: str, recorder: Recorder, driver: DriverName
 ) -> None:
-    await check_accident(proxy, migrated, recorder, answer_lost)
+    await check_accident(proxy, migrated, recorder, answer_lost, driver)
 
 
 async def test_fi_3_a_commit_is_lost_on_its_way(
-    proxy: Proxy, migrated: str, recorder: Recorder
+    proxy: Proxy, migrated: str, recorder: Recorder, driver: DriverName
 ) -> None:
-    await check_accident(proxy, migrated, recorder, request_lost)
+    await check_accident(proxy, migrated, recorder, request_lost, driver)
 
 
 async def test_a_commit_takes_effect_after_the_connection_was_lost(
-    proxy: Proxy, migrated: str, recorder: Recorder
+    proxy: Proxy, migrated: str, recorder: Recorder, driver: DriverName
 ) -> None:
-    await check_accident(proxy, migrated, recorder, late)
+    await check_accident(proxy, migrated, recorder, late, driver)
 
 
 async def test_a_commit_arrives_after_its_incarnation_was_fenced(
-    proxy: Proxy, migrated: str, recorder: Recorder
+    proxy: Proxy, migrated: str, recorder: Recorder, driver: DriverName
 ) -> None:
     async def after_the_fence(exchange: Exchange) -> None:
         """The next incarnation looks for the commands once it has raised the epoch."""
@@ -106,7 +107,7 @@ async def test_a_commit_arrives_after_its_incarnation_was_fenced(
             await trio.sleep(0.001)
         await exchange.apply()
 
-    await check_accident(proxy, migrated, recorder, after_the_fence)
+    await check_accident(proxy, migrated, recorder, after_the_fence, driver)
 
 
 @pytest.mark.parametrize("accident", [answer_lost, request_lost])
@@ -124,10 +125,13 @@ async def test_the_answer_of_a_takeover_is_lost(
 
 
 async def test_every_tenth_commit_of_a_load_has_an_accident(
-    proxy: Proxy, migrated: str, recorder: Recorder
+    proxy: Proxy, migrated: str, recorder: Recorder, driver: DriverName
 ) -> None:
     accidents = itertools.cycle([answer_lost, request_lost, late, _cut])
-    async with Runtime.open(proxy.dsn, domains=[tasks]) as rt, trio.open_nursery() as nursery:
+    async with (
+        Runtime.open(proxy.dsn, domains=[tasks], driver=driver) as rt,
+        trio.open_nursery() as nursery,
+    ):
         host = Host(recorder, rt, *WORKSPACES, name="h")
         nursery.start_soon(host.run)
         for accident in itertools.islice(accidents, 24):
@@ -166,10 +170,10 @@ class _Steps(trio.abc.Instrument):
 
 
 async def test_fi_14_a_caller_is_cancelled_in_every_step_of_the_way(
-    migrated: str, recorder: Recorder
+    migrated: str, recorder: Recorder, driver: DriverName
 ) -> None:
     """From before it is in the mailbox until after it has its receipt."""
-    async with Runtime.open(migrated, domains=[tasks]) as rt:
+    async with Runtime.open(migrated, domains=[tasks], driver=driver) as rt:
         await send(recorder, rt, "w0", "warm")
         finished = 0
         for count in itertools.count(1):

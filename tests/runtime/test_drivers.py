@@ -1,10 +1,12 @@
-"""The driver against a real server: types, errors, lost connections, and the pool."""
+"""Both drivers against a real server: types, errors, lost connections, and the pool."""
 
 import math
 import resource
+import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,21 +15,29 @@ import psycopg
 import pytest
 import trio
 import trio.testing
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from psycopg.abc import ConnDict
 
 from dalsegno.protocol import StoreUnavailableError
 from dalsegno.runtime.store._driver import (
+    Connect,
     Connection,
     ConnectionBrokenError,
     DatabaseError,
     DriverError,
     Pool,
+    SessionRefusedError,
 )
-from dalsegno.runtime.store._psycopg import PsycopgConnection, connect
-from tests._patience import fail_after, until
+from dalsegno.runtime.store._psycopg import PsycopgConnection
+from tests._patience import fail_after, patient, until
 
 
 @pytest.fixture
-async def connection(database: str) -> AsyncIterator[PsycopgConnection]:
+async def connection(database: str, connect: Connect) -> AsyncIterator[Connection]:
     connection = await connect(database)
     try:
         yield connection
@@ -98,7 +108,7 @@ async def test_execute_without_parameters_takes_several_statements(connection: C
     assert await connection.fetch("update t set n = n + 1") == []
 
 
-async def test_session_settings(database: str) -> None:
+async def test_session_settings(database: str, connect: Connect) -> None:
     connection = await connect(database, settings={"jit": "off", "statement_timeout": "15s"})
     names = "{TimeZone,client_encoding,jit,statement_timeout}"
     sql = "select current_setting(name) from unnest($1::text::text[]) as t(name)"
@@ -106,15 +116,65 @@ async def test_session_settings(database: str) -> None:
     await connection.aclose()
 
 
-async def test_texts_are_utf_8_whatever_a_dsn_asks_for(database: str) -> None:
+async def test_a_prepared_statement_has_the_plan_that_the_settings_ask_for(
+    database: str, connect: Connect
+) -> None:
+    connection = await connect(database, settings={"plan_cache_mode": "force_generic_plan"})
+    sql = "select oid::int from pg_class where relname = $1::text"
+    for _ in range(3):
+        assert len(await connection.fetch(sql, ("pg_class",))) == 1
+    assert await connection.fetch(
+        "select generic_plans, custom_plans from pg_prepared_statements where statement = $1::text",
+        (sql,),
+    ) == [(3, 0)]
+    await connection.aclose()
+
+
+async def test_texts_are_utf_8_whatever_a_dsn_asks_for(database: str, connect: Connect) -> None:
     connection = await connect(f"{database}&client_encoding=latin1")
     assert await connection.fetch("select $1::text", ("ö\u2028",)) == [("ö\u2028",)]
     await connection.aclose()
 
 
-async def test_a_setting_that_the_server_refuses(database: str) -> None:
+async def test_a_setting_that_the_server_refuses(database: str, connect: Connect) -> None:
     with pytest.raises(DatabaseError, match="no_such_thing"):
         await connect(database, settings={"no_such_thing": "1"})
+
+
+async def test_a_statement_is_sent_in_the_step_in_which_it_is_started(
+    connection: Connection, database: str
+) -> None:
+    await connection.execute("create table t (n int)")
+    sql = "insert into t values ($1::text::int) returning n"
+    assert await connection.fetch(sql, ("1",)) == [(1,)]
+    started = connection.start(sql, ("2",))
+    with admin(database) as other:  # it blocks, so that nothing else of ours runs
+        deadline = time.monotonic() + patient(10)
+        while other.execute("select count(*) from t").fetchone() != (2,):
+            assert time.monotonic() < deadline
+    assert "[idle]" in repr(connection)
+    assert await started.rows() == [(2,)]
+
+
+async def test_what_cannot_be_started_raises_where_its_end_is_waited_for(
+    connection: Connection,
+) -> None:
+    refused = connection.start("select $1::text", ("\0",))
+    with pytest.raises(DatabaseError):
+        await refused.rows()
+    await connection.aclose()
+    lost = connection.start("select $1::text", ("x",))
+    with pytest.raises(ConnectionBrokenError) as broken:
+        await lost.rows()
+    assert not broken.value.sent
+
+
+async def test_more_statements_than_a_session_prepares(connection: Connection) -> None:
+    for _ in range(2):
+        for n in range(120):
+            assert await connection.fetch(f"select {n}, $1::text", ("x",)) == [(n, "x")]
+    ((prepared,),) = await connection.fetch("select count(*) from pg_prepared_statements")
+    assert prepared == 100
 
 
 # Errors that leave the connection usable
@@ -126,10 +186,6 @@ async def test_a_setting_that_the_server_refuses(database: str) -> None:
         ("select 1/$1::int", ("0",), "22012"),
         ("select $1::int", ("x",), "22P02"),
         ("selekt", (), "42601"),
-        ("select $1::int", ("1", "2"), "42P18"),
-        ("select $1::text", ("a\0b",), "22000"),
-        ("select $1::text", ("a\ud800b",), "22000"),
-        ("select $1::text", (object(),), "XX000"),
     ],
 )
 async def test_a_refused_statement(
@@ -142,7 +198,31 @@ async def test_a_refused_statement(
     assert await connection.fetch("select 1") == [(1,)]
 
 
-async def test_a_statement_that_times_out_at_the_server_was_refused(database: str) -> None:
+async def test_parameters_that_are_too_many(connection: Connection) -> None:
+    with pytest.raises(DatabaseError) as refused:
+        await connection.fetch("select $1::int", ("1", "2"))
+    assert refused.value.sqlstate in {"42P18", "XX000"}, "the server counts them, or asyncpg does"
+    assert await connection.fetch("select 1") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("param", "sqlstate"), [("secret\0", "22000"), ("secret\ud800", "22000"), (object(), "XX000")]
+)
+async def test_a_parameter_that_cannot_be_sent(
+    connection: Connection, param: object, sqlstate: str
+) -> None:
+    for _ in range(2):  # before the statement is prepared, and after
+        with pytest.raises(DatabaseError) as refused:
+            await connection.fetch("select $1::text", (param,))
+        assert refused.value.sqlstate == sqlstate
+        assert "secret" not in refused.value.message, "what it holds is not for a log"
+        assert await connection.fetch("select 1") == [(1,)]
+        assert await connection.fetch("select $1::text", ("x",)) == [("x",)]
+
+
+async def test_a_statement_that_times_out_at_the_server_was_refused(
+    database: str, connect: Connect
+) -> None:
     connection = await connect(database, settings={"statement_timeout": "10ms"})
     with pytest.raises(DatabaseError) as refused:
         await connection.fetch("select pg_sleep(10)")
@@ -211,7 +291,9 @@ async def test_a_cancelled_transaction_is_rolled_back(connection: Connection) ->
 # Cancelled statements
 
 
-async def test_a_cancelled_statement_that_ends_in_time_costs_no_connection(database: str) -> None:
+async def test_a_cancelled_statement_that_ends_in_time_costs_no_connection(
+    database: str, connect: Connect
+) -> None:
     connection = await connect(database, finish_s=30)
     try:
         ((pid,),) = await connection.fetch("select pg_backend_pid()")
@@ -219,7 +301,7 @@ async def test_a_cancelled_statement_that_ends_in_time_costs_no_connection(datab
             with trio.move_on_after(0.05) as scope:
                 await connection.fetch(sql)
             assert scope.cancelled_caught
-            assert repr(connection) == "<PsycopgConnection [idle]>"
+            assert "[idle]" in repr(connection)
             assert await connection.fetch("select pg_backend_pid()") == [(pid,)]
         with trio.move_on_after(0.05) as scope:
             async with connection.transaction():
@@ -230,7 +312,9 @@ async def test_a_cancelled_statement_that_ends_in_time_costs_no_connection(datab
         await connection.aclose()
 
 
-async def test_a_cancelled_statement_that_does_not_is_given_up(database: str) -> None:
+async def test_a_cancelled_statement_that_does_not_is_given_up(
+    database: str, connect: Connect
+) -> None:
     connection = await connect(database, finish_s=0.05)
     with fail_after(5):
         with trio.move_on_after(0.05) as scope:
@@ -239,7 +323,7 @@ async def test_a_cancelled_statement_that_does_not_is_given_up(database: str) ->
         assert connection.broken
 
 
-async def test_a_cancelled_listener_has_nothing_to_finish(database: str) -> None:
+async def test_a_cancelled_listener_has_nothing_to_finish(database: str, connect: Connect) -> None:
     connection = await connect(database, finish_s=60)
     with fail_after(5):
         with trio.move_on_after(0.05) as scope:
@@ -295,7 +379,7 @@ async def test_a_server_that_went_away_between_statements(
     with pytest.raises(ConnectionBrokenError) as broken:
         await connection.fetch("select 1")
     assert not broken.value.sent
-    assert repr(connection) == "<PsycopgConnection [broken]>"
+    assert "[broken]" in repr(connection)
 
 
 async def test_closing_does_not_wait_for_a_statement(connection: Connection) -> None:
@@ -336,13 +420,13 @@ async def test_listening(connection: Connection, database: str) -> None:
 # Connecting
 
 
-async def test_nobody_there(tmp_path: Path) -> None:
+async def test_nobody_there(tmp_path: Path, connect: Connect) -> None:
     with pytest.raises(ConnectionBrokenError, match="No such file") as broken:
         await connect(f"postgresql:///x?host={quote(str(tmp_path), safe='')}")
     assert not broken.value.sent
 
 
-async def test_without_a_descriptor_nobody_is_reached(database: str) -> None:
+async def test_without_a_descriptor_nobody_is_reached(database: str, connect: Connect) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # what is open stays
     try:
@@ -354,13 +438,13 @@ async def test_without_a_descriptor_nobody_is_reached(database: str) -> None:
     await (await connect(database)).aclose()
 
 
-async def test_a_host_without_address() -> None:
+async def test_a_host_without_address(connect: Connect) -> None:
     with pytest.raises(ConnectionBrokenError, match="no address") as broken:
         await connect("postgresql://nobody.invalid/x")
     assert not broken.value.sent
 
 
-async def test_an_unknown_database_is_named(database: str) -> None:
+async def test_an_unknown_database_is_named(database: str, connect: Connect) -> None:
     with pytest.raises(ConnectionBrokenError, match="no_such_database"):
         await connect(database.replace("/test_", "/no_such_database_"))
 
@@ -374,7 +458,7 @@ async def test_an_unknown_database_is_named(database: str) -> None:
         "host=localhost password=hunter 2",
     ],
 )
-async def test_a_malformed_address_is_not_quoted(dsn: str) -> None:
+async def test_a_malformed_address_is_not_quoted(dsn: str, connect: Connect) -> None:
     with pytest.raises(ConnectionBrokenError, match="percent-encoded") as broken:
         await connect(dsn)
     assert "ter" not in str(broken.value).replace("characters", "")
@@ -382,7 +466,7 @@ async def test_a_malformed_address_is_not_quoted(dsn: str) -> None:
 
 
 async def test_a_server_that_does_not_answer_leaves_time_for_the_next(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.testing.MockClock, connect: Connect
 ) -> None:
     silent = trio.socket.socket()
     await silent.bind(("127.0.0.1", 0))
@@ -397,32 +481,114 @@ async def test_a_server_that_does_not_answer_leaves_time_for_the_next(
     silent.close()
 
 
-async def test_over_tcp_by_name(database: str) -> None:
-    # The embedded server listens on no port: a relay stands in for a network.
+Accept = Callable[[trio.SocketStream], Awaitable[trio.abc.Stream]]
+
+
+@asynccontextmanager
+async def relayed(database: str, accept: Accept | None = None) -> AsyncIterator[int]:
+    """A port that leads to a database's server, which itself listens on none."""
     parameters = psycopg.conninfo.conninfo_to_dict(database)
     path = f"{parameters['host']}/.s.PGSQL.{parameters['port']}"
 
     async def relay(client: trio.SocketStream) -> None:
-        async with client, await trio.open_unix_socket(path) as server:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            inside = client if accept is None else await accept(client)
+            async with inside, await trio.open_unix_socket(path) as server:
 
-            async def pump(source: trio.SocketStream, target: trio.SocketStream) -> None:
-                async for chunk in source:
-                    await target.send_all(chunk)
-                nursery.cancel_scope.cancel()
+                async def pump(source: trio.abc.Stream, target: trio.abc.Stream) -> None:
+                    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                        while chunk := await source.receive_some():
+                            await target.send_all(chunk)
+                    nursery.cancel_scope.cancel()
 
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(pump, client, server)
-                nursery.start_soon(pump, server, client)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(pump, inside, server)
+                    nursery.start_soon(pump, server, inside)
 
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    port = listener.socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, relay, [listener])
+        yield listener.socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+async def test_over_tcp_by_name(database: str, connect: Connect) -> None:
+    async with relayed(database) as port:
         dsn = psycopg.conninfo.make_conninfo(database, host="localhost", port=port)
         connection = await connect(dsn)
         assert await connection.fetch("select $1::int", (7,)) == [(7,)]
         await connection.aclose()
-        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The certificate of a host named ``localhost``, with its key behind it in the file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    file.write_bytes(
+        made.public_bytes(Encoding.PEM)
+        + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    return file
+
+
+@pytest.mark.parametrize("sslmode", ["require", "verify-full"])
+async def test_over_tls_the_server_is_told_the_name_and_its_certificate_is_checked(
+    database: str, connect: Connect, certificate: Path, sslmode: str
+) -> None:
+    """Though the address is what is connected to."""
+    asked: list[str] = []
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    context.sni_callback = lambda _, name, __: asked.append(name)
+
+    async def accept(client: trio.SocketStream) -> trio.abc.Stream:
+        assert await client.receive_some(8) == b"\0\0\0\x08\x04\xd2\x16\x2f", "SSLRequest"
+        await client.send_all(b"S")
+        stream = trio.SSLStream(client, context, server_side=True, https_compatible=True)
+        await stream.do_handshake()
+        return stream
+
+    async with relayed(database, accept) as port:
+        tls: ConnDict = {"port": port, "sslmode": sslmode, "sslrootcert": str(certificate)}
+        dsn = psycopg.conninfo.make_conninfo(database, host="localhost", **tls)
+        connection = await connect(dsn)
+        assert await connection.fetch("select $1::text", ("x" * 100_000,)) == [("x" * 100_000,)]
+        started = connection.start("select $1::text", ("y",))
+        assert await started.rows() == [("y",)]
+        await connection.aclose()
+        assert connection.broken
+        assert asked == ["localhost"]
+        stranger = psycopg.conninfo.make_conninfo(database, host="127.0.0.1", **tls)
+        if sslmode == "verify-full":
+            with pytest.raises(ConnectionBrokenError, match=r"127\.0\.0\.1"):
+                await connect(stranger)
+
+
+async def test_a_server_without_tls_is_refused_where_that_is_asked_for(
+    database: str, connect: Connect
+) -> None:
+    async def accept(client: trio.SocketStream) -> trio.abc.Stream:
+        await client.receive_some(8)
+        await client.send_all(b"N")
+        return client
+
+    async with relayed(database, accept) as port:
+        dsn = psycopg.conninfo.make_conninfo(
+            database, host="localhost", port=port, sslmode="require"
+        )
+        with pytest.raises(SessionRefusedError, match="turn on TLS at the server"):
+            await connect(dsn)
 
 
 # The pool
@@ -449,15 +615,15 @@ async def open_fake() -> FakeConnection:
     return FakeConnection()
 
 
-def opener(dsn: str) -> Callable[[], Awaitable[Connection]]:
+def opener(connect: Connect, dsn: str) -> Callable[[], Awaitable[Connection]]:
     async def open_connection() -> Connection:
         return await connect(dsn)
 
     return open_connection
 
 
-async def test_a_pool_reuses_what_it_has_opened(database: str) -> None:
-    pool = Pool(opener(database), 2)
+async def test_a_pool_reuses_what_it_has_opened(database: str, connect: Connect) -> None:
+    pool = Pool(opener(connect, database), 2)
     assert repr(pool) == "<Pool [0 of 2 open, 0 idle, 0 waiting]>"
     async with pool.connection() as connection:
         pid = await pid_of(connection)
@@ -472,8 +638,10 @@ async def test_a_pool_reuses_what_it_has_opened(database: str) -> None:
             pass
 
 
-async def test_a_pool_forgets_connections_that_broke_in_use_or_idle(database: str) -> None:
-    pool = Pool(opener(database), 1)
+async def test_a_pool_forgets_connections_that_broke_in_use_or_idle(
+    database: str, connect: Connect
+) -> None:
+    pool = Pool(opener(connect, database), 1)
     async with pool.connection() as connection:
         first = await pid_of(connection)
     terminate(database, first)
