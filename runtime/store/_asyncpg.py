@@ -153,6 +153,9 @@ class AsyncpgDriver:
             raise ConnectionBrokenError(words, sent=False) from error
         except asyncio.CancelledError as error:  # by the loop, which ends
             raise _ended() from error
+        if session.is_closed():  # by the server, before Trio was told that it is open
+            words = f"connection to {place_of(address)} was closed at once"
+            raise ConnectionBrokenError(words, sent=False)
         connection = AsyncpgConnection(session, self._loop, towards.socket, finish_s)
         self._connections.add(connection)
         return connection

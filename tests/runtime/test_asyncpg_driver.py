@@ -137,6 +137,27 @@ def test_a_program_that_uses_trio_asyncio_itself_keeps_what_it_does(
     assert (ran.stdout, ran.stderr) == (f"{left}\n", "")
 
 
+async def test_a_session_that_the_server_ends_as_it_opens_is_a_lost_one(
+    connect: Connect, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trio goes on a step later than the loop; the socket may be closed by then."""
+    from dalsegno.runtime.store import _asyncpg
+
+    opened = _asyncpg._open_session
+
+    async def ended(*given: Any) -> Any:
+        session = await opened(*given)
+        session.terminate()
+        while given[0].socket.fileno() != -1:
+            await asyncio.sleep(0)
+        return session
+
+    monkeypatch.setattr(_asyncpg, "_open_session", ended)
+    with fail_after(30), pytest.raises(ConnectionBrokenError, match="closed at once") as caught:
+        await connect(database)
+    assert not caught.value.sent
+
+
 # ------------------------------------------------------------------------------------- the loop
 
 
