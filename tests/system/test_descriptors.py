@@ -40,9 +40,12 @@ async def idle(server: Server, count: int) -> AsyncIterator[list[trio.SocketStre
 
 
 async def committed(socket: Socket, owner: Owner, title: str) -> None:
-    await socket.create_note(owner, title)
+    """Create a note; sent again as a client does, under its key, while the database is away."""
     with fail_after(20):
-        await socket.hear_type("committed")
+        await socket.create_note(owner, title)
+        while (answer := await socket.hear())["type"] != "committed":
+            assert answer["code"] == "STORE_UNAVAILABLE", answer
+            await socket.create_note(owner, title)
 
 
 async def asked(server: Server) -> int:
