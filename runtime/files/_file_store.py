@@ -160,7 +160,8 @@ class FileEventStore(EventStore):
     def _append(self, session_id: str, envelopes: Sequence[EventEnvelope]) -> int:
         known = self._open(session_id)
         verified, log = known.verified, self._log(session_id)
-        base = self._base(session_id, verified.last_seq)
+        tail = verified.last_seq
+        base = self._base(session_id, tail)
         if base > SEQ_MAX - len(envelopes):
             raise EventStoreStateError("event sequence overflow while allocating range")
         now = self._world.now()
@@ -199,13 +200,29 @@ class FileEventStore(EventStore):
             head = _Head(verified.last_seq, at, identity.device, identity.inode)
             replace(self._disk, self._head(session_id), msgspec.json.encode(head))
         except OSError:
-            # Nobody was told of these rows: none of them is left, as far as the disk allows.
             with suppress(OSError):
-                self._disk.write(log, size, b"")
-                self._disk.sync(log)
+                self._take_back(session_id, tail, size, base)
             raise
         self._known[session_id] = _Known(verified, identity)
         return verified.last_seq
+
+    def _take_back(self, session_id: str, tail: int, size: int, base: int) -> None:
+        """Remove the rows of an append that failed, and their numbers: nobody was told of them.
+
+        In the order in which a crash, or another failure, leaves what can be read: a head is never
+        ahead of its log, and an owner behind it counts for nothing.
+        """
+        log = self._log(session_id)
+        head, identity = self._read_head(session_id), self._disk.identity(log)
+        if identity is None:
+            return
+        if head is not None and head.is_of(identity) and head.size > size:
+            before = _Head(tail, size, identity.device, identity.inode)
+            replace(self._disk, self._head(session_id), msgspec.json.encode(before))
+        self._disk.write(log, size, b"")
+        self._disk.sync(log)
+        if self._disk.identity(self._owner(session_id)) is not None:
+            replace(self._disk, self._owner(session_id), b"%d\n" % base)
 
     def _base(self, session_id: str, tail: int) -> int:
         """Return the number behind which the next one is (ME-L3, ME-L4)."""
@@ -374,7 +391,7 @@ class FileEventStore(EventStore):
             raise EventSerializationError(f"a halt marker that is none: {error}") from None
 
     async def clear_projection_halt(self, session_id: str, *, by: str, reason: str) -> bool:
-        """Let a halted session go on; who did so, and why, is on record beside the marker."""
+        """Clear the halt of a session; who did so, and why, is on record beside the marker."""
         async with self._held(session_id, shared=False):
             return await self._in_thread(self._clear, session_id, by, reason)
 

@@ -4,6 +4,7 @@ does to its files (§3.2)."""
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -347,6 +348,59 @@ async def test_x_seq_5_a_full_disk_leaves_nothing_of_a_batch(root: Path) -> None
     assert await store.last_seq(S) == 1
     disk.is_full = False
     assert await store.append(S, [2]) == 2
+
+
+class FailingDisk(RealDisk):
+    """A disk that fails once, at one of its steps: before it, or when it is done."""
+
+    left = -1
+    is_done_first = False
+
+    def _step(self, do: Callable[[], None]) -> None:
+        self.left -= 1
+        if self.left == -1:
+            if self.is_done_first:
+                do()
+            raise OSError(errno.EIO, "Input/output error")
+        do()
+
+    def write(self, path: Path, at: int, data: bytes) -> None:
+        self._step(lambda: super(FailingDisk, self).write(path, at, data))
+
+    def sync(self, path: Path) -> None:
+        self._step(lambda: super(FailingDisk, self).sync(path))
+
+    def rename(self, path: Path, to: Path) -> None:
+        self._step(lambda: super(FailingDisk, self).rename(path, to))
+
+    def sync_folder(self, path: Path) -> None:
+        self._step(lambda: super(FailingDisk, self).sync_folder(path))
+
+
+STEPS = 10
+"""Of an append: the log is written and synced; owner and head are written, synced and renamed, and
+their folder is synced."""
+
+
+@pytest.mark.parametrize("is_done_first", [False, True])
+@pytest.mark.parametrize("appended", [0, 2])
+async def test_x_seq_5_a_failure_at_any_step_leaves_no_row_and_no_hole(
+    root: Path, appended: int, is_done_first: bool
+) -> None:
+    for step in range(STEPS if appended else STEPS + 4):
+        session_id = f"s{step}"
+        disk = FailingDisk()
+        disk.is_done_first = is_done_first
+        store = FileEventStore(root / str(step), world=a_world(), disk=disk)
+        await store.append(session_id, [*range(appended)])
+        disk.left = step
+        with pytest.raises(EventIoError, match="Input/output"):
+            await store.append(session_id, ["lost", "too"])
+        for again in (store, FileEventStore(root / str(step))):
+            assert await again.last_seq(session_id) == appended
+        assert await store.append(session_id, ["next"]) == appended + 1
+        rows = await FileEventStore(root / str(step)).read_from(session_id, 1)
+        assert [row.event for row in rows] == [*range(appended), "next"]
 
 
 class ReadOnlyDisk(RealDisk):
