@@ -13,6 +13,7 @@ from hashlib import blake2b
 from typing import Any, Never
 
 import msgspec
+from msgspec.structs import asdict
 
 from dalsegno.protocol import Audit, Context, Domain, On, Reject, Touched
 
@@ -47,7 +48,7 @@ class HaltSession(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClearSessionHalt(msgspec.Struct, frozen=True, kw_only=True):
-    """Let a halted session go on."""
+    """Clear the halt of a session."""
 
     session_halt_id: str
     by: str
@@ -201,11 +202,7 @@ def _record(
         )
     last_seq = 0 if session is None else session.last_seq
     claims = _claims(command, touched, last_seq) if command.once else []
-    fields = SessionEvent.__struct_fields__
-    recorded = [
-        SessionEventRecorded(**{name: getattr(each, name) for name in fields})
-        for each in command.session_events
-    ]
+    recorded = [SessionEventRecorded(**asdict(each)) for each in command.session_events]
     return [*claims, *recorded]
 
 

@@ -1,4 +1,4 @@
-"""Sessions' events in plain files, or in workspaces: one trait, a projector, a service."""
+"""Sessions' events in plain files, or in workspaces, under one interface; and a projector."""
 
 from ._disk import Disk as Disk, Identity as Identity, Lock as Lock, RealDisk as RealDisk
 from ._errors import (

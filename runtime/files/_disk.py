@@ -41,7 +41,7 @@ class Lock(Protocol):
     """A lock that is held on a file, by nobody else meanwhile."""
 
     def release(self) -> None:
-        """Let go of it."""
+        """Release the lock."""
 
 
 class Disk(Protocol):
@@ -66,7 +66,7 @@ class Disk(Protocol):
         """Make a file's bytes durable."""
 
     def rename(self, path: Path, to: Path) -> None:
-        """Give a file another name, in place of whatever has that."""
+        """Rename a file, replacing whatever has the new name."""
 
     def sync_folder(self, path: Path) -> None:
         """Make the names in a folder durable."""
@@ -144,7 +144,7 @@ class RealDisk:
         self._sync(path, os.O_RDONLY | os.O_NOFOLLOW)
 
     def rename(self, path: Path, to: Path) -> None:
-        """Give a file another name, in place of whatever has that."""
+        """Rename a file, replacing whatever has the new name."""
         path.rename(to)
 
     def sync_folder(self, path: Path) -> None:

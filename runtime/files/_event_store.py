@@ -150,7 +150,7 @@ class EventStore(ABC):
 
     @abstractmethod
     async def clear_projection_halt(self, session_id: str, *, by: str, reason: str) -> bool:
-        """Let a halted session go on; who did so, and why, is on record.
+        """Clear the halt of a session; who did so, and why, is on record.
 
         Returns:
             Whether it was halted.

@@ -243,7 +243,7 @@ class SessionProjector:
 
     @asynccontextmanager
     async def _held(self, session_id: str) -> AsyncIterator[None]:
-        """Be the only one who projects a session, for the length of a block.
+        """Hold a session's projection for the length of a block.
 
         Raises:
             EventStoreStateError: another projector does so for too long.

@@ -174,7 +174,7 @@ class WorkspaceEventStore(EventStore):
         )
 
     async def clear_projection_halt(self, session_id: str, *, by: str, reason: str) -> bool:
-        """Let a halted session go on; who did so, and why, is in the workspace's records."""
+        """Clear the halt of a session; who did so, and why, is in the workspace's records."""
         was_halted = await self.projection_halt(session_id) is not None
         clear = ClearSessionHalt(session_halt_id=session_id, by=by, reason=reason)
         with _translated(session_id):

@@ -161,7 +161,7 @@ class AsyncpgDriver:
         return connection
 
     def _failed(self, _loop: trio_asyncio.TrioEventLoop, context: dict[str, Any]) -> None:
-        """Give up every session where a callback failed: it is not known whose it was."""
+        """Abandon every session after a failed callback: it is not known whose it was."""
         _log.error("asyncpg_failed", reason=context["message"], exc_info=context.get("exception"))
         self.abandon_all()
 

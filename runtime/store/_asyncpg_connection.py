@@ -220,7 +220,7 @@ class AsyncpgConnection(SteppedConnection[Future, Any]):
 
 
 def _unencodable(error: asyncpg.DataError) -> str:
-    """Say what is wrong with a parameter, of which asyncpg's own words quote a part."""
+    """Return what is wrong with a parameter; asyncpg's own words quote a part of it."""
     if isinstance(error.__cause__, UnicodeEncodeError):
         return "a text holds a lone surrogate"
     return "a parameter has not the form of its type"

@@ -29,7 +29,7 @@ class NewAgentNote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentNoteChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be another of a note."""
+    """The fields of a note that may be changed."""
 
     note_type: NoteType | UnsetType = UNSET
     title: Name | UnsetType = UNSET
@@ -72,7 +72,7 @@ class AgentNoteCreated(msgspec.Struct, frozen=True):
 
 
 class AgentNoteUpdated(msgspec.Struct, frozen=True):
-    """A note is like this now."""
+    """A note was changed."""
 
     note: AgentNote
 

@@ -44,7 +44,7 @@ class NewAgent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be another of an agent."""
+    """The fields of an agent that may be changed."""
 
     status: AgentStatus | UnsetType = UNSET
     capabilities: Capabilities | UnsetType = UNSET
@@ -79,13 +79,13 @@ class UpdateAgent(AgentChange, frozen=True, kw_only=True):
 
 
 class HeartbeatAgent(msgspec.Struct, frozen=True, kw_only=True):
-    """Say that an agent is there."""
+    """Record the heartbeat of an agent."""
 
     agent_id: str
 
 
 class MarkAgentOffline(msgspec.Struct, frozen=True, kw_only=True):
-    """Say that an agent was not heard of for too long; sent by its timer."""
+    """Mark an agent offline after too long a silence; sent by its timer."""
 
     agent_id: str
 
@@ -106,7 +106,7 @@ class AgentRegistered(msgspec.Struct, frozen=True):
 
 
 class AgentUpdated(msgspec.Struct, frozen=True):
-    """An agent is like this now, whatever its status."""
+    """An agent was changed; its status has an event of its own."""
 
     agent: Agent
 

@@ -94,14 +94,14 @@ class CreateDelegation(NewDelegation, frozen=True, kw_only=True):
 
 
 class AcceptDelegation(msgspec.Struct, frozen=True, kw_only=True):
-    """Take a task, as its delegatee."""
+    """Accept a delegation, as its delegatee."""
 
     delegation_id: str
     accepting_agent_id: Id
 
 
 class RejectDelegation(msgspec.Struct, frozen=True, kw_only=True):
-    """Take a task not, as its delegatee."""
+    """Reject a delegation, as its delegatee."""
 
     delegation_id: str
     rejecting_agent_id: Id
@@ -109,23 +109,23 @@ class RejectDelegation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StartDelegation(msgspec.Struct, frozen=True, kw_only=True):
-    """Begin with a task that was taken, as its delegatee."""
+    """Start an accepted delegation, as its delegatee."""
 
     delegation_id: str
     starting_agent_id: Id
 
 
 class CompleteDelegation(msgspec.Struct, frozen=True, kw_only=True):
-    """Say what came of a task."""
+    """Complete a delegation with its result."""
 
     delegation_id: str
     result: DelegationResult
     completing_agent_id: Id | None = None
-    """Who says so, if that is said: its delegatee."""
+    """The agent that completes it, if given: its delegatee."""
 
 
 class FailDelegation(msgspec.Struct, frozen=True, kw_only=True):
-    """Say that the time of a task is over; sent by its timer."""
+    """Fail a delegation that timed out; sent by its timer."""
 
     delegation_id: str
 

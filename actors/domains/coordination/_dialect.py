@@ -257,19 +257,19 @@ class CaliberDialect(Dialect):
         return encode_said(form.message(**shown, seq=event.event_seq, cursor=str(event.position)))
 
     def subscribed(self, _asked: SubscribeRequest, _begun: Begun) -> None:
-        """Say nothing: that is `Connected`."""
+        """Send nothing: `Connected` was the answer."""
 
     def committed(self, _asked: CommandRequest, _receipt: Receipt) -> None:
-        """Say nothing: no command is heard here."""
+        """Send nothing: this socket takes no commands."""
 
     def rejected(self, _asked: CommandRequest, _error: DalsegnoError) -> None:
-        """Say nothing: no command is heard here."""
+        """Send nothing: this socket takes no commands."""
 
     def hidden(self, _stream_id: str, _first: int, _last: int, _chain: int) -> None:
-        """Say nothing: the source's clients count no numbers."""
+        """Send nothing: the source's clients do not count numbers."""
 
     def unsubscribed(self, _asked: UnsubscribeRequest) -> None:
-        """Say nothing: nobody can ask that here."""
+        """Send nothing: a client cannot ask for that here."""
 
     def error(self, error: DalsegnoError, request_id: str | None, **context: Any) -> bytes:  # noqa: ANN401 - JSON
         """Encode an error."""
@@ -277,13 +277,13 @@ class CaliberDialect(Dialect):
         return encode_said(Error(message=shown.message, code=shown.code))
 
     def pong(self, _asked: Ping, _now: datetime) -> None:
-        """Say nothing: nobody can ask that here."""
+        """Send nothing: a client cannot ask for that here."""
 
     def heartbeat(self, _now: datetime) -> None:
-        """Say nothing: protocol pings tell whether a client is there."""
+        """Send nothing: protocol pings show whether a client is alive."""
 
     def reconnect(self, _after_ms: int) -> None:
-        """Say nothing: the source's clients know by themselves when to come back."""
+        """Send nothing: the source's clients decide themselves when to reconnect."""
 
 
 caliber_dialect = CaliberDialect()

@@ -70,14 +70,14 @@ class CreateHandoff(NewHandoff, frozen=True, kw_only=True):
 
 
 class AcceptHandoff(msgspec.Struct, frozen=True, kw_only=True):
-    """Take over, as the recipient."""
+    """Accept a hand-over, as its recipient."""
 
     handoff_id: str
     accepting_agent_id: Id
 
 
 class RejectHandoff(msgspec.Struct, frozen=True, kw_only=True):
-    """Take over not, as the recipient."""
+    """Reject a hand-over, as its recipient."""
 
     handoff_id: str
     rejecting_agent_id: Id
@@ -85,15 +85,15 @@ class RejectHandoff(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompleteHandoff(msgspec.Struct, frozen=True, kw_only=True):
-    """Say that all was taken over."""
+    """Complete a hand-over."""
 
     handoff_id: str
     completing_agent_id: Id | None = None
-    """Who says so, if that is said: its recipient."""
+    """The agent that completes it, if given: its recipient."""
 
 
 class TimeOutHandoff(msgspec.Struct, frozen=True, kw_only=True):
-    """Say that the time of a hand-over is over; sent by its timer."""
+    """End a hand-over that timed out; sent by its timer."""
 
     handoff_id: str
 

@@ -116,18 +116,18 @@ class ExtendAgentLock(msgspec.Struct, frozen=True, kw_only=True):
     agent_lock_id: str
     additional_ms: Milliseconds
     extending_agent_id: Id | None = None
-    """Who extends it, if that is said: its holder."""
+    """The agent that extends it, if given: its holder."""
 
 
 class ReleaseAgentLock(msgspec.Struct, frozen=True, kw_only=True):
-    """Give a lock back, as its holder."""
+    """Release a lock, as its holder."""
 
     agent_lock_id: str
     releasing_agent_id: Id
 
 
 class ExpireAgentLock(msgspec.Struct, frozen=True, kw_only=True):
-    """Say that a lock has lapsed; sent by its timer."""
+    """Expire a lock; sent by its timer."""
 
     agent_lock_id: str
 

@@ -60,19 +60,19 @@ class SendAgentMessage(NewMessage, frozen=True, kw_only=True):
 
 
 class DeliverAgentMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """Say that a message has reached its agent."""
+    """Mark a message as delivered to its agent."""
 
     agent_message_id: str
 
 
 class AcknowledgeAgentMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """Say that a message was taken."""
+    """Acknowledge a message."""
 
     agent_message_id: str
 
 
 class ExpireAgentMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """Say that a message came too late; sent by its timer."""
+    """Expire a message that was not delivered in time; sent by its timer."""
 
     agent_message_id: str
 

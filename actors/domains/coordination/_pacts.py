@@ -42,7 +42,7 @@ class AgentPairTaken(msgspec.Struct, frozen=True):
 
 
 class AgentPairFreed(msgspec.Struct, frozen=True):
-    """Nothing waits between them any more."""
+    """Nothing waits between them."""
 
 
 agent_pairs = Domain(
@@ -165,7 +165,7 @@ def stepped(steps: Steps, name: str, status: str) -> str:
 
 
 def check_actor(agent_id: Id | None, legal: str) -> None:
-    """Raise unless who acts, if that is said, is who may.
+    """Raise if the acting agent is given and is not the one that may act.
 
     Raises:
         Reject: ``FORBIDDEN``.

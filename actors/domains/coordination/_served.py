@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from dalsegno.protocol import Listed, Receipt, Reject, not_found, place_of, token_of
 from dalsegno.protocol.routes import (
@@ -58,7 +59,7 @@ def create(
         group=_group(family),
         at=TENANT,
         body=new,
-        command=lambda asked: command(**_given(asked.body)),
+        command=lambda asked: command(**asdict(asked.body)),
         returns=family.body,
         shows=shown_by(family),
         status=201,
@@ -79,7 +80,7 @@ def change(
         at=TENANT,
         body=change,
         command=lambda asked: command(
-            **_given(asked.body), **_id_of(family, asked), base_version=asked.if_match
+            **asdict(asked.body), **_id_of(family, asked), base_version=asked.if_match
         ),
         returns=family.body,
         shows=shown_by(family),
@@ -114,7 +115,7 @@ def step(
     is_shown = status != 204
 
     def commanded(asked: Asked[Any, Any]) -> msgspec.Struct:
-        given = {} if asked.body is None else _given(asked.body)
+        given = {} if asked.body is None else asdict(asked.body)
         based = {"base_version": asked.if_match} if _is_based(command) else {}
         return command(**given, **_id_of(family, asked), **based)
 
@@ -356,10 +357,6 @@ def _group(family: Family) -> str:
 
 def _a(family: Family) -> str:
     return f"{'an' if family.name[0] in 'aeiou' else 'a'} {family.name}"
-
-
-def _given(body: msgspec.Struct) -> dict[str, Any]:
-    return {name: getattr(body, name) for name in body.__struct_fields__}
 
 
 def _id_of(family: Family, asked: Asked[Any, Any]) -> dict[str, str]:

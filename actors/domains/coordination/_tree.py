@@ -53,7 +53,7 @@ class NewTrajectory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrajectoryChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be another of a trajectory; what is left out stays, and null takes it away."""
+    """The fields of a trajectory that may be changed; null removes an optional one."""
 
     name: Name | UnsetType = UNSET
     description: Prose | UnsetType | None = UNSET
@@ -93,7 +93,7 @@ class DeleteTrajectory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SweepTrajectory(msgspec.Struct, frozen=True, kw_only=True):
-    """Take along a page of what belonged to a deleted trajectory; sent by its timer."""
+    """Delete a page of what belonged to a deleted trajectory; sent by its timer."""
 
     trajectory_id: str
     page: str
@@ -106,7 +106,7 @@ class TrajectoryCreated(msgspec.Struct, frozen=True):
 
 
 class TrajectoryUpdated(msgspec.Struct, frozen=True):
-    """A trajectory is like this now."""
+    """A trajectory was changed."""
 
     trajectory: Trajectory
 
@@ -163,7 +163,7 @@ class NewScope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScopeChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be another of a scope."""
+    """The fields of a scope that may be changed."""
 
     name: Name | UnsetType = UNSET
     purpose: Prose | UnsetType | None = UNSET
@@ -220,7 +220,7 @@ class CloseScope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SweepScope(msgspec.Struct, frozen=True, kw_only=True):
-    """Take along a page of what belonged to a scope that has gone; sent by its timer."""
+    """Delete a page of what belonged to a deleted scope; sent by its timer."""
 
     scope_id: str
     page: str
@@ -233,7 +233,7 @@ class ScopeCreated(msgspec.Struct, frozen=True):
 
 
 class ScopeUpdated(msgspec.Struct, frozen=True):
-    """A scope is like this now."""
+    """A scope was changed."""
 
     scope: Scope
 
@@ -307,7 +307,7 @@ class NewArtifact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArtifactChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be another of an artifact."""
+    """The fields of an artifact that may be changed."""
 
     artifact_type: Label | UnsetType = UNSET
     name: Name | UnsetType = UNSET
@@ -350,7 +350,7 @@ class ArtifactCreated(msgspec.Struct, frozen=True):
 
 
 class ArtifactUpdated(msgspec.Struct, frozen=True):
-    """An artifact is like this now."""
+    """An artifact was changed."""
 
     artifact: Artifact
 
