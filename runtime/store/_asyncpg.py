@@ -56,6 +56,8 @@ _log = structlog.get_logger("dalsegno.store")
 if not _WAS_THERE:
     _its_loop._FakedPolicy.policy = _its_loop._original_policy  # noqa: SLF001
 
+_CLOSE_DEADLINE_S = 5.0
+"""How long the loop may take to end, once every session is abandoned."""
 _PREPARED_MAX = 100
 """The most statements that a session prepares; there are half as many."""
 
@@ -208,12 +210,14 @@ async def open_asyncpg() -> AsyncIterator[Connect]:
 
     async def hold() -> None:
         nonlocal driver
-        # A program that is cancelled still has statements to finish.  This ends with the block.
-        with trio.CancelScope(shield=True):
+        # A program that is cancelled still has statements to finish.  This ends with the block, and
+        # then has a deadline.
+        with trio.CancelScope(shield=True) as scope:
             async with trio_asyncio.open_loop() as loop:
                 driver = AsyncpgDriver(loop)
                 opened.set()
                 await over.wait()
+                scope.deadline = trio.current_time() + _CLOSE_DEADLINE_S
                 driver.abandon_all()
 
     async with in_background(hold):
