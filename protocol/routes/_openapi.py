@@ -225,7 +225,7 @@ class _Writer:
             state = {"state": self._known[body.state]}
         else:
             schema, state = self._schema(body), {}
-        if isinstance(body, _OfState) or _is_struct(body):
+        if operation.adds_request_id and (isinstance(body, _OfState) or _is_struct(body)):
             properties = {"request_id": {"type": "string"}, **state}
             schema = {**schema, "properties": properties, "required": ["request_id"]}
         written["content"] = {_JSON: {"schema": schema}}

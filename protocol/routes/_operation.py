@@ -43,6 +43,8 @@ class Operation:
     """The type of the request's body; None: there is none."""
     answers: Mapping[int, Any] = field(default_factory=dict)
     """The type of the answer's body by status; None: there is none."""
+    adds_request_id: bool = True
+    """Whether an answer has the request's id beside what it is made of."""
     refusals: frozenset[int] = frozenset()
     """The statuses that it may refuse with, besides those that all have."""
     headers: tuple[str, ...] = ()

@@ -115,6 +115,15 @@ class Memberships(Protocol):
 
         """
 
+    async def holding(self, domain: Domain[Any, Any, Any], entity_id: str) -> Reads:
+        """Return the one of them that has an entity, as the principal may read it.
+
+        Raises:
+            Reject: ``…_NOT_FOUND`` where none of them has it (C22), ``BAD_REQUEST`` where several
+                have.
+
+        """
+
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """The parameters of a read of one entity."""

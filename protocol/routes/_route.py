@@ -154,6 +154,8 @@ class ReadRoute(Route):
     """What is read; None: something of the app's own."""
     version_of: Callable[[Any], int] | None = None
     """Returns the version that a body shows, its ``ETag``; None: it has none."""
+    adds_request_id: bool = True
+    """Whether the answer has a ``request_id`` beside what was returned; a header has it anyway."""
 
 
 def at_of(route: Route) -> At | None:
@@ -190,6 +192,7 @@ def operation_of(route: Route) -> Operation:
         params=_params_type(route),
         body=route.body,
         answers=answers,
+        adds_request_id=not isinstance(route, ReadRoute) or route.adds_request_id,
         refusals=refusals,
         headers=tuple(headers),
     )

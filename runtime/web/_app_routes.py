@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from quart import Response, request
 
 from dalsegno.protocol import (
@@ -30,15 +31,13 @@ from dalsegno.protocol.routes import (
 
 from ._callers import CallersWorkspaces, workspace_meant
 from ._conditions import base_version, is_known, not_modified, tagged
-from ._envelope import answer, nothing, read, read_any, replayed, request_id
+from ._envelope import answer, answer_json, nothing, read, read_any, replayed, request_id
 from ._located import hidden_from_strangers, workspace_of
 from ._membership import check_role
 from ._route_context import RouteContext, idempotency_key, needed_key
 from ._route_table import RouteTable, read_params
 
 if TYPE_CHECKING:
-    import msgspec
-
     from dalsegno.protocol import Receipt
     from dalsegno.protocol.routes import Route
     from dalsegno.runtime import Workspace
@@ -211,17 +210,19 @@ class _Carrier:
 
         """
         body = await self._body_of(route, identity, asked)
+        as_it_is = not route.adds_request_id
+        response = answer_json(msgspec.json.encode(body)) if as_it_is else answer(body)
         if route.version_of is None:
-            return answer(body)
+            return response
         version = route.version_of(body)
-        return not_modified(version) if is_known(version) else tagged(answer(body), version)
+        return not_modified(version) if is_known(version) else tagged(response, version)
 
     async def _body_of(
         self, route: ReadRoute, identity: Identity, asked: Asked[Any, Any]
     ) -> msgspec.Struct:
         rt, at = self._rt, route.at
         if at is None:
-            own = CallersWorkspaces(rt, identity.user_id)
+            own = CallersWorkspaces(rt, identity)
             return await route.read(replace(asked, memberships=own))
         if isinstance(at, (InWorkspace, OfCaller)):
             workspace_id = await self._named(at, asked)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dalsegno.protocol import Reject
 
+from ._located import workspace_of
 from ._membership import membership_of, memberships
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dalsegno.protocol import Domain
     from dalsegno.protocol.routes import OfCaller
-    from dalsegno.runtime import Runtime
+    from dalsegno.runtime import Runtime, Workspace
 
+    from ._identity import Identity
     from ._membership import Membership
 
 _LOOKED_AT = 10
@@ -23,9 +26,10 @@ _LOOKED_AT = 10
 class CallersWorkspaces:
     """The workspaces of which one user is a member: what `Memberships` asks for."""
 
-    def __init__(self, rt: Runtime, user_id: str) -> None:
+    def __init__(self, rt: Runtime, identity: Identity) -> None:
         self._rt = rt
-        self._user_id = user_id
+        self._identity = identity
+        self._user_id = identity.user_id
 
     async def page(
         self, *, after: str = "", limit: int = 100
@@ -45,6 +49,16 @@ class CallersWorkspaces:
 
         """
         return await membership_of(self._rt, workspace_id, self._user_id)
+
+    async def holding(self, domain: Domain[Any, Any, Any], entity_id: str) -> Workspace:
+        """Return the one of them that has an entity, as the user may read it.
+
+        Raises:
+            Reject: ``…_NOT_FOUND``; ``BAD_REQUEST`` if several have it.
+
+        """
+        workspace, _ = await workspace_of(self._rt, domain, entity_id, self._identity)
+        return workspace
 
 
 async def workspace_meant(
