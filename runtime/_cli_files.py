@@ -1,4 +1,4 @@
-"""``dalsegno files import`` and ``export``: sessions between a folder and a workspace."""
+"""``dalsegno files``: ``import`` and ``export``, between a folder and a workspace, and upkeep."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 
 from ._cli_database import DATA_DIR, DATABASE
 from ._cli_options import APP, CONFIG, app_of, limits_of, run_trio
+from ._cli_upkeep import FOLDER, SESSIONS, check, compact, repair, store_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -19,16 +20,17 @@ if TYPE_CHECKING:
 
     from .files import EventStore, Transfer
 
-SESSIONS = click.option(
-    "--session", "sessions", multiple=True, metavar="ID", help="Only these; without it all."
-)
-FOLDER = click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 WORKSPACE = click.argument("workspace")
 
 
-@click.group(short_help="Move sessions' events between files and a workspace.")
+@click.group(short_help="Move, compact, check and repair sessions in files.")
 def files() -> None:
-    """Move sessions' events between files and a workspace; see docs/files.md."""
+    """Move, compact, check and repair sessions whose events are in files; see docs/files.md."""
+
+
+files.add_command(compact)
+files.add_command(check)
+files.add_command(repair)
 
 
 @files.command("import", short_help="Append what a folder has more to a workspace.")
@@ -54,12 +56,9 @@ def import_(
     It can be interrupted and run again.  The app is that of the program that owns the workspace,
     as for `serve`; that program may not be running on it.
     """
-    from .files import FileEventStore
-
-    if not folder.is_dir():
-        raise click.UsageError(f"there is no folder {folder}")
+    store = store_in(folder)
     place = (data_dir, database, workspace, app_of(context, app), limits_of(context))
-    return _told(run_trio(_transfer, *place, FileEventStore(folder), sessions, True))
+    return _told(run_trio(_transfer, *place, store, sessions, True))
 
 
 @files.command(short_help="Append what a workspace has more to a folder.")

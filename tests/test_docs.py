@@ -36,6 +36,7 @@ from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import (
     App,
     Close,
+    DalsegnoError,
     Limits,
     Reject,
     UnavailableError,
@@ -48,7 +49,7 @@ from dalsegno.runtime._app_file import load_app
 from dalsegno.runtime._cli import cli
 from dalsegno.runtime._config import FileSettings
 from dalsegno.runtime._server import Ready, ServeConfig, serve
-from dalsegno.runtime.files import EventStoreError
+from dalsegno.runtime.files import EventStoreError, SessionError
 from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.store import MemoryAccounts
 from dalsegno.runtime.web import create_app
@@ -341,13 +342,20 @@ async def test_the_readmes_shell_commands_do_what_it_says(migrated: str, tmp_pat
 
 @pytest.mark.processes
 def test_a_session_in_files_goes_on_where_it_was(tmp_path: Path) -> None:
-    ((name, program, said),) = programs(FILES)
+    ((name, program, said), *_) = programs(FILES)
     (tmp_path / name).write_text(program)
     assert run(tmp_path, sys.executable, name) == said
     assert run(tmp_path, sys.executable, name) == (
         "appended up to 4\nthere already, up to 4\nderived up to 4\n"
         "[(3, 'Turn 3'), (4, 'Turn 4')]\n"
     )
+
+
+@pytest.mark.processes
+def test_a_service_of_sessions_records_turns_as_its_document_says(tmp_path: Path) -> None:
+    (_, (name, program, said), *_) = programs(FILES)
+    (tmp_path / name).write_text(program)
+    assert run(tmp_path, sys.executable, name) == said
 
 
 @pytest.mark.processes
@@ -492,7 +500,7 @@ async def test_the_protocols_client_follows(migrated: str, tmp_path: Path) -> No
 
 
 _CALIBER = ROOT / "actors" / "domains" / "coordination"
-_SESSIONS = ROOT / "actors" / "domains" / "sessions.py"
+_SESSIONS = ROOT / "actors" / "domains" / "sessions"
 _ELSEWHERE = (_CALIBER, _SESSIONS)
 """What has the codes of its source, in a document of its own."""
 
@@ -545,14 +553,15 @@ def test_the_codes_of_coordination_are_those_of_its_code() -> None:
 
 
 def test_the_codes_of_files_are_those_of_their_errors() -> None:
-    kinds, found = [EventStoreError], {}
+    kinds: list[type[DalsegnoError]] = [EventStoreError, SessionError]
+    found = set()
     while kinds:
         kind = kinds.pop()
         kinds += kind.__subclasses__()
-        found[kind.code] = kind.__name__
-    del found[EventStoreError.code]
-    told = {plain(code): plain(name) for code, name, _ in rows(FILES, "Code")}
-    assert told.items() == {item for item in found.items() if not item[1].startswith("_")}
+        found.add((kind.code, kind.__name__))
+    found.remove((EventStoreError.code, EventStoreError.__name__))
+    told = {(plain(code), plain(name)) for code, name, _ in rows(FILES, "Code")}
+    assert told == {each for each in found if not each[1].startswith("_")}
 
 
 def test_the_routes_of_coordination_are_those_that_are_served() -> None:

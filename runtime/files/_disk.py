@@ -199,3 +199,27 @@ def replace(disk: Disk, path: Path, data: bytes) -> None:
             disk.remove(temporary)
         raise
     disk.sync_folder(path.parent)
+
+
+def copy(disk: Disk, path: Path, to: Path, at: int, end: int) -> None:
+    """Copy a part of a file to another one, whose bytes, but not its name, are durable then."""
+    written = 0
+    disk.write(to, 0, b"")
+    while at < end:
+        part = disk.read(path, at, min(_CHUNK, end - at))
+        if not part:
+            raise OSError(errno.EIO, "it became shorter while it was read", str(path))
+        disk.write(to, written, part)
+        written, at = written + len(part), at + len(part)
+    disk.sync(to)
+
+
+def append_line(disk: Disk, path: Path, line: bytes) -> None:
+    """Add a line to a file of records, durably; half a line of a crash stays on one of its own."""
+    make_durable_folder(disk, path.parent)
+    identity = disk.identity(path)
+    at = 0 if identity is None else identity.size
+    is_torn = at > 0 and disk.read(path, at - 1, 1) != b"\n"
+    disk.write(path, at, (b"\n" if is_torn else b"") + line + b"\n")
+    disk.sync(path)
+    disk.sync_folder(path.parent)

@@ -5,6 +5,8 @@ EventStoreError
 ├── EventSerializationError        a row, or an event, that cannot be read or written
 ├── EventStoreStateError           the store's own: an owner that is no number, a full sequence
 │   ├── EventConflictError         … an event's id under which another one is stored
+│   ├── EventCompactedError        … events that were removed
+│   ├── EventUnsupportedError      … what this kind of store does not do
 │   └── EventProjectionHaltedError … a session that was halted
 └── SchemaVersionMismatchError     a row of another version
 """
@@ -52,12 +54,32 @@ class EventConflictError(EventStoreStateError):
     code = "EVENT_CONFLICT"
 
 
+class EventCompactedError(EventStoreStateError):
+    """Events that were asked for were removed: read from the first one that is kept (C2)."""
+
+    code = "STALE_CURSOR"
+
+    def __init__(self, requested_cursor: int, min_available_cursor: int) -> None:
+        super().__init__(
+            f"the events up to {min_available_cursor} were removed",
+            requested_cursor=requested_cursor,
+            min_available_cursor=min_available_cursor,
+            recovery="resubscribe_full",
+        )
+
+
+class EventUnsupportedError(EventStoreStateError):
+    """This kind of store does not do this."""
+
+    code = "SESSION_UNSUPPORTED"
+
+
 class EventProjectionHaltedError(EventStoreStateError):
     """The session was halted: it is neither read nor written until somebody clears that."""
 
     code = "SESSION_HALTED"
 
-    def __init__(self, marker: EventProjectionHaltMarker) -> None:
+    def __init__(self, marker: EventProjectionHaltMarker, *, is_durable: bool = True) -> None:
         super().__init__(
             f"the session was halted: {marker.reason}",
             session_id=marker.session_id,
@@ -65,6 +87,8 @@ class EventProjectionHaltedError(EventStoreStateError):
             recorded_at=marker.recorded_at.isoformat(),
         )
         self.marker = marker
+        self.is_durable = is_durable
+        """Whether it is so for everybody; else in this process alone, which could not write it."""
 
 
 class SchemaVersionMismatchError(EventStoreError):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from dalsegno.protocol import DalsegnoError, encode_checked, read_back
 
-from ._errors import EventConflictError, EventSerializationError, EventStoreStateError
-from ._events import EventEnvelope, Replayed, SessionSource
+from ._errors import (
+    EventConflictError,
+    EventProjectionHaltedError,
+    EventSerializationError,
+    EventStoreStateError,
+    EventUnsupportedError,
+)
+from ._events import EventEnvelope, EventProjectionHaltMarker, Replayed, SessionSource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +25,7 @@ if TYPE_CHECKING:
 
     from dalsegno.actors import World
 
-    from ._events import Appended, EventPage, EventProjectionHaltMarker, StoredEvent
+    from ._events import Appended, EventPage, StoredEvent
 
 BATCH_MAX = 256
 """Events in one append, which is all or none."""
@@ -41,6 +47,8 @@ class EventStore(ABC):
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._halted: dict[str, EventProjectionHaltMarker] = {}
+        """Sessions that were halted here, as long as that is not durable."""
 
     async def append_envelopes(self, session_id: str, envelopes: Sequence[EventEnvelope]) -> int:
         """Append envelopes, all or none, and return the number of the last one.
@@ -58,6 +66,7 @@ class EventStore(ABC):
         """
         check_batch(envelopes)
         check_session_id(session_id)
+        self._check_not_halted_here(session_id)
         if not envelopes:
             return await self.last_seq(session_id)
         return await self._append_all(session_id, envelopes)
@@ -66,6 +75,8 @@ class EventStore(ABC):
         """Append envelopes unless they are there already, by their ids; at most `ONCE_MAX`.
 
         It knows what it has appended itself; what `append_envelopes` has, a store may know or not.
+        Ids of events that were removed (`compact`) it no longer knows: the same event is appended
+        again then.
 
         Raises:
             EventConflictError: one of the ids is that of another event, or some of them are stored
@@ -75,6 +86,7 @@ class EventStore(ABC):
         """
         check_batch(envelopes, ONCE_MAX)
         check_session_id(session_id)
+        self._check_not_halted_here(session_id)
         if not envelopes:
             return Replayed(await self.last_seq(session_id))
         ids = [envelope.event_id for envelope in envelopes]
@@ -94,7 +106,7 @@ class EventStore(ABC):
 
     async def append(self, session_id: str, events: Sequence[Any]) -> int:
         """Append bare events, each from the session itself; see `append_envelopes`."""
-        source, now_ms = SessionSource(session_id), _ms_of(self._world.now())
+        source, now_ms = SessionSource(session_id), ms_of(self._world.now())
         return await self.append_envelopes(
             session_id,
             [
@@ -110,20 +122,27 @@ class EventStore(ABC):
 
     @abstractmethod
     async def read_page(
-        self, session_id: str, from_seq: int = 1, *, limit: int = PAGE_MAX
+        self, session_id: str, from_seq: int | None = None, *, limit: int = PAGE_MAX
     ) -> EventPage:
         """Read events in order, from a number on, that included: none of an unknown session.
 
-        A page has at most `PAGE_MAX` events, and about `PAGE_BYTES_MAX` bytes of them.
+        A page has at most `PAGE_MAX` events, and about `PAGE_BYTES_MAX` bytes of them.  Without a
+        number it begins with the first event that is kept.
 
         Raises:
+            EventCompactedError: events from that number on were removed.
             EventProjectionHaltedError, EventSerializationError, SchemaVersionMismatchError,
                 EventIoError.
 
         """
 
     async def read_from(self, session_id: str, from_seq: int) -> list[StoredEvent]:
-        """Read all events from a number on; for a log that fits into memory, see `read_page`."""
+        """Read all events from a number on; for a log that fits into memory, see `read_page`.
+
+        Raises:
+            EventStoreError: as `read_page`.
+
+        """
         events: list[StoredEvent] = []
         while True:
             page = await self.read_page(session_id, from_seq)
@@ -137,18 +156,66 @@ class EventStore(ABC):
         """Return the number of a session's last event, 0 where there is none."""
 
     @abstractmethod
+    async def min_available(self, session_id: str) -> int:
+        """Return the lowest cursor from which a session can be read: what follows it is all kept.
+
+        A cursor is the number up to which events were seen.  It is 0 where nothing was removed,
+        and for an unknown session.
+        """
+
+    async def compact(self, session_id: str, before_seq: int) -> int:
+        """Remove a session's events with numbers below one, for good; return how many these were.
+
+        The last event always stays, and no number is given again.  Cancelled, or interrupted at
+        any step, it has happened or not, and whoever repeats it completes it.
+
+        Raises:
+            EventUnsupportedError: this kind of store keeps everything.
+            EventStoreError: the session is halted, cannot be read, or could not be written.
+
+        """
+        raise EventUnsupportedError(f"{type(self).__name__} keeps every event")
+
+    @abstractmethod
     async def session_ids(self, *, after: str = "", limit: int = PAGE_MAX) -> list[str]:
         """List the ids of sessions that have events, in order, behind one; at most `PAGE_MAX`."""
 
-    @abstractmethod
     async def record_projection_halt(self, session_id: str, reason: str) -> None:
-        """Halt a session durably: it is neither read nor written until that is cleared."""
+        """Halt a session: it is neither read nor written until that is cleared.
+
+        In this process that is so at once, and, should it raise, until it is repeated or cleared;
+        once it returns, it is durable, and so for everybody.
+
+        Raises:
+            EventStoreError: it could not be made durable.
+
+        """
+        marker = EventProjectionHaltMarker(
+            session_id=check_session_id(session_id), reason=reason, recorded_at=self._world.now()
+        )
+        self._halted.setdefault(session_id, marker)
+        await self._record_halt(session_id, reason)
+        self._halted.pop(session_id, None)
 
     @abstractmethod
+    async def _record_halt(self, session_id: str, reason: str) -> None:
+        """Make a halt durable."""
+
     async def projection_halt(self, session_id: str) -> EventProjectionHaltMarker | None:
         """Return the marker of a halted session, None where it is not halted."""
+        check_session_id(session_id)
+        return self._halted.get(session_id) or await self._read_halt(session_id)
 
     @abstractmethod
+    async def _read_halt(self, session_id: str) -> EventProjectionHaltMarker | None:
+        """Return the durable marker of a halted session."""
+
+    def _check_not_halted_here(self, session_id: str) -> None:
+        """Raise `EventProjectionHaltedError` for a session whose halt is not durable yet."""
+        marker = self._halted.get(session_id)
+        if marker is not None:
+            raise EventProjectionHaltedError(marker, is_durable=False)
+
     async def clear_projection_halt(self, session_id: str, *, by: str, reason: str) -> bool:
         """Clear the halt of a session; who did so, and why, is on record.
 
@@ -156,6 +223,29 @@ class EventStore(ABC):
             Whether it was halted.
 
         """
+        check_session_id(session_id)
+        was_halted = await self._clear_halt(session_id, by=by, reason=reason)
+        return self._halted.pop(session_id, None) is not None or was_halted
+
+    @abstractmethod
+    async def _clear_halt(self, session_id: str, *, by: str, reason: str) -> bool:
+        """Clear the durable halt of a session; return whether there was one."""
+
+    @abstractmethod
+    async def try_hold_turn(self, session_id: str) -> Hold | None:
+        """Hold a session's turn (`open_sessions`); None where another process has it.
+
+        Raises:
+            EventIoError: the file system failed.
+
+        """
+
+
+class Hold(Protocol):
+    """Something that is held until it is released."""
+
+    def release(self) -> None:
+        """Release it."""
 
 
 def is_session_id(text: str) -> bool:
@@ -200,5 +290,6 @@ def check_batch(envelopes: Sequence[EventEnvelope], most: int = BATCH_MAX) -> No
             raise EventSerializationError(f"an event has at most {EVENT_BYTES_MAX} bytes")
 
 
-def _ms_of(time: datetime) -> int:
+def ms_of(time: datetime) -> int:
+    """Return a time in milliseconds since 1970."""
     return int(time.timestamp() * 1000)

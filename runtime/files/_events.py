@@ -53,6 +53,9 @@ Source: TypeAlias = (
 LEGACY = ExternalSource("legacy-pre-schema-v2")
 """The source of a row that has none: one of version 1, which is refused by its version."""
 
+REPAIR = ExternalSource("repair")
+"""The source of the event by which a session says that some of its events were lost."""
+
 
 class EventEnvelope(msgspec.Struct, frozen=True, kw_only=True):
     """An event on its way, with its identity."""

@@ -12,7 +12,7 @@ from the log, and whatever does not fit the log is made anew.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
@@ -21,11 +21,13 @@ import msgspec
 import trio
 from msgspec import Meta
 
+from dalsegno.actors.domains.sessions import assistant_text
 from dalsegno.protocol import SEQ_MAX
 
 from ._disk import RealDisk, make_durable_folder, replace
-from ._errors import EventIoError, EventStoreStateError
+from ._errors import EventCompactedError, EventIoError, EventStoreStateError
 from ._event_store import check_session_id
+from ._events import REPAIR
 from ._rows import line_of
 
 if TYPE_CHECKING:
@@ -49,24 +51,6 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     last_seq: Count
     events_len: Count
-
-
-def assistant_text(before: str | None, event: Any) -> str | None:  # noqa: ANN401 - JSON
-    """Return a session's summary after an event, from the one before it.
-
-    A ``text_complete`` whose ``content`` is not blank is the summary from then on; a
-    ``transcript_rewritten`` has what it is now as ``assistant_text``, or none.
-    """
-    if not isinstance(event, dict):
-        return before
-    match event.get("type"):
-        case "text_complete":
-            content = event.get("content")
-            return content if isinstance(content, str) and content.strip() else before
-        case "transcript_rewritten":
-            content = event.get("assistant_text")
-            return content if isinstance(content, str) and content.strip() else None
-    return before
 
 
 class SessionProjector:
@@ -111,12 +95,18 @@ class SessionProjector:
         async with self._held(session_id):
             return await self._project(session_id, from_seq)
 
-    async def _project(self, session_id: str, from_seq: int, *, anew: bool = False) -> int:
-        last_seq = from_seq - 1
+    async def _project(self, session_id: str, from_seq: int | None) -> int:
+        """Add the events from a number on; without one make anew what is kept.
+
+        Anew also where a repair is among them: earlier ones were lost, and are derived no longer.
+        """
+        anew, last_seq = from_seq is None, 0 if from_seq is None else from_seq - 1
         while True:
-            page = await self._store.read_page(session_id, last_seq + 1)
+            page = await self._store.read_page(session_id, None if anew else last_seq + 1)
+            if from_seq is not None and any(row.source == REPAIR for row in page.events):
+                return await self._replay(session_id)
             if page.events:
-                opening = await self._store.read_page(session_id, 1, limit=1)
+                opening = await self._store.read_page(session_id, limit=1)
                 await _in_thread(self._add, session_id, opening.events[0], page.events, anew=anew)
                 last_seq, anew = page.events[-1].seq, False
             if not page.has_more:
@@ -154,13 +144,21 @@ class SessionProjector:
         replace(disk, folder / "checkpoint", msgspec.json.encode(checkpoint))
 
     async def replay(self, session_id: str) -> int:
-        """Make a session's files anew, whatever is there; return the last event's number."""
+        """Make a session's files anew of what is kept, whatever is there.
+
+        Returns:
+            The last event's number.
+
+        Raises:
+            EventStoreError: the store cannot be read, or the files not be written.
+
+        """
         async with self._held(session_id):
             return await self._replay(session_id)
 
     async def _replay(self, session_id: str) -> int:
         await _in_thread(self._remove, session_id)
-        return await self._project(session_id, 1, anew=True)
+        return await self._project(session_id, None)
 
     def _remove(self, session_id: str) -> None:
         folder = self._folder(session_id)
@@ -189,29 +187,37 @@ class SessionProjector:
         """
         async with self._held(session_id):
             checkpoint = await _in_thread(self._checkpoint, session_id)
-            if checkpoint is None or not await self._is_true(session_id, checkpoint):
-                return await self._replay(session_id)
-            await _in_thread(self._cut, session_id, checkpoint.events_len)
-            return await self._project(session_id, checkpoint.last_seq + 1)
+            with suppress(EventCompactedError):  # while it was looked at: it is anew then
+                if checkpoint is not None and await self._is_true(session_id, checkpoint):
+                    await _in_thread(self._cut, session_id, checkpoint.events_len)
+                    return await self._project(session_id, checkpoint.last_seq + 1)
+            return await self._replay(session_id)
 
     async def _is_true(self, session_id: str, checkpoint: Checkpoint) -> bool:
-        """Return whether the file of events has, at its length, the log's row of that number."""
+        """Return whether the file of events has the log's rows where it begins and ends."""
         if checkpoint.last_seq > await self._store.last_seq(session_id):
             return False
-        page = await self._store.read_page(session_id, max(checkpoint.last_seq, 1), limit=1)
-        row = next((row for row in page.events if row.seq == checkpoint.last_seq), None)
-        if row is None:
+        opening = await self._store.read_page(session_id, limit=1)
+        if not opening.events or checkpoint.last_seq < opening.events[0].seq:
             return False
-        return await _in_thread(self._ends_with, session_id, checkpoint.events_len, line_of(row))
+        page = await self._store.read_page(session_id, checkpoint.last_seq, limit=1)
+        if not page.events or page.events[0].seq != checkpoint.last_seq:
+            return False
+        first, last = line_of(opening.events[0]), line_of(page.events[0])
+        return await _in_thread(self._has, session_id, checkpoint.events_len, first, last)
 
-    def _ends_with(self, session_id: str, events_len: int, line: bytes) -> bool:
+    def _has(self, session_id: str, events_len: int, first: bytes, last: bytes) -> bool:
+        """Return whether the file of events begins with a line, and ends there with another one."""
         events = self._folder(session_id) / "events.jsonl"
-        if not self._is_file(events) or events_len < len(line):
+        at = events_len - len(last)
+        if at < 0 or not self._is_file(events):
             return False
-        at = events_len - len(line)
         before = self._disk.read(events, max(at - 1, 0), min(at, 1))
-        begins = at == 0 or before == b"\n"
-        return begins and self._disk.read(events, at, len(line)) == line
+        return (
+            (at == 0 or before == b"\n")
+            and self._disk.read(events, 0, len(first)) == first
+            and self._disk.read(events, at, len(last)) == last
+        )
 
     def _cut(self, session_id: str, events_len: int) -> None:
         events = self._folder(session_id) / "events.jsonl"

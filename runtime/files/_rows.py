@@ -17,7 +17,12 @@ from ._events import EVENT_SCHEMA_VERSION, StoredEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+    from ._disk import Disk
+
+_CHUNK = 4 * 1024 * 1024
+"""Bytes of a log that are read at a time."""
 STRIDE = 64
 """Rows between two places that are remembered, so that a page begins to be read near its start."""
 
@@ -94,40 +99,58 @@ class Verified:
         self.last_seq, self.size = row.seq, at + size
 
 
-def verify(verified: Verified, data: bytes, durable_size: int) -> None:
-    """Add the rows of what follows a verified part; a torn tail is left out.
+def take_line(verified: Verified, place: int, line: bytes, *, is_durable: bool) -> bool:
+    """Add the line that follows a verified part; return False where a torn tail begins.
 
     Args:
         verified: the part before it.
-        data: what follows it, to the end of the log.
-        durable_size: how many bytes of the log are known to be durable; nothing is torn there.
+        place: where the line begins.
+        line: the line.
+        is_durable: whether it begins where the log is known to be durable: nothing is torn there.
 
     Raises:
-        EventSerializationError: a row below that which is no event.
+        EventSerializationError: a durable line that is no event.
         SchemaVersionMismatchError: a row of another version, wherever.
         EventStoreStateError: a row's number is not above those before it.
 
     """
-    began = verified.size
-    for at, line in _lines(data):
-        place = began + at
-        if place >= durable_size and not line.endswith(b"\n"):
-            return
-        if not line.strip():
-            verified.size = place + len(line)
-            continue
-        try:
-            row = read_row(line)
-        except EventSerializationError:
-            if place >= durable_size:
-                return
+    if not line.endswith(b"\n"):
+        if is_durable:
+            raise EventSerializationError("a row without its end")
+        return False
+    if not line.strip():
+        verified.size = place + len(line)
+        return True
+    try:
+        row = read_row(line)
+    except EventSerializationError:
+        if is_durable:
             raise
-        verified.take(row, place, len(line))
+        return False
+    verified.take(row, place, len(line))
+    return True
 
 
-def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at < len(data):
-        end = data.find(b"\n", at) + 1 or len(data)
-        yield at, data[at:end]
-        at = end
+def read_lines(disk: Disk, path: Path, at: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Read a part of a file: its lines, each with the place where it begins.
+
+    Raises:
+        EventStoreStateError: the file became shorter.
+
+    """
+    place, begun = at, list[bytes]()
+    while at < end:
+        part = disk.read(path, at, min(_CHUNK, end - at))
+        if not part:
+            raise EventStoreStateError("the log became shorter while it was read")
+        at += len(part)
+        *lines, rest = part.split(b"\n")
+        for line in lines:
+            whole = b"".join((*begun, line, b"\n"))
+            begun.clear()
+            yield place, whole
+            place += len(whole)
+        if rest:
+            begun.append(rest)
+    if begun:
+        yield place, b"".join(begun)

@@ -86,7 +86,12 @@ async def transfer(
 
 
 async def _append_what_is_missing(source: EventStore, target: EventStore, session_id: str) -> int:
-    """Append it, with the source's numbers, and return how much that was."""
+    """Append it, with the source's numbers, and return how much that was.
+
+    A session of which events were removed is refused before anything is appended.
+    """
+    for store in (source, target):
+        await store.read_page(session_id, 1, limit=1)
     last = began = await target.last_seq(session_id)
     while rows := (await source.read_page(session_id, last + 1, limit=ONCE_MAX)).events:
         if rows[0].seq != last + 1 or rows[-1].seq != last + len(rows):

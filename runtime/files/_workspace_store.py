@@ -32,6 +32,7 @@ from dalsegno.protocol import (
 )
 
 from ._errors import (
+    EventCompactedError,
     EventConflictError,
     EventIoError,
     EventProjectionHaltedError,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Event
     from dalsegno.runtime import Workspace
 
+    from ._event_store import Hold
     from ._events import Appended, EventEnvelope
 
 _READ_MAX = 256
@@ -120,17 +122,21 @@ class WorkspaceEventStore(EventStore):
         return receipt.version
 
     async def read_page(
-        self, session_id: str, from_seq: int = 1, *, limit: int = PAGE_MAX
+        self, session_id: str, from_seq: int | None = None, *, limit: int = PAGE_MAX
     ) -> EventPage:
         """Read events in order, from a number on, that included: none of an unknown session."""
         await self._check_not_halted(session_id)
         limit, rows, size = min(limit, PAGE_MAX), list[StoredEvent](), 0
-        after = max(from_seq - 1, 0)
+        after = 0 if from_seq is None else max(from_seq - 1, 0)
         while True:
             with _translated(session_id):
                 page = await self._workspace.history(
                     sessions, session_id, after=after, limit=min(_READ_MAX, limit - len(rows) + 1)
                 )
+            # Numbers have no gap here: what is missing before a page is no longer kept.
+            is_asked_for = bool(rows) or from_seq is not None
+            if page and page[0].stream_seq > after + 1 and is_asked_for:
+                raise EventCompactedError(after, page[0].stream_seq - 1)
             for event in page:
                 if len(rows) >= limit or (rows and size + len(event.payload) > PAGE_BYTES_MAX):
                     return EventPage(rows, has_more=True)
@@ -147,6 +153,13 @@ class WorkspaceEventStore(EventStore):
             found = await self._workspace.look(sessions, session_id)
         return 0 if found is None else found.version
 
+    async def min_available(self, session_id: str) -> int:
+        """Return the lowest cursor from which a session can be read: a workspace keeps it all."""
+        await self._check_not_halted(session_id)
+        with _translated(session_id):
+            first = await self._workspace.history(sessions, session_id, after=0, limit=1)
+        return first[0].stream_seq - 1 if first else 0
+
     async def session_ids(self, *, after: str = "", limit: int = PAGE_MAX) -> list[str]:
         """List the ids of sessions that have events, in order, behind one."""
         place = Place(stream_id=sessions.stream_id(after)) if after else BEGINNING
@@ -156,15 +169,11 @@ class WorkspaceEventStore(EventStore):
 
     # ----------------------------------------------------------------------------------- halts
 
-    async def record_projection_halt(self, session_id: str, reason: str) -> None:
-        """Halt a session durably: it is neither read nor written until that is cleared."""
-        check_session_id(session_id)
+    async def _record_halt(self, session_id: str, reason: str) -> None:
         with _translated(session_id):
             await self._workspace.send(HaltSession(session_halt_id=session_id, reason=reason))
 
-    async def projection_halt(self, session_id: str) -> EventProjectionHaltMarker | None:
-        """Return the marker of a halted session, None where it is not halted."""
-        check_session_id(session_id)
+    async def _read_halt(self, session_id: str) -> EventProjectionHaltMarker | None:
         with _translated(session_id):
             halt = await self._workspace.get(session_halts, session_id)
         if halt is None:
@@ -173,18 +182,28 @@ class WorkspaceEventStore(EventStore):
             session_id=session_id, reason=halt.reason, recorded_at=halt.recorded_at
         )
 
-    async def clear_projection_halt(self, session_id: str, *, by: str, reason: str) -> bool:
-        """Clear the halt of a session; who did so, and why, is in the workspace's records."""
-        was_halted = await self.projection_halt(session_id) is not None
+    async def _clear_halt(self, session_id: str, *, by: str, reason: str) -> bool:
+        was_halted = await self._read_halt(session_id) is not None
         clear = ClearSessionHalt(session_halt_id=session_id, by=by, reason=reason)
         with _translated(session_id):
             await self._workspace.send(clear)
         return was_halted
 
     async def _check_not_halted(self, session_id: str) -> None:
-        marker = await self.projection_halt(session_id)
+        self._check_not_halted_here(session_id)
+        marker = await self._read_halt(check_session_id(session_id))
         if marker is not None:
             raise EventProjectionHaltedError(marker)
+
+    async def try_hold_turn(self, session_id: str) -> Hold:
+        """Hold a session's turn, which is this process's: nobody is asked."""
+        check_session_id(session_id)
+        return _Held()
+
+
+class _Held:
+    def release(self) -> None:
+        pass
 
 
 class _ReplayedError(Exception):

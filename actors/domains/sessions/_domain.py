@@ -17,6 +17,8 @@ from msgspec.structs import asdict
 
 from dalsegno.protocol import Audit, Context, Domain, On, Reject, Touched
 
+from ._summary import assistant_text
+
 
 class SessionEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event with its identity, as it comes."""
@@ -155,6 +157,8 @@ class Session(msgspec.Struct, frozen=True):
     """A session: how many events it has."""
 
     last_seq: int
+    summary_seq: int = 0
+    """The event whose text is the session's summary; 0: none is.  See `assistant_text`."""
 
 
 class RecordSessionEvents(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,5 +237,10 @@ def _claims(command: RecordSessionEvents, touched: Touched, last_seq: int) -> li
 
 
 @sessions.evolve
-def _recorded(session: Session | None, _: SessionEventRecorded) -> Session:
-    return Session(1 if session is None else session.last_seq + 1)
+def _recorded(session: Session | None, recorded: SessionEventRecorded) -> Session:
+    was = session or Session(0)
+    last_seq = was.last_seq + 1
+    summary = assistant_text("", recorded.event)  # "" where the one before stays: none is blank
+    if summary == "":
+        return Session(last_seq, was.summary_seq)
+    return Session(last_seq, 0 if summary is None else last_seq)

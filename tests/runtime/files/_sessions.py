@@ -50,3 +50,7 @@ def owner_of(root: Path, session_id: str = S) -> Path:
 
 def head_of(root: Path, session_id: str = S) -> Path:
     return root / ".sequence" / f"{session_id}.head"
+
+
+def compacted_of(root: Path, session_id: str = S) -> Path:
+    return root / ".sequence" / f"{session_id}.compacted"

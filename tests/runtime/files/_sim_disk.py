@@ -1,4 +1,7 @@
-"""A file system in memory that forgets, in a crash, whatever was not synced."""
+"""A file system in memory that forgets, in a crash, whatever was not synced.
+
+It gives the inode of a file that is gone to the next one of its kind, as real ones like to.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ class File:
     inode: int
     now: bytes = b""
     durable: bytes = b""
+    modified_ns: int = 0
 
 
 @dataclass
@@ -46,9 +50,8 @@ class SimDisk:
     """Each step that changes something is counted, and one of them may be the last."""
 
     def __init__(self) -> None:
-        self._inodes = count(1)
-        """Each disk's own: stored in the head, their digits are a part of what a crash tears."""
-        self.root = Folder(next(self._inodes))
+        self._ticks = count(1)
+        self.root = Folder(1)
         self.steps = 0
         self.crash_at: int | None = None
         """The step before which it crashes."""
@@ -65,7 +68,7 @@ class SimDisk:
 
     def _again(self, root: Folder) -> SimDisk:
         other = SimDisk()
-        other.root, other._inodes = root, self._inodes
+        other.root, other._ticks = root, self._ticks
         return other
 
     def _step(self) -> None:
@@ -77,14 +80,15 @@ class SimDisk:
 
     def make_folder(self, path: Path) -> None:
         self._step()
-        self._folder(path.parent).now.setdefault(path.name, Folder(next(self._inodes)))
+        self._folder(path.parent).now.setdefault(path.name, Folder(self._inode(path)))
 
     def identity(self, path: Path) -> Identity | None:
         found = self._find(path)
         if found is None:
             return None
         size = len(found.now) if isinstance(found, File) else 0
-        return Identity(size, 1, found.inode, 0)
+        modified_ns = found.modified_ns if isinstance(found, File) else 0
+        return Identity(size, 1, found.inode, modified_ns)
 
     def names(self, path: Path) -> list[str]:
         found = self._find(path)
@@ -99,9 +103,9 @@ class SimDisk:
 
     def write(self, path: Path, at: int, data: bytes) -> None:
         self._step()
-        file = self._folder(path.parent).now.setdefault(path.name, File(next(self._inodes)))
+        file = self._folder(path.parent).now.setdefault(path.name, File(self._inode(path)))
         assert isinstance(file, File)
-        file.now = file.now[:at] + data
+        file.now, file.modified_ns = file.now[:at] + data, next(self._ticks)
 
     def sync(self, path: Path) -> None:
         self._step()
@@ -127,6 +131,12 @@ class SimDisk:
             raise FileNotFoundError(str(path))
         return _Free()
 
+    def _inode(self, path: Path) -> int:
+        """The lowest one that is free; logs have even ones, and everything else has odd ones."""
+        used = _inodes(self.root)
+        first = 2 if ".jsonl" in path.name else 1
+        return next(inode for inode in count(first, 2) if inode not in used)
+
     def _folder(self, path: Path) -> Folder:
         found = self._find(path)
         assert isinstance(found, Folder), path
@@ -139,6 +149,14 @@ class SimDisk:
                 return None
             found = found.now.get(name)
         return found
+
+
+def _inodes(found: File | Folder) -> set[int]:
+    inodes = {found.inode}
+    if isinstance(found, Folder):
+        for each in (*found.now.values(), *found.durable.values()):
+            inodes |= _inodes(each)
+    return inodes
 
 
 def _survived(folder: Folder, choices: Choices) -> Folder:

@@ -15,18 +15,22 @@ from dalsegno.actors.domains.sessions import session_domains
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.runtime import Runtime
 from dalsegno.runtime.files import (
+    EventCompactedError,
     EventConflictError,
     EventProjectionHaltedError,
     EventSerializationError,
     EventStore,
     EventStoreStateError,
+    EventUnsupportedError,
     FileEventStore,
     Inserted,
     Replayed,
     SessionProjector,
     WorkspaceEventStore,
+    transfer,
 )
 from dalsegno.runtime.seams import WORLD
+from tests.actors._reading import CountingStore
 
 from ._sessions import FROM_RUNTIME, S, a_world, envelope
 
@@ -139,6 +143,57 @@ async def test_x_seq_10_reads_are_inclusive_and_in_order(store: EventStore) -> N
     assert await seqs(store, 4) == []
 
 
+async def test_without_a_number_a_read_begins_with_the_first_event(store: EventStore) -> None:
+    assert (await store.read_page(S)).events == []
+    assert await store.min_available(S) == 0
+    await store.append(S, [1, 2, 3])
+    assert [row.seq for row in (await store.read_page(S)).events] == [1, 2, 3]
+    page = await store.read_page(S, limit=2)
+    assert ([row.seq for row in page.events], page.has_more) == ([1, 2], True)
+    assert await store.min_available(S) == 0
+
+
+async def test_events_are_removed_or_the_store_says_that_it_keeps_them(
+    stores: Stores, store: EventStore, where: str
+) -> None:
+    await store.append(S, [1, 2, 3, 4])
+    if where != "files":
+        with pytest.raises(EventUnsupportedError, match="keeps every event") as refused:
+            await store.compact(S, 3)
+        assert refused.value.code == "SESSION_UNSUPPORTED"
+        assert await seqs(store) == [1, 2, 3, 4]
+        return
+    assert await store.compact(S, 3) == 2
+    for each in (store, stores.another()):
+        assert await each.min_available(S) == 2
+        assert [row.seq for row in (await each.read_page(S)).events] == [3, 4]
+        assert await seqs(each, 3) == [3, 4]
+        with pytest.raises(EventCompactedError) as stale:
+            await each.read_page(S, 2)
+        assert stale.value.details["min_available_cursor"] == 2
+    assert await store.append(S, [5]) == 5
+
+
+async def test_what_a_workspace_keeps_no_longer_is_a_stale_cursor(tmp_path: Path) -> None:
+    log = CountingStore(WORLD)
+    async with Runtime.open(store=log, domains=session_domains) as rt:
+        store = WorkspaceEventStore(rt.workspace("w"), world=a_world())
+        await store.append(S, [1, 2, 3, 4])
+        log.trim(2)
+        assert await store.min_available(S) == 2
+        assert [row.seq for row in (await store.read_page(S)).events] == [3, 4]
+        assert await seqs(store, 3) == [3, 4]
+        with pytest.raises(EventCompactedError) as stale:
+            await store.read_page(S, 2)
+        assert stale.value.details == {
+            "requested_cursor": 1,
+            "min_available_cursor": 2,
+            "recovery": "resubscribe_full",
+        }
+        target = FileEventStore(tmp_path / "target")
+        assert (await transfer(store, target, [S])).refused[S].code == "STALE_CURSOR"
+
+
 async def test_x_per_10_a_batch_is_all_or_none(store: EventStore) -> None:
     for wrong in (
         [envelope(1), envelope(2, {"x": float("nan")})],
@@ -210,6 +265,7 @@ async def test_x_per_9_a_halted_session_is_neither_read_nor_written_until_that_i
             halted.append_once(S, [envelope(2)]),
             halted.read_from(S, 1),
             halted.last_seq(S),
+            halted.min_available(S),
             halted.append(S, []),
         ):
             with pytest.raises(EventProjectionHaltedError, match="the projector is lost"):
@@ -235,6 +291,7 @@ async def test_what_is_no_id_names_no_session(store: EventStore) -> None:
             store.append(session_id, []),
             store.read_from(session_id, 1),
             store.last_seq(session_id),
+            store.min_available(session_id),
             store.projection_halt(session_id),
             store.record_projection_halt(session_id, "x"),
             store.clear_projection_halt(session_id, by="ada", reason="x"),

@@ -4,7 +4,6 @@ does to its files (§3.2)."""
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from dalsegno.runtime.files import (
     SchemaVersionMismatchError,
 )
 
+from ._failing_disk import FailingDisk
 from ._sessions import S, a_world, envelope, head_of, log_of, owner_of
 
 
@@ -350,33 +350,6 @@ async def test_x_seq_5_a_full_disk_leaves_nothing_of_a_batch(root: Path) -> None
     assert await store.append(S, [2]) == 2
 
 
-class FailingDisk(RealDisk):
-    """A disk that fails once, at one of its steps: before it, or when it is done."""
-
-    left = -1
-    is_done_first = False
-
-    def _step(self, do: Callable[[], None]) -> None:
-        self.left -= 1
-        if self.left == -1:
-            if self.is_done_first:
-                do()
-            raise OSError(errno.EIO, "Input/output error")
-        do()
-
-    def write(self, path: Path, at: int, data: bytes) -> None:
-        self._step(lambda: super(FailingDisk, self).write(path, at, data))
-
-    def sync(self, path: Path) -> None:
-        self._step(lambda: super(FailingDisk, self).sync(path))
-
-    def rename(self, path: Path, to: Path) -> None:
-        self._step(lambda: super(FailingDisk, self).rename(path, to))
-
-    def sync_folder(self, path: Path) -> None:
-        self._step(lambda: super(FailingDisk, self).sync_folder(path))
-
-
 STEPS = 10
 """Of an append: the log is written and synced; owner and head are written, synced and renamed, and
 their folder is synced."""
@@ -448,7 +421,7 @@ async def test_sessions_do_not_wait_for_each_other_and_nothing_is_left_of_their_
         for number in range(30):
             nursery.start_soon(store.append, f"s{number}", [1])
     assert repr(store).endswith("30 sessions known>")
-    assert store._turns == {}
+    assert repr(store.folder).endswith("0 sessions held>")
 
 
 # --------------------------------------------------------------------------------------- costs
