@@ -21,6 +21,13 @@ ROOT = Path(__file__).parents[2]
 FUZZER = ROOT / ".venv-schemathesis" / "bin" / "st"
 SERVING = ROOT / "docs" / "serving.md"
 
+SESSIONS = """
+from dalsegno.actors.domains.sessions import session_domains, session_routes
+from dalsegno.runtime import App
+
+app = App([*session_domains], routes=session_routes)
+"""
+
 ENDS_IT = (
     r"^/api/workspaces/[^/]+$|/members/|/repair$"
     r"|/commands/(delete_workspace|change_workspace|remove_member|put_member|transfer_ownership)$"
@@ -43,7 +50,7 @@ CHECKS = (
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("app", ["notes", "kanban", "coordination"])
+@pytest.mark.parametrize("app", ["notes", "kanban", "coordination", "sessions"])
 async def test_no_request_breaks_it_and_no_answer_is_undocumented(
     app: str, processes: Processes, cluster: Database, owner: Owner, tmp_path: Path
 ) -> None:
@@ -56,6 +63,9 @@ async def test_no_request_breaks_it_and_no_answer_is_undocumented(
         options = ("--app", str(tmp_path / "kanban.py"))
     elif app == "coordination":
         options = ("--app", "dalsegno.actors.domains.coordination:coordination_app")
+    elif app == "sessions":
+        (tmp_path / "sessions.py").write_text(SESSIONS)
+        options = ("--app", str(tmp_path / "sessions.py"))
     server = Server(processes, tmp_path, database=cluster.dsn, node_id="a", environment=QUICK)
     await server.start(*options)
     async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
