@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -12,7 +13,7 @@ from dalsegno.protocol import BUILT_IN_ROLES, Views
 from dalsegno.protocol.dialects import GENERIC, Language
 
 from .delivery import AckFrontiers, Delivery
-from .effects import Timers
+from .effects import Runs, Timers
 from .node import (
     Catalog,
     Directory,
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
 
     from dalsegno.protocol import Authorize, Domain, Limits, Role
     from dalsegno.protocol.dialects import Dialect
+    from dalsegno.protocol.runs import Worker
 
     from .delivery import AckStatistics, DeliveryStatistics
-    from .effects import TimerStatistics
+    from .effects import RunStatistics, TimerStatistics
     from .node import (
         LeaseStatistics,
         RepairReport,
@@ -58,6 +60,7 @@ class Statistics:
     delivery: DeliveryStatistics
     lease: LeaseStatistics
     timers: TimerStatistics
+    runs: RunStatistics
     services: list[ServiceStatistics]
 
 
@@ -81,6 +84,7 @@ class Service:
         app_version: int = 0,
         store_time: bool = False,
         dialects: Sequence[Dialect] = (),
+        workers: Mapping[str, Worker] = MappingProxyType({}),
     ) -> None:
         """Make them.
 
@@ -100,6 +104,7 @@ class Service:
             store_time: whether the time is the store's, which each beat asks for, and not the
                 world's.
             dialects: what clients may say, besides the generic dialect.
+            workers: who carries out runs, by their names.
 
         """
         access = Roles(domains, roles, authorize)
@@ -135,6 +140,7 @@ class Service:
             activating=trio.CapacityLimiter(limits.activations_max),
             world=world,
             limits=limits,
+            workers=workers,
             lease=self.lease,
         )
         self.directory = Directory(self.node, active)
@@ -149,6 +155,8 @@ class Service:
             connections=self.connections,
         )
         self.timers = Timers(self.directory, self.catalog)
+        self.runs = Runs(self.directory, self.catalog, workers)
+        self.node.delivery.watcher = self.runs
         self.sweeper = Sweeper(store, sweeps, world=world, limits=limits)
         self.supervisor = Supervisor(
             self._services(),
@@ -169,6 +177,7 @@ class Service:
             ("beat", self.connections.run),
             ("sweep", self.sweeper.run),
             ("timers", self.timers.run),
+            ("runs", self.runs.run),
         ]
 
     def statistics(self) -> Statistics:
@@ -181,6 +190,7 @@ class Service:
             delivery=self.node.delivery.statistics(),
             lease=self.lease.statistics(),
             timers=self.timers.statistics(),
+            runs=self.runs.statistics(),
             services=self.supervisor.statistics(),
         )
 
@@ -226,6 +236,7 @@ class Service:
             UnavailableError: the store is away: acks come again, and others wait for the lease.
 
         """
+        await self.runs.drain()
         await self.directory.drain()
         try:
             await self.acks.flush()

@@ -9,6 +9,7 @@ from ._deciding import BUILT_IN_ROLES
 from ._errors import DomainError
 from .dialects import GENERIC, Dialect, Language, Socket
 from .routes import check_routes
+from .runs import runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ._domain import Domain
     from ._hooks import Authenticator, Authorize
     from .routes import Route
+    from .runs import Worker
 
 _ROLE = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 
@@ -34,6 +36,7 @@ class App:
         version: int = 0,
         authenticate: Authenticator | None = None,
         authorize: Authorize | None = None,
+        workers: Sequence[Worker] = (),
     ) -> None:
         """Declare it.
 
@@ -52,6 +55,7 @@ class App:
                 nothing else; see `Authorize`.  It is asked in order, at every command and every
                 read, so it has to be quick and pure.  Of a read the `Reject` is not told: who may
                 not read is answered as a stranger is.  The program itself is not asked about.
+            workers: who carries out runs; with them its workspaces have runs (`runs`), too.
 
         Raises:
             DomainError: two domains share a name or a command, two routes or sockets a path, two
@@ -60,7 +64,10 @@ class App:
         """
         if version < 0:
             raise DomainError("an app's version counts from 0")
-        self.domains = tuple(domains)
+        self.workers = {each.name: each for each in workers}
+        if len(self.workers) < len(workers):
+            raise DomainError("two workers have one name")
+        self.domains = (*domains, *([runs] if workers and runs not in domains else []))
         self.routes = tuple(routes)
         self.dialects = tuple(each for each in dialects if isinstance(each, Dialect))
         self.sockets = tuple(each for each in dialects if isinstance(each, Socket))
@@ -96,6 +103,8 @@ class App:
                     raise DomainError(
                         f"{domain.name} and {commands[command].name} share {command!r}"
                     )
+        for worker in self.workers.values():
+            worker.check()
         check_routes(self.routes, tuple(names.values()))
         Language(GENERIC, *self.dialects)
         paths = {"/ws"}

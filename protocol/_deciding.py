@@ -16,6 +16,9 @@ from ._limits import Limits
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ._receipt import Receipt
+    from .runs._worker import Worker
+
 WRITERS = frozenset({"owner", "admin", "editor"})
 """The roles that may send a command, unless it says otherwise (X-RBAC-1)."""
 
@@ -68,6 +71,10 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """The runtime's bounds."""
     roles: Mapping[str, Role] = BUILT_IN_ROLES
     """What each role may do in a workspace."""
+    workers: Mapping[str, Worker] = MappingProxyType({})
+    """Who carries out runs here, by their names."""
+    earlier: tuple[Receipt, ...] = ()
+    """The answers to the commands before it in its group; see `send_all`."""
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True):

@@ -137,6 +137,17 @@ class Limits:
     timers_stuck_max: int = 10_000
     """Such timers that are remembered; above it the oldest is forgotten, and tried sooner."""
 
+    # Runs
+    runs_running_max: int = 100
+    """Runs that a node carries out at the same time; others wait as requested."""
+    runs_waiting_max: int = 1_000
+    """Open runs of a workspace that are remembered; the others are looked for when these are
+    done."""
+    runs_scan_s: float = 10.0
+    """How often a node looks for open runs of workspaces that nobody serves."""
+    run_end_deadline_s: float = 5.0
+    """How long a run that was cancelled, or whose node drains, may take to end."""
+
     # The committer
     commit_batches_max: int = 512
     """Workspaces merged into one statement."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Receipt as Receipt,
         World as World,
     )
+    from dalsegno.actors.effects import Done as Done, Run as Run
     from dalsegno.protocol import (
         App as App,
         Audit as Audit,
@@ -50,6 +51,15 @@ if TYPE_CHECKING:
         UnavailableError as UnavailableError,
         WorkspaceHaltedError as WorkspaceHaltedError,
     )
+    from dalsegno.protocol.runs import (
+        CancelRun as CancelRun,
+        RequestRun as RequestRun,
+        Retry as Retry,
+        RunState as RunState,
+        Worker as Worker,
+        runs as runs,
+        worker as worker,
+    )
 
     from ._runtime import (
         NoAccountsError as NoAccountsError,
@@ -64,6 +74,15 @@ if TYPE_CHECKING:
         Workspace as Workspace,
     )
 _HOMES = {
+    "CancelRun": "dalsegno.protocol.runs",
+    "Done": "dalsegno.actors.effects",
+    "RequestRun": "dalsegno.protocol.runs",
+    "Retry": "dalsegno.protocol.runs",
+    "Run": "dalsegno.actors.effects",
+    "RunState": "dalsegno.protocol.runs",
+    "Worker": "dalsegno.protocol.runs",
+    "runs": "dalsegno.protocol.runs",
+    "worker": "dalsegno.protocol.runs",
     "AuditFilter": "dalsegno.actors",
     "AuditPlace": "dalsegno.actors",
     "AuditRecord": "dalsegno.actors",

@@ -166,6 +166,7 @@ class Runtime:
                 roles=app.roles,
                 dialects=app.dialects,
                 authorize=app.authorize,
+                workers=app.workers,
                 app_version=app.version,
                 store_time=world is WORLD,
             )

@@ -68,9 +68,10 @@ SERVING = ROOT / "docs" / "serving.md"
 TESTING = ROOT / "docs" / "testing.md"
 COORDINATION = ROOT / "docs" / "coordination.md"
 FILES = ROOT / "docs" / "files.md"
+RUNS = ROOT / "docs" / "runs.md"
 ARCHITECTURE, CONTRIBUTING = ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"
 DOCUMENTS = (
-    *(README, PROTOCOL, EMBEDDING, SERVING, COORDINATION, FILES, OPERATIONS, TESTING),
+    *(README, PROTOCOL, EMBEDDING, SERVING, COORDINATION, FILES, RUNS, OPERATIONS, TESTING),
     *(ARCHITECTURE, CONTRIBUTING),
     ROOT / "CHANGELOG.md",
 )
@@ -349,6 +350,13 @@ def test_a_session_in_files_goes_on_where_it_was(tmp_path: Path) -> None:
         "appended up to 4\nthere already, up to 4\nderived up to 4\n"
         "[(3, 'Turn 3'), (4, 'Turn 4')]\n"
     )
+
+
+@pytest.mark.processes
+def test_runs_end_as_their_document_says(tmp_path: Path) -> None:
+    ((name, program, said),) = programs(RUNS)
+    (tmp_path / name).write_text(program)
+    assert run(tmp_path, sys.executable, name) == said
 
 
 @pytest.mark.processes

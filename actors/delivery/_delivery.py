@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from dalsegno.actors.ports import NobodyWatches
 from dalsegno.protocol import OverloadedError
 
 from ._pages import Pages, PagesStatistics
@@ -16,7 +17,7 @@ from ._tail import Tails, TailsStatistics
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable
 
-    from dalsegno.actors.ports import Roles, SocketSubscriber, Store
+    from dalsegno.actors.ports import Roles, SocketSubscriber, Store, Watcher
     from dalsegno.protocol import Limits
 
 
@@ -39,6 +40,7 @@ class Delivery:
         self.store = store
         self.roles = roles
         self.limits = limits
+        self.watcher: Watcher = NobodyWatches()
         self.tails = Tails(bytes_max=limits.tail_bytes_max)
         self.pages = Pages(bytes_max=limits.pages_bytes_max)
         self._looking_up = trio.CapacityLimiter(limits.subscribing_max)

@@ -134,6 +134,7 @@ class Hub:
         self.is_unverified = False
         self._ended = None
         self._wake()
+        self._delivery.watcher.opened(self.workspace_id)
 
     def end(self, error: DalsegnoError) -> None:
         """End every subscription, and every wait for the head, with an error.
@@ -158,6 +159,7 @@ class Hub:
         for touched in self._delivery.end():
             touched.flush_nowait()
         self._wake()
+        self._delivery.watcher.ended(self.workspace_id)
 
     def confirm_head(self) -> None:
         """Mark the head as confirmed by the store."""
@@ -281,6 +283,8 @@ class Hub:
             due = self._offer(events)
         for subscription, subscriber in revoked:
             subscriber.revoked(subscription)
+        if events:
+            self._delivery.watcher.published(self.workspace_id, events)
         return due
 
     def _offer(self, events: Sequence[Event]) -> list[_Due]:

@@ -17,7 +17,12 @@ from ._listing import (
 )
 from ._look import look as look, read_head as read_head
 from ._repair import RepairReport as RepairReport, repair as repair
-from ._send import relist as relist, send as send, send_all as send_all
+from ._send import (
+    relist as relist,
+    send as send,
+    send_all as send_all,
+    send_group as send_group,
+)
 from ._serving_node import ServingNode as ServingNode
 from ._supervisor import (
     ServiceFailedError as ServiceFailedError,

@@ -134,6 +134,10 @@ class Directory:
             self._nursery.start_soon(self._run, supervisor)
         return supervisor
 
+    def open_ids(self) -> list[str]:
+        """Return the ids of the active workspaces whose head is known."""
+        return [id_ for id_, each in self._active.items() if each.hub.is_open]
+
     def is_active(self, workspace_id: str) -> bool:
         """Return whether a workspace is in memory here."""
         return workspace_id in self._active

@@ -154,15 +154,40 @@ async def send_all(
         WorkspaceHaltedError: as in `send`.
 
     """
-    if not commands:
+    asked = [(command, principal) for command in commands]
+    return await send_group(
+        directory,
+        catalog,
+        workspace_id,
+        asked,
+        key=key,
+        correlation_id=correlation_id,
+        causation=causation,
+    )
+
+
+async def send_group(
+    directory: Directory,
+    catalog: Catalog,
+    workspace_id: str,
+    asked: Sequence[tuple[msgspec.Struct, Principal]],
+    *,
+    key: str | None = None,
+    correlation_id: str | None = None,
+    causation: str | None = None,
+) -> tuple[Receipt, ...]:
+    """Ask for several changes as `send_all` does, each as somebody of its own."""
+    if not asked:
         return ()
     limits = directory.node.limits
-    if len(commands) > limits.group_commands_max:
+    if len(asked) > limits.group_commands_max:
         raise Reject("BAD_REQUEST", f"at most {limits.group_commands_max} commands at once")
     answer, left = _Answer(), limits.group_bytes_max
-    sending = _Sending(directory, catalog, workspace_id, principal, key, correlation_id, causation)
     prepared = []
-    for command in commands:
+    for command, principal in asked:
+        sending = _Sending(
+            directory, catalog, workspace_id, principal, key, correlation_id, causation
+        )
         one, size = await sending.make(command, answer)
         left -= size
         if left < 0:

@@ -419,3 +419,4 @@ class WorkspaceSupervisor:
         self.backlog.close(ended)
         if self.hub.is_used:
             self.hub.end(ended)
+        self._node.delivery.watcher.ended(self.workspace_id)

@@ -45,3 +45,4 @@ from ._store import (
 )
 from ._subscriber import SocketSubscriber as SocketSubscriber, Subscriber as Subscriber
 from ._transport import Transport as Transport, TransportClosedError as TransportClosedError
+from ._watcher import NobodyWatches as NobodyWatches, Watcher as Watcher

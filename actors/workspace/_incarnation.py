@@ -177,6 +177,7 @@ class Incarnation:
             budgets=node.budgets,
             cached=node.cached,
             roles=node.delivery.roles,
+            workers=node.workers,
             world=node.world,
             limits=node.limits,
         )

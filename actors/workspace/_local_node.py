@@ -10,13 +10,14 @@ from ._cache import CacheBound
 from ._room import Room
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     import trio
 
     from dalsegno.actors.delivery import Delivery
     from dalsegno.actors.ports import Bus, Store, World
     from dalsegno.protocol import Limits
+    from dalsegno.protocol.runs import Worker
 
     from ._committer import Committer
 
@@ -42,6 +43,8 @@ class LocalNode:
     """The turns in which workspaces are opened."""
     world: World
     limits: Limits
+    workers: Mapping[str, Worker] = field(default_factory=dict)
+    """Who carries out runs here, by their names."""
     budgets: WriteBudgets = field(init=False)
     """What each user may have written."""
     cached: CacheBound = field(init=False)

@@ -39,10 +39,11 @@ from ._idempotency import KnownKeys
 from ._turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from dalsegno.actors.ports import AuditWrite, ResultWrite, Roles, World
     from dalsegno.protocol import Domain, Due, Event, Limits, Past
+    from dalsegno.protocol.runs import Worker
 
     from ._budget import WriteBudgets
     from ._cache import CacheBound
@@ -99,6 +100,7 @@ class Speculation:
         budgets: WriteBudgets,
         cached: CacheBound,
         roles: Roles,
+        workers: Mapping[str, Worker],
         world: World,
         limits: Limits,
     ) -> None:
@@ -108,6 +110,7 @@ class Speculation:
         self._founder_id = founder_id
         self._budgets = budgets
         self._roles = roles
+        self._workers = workers
         self._world = world
         self._limits = limits
         self._head_seq = head.head_seq
@@ -216,10 +219,10 @@ class Speculation:
             events_max=self._limits.command_events_max,
         )
         if command.others:
-            several = []
+            several: list[Receipt] = []
             for number, each in enumerate(command.group):
                 try:
-                    several.append(self._decide_one(each, draft, pasts))
+                    several.append(self._decide_one(each, draft, pasts, several))
                 except Reject as error:
                     raise _in_group(error, number) from None
             answer: Receipts = tuple(several)
@@ -234,7 +237,9 @@ class Speculation:
             self.forming.results[result.scope, result.key] = result
         return answer
 
-    def _decide_one(self, command: Command, draft: Draft, pasts: Pasts) -> Receipt:
+    def _decide_one(
+        self, command: Command, draft: Draft, pasts: Pasts, earlier: Sequence[Receipt] = ()
+    ) -> Receipt:
         """Decide one command on what is in the draft, and add its events to that.
 
         A command without events is answered with the head that it saw; so is its repeat, whatever
@@ -263,7 +268,9 @@ class Speculation:
             _check_number(command, followed, self._limits)
             draft.check_loaded(followed)
             streams = {**streams, **followed}
-        extras = self._extras(command, role, draft, streams, pasts) if decider.extras else ()
+        extras: Sequence[Any] = ()
+        if decider.extras:
+            extras = self._extras(command, role, draft, streams, pasts, earlier)
         decided = decider.function(entity.state, command.command, *extras)
         if decided is not None:
             for each in decided if isinstance(decided, (list, tuple)) else (decided,):
@@ -290,6 +297,7 @@ class Speculation:
         draft: Draft,
         streams: Mapping[str, AnyDomain],
         pasts: Pasts,
+        earlier: Sequence[Receipt],
     ) -> list[Any]:
         """Make what a decider takes beside state and command, in its order."""
         made: list[Any] = []
@@ -306,6 +314,8 @@ class Speculation:
                             new_id=draft.name_another,
                             limits=self._limits,
                             roles=self._roles.table,
+                            workers=self._workers,
+                            earlier=tuple(earlier),
                         )
                     )
                 case "touched":

@@ -66,6 +66,7 @@ class Story:
         type_: str = "put",
         command_id: str | None = None,
         seconds: float | None = None,
+        causation: str | None = None,
     ) -> Event:
         """Append an event to the log."""
         number = next(self._numbers)
@@ -84,6 +85,7 @@ class Story:
             command_id=f"command-{number}" if command_id is None else command_id,
             recorded_at=_MIDNIGHT + timedelta(seconds=seq if seconds is None else seconds),
             correlation_id=marker,
+            causation=causation,
         )
         previous = self.log[-1].chain if self.log else 0
         event = replaced(event, chain=chained(previous, event))

@@ -16,7 +16,7 @@ from dalsegno.protocol import CHAIN_START, chained
 from ._verdicts import Verdict, Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from dalsegno.actors.ports import Head
     from dalsegno.protocol import Event
@@ -32,8 +32,10 @@ class RunRule(msgspec.Struct, frozen=True, kw_only=True):
     """The types of the events that begin one."""
     terminal: frozenset[str]
     """The types of the events that end one."""
+    cancelled: frozenset[str] = frozenset()
+    """The types of the events from which on nothing of one takes effect."""
     prefix: str = "run:"
-    """The prefix of their streams."""
+    """The prefix of their streams, which is what their effects are caused by."""
 
 
 def check_logs(
@@ -135,19 +137,39 @@ def _check_writers(evidence: Evidence, workspace_id: str, log: Log) -> Iterator[
 
 
 def _check_runs(workspace_id: str, log: Log, rule: RunRule) -> Iterator[Violation]:
+    effects: dict[str, Event] = {}
+    """The last thing that each run did, outside its own stream."""
+    for event in log.events:
+        cause = event.causation
+        if cause is not None and cause.startswith(rule.prefix) and event.stream_id != cause:
+            effects[cause] = event
     for stream_id, events in log.streams.items():
-        if not stream_id.startswith(rule.prefix):
-            continue
-        started = next((event for event in events if event.type in rule.started), None)
-        ends = [event for event in events if event.type in rule.terminal]
-        if len(ends) > 1 or (started is not None and not ends):
-            said = f"has {len(ends)} terminal events" if ends else "started and never ended"
-            yield Violation(
-                verdict=Verdict.RUN_TERMINAL,
-                workspace_id=workspace_id,
-                sentence=f"{stream_id} {said}",
-                exhibits=tuple(ends) if started is None else (started, *ends),
-            )
+        if stream_id.startswith(rule.prefix):
+            for sentence, exhibits in _run_faults(events, effects.get(stream_id), rule):
+                yield Violation(
+                    verdict=Verdict.RUN_TERMINAL,
+                    workspace_id=workspace_id,
+                    sentence=f"{stream_id} {sentence}",
+                    exhibits=exhibits,
+                )
+
+
+def _run_faults(
+    events: Sequence[Event], effect: Event | None, rule: RunRule
+) -> Iterator[tuple[str, tuple[Event, ...]]]:
+    """Say what is wrong with a run: its events, and the last of its effects."""
+    started = next((event for event in events if event.type in rule.started), None)
+    ends = [event for event in events if event.type in rule.terminal]
+    if len(ends) > 1 or (started is not None and not ends):
+        said = f"has {len(ends)} terminal events" if ends else "started and never ended"
+        yield said, tuple(ends) if started is None else (started, *ends)
+    if ends and events[-1].event_seq > ends[0].event_seq and len(ends) == 1:
+        yield "went on after its end", (ends[0], events[-1])
+    if effect is None:
+        return
+    over = next((each for each in events if each.type in rule.terminal | rule.cancelled), None)
+    if over is not None and effect.event_seq > over.event_seq:
+        yield "had an effect after its end", (over, effect)
 
 
 def _check_head(workspace_id: str, log: Log, head: Head) -> Iterator[Violation]:

@@ -55,6 +55,11 @@ class FailoverStore(MemoryStore):
         rows = (row for log in self._logs.values() for row in log.entities.values())
         return any(row.due_at is not None and row.due_at <= until for row in rows)
 
+    def is_open(self, prefix: str) -> bool:
+        """Return whether an entity of such a stream asks for something, whenever."""
+        rows = (row for log in self._logs.values() for row in log.entities.items())
+        return any(row.due_at is not None and name.startswith(prefix) for name, row in rows)
+
     def head_of(self, workspace_id: str, stream_id: str) -> int:
         """Return the last number of a stream, without a link."""
         log = self._logs.get(workspace_id)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections import Counter
 
     from dalsegno.actors.ports import CursorKey
-    from dalsegno.actors.testing.checker import Record, Violation
+    from dalsegno.actors.testing.checker import Record, RunRule, Violation
     from dalsegno.protocol import Event
 
 
@@ -78,6 +78,7 @@ def judge(
     cursors: dict[CursorKey, int],
     bugs: list[str],
     faults: Counter[str],
+    runs: RunRule | None,
     steps: int,
     lasted_s: float,
 ) -> Simulated:
@@ -88,7 +89,7 @@ def judge(
     for events in log.values():
         digest.update(msgspec.json.encode(events))
     return Simulated(
-        violations=check(history, log, cursors=cursors),
+        violations=check(history, log, cursors=cursors, runs=runs),
         bugs=bugs,
         history=history,
         log=log,

@@ -22,7 +22,7 @@ from dalsegno.actors._service import Service
 from dalsegno.actors.domains.accounts import account_domains
 from dalsegno.actors.domains.members import PutMember
 from dalsegno.actors.ports import World
-from dalsegno.actors.testing.checker import Recorder
+from dalsegno.actors.testing.checker import Recorder, RunRule
 from dalsegno.protocol import App, Limits, OutcomeUnknownError, UnavailableError, workspace_stream
 
 from ._client import SimClient
@@ -38,11 +38,11 @@ from ._purity import called_twice
 from ._result import judge
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     import msgspec
 
-    from dalsegno.protocol import Domain, Event, Role
+    from dalsegno.protocol import Domain, Event
 
     from ._choices import Choices
     from ._client import Wanted
@@ -91,6 +91,10 @@ SIM_LIMITS = Limits(
     timers_per_tick_max=9,
     timers_per_workspace_max=2,
     timers_firing_max=4,
+    runs_running_max=4,
+    runs_waiting_max=4,
+    runs_scan_s=2.0,
+    run_end_deadline_s=0.5,
 )
 """Bounds so small that short schedules reach them."""
 
@@ -106,6 +110,12 @@ _FAULTY = 0.25
 _UNDER_LOAD = 0.5
 """How many faults strike under load."""
 _REMEMBERED = 0.2
+RUNS = RunRule(
+    started=frozenset({"run_started"}),
+    terminal=frozenset({"run_finished"}),
+    cancelled=frozenset({"run_cancel_requested"}),
+)
+"""How the runs of workers are judged."""
 OPERATIONS = (
     *("command",) * 6,
     *("crowd",) * 5,
@@ -138,7 +148,8 @@ def simulate(
 
     Args:
         choices: the source of decisions: `SeededChoices`, or `HypothesisChoices`.
-        app: what the nodes serve.
+        app: what the nodes serve; its workers have to draw what they do from ``choices``, or from
+            something as repeatable.
         domains: the domains of the workspaces, besides accounts and members, for an app that has
             nothing else.
         commands: returns a command, by decisions of its own.
@@ -165,7 +176,6 @@ def simulate(
     simulation = _Simulation(
         choices,
         domains=everything,
-        roles=app.roles,
         commands=commands,
         sizes=(nodes, clients, workspaces, steps),
         faults=faults,
@@ -173,7 +183,8 @@ def simulate(
         limits=limits,
         until=until,
         later=later,
-        make_service=make_service,
+        make_service=partial(make_service, roles=app.roles, workers=app.workers),
+        rule=RUNS if app.workers else None,
     )
     clock = trio.testing.MockClock(autojump_threshold=0)
     with (
@@ -198,7 +209,6 @@ class _Simulation:
         choices: Choices,
         *,
         domains: Sequence[Domain[Any, Any, Any]],
-        roles: Mapping[str, Role],
         commands: Callable[[Choices], msgspec.Struct | Ask],
         sizes: tuple[int, int, int, int],
         faults: Sequence[str],
@@ -207,7 +217,9 @@ class _Simulation:
         until: str,
         later: Sequence[Domain[Any, Any, Any]],
         make_service: Callable[..., Service],
+        rule: RunRule | None,
     ) -> None:
+        self._rule = rule
         self._choices = choices
         self._domains = domains
         self._until = until
@@ -221,7 +233,7 @@ class _Simulation:
         self._kinds = faults
         self._operations = operations
         self._limits = limits
-        self._make_service = partial(make_service, roles=roles)
+        self._make_service = make_service
         self._counts: Counter[str] = Counter()
         self._noise = choices.noise()
         self._recorder = Recorder(trio.current_time)
@@ -276,6 +288,7 @@ class _Simulation:
             cursors=self._store.cursors(),
             bugs=[*bugs, *died, *self._stuck],
             faults=self._counts,
+            runs=self._rule,
             steps=sum(node.steps for node in self._nodes),
             lasted_s=self._lasted_s,
         )
@@ -411,8 +424,13 @@ class _Simulation:
         """Wait until what was due has happened, by clocks that are right again."""
         for node in self._nodes:
             node.clock.offset_s = 0.0
-        while self._store.is_due(self._right.now()):  # noqa: ASYNC110 - in virtual time
+        while self._is_asking():  # noqa: ASYNC110 - in virtual time
             await trio.sleep(_LOOK_S)
+
+    def _is_asking(self) -> bool:
+        """Return whether something is due, or a run is not over."""
+        is_run_open = self._rule is not None and self._store.is_open(self._rule.prefix)
+        return is_run_open or self._store.is_due(self._right.now())
 
     async def _touch(self, workspace_id: str) -> None:
         """Write once more to a workspace, wherever it is: it has to accept commands."""

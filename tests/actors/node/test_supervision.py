@@ -265,6 +265,7 @@ async def test_everything_tells_how_it_stands(store: FaultyStore, world: World) 
                 "beat",
                 "sweep",
                 "timers",
+                "runs",
             ]
             assert statistics.timers.fired == statistics.timers.stuck == 0
         for one in (

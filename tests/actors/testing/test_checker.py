@@ -688,6 +688,7 @@ RUNS = RunRule(
         ("run_started", [Verdict.RUN_TERMINAL]),
         ("run_started run_succeeded run_failed", [Verdict.RUN_TERMINAL]),
         ("run_failed run_failed", [Verdict.RUN_TERMINAL]),
+        ("run_started run_failed run_saved", [Verdict.RUN_TERMINAL]),
     ],
 )
 def test_a_run_that_started_ends_once(story: Story, types: str, found: list[Verdict]) -> None:
@@ -696,6 +697,31 @@ def test_a_run_that_started_ends_once(story: Story, types: str, found: list[Verd
         story.commit(None, "run:r", type_=type_)
     assert story.verdicts(runs=RUNS) == found
     assert story.verdicts() == []
+
+
+@pytest.mark.parametrize(
+    ("over", "found"),
+    [
+        ("run_succeeded", [Verdict.RUN_TERMINAL]),
+        ("run_cancelled", [Verdict.RUN_TERMINAL]),
+        ("x", []),
+    ],
+)
+def test_a_run_has_no_effect_after_its_end(story: Story, over: str, found: list[Verdict]) -> None:
+    rule = RunRule(
+        started=frozenset({"run_started"}),
+        terminal=frozenset({"run_succeeded"}),
+        cancelled=frozenset({"run_cancelled"}),
+    )
+    story.commit(None, "run:r", type_="run_started")
+    story.commit(None, causation="run:r")
+    story.commit(None, "run:r", type_=over)
+    if over != "run_succeeded":
+        story.commit(None, causation="run:r")
+        story.commit(None, "run:r", type_="run_succeeded")
+    else:
+        story.commit(None, causation="run:r")
+    assert story.verdicts(runs=rule) == found
 
 
 # ------------------------------------------------------------------------------------- the recorder

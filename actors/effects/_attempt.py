@@ -1,0 +1,315 @@
+"""One attempt at a run, from its beginning in the log to its end there."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from dalsegno.actors.node import look, send_group
+from dalsegno.protocol import (
+    SYSTEM,
+    Backoff,
+    DalsegnoError,
+    OutcomeUnknownError,
+    Principal,
+    Reject,
+    UnavailableError,
+    WorkspaceHaltedError,
+    WorkspaceMovedError,
+)
+from dalsegno.protocol.runs import (
+    FinishRun,
+    ReleaseRun,
+    RunProblem,
+    RunState,
+    StartAttempt,
+    runs,
+)
+
+from ._run import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dalsegno.actors.node import Catalog, Directory
+    from dalsegno.protocol.runs import Outcome, Worker
+
+_log = logging.getLogger("dalsegno.runs")
+
+_PASSED_ON = frozenset({"RUN_OVER", "RUN_FENCED", "RUN_CANCELLED", "RUN_NOT_FOUND"})
+"""Refusals by which a run says that the attempt has nothing more to say."""
+
+
+class Ending(Enum):
+    """Why an attempt is stopped from outside."""
+
+    CANCELLED = "somebody cancelled the run"
+    OVER = "the run has ended"
+    DRAINED = "the node drains"
+    LEFT = "the workspace is another node's"
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker may return: a result, and commands that take effect with the end, or not."""
+
+    result: Any = None
+    """JSON."""
+    commands: Sequence[msgspec.Struct] = ()
+
+
+class Attempt:
+    """Carries out one attempt; see the module."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        catalog: Catalog,
+        workspace_id: str,
+        run_id: str,
+        worker: Worker,
+    ) -> None:
+        self.run_id = run_id
+        self.worker = worker
+        self._directory = directory
+        self._catalog = catalog
+        self._node = directory.node
+        self._workspace_id = workspace_id
+        self._scope = trio.CancelScope()
+        self._ending: Ending | None = None
+
+    def __repr__(self) -> str:
+        return f"<Attempt at {self.run_id} of {self._workspace_id}>"
+
+    def stop(self, ending: Ending) -> None:
+        """Stop it: its worker is cancelled, and the first reason is the one that counts."""
+        if self._ending is None:
+            self._ending = ending
+            self._scope.cancel(reason=ending.value)
+
+    async def carry_out(self) -> float | None:
+        """Carry it out; return when the run is to be looked at again, in seconds, None: it is not.
+
+        Nothing is raised: what goes wrong is an end of the run, or of its attempt.
+        """
+        try:
+            state = await self._begin()
+            if state is None:
+                return None
+            return await self._carry_out(state)
+        except Reject as error:
+            if error.code == "RUN_NOT_DUE":
+                return self._node.limits.runs_scan_s
+            if error.code not in _PASSED_ON:
+                _log.warning("%s %s: %s", self._workspace_id, self.run_id, error)
+        except (UnavailableError, OutcomeUnknownError) as error:
+            _log.info("%s %s: %s", self._workspace_id, self.run_id, error)
+            return None if isinstance(error, WorkspaceMovedError) else 1.0
+        except WorkspaceHaltedError as error:
+            _log.info("%s %s: %s", self._workspace_id, self.run_id, error)
+        return None
+
+    async def _begin(self) -> RunState | None:
+        """Begin in the log; return the run, None where nothing is to be done.
+
+        Raises:
+            DalsegnoError: as `send`.
+
+        """
+        where = (self._directory, self._catalog, self._workspace_id, self.run_id)
+        state = await read_run(*where)
+        if state is None or not state.is_open:
+            return None
+        attempt_id = self._node.world.new_id()
+        start = StartAttempt(run_id=self.run_id, attempt_id=attempt_id, after=state.attempt_id)
+        await self._send([(start, SYSTEM)])
+        state = await read_run(*where)
+        return state if state is not None and state.attempt_id == attempt_id else None
+
+    async def _carry_out(self, state: RunState) -> float | None:
+        """Run the worker, and record how that ended."""
+        if not state.is_open:
+            return None  # it was cancelled, or late, before it began
+        principal = SYSTEM if state.requested_by is None else Principal(state.requested_by)
+        run = Run(
+            self._directory,
+            self._catalog,
+            self._workspace_id,
+            self.run_id,
+            state,
+            principal=principal,
+        )
+        returned: Any = None
+        error: Exception | None = None
+        left_s = (state.deadline - self._node.world.now()).total_seconds()
+        self._scope.deadline = trio.current_time() + max(left_s, 0)
+        with self._scope:
+            try:
+                returned = await self.worker.function(run)
+            except Exception as raised:  # noqa: BLE001 - a worker is a user's code: its run's alone
+                error = raised
+        if self._scope.cancelled_caught:
+            return await self._stopped(run)
+        if error is not None:
+            return await self._failed(run, state, error)
+        return await self._returned(run, state, returned)
+
+    async def _stopped(self, run: Run) -> float | None:
+        match self._ending:
+            case Ending.OVER | Ending.LEFT:
+                return None
+            case Ending.DRAINED:
+                with trio.CancelScope(shield=True) as scope:
+                    scope.deadline = trio.current_time() + self._node.limits.run_end_deadline_s
+                    if self.worker.on_disconnect == "cancel":
+                        await self._finish(run, "cancelled")
+                    else:
+                        await self._record(
+                            run, ReleaseRun(run_id=run.id, attempt_id=run.attempt_id)
+                        )
+                return None
+            case Ending.CANCELLED:
+                await self._finish(run, "cancelled")
+            case None:
+                problem = RunProblem(code="DEADLINE_EXCEEDED", message="it was not done in time")
+                await self._finish(run, "failed", error=problem)
+        return None
+
+    async def _returned(self, run: Run, state: RunState, returned: Any) -> float | None:  # noqa: ANN401 - a worker's
+        try:
+            done = _done(returned)
+        except TypeError as error:
+            problem = RunProblem(code="WORKER_RESULT", message=str(error))
+            await self._finish(run, "failed", error=problem)
+            return None
+        try:
+            await self._finish(run, "succeeded", result=done.result, commands=done.commands)
+        except Reject as error:
+            if error.code in _PASSED_ON and error.code != "RUN_CANCELLED":
+                raise
+            return await self._failed(run, state, error)
+        return None
+
+    async def _failed(self, run: Run, state: RunState, error: Exception) -> float | None:
+        """Record that an attempt failed; the run ends with it, or is tried again."""
+        if isinstance(error, Reject) and error.code == "RUN_CANCELLED":
+            await self._finish(run, "cancelled")
+            return None
+        if isinstance(error, Reject) and error.code in _PASSED_ON:
+            return None
+        problem = self._problem(error)
+        if not isinstance(error, DalsegnoError):
+            _log.warning("%s %s failed", self._workspace_id, run.id, exc_info=error)
+        retry = self.worker.retry
+        backoff = Backoff(retry.first_s, retry.max_s)
+        backoff.failures = state.failures
+        delay_s = backoff.next_s(self._node.world.random())
+        retry_at = self._node.world.now() + timedelta(seconds=delay_s)
+        released = ReleaseRun(
+            run_id=run.id, attempt_id=run.attempt_id, error=problem, retry_at=retry_at
+        )
+        await self._record(run, released)
+        return delay_s if problem.retryable else None
+
+    def _problem(self, error: Exception) -> RunProblem:
+        """Return what is recorded of an error: no text of one that is not ours."""
+        if isinstance(error, DalsegnoError):
+            code, message = error.code, error.message
+        else:
+            code, message = "WORKER_FAILED", type(error).__name__
+        on = self.worker.retry.on
+        is_tried = not isinstance(error, Reject) if on is None else code in on
+        return RunProblem(code=code, message=message, retryable=is_tried)
+
+    async def _finish(
+        self,
+        run: Run,
+        outcome: Outcome,
+        *,
+        result: Any = None,  # noqa: ANN401 - JSON
+        error: RunProblem | None = None,
+        commands: Sequence[msgspec.Struct] = (),
+    ) -> None:
+        end = FinishRun(
+            run_id=run.id,
+            attempt_id=run.attempt_id,
+            outcome=outcome,
+            result=result,
+            error=error,
+        )
+        await self._record(run, end, commands)
+
+    async def _record(
+        self, run: Run, end: msgspec.Struct, commands: Sequence[msgspec.Struct] = ()
+    ) -> None:
+        """Record an end, with commands or not at all, and go on until that is certain.
+
+        The key is the attempt's: what was applied, though nobody heard of it, is not applied twice.
+
+        Raises:
+            DalsegnoError: refused, or another node's by now.
+
+        """
+        asked = [*((command, run.principal) for command in commands), (end, SYSTEM)]
+        key = f"{run.attempt_id}:{type(end).__name__}"
+        limits, world = self._node.limits, self._node.world
+        backoff = Backoff(limits.backoff_first_s, limits.backoff_max_s)
+        while True:
+            try:
+                await self._send(asked, key=key)
+            except WorkspaceMovedError:
+                raise
+            except (UnavailableError, OutcomeUnknownError) as error:
+                _log.info("%s %s: %s", self._workspace_id, run.id, error)
+                await trio.sleep(backoff.next_s(world.random()))
+            else:
+                return
+
+    async def _send(
+        self, asked: Sequence[tuple[msgspec.Struct, Principal]], *, key: str | None = None
+    ) -> None:
+        await send_group(
+            self._directory,
+            self._catalog,
+            self._workspace_id,
+            asked,
+            key=key,
+            causation=f"run:{self.run_id}",
+        )
+
+
+async def read_run(
+    directory: Directory, catalog: Catalog, workspace_id: str, run_id: str
+) -> RunState | None:
+    """Return a run as it is committed; None where there is none.
+
+    Raises:
+        UnavailableError: the store is away.
+
+    """
+    entity = await look(directory, catalog, workspace_id, runs, run_id, principal=SYSTEM)
+    state: RunState | None = None if entity is None else entity.state
+    return state
+
+
+def _done(returned: Any) -> Done:  # noqa: ANN401 - a worker's
+    """Return what a worker returned, in one form.
+
+    Raises:
+        TypeError: it is nothing that a worker may return.
+
+    """
+    match returned:
+        case None:
+            return Done()
+        case Done():
+            return returned
+        case msgspec.Struct():
+            return Done(commands=(returned,))
+        case list() | tuple() if all(isinstance(each, msgspec.Struct) for each in returned):
+            return Done(commands=tuple(returned))
+    raise TypeError(f"a worker returns None, commands or Done, not {type(returned).__name__}")

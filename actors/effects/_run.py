@@ -1,0 +1,153 @@
+"""A run, as the worker that carries it out sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dalsegno.actors.node import look, send_group
+from dalsegno.protocol import SYSTEM, OutcomeUnknownError, Receipt, Reject
+from dalsegno.protocol.runs import FinishStep, HoldAttempt, SaveRun, StepReceipt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dalsegno.actors.node import Catalog, Directory
+    from dalsegno.protocol import Domain, Principal
+    from dalsegno.protocol.runs import RunState
+
+_UNKNOWN_MAX = 5
+"""How often a step whose outcome is unknown is sent again: if it took effect, the run says so."""
+
+
+class Run:
+    """One attempt at a run.  What it does is refused once the run is over, cancelled, or another's.
+
+    Its commands and reads have the rights of who asked for the run, judged each time.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        catalog: Catalog,
+        workspace_id: str,
+        run_id: str,
+        state: RunState,
+        *,
+        principal: Principal,
+    ) -> None:
+        assert state.attempt_id is not None, "it has begun"
+        self.workspace_id = workspace_id
+        self.id = run_id
+        self.attempt = state.attempt
+        """Counts from 1, for people."""
+        self.attempt_id = state.attempt_id
+        """What is shown with all that it sends."""
+        self.input = state.input
+        """What was asked, JSON."""
+        self.labels = state.labels
+        self.trigger = state.trigger
+        self.checkpoint = state.checkpoint
+        """What was saved last, by this attempt or one before it; JSON."""
+        self.principal = principal
+        self._steps = dict(state.steps)
+        self._directory = directory
+        self._catalog = catalog
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id} of {self.workspace_id}, attempt {self.attempt}>"
+
+    async def get(self, domain: Domain[Any, Any, Any], entity_id: str) -> Any:  # noqa: ANN401 - the domain's
+        """Return the state of an entity of the workspace now; None where it does not exist.
+
+        Raises:
+            Reject: ``ROLE_FORBIDDEN`` once who asked for the run is no member.
+            UnavailableError: the store is away.
+
+        """
+        entity = await look(
+            self._directory,
+            self._catalog,
+            self.workspace_id,
+            domain,
+            entity_id,
+            principal=self.principal,
+        )
+        return None if entity is None else entity.state
+
+    async def send(self, command: msgspec.Struct, *, step: str | None = None) -> Receipt:
+        """Send a command, and wait until its change is durable.
+
+        Args:
+            command: one of a domain's commands.
+            step: its name: it takes effect once in the life of the run, and every later attempt
+                gets the first one's receipt.  Without one, every attempt that sends it does.
+
+        Raises:
+            Reject: refused; ``RUN_CANCELLED``, ``RUN_OVER``, ``RUN_FENCED`` where the run is.
+            UnavailableError: not applied.
+            OutcomeUnknownError: may have been applied; of a step, that is found out.
+
+        """
+        if step is None:
+            hold = HoldAttempt(run_id=self.id, attempt_id=self.attempt_id)
+            return (await self._send([(hold, SYSTEM), (command, self.principal)]))[1]
+        known = self._steps.get(step)
+        if known is None:
+            known = await self._step(command, step)
+        return self._receipt(known)
+
+    async def _step(self, command: msgspec.Struct, step: str) -> StepReceipt:
+        done = FinishStep(run_id=self.id, attempt_id=self.attempt_id, step_id=step)
+        for attempt in range(_UNKNOWN_MAX):
+            try:
+                receipt, _ = await self._send([(command, self.principal), (done, SYSTEM)])
+            except OutcomeUnknownError:
+                if attempt == _UNKNOWN_MAX - 1:
+                    raise
+            except Reject as error:
+                if error.code != "STEP_FINISHED":
+                    raise
+                self._steps[step] = msgspec.convert(error.details["receipt"], StepReceipt)
+                break
+            else:
+                self._steps[step] = StepReceipt(
+                    stream_id=receipt.stream_id,
+                    event_seq=receipt.event_seq,
+                    version=receipt.version,
+                    command_id=receipt.command_id,
+                )
+                break
+        return self._steps[step]
+
+    def _receipt(self, kept: StepReceipt) -> Receipt:
+        return Receipt(
+            workspace_id=self.workspace_id,
+            event_seq=kept.event_seq,
+            stream_id=kept.stream_id,
+            version=kept.version,
+            command_id=kept.command_id,
+        )
+
+    async def save(self, checkpoint: Any) -> None:  # noqa: ANN401 - JSON
+        """Record how far it got, JSON, for the attempt after this one.
+
+        Raises:
+            Reject: as `send`; ``BAD_REQUEST`` for what is no JSON, or too long.
+            UnavailableError: not applied.
+            OutcomeUnknownError: may have been applied.
+
+        """
+        saved = SaveRun(run_id=self.id, attempt_id=self.attempt_id, checkpoint=checkpoint)
+        await self._send([(saved, SYSTEM)])
+        self.checkpoint = checkpoint
+
+    async def _send(self, asked: Sequence[tuple[msgspec.Struct, Principal]]) -> tuple[Receipt, ...]:
+        return await send_group(
+            self._directory,
+            self._catalog,
+            self.workspace_id,
+            asked,
+            causation=f"run:{self.id}",
+        )

@@ -1,0 +1,180 @@
+"""Runs: what workspaces of this node have asked for is carried out, whatever dies.
+
+A run is an entity of its workspace, carried out by the workspace's owner.  Of an active workspace a
+node hears what is asked for as it is committed.  For the others it looks in the store every few
+seconds, by the index of deadlines that all open runs have: for those of workspaces that it owns, or
+that nobody does any longer.  So whatever becomes of the node that began a run, another one goes on
+with it, or ends it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import trio
+
+from dalsegno.protocol import DalsegnoError, UnavailableError
+from dalsegno.protocol.runs import runs
+
+from ._workspace_runs import WorkspaceRuns
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dalsegno.actors.node import Catalog, Directory, WorkspaceSupervisor
+    from dalsegno.actors.ports import DueEntity
+    from dalsegno.protocol import Event
+    from dalsegno.protocol.runs import Worker
+
+_log = logging.getLogger("dalsegno.runs")
+
+_EVER = datetime(9999, 1, 1, tzinfo=UTC)
+_WOKEN = 2
+"""Of the table of active workspaces, one in so many is there for runs alone, at most."""
+_TICK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatistics:
+    """The runs of a node at one moment."""
+
+    running: int
+    """Attempts under way."""
+    waiting: int
+    """Open runs that wait, as far as this node knows them."""
+    workspaces: int
+    """Workspaces whose runs it looks after."""
+    woken: int
+    """… and those of them that are active for their runs alone."""
+
+
+class Runs:
+    """Carries out the runs of one node; see the module."""
+
+    def __init__(
+        self, directory: Directory, catalog: Catalog, workers: Mapping[str, Worker]
+    ) -> None:
+        self._directory = directory
+        self._catalog = catalog
+        self._node = directory.node
+        self._workers = workers
+        self._running = trio.CapacityLimiter(directory.node.limits.runs_running_max)
+        self._served: dict[str, WorkspaceRuns] = {}
+        self._woken: dict[WorkspaceSupervisor, None] = {}
+        self._place: DueEntity | None = None
+        self._nursery: trio.Nursery | None = None
+
+    def __repr__(self) -> str:
+        return f"<Runs by {', '.join(self._workers)}, {self._running.borrowed_tokens} under way>"
+
+    def statistics(self) -> RunStatistics:
+        """Return how they stand."""
+        return RunStatistics(
+            running=sum(each.running for each in self._served.values()),
+            waiting=sum(each.waiting for each in self._served.values()),
+            workspaces=len(self._served),
+            woken=len(self._woken),
+        )
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Carry out runs until cancelled."""
+        if not self._workers:
+            task_status.started()
+            await trio.sleep_forever()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                for workspace_id in self._directory.open_ids():
+                    self.opened(workspace_id)
+                task_status.started()
+                next_at = trio.current_time()
+                while True:
+                    self._let_rest()
+                    if trio.current_time() >= next_at:
+                        await self._scan()
+                        next_at = trio.current_time() + self._node.limits.runs_scan_s
+                    await trio.sleep(_TICK_S)
+            finally:
+                self._nursery = None
+                self._served.clear()
+
+    # ---------------------------------------------------------------------------- the watcher's
+
+    def opened(self, workspace_id: str) -> None:
+        """Look after the runs of a workspace that is active here."""
+        if self._nursery is None or workspace_id in self._served:
+            return
+        served = WorkspaceRuns(
+            workspace_id, self._directory, self._catalog, self._workers, self._running
+        )
+        self._served[workspace_id] = served
+        self._nursery.start_soon(served.serve)
+
+    def published(self, workspace_id: str, events: Sequence[Event]) -> None:
+        """Note what was committed in a workspace."""
+        served = self._served.get(workspace_id)
+        if served is not None:
+            served.published(events)
+
+    def ended(self, workspace_id: str) -> None:
+        """Stop what is carried out for a workspace that is not served here any longer."""
+        served = self._served.pop(workspace_id, None)
+        if served is not None:
+            served.end()
+
+    # ------------------------------------------------------------------------------- the others
+
+    async def _scan(self) -> None:
+        """Wake the workspaces that have open runs and that nobody serves."""
+        node = self._node
+        if not (node.is_open and node.lease.is_held):
+            return
+        try:
+            page = await node.store.find_due(
+                node.node_id,
+                [runs.name],
+                until=_EVER,
+                after=self._place,
+                limit=node.limits.timers_read_max,
+            )
+        except DalsegnoError as error:
+            _log.warning("open runs could not be looked for: %s", error)
+            return
+        self._place = page.last
+        for workspace_id in dict.fromkeys(each.workspace_id for each in page.entities):
+            served = self._served.get(workspace_id)
+            if served is not None:
+                served.look_again()
+            else:
+                self._wake(workspace_id)
+
+    def _wake(self, workspace_id: str) -> None:
+        """Have a workspace in memory, unless there are too many for their runs alone."""
+        woken_max = max(1, self._node.limits.workspaces_active_max // _WOKEN)
+        if not self._directory.is_active(workspace_id) and len(self._woken) >= woken_max:
+            return
+        try:
+            supervisor = self._directory.wake(workspace_id)
+        except UnavailableError:
+            return
+        if supervisor.is_woken:
+            self._woken[supervisor] = None
+
+    def _let_rest(self) -> None:
+        """Passivate the workspaces that were woken, as soon as they have no open run."""
+        for supervisor in list(self._woken):
+            served = self._served.get(supervisor.workspace_id)
+            is_left = not supervisor.is_woken or not self._directory.has(supervisor)
+            is_idle = served is not None and served.is_idle
+            if is_left or (is_idle and supervisor.passivate()):
+                del self._woken[supervisor]
+
+    async def drain(self) -> None:
+        """End every attempt in the log, within a bound, before this node takes no more commands."""
+        with trio.move_on_after(self._node.limits.run_end_deadline_s):
+            async with trio.open_nursery() as nursery:
+                for served in list(self._served.values()):
+                    nursery.start_soon(served.drain)

@@ -1,0 +1,228 @@
+"""The open runs of one workspace that this node serves: which wait, and which are carried out."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from dalsegno.actors.node import list_entities
+from dalsegno.actors.ports import BEGINNING
+from dalsegno.protocol import SYSTEM, DalsegnoError
+from dalsegno.protocol.runs import runs
+
+from ._attempt import Attempt, Ending, read_run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dalsegno.actors.node import Catalog, Directory
+    from dalsegno.protocol import Event
+    from dalsegno.protocol.runs import Worker
+
+_log = logging.getLogger("dalsegno.runs")
+
+_AGAIN_S = 1.0
+"""How long to wait where the store was away, and at most before a run of a dead process begins."""
+_BEGINS = frozenset({"run_requested", "run_released"})
+
+
+@dataclass(slots=True)
+class _OpenRun:
+    """A run that waits for its turn, or is carried out."""
+
+    waiting: trio.CancelScope = field(default_factory=trio.CancelScope)
+    attempt: Attempt | None = None
+
+    def stop(self, ending: Ending) -> None:
+        if self.attempt is not None:
+            self.attempt.stop(ending)
+        elif ending is not Ending.CANCELLED:  # that ends one that waits, in the log
+            self.waiting.cancel(reason=ending.value)
+
+
+class WorkspaceRuns:
+    """Carries out the open runs of one workspace, as many at a time as may be."""
+
+    def __init__(
+        self,
+        workspace_id: str,
+        directory: Directory,
+        catalog: Catalog,
+        workers: Mapping[str, Worker],
+        running: trio.CapacityLimiter,
+    ) -> None:
+        """Make it.
+
+        Args:
+            workspace_id: the workspace.
+            directory: where it is active.
+            catalog: looks up its runs.
+            workers: who carries out runs.
+            running: those of the node at a time.
+
+        """
+        self.workspace_id = workspace_id
+        self._directory = directory
+        self._catalog = catalog
+        self._node = directory.node
+        self._workers = workers
+        self._running = running
+        self._slots = {
+            name: trio.CapacityLimiter(worker.concurrency) for name, worker in workers.items()
+        }
+        self._open: dict[str, _OpenRun] = {}
+        self._is_listed = False
+        """Whether no open run is passed over; else they are listed once there is room."""
+        self._news = trio.Event()
+        self._is_draining = False
+        self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+
+    def __repr__(self) -> str:
+        counts = f"{self.running} of {len(self._open)} open runs carried out"
+        return f"<WorkspaceRuns of {self.workspace_id}, {counts}>"
+
+    @property
+    def running(self) -> int:
+        """How many are carried out."""
+        return sum(each.attempt is not None for each in self._open.values())
+
+    @property
+    def waiting(self) -> int:
+        """How many wait, as far as they are known."""
+        return len(self._open) - self.running
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is open."""
+        return self._is_listed and not self._open
+
+    # ------------------------------------------------------------------------- what is heard of
+
+    def published(self, events: Sequence[Event]) -> None:
+        """Note what was committed: a run was asked for, cancelled, or has ended."""
+        for event in events:
+            domain, _, run_id = event.stream_id.partition(":")
+            if domain != runs.name:
+                continue
+            known = self._open.get(run_id)
+            if event.type in _BEGINS and known is None:
+                self._take(run_id)
+            elif known is not None and event.type == "run_cancel_requested":
+                known.stop(Ending.CANCELLED)
+            elif known is not None and event.type == "run_finished":
+                known.stop(Ending.OVER)
+
+    def look_again(self) -> None:
+        """List the open runs anew: somebody says that there are some."""
+        self._is_listed = False
+        self._news.set()
+
+    def end(self) -> None:
+        """Stop everything: the workspace is another node's, or has another history."""
+        self._scope.cancel(reason="the workspace is served here no longer")
+
+    async def drain(self) -> None:
+        """End every attempt in the log, so that the next node begins another at once."""
+        self._is_draining = True
+        for each in list(self._open.values()):
+            each.stop(Ending.DRAINED)
+        while self._open:  # noqa: ASYNC110 - rare
+            await trio.sleep(0.01)
+
+    # ---------------------------------------------------------------------------- carrying out
+
+    async def serve(self) -> None:
+        """Carry out what is open, until it is ended or cancelled."""
+        with self._scope:
+            async with trio.open_nursery() as self._nursery:
+                while True:
+                    self._news = trio.Event()
+                    if not self._is_listed:
+                        await self._list()
+                    await self._news.wait()
+
+    async def _list(self) -> None:
+        """Take the open runs that are in the store, as many as there is room for."""
+        after = BEGINNING
+        try:
+            while True:
+                self._is_listed = True
+                page = await list_entities(
+                    self._directory,
+                    self._catalog,
+                    self.workspace_id,
+                    runs,
+                    principal=SYSTEM,
+                    key="open",
+                    after=after,
+                    limit=self._node.limits.list_limit_max,
+                )
+                for item in page.items:
+                    self._take(item.stream_id.partition(":")[2])
+                if page.is_last or not self._is_listed:
+                    return
+                after = page.items[-1].place_in("open")
+        except DalsegnoError as error:
+            _log.info("%s: its runs could not be listed: %s", self.workspace_id, error)
+            self._is_listed = False
+            await trio.sleep(_AGAIN_S)
+            self._news.set()
+
+    def _take(self, run_id: str) -> None:
+        """Have a run carried out, unless it is known, or there is no room for it now."""
+        if run_id in self._open or self._is_draining or self._nursery is None:
+            return
+        if len(self._open) >= self._node.limits.runs_waiting_max:
+            self._is_listed = False
+            return
+        self._open[run_id] = _OpenRun()
+        self._nursery.start_soon(self._carry_out, run_id)
+
+    async def _carry_out(self, run_id: str) -> None:
+        """Carry a run out, attempt by attempt, each in its turn."""
+        known = self._open[run_id]
+        try:
+            with known.waiting:
+                delay_s: float | None = 0.0
+                while delay_s is not None:
+                    await trio.sleep(delay_s)
+                    delay_s = await self._attempt(run_id, known)
+        finally:
+            del self._open[run_id]
+            if not self._is_listed:
+                self._news.set()
+
+    async def _attempt(self, run_id: str, known: _OpenRun) -> float | None:
+        """Make one attempt; return when the next one is due, in seconds, None: there is none."""
+        try:
+            state = await read_run(self._directory, self._catalog, self.workspace_id, run_id)
+        except DalsegnoError as error:
+            _log.info("%s %s: %s", self.workspace_id, run_id, error)
+            return _AGAIN_S
+        if state is None or not state.is_open:
+            return None
+        worker = self._workers.get(state.worker)
+        if worker is None:
+            _log.debug("%s %s: no worker %s here", self.workspace_id, run_id, state.worker)
+            return None  # it waits for a program that has it, or for its deadline
+        if state.retry_at is not None:
+            wait_s = (state.retry_at - self._node.world.now()).total_seconds()
+            if wait_s > 0:
+                return wait_s
+        if state.status == "running":  # of a process that died, as others may have just now
+            await trio.sleep(self._node.world.random() * _AGAIN_S)
+        async with self._slots[worker.name], self._running:
+            attempt = Attempt(self._directory, self._catalog, self.workspace_id, run_id, worker)
+            known.attempt = attempt
+            try:
+                with self._directory.using(self.workspace_id):
+                    return await attempt.carry_out()
+            except DalsegnoError as error:  # the runtime drains, or has too many workspaces
+                _log.info("%s %s: %s", self.workspace_id, run_id, error)
+                return _AGAIN_S
+            finally:
+                known.attempt = None

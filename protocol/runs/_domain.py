@@ -1,0 +1,427 @@
+"""Runs as entities: requested, carried out attempt by attempt, ended exactly once (I12).
+
+    requested ──► running ──► finished
+        ▲            │
+        └─ released ◄┘
+
+What an attempt does is refused, in the workspace's order, unless it is the run's present one; so
+that a worker that was thought dead, and comes back, changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from dalsegno.protocol._deciding import WRITERS, Context
+from dalsegno.protocol._domain import Domain
+from dalsegno.protocol._errors import Reject
+from dalsegno.protocol._indexing import Due, Index
+
+from ._commands import (
+    AnyRunCommand,
+    CancelRun,
+    ExpireRun,
+    FinishRun,
+    FinishStep,
+    HoldAttempt,
+    ReleaseRun,
+    RequestRun,
+    SaveRun,
+    StartAttempt,
+    TriggerRun,
+)
+from ._vocabulary import (
+    AnyRunEvent,
+    OnDisconnect,
+    Outcome,
+    RunCancelRequested,
+    RunEvent,
+    RunFinished,
+    RunProblem,
+    RunReleased,
+    RunRequested,
+    RunRestarted,
+    RunSaved,
+    RunStarted,
+    StepFinished,
+    StepReceipt,
+    Trigger,
+)
+from ._worker import Reactor, Worker
+
+STEPS_MAX = 1_000
+"""Named steps in a run's life."""
+
+Status: TypeAlias = Literal["requested", "running", "released"] | Outcome
+
+OneT = TypeVar("OneT", bound=RunEvent)
+
+_NOBODY = frozenset[str]()
+"""What only the program itself may send."""
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """Who cancelled a run."""
+
+    by: str | None
+    reason: str | None
+
+
+class RunState(msgspec.Struct, frozen=True, kw_only=True):
+    """A run."""
+
+    kind: str
+    labels: dict[str, str]
+    worker: str
+    input: Any
+    trigger: Trigger | None
+    parent_run_id: str | None
+    requested_by: str | None
+    deadline: datetime
+    attempts_max: int
+    on_disconnect: OnDisconnect
+    depth: int
+    status: Status = "requested"
+    attempt: int = 0
+    attempt_id: str | None = None
+    """The present attempt's, or the last one's."""
+    failures: int = 0
+    """Attempts that failed …"""
+    interruptions: int = 0
+    """… and those of which nothing was heard again."""
+    retry_at: datetime | None = None
+    checkpoint: Any = None
+    steps: dict[str, StepReceipt] = {}
+    cancelled: Cancelled | None = None
+    result: Any = None
+    error: RunProblem | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended."""
+        return self.status in _OPEN
+
+
+_OPEN = frozenset({"requested", "running", "released"})
+
+runs = Domain("run", state=RunState, commands=AnyRunCommand, events=AnyRunEvent)
+"""The runs of a workspace."""
+
+_Events: TypeAlias = Sequence[AnyRunEvent]
+
+
+# ------------------------------------------------------------------------------ asking for one
+
+
+@runs.decide
+def _request(run: RunState | None, command: RequestRun, context: Context) -> RunRequested | None:
+    worker = context.workers.get(command.worker)
+    if worker is None or isinstance(worker, Reactor):
+        raise Reject("WORKER_UNKNOWN", "no worker has this name", status=400, field="worker")
+    if context.principal.user_id is not None and context.role not in (worker.allow or WRITERS):
+        raise Reject("ROLE_FORBIDDEN", "not allowed to ask for this", role=context.role)
+    if run is not None:
+        is_same = (run.worker, run.input, run.labels) == (
+            command.worker,
+            command.input,
+            command.labels,
+        )
+        if is_same and run.requested_by == context.principal.user_id:
+            return None
+        raise Reject("RUN_EXISTS", "there is another run with this id")
+    deadline_s = min(command.deadline_s or worker.deadline_s, worker.deadline_s)
+    return _requested(
+        worker,
+        context,
+        deadline_s,
+        input=command.input,
+        labels=command.labels,
+        requested_by=context.principal.user_id,
+    )
+
+
+@runs.decide(allow=_NOBODY)
+def _trigger(run: RunState | None, command: TriggerRun, context: Context) -> RunRequested | None:
+    worker = context.workers.get(command.worker)
+    if run is not None or worker is None:
+        return None
+    return _requested(
+        worker,
+        context,
+        worker.deadline_s,
+        input=command.input,
+        labels=command.labels,
+        trigger=command.trigger,
+        parent_run_id=command.parent_run_id,
+        requested_by=command.requested_by,
+        depth=command.depth,
+    )
+
+
+def _requested(worker: Worker, context: Context, deadline_s: float, **asked: Any) -> RunRequested:  # noqa: ANN401 - its fields
+    return RunRequested(
+        kind=worker.kind,
+        worker=worker.name,
+        deadline=context.now + timedelta(seconds=deadline_s),
+        attempts_max=worker.retry.attempts_max,
+        on_disconnect=worker.on_disconnect,
+        **asked,
+    )
+
+
+# ------------------------------------------------------------------------------------ attempts
+
+
+@runs.decide(allow=_NOBODY)
+def _start(run: RunState, command: StartAttempt, context: Context) -> _Events:
+    _check_open(run)
+    if command.after != run.attempt_id:
+        raise Reject("RUN_FENCED", "another attempt began meanwhile", attempt=run.attempt)
+    is_left = run.attempt > 0 and run.on_disconnect == "cancel"  # by who carried it out
+    if run.cancelled is not None or is_left:
+        return _ended(run, "cancelled", command.attempt_id)
+    if run.deadline <= context.now:
+        return _ended(run, "failed", command.attempt_id, _LATE)
+    if run.status == "running" and run.interruptions + 1 >= run.attempts_max:
+        return _ended(run, "failed", command.attempt_id, _INTERRUPTED)
+    if run.retry_at is not None and run.retry_at > context.now:
+        raise Reject("RUN_NOT_DUE", "not before", retry_at=run.retry_at.isoformat())
+    if run.attempt == 0:
+        return [_of(run, RunStarted, attempt=1, attempt_id=command.attempt_id)]
+    reason = "interrupted"
+    if run.status == "released":
+        reason = "released" if run.retry_at is None else "retry"
+    return [
+        _of(
+            run,
+            RunRestarted,
+            attempt=run.attempt + 1,
+            attempt_id=command.attempt_id,
+            reason=reason,
+        )
+    ]
+
+
+_LATE = RunProblem(code="DEADLINE_EXCEEDED", message="it was not done in time")
+_INTERRUPTED = RunProblem(
+    code="RUN_INTERRUPTED", message="its process died again and again", retryable=True
+)
+
+
+@runs.decide(allow=_NOBODY)
+def _hold(run: RunState, command: HoldAttempt) -> None:
+    _check_attempt(run, command.attempt_id)
+
+
+@runs.decide(allow=_NOBODY)
+def _save(run: RunState, command: SaveRun) -> RunSaved:
+    _check_attempt(run, command.attempt_id)
+    return _of(run, RunSaved, attempt=run.attempt, checkpoint=command.checkpoint)
+
+
+@runs.decide(allow=_NOBODY)
+def _finish_step(run: RunState, command: FinishStep, context: Context) -> StepFinished:
+    _check_attempt(run, command.attempt_id)
+    known = run.steps.get(command.step_id)
+    if known is not None:
+        raise Reject("STEP_FINISHED", "this step took effect", receipt=msgspec.to_builtins(known))
+    if len(run.steps) >= STEPS_MAX:
+        raise Reject("RUN_TOO_MANY_STEPS", f"a run has at most {STEPS_MAX} named steps")
+    if not context.earlier:
+        raise Reject("BAD_REQUEST", "a step ends a group of commands")
+    receipt = context.earlier[-1]
+    return _of(
+        run,
+        StepFinished,
+        attempt=run.attempt,
+        step_id=command.step_id,
+        receipt=StepReceipt(
+            stream_id=receipt.stream_id,
+            event_seq=receipt.event_seq,
+            version=receipt.version,
+            command_id=receipt.command_id,
+        ),
+    )
+
+
+@runs.decide(allow=_NOBODY)
+def _release(run: RunState, command: ReleaseRun) -> AnyRunEvent:
+    _check_open(run)
+    _check_present(run, command.attempt_id)
+    error = command.error
+    if run.cancelled is not None:
+        return _of(run, RunFinished, outcome="cancelled", attempt=run.attempt)
+    if error is None:
+        return _of(run, RunReleased, attempt=run.attempt, reason="drained")
+    if run.failures + 1 >= run.attempts_max or not error.retryable:
+        return _of(run, RunFinished, outcome="failed", attempt=run.attempt, error=error)
+    return _of(
+        run,
+        RunReleased,
+        attempt=run.attempt,
+        reason="failed",
+        error=error,
+        retry_at=command.retry_at,
+    )
+
+
+# ------------------------------------------------------------------------------------- the end
+
+
+@runs.decide(allow=_NOBODY)
+def _finish(run: RunState, command: FinishRun) -> RunFinished:
+    _check_open(run)
+    _check_present(run, command.attempt_id)
+    if run.cancelled is not None and command.outcome != "cancelled":
+        raise _was_cancelled(run)
+    return _of(
+        run,
+        RunFinished,
+        outcome=command.outcome,
+        attempt=run.attempt,
+        result=command.result,
+        error=command.error,
+    )
+
+
+@runs.decide
+def _cancel(run: RunState, command: CancelRun, context: Context) -> _Events:
+    if not run.is_open or run.cancelled is not None:
+        return []
+    asked = _of(run, RunCancelRequested, by=context.principal.user_id, reason=command.reason)
+    if run.status == "running":
+        return [asked]  # who runs it ends it
+    return [asked, *_ended(run, "cancelled", context.new_id())]
+
+
+@runs.decide(allow=_NOBODY)
+def _expire(run: RunState, _: ExpireRun, context: Context) -> _Events:
+    if not run.is_open or run.deadline > context.now:
+        return []
+    outcome: Outcome = "failed" if run.cancelled is None else "cancelled"
+    return _ended(run, outcome, context.new_id(), _LATE if run.cancelled is None else None)
+
+
+def _ended(
+    run: RunState, outcome: Outcome, attempt_id: str, error: RunProblem | None = None
+) -> list[AnyRunEvent]:
+    """Return the end of a run; one that never ran begins with it, so that everybody sees both."""
+    attempt = max(run.attempt, 1)
+    end = _of(run, RunFinished, outcome=outcome, attempt=attempt, error=error)
+    if run.attempt > 0:
+        return [end]
+    return [_of(run, RunStarted, attempt=1, attempt_id=attempt_id), end]
+
+
+def _of(run: RunState, event: type[OneT], **fields: Any) -> OneT:  # noqa: ANN401 - its fields
+    return event(kind=run.kind, labels=run.labels, **fields)
+
+
+def _check_open(run: RunState) -> None:
+    if not run.is_open:
+        raise Reject("RUN_OVER", "the run has ended", outcome=run.status)
+
+
+def _check_present(run: RunState, attempt_id: str) -> None:
+    if run.status != "running" or run.attempt_id != attempt_id:
+        raise Reject("RUN_FENCED", "another attempt began meanwhile", attempt=run.attempt)
+
+
+def _check_attempt(run: RunState, attempt_id: str) -> None:
+    """Raise unless an attempt may have an effect."""
+    _check_open(run)
+    _check_present(run, attempt_id)
+    if run.cancelled is not None:
+        raise _was_cancelled(run)
+
+
+def _was_cancelled(run: RunState) -> Reject:
+    by = None if run.cancelled is None else run.cancelled.by
+    return Reject("RUN_CANCELLED", "the run was cancelled", by=by)
+
+
+# ------------------------------------------------------------------------------------- folding
+
+
+@runs.evolve
+def _is_requested(_: RunState | None, event: RunRequested) -> RunState:
+    return RunState(
+        kind=event.kind,
+        labels=event.labels,
+        worker=event.worker,
+        input=event.input,
+        trigger=event.trigger,
+        parent_run_id=event.parent_run_id,
+        requested_by=event.requested_by,
+        deadline=event.deadline,
+        attempts_max=event.attempts_max,
+        on_disconnect=event.on_disconnect,
+        depth=event.depth,
+    )
+
+
+@runs.evolve
+def _has_started(run: RunState, event: RunStarted) -> RunState:
+    return replace(run, status="running", attempt=event.attempt, attempt_id=event.attempt_id)
+
+
+@runs.evolve
+def _has_restarted(run: RunState, event: RunRestarted) -> RunState:
+    return replace(
+        run,
+        status="running",
+        attempt=event.attempt,
+        attempt_id=event.attempt_id,
+        interruptions=run.interruptions + (event.reason == "interrupted"),
+        retry_at=None,
+    )
+
+
+@runs.evolve
+def _is_released(run: RunState, event: RunReleased) -> RunState:
+    return replace(
+        run,
+        status="released",
+        failures=run.failures + (event.reason == "failed"),
+        retry_at=event.retry_at,
+        error=event.error,
+    )
+
+
+@runs.evolve
+def _is_saved(run: RunState, event: RunSaved) -> RunState:
+    return replace(run, checkpoint=event.checkpoint)
+
+
+@runs.evolve
+def _step_is_finished(run: RunState, event: StepFinished) -> RunState:
+    return replace(run, steps={**run.steps, event.step_id: event.receipt})
+
+
+@runs.evolve
+def _is_cancelled(run: RunState, event: RunCancelRequested) -> RunState:
+    return replace(run, cancelled=Cancelled(event.by, event.reason))
+
+
+@runs.evolve
+def _is_finished(run: RunState, event: RunFinished) -> RunState:
+    return replace(run, status=event.outcome, retry_at=None, result=event.result, error=event.error)
+
+
+# ------------------------------------------------------------------------------- lists, timers
+
+
+@runs.index
+def _index(run: RunState) -> Index:
+    keys = [f"status:{run.status}", f"kind:{run.kind}", f"worker:{run.worker}"]
+    return Index(keys=(*(["open"] if run.is_open else []), *keys))
+
+
+@runs.due
+def _deadline(run: RunState, run_id: str) -> Due | None:
+    return Due(run.deadline, ExpireRun(run_id=run_id)) if run.is_open else None

@@ -1,0 +1,402 @@
+"""Runs end: workers that succeed, fail, hang, die, are cancelled, and what they have sent (I12)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from dalsegno.actors.domains.members import PutMember, RemoveMember
+from dalsegno.actors.effects import Done, Run
+from dalsegno.actors.testing import MemoryStore
+from dalsegno.protocol import App, Event, Limits, Reject
+from dalsegno.protocol.runs import (
+    CancelRun,
+    RequestRun,
+    Retry,
+    RunState,
+    Worker,
+    runs,
+    worker,
+)
+from dalsegno.runtime import Runtime, Workspace
+from dalsegno.runtime.seams import WORLD
+from tests.tasks_domain import AddTask, FinishTask, tasks
+
+QUICK = Retry(first_s=0.001, max_s=0.002)
+
+Function = Callable[[Run], Awaitable[Any]]
+
+
+@asynccontextmanager
+async def running(
+    *workers: Worker, store: MemoryStore | None = None, limits: Limits | None = None
+) -> AsyncIterator[Workspace]:
+    app = App([tasks], workers=workers)
+    store = MemoryStore(WORLD) if store is None else store
+    async with Runtime.open(app=app, store=store, limits=limits) as rt:
+        yield rt.workspace("acme")
+
+
+def doing(function: Function, **more: Any) -> Worker:
+    return worker("it", **{"retry": QUICK, **more})(function)
+
+
+async def asked(workspace: Workspace, run_id: str = "r", **more: Any) -> None:
+    await workspace.send(RequestRun(run_id=run_id, worker="it", **more))
+
+
+async def ended(workspace: Workspace, run_id: str = "r") -> RunState:
+    with trio.fail_after(10):
+        while True:
+            run = await workspace.get(runs, run_id)
+            if run is not None and not run.is_open:
+                return run
+            await trio.sleep(0.005)
+
+
+async def events_of(workspace: Workspace, run_id: str = "r") -> list[Event]:
+    return await workspace.history(runs, run_id, limit=1_000)
+
+
+async def types_of(workspace: Workspace, run_id: str = "r") -> list[str]:
+    return [event.type for event in await events_of(workspace, run_id)]
+
+
+async def test_a_worker_is_asked_and_its_effects_are_one_commit_with_the_end() -> None:
+    async def it(run: Run) -> Sequence[msgspec.Struct]:
+        return [AddTask(task_id=f"t{n}", title=run.input) for n in range(2)]
+
+    async with running(doing(it)) as workspace:
+        await asked(workspace, input="da capo")
+        assert (await ended(workspace)).status == "succeeded"
+        assert await types_of(workspace) == ["run_requested", "run_started", "run_finished"]
+        (end,) = [e for e in await events_of(workspace) if e.type == "run_finished"]
+        added = [(await workspace.history(tasks, f"t{n}"))[0] for n in range(2)]
+        numbers = [event.event_seq for event in (*added, end)]
+        assert numbers == list(range(numbers[0], numbers[0] + 3)), "effects before the end"
+        assert {event.causation for event in (*added, end)} == {"run:r"}
+        assert (await workspace.get(tasks, "t1")) is not None
+
+
+async def test_a_result_is_kept() -> None:
+    async def it(_run: Run) -> Done:
+        return Done(result={"words": 2}, commands=[AddTask(task_id="t", title="x")])
+
+    async with running(doing(it)) as workspace:
+        await asked(workspace)
+        assert (await ended(workspace)).result == {"words": 2}
+
+
+async def test_effects_that_are_refused_end_the_run_with_their_code() -> None:
+    async def it(_run: Run) -> Sequence[msgspec.Struct]:
+        return [AddTask(task_id="new", title="x"), FinishTask(task_id="none")]
+
+    async with running(doing(it)) as workspace:
+        await asked(workspace)
+        run = await ended(workspace)
+        assert run.error is not None
+        assert (run.status, run.error.code) == ("failed", "TASK_NOT_FOUND")
+        assert await workspace.get(tasks, "new") is None, "all or none"
+
+
+async def test_a_refusal_that_is_named_is_tried_again() -> None:
+    attempts: list[int] = []
+
+    async def it(run: Run) -> msgspec.Struct:
+        attempts.append(run.attempt)
+        return FinishTask(task_id="late")
+
+    retry = Retry(attempts_max=5, first_s=0.01, max_s=0.01, on=frozenset({"TASK_NOT_FOUND"}))
+    async with running(doing(it, retry=retry)) as workspace:
+        await asked(workspace)
+        while len(attempts) < 2:
+            await trio.sleep(0.001)
+        await workspace.send(AddTask(task_id="late", title="x"))
+        assert (await ended(workspace)).status == "succeeded"
+
+
+async def test_a_worker_that_raises_is_tried_again_and_then_the_run_fails() -> None:
+    async def it(_run: Run) -> None:
+        raise ZeroDivisionError("the password is swordfish")
+
+    async with running(doing(it)) as workspace:
+        await asked(workspace)
+        run = await ended(workspace)
+        assert run.error is not None
+        assert (run.status, run.attempt, run.error.code) == ("failed", 3, "WORKER_FAILED")
+        assert run.error.message == "ZeroDivisionError"
+        assert (await types_of(workspace)).count("run_restarted") == 2
+
+
+async def test_a_worker_that_refuses_is_not_tried_again() -> None:
+    async def it(_run: Run) -> None:
+        raise Reject("NO_SUCH_LANGUAGE", "none")
+
+    async with running(doing(it)) as workspace:
+        await asked(workspace)
+        run = await ended(workspace)
+        assert run.error is not None
+        assert (run.status, run.attempt, run.error.code) == ("failed", 1, "NO_SUCH_LANGUAGE")
+
+
+@pytest.mark.parametrize("returned", [7, "text", [7], {"a": 1}, object()])
+async def test_what_a_worker_may_not_return(returned: object) -> None:
+    async def it(_run: Run) -> object:
+        return returned
+
+    async with running(doing(it)) as workspace:
+        await asked(workspace)
+        run = await ended(workspace)
+        assert run.error is not None
+        assert (run.status, run.error.code) == ("failed", "WORKER_RESULT")
+
+
+async def test_a_command_that_no_domain_has_fails_the_run() -> None:
+    class Odd(msgspec.Struct):
+        x: int = 1
+
+    async def it(_run: Run) -> msgspec.Struct:
+        return Odd()
+
+    async with running(doing(it)) as workspace:
+        await asked(workspace)
+        assert (await ended(workspace)).status == "failed"
+
+
+async def test_a_worker_that_hangs_ends_by_its_deadline() -> None:
+    async def it(_run: Run) -> None:
+        await trio.sleep_forever()
+
+    async with running(doing(it, deadline_s=0.3)) as workspace:
+        await asked(workspace)
+        run = await ended(workspace)
+        assert run.error is not None
+        assert (run.status, run.error.code) == ("failed", "DEADLINE_EXCEEDED")
+
+
+async def test_p3_a_cancel_ends_the_workers_scope_and_nothing_of_it_commits_above() -> None:
+    seen: list[str] = []
+    began = trio.Event()
+
+    async def it(run: Run) -> None:
+        began.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                try:
+                    await run.send(AddTask(task_id="late", title="x"))
+                except Reject as error:
+                    seen.append(error.code)
+
+    async with running(doing(it)) as workspace:
+        await asked(workspace)
+        await began.wait()
+        receipt = await workspace.send(CancelRun(run_id="r", reason="no"))
+        with trio.fail_after(1):
+            run = await ended(workspace)
+        assert run.status == "cancelled"
+        assert seen == ["RUN_CANCELLED"]
+        assert await workspace.get(tasks, "late") is None
+        assert (await types_of(workspace))[-2:] == ["run_cancel_requested", "run_finished"]
+        assert receipt.event_seq < (await events_of(workspace))[-1].event_seq
+        # What is asked for after it is a run of its own.
+        began = trio.Event()
+        await asked(workspace, "next")
+        await began.wait()
+        await workspace.send(CancelRun(run_id="next"))
+        await ended(workspace, "next")
+
+
+async def test_a_step_takes_effect_once_whatever_the_attempt() -> None:
+    receipts: list[int] = []
+
+    async def it(run: Run) -> None:
+        first = await run.send(AddTask(task_id=f"t{run.attempt}", title="x"), step="draft")
+        again = await run.send(AddTask(task_id="other", title="y"), step="draft")
+        assert again == first
+        receipts.append(first.event_seq)
+        assert first.entity_id == "t1"
+        if run.attempt < 3:
+            raise OSError("a provider")
+
+    async with running(doing(it)) as workspace:
+        await asked(workspace)
+        assert (await ended(workspace)).status == "succeeded"
+        assert len(set(receipts)) == 1
+        assert await workspace.get(tasks, "t2") is None
+        assert await workspace.get(tasks, "other") is None
+        (done,) = [e for e in await events_of(workspace) if e.type == "step_finished"]
+        (task,) = await workspace.history(tasks, "t1")
+        assert (task.event_seq, done.event_seq) == (receipts[0], receipts[0] + 1), "P7: one commit"
+
+
+async def test_without_a_step_every_attempt_sends() -> None:
+    async def it(run: Run) -> None:
+        await run.send(AddTask(task_id=f"t{run.attempt}", title="x"))
+        if run.attempt < 2:
+            raise OSError("a provider")
+
+    async with running(doing(it)) as workspace:
+        await asked(workspace)
+        await ended(workspace)
+        assert await workspace.get(tasks, "t1") is not None
+        assert await workspace.get(tasks, "t2") is not None
+
+
+async def test_a_checkpoint_is_for_the_next_attempt() -> None:
+    seen: list[object] = []
+
+    async def it(run: Run) -> None:
+        seen.append(run.checkpoint)
+        await run.save({"page": run.attempt})
+        if run.attempt < 3:
+            raise OSError("a provider")
+
+    async with running(doing(it)) as workspace:
+        await asked(workspace)
+        await ended(workspace)
+    assert seen == [None, {"page": 1}, {"page": 2}]
+
+
+async def test_a_run_sends_nothing_after_its_end() -> None:
+    kept: list[Run] = []
+
+    async def it(run: Run) -> None:
+        kept.append(run)
+
+    async with running(doing(it)) as workspace:
+        await asked(workspace)
+        await ended(workspace)
+        for sending in (
+            kept[0].send(AddTask(task_id="t", title="x")),
+            kept[0].send(AddTask(task_id="t", title="x"), step="s"),
+            kept[0].save(1),
+        ):
+            with pytest.raises(Reject) as raised:
+                await sending
+            assert raised.value.code == "RUN_OVER"
+        assert await workspace.get(tasks, "t") is None
+
+
+async def test_a_run_has_the_rights_of_who_asked_judged_each_time() -> None:
+    sent, removed = trio.Event(), trio.Event()
+
+    async def it(run: Run) -> None:
+        await run.send(AddTask(task_id="t1", title="x"))
+        sent.set()
+        await removed.wait()
+        with pytest.raises(Reject) as raised:
+            await run.get(tasks, "t1")
+        assert raised.value.code == "ROLE_FORBIDDEN"
+        await run.send(AddTask(task_id="t2", title="x"))
+
+    async with running(doing(it)) as workspace:
+        await workspace.send(PutMember(user_id="ada", role="editor"))
+        ada = workspace.acting(user_id="ada")
+        await asked(ada)
+        await sent.wait()
+        assert (await workspace.history(tasks, "t1"))[0].actor_id == "ada"
+        await workspace.send(RemoveMember(user_id="ada"))
+        removed.set()
+        run = await ended(workspace)
+        assert run.error is not None
+        assert (run.status, run.error.code) == ("failed", "ROLE_FORBIDDEN")
+        assert await workspace.get(tasks, "t2") is None
+
+
+async def test_only_so_many_are_carried_out_at_a_time() -> None:
+    now, most = 0, 0
+
+    async def it(_run: Run) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await trio.sleep(0.005)
+        now -= 1
+
+    async with running(doing(it, concurrency=3)) as workspace:
+        for number in range(20):
+            await asked(workspace, f"r{number}")
+        for number in range(20):
+            assert (await ended(workspace, f"r{number}")).status == "succeeded"
+    assert most == 3
+    most = 0
+    async with running(doing(it, concurrency=9), limits=Limits(runs_running_max=2)) as workspace:
+        for number in range(9):
+            await asked(workspace, f"r{number}")
+        for number in range(9):
+            await ended(workspace, f"r{number}")
+    assert most == 2
+
+
+async def test_more_runs_than_are_remembered_are_carried_out_too() -> None:
+    async def it(_run: Run) -> None: ...
+
+    async with running(doing(it), limits=Limits(runs_waiting_max=5)) as workspace:
+        async with trio.open_nursery() as nursery:
+            for number in range(40):
+                nursery.start_soon(asked, workspace, f"r{number}")
+        for number in range(40):
+            assert (await ended(workspace, f"r{number}")).status == "succeeded"
+
+
+# ------------------------------------------------------------------------ ends of the program
+
+
+async def test_a_run_of_a_program_that_drained_goes_on_in_the_next() -> None:
+    store, seen = MemoryStore(WORLD), list[int]()
+    began = trio.Event()
+
+    async def it(run: Run) -> None:
+        seen.append(run.attempt)
+        began.set()
+        if run.attempt == 1:
+            await trio.sleep_forever()
+
+    async with running(doing(it), store=store) as workspace:
+        await asked(workspace)
+        await began.wait()
+    async with running(doing(it), store=store) as workspace:
+        run = await ended(workspace)
+        assert (run.status, run.failures, run.interruptions) == ("succeeded", 0, 0)
+        assert seen == [1, 2]
+        assert (await types_of(workspace))[2:4] == ["run_released", "run_restarted"]
+
+
+async def test_nobody_needs_to_look_at_a_workspace_for_its_runs_to_go_on() -> None:
+    store = MemoryStore(WORLD)
+    done = trio.Event()
+
+    async def it(_run: Run) -> None:
+        done.set()
+
+    async def never(_run: Run) -> None:
+        await trio.sleep_forever()
+
+    async with running(doing(never), store=store) as workspace:
+        await asked(workspace)
+        while len(await events_of(workspace)) < 2:
+            await trio.sleep(0.001)
+    async with running(doing(it), store=store):
+        with trio.fail_after(10):
+            await done.wait()
+
+
+async def test_a_run_without_a_worker_here_waits_for_one() -> None:
+    store = MemoryStore(WORLD)
+
+    async def it(_run: Run) -> None: ...
+
+    async with running(doing(it, concurrency=1), store=store) as workspace:
+        await workspace.send(RequestRun(run_id="r", worker="it"))
+        await ended(workspace)
+    async with running(worker("other")(it), store=store) as workspace:
+        with pytest.raises(Reject) as raised:
+            await asked(workspace, "r2")
+        assert raised.value.code == "WORKER_UNKNOWN"

@@ -1,0 +1,173 @@
+"""Runs under real kills and pauses: each ends once, its steps take effect once (I12, P1, P7)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import trio
+
+from tests._patience import fail_after
+from tests.system._database import Database
+from tests.system._processes import QUICK, Owner, Processes, Server, connect
+
+PROGRAM = """
+import trio
+
+from dalsegno.actors.domains.notes import CreateNote, note_app
+from dalsegno.protocol.runs import Retry, worker
+from dalsegno.runtime import App
+
+
+@worker("counting", deadline_s=120, retry=Retry(attempts_max=20, first_s=0.05, max_s=0.1))
+async def counting(run):
+    # Each of the first attempts hangs in the middle, and has to be killed.
+    for number in range(20):
+        if run.attempt <= run.input and number == 5 * run.attempt:
+            await trio.sleep_forever()
+        await run.send(CreateNote(title=f"{run.id} {number}"), step=f"n{number}")
+
+
+app = App(
+    note_app.domains, routes=note_app.routes, dialects=note_app.dialects, workers=[counting]
+)
+"""
+STEPS = 20
+ENVIRONMENT = QUICK | {"DALSEGNO_LIMIT_RUNS_SCAN_S": "0.5"}
+
+Row = tuple[int, str, str]
+
+
+def program(folder: Path) -> str:
+    path = folder / "counting.py"
+    path.write_text(PROGRAM)
+    return str(path)
+
+
+async def request(server: Server, owner: Owner, run_id: str, *, hangs: int) -> None:
+    asked = {"run_id": run_id, "worker": "counting", "input": hangs}
+    async with connect(server, owner) as client:
+        await client.send(owner.workspace, "request_run", asked)
+
+
+async def events_of(cluster: Database, owner: Owner, run_id: str) -> list[Row]:
+    rows = await cluster.ask(
+        "select event_seq, type, payload::text from dalsegno.event"
+        " where workspace_id = %s and stream_id = %s order by event_seq",
+        owner.workspace,
+        f"run:{run_id}",
+    )
+    return [(int(seq), str(type_), str(payload)) for seq, type_, payload in rows]
+
+
+async def steps_done(cluster: Database, owner: Owner, run_id: str) -> int:
+    rows = await events_of(cluster, owner, run_id)
+    return sum(type_ == "step_finished" for _, type_, _ in rows)
+
+
+async def wait_steps(cluster: Database, owner: Owner, run_id: str, count: int) -> None:
+    with fail_after(30):
+        while await steps_done(cluster, owner, run_id) < count:
+            await trio.sleep(0.02)
+
+
+async def check_ended_once(cluster: Database, owner: Owner, run_id: str) -> list[str]:
+    """Wait for the end, and look at all of it; the types of its events."""
+    with fail_after(40):
+        while not any(t == "run_finished" for _, t, _ in await events_of(cluster, owner, run_id)):
+            await trio.sleep(0.05)
+    await trio.sleep(0.5)  # whoever comes back late has come back
+    rows = await events_of(cluster, owner, run_id)
+    types = [type_ for _, type_, _ in rows]
+    assert types[-1] == "run_finished"
+    assert types.count("run_finished") == 1
+    assert msgspec.json.decode(rows[-1][2])["outcome"] == "succeeded", rows[-1]
+    assert types.count("step_finished") == STEPS
+    effects = await cluster.ask(
+        "select event_seq, payload::json->>'title' from dalsegno.event"
+        " where workspace_id = %s and causation = %s and type = 'note_created'",
+        owner.workspace,
+        f"run:{run_id}",
+    )
+    titles = Counter(str(title) for _, title in effects)
+    assert titles == Counter(f"{run_id} {number}" for number in range(STEPS))
+    done = {seq - 1 for seq, type_, _ in rows if type_ == "step_finished"}
+    assert done == {int(seq) for seq, _ in effects}, "each with its mark, in one commit"
+    return types
+
+
+async def test_p1_a_run_whose_server_is_killed_again_and_again_ends_once(
+    processes: Processes, cluster: Database, owner: Owner, tmp_path: Path
+) -> None:
+    server = Server(
+        processes,
+        cluster.data_dir,
+        database=cluster.dsn,
+        node_id="a",
+        environment=ENVIRONMENT,
+    )
+    app = program(tmp_path)
+    await server.start("--app", app)
+    await request(server, owner, "killed", hangs=3)
+    for count in (5, 10, 15):
+        await wait_steps(cluster, owner, "killed", count)
+        await server.kill()
+        await server.start("--app", app)
+    types = await check_ended_once(cluster, owner, "killed")
+    assert types.count("run_restarted") == 3
+    assert await server.stop() == 0
+
+
+async def test_p1_a_run_whose_owner_is_paused_past_its_lease_ends_once(
+    processes: Processes, cluster: Database, owner: Owner, tmp_path: Path
+) -> None:
+    """The other server goes on with it; the one that wakes up changes nothing."""
+    app, servers = program(tmp_path), list[Server]()
+    for node_id in ("a", "b"):
+        server = Server(
+            processes,
+            cluster.data_dir,
+            database=cluster.dsn,
+            node_id=node_id,
+            environment=ENVIRONMENT,
+        )
+        await server.start("--app", app)
+        servers.append(server)
+    await request(servers[0], owner, "paused", hangs=1)
+    await wait_steps(cluster, owner, "paused", 5)
+    ((owning,),) = await cluster.ask(
+        "select owner from dalsegno.workspace_head where workspace_id = %s", owner.workspace
+    )
+    paused = servers[0] if owning == "a" else servers[1]
+    with paused.stopped():
+        await wait_steps(cluster, owner, "paused", 20)
+    types = await check_ended_once(cluster, owner, "paused")
+    assert types.count("run_restarted") == 1
+    for server in servers:
+        assert await server.stop() == 0
+        assert server.process is not None
+        assert "Traceback" not in server.process.err
+
+
+async def test_a_run_goes_on_with_the_next_server_when_one_is_stopped(
+    processes: Processes, cluster: Database, owner: Owner, tmp_path: Path
+) -> None:
+    server = Server(
+        processes,
+        cluster.data_dir,
+        database=cluster.dsn,
+        node_id="a",
+        environment=ENVIRONMENT,
+    )
+    app = program(tmp_path)
+    await server.start("--app", app)
+    await request(server, owner, "moved", hangs=1)
+    await wait_steps(cluster, owner, "moved", 5)
+    assert await server.stop() == 0
+    rows = await events_of(cluster, owner, "moved")
+    assert rows[-1][1] == "run_released"
+    await server.start("--app", app)
+    types = await check_ended_once(cluster, owner, "moved")
+    assert types.count("run_released") == types.count("run_restarted") == 1
+    assert await server.stop() == 0
