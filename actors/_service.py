@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         Sweep,
         WorkspaceStatistics,
     )
-    from .ports import Bus, Store, World
+    from .ports import Bus, ProcessRunner, Store, World
     from .workspace import CommitterStatistics
 
 
@@ -85,6 +85,7 @@ class Service:
         store_time: bool = False,
         dialects: Sequence[Dialect] = (),
         workers: Mapping[str, Worker] = MappingProxyType({}),
+        processes: ProcessRunner | None = None,
     ) -> None:
         """Make them.
 
@@ -105,6 +106,7 @@ class Service:
                 world's.
             dialects: what clients may say, besides the generic dialect.
             workers: who carries out runs, by their names.
+            processes: what starts processes for them.
 
         """
         access = Roles(domains, roles, authorize)
@@ -141,6 +143,7 @@ class Service:
             world=world,
             limits=limits,
             workers=workers,
+            processes=processes,
             lease=self.lease,
         )
         self.directory = Directory(self.node, active)

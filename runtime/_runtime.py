@@ -27,6 +27,7 @@ from ._background import in_background
 from ._collector import set_for_server
 from ._node import is_node_id, node_id_in
 from ._workspace import Workspace
+from .processes import Processes
 from .seams import WORLD
 from .store import DRIVERS, PostgresStore, bring_up_to_date, open_driver, open_embedded
 
@@ -167,6 +168,7 @@ class Runtime:
                 dialects=app.dialects,
                 authorize=app.authorize,
                 workers=app.workers,
+                processes=Processes(),
                 app_version=app.version,
                 store_time=world is WORLD,
             )

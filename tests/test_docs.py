@@ -354,7 +354,7 @@ def test_a_session_in_files_goes_on_where_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_runs_end_as_their_document_says(tmp_path: Path) -> None:
-    ((name, program, said),) = programs(RUNS)
+    ((name, program, said), *_) = programs(RUNS)
     (tmp_path / name).write_text(program)
     assert run(tmp_path, sys.executable, name) == said
 

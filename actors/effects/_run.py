@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dalsegno.actors.node import look, send_group
-from dalsegno.protocol import SYSTEM, OutcomeUnknownError, Receipt, Reject
+from dalsegno.protocol import SYSTEM, DomainError, OutcomeUnknownError, Receipt, Reject
 from dalsegno.protocol.runs import FinishStep, HoldAttempt, SaveRun, StepReceipt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from dalsegno.actors.node import Catalog, Directory
+    from dalsegno.actors.ports import RunningProcess
     from dalsegno.protocol import Domain, Principal
     from dalsegno.protocol.runs import RunState
 
@@ -142,6 +145,38 @@ class Run:
         saved = SaveRun(run_id=self.id, attempt_id=self.attempt_id, checkpoint=checkpoint)
         await self._send([(saved, SYSTEM)])
         self.checkpoint = checkpoint
+
+    def lines(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: Path | str | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = 60.0,
+        line_bytes_max: int = 65_536,
+        output_bytes_max: int = 10 * 1024 * 1024,
+    ) -> AbstractAsyncContextManager[RunningProcess]:
+        """Run a command for the length of a block, and read what it writes by line.
+
+        At the block's end, also where the run is cancelled, it is killed with its group, and so it
+        is where this program dies.  See `ProcessRunner.start`.
+
+        Raises:
+            DomainError: nothing starts processes here, as in a simulation.
+            ProcessNotStartedError: it could not be started.
+
+        """
+        processes = self._directory.node.processes
+        if processes is None:
+            raise DomainError("nothing starts processes here")
+        return processes.start(
+            argv,
+            cwd=cwd,
+            env=env,
+            timeout_s=timeout_s,
+            line_bytes_max=line_bytes_max,
+            output_bytes_max=output_bytes_max,
+        )
 
     async def _send(self, asked: Sequence[tuple[msgspec.Struct, Principal]]) -> tuple[Receipt, ...]:
         return await send_group(

@@ -2,6 +2,15 @@
 
 from dalsegno.protocol import BEGINNING as BEGINNING, Place as Place
 
+from ._processes import (
+    Channel as Channel,
+    Ended as Ended,
+    EndedBy as EndedBy,
+    Line as Line,
+    ProcessNotStartedError as ProcessNotStartedError,
+    ProcessRunner as ProcessRunner,
+    RunningProcess as RunningProcess,
+)
 from ._records import (
     AckedCursor as AckedCursor,
     AuditEntry as AuditEntry,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import trio
 
     from dalsegno.actors.delivery import Delivery
-    from dalsegno.actors.ports import Bus, Store, World
+    from dalsegno.actors.ports import Bus, ProcessRunner, Store, World
     from dalsegno.protocol import Limits
     from dalsegno.protocol.runs import Worker
 
@@ -45,6 +45,8 @@ class LocalNode:
     limits: Limits
     workers: Mapping[str, Worker] = field(default_factory=dict)
     """Who carries out runs here, by their names."""
+    processes: ProcessRunner | None = None
+    """What starts processes for them; None: nothing does."""
     budgets: WriteBudgets = field(init=False)
     """What each user may have written."""
     cached: CacheBound = field(init=False)

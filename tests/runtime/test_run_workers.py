@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -400,3 +401,47 @@ async def test_a_run_without_a_worker_here_waits_for_one() -> None:
         with pytest.raises(Reject) as raised:
             await asked(workspace, "r2")
         assert raised.value.code == "WORKER_UNKNOWN"
+
+
+# ----------------------------------------------------------------------------------- processes
+
+
+@pytest.mark.processes
+async def test_a_worker_reads_a_process_by_line_and_a_cancel_kills_it() -> None:
+    pids: list[int] = []
+
+    async def it(run: Run) -> Done:
+        async with run.lines(
+            ["sh", "-c", "echo $$; echo two >&2; exec sleep $0", run.input]
+        ) as process:
+            lines = []
+            async for line in process:
+                lines.append(line.text)
+                if line.channel == "stdout":
+                    pids.append(int(line.text))
+        return Done(result=[len(lines), process.ended.returncode])
+
+    async with running(doing(it)) as workspace:
+        await asked(workspace, "r", input="0")
+        assert (await ended(workspace)).result == [2, 0]
+        await asked(workspace, "endless", input="1000")
+        with trio.fail_after(10):
+            while len(pids) < 2:
+                await trio.sleep(0.01)
+        await workspace.send(CancelRun(run_id="endless"))
+        assert (await ended(workspace, "endless")).status == "cancelled"
+        with pytest.raises(ProcessLookupError):
+            os.kill(pids[1], 0)
+
+
+@pytest.mark.processes
+async def test_a_command_that_is_missing_ends_the_run_with_its_code() -> None:
+    async def it(run: Run) -> None:
+        async with run.lines(["dalsegno-has-no-such-command"]):
+            pass
+
+    async with running(doing(it, retry=Retry(attempts_max=1))) as workspace:
+        await asked(workspace)
+        run = await ended(workspace)
+        assert run.error is not None
+        assert run.error.code == "PROCESS_NOT_STARTED"

@@ -1,0 +1,86 @@
+"""The port to processes of the machine: what a worker runs, and reads by line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
+
+from dalsegno.protocol import DalsegnoError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+Channel: TypeAlias = Literal["stdout", "stderr"]
+EndedBy: TypeAlias = Literal["itself", "timeout", "output"]
+
+
+class Line(NamedTuple):
+    """A line that a process wrote, without its end."""
+
+    channel: Channel
+    text: str
+    is_cut: bool = False
+    """Whether it was longer than a line may be, and the rest of it is not here."""
+
+
+class Ended(NamedTuple):
+    """How a process ended."""
+
+    returncode: int
+    """Its exit status; that of the signal, negated, where one killed it."""
+    by: EndedBy = "itself"
+    """Or it was killed: it took too long, or wrote too much."""
+
+
+class ProcessNotStartedError(DalsegnoError):
+    """A command could not be started: it is not there, or may not be executed."""
+
+    code = "PROCESS_NOT_STARTED"
+
+
+class RunningProcess(Protocol):
+    """A process: an async iterator of the lines that it writes, until it has ended."""
+
+    def __aiter__(self) -> RunningProcess:
+        """Return it."""
+
+    async def __anext__(self) -> Line:
+        """Wait for the next line, in the order of its channel."""
+
+    @property
+    def ended(self) -> Ended:
+        """How it ended; known once there are no more lines."""
+
+
+class ProcessRunner(Protocol):
+    """Starts processes of which nothing is left, whatever becomes of who started them."""
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: Path | str | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = 60.0,
+        line_bytes_max: int = 65_536,
+        output_bytes_max: int = 10 * 1024 * 1024,
+    ) -> AbstractAsyncContextManager[RunningProcess]:
+        """Run a command for the length of a block, at whose end it is killed with its group.
+
+        It reads nothing, and has a session of its own.  Who does not take its lines has it wait.
+
+        Args:
+            argv: the command, found by ``PATH``, and its arguments; no shell is asked.
+            cwd: its folder; None: this process's.
+            env: its environment, all of it; None: this process's.
+            timeout_s: how long it may run, in seconds; then its group is told to end, and killed
+                two seconds later.
+            line_bytes_max: how long a line may be; the rest of a longer one is dropped.
+            output_bytes_max: how much it may write; one that writes more is killed.
+
+        Raises:
+            ProcessNotStartedError: it could not be started; the code of the system is in
+                ``details``.
+
+        """
