@@ -41,6 +41,7 @@ from .ports import (
     Refusal as Refusal,
     ResultWrite as ResultWrite,
     Roles as Roles,
+    RunsPage as RunsPage,
     SnapshotWrite as SnapshotWrite,
     StalePage as StalePage,
     Store as Store,

@@ -2,22 +2,19 @@
 
 A run is an entity of its workspace, carried out by the workspace's owner.  Of an active workspace a
 node hears what is asked for as it is committed.  For the others it looks in the store every few
-seconds, by the index of deadlines that all open runs have: for those of workspaces that it owns, or
-that nobody does any longer.  So whatever becomes of the node that began a run, another one goes on
-with it, or ends it.
+seconds: for those of workspaces that it owns, or that nobody does any longer.  So whatever becomes
+of the node that began a run, another one goes on with it, or ends it.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import trio
 
 from dalsegno.protocol import DalsegnoError, UnavailableError
-from dalsegno.protocol.runs import runs
 
 from ._workspace_runs import WorkspaceRuns
 
@@ -25,13 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dalsegno.actors.node import Catalog, Directory, WorkspaceSupervisor
-    from dalsegno.actors.ports import DueEntity
     from dalsegno.protocol import Event
     from dalsegno.protocol.runs import Worker
 
 _log = logging.getLogger("dalsegno.runs")
 
-_EVER = datetime(9999, 1, 1, tzinfo=UTC)
+_SCANNED = 1_000
+"""Workspaces that are looked at in one scan; the next one goes on where it ended."""
 _WOKEN = 2
 """Of the table of active workspaces, one in so many is there for runs alone, at most."""
 _TICK_S = 1.0
@@ -64,7 +61,8 @@ class Runs:
         self._running = trio.CapacityLimiter(directory.node.limits.runs_running_max)
         self._served: dict[str, WorkspaceRuns] = {}
         self._woken: dict[WorkspaceSupervisor, None] = {}
-        self._place: DueEntity | None = None
+        self._scanned = ""
+        """The workspace where the last scan ended before it had seen all."""
         self._nursery: trio.Nursery | None = None
 
     def __repr__(self) -> str:
@@ -133,18 +131,12 @@ class Runs:
         if not (node.is_open and node.lease.is_held):
             return
         try:
-            page = await node.store.find_due(
-                node.node_id,
-                [runs.name],
-                until=_EVER,
-                after=self._place,
-                limit=node.limits.timers_read_max,
-            )
+            page = await node.store.find_runs(node.node_id, after=self._scanned, limit=_SCANNED)
         except DalsegnoError as error:
             _log.warning("open runs could not be looked for: %s", error)
             return
-        self._place = page.last
-        for workspace_id in dict.fromkeys(each.workspace_id for each in page.entities):
+        self._scanned = page.last or ""
+        for workspace_id in page.workspace_ids:
             served = self._served.get(workspace_id)
             if served is not None:
                 served.look_again()

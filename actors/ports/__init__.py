@@ -31,6 +31,7 @@ from ._records import (
     PageBounds as PageBounds,
     Refusal as Refusal,
     ResultWrite as ResultWrite,
+    RunsPage as RunsPage,
     SnapshotWrite as SnapshotWrite,
     StalePage as StalePage,
     StoredEntity as StoredEntity,

@@ -271,6 +271,15 @@ class StalePage(msgspec.Struct, frozen=True, kw_only=True):
     """Where to go on: a version and a workspace; None: there are no others."""
 
 
+class RunsPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some of the workspaces that have open runs."""
+
+    workspace_ids: list[str]
+    """Those that this node may serve."""
+    last: str | None
+    """The workspace after which to go on; None: there are no others."""
+
+
 class CursorKey(msgspec.Struct, frozen=True, order=True):
     """The key of an ack cursor: a user's client, in one stream of one workspace."""
 

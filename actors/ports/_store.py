@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Node,
         PageBounds,
         Refusal,
+        RunsPage,
         StalePage,
         StoredEntity,
         StoredResult,
@@ -282,6 +283,13 @@ class Entities(Protocol):
         """Find workspaces that list a domain as an earlier version of it said, among ``limit``.
 
         Left out are the same as in `find_due`.
+        """
+
+    async def find_runs(self, node_id: str, *, after: str, limit: int) -> RunsPage:
+        """Find workspaces that have open runs, in the order of their ids, among ``limit``.
+
+        Those are the entities of the domain ``run`` that ask for something, whenever.  Left out are
+        the same as in `find_due`.
         """
 
     async def locate(

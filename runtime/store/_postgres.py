@@ -36,6 +36,7 @@ from dalsegno.actors import (
     PageBounds,
     Place,
     Refusal,
+    RunsPage,
     StalePage,
     StoredEntity,
     StoredResult,
@@ -460,6 +461,14 @@ class PostgresStore:
         return StalePage(
             workspace_ids=[workspace_id for _, workspace_id, is_ours in rows if is_ours],
             last=(rows[-1][0], rows[-1][1]) if len(rows) == limit else None,
+        )
+
+    async def find_runs(self, node_id: str, *, after: str, limit: int) -> RunsPage:
+        """Find workspaces that have open runs; see `Store.find_runs`."""
+        rows = await fetch(self._pools.reading, "find_runs", node_id, after, str(limit))
+        return RunsPage(
+            workspace_ids=[workspace_id for workspace_id, is_ours in rows if is_ours],
+            last=rows[-1][0] if len(rows) == limit else None,
         )
 
     async def locate(

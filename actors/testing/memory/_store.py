@@ -33,6 +33,7 @@ from dalsegno.actors.ports import (
     PageBounds,
     Place,
     Refusal,
+    RunsPage,
     StalePage,
     StoredEntity,
     StoredResult,
@@ -421,6 +422,19 @@ class MemoryStore:
                 id_ for _, id_ in looked_at if self._may_serve(node_id, self._logs[id_])
             ],
             last=looked_at[-1] if len(looked_at) == limit else None,
+        )
+
+    async def find_runs(self, node_id: str, *, after: str, limit: int) -> RunsPage:
+        """Find workspaces that have open runs; see `Store.find_runs`."""
+        await trio.lowlevel.checkpoint()
+        found = sorted(
+            workspace_id
+            for workspace_id, log in self._logs.items()
+            if workspace_id > after and any(r.due_at is not None for _, r in rows_of(log, "run"))
+        )[:limit]
+        return RunsPage(
+            workspace_ids=[id_ for id_ in found if self._may_serve(node_id, self._logs[id_])],
+            last=found[-1] if len(found) == limit else None,
         )
 
     def _may_serve(self, node_id: str, log: MemoryLog) -> bool:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Head,
         Node,
         Refusal,
+        RunsPage,
         StalePage,
         Store,
         StoredEntity,
@@ -264,6 +265,12 @@ class SimStore:
             lambda: self._inner.find_stale(
                 node_id, domain, domain_version, after=after, limit=limit
             )
+        )
+
+    async def find_runs(self, node_id: str, *, after: str, limit: int) -> RunsPage:
+        """See `Store.find_runs`."""
+        return await self.link.read(
+            lambda: self._inner.find_runs(node_id, after=after, limit=limit)
         )
 
     async def locate(

@@ -859,6 +859,40 @@ select l.version, l.workspace_id,
     offset 0) n on true
  order by l.version, l.workspace_id
 
+-- find_runs --
+-- From one workspace to the next, whatever number of open runs each of them has.  Those of others
+-- are among the rows: a page may end with them.
+-- $1 node, $2 the workspace where the last page ended, $3 how many are looked at.
+with recursive open_run as (
+  (select workspace_id from dalsegno.entity
+    where due_at is not null and stream_id >= 'run:' and stream_id < 'run;'
+      and workspace_id > $2::text
+    order by workspace_id
+    limit 1)
+  union all
+  select n.workspace_id from open_run r cross join lateral (
+    select workspace_id from dalsegno.entity
+     where due_at is not null and stream_id >= 'run:' and stream_id < 'run;'
+       and workspace_id > r.workspace_id
+     order by workspace_id
+     limit 1) n
+), looked as materialized (
+  select workspace_id from open_run limit $3::text::integer
+)
+select l.workspace_id,
+       h.halted_reason is null
+         and (h.owner is null or h.owner = $1::text or n.expires_at is null) as is_ours
+  from looked l
+  cross join lateral (
+    select owner, halted_reason from dalsegno.workspace_head
+     where workspace_id = l.workspace_id
+    offset 0) h
+  left join lateral (
+    select expires_at from dalsegno.node
+     where node_id = h.owner and expires_at > clock_timestamp()
+    offset 0) n on true
+ order by l.workspace_id
+
 -- locate --
 select workspace_id from dalsegno.entity
  where stream_id = $1::text and workspace_id > $2::text

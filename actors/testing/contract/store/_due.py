@@ -103,3 +103,24 @@ class DueContract:
         assert ids_of(await due(store, 9, after=page.last, limit=1)) == ["b note:1"]
         await harness.age(11)
         assert ids_of(await due(store, 9)) == ["a note:1", "b note:1", "d note:1"]
+
+    async def test_workspaces_with_open_runs_are_found_one_by_one(self, store: Store) -> None:
+        """Whatever number of runs each has; what is over, halted or another's is passed over."""
+        for workspace_id, dues in (("a", (1, 2, 3)), ("b", (1,)), ("c", (None,)), ("d", (None, 9))):
+            w = await writer(store, workspace_id)
+            await ask(store, w, "note:1", 1)
+            for number, seconds in enumerate(dues):
+                await ask(store, w, f"run:{number}", seconds)
+            if workspace_id == "b":
+                assert await store.halt("b", w.epoch, "why", code="x", actor="x")
+        for limit in (1, 2, 3, 9):
+            found: list[str] = []
+            page = await store.find_runs("here", after="", limit=limit)
+            while page.last is not None:
+                found += page.workspace_ids
+                page = await store.find_runs("here", after=page.last, limit=limit)
+            assert found + page.workspace_ids == ["a", "d"]
+        await store.beat("there", "i", address=None, lease_s=60, first=True)
+        assert await store.acquire("d", "there", create=False) is not None
+        assert (await store.find_runs("here", after="", limit=9)).workspace_ids == ["a"]
+        assert (await store.find_runs("there", after="a", limit=9)).workspace_ids == ["d"]
