@@ -187,6 +187,12 @@ def make_durable_folder(disk: Disk, path: Path) -> None:
         disk.sync_folder(path.parent)
 
 
+def settle_folder(disk: Disk, path: Path) -> None:
+    """Make a folder unless it is there; a crash may have come before its name was durable."""
+    make_durable_folder(disk, path)
+    disk.sync_folder(path.parent)
+
+
 def replace(disk: Disk, path: Path, data: bytes) -> None:
     """Write a small file so that a crash leaves the old one or the new one, whole and durable."""
     temporary = path.with_name(path.name + ".new")
@@ -201,10 +207,16 @@ def replace(disk: Disk, path: Path, data: bytes) -> None:
     disk.sync_folder(path.parent)
 
 
+def make_empty(disk: Disk, path: Path) -> None:
+    """Make an empty file, and no other one's bytes empty: a crash may have left a second name."""
+    disk.remove(path)
+    disk.write(path, 0, b"")
+
+
 def copy(disk: Disk, path: Path, to: Path, at: int, end: int) -> None:
-    """Copy a part of a file to another one, whose bytes, but not its name, are durable then."""
+    """Copy a part of a file to a new one, whose bytes, but not its name, are durable then."""
     written = 0
-    disk.write(to, 0, b"")
+    make_empty(disk, to)
     while at < end:
         part = disk.read(path, at, min(_CHUNK, end - at))
         if not part:
@@ -216,7 +228,7 @@ def copy(disk: Disk, path: Path, to: Path, at: int, end: int) -> None:
 
 def append_line(disk: Disk, path: Path, line: bytes) -> None:
     """Add a line to a file of records, durably; half a line of a crash stays on one of its own."""
-    make_durable_folder(disk, path.parent)
+    settle_folder(disk, path.parent)
     identity = disk.identity(path)
     at = 0 if identity is None else identity.size
     is_torn = at > 0 and disk.read(path, at - 1, 1) != b"\n"

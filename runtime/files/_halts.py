@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ._disk import append_line, make_durable_folder, replace
+from ._disk import append_line, replace, settle_folder
 from ._errors import EventSerializationError
 from ._events import EventProjectionHaltMarker
 
@@ -36,7 +36,7 @@ def record_halt(folder: SessionFolder, session_id: str, reason: str) -> None:
         session_id=session_id, reason=reason, recorded_at=folder.world.now()
     )
     path = folder.layout.halt(session_id)
-    make_durable_folder(folder.disk, path.parent)
+    settle_folder(folder.disk, path.parent)
     text = msgspec.json.format(msgspec.json.encode(marker), indent=2)
     replace(folder.disk, path, text + b"\n")
 

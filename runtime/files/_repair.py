@@ -23,7 +23,7 @@ import msgspec
 from dalsegno.protocol import SEQ_MAX
 
 from ._diagnosis import Repaired, examine
-from ._disk import append_line, copy, make_durable_folder
+from ._disk import append_line, copy, make_empty, settle_folder
 from ._errors import EventStoreStateError, SchemaVersionMismatchError
 from ._event_store import ms_of
 from ._events import EVENT_SCHEMA_VERSION, REPAIR, StoredEvent
@@ -90,8 +90,12 @@ def check_repairer(*, by: str, reason: str) -> None:
 
 
 def _repair(folder: SessionFolder, session_id: str, by: str, reason: str) -> Diagnosis:
+    disk, layout = folder.disk, folder.layout
+    for each in (layout.root, layout.sequences, layout.halts):
+        if disk.identity(each) is not None:
+            disk.sync_folder(each)  # what another repair had begun, before nothing is left to do
     found = examine(folder, session_id)
-    told, disk, layout = found.diagnosis, folder.disk, folder.layout
+    told = found.diagnosis
     if told.other_version is not None:
         raise SchemaVersionMismatchError(told.other_version)
     if told.is_sound:
@@ -163,7 +167,7 @@ def _event(folder: SessionFolder, found: Findings, by: str, reason: str) -> Stor
 def _set_aside(folder: SessionFolder, session_id: str, identity: Identity) -> str:
     """Copy a damaged log to where it is kept, and return where that is within the folder."""
     disk, layout = folder.disk, folder.layout
-    make_durable_folder(disk, layout.repairs)
+    settle_folder(disk, layout.repairs)
     name = re.compile(re.escape(session_id) + r"-(\d+)\.jsonl", re.ASCII)
     kept = [match for each in disk.names(layout.repairs) if (match := name.fullmatch(each))]
     path = layout.set_aside(session_id, max((int(match[1]) for match in kept), default=0) + 1)
@@ -202,7 +206,7 @@ def _write_log(folder: SessionFolder, found: Findings, event: StoredEvent | None
         write_head(disk, layout.head(session_id), head.detached())
     disk.sync_folder(layout.sequences)  # so that no earlier head comes back either
     with _removed_on_failure(folder, new_log):
-        disk.write(new_log, 0, b"")
+        make_empty(disk, new_log)
         size = 0
         for part in _parts(folder, found, event):
             disk.write(new_log, size, part)

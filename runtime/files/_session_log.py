@@ -20,6 +20,7 @@ from dalsegno.protocol import Reject, not_found
 
 from ._errors import EventCompactedError, EventProjectionHaltedError
 from ._event_store import is_session_id
+from ._events import REPAIR
 from ._session_errors import SessionStoreError, of_session
 
 if TYPE_CHECKING:
@@ -86,6 +87,10 @@ class _StoreLog:
         has_more = True
         while has_more:
             page = await self._store.read_page(self._session_id, last.seq + 1)
+            is_repaired = any(row.source == REPAIR for row in page.events)
+            if is_repaired and self._session_id in self._folds:
+                del self._folds[self._session_id]  # what was remembered may be of what was lost
+                return await self._fold(first)
             for row in page.events:
                 last, summary = row, assistant_text(summary, row.event)
             has_more = page.has_more

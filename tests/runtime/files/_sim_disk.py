@@ -22,6 +22,13 @@ class Choices(Protocol):
     def integer(self, low: int, high: int) -> int: ...
 
 
+class Nothing:
+    """Of what was not synced, nothing is there."""
+
+    def integer(self, low: int, high: int) -> int:
+        return low
+
+
 @dataclass
 class File:
     """Bytes as they are, and as they would be after a crash."""
@@ -134,7 +141,8 @@ class SimDisk:
     def _inode(self, path: Path) -> int:
         """The lowest one that is free; logs have even ones, and everything else has odd ones."""
         used = _inodes(self.root)
-        first = 2 if ".jsonl" in path.name else 1
+        is_log = ".jsonl" in path.name and not path.parent.name.startswith(".")
+        first = 2 if is_log else 1
         return next(inode for inode in count(first, 2) if inode not in used)
 
     def _folder(self, path: Path) -> Folder:

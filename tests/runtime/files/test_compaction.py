@@ -35,7 +35,7 @@ from dalsegno.runtime.files import (
 
 from ._failing_disk import FailingDisk
 from ._sessions import S, a_world, compacted_of, envelope, head_of, log_of, owner_of
-from ._sim_disk import CrashError, SimDisk
+from ._sim_disk import CrashError, Nothing, SimDisk
 from .test_crashes import ROOT, Drawn, examples
 
 
@@ -143,13 +143,15 @@ async def test_numbers_that_were_never_given_are_not_removed(root: Path) -> None
         await store.read_from(S, 1)
 
 
-async def test_what_is_no_longer_available_never_is_again(store: FileEventStore) -> None:
+async def test_what_is_no_longer_available_never_is_again(
+    store: FileEventStore, root: Path
+) -> None:
     """Whatever the marker is from: somebody may have been told that it is gone."""
-    await store.compact(S, 3)
-    await store.append_envelopes(S, [envelope(7)])
-    compacted_of(store.root).write_text("4\n")
-    assert await store.compact(S, 4) == 2
-    assert (await store.min_available(S), await kept(store)) == (4, [5, 6, 7])
+    owner_of(root).write_text("41\n")
+    await store.append_envelopes(S, [envelope(42), envelope(43)])
+    compacted_of(root).write_text("41\n")
+    assert await store.compact(S, 2) == 6
+    assert (await store.min_available(S), await kept(store)) == (41, [42, 43])
 
 
 async def test_ids_of_removed_events_are_known_no_longer(store: FileEventStore, root: Path) -> None:
@@ -206,10 +208,10 @@ async def test_a_log_of_many_parts_is_compacted(root: Path) -> None:
 # ------------------------------------------------------------------------------------- crashes
 
 
-STEPS = 13
-"""The new log is emptied, written and synced; the marker is written, synced and renamed, and its
-folder synced; the log is renamed, and its folder synced; the head, as the marker."""
-MARKER_RENAMED, LOG_RENAMED = 5, 7
+STEPS = 14
+"""The new log is removed, made, written and synced; the marker is written, synced and renamed, and
+its folder synced; the log is renamed, and its folder synced; the head, as the marker."""
+MARKER_RENAMED, LOG_RENAMED = 6, 8
 SETTLED, HEADED = 3, 4
 """Steps before those where a crash left a log without a head: it is synced, and gets one."""
 
@@ -232,7 +234,10 @@ async def steps_of_a_compaction() -> int:
     await fill(store)
     before = disk.steps
     await store.compact(S, 4)
-    return disk.steps - before
+    steps = disk.steps - before
+    store = FileEventStore(ROOT, world=a_world(), disk=disk.after_power_loss(Nothing()))
+    assert (await store.min_available(S), await kept(store)) == (3, [4, 5, 6]), "it is durable"
+    return steps
 
 
 async def test_a_crash_before_each_step_leaves_a_session_that_goes_on() -> None:
@@ -281,6 +286,21 @@ async def test_a_head_of_the_log_before_is_not_taken_for_that_of_the_next_one() 
     store = FileEventStore(ROOT, world=a_world(), disk=disk)
     assert await kept(store) == [6]
     assert await store.append_envelopes(S, [envelope(7)]) == 7
+
+
+async def test_a_marker_that_was_not_durable_yet_is_so_before_the_rows_are_gone() -> None:
+    """A process is killed, another one goes on where it was, and then the machine stops."""
+    disk = (await compacted_until(MARKER_RENAMED + 1)).after_kill()
+    store = FileEventStore(ROOT, world=a_world(), disk=disk)
+    disk.crash_at = disk.steps + LOG_RENAMED + 2
+    with pytest.raises(CrashError):
+        await store.compact(S, 4)
+    disk = disk.after_power_loss(Nothing())
+    assert disk.read(ROOT / f"{S}.jsonl", 0, 8) == b'{"seq":4'
+    store = FileEventStore(ROOT, world=a_world(), disk=disk)
+    assert (await store.min_available(S), await kept(store)) == (3, [4, 5, 6])
+    with pytest.raises(EventCompactedError):
+        await store.read_from(S, 1)
 
 
 async def test_another_process_sees_a_compaction_that_was_interrupted() -> None:
@@ -405,7 +425,8 @@ async def test_it_is_not_taken_for_that_one_where_no_head_was_written_either() -
     assert before.inode == after.inode
     await third.append_envelopes(S, [envelope(number) for number in range(7, 20)])
     assert await kept(other) == [*range(3, 20)]
-    assert await other.append_once(S, [envelope(19)]) == Replayed(19)
+    assert await other.append_once(S, [envelope(7)]) == Replayed(7)
+    assert await other.append_once(S, [envelope(1)]) == Inserted(20)
 
 
 async def test_a_session_is_compacted_while_others_append_and_read(root: Path) -> None:
@@ -507,7 +528,7 @@ async def test_fi_11_a_full_disk_leaves_the_log_as_it_is(root: Path) -> None:
 async def test_a_failure_at_any_step_is_completed_by_the_next_compaction(
     root: Path, is_done_first: bool
 ) -> None:
-    for step in range(STEPS):
+    for step in range(STEPS - 1):  # but for the removal of a new log that is not there
         folder = root / str(step)
         disk = FailingDisk()
         disk.is_done_first = is_done_first

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import given, settings, strategies as st
 from dalsegno.runtime.files import FileEventStore, StoredEvent
 
 from ._sessions import S, a_world, envelope, log_of
-from ._sim_disk import CrashError, SimDisk
+from ._sim_disk import CrashError, Nothing, SimDisk
 
 ROOT = Path("/events")
 EXAMPLES = 200
@@ -119,6 +120,25 @@ def test_m5_a_crash_after_each_step_of_one_append() -> None:
         return last
 
     assert [trio.run(crash, step) for step in range(10)] == [2] + [3] * 9
+
+
+async def test_m5_a_halt_is_durable_where_another_one_was_interrupted() -> None:
+    """A process is killed after each of its steps, another one halts it, and the machine stops."""
+    step, is_over = 0, False
+    while not is_over:
+        disk = SimDisk()
+        store = FileEventStore(ROOT, world=a_world(), disk=disk)
+        await store.append(S, [1])
+        disk.crash_at = disk.steps + step
+        with suppress(CrashError):
+            await store.record_projection_halt(S, "lost")
+            is_over = True
+        disk = disk.after_kill()
+        await FileEventStore(ROOT, world=a_world(), disk=disk).record_projection_halt(S, "lost")
+        disk = disk.after_power_loss(Nothing())
+        assert await FileEventStore(ROOT, disk=disk).projection_halt(S) is not None, step
+        step += 1
+    assert step > 5
 
 
 KILLED = """

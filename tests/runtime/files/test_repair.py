@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ from dalsegno.runtime.files import (
 
 from ._failing_disk import FailingDisk
 from ._sessions import S, a_world, compacted_of, envelope, head_of, log_of, owner_of
-from ._sim_disk import CrashError, SimDisk
+from ._sim_disk import CrashError, Nothing, SimDisk
 from .test_crashes import ROOT, Drawn, examples
 
 WHO = {"by": "ada", "reason": "the disk was replaced"}
@@ -608,7 +608,7 @@ async def test_what_follows_a_repair_is_added_to_what_is_derived(
 LOG, SEQUENCE = ROOT / f"{S}.jsonl", ROOT / ".sequence"
 
 
-def sim_garble(disk: SimDisk) -> None:
+async def sim_garble(disk: SimDisk) -> None:
     lines = (disk.read(LOG) or b"").splitlines(keepends=True)
     disk.write(LOG, 0, b"".join([*lines[:2], b"x\n", *lines[3:]]))
     disk.sync(LOG)
@@ -616,8 +616,8 @@ def sim_garble(disk: SimDisk) -> None:
     disk.sync(SEQUENCE / f"{S}.seq")
 
 
-def sim_garble_all(disk: SimDisk) -> None:
-    sim_garble(disk)
+async def sim_garble_all(disk: SimDisk) -> None:
+    await sim_garble(disk)
     for suffix in ("head", "compacted"):
         path = SEQUENCE / f"{S}.{suffix}"
         disk.write(path, 0, b"x")
@@ -625,12 +625,12 @@ def sim_garble_all(disk: SimDisk) -> None:
     disk.sync_folder(SEQUENCE)
 
 
-def sim_remove(disk: SimDisk) -> None:
+async def sim_remove(disk: SimDisk) -> None:
     disk.remove(LOG)
     disk.sync_folder(ROOT)
 
 
-def sim_put_back(disk: SimDisk) -> None:
+async def sim_put_back(disk: SimDisk) -> None:
     """An older copy; the inode of the log before it is free."""
     lines = (disk.read(LOG) or b"").splitlines(keepends=True)
     copy = ROOT / "copy.jsonl"
@@ -640,7 +640,20 @@ def sim_put_back(disk: SimDisk) -> None:
     disk.sync_folder(ROOT)
 
 
-SIM_KINDS: list[tuple[Callable[[SimDisk], None], list[int]]] = [
+async def sim_compact_and_garble(disk: SimDisk) -> None:
+    """The head is the new log's, as long as the machine runs; the inode of the one before is free,
+    and the head that comes back where the machine stops is that one's."""
+    disk.crash_at = disk.steps + 13
+    with pytest.raises(CrashError):
+        await FileEventStore(ROOT, world=a_world(), disk=disk).compact(S, 3)
+    disk.crash_at = None
+    lines = (disk.read(LOG) or b"").splitlines(keepends=True)
+    disk.write(LOG, 0, b"".join([lines[0], b"x" * (len(lines[1]) - 1) + b"\n", lines[2]]))
+    disk.sync(LOG)
+
+
+SIM_KINDS: list[tuple[Callable[[SimDisk], Awaitable[None]], list[int]]] = [
+    (sim_compact_and_garble, [3, 5]),
     (sim_garble, [1, 2, 4, 5]),
     (sim_garble_all, [1, 2, 4, 5]),
     (sim_remove, []),
@@ -648,12 +661,12 @@ SIM_KINDS: list[tuple[Callable[[SimDisk], None], list[int]]] = [
 ]
 
 
-async def damaged_disk(damage: Callable[[SimDisk], None]) -> SimDisk:
+async def damaged_disk(damage: Callable[[SimDisk], Awaitable[None]]) -> SimDisk:
     disk = SimDisk()
     store = FileEventStore(ROOT, world=a_world(), disk=disk)
     await store.append_envelopes(S, [envelope(number) for number in range(1, 6)])
+    await damage(disk)
     await store.record_projection_halt(S, "lost")
-    damage(disk)
     return disk
 
 
@@ -686,9 +699,10 @@ def recorded(disk: SimDisk) -> list[dict[str, Any]]:
     return records
 
 
+@pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "powerless"])
 @pytest.mark.parametrize(("damage", "kept"), SIM_KINDS)
 async def test_a_crash_before_each_step_is_completed_by_the_next_repair(
-    damage: Callable[[SimDisk], None], kept: list[int]
+    damage: Callable[[SimDisk], Awaitable[None]], kept: list[int], is_killed: bool
 ) -> None:
     step = 0
     while True:
@@ -699,7 +713,7 @@ async def test_a_crash_before_each_step_is_completed_by_the_next_repair(
         try:
             await repair(store, S, **WHO)
         except CrashError:
-            disk = disk.after_kill()
+            disk = disk.after_kill() if is_killed else disk.after_power_loss(Nothing())
         else:
             break
         again = FileEventStore(ROOT, world=a_world(), disk=disk)
@@ -707,11 +721,28 @@ async def test_a_crash_before_each_step_is_completed_by_the_next_repair(
             with pytest.raises(EventProjectionHaltedError):
                 await again.append(S, ["x"])
         await repair(again, S, **WHO)
-        await check_repaired(disk, kept, copy)
+        await check_repaired(disk.after_power_loss(Nothing()), kept, copy)
         step += 1
     assert step > 20
     disk.crash_at = None
-    await check_repaired(disk, kept, copy)
+    await check_repaired(disk.after_power_loss(Nothing()), kept, copy)
+
+
+async def test_a_copy_that_is_on_record_is_there() -> None:
+    """The second one of a session too, wherever the machine stops."""
+    for step in range(20):
+        disk = SimDisk()
+        store = FileEventStore(ROOT, world=a_world(), disk=disk)
+        await store.append_envelopes(S, [envelope(number) for number in range(1, 6)])
+        await sim_garble(disk)
+        await repair(store, S, **WHO)
+        await sim_garble(disk)
+        disk.crash_at = disk.steps + step
+        with pytest.raises(CrashError):
+            await repair(store, S, **WHO)
+        disk = disk.after_power_loss(Nothing())
+        copies = disk.names(ROOT / ".repairs")
+        assert {Path(record["set_aside"]).name for record in recorded(disk)} <= {*copies}
 
 
 async def crash_and_repair(data: Drawn) -> None:
@@ -739,29 +770,25 @@ def test_a_repair_that_is_interrupted_again_and_again_says_once_what_was_lost(
     search()
 
 
-class Nothing:
-    """Of what was not synced, nothing is there."""
-
-    def integer(self, low: int, high: int) -> int:
-        return low
-
-
 async def test_what_a_new_head_covers_is_durable() -> None:
-    """Rows that a crash left before they were synced, below a head that could not be read."""
+    """Of the log that somebody put there neither the bytes were nor the name."""
     disk = SimDisk()
     store = FileEventStore(ROOT, world=a_world(), disk=disk)
-    await store.append_envelopes(S, [envelope(1), envelope(2)])
-    disk.crash_at = disk.steps + 1
-    with pytest.raises(CrashError):
-        await store.append_envelopes(S, [envelope(3)])
-    disk.crash_at = None
+    await store.append_envelopes(S, [envelope(1)])
+    first = disk.read(LOG) or b""
+    await store.append_envelopes(S, [envelope(2)])
+    disk.write(ROOT / "copy", 0, disk.read(LOG) or b"")
+    disk.write(LOG, 0, first)
+    disk.sync(LOG)
+    disk.make_folder(ROOT / ".repairs")  # of an earlier one
+    disk.sync_folder(ROOT)
+    disk.rename(ROOT / "copy", LOG)
     disk.write(SEQUENCE / f"{S}.head", 0, b"x")
     disk.sync(SEQUENCE / f"{S}.head")
-    store = FileEventStore(ROOT, world=a_world(), disk=disk)
-    assert (await repair(store, S, **WHO)).last_seq == 3
-    disk = disk.after_power_loss(Nothing())
-    store = FileEventStore(ROOT, world=a_world(), disk=disk)
-    assert [row.seq for row in await rows_of(store)] == [1, 2, 3]
+    assert (await repair(store, S, **WHO)).last_seq == 2
+    store = FileEventStore(ROOT, world=a_world(), disk=disk.after_power_loss(Nothing()))
+    assert (await check(store, S)).is_sound
+    assert [row.seq for row in await rows_of(store)] == [1, 2]
 
 
 class FullDisk(RealDisk):

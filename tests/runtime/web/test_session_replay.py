@@ -18,6 +18,7 @@ from dalsegno.runtime.files import (
     FileEventStore,
     RuntimeSource,
     WorkspaceEventStore,
+    repair,
     store_routes,
 )
 from dalsegno.runtime.seams import WORLD
@@ -235,6 +236,22 @@ async def test_a_halted_session_is_not_read(served: Served) -> None:
     assert (await served.get("latest_cursor", session_id="another")).status == 200
     await served.store.clear_projection_halt(S, by="ada", reason="read again")
     assert (await served.get("latest_cursor")).status == 200
+
+
+@pytest.mark.parametrize("served", ["files"], indirect=True)
+async def test_a_summary_of_what_a_repair_dropped_is_not_remembered(
+    served: Served, tmp_path: Path
+) -> None:
+    await served.store.append_envelopes(S, [said(1), said(2), said(3)])
+    assert (await served.get("snapshot")).body["snapshot"]["summary"] == "Text 3"
+    log = tmp_path / "events" / f"{S}.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    await served.store.append(S, [{"type": "tool_call"}])
+    kept = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join([*lines[:2], b"garbage\n", kept[3]]))
+    await repair(FileEventStore(tmp_path / "events"), S, by="ada", reason="a bad block")
+    snapshot = (await served.get("snapshot")).body["snapshot"]
+    assert (snapshot["summary"], snapshot["last_seq"]) == ("Text 2", 5)
 
 
 async def test_what_is_no_request_of_json_rpc(served: Served) -> None:
