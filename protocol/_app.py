@@ -113,6 +113,7 @@ class App:
             if socket.shape in paths:
                 raise DomainError(f"two sockets have one path: {socket.path}")
             paths.add(socket.shape)
+        offered = {each for domain in names.values() for each in domain.offered}
         for name, role in self.roles.items():
-            if unknown := sorted((role.commands or frozenset()) - commands.keys()):
-                raise DomainError(f"role {name!r} may send {unknown[0]!r}, which no domain has")
+            if unknown := sorted((role.commands or frozenset()) - offered):
+                raise DomainError(f"role {name!r} may send {unknown[0]!r}, which no domain offers")

@@ -373,6 +373,15 @@ class Domain(DomainIndex[StateT, CommandT, EventT]):
         """Whether the workspace's stream shows something else than the events."""
         return self._view is not None
 
+    @property
+    def offered(self) -> dict[str, type[CommandT]]:
+        """The commands that somebody besides the program itself may send, by name (``allow=``)."""
+        return {
+            name: command
+            for name, command in self.commands.items()
+            if command not in self._deciders or self._deciders[command].allow
+        }
+
     def decider(self, command: type) -> Decider:
         """Return the decider of a command."""
         return self._deciders[command]

@@ -24,7 +24,7 @@ def schema_of(domains: Iterable[Domain[Any, Any, Any]]) -> dict[str, Any]:
     payloads = dict.fromkeys(
         struct
         for domain in domains
-        for struct in (*domain.commands.values(), *domain.events.values())
+        for struct in (*domain.offered.values(), *domain.events.values())
     )
     structs = dict.fromkeys((*payloads, *(domain.state for domain in domains)))
     schemas, components = msgspec.json.schema_components(structs)
@@ -37,7 +37,7 @@ def schema_of(domains: Iterable[Domain[Any, Any, Any]]) -> dict[str, Any]:
             domain.name: {
                 "version": domain.version,
                 "id_field": domain.id_field,
-                "commands": {name: refs[struct] for name, struct in domain.commands.items()},
+                "commands": {name: refs[struct] for name, struct in domain.offered.items()},
                 "events": {
                     name: {"version": domain.type_version(name), "payload": refs[struct]}
                     for name, struct in domain.events.items()

@@ -56,7 +56,7 @@ class Catalog:
         """Every command's struct, with its name and its domain."""
         # What is written to $system is for the program to decide, whatever a workspace's roles say.
         self._named = {
-            name: domain for domain in domains if not domain.reserved for name in domain.commands
+            name: domain for domain in domains if not domain.reserved for name in domain.offered
         }
         self._store = store
         self._active = active

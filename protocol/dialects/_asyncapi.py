@@ -45,7 +45,7 @@ def asyncapi_of(
 
     """
     channels = {"/ws": dialects, **{each.path: (each.dialect,) for each in sockets}}
-    commands = {name: type_ for domain in domains for name, type_ in domain.commands.items()}
+    commands = {name: type_ for domain in domains for name, type_ in domain.offered.items()}
     names = _names(dict.fromkeys(each for spoken in channels.values() for each in spoken))
     types = [*dict.fromkeys((*names.values(), *commands.values()))]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)

@@ -58,7 +58,7 @@ def openapi_of(served: Served) -> dict[str, Any]:
     named = dict.fromkeys(each for each in types if each is not msgspec.Raw)
     schemas, components = msgspec.json.schema_components(named, ref_template=_REF)
     known = dict(zip(named, schemas, strict=True))
-    commands = {type_ for domain in served.domains for type_ in domain.commands.values()}
+    commands = {type_ for domain in served.domains for type_ in domain.offered.values()}
     for type_ in commands & named.keys():
         leave_out_tag(type_, components[_name_in(known[type_])])
     writer = _Writer(known, components, is_hooked=served.is_hooked)
@@ -105,7 +105,7 @@ def _each(served: Served) -> Iterator[Operation]:
         names = operation.path_params
         if names[-1:] == ["name"] and operation.body is msgspec.Raw:
             for domain in served.domains:
-                for name, type_ in domain.commands.items():
+                for name, type_ in domain.offered.items():
                     yield _named(operation, "name", name, body=type_, group=domain.name)
         elif "domain" in names:
             for domain in served.domains:

@@ -95,7 +95,7 @@ def test_a_file_imports_what_lies_beside_it(write: Write) -> None:
             f"{TASKS}from dalsegno.runtime import Role\n"
             "app = App([tasks], roles={'ghost': Role(commands=frozenset({'haunt'}))})",
             "its_board",
-            "its_board:app: role 'ghost' may send 'haunt', which no domain has",
+            "its_board:app: role 'ghost' may send 'haunt', which no domain offers",
         ),
     ],
 )

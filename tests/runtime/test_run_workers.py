@@ -14,7 +14,7 @@ import trio
 from dalsegno.actors.domains.members import PutMember, RemoveMember
 from dalsegno.actors.effects import Done, Run
 from dalsegno.actors.testing import MemoryStore
-from dalsegno.protocol import App, Event, Limits, Reject
+from dalsegno.protocol import App, DomainError, Event, Limits, Reject, Role
 from dalsegno.protocol.runs import (
     CancelRun,
     RequestRun,
@@ -26,6 +26,7 @@ from dalsegno.protocol.runs import (
 )
 from dalsegno.runtime import Runtime, Workspace
 from dalsegno.runtime.seams import WORLD
+from tests.runtime.web.conftest import open_site
 from tests.tasks_domain import AddTask, FinishTask, tasks
 
 QUICK = Retry(first_s=0.001, max_s=0.002)
@@ -445,3 +446,44 @@ async def test_a_command_that_is_missing_ends_the_run_with_its_code() -> None:
         run = await ended(workspace)
         assert run.error is not None
         assert run.error.code == "PROCESS_NOT_STARTED"
+
+
+# ------------------------------------------------------------------------------------ the surface
+
+
+def test_what_only_the_program_sends_is_no_command_to_others() -> None:
+    assert set(runs.offered) == {"request_run", "cancel_run"}
+    role = Role(commands=frozenset({"finish_run"}))
+    with pytest.raises(DomainError, match="finish_run"):
+        App([tasks], workers=[doing(_nothing)], roles={"closer": role}).check()
+    App(
+        [tasks], workers=[doing(_nothing)], roles={"x": Role(commands=frozenset({"request_run"}))}
+    ).check()
+
+
+async def _nothing(_run: Run) -> None: ...
+
+
+async def test_runs_over_http() -> None:
+    async with open_site(app=App([tasks], workers=[doing(_nothing)])) as site:
+        owner = await site.set_up()
+        commands = f"{owner.space}/commands"
+        sent = await owner.post(f"{commands}/request_run", {"run_id": "r", "worker": "it"})
+        assert (sent.status, sent.body["entity"]) == (200, "run:r")
+        await ended(site.rt.workspace(owner.workspace_id))
+        shown = (await owner.get(f"{owner.space}/entities/run/r")).body["state"]
+        assert (shown["status"], shown["requested_by"]) == ("succeeded", owner.id)
+        listed = await owner.get(f"{owner.space}/entities/run?key=worker:it")
+        assert [item["entity_id"] for item in listed.body["items"]] == ["r"]
+        refused = await owner.post(f"{commands}/request_run", {"worker": "nobody"})
+        assert (refused.status, refused.code) == (400, "WORKER_UNKNOWN")
+        for hidden in ("finish_run", "start_attempt", "trigger_run"):
+            refused = await owner.post(f"{commands}/{hidden}", {"run_id": "r"})
+            assert (refused.status, refused.code) == (400, "UNKNOWN_COMMAND")
+        wrong = await owner.post(
+            f"{commands}/request_run", {"worker": "it", "labels": {"A B": "x"}}
+        )
+        assert (wrong.status, wrong.code) == (400, "BAD_REQUEST")
+        viewer = await site.add_member(owner, "viewer")
+        refused = await viewer.post(f"{commands}/cancel_run", {"run_id": "r"})
+        assert (refused.status, refused.code) == (403, "ROLE_FORBIDDEN")
