@@ -13,7 +13,6 @@ from dalsegno.protocol.runs import FinishStep, HoldAttempt, SaveRun, StepReceipt
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
 
     from dalsegno.actors.node import Catalog, Directory
     from dalsegno.actors.ports import RunningProcess
@@ -150,7 +149,7 @@ class Run:
         self,
         argv: Sequence[str],
         *,
-        cwd: Path | str | None = None,
+        cwd: str | None = None,
         env: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
         line_bytes_max: int = 65_536,

@@ -9,7 +9,6 @@ from dalsegno.protocol import DalsegnoError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
 
 Channel: TypeAlias = Literal["stdout", "stderr"]
 EndedBy: TypeAlias = Literal["itself", "timeout", "output"]
@@ -60,7 +59,7 @@ class ProcessRunner(Protocol):
         self,
         argv: Sequence[str],
         *,
-        cwd: Path | str | None = None,
+        cwd: str | None = None,
         env: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
         line_bytes_max: int = 65_536,
