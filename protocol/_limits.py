@@ -12,7 +12,7 @@ SEQ_MAX = 2**63 - 1
 
 
 UNBOUNDED_AT_ZERO = frozenset(
-    {"sessions_per_user_max", "sockets_per_user_max", "workspaces_per_user_max"}
+    {"blocked_s", "sessions_per_user_max", "sockets_per_user_max", "workspaces_per_user_max"}
 )
 """The bounds that 0 lifts."""
 
@@ -147,6 +147,9 @@ class Limits:
     """How often a node looks for open runs of workspaces that nobody serves."""
     run_end_deadline_s: float = 5.0
     """How long a run that was cancelled, or whose node drains, may take to end."""
+    blocked_s: float = 0.1
+    """A step of a worker that takes longer is logged with its stack, since all others wait for it;
+    0: none is."""
 
     # The committer
     commit_batches_max: int = 512

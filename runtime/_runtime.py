@@ -26,6 +26,7 @@ from dalsegno.protocol import (
 from ._background import in_background
 from ._collector import set_for_server
 from ._node import is_node_id, node_id_in
+from ._watchdog import watched
 from ._workspace import Workspace
 from .processes import Processes
 from .seams import WORLD
@@ -174,6 +175,8 @@ class Runtime:
             )
             if gc == "server":
                 set_for_server()
+            if app.workers and limits.blocked_s:
+                await stack.enter_async_context(watched(limits.blocked_s))
             async with _running(service, limits):
                 yield cls(service, accounts, app, address)
 
