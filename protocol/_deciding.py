@@ -12,12 +12,10 @@ import msgspec
 
 from ._errors import DomainError
 from ._limits import Limits
+from ._receipt import Receipt  # at run time, as a field's type
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from ._receipt import Receipt
-    from .runs._worker import Worker
 
 WRITERS = frozenset({"owner", "admin", "editor"})
 """The roles that may send a command, unless it says otherwise (X-RBAC-1)."""
@@ -71,8 +69,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """The runtime's bounds."""
     roles: Mapping[str, Role] = BUILT_IN_ROLES
     """What each role may do in a workspace."""
-    workers: Mapping[str, Worker] = MappingProxyType({})
-    """Who carries out runs here, by their names."""
+    workers: Mapping[str, Any] = MappingProxyType({})
+    """Who carries out runs here: each a `Worker`, by its name."""
     earlier: tuple[Receipt, ...] = ()
     """The answers to the commands before it in its group; see `send_all`."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence  # at run time, as a field's type
 from datetime import timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -34,8 +35,6 @@ from dalsegno.protocol.runs import (
 from ._run import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from dalsegno.actors.node import Catalog, Directory
     from dalsegno.protocol.runs import Outcome, Worker
 
