@@ -24,6 +24,8 @@ class Mutant:
     """Text that the file has exactly once …"""
     after: str
     """… and what stands there instead."""
+    schedules: str = "boxes"
+    """The drawn schedules that are run: ``boxes``, or ``runs``."""
 
     def applied_to(self, text: str) -> str:
         """Return the file's text with the bug.
@@ -53,6 +55,7 @@ _OPENING = "actors/workspace/_opening.py"
 _SPECULATION = "actors/workspace/_speculation.py"
 _SUPERVISOR = "actors/node/_workspace_supervisor.py"
 _SUBSCRIPTION = "protocol/_subscription.py"
+_RUNS = "protocol/runs/_domain.py"
 
 _REMOVALS = [
     # The barrier is set on the workspace's stream alone: a removed user goes on reading entities.
@@ -514,6 +517,44 @@ _LATER = [
     ),
 ]
 
+_RUN = [
+    # Who was thought dead, and comes back, has an effect beside the attempt that took over.
+    Mutant(
+        "an attempt's commands take effect whichever attempt is the run's",
+        "I12",
+        _RUNS,
+        "def _hold(run: RunState, command: HoldAttempt) -> None:\n"
+        "    _check_attempt(run, command.attempt_id)\n",
+        "def _hold(run: RunState, command: HoldAttempt) -> None:\n    del run, command\n",
+        schedules="runs",
+    ),
+    Mutant(
+        "an attempt goes on taking effect after its run was cancelled",
+        "I12",
+        _RUNS,
+        "    _check_present(run, attempt_id)\n    if run.cancelled is not None:\n",
+        "    _check_present(run, attempt_id)\n    if run.cancelled and run.attempt > 9:\n",
+        schedules="runs",
+    ),
+    # The next attempt does again what the last one did.
+    Mutant(
+        "a step that took effect is forgotten",
+        "I12",
+        _RUNS,
+        "    return replace(run, steps={**run.steps, event.step_id: event.receipt})\n",
+        "    return run if event.step_id else replace(run)\n",
+        schedules="runs",
+    ),
+    Mutant(
+        "what a worker returns is committed behind the end",
+        "I12",
+        "actors/effects/_attempt.py",
+        "        asked = [*((command, run.principal) for command in commands), (end, SYSTEM)]\n",
+        "        asked = [(end, SYSTEM), *((command, run.principal) for command in commands)]\n",
+        schedules="runs",
+    ),
+]
+
 MUTANTS: Sequence[Mutant] = (
     *_REMOVALS,
     *_DELIVERY,
@@ -523,4 +564,5 @@ MUTANTS: Sequence[Mutant] = (
     *_FENCING,
     *_UNKNOWN,
     *_LATER,
+    *_RUN,
 )

@@ -2,9 +2,9 @@
 
     PYTHONHASHSEED=0 python -m tests.mutants._run "the hub keeps"
 
-tries those mutants alone that have such a name, all without.  Nothing but the schedules of
-tests/simulation/_schedules.py is run: no unit test, no hand-written variant.  A schedule that shows
-something is run once more without the mutant, where it has to be sound.
+tries those mutants alone that have such a name, all without.  Nothing but schedules of
+tests/simulation/ is run: no unit test, no hand-written variant.  A schedule that shows something is
+run once more without the mutant, where it has to be sound.
 """
 
 from __future__ import annotations
@@ -57,14 +57,15 @@ def tried(mutant: Mutant, schedules: int = SCHEDULES) -> Outcome:
         AssertionError: the schedule is not sound without the bug, so it proves nothing.
 
     """
-    killed_at, how = _first_unsound(mutant, range(schedules))
+    kind = mutant.schedules
+    killed_at, how = _first_unsound(mutant, kind, range(schedules))
     if killed_at is not None:
-        unsound, shown = _first_unsound(None, range(killed_at, killed_at + 1))
+        unsound, shown = _first_unsound(None, kind, range(killed_at, killed_at + 1))
         assert unsound is None, f"seed {killed_at} is unsound without any mutant: {shown}"
     return Outcome(mutant, killed_at, how)
 
 
-def _first_unsound(mutant: Mutant | None, seeds: range) -> tuple[int | None, str]:
+def _first_unsound(mutant: Mutant | None, kind: str, seeds: range) -> tuple[int | None, str]:
     """Return the first seed whose schedule is not sound, and what it showed."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         for package in _PACKAGES:
@@ -79,6 +80,7 @@ def _first_unsound(mutant: Mutant | None, seeds: range) -> tuple[int | None, str
                 "-m",
                 "tests.mutants._child",
                 folder,
+                kind,
                 f"{seeds.start}",
                 f"{seeds.stop}",
             ],
