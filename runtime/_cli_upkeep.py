@@ -100,7 +100,7 @@ async def _compact(
 @SESSIONS
 @FOLDER
 def check(sessions: tuple[str, ...], folder: Path) -> int:
-    """Say what is wrong with the files of the sessions in a FOLDER, a line each.
+    """List what is wrong with the files of the sessions in a FOLDER, a line each.
 
     Nothing is changed.  The status is 1 if anything is wrong, or a session is halted.
     """

@@ -44,13 +44,16 @@ _PASSED_ON = frozenset({"RUN_OVER", "RUN_FENCED", "RUN_CANCELLED", "RUN_NOT_FOUN
 """Refusals by which a run says that the attempt has nothing more to say."""
 
 
+_MESSAGE_CHARS_MAX = 1_000
+"""Of an error, as it is recorded."""
+
+
 class Ending(Enum):
     """Why an attempt is stopped from outside."""
 
     CANCELLED = "somebody cancelled the run"
     OVER = "the run has ended"
     DRAINED = "the node drains"
-    LEFT = "the workspace is another node's"
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,13 +93,17 @@ class Attempt:
             self._ending = ending
             self._scope.cancel(reason=ending.value)
 
-    async def carry_out(self) -> float | None:
+    async def carry_out(self, after: str | None) -> float | None:
         """Carry it out; return when the run is to be looked at again, in seconds, None: it is not.
 
-        Nothing is raised: what goes wrong is an end of the run, or of its attempt.
+        What goes wrong is an end of the run, or of its attempt.
+
+        Args:
+            after: the attempt before it, None where there was none.
+
         """
         try:
-            state = await self._begin()
+            state = await self._begin(after)
             if state is None:
                 return None
             return await self._carry_out(state)
@@ -112,21 +119,17 @@ class Attempt:
             _log.info("%s %s: %s", self._workspace_id, self.run_id, error)
         return None
 
-    async def _begin(self) -> RunState | None:
-        """Begin in the log; return the run, None where nothing is to be done.
+    async def _begin(self, after: str | None) -> RunState | None:
+        """Begin in the log; return the run, None where it has ended instead.
 
         Raises:
             DalsegnoError: as `send`.
 
         """
-        where = (self._directory, self._catalog, self._workspace_id, self.run_id)
-        state = await read_run(*where)
-        if state is None or not state.is_open:
-            return None
         attempt_id = self._node.world.new_id()
-        start = StartAttempt(run_id=self.run_id, attempt_id=attempt_id, after=state.attempt_id)
-        await self._send([(start, SYSTEM)])
-        state = await read_run(*where)
+        start = StartAttempt(run_id=self.run_id, attempt_id=attempt_id, after=after)
+        await self._insist([(start, SYSTEM)], key=attempt_id)
+        state = await read_run(self._directory, self._catalog, self._workspace_id, self.run_id)
         return state if state is not None and state.attempt_id == attempt_id else None
 
     async def _carry_out(self, state: RunState) -> float | None:
@@ -146,11 +149,11 @@ class Attempt:
         error: Exception | None = None
         left_s = (state.deadline - self._node.world.now()).total_seconds()
         self._scope.deadline = trio.current_time() + max(left_s, 0)
-        with self._scope:
-            try:
+        try:
+            with self._scope:
                 returned = await self.worker.function(run)
-            except Exception as raised:  # noqa: BLE001 - a worker is a user's code: its run's alone
-                error = raised
+        except Exception as raised:  # noqa: BLE001 - a worker is a user's code: its run's alone
+            error = raised  # also what a nursery of its own raised beside the cancellation
         if self._scope.cancelled_caught:
             return await self._stopped(run)
         if error is not None:
@@ -159,7 +162,7 @@ class Attempt:
 
     async def _stopped(self, run: Run) -> float | None:
         match self._ending:
-            case Ending.OVER | Ending.LEFT:
+            case Ending.OVER:
                 return None
             case Ending.DRAINED:
                 with trio.CancelScope(shield=True) as scope:
@@ -187,9 +190,9 @@ class Attempt:
             return None
         try:
             await self._finish(run, "succeeded", result=done.result, commands=done.commands)
-        except Reject as error:
-            if error.code in _PASSED_ON and error.code != "RUN_CANCELLED":
-                raise
+        except (UnavailableError, OutcomeUnknownError, WorkspaceHaltedError):
+            raise
+        except DalsegnoError as error:  # one of its commands is refused, or its decider raises
             return await self._failed(run, state, error)
         return None
 
@@ -220,6 +223,7 @@ class Attempt:
             code, message = error.code, error.message
         else:
             code, message = "WORKER_FAILED", type(error).__name__
+        message = message[:_MESSAGE_CHARS_MAX].encode("utf-8", "replace").decode()
         on = self.worker.retry.on
         is_tried = not isinstance(error, Reject) if on is None else code in on
         return RunProblem(code=code, message=message, retryable=is_tried)
@@ -245,40 +249,45 @@ class Attempt:
     async def _record(
         self, run: Run, end: msgspec.Struct, commands: Sequence[msgspec.Struct] = ()
     ) -> None:
-        """Record an end, with commands or not at all, and go on until that is certain.
+        """Record an end, with commands or not at all.
+
+        Raises:
+            DalsegnoError: as `_insist`.
+
+        """
+        asked = [*((command, run.principal) for command in commands), (end, SYSTEM)]
+        await self._insist(asked, key=f"{run.attempt_id}:{type(end).__name__}")
+
+    async def _insist(self, asked: Sequence[tuple[msgspec.Struct, Principal]], *, key: str) -> None:
+        """Send something until it is certain what became of it.
 
         The key is the attempt's: what was applied, though nobody heard of it, is not applied twice.
+        It goes on as long as the workspace is served here, at most to the run's deadline, which
+        ends the run and refuses what comes then.
 
         Raises:
             DalsegnoError: refused, or another node's by now.
 
         """
-        asked = [*((command, run.principal) for command in commands), (end, SYSTEM)]
-        key = f"{run.attempt_id}:{type(end).__name__}"
         limits, world = self._node.limits, self._node.world
         backoff = Backoff(limits.backoff_first_s, limits.backoff_max_s)
         while True:
             try:
-                await self._send(asked, key=key)
+                await send_group(
+                    self._directory,
+                    self._catalog,
+                    self._workspace_id,
+                    asked,
+                    key=key,
+                    causation=f"run:{self.run_id}",
+                )
             except WorkspaceMovedError:
                 raise
             except (UnavailableError, OutcomeUnknownError) as error:
-                _log.info("%s %s: %s", self._workspace_id, run.id, error)
+                _log.info("%s %s: %s", self._workspace_id, self.run_id, error)
                 await trio.sleep(backoff.next_s(world.random()))
             else:
                 return
-
-    async def _send(
-        self, asked: Sequence[tuple[msgspec.Struct, Principal]], *, key: str | None = None
-    ) -> None:
-        await send_group(
-            self._directory,
-            self._catalog,
-            self._workspace_id,
-            asked,
-            key=key,
-            causation=f"run:{self.run_id}",
-        )
 
 
 async def read_run(

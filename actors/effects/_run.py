@@ -49,11 +49,10 @@ class Run:
         self.input = state.input
         """What was asked, JSON."""
         self.labels = state.labels
-        self.trigger = state.trigger
         self.checkpoint = state.checkpoint
         """What was saved last, by this attempt or one before it; JSON."""
         self.principal = principal
-        self._steps = dict(state.steps)
+        self._steps = {name: self._receipt(kept) for name, kept in state.steps.items()}
         self._directory = directory
         self._catalog = catalog
 
@@ -95,33 +94,26 @@ class Run:
         if step is None:
             hold = HoldAttempt(run_id=self.id, attempt_id=self.attempt_id)
             return (await self._send([(hold, SYSTEM), (command, self.principal)]))[1]
-        known = self._steps.get(step)
-        if known is None:
-            known = await self._step(command, step)
-        return self._receipt(known)
+        if step not in self._steps:
+            self._steps[step] = await self._step(command, step)
+        return self._steps[step]
 
-    async def _step(self, command: msgspec.Struct, step: str) -> StepReceipt:
+    async def _step(self, command: msgspec.Struct, step: str) -> Receipt:
         done = FinishStep(run_id=self.id, attempt_id=self.attempt_id, step_id=step)
-        for attempt in range(_UNKNOWN_MAX):
+        left = _UNKNOWN_MAX
+        while True:
+            left -= 1
             try:
                 receipt, _ = await self._send([(command, self.principal), (done, SYSTEM)])
             except OutcomeUnknownError:
-                if attempt == _UNKNOWN_MAX - 1:
+                if left == 0:
                     raise
             except Reject as error:
                 if error.code != "STEP_FINISHED":
                     raise
-                self._steps[step] = msgspec.convert(error.details["receipt"], StepReceipt)
-                break
+                return self._receipt(msgspec.convert(error.details["receipt"], StepReceipt))
             else:
-                self._steps[step] = StepReceipt(
-                    stream_id=receipt.stream_id,
-                    event_seq=receipt.event_seq,
-                    version=receipt.version,
-                    command_id=receipt.command_id,
-                )
-                break
-        return self._steps[step]
+                return receipt
 
     def _receipt(self, kept: StepReceipt) -> Receipt:
         return Receipt(

@@ -75,7 +75,9 @@ class WorkspaceRuns:
         }
         self._open: dict[str, _OpenRun] = {}
         self._is_listed = False
-        """Whether no open run is passed over; else they are listed once there is room."""
+        """Whether all open runs were taken; else the rest is listed once there is room."""
+        self._place = BEGINNING
+        """… and where that begins."""
         self._news = trio.Event()
         self._is_draining = False
         self._scope = trio.CancelScope()
@@ -147,10 +149,8 @@ class WorkspaceRuns:
 
     async def _list(self) -> None:
         """Take the open runs that are in the store, as many as there is room for."""
-        after = BEGINNING
         try:
-            while True:
-                self._is_listed = True
+            while not self._is_listed:
                 page = await list_entities(
                     self._directory,
                     self._catalog,
@@ -158,29 +158,31 @@ class WorkspaceRuns:
                     runs,
                     principal=SYSTEM,
                     key="open",
-                    after=after,
+                    after=self._place,
                     limit=self._node.limits.list_limit_max,
                 )
                 for item in page.items:
-                    self._take(item.stream_id.partition(":")[2])
-                if page.is_last or not self._is_listed:
-                    return
-                after = page.items[-1].place_in("open")
+                    if not self._take(item.stream_id.partition(":")[2]):
+                        return
+                    self._place = item.place_in("open")
+                if page.is_last:
+                    self._is_listed, self._place = True, BEGINNING
         except DalsegnoError as error:
             _log.info("%s: its runs could not be listed: %s", self.workspace_id, error)
-            self._is_listed = False
             await trio.sleep(_AGAIN_S)
             self._news.set()
 
-    def _take(self, run_id: str) -> None:
-        """Have a run carried out, unless it is known, or there is no room for it now."""
-        if run_id in self._open or self._is_draining or self._nursery is None:
-            return
-        if len(self._open) >= self._node.limits.runs_waiting_max:
+    def _take(self, run_id: str) -> bool:
+        """Have a run carried out, unless it is known; return False where there is no room."""
+        if run_id in self._open:
+            return True
+        has_room = len(self._open) < self._node.limits.runs_waiting_max
+        if self._is_draining or self._nursery is None or not has_room:
             self._is_listed = False
-            return
+            return False
         self._open[run_id] = _OpenRun()
         self._nursery.start_soon(self._carry_out, run_id)
+        return True
 
     async def _carry_out(self, run_id: str) -> None:
         """Carry a run out, attempt by attempt, each in its turn."""
@@ -193,8 +195,8 @@ class WorkspaceRuns:
                     delay_s = await self._attempt(run_id, known)
         finally:
             del self._open[run_id]
-            if not self._is_listed:
-                self._news.set()
+            if not self._is_listed and 2 * len(self._open) <= self._node.limits.runs_waiting_max:
+                self._news.set()  # not for each: a list is a query
 
     async def _attempt(self, run_id: str, known: _OpenRun) -> float | None:
         """Make one attempt; return when the next one is due, in seconds, None: there is none."""
@@ -220,7 +222,7 @@ class WorkspaceRuns:
             known.attempt = attempt
             try:
                 with self._directory.using(self.workspace_id):
-                    return await attempt.carry_out()
+                    return await attempt.carry_out(state.attempt_id)
             except DalsegnoError as error:  # the runtime drains, or has too many workspaces
                 _log.info("%s %s: %s", self.workspace_id, run_id, error)
                 return _AGAIN_S

@@ -10,7 +10,6 @@ from ._commands import (
     RequestRun as RequestRun,
     SaveRun as SaveRun,
     StartAttempt as StartAttempt,
-    TriggerRun as TriggerRun,
 )
 from ._domain import (
     STEPS_MAX as STEPS_MAX,
@@ -31,10 +30,8 @@ from ._vocabulary import (
     RunStarted as RunStarted,
     StepFinished as StepFinished,
     StepReceipt as StepReceipt,
-    Trigger as Trigger,
 )
 from ._worker import (
-    Reactor as Reactor,
     Retry as Retry,
     Worker as Worker,
     worker as worker,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from ._vocabulary import Depth, Labels, Name, Outcome, RunProblem, Trigger
+from ._vocabulary import Labels, Name, Outcome, RunProblem
 
 Reason = Annotated[str, Meta(max_length=1_000)]
 
@@ -29,19 +29,6 @@ class CancelRun(msgspec.Struct, frozen=True, kw_only=True):
 
     run_id: str
     reason: Reason | None = None
-
-
-class TriggerRun(msgspec.Struct, frozen=True, kw_only=True):
-    """Ask for a reaction's run, once: one that exists stays as it is."""
-
-    run_id: str
-    worker: str
-    trigger: Trigger
-    input: Any = None
-    labels: Labels = {}
-    requested_by: str | None = None
-    parent_run_id: str | None = None
-    depth: Depth = 0
 
 
 class StartAttempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +92,6 @@ class ExpireRun(msgspec.Struct, frozen=True, kw_only=True):
 AnyRunCommand: TypeAlias = (
     RequestRun
     | CancelRun
-    | TriggerRun
     | StartAttempt
     | HoldAttempt
     | SaveRun

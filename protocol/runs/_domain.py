@@ -33,7 +33,6 @@ from ._commands import (
     RequestRun,
     SaveRun,
     StartAttempt,
-    TriggerRun,
 )
 from ._vocabulary import (
     AnyRunEvent,
@@ -50,9 +49,7 @@ from ._vocabulary import (
     RunStarted,
     StepFinished,
     StepReceipt,
-    Trigger,
 )
-from ._worker import Reactor, Worker
 
 STEPS_MAX = 1_000
 """Named steps in a run's life."""
@@ -79,13 +76,10 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     worker: str
     input: Any
-    trigger: Trigger | None
-    parent_run_id: str | None
     requested_by: str | None
     deadline: datetime
     attempts_max: int
     on_disconnect: OnDisconnect
-    depth: int
     status: Status = "requested"
     attempt: int = 0
     attempt_id: str | None = None
@@ -121,7 +115,7 @@ _Events: TypeAlias = Sequence[AnyRunEvent]
 @runs.decide
 def _request(run: RunState | None, command: RequestRun, context: Context) -> RunRequested | None:
     worker = context.workers.get(command.worker)
-    if worker is None or isinstance(worker, Reactor):
+    if worker is None:
         raise Reject("WORKER_UNKNOWN", "no worker has this name", status=400, field="worker")
     if context.principal.user_id is not None and context.role not in (worker.allow or WRITERS):
         raise Reject("ROLE_FORBIDDEN", "not allowed to ask for this", role=context.role)
@@ -135,42 +129,15 @@ def _request(run: RunState | None, command: RequestRun, context: Context) -> Run
             return None
         raise Reject("RUN_EXISTS", "there is another run with this id")
     deadline_s = min(command.deadline_s or worker.deadline_s, worker.deadline_s)
-    return _requested(
-        worker,
-        context,
-        deadline_s,
-        input=command.input,
-        labels=command.labels,
-        requested_by=context.principal.user_id,
-    )
-
-
-@runs.decide(allow=_NOBODY)
-def _trigger(run: RunState | None, command: TriggerRun, context: Context) -> RunRequested | None:
-    worker = context.workers.get(command.worker)
-    if run is not None or worker is None:
-        return None
-    return _requested(
-        worker,
-        context,
-        worker.deadline_s,
-        input=command.input,
-        labels=command.labels,
-        trigger=command.trigger,
-        parent_run_id=command.parent_run_id,
-        requested_by=command.requested_by,
-        depth=command.depth,
-    )
-
-
-def _requested(worker: Worker, context: Context, deadline_s: float, **asked: Any) -> RunRequested:  # noqa: ANN401 - its fields
     return RunRequested(
         kind=worker.kind,
+        labels=command.labels,
         worker=worker.name,
+        input=command.input,
+        requested_by=context.principal.user_id,
         deadline=context.now + timedelta(seconds=deadline_s),
         attempts_max=worker.retry.attempts_max,
         on_disconnect=worker.on_disconnect,
-        **asked,
     )
 
 
@@ -355,13 +322,10 @@ def _is_requested(_: RunState | None, event: RunRequested) -> RunState:
         labels=event.labels,
         worker=event.worker,
         input=event.input,
-        trigger=event.trigger,
-        parent_run_id=event.parent_run_id,
         requested_by=event.requested_by,
         deadline=event.deadline,
         attempts_max=event.attempts_max,
         on_disconnect=event.on_disconnect,
-        depth=event.depth,
     )
 
 

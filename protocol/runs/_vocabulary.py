@@ -19,16 +19,6 @@ OnDisconnect: TypeAlias = Literal["continue", "cancel"]
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z][a-z0-9_.-]*$")]
 Label = Annotated[str, Meta(max_length=256)]
 Labels = Annotated[dict[Name, Label], Meta(max_length=16)]
-Depth = Annotated[int, Meta(ge=0)]
-
-
-class Trigger(msgspec.Struct, frozen=True, kw_only=True):
-    """The event that a run was requested for."""
-
-    stream_id: str
-    event_seq: int
-    """Its number in the workspace."""
-    type: str
 
 
 class RunProblem(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,16 +51,11 @@ class RunRequested(RunEvent, frozen=True, kw_only=True):
     worker: str
     """Who carries it out: a reactor's or a worker's name."""
     input: Any = None
-    trigger: Trigger | None = None
-    parent_run_id: str | None = None
-    """The run that asked for it."""
     requested_by: str | None = None
     """The user whose rights it has; None: the program itself."""
     deadline: datetime
     attempts_max: int
     on_disconnect: OnDisconnect
-    depth: int = 0
-    """How many reactions led to it, one from the other."""
 
 
 class RunStarted(RunEvent, frozen=True, kw_only=True):
@@ -87,8 +72,6 @@ class RunRestarted(RunEvent, frozen=True, kw_only=True):
     attempt: int
     attempt_id: str
     reason: Literal["retry", "interrupted", "released"]
-    superseded: list[str] = []
-    """The messages that are void with it."""
 
 
 class RunReleased(RunEvent, frozen=True, kw_only=True):

@@ -1,17 +1,15 @@
-"""Who carries out runs: workers, which are asked, and reactors, which follow a domain's events."""
+"""Who carries out runs: coroutines under a name, and within which bounds."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection  # at run time, as in `_deciding`
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from dalsegno.protocol._errors import DomainError
 
 from ._vocabulary import OnDisconnect
-
-Since = Literal["now", "beginning"]
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +39,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     retry: Retry = Retry()
     on_disconnect: OnDisconnect = "continue"
     allow: frozenset[str] | None = None
-    """The roles that may ask for a run; None: those that may write.  Of a reactor, nobody may."""
+    """The roles that may ask for a run; None: those that may write."""
 
     def check(self) -> None:
         """Raise `DomainError` unless it is complete."""
@@ -52,21 +50,6 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _DEADLINE_MAX_S = 30 * 24 * 3600.0
-
-
-class Reactor(Worker, frozen=True, kw_only=True):
-    """A worker that is asked by an event, once for each."""
-
-    event: str
-    """The type of event."""
-    domain: str
-    when: Callable[[Any, Any], bool] | None = None
-    """Of the entity's state at the event, and the event; None: always.  Pure."""
-    depth_max: int = 1
-    """Reactions that may lead to each other; past it an event is passed over."""
-    since: Since = "now"
-    was: str | None = None
-    """The name under which it was known before."""
 
 
 def worker(

@@ -43,7 +43,7 @@ def compact(folder: SessionFolder, logs: Logs, session_id: str, before_seq: int)
         return 0
     if read_head(disk, layout.head(session_id)) != known.head():
         write_head(disk, layout.head(session_id), known.head())
-    # What an interrupted compaction has removed for its readers goes whatever is asked for now.
+    # What an interrupted compaction has removed for its readers goes too, whatever is asked for.
     below = max(min(before_seq, known.verified.last_seq), known.compacted + 1)
     removed = _look(folder, session_id, known, below)
     if removed.rows == 0:

@@ -7,7 +7,7 @@ is there: the log says something that the projector cannot read, or the files st
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 import trio
@@ -31,6 +31,13 @@ _AT_ONCE_MAX = 8
 """Sessions that are tried again at a time."""
 
 
+class _Reason(NamedTuple):
+    """Why a projection failed, in words that name no file."""
+
+    text: str
+    is_passing: bool
+
+
 class Projections:
     """Keeps the files of a service's sessions in step."""
 
@@ -47,7 +54,8 @@ class Projections:
         self._store = store
         self._world = world
         self._nursery: trio.Nursery | None = None
-        self._behind: set[str] = set()
+        self._behind: dict[str, bool] = {}
+        """The sessions that tasks are at, and whether there was more since they last looked."""
         self._at_once = trio.CapacityLimiter(_AT_ONCE_MAX)
 
     def __repr__(self) -> str:
@@ -76,23 +84,25 @@ class Projections:
         """Begin to bring a session's files up in a task of its own, unless one is at it."""
         assert self._nursery is not None, "it runs"
         if session_id not in self._behind:
-            self._behind.add(session_id)
             self._nursery.start_soon(self._catch_up, session_id)
+        self._behind[session_id] = True
 
     async def _catch_up(self, session_id: str) -> None:
         backoff = Backoff(_FIRST_WAIT_S, _LONGEST_WAIT_S)
         try:
-            while True:
+            while self._behind[session_id]:
                 async with self._at_once:
+                    self._behind[session_id] = False
                     reason = await self._attempt(session_id)
                 if reason is None:
-                    return
+                    continue
+                self._behind[session_id] = True
                 if not reason.is_passing or backoff.failures + 1 >= ATTEMPTS_MAX:
-                    break
+                    await self._halt(session_id, f"projection failed: {reason.text}")
+                    return
                 await trio.sleep(backoff.next_s(self._world.random()))
-            await self._halt(session_id, f"projection failed: {reason.text}")
         finally:
-            self._behind.discard(session_id)
+            del self._behind[session_id]
 
     async def _attempt(self, session_id: str) -> _Reason | None:
         """Project; return why it failed, None where there is nothing more to be done."""
@@ -125,11 +135,3 @@ class Projections:
                 await trio.sleep(backoff.next_s(self._world.random()))
             else:
                 return
-
-
-class _Reason:
-    """Why a projection failed, in words that name no file."""
-
-    def __init__(self, text: str, *, is_passing: bool) -> None:
-        self.text = text
-        self.is_passing = is_passing

@@ -364,16 +364,19 @@ class SessionService:
         """
         scope.deadline = trio.current_time() + self._turn_deadline_s
         result: Any = None
-        with scope:
-            try:
+        failed: Exception | None = None
+        try:
+            with scope:
                 result = await self._agent(turn)
-            except Exception as error:
-                if turn.store_error is not None:
-                    raise turn.store_error from error
-                raise AgentError("the agent failed", error=type(error).__name__) from error
+        except Exception as error:  # noqa: BLE001 - an agent is a user's code; raised below
+            failed = error  # also what a nursery of its own raised beside the cancellation
+        if failed is not None and not scope.cancelled_caught:
+            if turn.store_error is not None:
+                raise turn.store_error from failed
+            raise AgentError("the agent failed", error=type(failed).__name__) from failed
         if scope.cancelled_caught:
             why = "the turn was interrupted" if opened.is_interrupted else "the agent took too long"
-            raise AgentError(why, session_id=turn.session_id)
+            raise AgentError(why, session_id=turn.session_id) from failed
         return result
 
     async def _fail(self, turn: Turn, error: SessionError) -> None:
@@ -488,7 +491,7 @@ class SessionService:
                 return await self._store.compact(session_id, before_seq)
 
     async def clear_halt(self, session_id: str, *, by: str, reason: str) -> bool:
-        """Let a halted session go on; who did so, and why, is on record.
+        """Clear the halt of a session; who did so, and why, is on record.
 
         Returns:
             Whether it was halted.

@@ -231,9 +231,11 @@ async def _start(
             )
         finally:
             os.close(said)
-    except (OSError, ValueError) as error:
+    except BaseException as error:
         os.close(heard)
-        raise _not_started(error) from error
+        if isinstance(error, (OSError, ValueError)):
+            raise _not_started(error) from error
+        raise
     return _Process(watcher, trio.lowlevel.FdStream(heard))
 
 

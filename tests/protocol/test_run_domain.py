@@ -19,7 +19,6 @@ from dalsegno.protocol.runs import (
     FinishRun,
     FinishStep,
     HoldAttempt,
-    Reactor,
     ReleaseRun,
     RequestRun,
     Retry,
@@ -36,14 +35,11 @@ from dalsegno.protocol.runs import (
     StartAttempt,
     StepFinished,
     StepReceipt,
-    Trigger,
-    TriggerRun,
     Worker,
     runs,
 )
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
-TRIGGER = Trigger(stream_id="note:n", event_seq=7, type="note_patched")
 ADA = Principal("ada")
 
 
@@ -54,14 +50,6 @@ WORKERS = {
     "translate": Worker(name="translate", function=nothing, deadline_s=100),
     "watched": Worker(name="watched", function=nothing, on_disconnect="cancel"),
     "private": Worker(name="private", function=nothing, allow=frozenset({"owner"})),
-    "summarise": Reactor(
-        name="summarise",
-        function=nothing,
-        kind="automation",
-        domain="note",
-        event="note_patched",
-        retry=Retry(attempts_max=2),
-    ),
 }
 
 
@@ -155,7 +143,6 @@ def test_a_run_is_asked_for_by_its_worker_with_the_rights_of_who_asks() -> None:
 def test_what_cannot_be_asked_for() -> None:
     log = Log()
     assert log.refuses(RequestRun(worker="nobody")) == "WORKER_UNKNOWN"
-    assert log.refuses(RequestRun(worker="summarise")) == "WORKER_UNKNOWN", "a reactor"
     assert log.refuses(RequestRun(worker="private"), ADA, "editor") == "ROLE_FORBIDDEN"
     assert log.refuses(RequestRun(worker="translate"), ADA, "viewer") == "ROLE_FORBIDDEN"
     assert log.send(RequestRun(worker="private"), ADA, "owner") == ["RunRequested"]
@@ -171,20 +158,8 @@ def test_only_the_program_says_what_becomes_of_a_run() -> None:
         ReleaseRun(run_id="r", attempt_id="a"),
         finish("a"),
         ExpireRun(run_id="r"),
-        TriggerRun(run_id="r", worker="summarise", trigger=TRIGGER),
     ):
         assert log.refuses(command, ADA, "owner") == "ROLE_FORBIDDEN"
-
-
-def test_a_reaction_is_asked_for_once() -> None:
-    log, asked = Log(), TriggerRun(run_id="r", worker="summarise", trigger=TRIGGER, depth=1)
-    assert log.send(asked) == ["RunRequested"]
-    assert (log.run.kind, log.run.trigger, log.run.depth) == ("automation", TRIGGER, 1)
-    assert log.send(asked) == []
-    log.send(start("a"))
-    log.send(finish("a"))
-    assert log.send(asked) == [], "after a year, too"
-    assert Log().send(TriggerRun(run_id="r", worker="gone", trigger=TRIGGER)) == []
 
 
 # ------------------------------------------------------------------------------------ attempts

@@ -26,6 +26,8 @@ from dalsegno.protocol.runs import (
 )
 from dalsegno.runtime import Runtime, Workspace
 from dalsegno.runtime.seams import WORLD
+from tests._patience import fail_after
+from tests.actors._boxes import Fail, boxes
 from tests.runtime.web.conftest import open_site
 from tests.tasks_domain import AddTask, FinishTask, tasks
 
@@ -53,7 +55,7 @@ async def asked(workspace: Workspace, run_id: str = "r", **more: Any) -> None:
 
 
 async def ended(workspace: Workspace, run_id: str = "r") -> RunState:
-    with trio.fail_after(10):
+    with fail_after(10):
         while True:
             run = await workspace.get(runs, run_id)
             if run is not None and not run.is_open:
@@ -200,7 +202,7 @@ async def test_p3_a_cancel_ends_the_workers_scope_and_nothing_of_it_commits_abov
         await asked(workspace)
         await began.wait()
         receipt = await workspace.send(CancelRun(run_id="r", reason="no"))
-        with trio.fail_after(1):
+        with fail_after(1):
             run = await ended(workspace)
         assert run.status == "cancelled"
         assert seen == ["RUN_CANCELLED"]
@@ -386,22 +388,123 @@ async def test_nobody_needs_to_look_at_a_workspace_for_its_runs_to_go_on() -> No
         while len(await events_of(workspace)) < 2:
             await trio.sleep(0.001)
     async with running(doing(it), store=store):
-        with trio.fail_after(10):
+        with fail_after(10):
             await done.wait()
 
 
-async def test_a_run_without_a_worker_here_waits_for_one() -> None:
+async def test_a_run_without_a_worker_here_waits_for_one_and_holds_up_no_other() -> None:
+    """Also where there are more of them than are remembered."""
     store = MemoryStore(WORLD)
 
-    async def it(_run: Run) -> None: ...
+    async def never(_run: Run) -> None:
+        await trio.sleep_forever()
 
-    async with running(doing(it, concurrency=1), store=store) as workspace:
-        await workspace.send(RequestRun(run_id="r", worker="it"))
-        await ended(workspace)
-    async with running(worker("other")(it), store=store) as workspace:
+    async with running(worker("other")(never), store=store) as workspace:
+        for number in range(12):
+            await workspace.send(RequestRun(run_id=f"a{number}", worker="other"))
         with pytest.raises(Reject) as raised:
-            await asked(workspace, "r2")
+            await asked(workspace)
         assert raised.value.code == "WORKER_UNKNOWN"
+    lists = Counted(store)
+    async with running(
+        doing(_nothing), store=store, limits=Limits(runs_waiting_max=5)
+    ) as workspace:
+        lists.count()
+        await asked(workspace, "z")
+        assert (await ended(workspace, "z")).status == "succeeded"
+        await trio.sleep(0.3)
+        assert lists.counted < 20, "it does not turn in a circle"
+        waiting = await workspace.get(runs, "a0")
+        assert waiting is not None
+        assert waiting.is_open
+    async with running(worker("other")(_nothing), store=store) as workspace:
+        for number in range(12):
+            assert (await ended(workspace, f"a{number}")).status == "succeeded"
+
+
+class Counted:
+    """How often a store was asked for a list."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.counted = 0
+        self._store = store
+        self._list_entities = store.list_entities
+
+    def count(self) -> None:
+        async def list_entities(*args: Any, **kwargs: Any) -> Any:
+            self.counted += 1
+            return await self._list_entities(*args, **kwargs)
+
+        self._store.list_entities = list_entities  # type: ignore[method-assign]
+
+
+async def test_a_run_that_is_not_to_be_taken_over_ends_with_its_node() -> None:
+    store, began = MemoryStore(WORLD), trio.Event()
+
+    async def it(_run: Run) -> None:
+        began.set()
+        await trio.sleep_forever()
+
+    async with running(doing(it, on_disconnect="cancel"), store=store) as workspace:
+        await asked(workspace)
+        await began.wait()
+    async with running(doing(_nothing), store=store) as workspace:
+        run = await ended(workspace)
+        assert (run.status, run.attempt) == ("cancelled", 1)
+
+
+async def test_what_a_workers_own_nursery_raises_beside_a_cancel_is_its_runs_alone() -> None:
+    """I10: nothing of it reaches the others' runs."""
+    began = trio.Event()
+
+    async def it(run: Run) -> None:
+        if run.id != "odd":
+            return
+
+        async def child() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ZeroDivisionError
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(child)
+            began.set()
+            await trio.sleep_forever()
+
+    async with running(doing(it)) as workspace:
+        await asked(workspace, "odd")
+        await began.wait()
+        await workspace.send(CancelRun(run_id="odd"))
+        assert (await ended(workspace, "odd")).status == "cancelled"
+        for number in range(5):
+            await asked(workspace, f"r{number}")
+            assert (await ended(workspace, f"r{number}")).attempt == 1
+        services = {each.name: each for each in workspace._service.statistics().services}
+        assert services["runs"].generations == 1, "nothing had to be started again"
+
+
+async def test_a_command_whose_decider_raises_fails_the_run_with_its_code() -> None:
+    async def it(_run: Run) -> msgspec.Struct:
+        return Fail("b")
+
+    async with Runtime.open(app=App([boxes], workers=[doing(it)]), store=MemoryStore(WORLD)) as rt:
+        workspace = rt.workspace("acme")
+        await asked(workspace)
+        run = await ended(workspace)
+        assert run.error is not None
+        assert (run.status, run.error.code, run.interruptions) == ("failed", "INTERNAL_ERROR", 0)
+
+
+async def test_an_error_of_any_text_is_recorded() -> None:
+    async def it(_run: Run) -> None:
+        raise Reject("ODD", "\ud800" + "x" * 1_000_000)
+
+    async with running(doing(it)) as workspace:
+        await asked(workspace)
+        run = await ended(workspace)
+        assert run.error is not None
+        assert (run.error.code, len(run.error.message)) == ("ODD", 1_000)
 
 
 # ----------------------------------------------------------------------------------- processes
@@ -426,7 +529,7 @@ async def test_a_worker_reads_a_process_by_line_and_a_cancel_kills_it() -> None:
         await asked(workspace, "r", input="0")
         assert (await ended(workspace)).result == [2, 0]
         await asked(workspace, "endless", input="1000")
-        with trio.fail_after(10):
+        with fail_after(10):
             while len(pids) < 2:
                 await trio.sleep(0.01)
         await workspace.send(CancelRun(run_id="endless"))
@@ -477,7 +580,7 @@ async def test_runs_over_http() -> None:
         assert [item["entity_id"] for item in listed.body["items"]] == ["r"]
         refused = await owner.post(f"{commands}/request_run", {"worker": "nobody"})
         assert (refused.status, refused.code) == (400, "WORKER_UNKNOWN")
-        for hidden in ("finish_run", "start_attempt", "trigger_run"):
+        for hidden in ("finish_run", "start_attempt", "hold_attempt"):
             refused = await owner.post(f"{commands}/{hidden}", {"run_id": "r"})
             assert (refused.status, refused.code) == (400, "UNKNOWN_COMMAND")
         wrong = await owner.post(

@@ -96,7 +96,7 @@ def workers(seed: int) -> list[Worker]:
 
 
 def run_faults(log: dict[str, list[Event]]) -> list[str]:
-    """Say what no run may have done, beyond what the checker says."""
+    """Return what no run may have done, beyond what the checker says."""
     wrong: list[str] = []
     for workspace_id, events in log.items():
         requested: dict[str, str] = {}

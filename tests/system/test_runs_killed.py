@@ -45,6 +45,16 @@ def program(folder: Path) -> str:
     return str(path)
 
 
+def a_server(processes: Processes, cluster: Database, node_id: str) -> Server:
+    return Server(
+        processes,
+        cluster.data_dir,
+        database=cluster.dsn,
+        node_id=node_id,
+        environment=ENVIRONMENT,
+    )
+
+
 async def request(server: Server, owner: Owner, run_id: str, *, hangs: int) -> None:
     asked = {"run_id": run_id, "worker": "counting", "input": hangs}
     async with connect(server, owner) as client:
@@ -100,13 +110,7 @@ async def check_ended_once(cluster: Database, owner: Owner, run_id: str) -> list
 async def test_p1_a_run_whose_server_is_killed_again_and_again_ends_once(
     processes: Processes, cluster: Database, owner: Owner, tmp_path: Path
 ) -> None:
-    server = Server(
-        processes,
-        cluster.data_dir,
-        database=cluster.dsn,
-        node_id="a",
-        environment=ENVIRONMENT,
-    )
+    server = a_server(processes, cluster, "a")
     app = program(tmp_path)
     await server.start("--app", app)
     await request(server, owner, "killed", hangs=3)
@@ -125,13 +129,7 @@ async def test_p1_a_run_whose_owner_is_paused_past_its_lease_ends_once(
     """The other server goes on with it; the one that wakes up changes nothing."""
     app, servers = program(tmp_path), list[Server]()
     for node_id in ("a", "b"):
-        server = Server(
-            processes,
-            cluster.data_dir,
-            database=cluster.dsn,
-            node_id=node_id,
-            environment=ENVIRONMENT,
-        )
+        server = a_server(processes, cluster, node_id)
         await server.start("--app", app)
         servers.append(server)
     await request(servers[0], owner, "paused", hangs=1)
@@ -153,13 +151,7 @@ async def test_p1_a_run_whose_owner_is_paused_past_its_lease_ends_once(
 async def test_a_run_goes_on_with_the_next_server_when_one_is_stopped(
     processes: Processes, cluster: Database, owner: Owner, tmp_path: Path
 ) -> None:
-    server = Server(
-        processes,
-        cluster.data_dir,
-        database=cluster.dsn,
-        node_id="a",
-        environment=ENVIRONMENT,
-    )
+    server = a_server(processes, cluster, "a")
     app = program(tmp_path)
     await server.start("--app", app)
     await request(server, owner, "moved", hangs=1)

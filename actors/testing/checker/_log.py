@@ -157,7 +157,7 @@ def _check_runs(workspace_id: str, log: Log, rule: RunRule) -> Iterator[Violatio
 def _run_faults(
     events: Sequence[Event], effect: Event | None, rule: RunRule
 ) -> Iterator[tuple[str, tuple[Event, ...]]]:
-    """Say what is wrong with a run: its events, and the last of its effects."""
+    """Yield what is wrong with a run, from its events and the last of its effects."""
     started = next((event for event in events if event.type in rule.started), None)
     ends = [event for event in events if event.type in rule.terminal]
     if len(ends) > 1 or (started is not None and not ends):

@@ -39,6 +39,7 @@ from dalsegno.runtime.files import (
     open_sessions,
 )
 from dalsegno.runtime.seams import WORLD
+from tests._patience import fail_after, until
 
 from ._sessions import S, a_world, log_of
 
@@ -226,6 +227,37 @@ async def test_an_interrupted_turn_fails_and_the_session_goes_on(store: EventSto
         await service.turn(S, "and on")
 
 
+async def test_what_an_agents_own_nursery_raises_beside_an_interrupt_is_the_agents(
+    store: EventStore,
+) -> None:
+    started = trio.Event()
+
+    async def odd(_turn: Turn) -> None:
+        async def child() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ZeroDivisionError
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(child)
+            started.set()
+            await trio.sleep_forever()
+
+    async with open_sessions(odd, store) as service:
+        await service.create(S)
+        async with trio.open_nursery() as nursery:
+
+            async def interrupted() -> None:
+                with pytest.raises(AgentError, match="interrupted"):
+                    await service.turn(S, 1)
+
+            nursery.start_soon(interrupted)
+            await started.wait()
+            service.interrupt(S)
+    assert (await types_of(store))[-1] == "run_failed"
+
+
 async def test_a_turn_has_a_deadline(store: EventStore) -> None:
     async def endless(_turn: Turn) -> None:
         await trio.sleep_forever()
@@ -297,7 +329,7 @@ async def test_a_turn_of_a_process_that_was_killed_is_busy_until_then_and_has_an
         process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
         assert process.stdout is not None
         try:
-            with trio.fail_after(20):
+            with fail_after(20):
                 assert await process.stdout.receive_some() == b"recorded"
             with pytest.raises(SessionBusyError, match="another process"):
                 await service.turn(S, 2)
@@ -489,20 +521,14 @@ async def test_me_p3_a_projection_that_fails_degrades_and_the_events_stand(
         assert outcome.warnings == ("degraded_projection",)
         assert await service.event_log_latest_seq(S) == outcome.last_seq == 4
         disk.is_full = False
-        await _until(summary.exists)
+        await until(summary.exists)
         assert summary.read_text() == "You said one"
         assert (await service.turn(S, "two")).warnings == ()
         assert summary.read_text() == "You said two"
 
 
-async def _until(holds: Callable[[], bool]) -> None:
-    with trio.fail_after(10):
-        while not holds():
-            await trio.sleep(0.01)
-
-
 async def _until_halted(store: EventStore) -> None:
-    with trio.fail_after(10):
+    with fail_after(10):
         while await store.projection_halt(S) is None:
             await trio.sleep(0.01)
 
@@ -579,7 +605,7 @@ async def test_a_halt_that_cannot_be_written_holds_in_this_process(tmp_path: Pat
         with pytest.raises(SessionStoreError):
             await service.turn(S, 2)
         disk.is_full = False
-        await _until(lambda: (tmp_path / "events" / ".projection-halts" / f"{S}.json").exists())
+        await until(lambda: (tmp_path / "events" / ".projection-halts" / f"{S}.json").exists())
         # Cleared by somebody else, by then: what is durable decides.
         other = FileEventStore(tmp_path / "events", world=a_world())
         assert await other.clear_projection_halt(S, by="ada", reason="mended")
@@ -608,7 +634,7 @@ async def test_what_was_behind_is_brought_up_when_the_session_is_opened(tmp_path
     projector = SessionProjector(tmp_path / "derived", store)
     async with open_sessions(echo, store, projector=projector) as service:
         await service.open(S)
-        with trio.fail_after(10):
+        with fail_after(10):
             while await projector.read_checkpoint(S) < 4:
                 await trio.sleep(0.01)
         await wait_all_tasks_blocked()
