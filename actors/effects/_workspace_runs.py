@@ -140,12 +140,16 @@ class WorkspaceRuns:
     async def serve(self) -> None:
         """Carry out what is open, until it is ended or cancelled."""
         with self._scope:
-            async with trio.open_nursery() as self._nursery:
-                while True:
-                    self._news = trio.Event()
-                    if not self._is_listed:
-                        await self._list()
-                    await self._news.wait()
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                try:
+                    while True:
+                        self._news = trio.Event()
+                        if not self._is_listed:
+                            await self._list()
+                        await self._news.wait()
+                finally:
+                    self._nursery = None  # a hub that tells it something meanwhile hears no error
 
     async def _list(self) -> None:
         """Take the open runs that are in the store, as many as there is room for."""

@@ -484,6 +484,21 @@ async def test_what_a_workers_own_nursery_raises_beside_a_cancel_is_its_runs_alo
         assert services["runs"].generations == 1, "nothing had to be started again"
 
 
+async def test_what_is_heard_while_all_ends_harms_nobody() -> None:
+    """The hub tells it within a commit, which goes on whatever becomes of runs."""
+    async with running(doing(_nothing)) as workspace:
+        await asked(workspace)
+        await ended(workspace)
+        service = workspace._service.runs
+        served = service._served[workspace.id]
+        service.ended(workspace.id)
+        await trio.sleep(0.1)  # it has ended by then, or hears of it still, which is fine too
+        served.published(await workspace.history(runs, "r"))
+        await asked(workspace, "next")
+        service.opened(workspace.id)
+        assert (await ended(workspace, "next")).status == "succeeded"
+
+
 async def test_a_command_whose_decider_raises_fails_the_run_with_its_code() -> None:
     async def it(_run: Run) -> msgspec.Struct:
         return Fail("b")
