@@ -13,7 +13,7 @@ from dalsegno.protocol import BUILT_IN_ROLES, Views
 from dalsegno.protocol.dialects import GENERIC, Language
 
 from .delivery import AckFrontiers, Delivery
-from .effects import Runs, Timers
+from .effects import Reactors, Runs, Timers
 from .node import (
     Catalog,
     Directory,
@@ -25,19 +25,19 @@ from .node import (
     WorkspaceSupervisor,
     repair,
 )
-from .ports import Alone, Roles
+from .ports import Alone, Roles, Watchers
 from .session import Connection, Connections, SessionContext
 from .workspace import Committer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from dalsegno.protocol import Authorize, Domain, Limits, Role
+    from dalsegno.protocol import Authorize, Domain, Limits, Reactor, Role
     from dalsegno.protocol.dialects import Dialect
     from dalsegno.protocol.runs import Worker
 
     from .delivery import AckStatistics, DeliveryStatistics
-    from .effects import RunStatistics, TimerStatistics
+    from .effects import ReactorStatistics, RunStatistics, TimerStatistics
     from .node import (
         LeaseStatistics,
         RepairReport,
@@ -61,6 +61,7 @@ class Statistics:
     lease: LeaseStatistics
     timers: TimerStatistics
     runs: RunStatistics
+    reactors: ReactorStatistics
     services: list[ServiceStatistics]
 
 
@@ -85,6 +86,7 @@ class Service:
         store_time: bool = False,
         dialects: Sequence[Dialect] = (),
         workers: Mapping[str, Worker] = MappingProxyType({}),
+        reactors: Sequence[Reactor] = (),
         processes: ProcessRunner | None = None,
     ) -> None:
         """Make them.
@@ -106,6 +108,7 @@ class Service:
                 world's.
             dialects: what clients may say, besides the generic dialect.
             workers: who carries out runs, by their names.
+            reactors: what is told of events, and asks for runs.
             processes: what starts processes for them.
 
         """
@@ -159,7 +162,8 @@ class Service:
         )
         self.timers = Timers(self.directory, self.catalog)
         self.runs = Runs(self.directory, self.catalog, workers)
-        self.node.delivery.watcher = self.runs
+        self.reactors = Reactors(self.directory, self.catalog, reactors)
+        self.node.delivery.watcher = Watchers(self.reactors, self.runs)
         self.sweeper = Sweeper(store, sweeps, world=world, limits=limits)
         self.supervisor = Supervisor(
             self._services(),
@@ -181,6 +185,7 @@ class Service:
             ("sweep", self.sweeper.run),
             ("timers", self.timers.run),
             ("runs", self.runs.run),
+            ("reactors", self.reactors.run),
         ]
 
     def statistics(self) -> Statistics:
@@ -194,6 +199,7 @@ class Service:
             lease=self.lease.statistics(),
             timers=self.timers.statistics(),
             runs=self.runs.statistics(),
+            reactors=self.reactors.statistics(),
             services=self.supervisor.statistics(),
         )
 
@@ -239,6 +245,7 @@ class Service:
             UnavailableError: the store is away: acks come again, and others wait for the lease.
 
         """
+        await self.reactors.drain()
         await self.runs.drain()
         await self.directory.drain()
         try:

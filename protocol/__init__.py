@@ -76,6 +76,12 @@ from ._patch import (
 )
 from ._position import Cursor as Cursor, chain_text as chain_text, parse_cursor as parse_cursor
 from ._rate import RateBudget as RateBudget
+from ._reacting import (
+    Reactor as Reactor,
+    RunFor as RunFor,
+    Since as Since,
+    run_id_for as run_id_for,
+)
 from ._receipt import (
     Receipt as Receipt,
     repeated_receipt as repeated_receipt,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._deciding import BUILT_IN_ROLES
 from ._errors import DomainError
+from ._reacting import Reactor
 from .dialects import GENERIC, Dialect, Language, Socket
 from .routes import check_routes
 from .runs import runs
@@ -36,7 +37,7 @@ class App:
         version: int = 0,
         authenticate: Authenticator | None = None,
         authorize: Authorize | None = None,
-        workers: Sequence[Worker] = (),
+        workers: Sequence[Worker | Reactor] = (),
     ) -> None:
         """Declare it.
 
@@ -55,7 +56,8 @@ class App:
                 nothing else; see `Authorize`.  It is asked in order, at every command and every
                 read, so it has to be quick and pure.  Of a read the `Reject` is not told: who may
                 not read is answered as a stranger is.  The program itself is not asked about.
-            workers: who carries out runs; with them its workspaces have runs (`runs`), too.
+            workers: who carries out runs, and what events ask for some (`Domain.react`); with them
+                its workspaces have runs (`runs`), too.
 
         Raises:
             DomainError: two domains share a name or a command, two routes or sockets a path, two
@@ -64,9 +66,11 @@ class App:
         """
         if version < 0:
             raise DomainError("an app's version counts from 0")
-        self.workers = {each.name: each for each in workers}
-        if len(self.workers) < len(workers):
+        if len({each.name for each in workers}) < len(workers):
             raise DomainError("two workers have one name")
+        self.reactors = tuple(each for each in workers if isinstance(each, Reactor))
+        carried = (each.worker if isinstance(each, Reactor) else each for each in workers)
+        self.workers = {each.name: each for each in carried if each is not None}
         self.domains = (*domains, *([runs] if workers and runs not in domains else []))
         self.routes = tuple(routes)
         self.dialects = tuple(each for each in dialects if isinstance(each, Dialect))
@@ -105,6 +109,10 @@ class App:
                     )
         for worker in self.workers.values():
             worker.check()
+        for reactor in self.reactors:
+            reactor.check()
+            if reactor.domain not in names:
+                raise DomainError(f"{reactor.name} follows {reactor.domain!r}, which is not here")
         check_routes(self.routes, tuple(names.values()))
         Language(GENERIC, *self.dialects)
         paths = {"/ws"}

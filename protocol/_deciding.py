@@ -71,6 +71,9 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What each role may do in a workspace."""
     workers: Mapping[str, Any] = MappingProxyType({})
     """Who carries out runs here: each a `Worker`, by its name."""
+    depth: int = 0
+    """Of the run that sent the command: how many events led to that, each made by the run for the
+    one before; 0 for what people and programs send."""
     earlier: tuple[Receipt, ...] = ()
     """The answers to the commands before it in its group; see `send_all`."""
 

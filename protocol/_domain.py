@@ -19,7 +19,8 @@ case: ``TaskAdded`` is ``task_added``.  An event's payload in the log never carr
     decider(state, command, past)               … and the entity as it was, named by ``needs=``
 
 Parameters after the second are recognised by their annotations and may be combined.  What a domain
-says beside these, `Domain.index`, `Domain.due` and `Domain.audit`, is optional.
+says beside these, `Domain.index`, `Domain.due` and `Domain.audit`, is optional, and so is what
+follows its events, `Domain.react`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ import msgspec
 from ._codec import CommandT, EventT, EventView, StateT
 from ._deciding import WRITERS, Context, Past, annotations_of
 from ._errors import DalsegnoError, DomainError
-from ._indexing import DomainIndex
+from ._reacting import DomainReactions
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -107,7 +108,7 @@ class Decider(msgspec.Struct, frozen=True, kw_only=True):
     """What another payload under a used idempotency key gets: see `Domain.decide`."""
 
 
-class Domain(DomainIndex[StateT, CommandT, EventT]):
+class Domain(DomainReactions[StateT, CommandT, EventT]):
     """One kind of entity: its state, its commands, its events, and what they mean."""
 
     def __init__(

@@ -145,6 +145,12 @@ class Limits:
     done."""
     runs_scan_s: float = 10.0
     """How often a node looks for open runs of workspaces that nobody serves."""
+    runs_per_event_max: int = 100
+    """Runs that one reactor may ask for because of one event."""
+    reaction_deadline_s: float = 5.0
+    """How long a reactor may take to say which."""
+    places_every_s: float = 10.0
+    """How often it is written how far reactors have come, where nothing was asked for."""
     run_end_deadline_s: float = 5.0
     """How long a run that was cancelled, or whose node drains, may take to end."""
     blocked_s: float = 0.1

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         Receipt as Receipt,
         World as World,
     )
-    from dalsegno.actors.effects import Done as Done, Run as Run
+    from dalsegno.actors.effects import Done as Done, Reaction as Reaction, Run as Run
     from dalsegno.protocol import (
         App as App,
         Audit as Audit,
@@ -42,8 +42,10 @@ if TYPE_CHECKING:
         Past as Past,
         Place as Place,
         Principal as Principal,
+        Reactor as Reactor,
         Reject as Reject,
         Role as Role,
+        RunFor as RunFor,
         RuntimeClosedError as RuntimeClosedError,
         Snapshot as Snapshot,
         StoreUnavailableError as StoreUnavailableError,
@@ -76,9 +78,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "CancelRun": "dalsegno.protocol.runs",
     "Done": "dalsegno.actors.effects",
+    "Reaction": "dalsegno.actors.effects",
+    "Reactor": "dalsegno.protocol",
     "RequestRun": "dalsegno.protocol.runs",
     "Retry": "dalsegno.protocol.runs",
     "Run": "dalsegno.actors.effects",
+    "RunFor": "dalsegno.protocol",
     "RunState": "dalsegno.protocol.runs",
     "Worker": "dalsegno.protocol.runs",
     "runs": "dalsegno.protocol.runs",

@@ -169,6 +169,7 @@ class Runtime:
                 dialects=app.dialects,
                 authorize=app.authorize,
                 workers=app.workers,
+                reactors=app.reactors,
                 processes=Processes(),
                 app_version=app.version,
                 store_time=world is WORLD,

@@ -12,24 +12,21 @@ from dalsegno.actors import (
     EventStream,
     PageBounds,
     Receipt,
-    Turn,
-    entities_of,
-    entity_from,
     list_entities,
     list_keys,
     look,
+    look_at,
     read_head,
     send,
     send_all,
+    snapshot,
 )
 from dalsegno.protocol import (
     BEGINNING,
-    SEQ_MAX,
     SYSTEM,
     CorruptLogError,
     DalsegnoError,
     Event,
-    Listed,
     Place,
     Principal,
     Reject,
@@ -41,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from dalsegno.actors import AuditRecord, Entity, EntityItem, EntityPage, RepairReport, Service
+    from dalsegno.actors import AuditRecord, Entity, EntityItem, RepairReport, Service
     from dalsegno.protocol import Domain
 
 StateT = TypeVar("StateT", bound=msgspec.Struct)
@@ -254,15 +251,16 @@ class Workspace:
             UnavailableError: the store is unavailable.
 
         """
-        service, stream_id = self._service, domain.stream_id(entity_id)
-        await service.catalog.check_member(self.id, self.principal)
-        stored = None
-        if 1 <= version <= SEQ_MAX:
-            stored = await service.store.load_entity_at(self.id, stream_id, version, domain.version)
-        await service.catalog.check_behind(self.id, self.principal)
-        if stored is None or stored.version != version:
-            raise Reject("VERSION_NOT_FOUND", "no such version", stream_id=stream_id)
-        entity = await entity_from(domain, stored, Turn(service.limits.turn_s))
+        service = self._service
+        entity = await look_at(
+            service.directory,
+            service.catalog,
+            self.id,
+            domain,
+            entity_id,
+            version,
+            principal=self.principal,
+        )
         state: StateT | None = entity.state
         return state
 
@@ -300,7 +298,18 @@ class Workspace:
         min_seq: int | None = None,
     ) -> list[EntityItem]:
         """List entities that exist, without their states; see `snapshot`."""
-        page = await self._page(domain, key, after, limit, min_seq, with_states=False)
+        service = self._service
+        page = await list_entities(
+            service.directory,
+            service.catalog,
+            self.id,
+            domain,
+            principal=self.principal,
+            key=key,
+            after=after,
+            limit=limit,
+            min_seq=min_seq,
+        )
         return page.items
 
     async def snapshot(
@@ -334,22 +343,18 @@ class Workspace:
                 and another node owns the workspace, or this takes longer.
 
         """
-        page = await self._page(domain, key, after, limit, min_seq, with_states=True)
-        entities = await entities_of(page, domain, self._service.limits.turn_s)
-        listed = [
-            Listed(
-                entity_id=item.stream_id.partition(":")[2],
-                version=entity.version,
-                state=entity.state,
-                keys=item.keys,
-                sort=item.sort,
-                title=item.title,
-                updated_at=item.updated_at,
-            )
-            for item, entity in zip(page.items, entities, strict=True)
-        ]
-        last = None if page.is_last else page.items[-1].place_in(key)
-        return Snapshot(event_seq=page.head_seq, items=listed, next=last)
+        service = self._service
+        return await snapshot(
+            service.directory,
+            service.catalog,
+            self.id,
+            domain,
+            principal=self.principal,
+            key=key,
+            after=after,
+            limit=limit,
+            min_seq=min_seq,
+        )
 
     async def keys(
         self, domain: Domain[Any, Any, Any], *, prefix: str = "", after: str = "", limit: int = 100
@@ -379,29 +384,6 @@ class Workspace:
             prefix=prefix,
             after=after,
             limit=limit,
-        )
-
-    async def _page(
-        self,
-        domain: Domain[Any, Any, Any],
-        key: str | None,
-        after: Place,
-        limit: int,
-        min_seq: int | None,
-        *,
-        with_states: bool,
-    ) -> EntityPage:
-        return await list_entities(
-            self._service.directory,
-            self._service.catalog,
-            self.id,
-            domain,
-            principal=self.principal,
-            key=key,
-            after=after,
-            limit=limit,
-            with_states=with_states,
-            min_seq=min_seq,
         )
 
     async def events(self, *, after: int = 0, limit: int = 100) -> list[Event]:

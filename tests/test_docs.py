@@ -354,9 +354,9 @@ def test_a_session_in_files_goes_on_where_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_runs_end_as_their_document_says(tmp_path: Path) -> None:
-    ((name, program, said), *_) = programs(RUNS)
-    (tmp_path / name).write_text(program)
-    assert run(tmp_path, sys.executable, name) == said
+    for name, program, said in (each for each in programs(RUNS) if each[2]):
+        (tmp_path / name).write_text(program)
+        assert run(tmp_path, sys.executable, name) == said
 
 
 @pytest.mark.processes

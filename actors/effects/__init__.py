@@ -1,6 +1,8 @@
-"""What follows a commit: timers, and runs."""
+"""What follows a commit: timers, reactors, and runs."""
 
 from ._attempt import Done as Done
+from ._reactions import Reaction as Reaction
+from ._reactors import Reactors as Reactors, ReactorStatistics as ReactorStatistics
 from ._run import Run as Run
 from ._runs import Runs as Runs, RunStatistics as RunStatistics
 from ._timers import Timers as Timers, TimerStatistics as TimerStatistics

@@ -151,7 +151,7 @@ class Attempt:
         self._scope.deadline = trio.current_time() + max(left_s, 0)
         try:
             with self._scope:
-                returned = await self.worker.function(run)
+                returned = await self._work(run)
         except Exception as raised:  # noqa: BLE001 - a worker is a user's code: its run's alone
             error = raised  # also what a nursery of its own raised beside the cancellation
         if self._scope.cancelled_caught:
@@ -159,6 +159,17 @@ class Attempt:
         if error is not None:
             return await self._failed(run, state, error)
         return await self._returned(run, state, returned)
+
+    async def _work(self, run: Run) -> Any:  # noqa: ANN401 - a worker's
+        """Have the worker do it, with the event that it was asked for because of, if it is told.
+
+        That event has to be there: the log may have lost it between the asking and the request.
+        """
+        function = self.worker.function
+        if run.trigger is None:
+            return await function(run)
+        _, event = await run.event(run.trigger)
+        return await (function(run, event) if self.worker.is_reactor else function(run))
 
     async def _stopped(self, run: Run) -> float | None:
         match self._ending:

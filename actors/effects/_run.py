@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dalsegno.actors.node import look, send_group
+from dalsegno.actors.node import send_group
 from dalsegno.protocol import SYSTEM, DomainError, OutcomeUnknownError, Receipt, Reject
 from dalsegno.protocol.runs import FinishStep, HoldAttempt, SaveRun, StepReceipt
+
+from ._reading import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,14 +18,14 @@ if TYPE_CHECKING:
 
     from dalsegno.actors.node import Catalog, Directory
     from dalsegno.actors.ports import RunningProcess
-    from dalsegno.protocol import Domain, Principal
+    from dalsegno.protocol import Principal
     from dalsegno.protocol.runs import RunState
 
 _UNKNOWN_MAX = 5
 """How often a step whose outcome is unknown is sent again: if it took effect, the run says so."""
 
 
-class Run:
+class Run(Reading):
     """One attempt at a run.  What it does is refused once the run is over, cancelled, or another's.
 
     Its commands and reads have the rights of who asked for the run, judged each time.
@@ -40,7 +42,7 @@ class Run:
         principal: Principal,
     ) -> None:
         assert state.attempt_id is not None, "it has begun"
-        self.workspace_id = workspace_id
+        super().__init__(directory, catalog, workspace_id, principal)
         self.id = run_id
         self.attempt = state.attempt
         """Counts from 1, for people."""
@@ -51,31 +53,27 @@ class Run:
         self.labels = state.labels
         self.checkpoint = state.checkpoint
         """What was saved last, by this attempt or one before it; JSON."""
-        self.principal = principal
+        self.trigger = state.trigger
+        """The event that it was asked for because of; None: somebody asked."""
+        self._depth = state.depth
         self._steps = {name: self._receipt(kept) for name, kept in state.steps.items()}
-        self._directory = directory
-        self._catalog = catalog
 
     def __repr__(self) -> str:
         return f"<Run {self.id} of {self.workspace_id}, attempt {self.attempt}>"
 
-    async def get(self, domain: Domain[Any, Any, Any], entity_id: str) -> Any:  # noqa: ANN401 - the domain's
-        """Return the state of an entity of the workspace now; None where it does not exist.
+    async def state(self) -> Any:  # noqa: ANN401 - the domain's
+        """Return the state of the entity whose event it was asked for because of, right after the
+        event and not now; None where the event ended it.
 
         Raises:
-            Reject: ``ROLE_FORBIDDEN`` once who asked for the run is no member.
+            Reject: ``TRIGGER_GONE`` where the event is kept no longer, or there was none.
             UnavailableError: the store is away.
 
         """
-        entity = await look(
-            self._directory,
-            self._catalog,
-            self.workspace_id,
-            domain,
-            entity_id,
-            principal=self.principal,
-        )
-        return None if entity is None else entity.state
+        if self.trigger is None:
+            raise Reject("TRIGGER_GONE", "somebody asked for this run")
+        record, _ = await self.event(self.trigger)
+        return await self.state_at(record)
 
     async def send(self, command: msgspec.Struct, *, step: str | None = None) -> Receipt:
         """Send a command, and wait until its change is durable.
@@ -176,4 +174,5 @@ class Run:
             self.workspace_id,
             asked,
             causation=f"run:{self.id}",
+            depth=self._depth,
         )

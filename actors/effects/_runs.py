@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from dalsegno.protocol import DalsegnoError, UnavailableError
+from dalsegno.protocol import DalsegnoError
 
+from ._woken import Woken
 from ._workspace_runs import WorkspaceRuns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dalsegno.actors.node import Catalog, Directory, WorkspaceSupervisor
+    from dalsegno.actors.node import Catalog, Directory
     from dalsegno.protocol import Event
     from dalsegno.protocol.runs import Worker
 
@@ -60,7 +61,7 @@ class Runs:
         self._workers = workers
         self._running = trio.CapacityLimiter(directory.node.limits.runs_running_max)
         self._served: dict[str, WorkspaceRuns] = {}
-        self._woken: dict[WorkspaceSupervisor, None] = {}
+        self._woken = Woken(directory, share=_WOKEN)
         self._scanned = ""
         """The workspace where the last scan ended before it had seen all."""
         self._nursery: trio.Nursery | None = None
@@ -90,7 +91,7 @@ class Runs:
                 task_status.started()
                 next_at = trio.current_time()
                 while True:
-                    self._let_rest()
+                    self._woken.let_rest(self._may_rest)
                     if trio.current_time() >= next_at:
                         await self._scan()
                         next_at = trio.current_time() + self._node.limits.runs_scan_s
@@ -141,28 +142,12 @@ class Runs:
             if served is not None:
                 served.look_again()
             else:
-                self._wake(workspace_id)
+                self._woken.wake(workspace_id)
 
-    def _wake(self, workspace_id: str) -> None:
-        """Have a workspace in memory, unless there are too many for their runs alone."""
-        woken_max = max(1, self._node.limits.workspaces_active_max // _WOKEN)
-        if not self._directory.is_active(workspace_id) and len(self._woken) >= woken_max:
-            return
-        try:
-            supervisor = self._directory.wake(workspace_id)
-        except UnavailableError:
-            return
-        if supervisor.is_woken:
-            self._woken[supervisor] = None
-
-    def _let_rest(self) -> None:
-        """Passivate the workspaces that were woken, as soon as they have no open run."""
-        for supervisor in list(self._woken):
-            served = self._served.get(supervisor.workspace_id)
-            is_left = not supervisor.is_woken or not self._directory.has(supervisor)
-            is_idle = served is not None and served.is_idle
-            if is_left or (is_idle and supervisor.passivate()):
-                del self._woken[supervisor]
+    def _may_rest(self, workspace_id: str) -> bool:
+        """Return whether a workspace has no open run."""
+        served = self._served.get(workspace_id)
+        return served is not None and served.is_idle
 
     async def drain(self) -> None:
         """End every attempt in the log, within a bound, before this node takes no more commands."""

@@ -18,15 +18,18 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from dalsegno.actors.node import list_anew, relist, send
+from dalsegno.actors.ports import PageBounds
 from dalsegno.actors.workspace import Turn, load_entity
 from dalsegno.protocol import SYSTEM, CorruptLogError, DalsegnoError, UnavailableError
+from dalsegno.protocol.runs import runs
 
 from ._attempts import Attempts
+from ._woken import Woken
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dalsegno.actors.node import Catalog, Directory, WorkspaceSupervisor
+    from dalsegno.actors.node import Catalog, Directory
     from dalsegno.actors.ports import DueEntity, StoredEntity
     from dalsegno.protocol import Domain, Due
 
@@ -69,7 +72,7 @@ class Timers:
         """Where the last look ended before everything was looked at."""
         self._firing: set[tuple[str, str]] = set()
         self._attempts = Attempts(limits=node.limits)
-        self._woken: dict[WorkspaceSupervisor, None] = {}
+        self._woken = Woken(directory, share=_WOKEN)
         self._fired = 0
 
     def __repr__(self) -> str:
@@ -90,7 +93,7 @@ class Timers:
             nursery.start_soon(self._keep_listed)
             while True:
                 await trio.sleep(self._limits.timer_tick_s)
-                self._let_rest()
+                self._woken.let_rest(self._may_rest)
                 if self._may_look:
                     try:
                         await self._look(nursery)
@@ -135,36 +138,16 @@ class Timers:
                 continue
             if counts[each.workspace_id] >= self._limits.timers_per_workspace_max:
                 continue
-            if counts[each.workspace_id] == 0 and not self._wake(each.workspace_id):
+            if counts[each.workspace_id] == 0 and not self._woken.wake(each.workspace_id):
                 continue
             counts[each.workspace_id] += 1
             chosen.append(each)
             left -= 1
         return chosen
 
-    def _wake(self, workspace_id: str) -> bool:
-        """Have a workspace in memory; return whether it is, or may be for its timers."""
-        is_active = self._directory.is_active(workspace_id)
-        woken_max = max(1, self._limits.workspaces_active_max // _WOKEN)
-        if not is_active and len(self._woken) >= woken_max:
-            return False
-        try:
-            supervisor = self._directory.wake(workspace_id)
-        except UnavailableError:
-            return False
-        if supervisor.is_woken:
-            self._woken[supervisor] = None
-        return True
-
-    def _let_rest(self) -> None:
-        """Passivate the workspaces that were woken, as soon as they are idle and unused."""
-        busy = {workspace_id for workspace_id, _ in self._firing}
-        for supervisor in list(self._woken):
-            if supervisor.workspace_id in busy:
-                continue
-            is_left = not supervisor.is_woken or not self._directory.has(supervisor)
-            if is_left or supervisor.passivate():
-                del self._woken[supervisor]
+    def _may_rest(self, workspace_id: str) -> bool:
+        """Return whether no timer of a workspace is on its way."""
+        return all(workspace_id != each for each, _ in self._firing)
 
     async def _keep_listed(self) -> None:
         """Ask entities anew that an earlier version of their domain has asked, or has not.
@@ -200,7 +183,7 @@ class Timers:
                 limit=_STALE_AT_ONCE,
             )
             for workspace_id in page.workspace_ids:
-                if self._wake(workspace_id):
+                if self._woken.wake(workspace_id):
                     try:
                         await list_anew(self._directory, workspace_id, domain)
                     except DalsegnoError as error:
@@ -225,7 +208,7 @@ class Timers:
                 self._note(each, "it cannot be asked", exc_info=True)
                 continue
             self._firing.add(each.ids)
-            nursery.start_soon(self._send, each, domain, due)
+            nursery.start_soon(self._send, each, domain, due, stored[each.ids].version)
 
     async def _load(self, chosen: Sequence[DueEntity]) -> Mapping[tuple[str, str], StoredEntity]:
         """Load the states of entities; one that cannot be read is left out."""
@@ -241,7 +224,9 @@ class Timers:
                     _log.warning("%s %s: %s", *ids, error)
             return found
 
-    async def _send(self, each: DueEntity, domain: Domain[Any, Any, Any], due: Due | None) -> None:
+    async def _send(
+        self, each: DueEntity, domain: Domain[Any, Any, Any], due: Due | None, version: int
+    ) -> None:
         """Send what an entity asks for, or, where it asks for something else, correct its row."""
         workspace_id, stream_id = each.ids
         try:
@@ -256,6 +241,7 @@ class Timers:
                     due.command,
                     principal=SYSTEM,
                     due=due,
+                    causation=await self._cause(each, version),
                 )
             self._note(each, "its command changes nothing of it")
         except UnavailableError as error:
@@ -265,6 +251,21 @@ class Timers:
             self._note(each, str(error))
         finally:
             self._firing.discard(each.ids)
+
+    async def _cause(self, each: DueEntity, version: int) -> str | None:
+        """Return the run that made an entity ask, so that its reactors know what led to it.
+
+        Raises:
+            UnavailableError: the store is away.
+
+        """
+        if not self._node.workers:
+            return None
+        last = PageBounds(from_seq=version, limit=1, bytes_max=1)
+        found = await self._node.store.read_stream(*each.ids, last)
+        causation = found[0].causation if found else None
+        is_runs = causation is not None and causation.startswith(f"{runs.name}:")
+        return causation if is_runs else None
 
     def _note(self, each: DueEntity, why: str, *, exc_info: bool = False) -> None:
         """Note that a timer fired, or could not, and say once why it is slowed down."""

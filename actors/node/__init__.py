@@ -14,8 +14,9 @@ from ._listing import (
     list_anew as list_anew,
     list_entities as list_entities,
     list_keys as list_keys,
+    snapshot as snapshot,
 )
-from ._look import look as look, read_head as read_head
+from ._look import look as look, look_at as look_at, read_head as read_head
 from ._repair import RepairReport as RepairReport, repair as repair
 from ._send import (
     relist as relist,

@@ -176,10 +176,10 @@ class Directory:
             del self._active[supervisor.workspace_id]
 
     @contextmanager
-    def using(self, workspace_id: str) -> Iterator[WorkspaceSupervisor]:
-        """Return a workspace's supervisor and keep it for the length of a block."""
+    def using(self, workspace_id: str, *, is_use: bool = True) -> Iterator[WorkspaceSupervisor]:
+        """Return a workspace's supervisor and keep it for the length of a block; see `kept`."""
         supervisor = self.activate(workspace_id)
-        with supervisor.kept():
+        with supervisor.kept(is_use=is_use):
             yield supervisor
 
     def reopen(self, workspace_id: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 import trio
 
 from dalsegno.actors.ports import BEGINNING, EntityPage, Place
 from dalsegno.actors.workspace import KEY_BYTES_MAX, Turn, load_entity
-from dalsegno.protocol import NotReadyError, check_id
+from dalsegno.protocol import Listed, NotReadyError, Snapshot, check_id
 
 from ._send import relist
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from ._catalog import Catalog
     from ._directory import Directory
+
+StateT = TypeVar("StateT", bound=msgspec.Struct)
 
 _RELISTED_AT_ONCE = 100
 """Entities that are listed anew in one step of their workspace's order."""
@@ -83,6 +86,55 @@ async def list_entities(
                 return page
             await list_anew(directory, workspace_id, domain)
     raise NotReadyError("what this domain lists is being listed anew: ask again")
+
+
+async def snapshot(
+    directory: Directory,
+    catalog: Catalog,
+    workspace_id: str,
+    domain: Domain[StateT, Any, Any],
+    *,
+    principal: Principal,
+    key: str | None = None,
+    after: Place = BEGINNING,
+    limit: int,
+    min_seq: int | None = None,
+) -> Snapshot[StateT]:
+    """Return a page of a domain's entities with their states folded; see `list_entities`.
+
+    Raises:
+        Reject: as `list_entities`.
+        UnavailableError: as `list_entities`.
+        CorruptLogError: as `load_entity`.
+
+    """
+    page = await list_entities(
+        directory,
+        catalog,
+        workspace_id,
+        domain,
+        principal=principal,
+        key=key,
+        after=after,
+        limit=limit,
+        with_states=True,
+        min_seq=min_seq,
+    )
+    entities = await entities_of(page, domain, directory.node.limits.turn_s)
+    listed = [
+        Listed(
+            entity_id=item.stream_id.partition(":")[2],
+            version=entity.version,
+            state=entity.state,
+            keys=item.keys,
+            sort=item.sort,
+            title=item.title,
+            updated_at=item.updated_at,
+        )
+        for item, entity in zip(page.items, entities, strict=True)
+    ]
+    last = None if page.is_last else page.items[-1].place_in(key)
+    return Snapshot(event_seq=page.head_seq, items=listed, next=last)
 
 
 async def list_keys(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dalsegno.actors.workspace import Turn, entity_from
+from dalsegno.protocol import SEQ_MAX, Reject
+
 if TYPE_CHECKING:
     from dalsegno.actors.workspace import Entity
     from dalsegno.protocol import Domain, Principal
@@ -46,6 +49,37 @@ async def look(
         with directory.using(workspace_id) as active:
             await active.wait_open(min_seq)
     return await catalog.look(workspace_id, domain, entity_id, principal)
+
+
+async def look_at(
+    directory: Directory,
+    catalog: Catalog,
+    workspace_id: str,
+    domain: Domain[Any, Any, Any],
+    entity_id: str,
+    version: int,
+    *,
+    principal: Principal,
+) -> Entity:
+    """Return an entity as it was at one of its versions.
+
+    Access is judged before, and again behind what was read.
+
+    Raises:
+        Reject: ``VERSION_NOT_FOUND`` for one that it has not had; ``ROLE_FORBIDDEN``.
+        UnavailableError: the store is away.
+        CorruptLogError: it cannot be folded.
+
+    """
+    node, stream_id = directory.node, domain.stream_id(entity_id)
+    await catalog.check_member(workspace_id, principal)
+    stored = None
+    if 1 <= version <= SEQ_MAX:
+        stored = await node.store.load_entity_at(workspace_id, stream_id, version, domain.version)
+    await catalog.check_behind(workspace_id, principal)
+    if stored is None or stored.version != version:
+        raise Reject("VERSION_NOT_FOUND", "no such version", stream_id=stream_id)
+    return await entity_from(domain, stored, Turn(node.limits.turn_s))
 
 
 async def read_head(

@@ -175,8 +175,12 @@ async def send_group(
     key: str | None = None,
     correlation_id: str | None = None,
     causation: str | None = None,
+    depth: int = 0,
 ) -> tuple[Receipt, ...]:
-    """Ask for several changes as `send_all` does, each as somebody of its own."""
+    """Ask for several changes as `send_all` does, each as somebody of its own.
+
+    ``depth`` is that of the run that does; see `Context.depth`.
+    """
     if not asked:
         return ()
     limits = directory.node.limits
@@ -192,6 +196,7 @@ async def send_group(
         left -= size
         if left < 0:
             raise Reject("BAD_REQUEST", f"more than {limits.group_bytes_max} bytes at once")
+        one.depth = depth
         prepared.append(one)
     await directory.activate(workspace_id).admit(make_group(prepared))
     receipts = await answer.wait()

@@ -216,10 +216,13 @@ class WorkspaceSupervisor:
             raise self._ended_with.with_traceback(None)  # it is raised again and again
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Keep it for the length of a block: it does not leave as idle."""
+    def kept(self, *, is_use: bool = True) -> Iterator[None]:
+        """Keep it for the length of a block: it does not leave as idle.
+
+        Where that is no use of it, it is there still for whoever woke it alone.
+        """
         self.users += 1
-        self.is_woken = False
+        self.is_woken = self.is_woken and not is_use
         try:
             yield
         finally:

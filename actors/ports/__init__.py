@@ -20,6 +20,7 @@ from ._records import (
     AuditWrite as AuditWrite,
     Batch as Batch,
     BatchRejectedError as BatchRejectedError,
+    BehindPage as BehindPage,
     CursorKey as CursorKey,
     DueEntity as DueEntity,
     DuePage as DuePage,
@@ -29,6 +30,8 @@ from ._records import (
     Head as Head,
     Node as Node,
     PageBounds as PageBounds,
+    ReactorPlace as ReactorPlace,
+    ReactorStart as ReactorStart,
     Refusal as Refusal,
     ResultWrite as ResultWrite,
     RunsPage as RunsPage,
@@ -48,6 +51,7 @@ from ._store import (
     Appending as Appending,
     Cursors as Cursors,
     Entities as Entities,
+    Followers as Followers,
     Log as Log,
     Ownership as Ownership,
     Results as Results,
@@ -55,4 +59,4 @@ from ._store import (
 )
 from ._subscriber import SocketSubscriber as SocketSubscriber, Subscriber as Subscriber
 from ._transport import Transport as Transport, TransportClosedError as TransportClosedError
-from ._watcher import NobodyWatches as NobodyWatches, Watcher as Watcher
+from ._watcher import NobodyWatches as NobodyWatches, Watcher as Watcher, Watchers as Watchers

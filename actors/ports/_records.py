@@ -10,7 +10,15 @@ from datetime import datetime
 
 import msgspec
 
-from dalsegno.protocol import CHAIN_START, SEQ_MAX, DalsegnoError, Event, Place
+from dalsegno.protocol import (
+    CHAIN_START,
+    SEQ_MAX,
+    Cursor,
+    DalsegnoError,
+    Event,
+    Place,
+    Since,
+)
 
 
 class BatchRejectedError(DalsegnoError):
@@ -278,6 +286,32 @@ class RunsPage(msgspec.Struct, frozen=True, kw_only=True):
     """Those that this node may serve."""
     last: str | None
     """The workspace after which to go on; None: there are no others."""
+
+
+class ReactorStart(msgspec.Struct, frozen=True, kw_only=True):
+    """A reactor, and where it begins if there was none of its name before."""
+
+    name: str
+    since: Since = "now"
+    was: str | None = None
+    """The name that it had before: what is kept under that is its own."""
+
+
+class ReactorPlace(msgspec.Struct, frozen=True):
+    """How far some reactors have come in a workspace."""
+
+    names: tuple[str, ...]
+    cursor: Cursor
+    """With its chain: one of another history than the log's now is not written."""
+
+
+class BehindPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some of the workspaces whose events reactors have not been told of."""
+
+    workspace_ids: list[str]
+    """Those that this node may serve."""
+    last: tuple[str, str] | None
+    """Where to go on; None: there are no others."""
 
 
 class CursorKey(msgspec.Struct, frozen=True, order=True):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
-    from dalsegno.protocol import Event, Place
+    from dalsegno.protocol import Cursor, Event, Place
 
     from ._records import (
         AckedCursor,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         AuditPlace,
         AuditRecord,
         Batch,
+        BehindPage,
         CursorKey,
         DueEntity,
         DuePage,
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
         Head,
         Node,
         PageBounds,
+        ReactorPlace,
+        ReactorStart,
         Refusal,
         RunsPage,
         StalePage,
@@ -336,7 +339,38 @@ class Cursors(Protocol):
         """
 
 
-class Store(Log, Ownership, Entities, Results, Cursors, Protocol):
+class Followers(Protocol):
+    """How far reactors have come in each workspace."""
+
+    async def register_reactors(self, reactors: Sequence[ReactorStart]) -> None:
+        """Note where reactors begin, those that there was none of their name before.
+
+        In one step, for every workspace that there is.  In one that is made later, a reactor
+        begins with its first event, and nothing is noted.
+        """
+
+    async def read_places(self, workspace_id: str) -> dict[str, Cursor]:
+        """Read how far reactors have come, by their names; those that begin at 0 are left out."""
+
+    async def write_places(self, places: Mapping[str, ReactorPlace]) -> None:
+        """Write how far some have come, by workspace; the others stay where they are.
+
+        A place of another history than the log's now is passed over: the log may have been restored
+        while it waited, and as it grows again they would never be told of what is there instead.
+        """
+
+    async def find_behind(
+        self, node_id: str, names: Collection[str], *, after: tuple[str, str], limit: int
+    ) -> BehindPage:
+        """Find workspaces where one of these reactors is not at the head, among ``limit``.
+
+        Only those are looked at whose owner is ``node_id`` or has no running lease any more, since
+        nobody releases one before its reactors are at its head; and those where a reactor has to
+        begin at the beginning.  Halted ones are left out.
+        """
+
+
+class Store(Log, Ownership, Entities, Results, Cursors, Followers, Protocol):
     """A durable, fenced log of many workspaces."""
 
     async def aclose(self) -> None:

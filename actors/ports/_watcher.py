@@ -23,6 +23,31 @@ class Watcher(Protocol):
         """Note that a workspace is not served here any longer, or has another history."""
 
 
+class Watchers:
+    """Several watchers as one, told in their order."""
+
+    def __init__(self, *watchers: Watcher) -> None:
+        self._watchers = watchers
+
+    def __repr__(self) -> str:
+        return f"<Watchers {self._watchers!r}>"
+
+    def opened(self, workspace_id: str) -> None:
+        """Tell all of them."""
+        for each in self._watchers:
+            each.opened(workspace_id)
+
+    def published(self, workspace_id: str, events: Sequence[Event]) -> None:
+        """Tell all of them."""
+        for each in self._watchers:
+            each.published(workspace_id, events)
+
+    def ended(self, workspace_id: str) -> None:
+        """Tell all of them."""
+        for each in self._watchers:
+            each.ended(workspace_id)
+
+
 class NobodyWatches:
     """The watcher of a node without anything that follows."""
 

@@ -107,6 +107,8 @@ class Command(msgspec.Struct, eq=False, kw_only=True, gc=False):
     payload_hash: bytes = b""
     correlation_id: str | None = None
     causation: str | None = None
+    depth: int = 0
+    """Of the run that sent it; see `Context.depth`."""
     sent_at: float = 0.0
     """Trio's clock, when it was admitted."""
     sent_after: int = 0

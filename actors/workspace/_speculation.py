@@ -315,6 +315,7 @@ class Speculation:
                             limits=self._limits,
                             roles=self._roles.table,
                             workers=self._workers,
+                            depth=command.depth,
                             earlier=tuple(earlier),
                         )
                     )

@@ -1,5 +1,12 @@
 """Runs: what is carried out for a workspace, outside its order, and ends exactly once."""
 
+from dalsegno.protocol._worker import (
+    OnDisconnect as OnDisconnect,
+    Retry as Retry,
+    Worker as Worker,
+    worker as worker,
+)
+
 from ._commands import (
     CancelRun as CancelRun,
     ExpireRun as ExpireRun,
@@ -10,6 +17,7 @@ from ._commands import (
     RequestRun as RequestRun,
     SaveRun as SaveRun,
     StartAttempt as StartAttempt,
+    TriggerRun as TriggerRun,
 )
 from ._domain import (
     STEPS_MAX as STEPS_MAX,
@@ -18,7 +26,6 @@ from ._domain import (
     runs as runs,
 )
 from ._vocabulary import (
-    OnDisconnect as OnDisconnect,
     Outcome as Outcome,
     RunCancelRequested as RunCancelRequested,
     RunFinished as RunFinished,
@@ -30,9 +37,5 @@ from ._vocabulary import (
     RunStarted as RunStarted,
     StepFinished as StepFinished,
     StepReceipt as StepReceipt,
-)
-from ._worker import (
-    Retry as Retry,
-    Worker as Worker,
-    worker as worker,
+    Trigger as Trigger,
 )

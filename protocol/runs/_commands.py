@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from ._vocabulary import Labels, Name, Outcome, RunProblem
+from ._vocabulary import Labels, Name, Outcome, RunProblem, Trigger
 
 Reason = Annotated[str, Meta(max_length=1_000)]
 
@@ -22,6 +22,22 @@ class RequestRun(msgspec.Struct, frozen=True, kw_only=True):
     labels: Labels = {}
     deadline_s: Annotated[float, Meta(gt=0, description="seconds from now")] | None = None
     """None: the worker's own, which it may not exceed."""
+
+
+class TriggerRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask for a run because of an event, unless there is one for it."""
+
+    run_id: str
+    """Derived from the reactor and the event."""
+    worker: Name
+    trigger: Trigger
+    cause: str | None
+    """The run that made the event."""
+    depth_max: int
+    input: Any = None
+    labels: Labels = {}
+    deadline_s: Annotated[float, Meta(gt=0, description="seconds from now")] | None = None
+    requested_by: str | None = None
 
 
 class CancelRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +107,7 @@ class ExpireRun(msgspec.Struct, frozen=True, kw_only=True):
 
 AnyRunCommand: TypeAlias = (
     RequestRun
+    | TriggerRun
     | CancelRun
     | StartAttempt
     | HoldAttempt

@@ -18,9 +18,10 @@ import msgspec
 from msgspec.structs import replace
 
 from dalsegno.protocol._deciding import WRITERS, Context
-from dalsegno.protocol._domain import Domain
+from dalsegno.protocol._domain import Domain, Touched
 from dalsegno.protocol._errors import Reject
 from dalsegno.protocol._indexing import Due, Index
+from dalsegno.protocol._worker import OnDisconnect, Worker
 
 from ._commands import (
     AnyRunCommand,
@@ -33,10 +34,10 @@ from ._commands import (
     RequestRun,
     SaveRun,
     StartAttempt,
+    TriggerRun,
 )
 from ._vocabulary import (
     AnyRunEvent,
-    OnDisconnect,
     Outcome,
     RunCancelRequested,
     RunEvent,
@@ -49,6 +50,7 @@ from ._vocabulary import (
     RunStarted,
     StepFinished,
     StepReceipt,
+    Trigger,
 )
 
 STEPS_MAX = 1_000
@@ -80,6 +82,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     deadline: datetime
     attempts_max: int
     on_disconnect: OnDisconnect
+    trigger: Trigger | None = None
+    depth: int = 0
     status: Status = "requested"
     attempt: int = 0
     attempt_id: str | None = None
@@ -114,9 +118,9 @@ _Events: TypeAlias = Sequence[AnyRunEvent]
 
 @runs.decide
 def _request(run: RunState | None, command: RequestRun, context: Context) -> RunRequested | None:
-    worker = context.workers.get(command.worker)
-    if worker is None:
-        raise Reject("WORKER_UNKNOWN", "no worker has this name", status=400, field="worker")
+    worker = _worker(command.worker, context)
+    if worker.is_reactor:
+        raise Reject("WORKER_UNKNOWN", "events ask for its runs", status=400, field="worker")
     if context.principal.user_id is not None and context.role not in (worker.allow or WRITERS):
         raise Reject("ROLE_FORBIDDEN", "not allowed to ask for this", role=context.role)
     if run is not None:
@@ -128,13 +132,41 @@ def _request(run: RunState | None, command: RequestRun, context: Context) -> Run
         if is_same and run.requested_by == context.principal.user_id:
             return None
         raise Reject("RUN_EXISTS", "there is another run with this id")
+    asked = _requested(command, worker, context)
+    return replace(asked, requested_by=context.principal.user_id, depth=context.depth)
+
+
+def _made_by(command: TriggerRun) -> list[tuple[Domain[Any, Any, Any], str]]:
+    return [] if command.cause is None else [(runs, command.cause)]
+
+
+@runs.decide(allow=_NOBODY, touches=_made_by)
+def _trigger(
+    run: RunState | None, command: TriggerRun, context: Context, touched: Touched
+) -> RunRequested | None:
+    worker = _worker(command.worker, context)
+    cause = None if command.cause is None else touched.get(runs, command.cause)
+    depth = 1 if cause is None else cause.depth + 1
+    if run is not None or depth > command.depth_max:
+        return None  # whoever is told of an event twice asks for what there is
+    asked = _requested(command, worker, context)
+    return replace(asked, requested_by=command.requested_by, trigger=command.trigger, depth=depth)
+
+
+def _worker(name: str, context: Context) -> Worker:
+    worker: Worker | None = context.workers.get(name)
+    if worker is None:
+        raise Reject("WORKER_UNKNOWN", "no worker has this name", status=400, field="worker")
+    return worker
+
+
+def _requested(command: RequestRun | TriggerRun, worker: Worker, context: Context) -> RunRequested:
     deadline_s = min(command.deadline_s or worker.deadline_s, worker.deadline_s)
     return RunRequested(
         kind=worker.kind,
         labels=command.labels,
         worker=worker.name,
         input=command.input,
-        requested_by=context.principal.user_id,
         deadline=context.now + timedelta(seconds=deadline_s),
         attempts_max=worker.retry.attempts_max,
         on_disconnect=worker.on_disconnect,
@@ -326,6 +358,8 @@ def _is_requested(_: RunState | None, event: RunRequested) -> RunState:
         deadline=event.deadline,
         attempts_max=event.attempts_max,
         on_disconnect=event.on_disconnect,
+        trigger=event.trigger,
+        depth=event.depth,
     )
 
 

@@ -11,11 +11,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from dalsegno.protocol._worker import OnDisconnect
+
 Outcome: TypeAlias = Literal["succeeded", "failed", "cancelled", "interrupted"]
 """How a run ended; interrupted: it waits for a human, whose answer starts the next one."""
-OnDisconnect: TypeAlias = Literal["continue", "cancel"]
-"""What the loss of the connection that asked for a run does to it."""
-
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z][a-z0-9_.-]*$")]
 Label = Annotated[str, Meta(max_length=256)]
 Labels = Annotated[dict[Name, Label], Meta(max_length=16)]
@@ -38,6 +37,16 @@ class StepReceipt(msgspec.Struct, frozen=True, kw_only=True):
     command_id: str
 
 
+class Trigger(msgspec.Struct, frozen=True, kw_only=True):
+    """The event that a run was asked for because of."""
+
+    stream_id: str
+    event_seq: int
+    version: int
+    """Of its entity, right after it."""
+    event_id: str
+
+
 class RunEvent(msgspec.Struct, frozen=True, kw_only=True):
     """What every event of a run has."""
 
@@ -56,6 +65,10 @@ class RunRequested(RunEvent, frozen=True, kw_only=True):
     deadline: datetime
     attempts_max: int
     on_disconnect: OnDisconnect
+    trigger: Trigger | None = None
+    """None: somebody asked for it."""
+    depth: int = 0
+    """How many events, each made by the run for the one before, led to it."""
 
 
 class RunStarted(RunEvent, frozen=True, kw_only=True):

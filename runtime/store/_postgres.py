@@ -26,6 +26,7 @@ from dalsegno.actors import (
     AuditRecord,
     Batch,
     BatchRejectedError,
+    BehindPage,
     CursorKey,
     DueEntity,
     DuePage,
@@ -35,6 +36,8 @@ from dalsegno.actors import (
     Node,
     PageBounds,
     Place,
+    ReactorPlace,
+    ReactorStart,
     Refusal,
     RunsPage,
     StalePage,
@@ -42,7 +45,7 @@ from dalsegno.actors import (
     StoredResult,
     Turn,
 )
-from dalsegno.protocol import Event, Limits, OutcomeUnknownError, instant
+from dalsegno.protocol import Cursor, Event, Limits, OutcomeUnknownError, instant, parse_cursor
 
 from ._driver import DriverError
 from ._listing import list_entities
@@ -70,6 +73,7 @@ from ._rows import (
 from ._sql import (
     columns,
     is_long,
+    numbers,
     queries,
     quoted,
     quoted_in_turns,
@@ -469,6 +473,48 @@ class PostgresStore:
         return RunsPage(
             workspace_ids=[workspace_id for workspace_id, is_ours in rows if is_ours],
             last=rows[-1][0] if len(rows) == limit else None,
+        )
+
+    # Followers
+
+    async def register_reactors(self, reactors: Sequence[ReactorStart]) -> None:
+        """Note where new reactors begin; see `Store.register_reactors`."""
+        await fetch(
+            self._pools.maintenance,
+            "register_reactors",
+            texts(each.name for each in reactors),
+            texts(each.was for each in reactors),
+            texts(each.since for each in reactors),
+        )
+
+    async def read_places(self, workspace_id: str) -> dict[str, Cursor]:
+        """Read how far reactors have come; see `Store.read_places`."""
+        rows = await fetch(self._pools.reading, "read_places", workspace_id)
+        return {name: parse_cursor(place) for name, place in rows}
+
+    async def write_places(self, places: Mapping[str, ReactorPlace]) -> None:
+        """Write how far reactors have come; see `Store.write_places`."""
+        rows = (dict.fromkeys(each.names, str(each.cursor)) for each in places.values())
+        cursors = [each.cursor for each in places.values()]
+        await fetch(
+            self._pools.maintenance,
+            "write_places",
+            texts(places),
+            texts(msgspec.json.encode(row).decode() for row in rows),
+            numbers(each.seq for each in cursors),
+            numbers(signed(each.chain or 0) for each in cursors),
+        )
+
+    async def find_behind(
+        self, node_id: str, names: Collection[str], *, after: tuple[str, str], limit: int
+    ) -> BehindPage:
+        """Find workspaces that reactors are behind in; see `Store.find_behind`."""
+        rows = await fetch(
+            self._pools.reading, "find_behind", node_id, texts(names), *after, str(limit)
+        )
+        return BehindPage(
+            workspace_ids=[workspace_id for _, workspace_id, is_ours in rows if is_ours],
+            last=(rows[-1][0], rows[-1][1]) if len(rows) == limit else None,
         )
 
     async def locate(

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import count, pairwise
 from random import Random
 from typing import Any
 
 import msgspec
 import trio
 
-from dalsegno.actors.effects import Done, Run
+from dalsegno.actors.effects import Done, Reaction, Run
 from dalsegno.actors.testing import Ask, Choices, SeededChoices, Simulated, simulate
-from dalsegno.protocol import App, DalsegnoError, Event, Reject
+from dalsegno.protocol import App, DalsegnoError, Event, Reactor, Reject, RunFor, run_id_for
 from dalsegno.protocol.runs import CancelRun, RequestRun, Retry, Worker, worker
-from tests.actors._boxes import Put, boxes
+from tests.actors._boxes import Burn, Put, WasBurned, WasPut, boxes
 
 from ._schedules import FEW, of_few
 
 RUNS = "rrrstuvwxyz"
-WITH_EFFECTS = ("quick", "slow", "stepping")
+WITH_EFFECTS = ("quick", "slow", "late", "stepping")
 """Those that return commands."""
-KINDS = ("quick", "slow", "failing", "hanging", "stubborn", "stepping")
+KINDS = ("quick", "slow", "failing", "hanging", "stubborn", "late", "stepping")
 
 
 def commands(choices: Choices) -> Ask:
     """Draw a command: mostly of runs."""
     if choices.chance(0.3):
         return of_few(choices)
+    if choices.chance(0.4):
+        box_id = choices.pick(FEW)
+        return Ask(Put(box_id, "y") if choices.chance(0.7) else Burn(box_id))
     run_id = choices.pick(RUNS)
     if choices.chance(0.3):
         return Ask(CancelRun(run_id=run_id))
@@ -35,7 +40,7 @@ def commands(choices: Choices) -> Ask:
 
 def workers(seed: int) -> list[Worker]:
     """Make the workers of one schedule; what they do is as repeatable as it is."""
-    random = Random(seed)
+    random, bodies = Random(seed), count()
 
     async def pause() -> None:
         await trio.sleep(random.choice([0.0, 0.1, 0.5, 2.0]))
@@ -44,12 +49,14 @@ def workers(seed: int) -> list[Worker]:
         return Put(run.input, f"end of {run.attempt_id}")
 
     async def slow(run: Run) -> Done:
-        for number in range(random.randint(1, 3)):
+        body = next(bodies)
+        for _ in range(random.randint(1, 3)):
             await pause()
-            await run.send(Put(run.input, f"{run.attempt_id} {number}"))
+            await run.send(Put(run.input, f"by {run.attempt_id} {body}"))
         await run.save(run.attempt)
         await pause()
-        return Done(result=run.attempt, commands=[Put(run.input, "a"), Put("of runs", "b")])
+        effects = [Put(run.input, f"by {run.attempt_id} {body}"), Put("of runs", "b")]
+        return Done(result=run.attempt, commands=effects)
 
     async def failing(run: Run) -> None:
         await pause()
@@ -70,6 +77,12 @@ def workers(seed: int) -> list[Worker]:
                 except DalsegnoError:
                     await run.send(Put(run.input, "later"), step="late")
 
+    async def late(run: Run) -> msgspec.Struct:
+        """Takes no notice of its end, and answers after it."""
+        with trio.CancelScope(shield=True):
+            await trio.sleep(random.choice([0.0, 1.0, 3.0]))
+        return Put(run.input, f"end of {run.attempt_id}")
+
     async def stepping(run: Run) -> msgspec.Struct:
         for name in ("one", "two", "three"):
             await run.send(Put(f"{run.id} {name}", run.attempt_id), step=name)
@@ -81,18 +94,89 @@ def workers(seed: int) -> list[Worker]:
     retry = Retry(
         attempts_max=3, first_s=0.2, max_s=1.0, on=frozenset({"TRY_AGAIN", "WORKER_FAILED"})
     )
+    # One that is quick ends by itself, or never.
+    deadlines = {"late": 2.0, "quick": 3600.0}
     functions: dict[str, Any] = {
         "quick": quick,
         "slow": slow,
         "failing": failing,
         "hanging": hanging,
         "stubborn": stubborn,
+        "late": late,
         "stepping": stepping,
     }
     return [
-        worker(name, retry=retry, deadline_s=8.0, concurrency=2)(function)
+        worker(name, retry=retry, deadline_s=deadlines.get(name, 8.0), concurrency=2)(function)
         for name, function in functions.items()
     ]
+
+
+def reactors() -> list[Reactor]:
+    """Make the reactors of every schedule: on boxes, on what they make themselves, and on runs."""
+
+    @boxes.react(WasPut, name="echo", when=lambda event: event.text == "y", deadline_s=8.0)
+    async def echo(run: Run, event: WasPut) -> msgspec.Struct:
+        assert event.text == "y"
+        return Put(f"echo of {run.id}", "y")
+
+    @boxes.requests(WasBurned, name="fan", depth_max=2)
+    async def fan(reaction: Reaction, _event: WasBurned) -> Sequence[RunFor]:
+        assert await reaction.state() is None
+        return [RunFor(worker="quick", key=key, input=key, requested_by="u0") for key in "ab"]
+
+    return [echo, fan]
+
+
+def reactor_faults(log: dict[str, list[Event]], replaced: Mapping[str, int]) -> list[str]:
+    """Return what reactors were not told of, and what they asked for without reason, or twice.
+
+    ``replaced`` says of workspaces up to where nobody knows what a reactor was told of.
+    """
+    wrong: list[str] = []
+    for workspace_id, events in log.items():
+        depths: dict[str, int] = {}
+        wanted: dict[str, str] = {}
+        gone: set[str] = set()  # asked for because of what the log lost meanwhile
+        for event in events:
+            payload = msgspec.json.decode(event.payload)
+            domain, _, entity_id = event.stream_id.partition(":")
+            if event.type == "run_requested":
+                depths[entity_id] = payload["depth"]
+                trigger = payload["trigger"]
+                if trigger is not None and wanted.pop(entity_id, None) is None:
+                    gone.add(entity_id)
+            elif event.type == "run_finished":
+                is_bad = entity_id in gone and payload["outcome"] == "succeeded"
+                wrong += [f"{workspace_id}: run {entity_id} without reason"] if is_bad else []
+            made_by = (event.causation or "").removeprefix("run:")
+            depth = depths.get(made_by, 0)
+            if domain != "box":
+                continue
+            if event.type == "was_put" and payload["text"] == "y" and depth < 1:
+                wanted[run_id_for("echo", "", event.event_id)] = f"{event.event_seq} of echo"
+            elif event.type == "was_burned" and depth < 2:
+                for key in "ab":
+                    wanted[run_id_for("fan", key, event.event_id)] = f"{event.event_seq} of fan"
+        wrong += [
+            f"{workspace_id}: nobody was told: {of}"
+            for of in wanted.values()
+            if int(of.partition(" ")[0]) > replaced.get(workspace_id, 0)
+        ]
+    return wrong
+
+
+class _Replaced(logging.Handler):
+    """Hears up to where reactors do not know what they were told of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up_to: dict[str, int] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "history was replaced" in record.msg:
+            assert isinstance(record.args, tuple)
+            workspace_id, _, head = record.args
+            self.up_to[str(workspace_id)] = int(str(head))
 
 
 def run_faults(log: dict[str, list[Event]]) -> list[str]:
@@ -126,6 +210,7 @@ def run_faults(log: dict[str, list[Event]]) -> list[str]:
                 if beside != (event.stream_id, payload["receipt"]["command_id"]):
                     wrong.append(f"{workspace_id}: {step} is apart from its effect")
         wrong += [f"{workspace_id}: {run_id} never ended" for run_id in requested]
+        wrong += [f"{workspace_id}: {each} is of two bodies" for each in _of_two_bodies(events)]
         boxes_of_steps = [
             event.stream_id
             for event in events
@@ -137,9 +222,28 @@ def run_faults(log: dict[str, list[Event]]) -> list[str]:
     return wrong
 
 
+def _of_two_bodies(events: Sequence[Event]) -> list[str]:
+    """Return the attempts whose effects are of two bodies, one of a history that is gone."""
+    bodies: dict[str, str] = {}
+    found: list[str] = []
+    for event in events:
+        text = msgspec.json.decode(event.payload).get("text", "")
+        if event.stream_id.startswith("box:") and text.startswith("by ") and event.causation:
+            attempt_id, _, body = text.removeprefix("by ").partition(" ")
+            if bodies.setdefault(attempt_id, body) != body:
+                found.append(f"{event.causation} {attempt_id}")
+    return found
+
+
 def simulated_runs(seed: int, **more: Any) -> Simulated:
     """Run one schedule with workers."""
-    app = App([boxes], workers=workers(seed))
-    done = simulate(SeededChoices(seed), app, commands=commands, until="settled", **more)
+    app = App([boxes], workers=[*workers(seed), *reactors()])
+    heard, logger = _Replaced(), logging.getLogger("dalsegno.reactors")
+    logger.addHandler(heard)
+    try:
+        done = simulate(SeededChoices(seed), app, commands=commands, until="settled", **more)
+    finally:
+        logger.removeHandler(heard)
     done.bugs.extend(run_faults(done.log))
+    done.bugs.extend(reactor_faults(done.log, heard.up_to))
     return done

@@ -9,10 +9,12 @@ import msgspec
 import pytest
 
 from dalsegno.actors.effects._attempt import Attempt
+from dalsegno.actors.effects._reactors import Reactors
+from dalsegno.actors.effects._workspace_runs import WorkspaceRuns
 from dalsegno.actors.testing import FAULTS, Verdict
 from dalsegno.protocol.runs import FinishRun, RunState, StepFinished, _domain, runs
 
-from ._run_schedules import run_faults, simulated_runs
+from ._run_schedules import simulated_runs
 
 BATCHES, BATCH = 10, 15
 SOAK = 1_000
@@ -40,21 +42,23 @@ def test_many_schedules_of_runs(batch: int) -> None:
 def test_a_lost_tail_makes_no_second_end() -> None:
     """What began in a history that is gone is fenced by its attempt's id, which is given once."""
     for seed in range(20):
-        done = simulated_runs(seed, faults=(*FAULTS, *["failover"] * 3))
+        done = simulated_runs(seed, faults=OVER_AND_OVER)
         ends = [each for each in done.violations if each.verdict is Verdict.RUN_TERMINAL]
         assert not ends, f"seed {seed}:\n{done}"
-        assert not run_faults(done.log), f"seed {seed}"
+        assert not [bug for bug in done.bugs if bug.startswith("w")], f"seed {seed}:\n{done}"
 
 
 # ---------------------------------------------------------------------------- what it would find
 
 
-def _caught(seeds: int = 60) -> bool:
+OVER_AND_OVER = (*FAULTS, *["failover"] * 3)
+
+
+def _caught(seeds: int = 60, **more: Any) -> bool:
     for seed in range(seeds):
-        done = simulated_runs(seed)
-        if run_faults(done.log) or any(
-            each.verdict is Verdict.RUN_TERMINAL for each in done.violations
-        ):
+        done = simulated_runs(seed, **more)
+        wrong = any(each.verdict is Verdict.RUN_TERMINAL for each in done.violations)
+        if wrong or any(bug.startswith("w") for bug in done.bugs):
             return True
     return False
 
@@ -97,9 +101,28 @@ def _ends_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_domain, "_check_present", lambda _run, _attempt_id: None)
 
 
+def _left_by_a_dead_owner(patch: pytest.MonkeyPatch) -> None:
+    """Only what is asked for here is carried out."""
+
+    async def nothing(self: WorkspaceRuns) -> None:
+        self._is_listed = True
+
+    patch.setattr(WorkspaceRuns, "_list", nothing)
+
+
+@pytest.mark.long
+def test_a_follower_that_keeps_its_place_in_a_lost_history_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes another history for its own."""
+    monkeypatch.setattr(Reactors, "ended", lambda _self, _workspace_id: None)
+    assert _caught(faults=OVER_AND_OVER)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "break_it", [_unfenced, _uncancelled, _steps_again, _ends_apart, _ends_twice]
+    "break_it",
+    [_left_by_a_dead_owner, _unfenced, _uncancelled, _steps_again, _ends_apart, _ends_twice],
 )
 def test_broken_runs_are_caught(
     break_it: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch

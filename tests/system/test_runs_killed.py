@@ -15,7 +15,7 @@ from tests.system._processes import QUICK, Owner, Processes, Server, connect
 PROGRAM = """
 import trio
 
-from dalsegno.actors.domains.notes import CreateNote, note_app
+from dalsegno.actors.domains.notes import CreateNote, NoteCreated, note_app, notes
 from dalsegno.protocol.runs import Retry, worker
 from dalsegno.runtime import App
 
@@ -29,8 +29,14 @@ async def counting(run):
         await run.send(CreateNote(title=f"{run.id} {number}"), step=f"n{number}")
 
 
+@notes.react(NoteCreated, name="greet", deadline_s=120, retry=Retry(first_s=0.05, max_s=0.1))
+async def greet(run, event):
+    await trio.sleep(0.05)
+    return CreateNote(title=f"re: {event.title}")
+
+
 app = App(
-    note_app.domains, routes=note_app.routes, dialects=note_app.dialects, workers=[counting]
+    note_app.domains, routes=note_app.routes, dialects=note_app.dialects, workers=[counting, greet]
 )
 """
 STEPS = 20
@@ -162,4 +168,43 @@ async def test_a_run_goes_on_with_the_next_server_when_one_is_stopped(
     await server.start("--app", app)
     types = await check_ended_once(cluster, owner, "moved")
     assert types.count("run_released") == types.count("run_restarted") == 1
+    assert await server.stop() == 0
+
+
+async def test_x_auto_4_what_events_ask_for_is_done_once_under_kills(
+    processes: Processes, cluster: Database, owner: Owner, tmp_path: Path
+) -> None:
+    """Killed between a commit and its reactor, in the middle of a run, and again after that."""
+    server = a_server(processes, cluster, "a")
+    app = program(tmp_path)
+    await server.start("--app", app)
+    titles = [f"greeted {number}" for number in range(30)]
+    for first in range(0, len(titles), 10):
+        async with connect(server, owner) as client:
+            for title in titles[first : first + 10]:
+                await client.send(owner.workspace, "create_note", {"title": title}, key=title)
+        await server.kill()
+        await server.start("--app", app)
+    ended: dict[str, int] = {}
+    with fail_after(60):
+        while sum(ended.values()) < len(titles):
+            await trio.sleep(0.1)
+            rows = await cluster.ask(
+                "select payload::json->>'outcome', count(*) from dalsegno.event"
+                " where workspace_id = %s and type = 'run_finished' and stream_id in"
+                " (select stream_id from dalsegno.event where workspace_id = %s"
+                "   and type = 'run_requested' and payload::json->>'worker' = 'greet')"
+                " group by 1",
+                owner.workspace,
+                owner.workspace,
+            )
+            ended = {str(outcome): int(count) for outcome, count in rows}
+    assert ended == {"succeeded": len(titles)}
+    made = await cluster.ask(
+        "select payload::json->>'title' from dalsegno.event"
+        " where workspace_id = %s and type = 'note_created'"
+        "   and payload::json->>'title' like 're: greeted %%'",
+        owner.workspace,
+    )
+    assert Counter(str(title) for (title,) in made) == Counter(f"re: {each}" for each in titles)
     assert await server.stop() == 0

@@ -23,6 +23,7 @@ from dalsegno.actors.ports import (
     AuditPlace,
     AuditRecord,
     Batch,
+    BehindPage,
     CursorKey,
     DueEntity,
     DuePage,
@@ -32,17 +33,19 @@ from dalsegno.actors.ports import (
     Node,
     PageBounds,
     Place,
+    ReactorPlace,
+    ReactorStart,
     Refusal,
     RunsPage,
     StalePage,
     StoredEntity,
     StoredResult,
 )
-from dalsegno.protocol import Event, Limits
+from dalsegno.protocol import Cursor, Event, Limits
 
 from ._lists import list_entities, list_keys, list_stale, read_records, rows_of
 from ._log import MemoryLog, refuse_bad_text
-from ._tables import Cursors, Nodes
+from ._tables import Cursors, Nodes, Places
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -73,6 +76,7 @@ class MemoryStore:
         self._types: dict[tuple[str, str, int], None] = {}
         self._nodes = Nodes()
         self._cursors = Cursors(self._limits)
+        self._places = Places()
 
     def __repr__(self) -> str:
         events = sum(len(log.events) for log in self._logs.values())
@@ -436,6 +440,46 @@ class MemoryStore:
             workspace_ids=[id_ for id_ in found if self._may_serve(node_id, self._logs[id_])],
             last=found[-1] if len(found) == limit else None,
         )
+
+    async def register_reactors(self, reactors: Sequence[ReactorStart]) -> None:
+        """Note where new reactors begin; see `Store.register_reactors`."""
+        await trio.lowlevel.checkpoint()
+        heads = {id_: Cursor(log.head.head_seq, log.head.chain) for id_, log in self._logs.items()}
+        self._places.register(reactors, heads)
+
+    async def read_places(self, workspace_id: str) -> dict[str, Cursor]:
+        """Read how far reactors have come; see `Store.read_places`."""
+        await trio.lowlevel.checkpoint()
+        return self._places.read(workspace_id)
+
+    async def write_places(self, places: Mapping[str, ReactorPlace]) -> None:
+        """Write how far reactors have come; see `Store.write_places`."""
+        await trio.lowlevel.checkpoint()
+        for workspace_id, place in places.items():
+            cursor, log = place.cursor, self._logs.get(workspace_id)
+            assert cursor.chain is not None, "it is of a history"
+            if cursor.seq == 0 or (log is not None and log.has(cursor.seq, cursor.chain)):
+                self._places.write(workspace_id, place)
+
+    async def find_behind(
+        self, node_id: str, names: Collection[str], *, after: tuple[str, str], limit: int
+    ) -> BehindPage:
+        """Find workspaces that reactors are behind in; see `Store.find_behind`."""
+        await trio.lowlevel.checkpoint()
+        now = self._world.now()
+        looked = [("", id_) for id_ in self._places.to_begin]
+        for id_, log in self._logs.items():
+            owner = log.head.owner
+            if owner is not None and (owner == node_id or not self._nodes.is_live(owner, now)):
+                looked.append((owner, id_))
+        looked = sorted(each for each in looked if each > after)[:limit]
+        found = [
+            id_
+            for _, id_ in looked
+            if self._may_serve(node_id, self._logs[id_])
+            and self._places.lowest(id_, names) < self._logs[id_].head.head_seq
+        ]
+        return BehindPage(workspace_ids=found, last=looked[-1] if len(looked) == limit else None)
 
     def _may_serve(self, node_id: str, log: MemoryLog) -> bool:
         """Return whether a log is not halted, and no other node's."""

@@ -1,4 +1,4 @@
-"""The tables of the store in memory beside its logs: ack cursors, and nodes with leases.
+"""The tables of the store in memory beside its logs: ack cursors, reactors, nodes with leases.
 
 Everything here is synchronous and takes the time as an argument; `MemoryStore` adds the rest.
 """
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from dalsegno.actors.ports import CursorKey, Node
+from dalsegno.protocol import CHAIN_START, SEQ_MAX, Cursor
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from dalsegno.actors.ports import ReactorPlace, ReactorStart
     from dalsegno.protocol import Limits
 
 _DEAD_KEPT = timedelta(days=1)
@@ -97,6 +99,49 @@ class Cursors:
         stalest = sorted(written, key=lambda client: (-written[client], client))
         for client in stalest[self._limits.clients_per_user_max :]:
             del clients[client]
+
+
+class Places:
+    """How far reactors have come in each workspace."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, None] = {}
+        self._rows: dict[str, dict[str, Cursor]] = {}
+        self.to_begin: dict[str, None] = {}
+        """Workspaces where a reactor has to begin at the beginning."""
+
+    def register(self, reactors: Sequence[ReactorStart], heads: Mapping[str, Cursor]) -> None:
+        """Note where new reactors begin; see `Store.register_reactors`."""
+        known = dict(self._names)
+        for each in reactors:
+            if each.name in known:
+                continue
+            self._names[each.name] = None
+            if each.was in known:
+                for row in self._rows.values():
+                    if each.was in row:
+                        row[each.name] = row.pop(each.was)
+                continue
+            for workspace_id, head in heads.items():
+                begins = head if each.since == "now" else Cursor(0, CHAIN_START)
+                self._rows.setdefault(workspace_id, {})[each.name] = begins
+                if each.since != "now":
+                    self.to_begin[workspace_id] = None
+
+    def read(self, workspace_id: str) -> dict[str, Cursor]:
+        """Read how far they have come."""
+        return dict(self._rows.get(workspace_id, {}))
+
+    def write(self, workspace_id: str, place: ReactorPlace) -> None:
+        """Write how far some have come."""
+        row = self._rows.setdefault(workspace_id, {})
+        row.update(dict.fromkeys(place.names, place.cursor))
+        self.to_begin.pop(workspace_id, None)
+
+    def lowest(self, workspace_id: str, names: Collection[str]) -> int:
+        """Return how far all of these have come."""
+        row = self._rows.get(workspace_id, {})
+        return min((row[name].seq if name in row else 0 for name in names), default=SEQ_MAX)
 
 
 class _Row(msgspec.Struct, frozen=True):

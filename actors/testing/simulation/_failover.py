@@ -13,6 +13,7 @@ from dalsegno.actors.testing.memory import MemoryStore
 from dalsegno.protocol import workspace_stream
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime
 
     from dalsegno.actors.ports import CursorKey
@@ -59,6 +60,11 @@ class FailoverStore(MemoryStore):
         """Return whether an entity of such a stream asks for something, whenever."""
         rows = (row for log in self._logs.values() for row in log.entities.items())
         return any(row.due_at is not None and name.startswith(prefix) for name, row in rows)
+
+    def are_behind(self, workspace_ids: Collection[str], names: Collection[str]) -> bool:
+        """Return whether reactors were not told of everything there, as far as that is written."""
+        heads = {id_: log.head.head_seq for id_, log in self._logs.items() if id_ in workspace_ids}
+        return any(self._places.lowest(id_, names) < head for id_, head in heads.items())
 
     def head_of(self, workspace_id: str, stream_id: str) -> int:
         """Return the last number of a stream, without a link."""

@@ -94,6 +94,8 @@ SIM_LIMITS = Limits(
     runs_running_max=4,
     runs_waiting_max=4,
     runs_scan_s=2.0,
+    reaction_deadline_s=1.0,
+    places_every_s=0.5,
     run_end_deadline_s=0.5,
 )
 """Bounds so small that short schedules reach them."""
@@ -183,8 +185,11 @@ def simulate(
         limits=limits,
         until=until,
         later=later,
-        make_service=partial(make_service, roles=app.roles, workers=app.workers),
+        make_service=partial(
+            make_service, roles=app.roles, workers=app.workers, reactors=app.reactors
+        ),
         rule=RUNS if app.workers else None,
+        reactors=[each.name for each in app.reactors],
     )
     clock = trio.testing.MockClock(autojump_threshold=0)
     with (
@@ -218,8 +223,10 @@ class _Simulation:
         later: Sequence[Domain[Any, Any, Any]],
         make_service: Callable[..., Service],
         rule: RunRule | None,
+        reactors: Sequence[str],
     ) -> None:
         self._rule = rule
+        self._reactors = reactors
         self._choices = choices
         self._domains = domains
         self._until = until
@@ -397,12 +404,10 @@ class _Simulation:
     async def _settle(self, faults: Faults) -> None:
         """Heal until all is quiet, or until patience has run out."""
         with trio.move_on_after(_PATIENCE_S):
-            await self._wait_quiet(faults)
-            if self._until == "settled":
-                await self._wait_done()
+            await self._wait_settled(faults)
             for workspace_id in self._workspaces:
                 await self._touch(workspace_id)
-            await self._wait_quiet(faults)
+            await self._wait_settled(faults, are_told=True)
         self._clients[0].note_unwritten()  # the stored cursors are looked at next
         if self._until == "settled":
             late = self._right.now() - timedelta(seconds=_LATE_S)
@@ -414,21 +419,39 @@ class _Simulation:
                 if not self._is_at_rest(wanted):
                     self._stuck.append(f"{client!r} does not get on with {wanted!r}")
 
+    async def _wait_settled(self, faults: Faults, *, are_told: bool = False) -> None:
+        """Wait until all is quiet, and where it is asked for, until nothing is due any more.
+
+        Both at once: what was done may have been asked for by a command that came late.
+
+        Args:
+            faults: what is healed meanwhile.
+            are_told: whether reactors have to be told of everything, too, as they will be where
+                every workspace is served.
+
+        """
+        await self._wait_quiet(faults)
+        while self._until == "settled" and self._is_asking(are_told=are_told):
+            await self._wait_done(are_told=are_told)
+            await self._wait_quiet(faults)
+
     async def _wait_quiet(self, faults: Faults) -> None:
         while not self._is_quiet():
             if not faults.are_held:
                 faults.heal()
             await trio.sleep(_LOOK_S)
 
-    async def _wait_done(self) -> None:
+    async def _wait_done(self, *, are_told: bool) -> None:
         """Wait until what was due has happened, by clocks that are right again."""
         for node in self._nodes:
             node.clock.offset_s = 0.0
-        while self._is_asking():  # noqa: ASYNC110 - in virtual time
+        while self._is_asking(are_told=are_told):  # noqa: ASYNC110 - in virtual time
             await trio.sleep(_LOOK_S)
 
-    def _is_asking(self) -> bool:
-        """Return whether something is due, or a run is not over."""
+    def _is_asking(self, *, are_told: bool) -> bool:
+        """Return whether something is due, a run is not over, or a reactor is to be told."""
+        if are_told and self._store.are_behind(self._workspaces, self._reactors):
+            return True
         is_run_open = self._rule is not None and self._store.is_open(self._rule.prefix)
         return is_run_open or self._store.is_due(self._right.now())
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         AuditPlace,
         AuditRecord,
         Batch,
+        BehindPage,
         CursorKey,
         DueEntity,
         DuePage,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
         EntityWrite,
         Head,
         Node,
+        ReactorPlace,
+        ReactorStart,
         Refusal,
         RunsPage,
         StalePage,
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
         StoredEntity,
         StoredResult,
     )
-    from dalsegno.protocol import Event
+    from dalsegno.protocol import Cursor, Event
 
     from ._link import Link
 
@@ -271,6 +274,26 @@ class SimStore:
         """See `Store.find_runs`."""
         return await self.link.read(
             lambda: self._inner.find_runs(node_id, after=after, limit=limit)
+        )
+
+    async def register_reactors(self, reactors: Sequence[ReactorStart]) -> None:
+        """See `Store.register_reactors`."""
+        await self.link.change(lambda: self._inner.register_reactors(reactors))
+
+    async def read_places(self, workspace_id: str) -> dict[str, Cursor]:
+        """See `Store.read_places`."""
+        return await self.link.read(lambda: self._inner.read_places(workspace_id))
+
+    async def write_places(self, places: Mapping[str, ReactorPlace]) -> None:
+        """See `Store.write_places`."""
+        await self.link.change(lambda: self._inner.write_places(places))
+
+    async def find_behind(
+        self, node_id: str, names: Collection[str], *, after: tuple[str, str], limit: int
+    ) -> BehindPage:
+        """See `Store.find_behind`."""
+        return await self.link.read(
+            lambda: self._inner.find_behind(node_id, names, after=after, limit=limit)
         )
 
     async def locate(

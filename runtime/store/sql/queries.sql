@@ -893,6 +893,111 @@ select l.workspace_id,
     offset 0) n on true
  order by l.workspace_id
 
+-- register_reactors --
+-- All in one statement: nobody may be registered and begin nowhere.
+-- $1 names, $2 the names that they had before, null for none, $3 "now" or "beginning".
+with asked as (
+  select * from unnest($1::text::text[], $2::text::text[], $3::text::text[]) as a(name, was, since)
+), fresh as (
+  insert into dalsegno.reactor (name, registered_at)
+  select name, statement_timestamp() from asked order by name collate "C"
+  on conflict do nothing
+  returning name
+), beginning as materialized (
+  select a.name, a.since, r.name as was
+    from fresh f
+    join asked a on a.name = f.name
+    left join dalsegno.reactor r on r.name = a.was
+), begun as (
+  select h.workspace_id,
+         (select jsonb_object_agg(b.name,
+                   case when b.was is not null then p.places -> b.was
+                        when b.since = 'now'
+                        then to_jsonb(h.head_seq || '-' || lpad(to_hex(h.chain), 16, '0'))
+                        else to_jsonb('0-0000000000000000'::text) end)
+            from beginning b where b.was is null or p.places ? b.was) as places,
+         coalesce((select array_agg(b.was) from beginning b where b.was is not null),
+                  '{}'::text[]) as left_behind,
+         coalesce(p.to_begin, false)
+           or exists (select from beginning b where b.was is null and b.since <> 'now') as to_begin
+    from dalsegno.workspace_head h
+    left join dalsegno.reactor_place p on p.workspace_id = h.workspace_id
+   where exists (select from beginning)
+)
+insert into dalsegno.reactor_place as old (workspace_id, places, to_begin, updated_at)
+select workspace_id, places, to_begin, statement_timestamp() from begun
+ where places is not null
+ order by workspace_id
+on conflict (workspace_id) do update
+  set places = (old.places - (select left_behind from begun b
+                               where b.workspace_id = excluded.workspace_id)) || excluded.places,
+      to_begin = excluded.to_begin, updated_at = excluded.updated_at
+
+-- read_places --
+select key, value from dalsegno.reactor_place, jsonb_each_text(places)
+ where workspace_id = $1::text
+
+-- write_places --
+-- $1 workspaces, $2 the places in each, as JSON, $3 and $4 the event that all of them are behind,
+-- and its chain: one that the log does not have is of another history.
+insert into dalsegno.reactor_place as old (workspace_id, places, to_begin, updated_at)
+select workspace_id, places::jsonb, false, statement_timestamp()
+  from unnest($1::text::text[], $2::text::text[], $3::text::bigint[], $4::text::bigint[])
+    as w(workspace_id, places, seq, chain)
+ where seq = 0
+    or exists (select from dalsegno.event e
+                where e.workspace_id = w.workspace_id and e.event_seq = w.seq
+                  and e.chain = w.chain)
+ order by workspace_id collate "C"
+on conflict (workspace_id) do update
+  set places = old.places || excluded.places, to_begin = false, updated_at = excluded.updated_at
+
+-- find_behind --
+-- $1 node, $2 reactors, $3 and $4 where the last page ended, $5 how many are looked at.
+-- Without an owner are those where a reactor has to begin at the beginning.
+with recursive owner_of as (
+  (select owner from dalsegno.workspace_head where owner is not null order by owner limit 1)
+  union all
+  select n.owner from owner_of o cross join lateral (
+    select owner from dalsegno.workspace_head where owner > o.owner order by owner limit 1) n
+), gone as materialized (
+  select owner from owner_of o
+   where owner >= $3::text
+     and (owner = $1::text
+          or not exists (select from dalsegno.node
+                          where node_id = o.owner and expires_at > clock_timestamp()))
+), looked as materialized (
+  (select '' as owner, workspace_id from dalsegno.reactor_place
+    where to_begin and $3::text = '' and workspace_id > $4::text
+    order by workspace_id limit $5::text::integer)
+  union all
+  (select l.owner, l.workspace_id from gone g cross join lateral (
+     select owner, workspace_id from dalsegno.workspace_head h
+      where h.owner = g.owner and (h.owner, h.workspace_id) > ($3::text, $4::text)
+      order by workspace_id limit $5::text::integer) l)
+  order by owner, workspace_id limit $5::text::integer
+)
+select l.owner, l.workspace_id,
+       h.halted_reason is null
+         and (h.owner is null or h.owner = $1::text or n.expires_at is null)
+         and exists (
+           select from unnest($2::text::text[]) as name
+            where coalesce(split_part(p.places ->> name, '-', 1)::bigint, 0) < h.head_seq
+         ) as is_ours
+  from looked l
+  cross join lateral (
+    select owner, halted_reason, head_seq from dalsegno.workspace_head
+     where workspace_id = l.workspace_id
+    offset 0) h
+  left join lateral (
+    select places from dalsegno.reactor_place where workspace_id = l.workspace_id offset 0) p
+    on true
+  left join lateral (
+    select expires_at from dalsegno.node
+     where node_id = h.owner and expires_at > clock_timestamp()
+    offset 0) n on true
+ order by l.owner, l.workspace_id
+
 -- locate --
 select workspace_id from dalsegno.entity
  where stream_id = $1::text and workspace_id > $2::text

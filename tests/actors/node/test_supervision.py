@@ -266,6 +266,7 @@ async def test_everything_tells_how_it_stands(store: FaultyStore, world: World) 
                 "sweep",
                 "timers",
                 "runs",
+                "reactors",
             ]
             assert statistics.timers.fired == statistics.timers.stuck == 0
         for one in (

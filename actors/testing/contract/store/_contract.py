@@ -10,6 +10,7 @@ from ._appending import AppendContract
 from ._cursors import CursorContract
 from ._due import DueContract
 from ._entities import EntityContract
+from ._followers import FollowerContract
 from ._heads import HeadContract
 from ._listing import ListContract
 from ._nodes import NodeContract
@@ -33,6 +34,7 @@ class StoreContract(
     EntityContract,
     ListContract,
     DueContract,
+    FollowerContract,
     RecordContract,
     CursorContract,
 ):

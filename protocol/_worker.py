@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection  # at run time, as in `_deciding`
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from dalsegno.protocol._errors import DomainError
+from ._errors import DomainError
 
-from ._vocabulary import OnDisconnect
+OnDisconnect: TypeAlias = Literal["continue", "cancel"]
+"""What the loss of the connection that asked for a run does to it."""
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +41,8 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     on_disconnect: OnDisconnect = "continue"
     allow: frozenset[str] | None = None
     """The roles that may ask for a run; None: those that may write."""
+    is_reactor: bool = False
+    """Whether its runs are asked for by events, and by nobody else; see `Domain.react`."""
 
     def check(self) -> None:
         """Raise `DomainError` unless it is complete."""

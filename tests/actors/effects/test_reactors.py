@@ -1,0 +1,427 @@
+"""Reactors: told of every event once, at the event; what they ask for is there once, ever."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+
+from dalsegno.actors.effects import Reaction, Run
+from dalsegno.actors.ports import PageBounds, ReactorPlace
+from dalsegno.actors.testing import MemoryStore
+from dalsegno.protocol import (
+    App,
+    Cursor,
+    Domain,
+    DomainError,
+    Event,
+    Limits,
+    Reactor,
+    Reject,
+    RunFor,
+    UnavailableError,
+)
+from dalsegno.protocol.runs import RequestRun, Retry, RunFinished, RunState, Worker, runs, worker
+from dalsegno.runtime import Runtime, Workspace
+from dalsegno.runtime.seams import WORLD
+from tests._patience import fail_after, until
+from tests.actors._boxes import Box, Burn, Fill, Put, WasBurned, WasPut, boxes
+
+QUICK = Limits(runs_scan_s=0.1, places_every_s=0.05, backoff_first_s=0.01, backoff_max_s=0.05)
+
+
+def noting(seen: list[str], **more: Any) -> Reactor:
+    """Return a reactor that notes what it is told, with the state at the event."""
+
+    @boxes.react(WasPut, name="note", **more)
+    async def note(run: Run, event: WasPut) -> None:
+        state = await run.state()
+        seen.append(f"{event.text} at {state.puts}")
+
+    return note
+
+
+@asynccontextmanager
+async def running(
+    *workers: Reactor | Worker, store: MemoryStore | None = None, limits: Limits = QUICK
+) -> AsyncIterator[Runtime]:
+    app = App([boxes], workers=workers)
+    store = MemoryStore(WORLD) if store is None else store
+    async with Runtime.open(app=app, store=store, limits=limits, node_id="n") as rt:
+        await until(lambda: rt.service.reactors.statistics() is not None)
+        yield rt
+
+
+async def log_of(store: MemoryStore, workspace_id: str = "w") -> list[Event]:
+    bounds = PageBounds(from_seq=1, limit=100_000, bytes_max=10**9)
+    return await store.read_events(workspace_id, bounds)
+
+
+async def all_ended(workspace: Workspace, count: int) -> list[RunState]:
+    """Wait until there are so many runs, and all have ended."""
+    found: list[RunState] = []
+    with fail_after(10):
+        while len(found) < count or any(run.is_open for run in found):
+            await trio.sleep(0.01)
+            page = await workspace.snapshot(runs, limit=1_000)
+            found = [each.state for each in page.items]
+    assert len(found) == count
+    return found
+
+
+async def test_each_event_is_one_run_with_the_state_at_the_event() -> None:
+    seen: list[str] = []
+    async with running(noting(seen, concurrency=1)) as rt:
+        workspace = rt.workspace("w")
+        for text in ("a", "b", "c"):
+            await workspace.send(Put("x", text))
+        ended = await all_ended(workspace, 3)
+    assert sorted(seen) == ["a at 1", "b at 2", "c at 3"]
+    assert {run.status for run in ended} == {"succeeded"}
+    assert {run.depth for run in ended} == {1}
+    assert sorted(run.trigger.version for run in ended if run.trigger is not None) == [1, 2, 3]
+
+
+async def test_what_a_reactor_returns_is_committed_with_its_end() -> None:
+    @boxes.react(WasPut, name="copy")
+    async def copy(run: Run, event: WasPut) -> Put:
+        return Put(f"{run.id} copy", event.text)
+
+    async with running(copy) as rt:
+        workspace = rt.workspace("w")
+        await workspace.send(Put("x", "a"))
+        (run,) = await all_ended(workspace, 1)
+        assert run.status == "succeeded"
+        (item,) = (await workspace.snapshot(runs)).items
+        assert (await workspace.get(boxes, f"{item.entity_id} copy")) == Box("a")
+
+
+# -------------------------------------------------------------------------------- predicates
+
+
+async def test_predicates_see_the_event_and_the_state_at_it() -> None:
+    def is_third(box: Box | None, _event: WasPut) -> bool:
+        return box is not None and box.puts == 3
+
+    seen: list[str] = []
+    by_event: list[str] = []
+
+    @boxes.react(WasPut, name="b", when=lambda event: event.text == "4")
+    async def only_b(_run: Run, event: WasPut) -> None:
+        by_event.append(event.text)
+
+    async with running(noting(seen, when=is_third), only_b) as rt:
+        workspace = rt.workspace("w")
+        await workspace.send(Fill("x", 20))  # now it has 20
+        await workspace.send(Fill("y", 5))
+        await all_ended(workspace, 4)
+    assert seen == ["2 at 3", "2 at 3"]
+    assert by_event == ["4", "4"]
+
+
+async def test_a_predicate_that_raises_asks_for_nothing_and_is_counted() -> None:
+    def raising(event: WasPut) -> bool:
+        if event.text == "bad":
+            raise ZeroDivisionError
+        return True
+
+    seen: list[str] = []
+    async with running(noting(seen, when=raising)) as rt:
+        workspace = rt.workspace("w")
+        for text in ("bad", "good"):
+            await workspace.send(Put("x", text))
+        await all_ended(workspace, 1)
+        assert rt.service.reactors.statistics().failed == 1
+    assert seen == ["good at 2"]
+
+
+# ------------------------------------------------------------------------- any number of runs
+
+
+Choose = Callable[[Reaction, WasPut], Awaitable[Sequence[RunFor]]]
+
+
+def choosing(choose: Choose, **more: Any) -> Reactor:
+    return boxes.requests(WasPut, name="choose", **more)(choose)
+
+
+@worker("it", retry=Retry(first_s=0.001, max_s=0.002))
+async def it(_run: Run) -> None:
+    """Do nothing."""
+
+
+async def test_an_event_may_ask_for_any_number_of_runs() -> None:
+    async def choose(reaction: Reaction, event: WasPut) -> Sequence[RunFor]:
+        state = await reaction.state()
+        assert state == Box(event.text, reaction.record.stream_seq)
+        listed = await reaction.snapshot(boxes)
+        now = await reaction.get(boxes, "x")
+        assert now is not None
+        return [
+            RunFor(worker="it", key=str(n), input=n, labels={"of": event.text})
+            for n in range(len(listed.items) + 2)
+        ]
+
+    async with running(choosing(choose), it) as rt:
+        workspace = rt.workspace("w")
+        await workspace.send(Put("x", "a"))
+        ended = await all_ended(workspace, 3)
+        assert sorted(run.input for run in ended) == [0, 1, 2]
+        assert {run.labels["of"] for run in ended} == {"a"}
+
+
+async def _too_many(_reaction: Reaction, _event: WasPut) -> Sequence[RunFor]:
+    return [RunFor(worker="it", key=str(n)) for n in range(10_000)]
+
+
+async def _wrong(_reaction: Reaction, _event: WasPut) -> Any:
+    return "it"
+
+
+async def _raising(_reaction: Reaction, _event: WasPut) -> Sequence[RunFor]:
+    raise OSError("a database of its own")
+
+
+async def _hanging(_reaction: Reaction, _event: WasPut) -> Sequence[RunFor]:
+    await trio.sleep_forever()
+    return []
+
+
+async def _unknown(_reaction: Reaction, _event: WasPut) -> Sequence[RunFor]:
+    return [RunFor(worker="nobody"), RunFor(worker="it", key="good")]
+
+
+@pytest.mark.parametrize("choose", [_too_many, _wrong, _raising, _hanging])
+async def test_a_reactor_that_fails_keeps_nobody_waiting(choose: Choose) -> None:
+    seen: list[str] = []
+    limits = replace(QUICK, reaction_deadline_s=0.05)
+    async with running(choosing(choose), it, noting(seen), limits=limits) as rt:
+        workspace = rt.workspace("w")
+        await workspace.send(Put("x", "a"))
+        await all_ended(workspace, 1)
+        assert seen == ["a at 1"]
+        assert rt.service.reactors.statistics().failed == 1
+
+
+async def test_of_several_runs_the_one_that_is_refused_is_left_out() -> None:
+    async with running(choosing(_unknown), it) as rt:
+        workspace = rt.workspace("w")
+        await workspace.send(Put("x", "a"))
+        (run,) = await all_ended(workspace, 1)
+        assert run.worker == "it"
+        assert rt.service.reactors.statistics().failed == 1
+
+
+# -------------------------------------------------------------------------- where they begin
+
+
+async def test_a_new_reactor_begins_at_now_and_a_new_workspace_at_its_beginning() -> None:
+    store, seen = MemoryStore(WORLD), list[str]()
+    async with running(store=store) as rt:
+        await rt.workspace("w").send(Put("x", "before"))
+    async with running(noting(seen), store=store) as rt:
+        await rt.workspace("w").send(Put("x", "after"))
+        await rt.workspace("new").send(Put("x", "new"))
+        await all_ended(rt.workspace("w"), 1)
+        await all_ended(rt.workspace("new"), 1)
+    assert sorted(seen) == ["after at 2", "new at 1"]
+
+
+async def test_one_that_begins_at_the_beginning_needs_no_new_event() -> None:
+    store, seen = MemoryStore(WORLD), list[str]()
+    async with running(store=store) as rt:
+        for text in ("a", "b"):
+            await rt.workspace("w").send(Put("x", text))
+    async with running(noting(seen, since="beginning"), store=store) as rt:
+        await all_ended(rt.workspace("w"), 2)
+    assert sorted(seen) == ["a at 1", "b at 2"]
+
+
+async def test_one_that_comes_back_goes_on_where_it_was() -> None:
+    store, seen = MemoryStore(WORLD), list[str]()
+    async with running(noting(seen), store=store) as rt:
+        await rt.workspace("w").send(Put("x", "a"))
+        await all_ended(rt.workspace("w"), 1)
+    async with running(it, store=store) as rt:
+        await rt.workspace("w").send(Put("x", "b"))
+
+    @boxes.react(WasPut, name="renamed", was="note")
+    async def renamed(_run: Run, event: WasPut) -> None:
+        seen.append(f"{event.text} under another name")
+
+    async with running(renamed, store=store) as rt:
+        await rt.workspace("w").head()
+        await all_ended(rt.workspace("w"), 2)
+    assert seen == ["a at 1", "b under another name"]
+
+
+async def test_what_it_is_told_again_asks_for_what_there_is() -> None:
+    """After a crash, after a year too: no key that expires decides it, but an entity."""
+    store, seen = MemoryStore(WORLD), list[str]()
+    for _ in range(3):
+        async with running(noting(seen), store=store) as rt:
+            await rt.workspace("w").send(Put("x", "a"), key="once")
+            await all_ended(rt.workspace("w"), 1)
+        await store.write_places({"w": ReactorPlace(("note",), Cursor(0, 0))})
+    assert seen == ["a at 1"]
+
+
+# ----------------------------------------------------------------- who serves, and who is gone
+
+
+async def test_a_workspace_that_nobody_serves_is_found() -> None:
+    """Its owner died between the commit and its reactors: the next one looks for it."""
+    store, seen = MemoryStore(WORLD), list[str]()
+
+    async def unable(_reaction: Reaction, _event: WasPut) -> Sequence[RunFor]:
+        raise UnavailableError("it dies before")
+
+    async with running(boxes.requests(WasPut, name="note")(unable), store=store) as rt:
+        await rt.workspace("w").send(Put("x", "a"))
+    async with running(noting(seen), store=store) as rt:
+        with fail_after(10):
+            while not seen:
+                await trio.sleep(0.01)
+    assert seen == ["a at 1"]
+
+
+async def test_a_workspace_rests_with_its_reactors_at_its_head() -> None:
+    seen: list[str] = []
+    limits = replace(QUICK, passivate_after_s=0.1)
+    store = MemoryStore(WORLD)
+    async with running(noting(seen), store=store, limits=limits) as rt:
+        await rt.workspace("w").send(Put("x", "a"))
+        await until(lambda: not rt.service.statistics().workspaces)
+        assert seen == ["a at 1"]
+        with fail_after(10):
+            while "note" not in await store.read_places("w"):
+                await trio.sleep(0.01)
+        assert (await store.read_places("w"))["note"].seq == len(await log_of(store))
+
+
+class Restored(MemoryStore):
+    """One whose log was restored from another copy than its other tables."""
+
+    is_restored = False
+
+    async def read_places(self, workspace_id: str) -> dict[str, Cursor]:
+        places = await super().read_places(workspace_id)
+        return dict.fromkeys(places, Cursor(1, 0xBAD)) if self.is_restored else places
+
+
+async def test_of_a_replaced_history_it_goes_on_from_the_head() -> None:
+    store, seen = Restored(WORLD), list[str]()
+    async with running(noting([]), store=store) as rt:
+        for text in ("a", "b"):
+            await rt.workspace("w").send(Put("x", text))
+        await all_ended(rt.workspace("w"), 2)
+    store.is_restored = True
+    async with running(noting(seen), store=store) as rt:
+        workspace = rt.workspace("w")
+        await workspace.head()
+        await until(lambda: rt.service.reactors.statistics().replaced == 1)
+        await workspace.send(Put("x", "c"))
+        await all_ended(workspace, 3)
+    assert seen == ["c at 3"]
+
+
+# --------------------------------------------------------------------------------- no loops
+
+
+async def test_x_auto_8_a_reactor_on_what_it_makes_itself_comes_to_an_end() -> None:
+    @boxes.react(WasPut, name="again", depth_max=3)
+    async def again(run: Run, event: WasPut) -> Put:
+        await run.send(Put("by hand", "of a run"))
+        return Put("x", f"{event.text}'")
+
+    async with running(again) as rt:
+        workspace = rt.workspace("w")
+        await workspace.send(Put("x", "a"))
+        ended = await all_ended(workspace, 1 + 2 + 4)
+        assert sorted(run.depth for run in ended) == [1, 2, 2, 3, 3, 3, 3]
+
+
+async def test_a_reactor_on_runs_comes_to_an_end_too() -> None:
+    @runs.react(RunFinished, name="review")
+    async def review(_run: Run, _event: RunFinished) -> None:
+        """Each of its own runs finishes as well."""
+
+    async with running(it, review) as rt:
+        workspace = rt.workspace("w")
+        await workspace.send(RequestRun(run_id="r", worker="it"))
+        ended = await all_ended(workspace, 2)
+        assert sorted(run.worker for run in ended) == ["it", "review"]
+
+
+async def test_a_run_that_is_asked_for_by_a_run_is_as_deep() -> None:
+    @boxes.react(WasPut, name="ask")
+    async def ask(run: Run, _event: WasPut) -> None:
+        await run.send(RequestRun(worker="put"), step="ask")
+
+    @worker("put")
+    async def put(_run: Run) -> Put:
+        return Put("x", "by a run of a run")
+
+    async with running(ask, put) as rt:
+        workspace = rt.workspace("w")
+        await workspace.send(Put("x", "a"))
+        ended = await all_ended(workspace, 2)
+        assert {run.depth for run in ended} == {1}
+
+
+async def test_only_events_ask_for_the_runs_of_a_reactor() -> None:
+    async with running(noting([])) as rt:
+        with pytest.raises(Reject, match="WORKER_UNKNOWN"):
+            await rt.workspace("w").send(RequestRun(worker="note"))
+
+
+# -------------------------------------------------------------------------------- declaring
+
+
+def test_what_cannot_be_a_reactor_is_refused() -> None:
+    async def told(_run: Any, _event: Any) -> None:
+        """Do nothing."""
+
+    with pytest.raises(DomainError, match="has no event"):
+        boxes.react(RunFinished, name="x")
+    twice = boxes.react(WasPut | WasBurned, name="x")(told)
+    assert twice.events == {"was_put", "was_burned"}
+    with pytest.raises(DomainError, match="one name"):
+        App([boxes], workers=[twice, boxes.react(WasPut, name="x")(told)])
+    with pytest.raises(DomainError, match="depth_max"):
+        App([boxes], workers=[boxes.react(WasPut, name="x", depth_max=0)(told)]).check()
+    with pytest.raises(DomainError, match="was="):
+        App([boxes], workers=[boxes.react(WasPut, name="x", was="x")(told)]).check()
+    with pytest.raises(DomainError, match="follows 'box'"):
+        App([], workers=[boxes.react(WasPut, name="x")(told)]).check()
+
+
+async def test_the_end_of_an_entity_has_no_state() -> None:
+    seen: list[object] = []
+
+    @boxes.react(WasBurned, name="burnt", when=lambda box, _event: box is None)
+    async def burnt(run: Run, _event: WasBurned) -> None:
+        seen.append(await run.state())
+
+    async with running(burnt) as rt:
+        workspace = rt.workspace("w")
+        await workspace.send(Put("x", "a"))
+        await workspace.send(Burn("x"))
+        await all_ended(workspace, 1)
+    assert seen == [None]
+
+
+def test_the_types_are_checked() -> None:
+    """Mypy refuses these; an ignore that is not needed would be an error, too."""
+    other: Domain[Box, Put, WasPut] = Domain(
+        "other", state=Box, commands=Put, events=WasPut, id_field="box_id"
+    )
+
+    async def of_another(_run: Run, _event: WasBurned) -> None:
+        """Be told of another event."""
+
+    other.react(WasPut, name="x")(of_another)  # type: ignore[arg-type]
