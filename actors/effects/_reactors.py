@@ -19,7 +19,7 @@ from dalsegno.protocol import Backoff, DalsegnoError, UnavailableError
 
 from ._follower import Follower
 from ._reactions import ReactorTable
-from ._woken import Woken
+from ._woken import Woken, look_again_s
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,8 +103,7 @@ class Reactors:
                 while True:
                     self._woken.let_rest(self._may_rest)
                     if trio.current_time() >= scan_at:
-                        await self._scan()
-                        scan_at = trio.current_time() + limits.runs_scan_s
+                        scan_at = trio.current_time() + await self._scan()
                     if trio.current_time() >= write_at:
                         await self._write()
                         write_at = trio.current_time() + limits.places_every_s
@@ -177,11 +176,11 @@ class Reactors:
                 each.is_dirty = True
             self._unwritten = unwritten | self._unwritten
 
-    async def _scan(self) -> None:
-        """Wake the workspaces where they are behind and that nobody serves."""
+    async def _scan(self) -> float:
+        """Wake the workspaces where they are behind and that nobody serves; when to do it again."""
         node = self._node
         if not (node.is_open and node.lease.is_held):
-            return
+            return _TICK_S
         try:
             for _ in range(_PAGES):
                 page = await node.store.find_behind(
@@ -192,9 +191,10 @@ class Reactors:
                         self._woken.wake(workspace_id)
                 self._scanned = page.last or ("", "")
                 if page.last is None:
-                    return
+                    return await look_again_s(node)
         except DalsegnoError as error:
             _log.warning("what reactors are behind in could not be looked for: %s", error)
+        return node.limits.runs_scan_s
 
     async def drain(self) -> None:
         """Stop telling them, and write how far they have come, within a bound."""

@@ -16,7 +16,7 @@ import trio
 
 from dalsegno.protocol import DalsegnoError
 
-from ._woken import Woken
+from ._woken import Woken, look_again_s
 from ._workspace_runs import WorkspaceRuns
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ class Runs:
                 while True:
                     self._woken.let_rest(self._may_rest)
                     if trio.current_time() >= next_at:
-                        await self._scan()
-                        next_at = trio.current_time() + self._node.limits.runs_scan_s
+                        next_at = trio.current_time() + await self._scan()
                     await trio.sleep(_TICK_S)
             finally:
                 self._nursery = None
@@ -126,16 +125,17 @@ class Runs:
 
     # ------------------------------------------------------------------------------- the others
 
-    async def _scan(self) -> None:
-        """Wake the workspaces that have open runs and that nobody serves."""
+    async def _scan(self) -> float:
+        """Wake the workspaces that have open runs and that nobody serves; when to do it again."""
         node = self._node
         if not (node.is_open and node.lease.is_held):
-            return
+            return _TICK_S
         try:
             page = await node.store.find_runs(node.node_id, after=self._scanned, limit=_SCANNED)
+            again_s = await look_again_s(node)
         except DalsegnoError as error:
             _log.warning("open runs could not be looked for: %s", error)
-            return
+            return node.limits.runs_scan_s
         self._scanned = page.last or ""
         for workspace_id in page.workspace_ids:
             served = self._served.get(workspace_id)
@@ -143,6 +143,7 @@ class Runs:
                 served.look_again()
             else:
                 self._woken.wake(workspace_id)
+        return again_s
 
     def _may_rest(self, workspace_id: str) -> bool:
         """Return whether a workspace has no open run."""

@@ -9,7 +9,25 @@ from dalsegno.protocol import UnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dalsegno.actors.node import Directory, WorkspaceSupervisor
+    from dalsegno.actors.node import Directory, ServingNode, WorkspaceSupervisor
+
+
+_AFTER_S = 0.05
+"""How long after the end of a lease one looks: by its own clock, not a moment before."""
+
+
+async def look_again_s(node: ServingNode) -> float:
+    """Return when to look again for workspaces that nobody serves: once a lease has ended.
+
+    At the latest when one would end that has begun since.
+
+    Raises:
+        UnavailableError: the store is away.
+
+    """
+    every_s = min(node.limits.runs_scan_s, node.limits.lease_s)
+    next_end_s = await node.store.next_end_s(node.node_id)
+    return every_s if next_end_s is None else min(every_s, next_end_s + _AFTER_S)
 
 
 class Woken:

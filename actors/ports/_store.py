@@ -177,6 +177,9 @@ class Ownership(Protocol):
         lease is over.  Who is ``node_id`` now takes over from it at once.
         """
 
+    async def next_end_s(self, node_id: str) -> float | None:
+        """Return when the next lease of another node ends, in seconds; None: none runs."""
+
     async def forget(self, node_id: str, incarnation: str) -> None:
         """End a node's lease now, unless another process is this node."""
 

@@ -263,6 +263,11 @@ class PostgresStore:
         ((left_s,),) = await fetch(self._pools.heartbeat, "fenced_s", node_id)
         return max(float(left_s), 0.0)
 
+    async def next_end_s(self, node_id: str) -> float | None:
+        """Return when the next lease of another node ends; see `Store.next_end_s`."""
+        ((left_s,),) = await fetch(self._pools.heartbeat, "next_end_s", node_id)
+        return None if left_s is None else float(left_s)
+
     async def forget(self, node_id: str, incarnation: str) -> None:
         """End a node's lease now; see `Store.forget`."""
         await fetch(self._pools.heartbeat, "forget", node_id, incarnation)

@@ -12,7 +12,7 @@ from typing import Any, cast
 import trio
 
 from dalsegno.actors import Batch, Service, Store, World
-from dalsegno.protocol import Domain, Limits
+from dalsegno.protocol import App, Domain, Limits
 from tests.actors._world import DOMAINS, Actors
 
 LIMITS = Limits(lease_s=10.0, lease_beat_s=2.0, passivate_after_s=1_000.0)
@@ -78,18 +78,25 @@ async def node(
     version: str = "",
     domains: Sequence[Domain[Any, Any, Any]] = DOMAINS,
     app_version: int = 0,
+    app: App | None = None,
 ) -> AsyncIterator[Node]:
-    """Run a node; it is killed at the end, and its lease has to run out."""
+    """Run a node; it is killed at the end, and its lease has to run out.
+
+    An ``app`` adds its domains, its workers and its reactors.
+    """
+    app = App() if app is None else app
     gate = Gate(store)
     service = Service(
         cast("Store", gate),
-        domains,
+        [*domains, *(each for each in app.domains if each not in domains)],
         node_id=node_id,
         world=world,
         limits=limits,
         address=address,
         version=version,
         app_version=app_version,
+        workers=app.workers,
+        reactors=app.reactors,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(service.run)

@@ -208,6 +208,11 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return 0.0
 
+    async def next_end_s(self, node_id: str) -> float | None:
+        """Return when the next lease of another node ends; see `Store.next_end_s`."""
+        await trio.lowlevel.checkpoint()
+        return self._nodes.next_end_s(node_id, self._world.now())
+
     async def forget(self, node_id: str, incarnation: str) -> None:
         """End a node's lease now; see `Store.forget`."""
         await trio.lowlevel.checkpoint()

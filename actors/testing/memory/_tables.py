@@ -190,6 +190,11 @@ class Nodes:
         left_s = (row.expires_at - now).total_seconds()
         return Node(node_id=node_id, address=row.address, expires_in_s=left_s)
 
+    def next_end_s(self, node_id: str, now: datetime) -> float | None:
+        """Return when the next lease of another one ends; None: none runs."""
+        others = (row.expires_at for name, row in self._rows.items() if name != node_id)
+        return min(((at - now).total_seconds() for at in others if at > now), default=None)
+
     def is_replaced(self, node_id: str, incarnation: str) -> bool:
         """Return whether another process is the node."""
         row = self._rows.get(node_id)

@@ -327,6 +327,10 @@ class SimStore:
         """See `Store.fenced_s`."""
         return await self.link.read(lambda: self._inner.fenced_s(node_id))
 
+    async def next_end_s(self, node_id: str) -> float | None:
+        """See `Store.next_end_s`."""
+        return await self.link.read(lambda: self._inner.next_end_s(node_id))
+
     async def forget(self, node_id: str, incarnation: str) -> None:
         """See `Store.forget`."""
         await self.link.change(lambda: self._inner.forget(node_id, incarnation))

@@ -475,6 +475,11 @@ select coalesce(extract(epoch from l.expires_at - l.at), 0)::double precision
 select coalesce(extract(epoch from max(expires_at) - clock_timestamp()), 0)::double precision
   from dalsegno.node where incarnation like 'fenced %' and node_id <> $1::text
 
+-- next_end_s --
+-- $1 this node.
+select extract(epoch from min(expires_at) - clock_timestamp())::double precision
+  from dalsegno.node where node_id <> $1::text and expires_at > clock_timestamp()
+
 -- forget --
 update dalsegno.node set expires_at = least(expires_at, clock_timestamp())
  where node_id = $1::text and incarnation = $2::text

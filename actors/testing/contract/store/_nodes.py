@@ -88,6 +88,22 @@ class NodeContract:
         assert not await store.release("w", head.epoch), "an owner that was fenced has no say"
         assert await head_of(store, "w") == taken
 
+    async def test_when_the_next_lease_of_another_node_ends(self, harness: StoreHarness) -> None:
+        store = harness.store
+        for node in ("next 1", "next 2"):
+            await beat(store, node, first=True)
+            await harness.age(3)
+        left_s = await store.next_end_s("next 2")
+        assert left_s is not None
+        assert 3 < left_s <= 4
+        await harness.age(5)
+        left_s = await store.next_end_s("anybody else")
+        assert left_s is not None
+        assert 1 < left_s <= 2
+        assert await store.next_end_s("next 2") is None
+        await harness.age(5)
+        assert await store.next_end_s("anybody else") is None
+
     async def test_a_beat_tells_what_was_left(self, harness: StoreHarness) -> None:
         store = harness.store
         assert await beat(store, "a", first=True) == 0
