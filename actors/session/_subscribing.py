@@ -86,9 +86,11 @@ class Subscribing:
             async with delivery.looking_up():
                 await self._check_member(workspace_id)
                 given = None if self._asked.cursor is None else parse_cursor(self._asked.cursor)
-                head = await self._head(subscription, hub, given)
                 frontier = await context.acks.open(self._key(workspace_id, client_id), hub)
-                start = head if self._asked.from_now else frontier.acked
+                # Before the head: another connection of the client may move it up at any moment.
+                acked = frontier.acked
+                head = await self._head(subscription, hub, given)
+                start = head if self._asked.from_now else acked
                 cursor = given or Cursor(start)
                 is_certain = context.node.knows_head(hub)
                 check_not_ahead(self.stream_id, cursor.seq, head, is_certain=is_certain)

@@ -78,7 +78,13 @@ class Socket:
 
     async def subscribe(self, owner: Owner, cursor: int | str | None = 0) -> Message:
         await self.say("subscribe", stream_id=f"workspace:{owner.workspace}", cursor=cursor)
-        return await self.hear_type("subscribed")
+        return await self.hear_answer("subscribed")
+
+    async def hear_answer(self, type_: str) -> Message:
+        """Skip events until the answer; a refusal instead of it, which nothing follows, fails."""
+        while (message := await self.hear())["type"] != type_:
+            assert message["type"] not in {"error", "rejected"}, message
+        return message
 
     async def create_note(self, owner: Owner, title: str) -> None:
         """Request a note; whichever task receives gets the answer."""

@@ -58,7 +58,7 @@ async def visit(site: Site, owner: Owner, title: str) -> None:
     async with open_socket(site.port, owner) as socket:
         subscribed = await socket.subscribe(owner, cursor=None)
         await socket.create_note(owner, title)
-        await socket.hear_type("committed")
+        await socket.hear_answer("committed")
         await socket.say("ack", stream_id=subscribed["stream_id"], seq=subscribed["head"])
 
 

@@ -643,6 +643,33 @@ async def test_x_ack_4_two_connections_of_a_client_share_one_cursor(office: Acto
         assert (await one.ask("ack", stream_id=STREAM, event_seq=2))["current_cursor"] == 3
 
 
+@pytest.mark.parametrize("stream_id", [STREAM, "box:a"])
+async def test_x_ack_4_one_that_subscribes_while_another_acks_is_not_ahead(
+    actors: Actors, store: FaultyStore, stream_id: str
+) -> None:
+    await put_many(actors, 1)
+    asked = {"stream_id": stream_id, "workspace_id": "w", "cursor": None}
+    async with wired(actors, role="viewer") as slow, wired(actors, role="viewer") as fast:
+        loaded = trio.Event()
+        store.before["read_cursors"] = loaded.wait
+        await slow.say("subscribe", **asked)
+        await trio.testing.wait_all_tasks_blocked()
+        del store.before["read_cursors"]
+        await put_many(actors, 2)
+        await fast.ask("subscribe", **asked)
+        await fast.hear_many(3)
+        await fast.say("ack", stream_id=stream_id, seq=3)
+        await fast.silence()
+        loaded.set()
+        subscribed = await slow.hear()
+        assert (subscribed["type"], subscribed["head"], subscribed["cursor"]) == (
+            "subscribed",
+            3,
+            3,
+        )
+        await slow.silence()
+
+
 async def test_x_ack_5_what_is_not_followed_is_not_acked(
     office: Actors, store: FaultyStore
 ) -> None:
