@@ -4,6 +4,7 @@ from dalsegno.protocol import Receipt as Receipt
 
 from ._service import Service as Service, Statistics as Statistics
 from .node import (
+    ConnectionIds as ConnectionIds,
     NodeReplacedError as NodeReplacedError,
     RepairReport as RepairReport,
     ServiceFailedError as ServiceFailedError,

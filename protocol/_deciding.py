@@ -29,6 +29,9 @@ class Principal(msgspec.Struct, frozen=True):
     """Asserted by the host; None where the workspace's log decides it."""
     address: str | None = None
     """Where the request came from, for the record; nothing is decided by it."""
+    connection_id: str | None = None
+    """The connection that asks, with which its runs may end; nothing of access is decided by it.
+    None where there is none that could be lost."""
 
 
 SYSTEM = Principal()

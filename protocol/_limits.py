@@ -153,6 +153,9 @@ class Limits:
     """How often it is written how far reactors have come, where nothing was asked for."""
     run_end_deadline_s: float = 5.0
     """How long a run that was cancelled, or whose node drains, may take to end."""
+    run_wait_max_s: float = 60.0
+    """How long a request may wait for a run's end, which is then answered with 202.  Proxies wait a
+    minute as a rule."""
     blocked_s: float = 0.1
     """A step of a worker that takes longer is logged with its stack, since all others wait for it;
     0: none is."""

@@ -63,13 +63,21 @@ class Workspace:
         return f"<Workspace {self.id} by {self.principal.user_id or 'the program'}>"
 
     def acting(
-        self, *, user_id: str, role: str | None = None, address: str | None = None
+        self,
+        *,
+        user_id: str,
+        role: str | None = None,
+        address: str | None = None,
+        connection_id: str | None = None,
     ) -> Workspace:
         """Return a handle that acts for a user; with ``role`` None the log decides the role.
 
         ``address`` is where the user's request came from, for what is put on record of it.
+        ``connection_id`` is a connection of a server of ours, with which runs may end that are
+        asked for; None: they end with none.
         """
-        return Workspace(self._service, self.id, Principal(user_id, role, address))
+        principal = Principal(user_id, role, address, connection_id)
+        return Workspace(self._service, self.id, principal)
 
     def of(self, domain: Domain[StateT, CommandT, EventT]) -> Entities[StateT, CommandT, EventT]:
         """Return the entities of one domain, typed."""

@@ -32,6 +32,9 @@ _SCANNED = 1_000
 """Workspaces that are looked at in one scan; the next one goes on where it ended."""
 _WOKEN = 2
 """Of the table of active workspaces, one in so many is there for runs alone, at most."""
+_CANCELLING = 16
+"""Runs of lost connections that are cancelled at the same time, so that a thousand of them do not
+fill the mailboxes of their workspaces."""
 _TICK_S = 1.0
 
 
@@ -60,6 +63,7 @@ class Runs:
         self._node = directory.node
         self._workers = workers
         self._running = trio.CapacityLimiter(directory.node.limits.runs_running_max)
+        self._cancelling = trio.CapacityLimiter(_CANCELLING)
         self._served: dict[str, WorkspaceRuns] = {}
         self._woken = Woken(directory, share=_WOKEN)
         self._scanned = ""
@@ -106,7 +110,12 @@ class Runs:
         if self._nursery is None or workspace_id in self._served:
             return
         served = WorkspaceRuns(
-            workspace_id, self._directory, self._catalog, self._workers, self._running
+            workspace_id,
+            self._directory,
+            self._catalog,
+            self._workers,
+            self._running,
+            self._cancelling,
         )
         self._served[workspace_id] = served
         self._nursery.start_soon(served.serve)

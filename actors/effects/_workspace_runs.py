@@ -4,37 +4,50 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from dalsegno.actors.node import list_entities
+from dalsegno.actors.node import list_entities, send
 from dalsegno.actors.ports import BEGINNING
-from dalsegno.protocol import SYSTEM, DalsegnoError
-from dalsegno.protocol.runs import runs
+from dalsegno.protocol import (
+    SYSTEM,
+    Backoff,
+    DalsegnoError,
+    OutcomeUnknownError,
+    UnavailableError,
+    WorkspaceMovedError,
+)
+from dalsegno.protocol.runs import CancelRun, runs
 
 from ._attempt import Attempt, Ending, read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from dalsegno.actors.node import Catalog, Directory
     from dalsegno.protocol import Event
-    from dalsegno.protocol.runs import Worker
+    from dalsegno.protocol.runs import RunState, Worker
 
 _log = logging.getLogger("dalsegno.runs")
 
 _AGAIN_S = 1.0
 """How long to wait where the store was away, and at most before a run of a dead process begins."""
 _BEGINS = frozenset({"run_requested", "run_released"})
+_GONE = "the connection that asked is gone"
 
 
 @dataclass(slots=True)
 class _OpenRun:
     """A run that waits for its turn, or is carried out."""
 
+    lost: Callable[[], None]
+    """What is called at the end of its connection."""
     waiting: trio.CancelScope = field(default_factory=trio.CancelScope)
     attempt: Attempt | None = None
+    connection_id: str | None = None
+    """The connection with which it ends, once that is known."""
 
     def stop(self, ending: Ending) -> None:
         if self.attempt is not None:
@@ -53,6 +66,7 @@ class WorkspaceRuns:
         catalog: Catalog,
         workers: Mapping[str, Worker],
         running: trio.CapacityLimiter,
+        cancelling: trio.CapacityLimiter,
     ) -> None:
         """Make it.
 
@@ -62,6 +76,7 @@ class WorkspaceRuns:
             catalog: looks up its runs.
             workers: who carries out runs.
             running: those of the node at a time.
+            cancelling: … and those that are cancelled, since their connections are gone.
 
         """
         self.workspace_id = workspace_id
@@ -70,6 +85,8 @@ class WorkspaceRuns:
         self._node = directory.node
         self._workers = workers
         self._running = running
+        self._cancelling = cancelling
+        self._ids = directory.node.connection_ids
         self._slots = {
             name: trio.CapacityLimiter(worker.concurrency) for name, worker in workers.items()
         }
@@ -117,6 +134,8 @@ class WorkspaceRuns:
                 known.stop(Ending.CANCELLED)
             elif known is not None and event.type == "run_finished":
                 known.stop(Ending.OVER)
+                if known.connection_id is not None:
+                    self._ids.release(known.connection_id)
 
     def look_again(self) -> None:
         """List the open runs anew: somebody says that there are some."""
@@ -184,7 +203,7 @@ class WorkspaceRuns:
         if self._is_draining or self._nursery is None or not has_room:
             self._is_listed = False
             return False
-        self._open[run_id] = _OpenRun()
+        self._open[run_id] = _OpenRun(partial(self._lost, run_id))
         self._nursery.start_soon(self._carry_out, run_id)
         return True
 
@@ -199,6 +218,8 @@ class WorkspaceRuns:
                     delay_s = await self._attempt(run_id, known)
         finally:
             del self._open[run_id]
+            if known.connection_id is not None:
+                self._ids.unwatch(known.connection_id, known.lost)
             if not self._is_listed and 2 * len(self._open) <= self._node.limits.runs_waiting_max:
                 self._news.set()  # not for each: a list is a query
 
@@ -211,6 +232,8 @@ class WorkspaceRuns:
             return _AGAIN_S
         if state is None or not state.is_open:
             return None
+        if not self._is_wanted(known, state):
+            return await self._cancel(run_id)
         worker = self._workers.get(state.worker)
         if worker is None:
             _log.debug("%s %s: no worker %s here", self.workspace_id, run_id, state.worker)
@@ -232,3 +255,52 @@ class WorkspaceRuns:
                 return _AGAIN_S
             finally:
                 known.attempt = None
+
+    # -------------------------------------------------------------- with the connection that asked
+
+    def _is_wanted(self, known: _OpenRun, state: RunState) -> bool:
+        """Return whether the connection that a run ends with is there; hear of its end from now on.
+
+        It may have ended before the request was committed, or with the process that it was of.
+        """
+        if state.connection_id is None or state.cancelled is not None:
+            return True
+        if known.connection_id is None:
+            known.connection_id = state.connection_id
+            self._ids.watch(state.connection_id, known.lost)
+        return state.connection_id in self._ids
+
+    def _lost(self, run_id: str) -> None:
+        """Cancel a run in the background: its connection has ended."""
+        if self._nursery is not None:  # else whoever serves the workspace next finds it so
+            self._nursery.start_soon(self._cancel, run_id)
+
+    async def _cancel(self, run_id: str) -> float | None:
+        """Cancel a run; return when it is to be looked at again, in seconds, None: not here.
+
+        It is tried again as long as the run is open and the workspace is served here; at most to
+        the run's deadline, which ends it too.
+        """
+        limits, world = self._node.limits, self._node.world
+        backoff = Backoff(limits.backoff_first_s, limits.backoff_max_s)
+        while run_id in self._open:
+            try:
+                async with self._cancelling:
+                    await send(
+                        self._directory,
+                        self._catalog,
+                        self.workspace_id,
+                        CancelRun(run_id=run_id, reason=_GONE),
+                        principal=SYSTEM,
+                    )
+            except WorkspaceMovedError:
+                return None
+            except (UnavailableError, OutcomeUnknownError) as error:
+                _log.info("%s %s: %s", self.workspace_id, run_id, error)
+                await trio.sleep(backoff.next_s(world.random()))
+            except DalsegnoError as error:  # the workspace is halted
+                _log.info("%s %s: %s", self.workspace_id, run_id, error)
+                return None
+            else:
+                return 0.0
+        return None

@@ -2,6 +2,7 @@
 
 from ._catalog import Catalog as Catalog
 from ._clock import StoreClock as StoreClock
+from ._connection_ids import ConnectionIds as ConnectionIds
 from ._directory import Directory as Directory
 from ._lease import (
     Lease as Lease,

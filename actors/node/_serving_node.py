@@ -11,6 +11,8 @@ import trio
 from dalsegno.actors.workspace import LocalNode
 from dalsegno.protocol import DrainingError, RuntimeClosedError, UnavailableError
 
+from ._connection_ids import ConnectionIds
+
 if TYPE_CHECKING:
     from dalsegno.actors.delivery import Hub
     from dalsegno.protocol import WorkspaceHaltedError
@@ -29,6 +31,8 @@ class ServingNode(LocalNode):
     """Whether commands are taken."""
     is_draining: bool = False
     """Whether new commands are refused so that those that were taken can be settled."""
+    connection_ids: ConnectionIds = field(default_factory=ConnectionIds)
+    """The connections that are there, for the runs that end with them."""
     _store_returned: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
     def drain(self) -> None:

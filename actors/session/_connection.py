@@ -94,6 +94,7 @@ class Connection:
         "_signs",
         "_unreadable",
         "client_id",
+        "id",
         "session_id",
         "transport",
         "user_id",
@@ -132,6 +133,7 @@ class Connection:
             language: what is said here, on a path with a language of its own.
 
         """
+        self.id = context.node.world.new_id()
         self.user_id = user_id
         self.session_id = session_id
         self.client_id = client_id
@@ -144,7 +146,7 @@ class Connection:
             close=self.close,
             dialect=self._language.default,
         )
-        self._principal = Principal(user_id, role, address)
+        self._principal = Principal(user_id, role, address, self.id)
         self._context = context
         self._limits = context.node.limits
         self._signs = SignsOfLife(self._limits, expires_at, is_renewable=renew is not None)
@@ -190,11 +192,13 @@ class Connection:
 
         """
         writer, connections = self.writer, self._context.connections
+        ids = self._context.node.connection_ids
         writer.step(Input.RUN)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = writer.nursery = nursery
                 connections.add(self)
+                ids.add(self.id)
                 if writer.is_closed:
                     nursery.cancel_scope.cancel(reason="closed before it began")
                 try:
@@ -216,6 +220,7 @@ class Connection:
                     nursery.cancel_scope.cancel(reason="the connection ends")
         finally:
             connections.discard(self)
+            ids.discard(self.id)  # not behind the last words: nobody listens from here on
             self._closing = self._closing or (Close.NORMAL, "")
             writer.release()
             await self._say_goodbye(*self._closing)

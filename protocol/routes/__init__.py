@@ -1,10 +1,11 @@
 """Routes as values: how a request becomes a command or a read, and its result an answer."""
 
 from ._asked import Asked as Asked
-from ._bodies import ChangedBody as ChangedBody, changed as changed
+from ._bodies import ChangedBody as ChangedBody, RunBody as RunBody, changed as changed
 from ._openapi import Served as Served, openapi_of as openapi_of
 from ._operation import Access as Access, Method as Method, Operation as Operation
 from ._params import Params as Params
+from ._prefer import preferred_wait_s as preferred_wait_s
 from ._reads import (
     BaseVersion as BaseVersion,
     Limit as Limit,
@@ -28,6 +29,7 @@ from ._route import (
     OfEntity as OfEntity,
     ReadRoute as ReadRoute,
     Route as Route,
+    RunRoute as RunRoute,
     as_it_is as as_it_is,
     check_routes as check_routes,
     operation_of as operation_of,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _REF = "#/components/schemas/{name}"
 _JSON = "application/json"
 _SAFE = frozenset({"GET"})
+_ACCEPTED = 202
 
 _ALWAYS = (400, 403, 404, 421, 429, 500, 503)
 """How any route may: no request, another site's, nothing there, not here, too much, not now."""
@@ -218,6 +219,8 @@ class _Writer:
         written: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if {"if-match", "if-none-match"} & set(operation.headers) and status != 204:
             written["headers"] = {"ETag": {"schema": {"type": "string"}}}
+        if status == _ACCEPTED and "prefer" in operation.headers:
+            written["headers"] = {"Location": {"schema": {"type": "string"}}}
         if body is None:
             return written
         if isinstance(body, _OfState):

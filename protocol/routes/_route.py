@@ -10,6 +10,9 @@ the server's, the same for all.
                  answer=lambda asked, receipt: TitleSetBody(…), summary="Set a note's title.")
     ReadRoute("GET", "/api/notes/{note_id}", at=OfEntity(notes, "note_id"), read=read_note,
               returns=NoteBody, summary="Read a note.")
+    RunRoute("POST", "/api/spaces/{workspace_id}/reports", at=InWorkspace(), body=ReportBody,
+             command=lambda asked: RequestRun(worker="report", input=asked.body.month),
+             waits_s=10, summary="Have a report written.")
 """
 
 from __future__ import annotations
@@ -17,15 +20,18 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from dalsegno.protocol._domain import Domain
 from dalsegno.protocol._errors import DalsegnoError, DomainError, Reject
 from dalsegno.protocol._receipt import Receipt
+from dalsegno.protocol.runs import RequestRun, runs
 
 from ._asked import Asked
+from ._bodies import RunBody
 from ._operation import Method, Operation
 
 if TYPE_CHECKING:
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
 
 _PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~-]+|\{[a-z][a-z0-9_]*\}))+", re.ASCII)
 _WITHOUT_BODY = 204
+_ACCEPTED = 202
 _IN_WORKSPACE = frozenset({409, 504})
 """How a route of a workspace may refuse, whatever the workspace's parameter is called."""
 
@@ -89,6 +96,8 @@ class OfCaller:
 
 At: TypeAlias = InWorkspace | OfEntity | OfCaller
 
+Wait = Annotated[int, Meta(ge=0, description="how long to wait for the run's end, in seconds")]
+
 
 def as_it_is(error: DalsegnoError) -> DalsegnoError:
     """Return an error: what a route's callers know it as, unless the route says otherwise."""
@@ -97,7 +106,7 @@ def as_it_is(error: DalsegnoError) -> DalsegnoError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """What every route has; see `CommandRoute` and `ReadRoute`."""
+    """What every route has; see `CommandRoute`, `RunRoute` and `ReadRoute`."""
 
     method: Method = field(kw_only=False)
     path: str = field(kw_only=False)
@@ -143,6 +152,24 @@ class CommandRoute(Route):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunRoute(Route):
+    """A request that asks for a run, and may wait for its end.
+
+    It is answered with the run (`RunBody`): with 200 once that has ended, and with 202 and the
+    run's ``Location`` where it goes on, as without a wait.  A client says how long it waits by
+    ``?wait=`` or by ``Prefer: wait=`` (RFC 7240), up to `Limits.run_wait_max_s`.  A repeat of an
+    idempotency key asks for no other run, and is answered with the same one as it is now.
+    """
+
+    at: At
+    """Where the run is asked for."""
+    command: Callable[[Asked[Any, Any]], RequestRun]
+    """Returns the command; raises `Reject` for what cannot become one."""
+    waits_s: float = 0.0
+    """How long the request of a client waits that says nothing of it, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadRoute(Route):
     """A request that reads."""
 
@@ -160,7 +187,7 @@ class ReadRoute(Route):
 
 def at_of(route: Route) -> At | None:
     """Return what a route is about."""
-    return route.at if isinstance(route, (CommandRoute, ReadRoute)) else None
+    return route.at if isinstance(route, (CommandRoute, RunRoute, ReadRoute)) else None
 
 
 def operation_of(route: Route) -> Operation:
@@ -170,8 +197,11 @@ def operation_of(route: Route) -> Operation:
     if isinstance(route, CommandRoute):
         answers = {_WITHOUT_BODY: None} if route.returns is None else {route.status: route.returns}
         headers += ["idempotency-key", "if-match"]
+    elif isinstance(route, RunRoute):
+        answers = {200: RunBody, _ACCEPTED: RunBody}
+        headers += ["idempotency-key", "prefer"]
     else:
-        assert isinstance(route, ReadRoute), "there are two kinds"
+        assert isinstance(route, ReadRoute), "there are three kinds"
         answers = {200: route.returns}
         if route.version_of is not None:
             answers[304] = None
@@ -222,6 +252,8 @@ def check_routes(routes: Iterable[Route], domains: Collection[Domain[Any, Any, A
             raise DomainError(f"{said} is about {at.domain.name!r}, which is not in the app")
         if isinstance(route, CommandRoute):
             _check_answer(route, said)
+        if isinstance(route, RunRoute) and runs not in domains:
+            raise DomainError(f"{said} asks for runs, and the app has no workers")
 
 
 def _check_names(route: Route, operation: Operation, said: str) -> None:
@@ -255,14 +287,14 @@ def _params_type(route: Route) -> type[msgspec.Struct] | None:
         names: list[Any] = [(name, str) for name in operation.path_params]
         type_ = msgspec.defstruct("PathParams", names, frozen=True, kw_only=True)
     if isinstance(at, OfEntity):
-        return _selecting(type_, "workspace_id")
+        type_ = _with(type_, "workspace_id", str)
     if isinstance(at, OfCaller) and at.param is not None:
-        return _selecting(type_, at.param)
-    return type_
+        type_ = _with(type_, at.param, str)
+    return _with(type_, "wait", Wait) if isinstance(route, RunRoute) else type_
 
 
-def _selecting(type_: type[msgspec.Struct] | None, param: str) -> type[msgspec.Struct]:
-    """Return a type of parameters with one that names a workspace, which it may have already."""
+def _with(type_: type[msgspec.Struct] | None, param: str, kind: Any) -> type[msgspec.Struct]:  # noqa: ANN401 - a type
+    """Return a type of parameters with one that may be left out, which it may have already."""
     if type_ is None:
         type_ = msgspec.defstruct("Selecting", (), frozen=True, kw_only=True)
     if any(each.encode_name == param for each in msgspec.structs.fields(type_)):
@@ -270,7 +302,7 @@ def _selecting(type_: type[msgspec.Struct] | None, param: str) -> type[msgspec.S
     field_ = msgspec.field(name=param, default=None)
     return msgspec.defstruct(
         type_.__name__,
-        [(re.sub(r"\W", "_", param), str | None, field_)],
+        [(re.sub(r"\W", "_", param), kind | None, field_)],
         bases=(type_,),
         kw_only=True,
     )

@@ -84,6 +84,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     on_disconnect: OnDisconnect
     trigger: Trigger | None = None
     depth: int = 0
+    connection_id: str | None = None
+    """The connection with whose end it is cancelled; None: with that of none."""
     status: Status = "requested"
     attempt: int = 0
     attempt_id: str | None = None
@@ -162,6 +164,7 @@ def _worker(name: str, context: Context) -> Worker:
 
 def _requested(command: RequestRun | TriggerRun, worker: Worker, context: Context) -> RunRequested:
     deadline_s = min(command.deadline_s or worker.deadline_s, worker.deadline_s)
+    is_tied = worker.on_disconnect == "cancel"
     return RunRequested(
         kind=worker.kind,
         labels=command.labels,
@@ -170,6 +173,7 @@ def _requested(command: RequestRun | TriggerRun, worker: Worker, context: Contex
         deadline=context.now + timedelta(seconds=deadline_s),
         attempts_max=worker.retry.attempts_max,
         on_disconnect=worker.on_disconnect,
+        connection_id=context.principal.connection_id if is_tied else None,
     )
 
 
@@ -181,8 +185,7 @@ def _start(run: RunState, command: StartAttempt, context: Context) -> _Events:
     _check_open(run)
     if command.after != run.attempt_id:
         raise Reject("RUN_FENCED", "another attempt began meanwhile", attempt=run.attempt)
-    is_left = run.attempt > 0 and run.on_disconnect == "cancel"  # by who carried it out
-    if run.cancelled is not None or is_left:
+    if run.cancelled is not None or _is_left(run):
         return _ended(run, "cancelled", command.attempt_id)
     if run.deadline <= context.now:
         return _ended(run, "failed", command.attempt_id, _LATE)
@@ -204,6 +207,12 @@ def _start(run: RunState, command: StartAttempt, context: Context) -> _Events:
             reason=reason,
         )
     ]
+
+
+def _is_left(run: RunState) -> bool:
+    """Return whether who carried it out is gone, and nobody is to go on in their place."""
+    is_retried = run.status == "released" and run.retry_at is not None
+    return run.attempt > 0 and run.on_disconnect == "cancel" and not is_retried
 
 
 _LATE = RunProblem(code="DEADLINE_EXCEEDED", message="it was not done in time")
@@ -360,6 +369,7 @@ def _is_requested(_: RunState | None, event: RunRequested) -> RunState:
         on_disconnect=event.on_disconnect,
         trigger=event.trigger,
         depth=event.depth,
+        connection_id=event.connection_id,
     )
 
 

@@ -69,6 +69,8 @@ class RunRequested(RunEvent, frozen=True, kw_only=True):
     """None: somebody asked for it."""
     depth: int = 0
     """How many events, each made by the run for the one before, led to it."""
+    connection_id: str | None = None
+    """The connection with which it ends; None: with none."""
 
 
 class RunStarted(RunEvent, frozen=True, kw_only=True):

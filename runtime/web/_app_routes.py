@@ -6,6 +6,7 @@ is their own is pure, but for what a read awaits of the workspace that it is giv
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,10 @@ from dalsegno.protocol.routes import (
     OfCaller,
     OfEntity,
     ReadRoute,
+    RunRoute,
     operation_of,
 )
+from dalsegno.protocol.runs import runs
 
 from ._callers import CallersWorkspaces, workspace_meant
 from ._conditions import base_version, is_known, not_modified, tagged
@@ -36,10 +39,12 @@ from ._located import hidden_from_strangers, workspace_of
 from ._membership import check_role
 from ._route_context import RouteContext, idempotency_key, needed_key
 from ._route_table import RouteTable, read_params
+from ._run_requests import Patience, RunRequest
 
 if TYPE_CHECKING:
     from dalsegno.protocol import Receipt
     from dalsegno.protocol.routes import Route
+    from dalsegno.protocol.runs import RunState
     from dalsegno.runtime import Workspace
 
     from ._identity import Identity
@@ -81,7 +86,9 @@ class _Carrier:
         body = await self._body()
         if isinstance(route, ReadRoute):
             return await self._read(route, identity, self._asked(identity, params, body))
-        assert isinstance(route, CommandRoute), "there are two kinds"
+        if isinstance(route, RunRoute):
+            return await self._run(route, identity, params, body)
+        assert isinstance(route, CommandRoute), "there are three kinds"
         in_body = getattr(body, "idempotency_key", None)
         key = needed_key(self._rt, in_body) if route.makes_key else idempotency_key(in_body)
         asked = self._asked(identity, params, body, key=key, if_match=base_version())
@@ -153,7 +160,7 @@ class _Carrier:
     # ------------------------------------------------------------------------------ commands
 
     async def _send(
-        self, route: CommandRoute, identity: Identity, asked: Asked[Any, Any]
+        self, route: CommandRoute | RunRoute, identity: Identity, asked: Asked[Any, Any]
     ) -> Receipt:
         """Send the command: a member's who may, or a repeat by whoever has left since (I5).
 
@@ -199,6 +206,56 @@ class _Carrier:
             return request.headers[at.name]
         named: str = getattr(asked.params if at.place == "params" else asked.body, at.name)
         return named
+
+    # ---------------------------------------------------------------------------------- runs
+
+    async def _run(
+        self, route: RunRoute, identity: Identity, params: object, body: object
+    ) -> Response:
+        """Ask for a run, and answer with it once it has ended, or the request waits no longer.
+
+        Raises:
+            Reject: as `_send`.
+            OutcomeUnknownError: … and where it was asked for and cannot be shown.
+
+        """
+        rt = self._rt
+        said_s = getattr(params, "wait", None)
+        patience = Patience.of_request(said_s, route.waits_s, rt.limits.run_wait_max_s)
+        asking = RunRequest(patience, rt.service.node.connection_ids, rt.world)
+        identity = msgspec.structs.replace(identity, connection_id=asking.connection_id)
+        key = idempotency_key(getattr(body, "idempotency_key", None))
+        with asking.asking():
+            asked = self._asked(identity, params, body, key=key)
+            receipt = await self._send(route, identity, asked)
+            workspace = identity.acting(rt.workspace(receipt.workspace_id))
+            run_id = receipt.entity_id
+            version, run = await self._run_as_seen(workspace, receipt)
+            if run.is_open and patience.wait_s > 0:
+                await asking.wait_ended(workspace, run_id, after=version, polls=self._context.polls)
+                with suppress(OutcomeUnknownError):  # then it is answered as it was before
+                    _, run = await self._run_as_seen(workspace, receipt)
+            return replayed(asking.answer(workspace.id, run_id, run), receipt)
+
+    async def _run_as_seen(self, workspace: Workspace, receipt: Receipt) -> tuple[int, RunState]:
+        """Return a run's version and state, as the caller may know them.
+
+        Whoever may not read, or has left, is shown what they asked for, and nothing of what has
+        become of it (I5, I8).
+
+        Raises:
+            OutcomeUnknownError: it was asked for, and cannot be read now.
+
+        """
+        try:
+            with suppress(Reject):
+                entity = await workspace.look(runs, receipt.entity_id)
+                if entity is not None and entity.state is not None:
+                    return entity.version, entity.state
+            return receipt.version, await self._state_after(receipt)
+        except UnavailableError as error:  # which would say that nothing was applied
+            message = f"it was applied, and cannot be shown now: {error.message}"
+            raise OutcomeUnknownError(message) from error
 
     # --------------------------------------------------------------------------------- reads
 

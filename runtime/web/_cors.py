@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 _METHODS = "GET, POST, PUT, PATCH, DELETE"
 _SENT = (
-    "authorization, content-type, idempotency-key, if-match, if-none-match, x-api-key, "
+    "authorization, content-type, idempotency-key, if-match, if-none-match, prefer, x-api-key, "
     "x-csrf-token, x-request-id"
 )
 """The headers with which a page may ask."""
-_SHOWN = "etag, retry-after, x-idempotency-replay, x-request-id"
+_SHOWN = "etag, location, preference-applied, retry-after, x-idempotency-replay, x-request-id"
 """Those of an answer that it may read, beside what everybody may."""
 _ASKED_AGAIN_S = 600
 """For how long a browser need not ask whether it may."""

@@ -26,10 +26,14 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a socket may go on with another token of the same user; not with a session's."""
     address: str | None = None
     """Where the request came from."""
+    connection_id: str | None = None
+    """The connection of a request that waits for a run; None: it waits for none."""
 
     def acting(self, workspace: Workspace) -> Workspace:
         """Return a handle of a workspace that acts for the user."""
-        return workspace.acting(user_id=self.user_id, address=self.address)
+        return workspace.acting(
+            user_id=self.user_id, address=self.address, connection_id=self.connection_id
+        )
 
 
 class Person(Identity, frozen=True, kw_only=True):

@@ -327,6 +327,26 @@ def test_a_run_that_is_not_taken_over_is_cancelled() -> None:
     assert log.run.status == "cancelled"
 
 
+def test_a_run_that_is_not_taken_over_is_tried_again_all_the_same() -> None:
+    log = Log()
+    log.send(RequestRun(worker="watched"), ADA, "editor")
+    log.send(start("a"))
+    log.send(ReleaseRun(run_id="r", attempt_id="a", error=FAILED, retry_at=BEGAN))
+    assert log.send(start("b", "a")) == ["RunRestarted"]
+    assert log.send(start("c", "b")) == ["RunFinished"], "that one died"
+
+
+@pytest.mark.parametrize(("worker", "kept"), [("watched", "c1"), ("translate", None)])
+def test_the_connection_that_asked_is_kept_where_the_worker_ends_with_it(
+    worker: str, kept: str | None
+) -> None:
+    log = Log()
+    log.send(RequestRun(worker=worker), Principal("ada", connection_id="c1"), "editor")
+    assert log.run.connection_id == kept
+    assert log.send(RequestRun(worker=worker), Principal("ada", connection_id="c2"), "editor") == []
+    assert log.run.connection_id == kept, "that was no other request"
+
+
 def test_a_cancelled_run_whose_attempt_fails_is_cancelled() -> None:
     log = Log().running()
     log.send(CancelRun(run_id="r"), ADA, "editor")

@@ -22,7 +22,7 @@ from ._schedules import FEW, of_few
 RUNS = "rrrstuvwxyz"
 WITH_EFFECTS = ("quick", "slow", "late", "stepping")
 """Those that return commands."""
-KINDS = ("quick", "slow", "failing", "hanging", "stubborn", "late", "stepping")
+KINDS = ("quick", "slow", "failing", "hanging", "stubborn", "late", "stepping", "watched")
 
 
 def commands(choices: Choices) -> Ask:
@@ -91,6 +91,10 @@ def workers(seed: int) -> list[Worker]:
                 raise Reject("TRY_AGAIN")
         return Put(f"{run.id} end", "x")
 
+    async def watched(_run: Run) -> None:
+        """Ends with the connection that asked, of which there are many, or with its deadline."""
+        await trio.sleep_forever()
+
     retry = Retry(
         attempts_max=3, first_s=0.2, max_s=1.0, on=frozenset({"TRY_AGAIN", "WORKER_FAILED"})
     )
@@ -104,9 +108,16 @@ def workers(seed: int) -> list[Worker]:
         "stubborn": stubborn,
         "late": late,
         "stepping": stepping,
+        "watched": watched,
     }
     return [
-        worker(name, retry=retry, deadline_s=deadlines.get(name, 8.0), concurrency=2)(function)
+        worker(
+            name,
+            retry=retry,
+            deadline_s=deadlines.get(name, 8.0),
+            concurrency=2,
+            on_disconnect="cancel" if name == "watched" else "continue",
+        )(function)
         for name, function in functions.items()
     ]
 

@@ -35,8 +35,16 @@ async def greet(run, event):
     return CreateNote(title=f"re: {event.title}")
 
 
+@worker("watched", concurrency=1, on_disconnect="cancel")
+async def watched(run):
+    await trio.sleep_forever()
+
+
 app = App(
-    note_app.domains, routes=note_app.routes, dialects=note_app.dialects, workers=[counting, greet]
+    note_app.domains,
+    routes=note_app.routes,
+    dialects=note_app.dialects,
+    workers=[counting, greet, watched],
 )
 """
 STEPS = 20
@@ -208,3 +216,33 @@ async def test_x_auto_4_what_events_ask_for_is_done_once_under_kills(
     )
     assert Counter(str(title) for (title,) in made) == Counter(f"re: {each}" for each in titles)
     assert await server.stop() == 0
+
+
+# ------------------------------------------------------------------------- with their connection
+
+
+async def test_runs_of_a_connection_to_a_killed_server_end_with_the_next_one(
+    processes: Processes, cluster: Database, owner: Owner, tmp_path: Path
+) -> None:
+    """The one that was carried out, and the one that waited for its turn."""
+    servers = [a_server(processes, cluster, node_id) for node_id in ("a", "b")]
+    await servers[0].start("--app", program(tmp_path))
+    async with connect(servers[0], owner) as client:
+        for run_id in ("first", "second"):
+            asked = {"run_id": run_id, "worker": "watched"}
+            await client.send(owner.workspace, "request_run", asked)
+        with fail_after(30):
+            while len(await events_of(cluster, owner, "first")) < 2:
+                await trio.sleep(0.02)
+        await servers[0].kill()
+    await servers[1].start("--app", program(tmp_path))
+    for run_id in ("first", "second"):
+        with fail_after(40):
+            while (await events_of(cluster, owner, run_id))[-1][1] != "run_finished":
+                await trio.sleep(0.05)
+        rows = await events_of(cluster, owner, run_id)
+        assert [type_ for _, type_, _ in rows].count("run_finished") == 1
+        assert msgspec.json.decode(rows[-1][2])["outcome"] == "cancelled"
+        reasons = [msgspec.json.decode(p)["reason"] for _, t, p in rows if "cancel" in t]
+        assert reasons == ["the connection that asked is gone"]
+    assert await servers[1].stop() == 0
