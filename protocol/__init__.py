@@ -98,6 +98,12 @@ from ._scanning import (
     scan as scan,
 )
 from ._schema import schema_of as schema_of
+from ._spoken import (
+    Channel as Channel,
+    Frame as Frame,
+    FrameView as FrameView,
+    TailFrame as TailFrame,
+)
 from ._subscription import (
     Publication as Publication,
     Subscription as Subscription,

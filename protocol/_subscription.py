@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ._event import Event
+    from ._spoken import FrameView
 
 View: TypeAlias = "Callable[[Sequence[Event]], list[bytes]]"
 """The encoding of events in a row for a reader, as whole JSON messages: one for each as a rule,
@@ -66,6 +67,7 @@ class Subscription:
 
     __slots__ = (
         "ended",
+        "frame_view",
         "head",
         "is_closed",
         "is_workspace_stream",
@@ -100,6 +102,8 @@ class Subscription:
         self.ended: DalsegnoError | None = None
         """Why the hub has ended it; None while it has not."""
         self.view: View | None = None
+        self.frame_view: FrameView | None = None
+        """How it sees what runs say; None: it does not."""
 
     def __repr__(self) -> str:
         state = "live" if self.live else "behind"
@@ -153,6 +157,11 @@ class Subscription:
         if due:
             self.sent = seq_of(due[-1], is_workspace_stream=self.is_workspace_stream)
         return due
+
+    @property
+    def is_level(self) -> bool:
+        """Whether it is given all that is published, as it is published, and goes on being so."""
+        return self.live and self.last_visible is None and self.ended is None
 
     def visible(self, events: Sequence[Event]) -> Sequence[Event]:
         """Return the events that the reader may see."""

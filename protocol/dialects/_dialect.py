@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol._event import Event
     from dalsegno.protocol._limits import Limits
     from dalsegno.protocol._receipt import Receipt
+    from dalsegno.protocol._spoken import Frame, TailFrame
 
 Seq: TypeAlias = Annotated[int, Meta(ge=0, le=SEQ_MAX)]
 Text: TypeAlias = Annotated[str, Meta(max_length=256)]
@@ -178,6 +179,8 @@ class Dialect(ABC):
     """The messages that a client may send, beside `Ack`, `Ping` and `Authenticate`."""
     says: Sequence[type[msgspec.Struct]] = ()
     """What it may be sent, beside what every dialect has (`SHARED`), for documents."""
+    follows_frames: bool = False
+    """Whether what runs say is also for those who follow their workspace, and not the run alone."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
@@ -218,6 +221,14 @@ class Dialect(ABC):
         return encode_said(
             Hidden(stream_id=stream_id, first=first, last=last, chain=chain_text(chain))
         )
+
+    def frame(self, frame: Frame) -> bytes | None:
+        """Encode what a run says, for those who follow it."""
+        return None
+
+    def tail(self, tail: TailFrame) -> bytes | None:
+        """Encode what a run has said and what is not durable yet, for who missed some of it."""
+        return None
 
     def unsubscribed(self, asked: UnsubscribeRequest) -> bytes | None:
         """Encode the answer to an unsubscribe."""

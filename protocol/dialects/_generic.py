@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from dalsegno.protocol._position import chain_text
+from dalsegno.protocol._spoken import Channel
 
 from ._dialect import (
     Begun,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol._event import Event
     from dalsegno.protocol._limits import Limits
     from dalsegno.protocol._receipt import Receipt
+    from dalsegno.protocol._spoken import Frame, TailFrame
 
     from ._dialect import Shown
 
@@ -79,11 +81,41 @@ class EventShown(msgspec.Struct, tag="event", kw_only=True, gc=False):
     payload: Any
 
 
+class FrameShown(msgspec.Struct, tag="frame", kw_only=True, gc=False):
+    """Something that a run says, which is not stored."""
+
+    stream_id: str
+    attempt: int
+    message_id: str
+    channel: Channel
+    frame_no: int
+    text: str
+
+
+class TailShown(msgspec.Struct, tag="tail", kw_only=True, gc=False):
+    """What a run has said and what is not stored yet, for who missed some of it."""
+
+    stream_id: str
+    attempt: int
+    message_id: str
+    channel: Channel
+    committed_to: int
+    frame_no: int
+    text: str
+
+
 class GenericDialect(Dialect):
     """The dialect of streams and commands by name."""
 
     name = "generic"
-    says: Sequence[type[msgspec.Struct]] = (Subscribed, Committed, Rejected, EventShown)
+    says: Sequence[type[msgspec.Struct]] = (
+        Subscribed,
+        Committed,
+        Rejected,
+        EventShown,
+        FrameShown,
+        TailShown,
+    )
 
     def entity_event(self, event: Event) -> Shown:
         """Encode an event for its entity's stream."""
@@ -130,6 +162,33 @@ class GenericDialect(Dialect):
                 details=error.details or None,
                 idempotency_key=asked.idempotency_key,
                 request_id=asked_by(asked.request_id),
+            )
+        )
+
+    def frame(self, frame: Frame) -> bytes:
+        """Encode what a run says."""
+        return encode_said(
+            FrameShown(
+                stream_id=frame.stream_id,
+                attempt=frame.attempt,
+                message_id=frame.message_id,
+                channel=frame.channel,
+                frame_no=frame.frame_no,
+                text=frame.text,
+            )
+        )
+
+    def tail(self, tail: TailFrame) -> bytes:
+        """Encode what a run has said and what is not durable yet."""
+        return encode_said(
+            TailShown(
+                stream_id=tail.stream_id,
+                attempt=tail.attempt,
+                message_id=tail.message_id,
+                channel=tail.channel,
+                committed_to=tail.committed_to,
+                frame_no=tail.frame_no,
+                text=tail.text,
             )
         )
 

@@ -8,27 +8,35 @@ from dalsegno.protocol._worker import (
 )
 
 from ._commands import (
+    PARTS_MAX as PARTS_MAX,
     CancelRun as CancelRun,
     ExpireRun as ExpireRun,
     FinishRun as FinishRun,
     FinishStep as FinishStep,
     HoldAttempt as HoldAttempt,
+    OutputPart as OutputPart,
     ReleaseRun as ReleaseRun,
     RequestRun as RequestRun,
     SaveRun as SaveRun,
     StartAttempt as StartAttempt,
     TriggerRun as TriggerRun,
+    WriteOutput as WriteOutput,
 )
 from ._domain import (
+    OUTPUT_BYTES_MAX as OUTPUT_BYTES_MAX,
+    OUTPUT_EVENT_BYTES as OUTPUT_EVENT_BYTES,
     STEPS_MAX as STEPS_MAX,
     Cancelled as Cancelled,
     RunState as RunState,
     runs as runs,
+    too_long as too_long,
 )
+from ._transcript import Transcript as Transcript
 from ._vocabulary import (
     Outcome as Outcome,
     RunCancelRequested as RunCancelRequested,
     RunFinished as RunFinished,
+    RunOutput as RunOutput,
     RunProblem as RunProblem,
     RunReleased as RunReleased,
     RunRequested as RunRequested,

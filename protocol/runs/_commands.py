@@ -8,6 +8,8 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from dalsegno.protocol._spoken import Channel
+
 from ._vocabulary import Labels, Name, Outcome, RunProblem, Trigger
 
 Reason = Annotated[str, Meta(max_length=1_000)]
@@ -79,6 +81,32 @@ class FinishStep(msgspec.Struct, frozen=True, kw_only=True):
     step_id: Name
 
 
+MessageId = Annotated[str, Meta(min_length=1, max_length=200)]
+
+PARTS_MAX = 128
+"""Parts of what an attempt says that are written at once."""
+
+
+class OutputPart(msgspec.Struct, frozen=True, kw_only=True):
+    """What was said of one message in one channel, without a break."""
+
+    message_id: MessageId
+    channel: Channel
+    from_frame: Annotated[int, Meta(ge=1)]
+    to_frame: Annotated[int, Meta(ge=1)]
+    text: str
+    opens: bool = False
+    closes: bool = False
+
+
+class WriteOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """Record what an attempt has said; what is recorded already is passed over."""
+
+    run_id: str
+    attempt_id: str
+    parts: Annotated[tuple[OutputPart, ...], Meta(max_length=PARTS_MAX)]
+
+
 class ReleaseRun(msgspec.Struct, frozen=True, kw_only=True):
     """End an attempt whose run goes on: it failed and is tried again, or its node drains."""
 
@@ -113,6 +141,7 @@ AnyRunCommand: TypeAlias = (
     | HoldAttempt
     | SaveRun
     | FinishStep
+    | WriteOutput
     | ReleaseRun
     | FinishRun
     | ExpireRun

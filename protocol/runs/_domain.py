@@ -21,6 +21,7 @@ from dalsegno.protocol._deciding import WRITERS, Context
 from dalsegno.protocol._domain import Domain, Touched
 from dalsegno.protocol._errors import Reject
 from dalsegno.protocol._indexing import Due, Index
+from dalsegno.protocol._limits import MIB
 from dalsegno.protocol._worker import OnDisconnect, Worker
 
 from ._commands import (
@@ -35,6 +36,7 @@ from ._commands import (
     SaveRun,
     StartAttempt,
     TriggerRun,
+    WriteOutput,
 )
 from ._vocabulary import (
     AnyRunEvent,
@@ -42,6 +44,7 @@ from ._vocabulary import (
     RunCancelRequested,
     RunEvent,
     RunFinished,
+    RunOutput,
     RunProblem,
     RunReleased,
     RunRequested,
@@ -55,6 +58,11 @@ from ._vocabulary import (
 
 STEPS_MAX = 1_000
 """Named steps in a run's life."""
+OUTPUT_BYTES_MAX = 4 * MIB
+"""What a run may say in its life, over all attempts, in bytes of UTF-8 …"""
+OUTPUT_EVENT_BYTES = 256
+"""… where an event counts as so many more: a word in each of two channels in turns is an event a
+word."""
 
 Status: TypeAlias = Literal["requested", "running", "released"] | Outcome
 
@@ -97,6 +105,10 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: datetime | None = None
     checkpoint: Any = None
     steps: dict[str, StepReceipt] = {}
+    written_to: int = 0
+    """The last frame of the present attempt that is in the log."""
+    written_bytes: int = 0
+    """How much all attempts said that is in the log, counted as its bound is."""
     cancelled: Cancelled | None = None
     result: Any = None
     error: RunProblem | None = None
@@ -258,6 +270,44 @@ def _finish_step(run: RunState, command: FinishStep, context: Context) -> StepFi
 
 
 @runs.decide(allow=_NOBODY)
+def _write(run: RunState, command: WriteOutput) -> _Events:
+    _check_open(run)
+    _check_present(run, command.attempt_id)
+    if run.cancelled is not None:
+        return []  # it is dropped, and does not keep the end beside it from being recorded
+    written, to, size = [], run.written_to, run.written_bytes
+    for part in command.parts:
+        if part.to_frame <= run.written_to:
+            continue  # by a command whose outcome was unknown, or that is sent beside this one
+        if part.from_frame != to + 1 or part.to_frame < part.from_frame:
+            raise Reject("BAD_REQUEST", "frames are recorded in order, without a gap", frame=to + 1)
+        to = part.to_frame
+        size += OUTPUT_EVENT_BYTES + len(part.text.encode())
+        written.append(
+            _of(
+                run,
+                RunOutput,
+                attempt=run.attempt,
+                message_id=part.message_id,
+                channel=part.channel,
+                from_frame=part.from_frame,
+                to_frame=part.to_frame,
+                text=part.text,
+                opens=part.opens,
+                closes=part.closes,
+            )
+        )
+    if size > OUTPUT_BYTES_MAX:
+        raise too_long()
+    return written
+
+
+def too_long() -> Reject:
+    """Return the refusal of what a run says beyond its bound."""
+    return Reject("RUN_OUTPUT_TOO_LONG", f"a run says at most {OUTPUT_BYTES_MAX} bytes")
+
+
+@runs.decide(allow=_NOBODY)
 def _release(run: RunState, command: ReleaseRun) -> AnyRunEvent:
     _check_open(run)
     _check_present(run, command.attempt_id)
@@ -387,6 +437,7 @@ def _has_restarted(run: RunState, event: RunRestarted) -> RunState:
         attempt_id=event.attempt_id,
         interruptions=run.interruptions + (event.reason == "interrupted"),
         retry_at=None,
+        written_to=0,
     )
 
 
@@ -409,6 +460,15 @@ def _is_saved(run: RunState, event: RunSaved) -> RunState:
 @runs.evolve
 def _step_is_finished(run: RunState, event: StepFinished) -> RunState:
     return replace(run, steps={**run.steps, event.step_id: event.receipt})
+
+
+@runs.evolve
+def _is_written(run: RunState, event: RunOutput) -> RunState:
+    return replace(
+        run,
+        written_to=event.to_frame,
+        written_bytes=run.written_bytes + OUTPUT_EVENT_BYTES + len(event.text.encode()),
+    )
 
 
 @runs.evolve

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from dalsegno.protocol._spoken import Channel
 from dalsegno.protocol._worker import OnDisconnect
 
 Outcome: TypeAlias = Literal["succeeded", "failed", "cancelled", "interrupted"]
@@ -114,6 +115,24 @@ class StepFinished(RunEvent, frozen=True, kw_only=True):
     receipt: StepReceipt
 
 
+class RunOutput(RunEvent, frozen=True, kw_only=True):
+    """A rollup: what an attempt said of one message in one channel, since the rollup before."""
+
+    attempt: int
+    message_id: str
+    channel: Channel
+    from_frame: int
+    """The number of its first frame in the attempt …"""
+    to_frame: int
+    """… and of its last."""
+    text: str
+    opens: bool
+    """Whether the message begins here in its channel, or goes on after another one."""
+    closes: bool
+    """Whether it is known to end here; with the attempt, or with another message in its channel,
+    it does so anyway."""
+
+
 class RunCancelRequested(RunEvent, frozen=True, kw_only=True):
     """Somebody cancelled it: nothing of it takes effect from here on."""
 
@@ -137,6 +156,7 @@ AnyRunEvent: TypeAlias = (
     | RunReleased
     | RunSaved
     | StepFinished
+    | RunOutput
     | RunCancelRequested
     | RunFinished
 )

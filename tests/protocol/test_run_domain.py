@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import count
+from itertools import count, groupby
+from operator import itemgetter
 from typing import Any
 
 import pytest
@@ -13,17 +15,21 @@ from hypothesis import given, strategies as st
 
 from dalsegno.protocol import SYSTEM, Context, DomainError, Principal, Receipt, Reject
 from dalsegno.protocol.runs import (
+    OUTPUT_BYTES_MAX,
+    OUTPUT_EVENT_BYTES,
     STEPS_MAX,
     CancelRun,
     ExpireRun,
     FinishRun,
     FinishStep,
     HoldAttempt,
+    OutputPart,
     ReleaseRun,
     RequestRun,
     Retry,
     RunCancelRequested,
     RunFinished,
+    RunOutput,
     RunProblem,
     RunReleased,
     RunRequested,
@@ -36,6 +42,7 @@ from dalsegno.protocol.runs import (
     StepFinished,
     StepReceipt,
     Worker,
+    WriteOutput,
     runs,
 )
 
@@ -272,6 +279,67 @@ def test_a_checkpoint_is_for_the_next_attempt() -> None:
     assert log.run.checkpoint == {"page": 2}
 
 
+# -------------------------------------------------------------------------------------- output
+
+
+def part(first: int, last: int, text: str = "x", **more: Any) -> OutputPart:
+    fields = {"message_id": "m", "channel": "text", **more}
+    return OutputPart(from_frame=first, to_frame=last, text=text, **fields)
+
+
+def write(*parts: OutputPart, attempt_id: str = "a") -> WriteOutput:
+    return WriteOutput(run_id="r", attempt_id=attempt_id, parts=parts)
+
+
+def test_what_is_said_is_recorded_part_by_part_without_a_gap() -> None:
+    log = Log().running()
+    assert log.send(write(part(1, 2, "da ", opens=True), part(3, 3, "hm", channel="reasoning")))
+    first, second = log.events[-2:]
+    assert isinstance(first, RunOutput)
+    assert (first.attempt, first.from_frame, first.to_frame, first.text) == (1, 1, 2, "da ")
+    assert (first.opens, second.opens, second.channel) == (True, False, "reasoning")
+    assert log.refuses(write(part(5, 6))) == "BAD_REQUEST"
+    assert log.refuses(write(part(4, 5), part(7, 8))) == "BAD_REQUEST"
+    assert log.refuses(write(part(4, 5), part(6, 5))) == "BAD_REQUEST"
+    assert log.send(write(part(4, 9))) == ["RunOutput"]
+    assert (log.run.written_to, log.run.written_bytes) == (9, 6 + 3 * OUTPUT_EVENT_BYTES)
+
+
+def test_what_is_recorded_already_is_not_recorded_twice() -> None:
+    log = Log().running()
+    log.send(write(part(1, 2)))
+    assert log.send(write(part(1, 2))) == []
+    assert log.send(write(part(1, 2), part(3, 4))) == ["RunOutput"]
+    assert log.refuses(write(part(1, 5))) == "BAD_REQUEST", "no part changes"
+
+
+def test_an_attempt_counts_from_its_beginning_and_another_ones_output_is_refused() -> None:
+    log = Log().running()
+    log.send(write(part(1, 2)))
+    assert log.send(start("b", after="a")) == ["RunRestarted"]
+    assert log.run.written_to == 0
+    assert log.refuses(write(part(3, 4))) == "RUN_FENCED"
+    assert log.send(write(part(1, 1), attempt_id="b")) == ["RunOutput"]
+    assert log.run.written_bytes == 2 + 2 * OUTPUT_EVENT_BYTES
+    log.send(finish("b"))
+    assert log.refuses(write(part(2, 2), attempt_id="b")) == "RUN_OVER"
+
+
+def test_of_a_run_that_was_cancelled_it_is_dropped_and_keeps_nothing_from_its_end() -> None:
+    log = Log().running()
+    log.send(CancelRun(run_id="r"), ADA, "editor")
+    assert log.send(write(part(1, 2))) == []
+    assert log.send(finish("a", outcome="cancelled")) == ["RunFinished"]
+
+
+def test_i9_a_run_says_so_much_in_its_life() -> None:
+    log = Log().running()
+    log.send(write(part(1, 1, "é" * (OUTPUT_BYTES_MAX // 2 - OUTPUT_EVENT_BYTES - 1))))
+    log.send(start("b", after="a"))
+    assert log.refuses(write(part(1, 1, "abc"), attempt_id="b")) == "RUN_OUTPUT_TOO_LONG"
+    assert log.send(write(part(1, 1, "ab"), attempt_id="b")) == ["RunOutput"]
+
+
 # -------------------------------------------------------------------------- cancel, deadline
 
 
@@ -407,11 +475,25 @@ _COMMANDS = st.one_of(
     ),
     st.builds(lambda a, o: finish(a, outcome=o), _IDS, st.sampled_from(["succeeded", "failed"])),
     st.builds(lambda a: finish(a, outcome="cancelled"), _IDS),
+    st.builds(
+        lambda a, first, count: write(part(first, first + count), attempt_id=a),
+        _IDS,
+        st.integers(1, 4),
+        st.integers(0, 2),
+    ),
     st.just(CancelRun(run_id="r")),
     st.just(ExpireRun(run_id="r")),
     st.just(RequestRun(worker="translate")),
 )
 _RECEIPT = Receipt(workspace_id="w", event_seq=1, stream_id="n:1", version=1, command_id="c")
+
+
+def numbers_of(output: RunOutput) -> range:
+    return range(output.from_frame, output.to_frame + 1)
+
+
+def dense(numbers: Iterable[Any]) -> range:
+    return range(1, len(list(numbers)) + 1)
 
 
 @given(st.lists(st.tuples(_COMMANDS, st.sampled_from([0, 0, 0, 30])), max_size=40))
@@ -436,9 +518,11 @@ def test_i12_whatever_is_sent_a_run_ends_once_and_nothing_follows(
     assert sum(isinstance(e, RunRequested) for e in events) == 1
     steps = [e.step_id for e in events if isinstance(e, StepFinished)]
     assert len(steps) == len(set(steps))
+    written = [(e.attempt, n) for e in events if isinstance(e, RunOutput) for n in numbers_of(e)]
+    assert written == [(a, n) for a, of in groupby(written, key=itemgetter(0)) for n in dense(of)]
     cancelled = [n for n, e in enumerate(events) if isinstance(e, RunCancelRequested)]
     for event in events[cancelled[0] + 1 :] if cancelled else ():
-        assert not isinstance(event, (RunSaved, StepFinished, RunReleased))
+        assert not isinstance(event, (RunSaved, StepFinished, RunReleased, RunOutput))
         assert not isinstance(event, RunFinished) or event.outcome == "cancelled"
     assert log.run.failures < 3
     assert log.run.interruptions < 3
