@@ -8,6 +8,7 @@ from ._acks import (
 from ._catch_up import read_ahead as read_ahead, read_page as read_page
 from ._delivery import Delivery as Delivery, DeliveryStatistics as DeliveryStatistics
 from ._hub import Hub as Hub
+from ._live import TAIL_S as TAIL_S, Live as Live, Spoken as Spoken
 from ._resume import (
     check_cursor as check_cursor,
     check_not_ahead as check_not_ahead,

@@ -63,6 +63,14 @@ class Readers:
             for subscription, subscriber, _ in cohort.members.values():
                 yield subscription, subscriber
 
+    def hearing(self) -> list[tuple[Subscription, Subscriber]]:
+        """Return those that are shown what runs say: in a cohort, all of them or none."""
+        heard = [one for one in self.individual.items() if one[0].frame_view is not None]
+        for cohort in self._cohorts.values():
+            if next(iter(cohort.members)).frame_view is not None:
+                heard += [member[:2] for member in cohort.members.values()]
+        return heard
+
     def add(self, subscription: Subscription, subscriber: Subscriber) -> None:
         """Add a reader, individual at first."""
         self.individual[subscription] = subscriber

@@ -229,6 +229,11 @@ class Hub:
         if readers is not None:
             readers.leave(subscription)
 
+    def hearing(self, stream_ids: Iterable[str]) -> list[tuple[Subscription, Subscriber]]:
+        """Return the readers of some streams that are shown what runs say."""
+        streams = [self._streams[each] for each in stream_ids if each in self._streams]
+        return [one for readers in streams for one in readers.hearing()]
+
     # ----------------------------------------------------------------------------- publishing
 
     async def publish(self, events: Sequence[Event], answer: Callable[[], None]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from dalsegno.protocol import DalsegnoError, Publication, Subscription
+    from dalsegno.protocol import DalsegnoError, Frames, Publication, Subscription
 
     from ._transport import Transport
 
@@ -20,6 +20,12 @@ class Subscriber(Protocol):
 
     def offer(self, subscription: Subscription, item: Publication) -> None:
         """Take what is due of an item; never waits, never raises."""
+
+    def say(self, subscription: Subscription, frames: Frames) -> bool:
+        """Write what a run says, if that is possible at once; return whether it was written.
+
+        It waits nowhere: what is not written now never is.  Never raises.
+        """
 
     def revoked(self, subscription: Subscription) -> None:
         """End the subscription, everything visible having been offered, unless it is behind."""

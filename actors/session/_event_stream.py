@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dalsegno.actors.delivery import Hub
-    from dalsegno.protocol import DalsegnoError, Event, Principal, Publication
+    from dalsegno.protocol import DalsegnoError, Event, Frames, Principal, Publication
 
     from ._context import SessionContext
 
@@ -216,6 +216,11 @@ class EventStream:
         except trio.WouldBlock:
             return False
         return True
+
+    def say(self, subscription: Subscription, frames: Frames) -> bool:
+        """Take nothing of what runs say: a loop is over events."""
+        del subscription, frames
+        return False
 
     def revoked(self, subscription: Subscription) -> None:
         """Wake the loop: its last events are here, or can be read."""

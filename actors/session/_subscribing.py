@@ -76,6 +76,9 @@ class Subscribing:
                 await self._check_member(workspace_id)
         subscription = Subscription(workspace_id, self.stream_id)
         subscription.view = self._view(subscription)
+        dialect = self._asked.dialect
+        if dialect.follows_frames or not subscription.is_workspace_stream:
+            subscription.frame_view = dialect
         with context.directory.using(workspace_id) as active:
             await active.wait_open()
             hub = active.hub

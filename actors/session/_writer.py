@@ -201,6 +201,22 @@ class Writer:
         except Exception:  # noqa: BLE001 - the publisher must not be affected
             self.fail()
 
+    def say(self, subscription: Subscription, frames: Frames) -> bool:
+        """Write what a run says, unless anything else waits to be written here."""
+        stream = self.streams.get(subscription.stream_id)
+        if stream is None or stream.subscription is not subscription:
+            return False  # it was left meanwhile
+        if self.state is not State.IDLE or self.is_held or not self.outbox.is_empty:
+            return False
+        try:
+            if not self.transport.send_nowait((frames,)):
+                self.write_on()
+                stream.hub.leave_cohort(subscription)
+        except Exception as error:  # noqa: BLE001 - who speaks must not be affected
+            self.on_write_error(error)
+            return False
+        return True
+
     def _drop(self) -> None:
         """Forget what can be read again, and read it later."""
         for dropped, before in self.outbox.drop_all().items():
