@@ -33,10 +33,12 @@ from dalsegno.protocol.runs import (
 )
 
 from ._run import Run
+from ._voice import Voice, fenced
 
 if TYPE_CHECKING:
+    from dalsegno.actors.delivery import Hub
     from dalsegno.actors.node import Catalog, Directory
-    from dalsegno.protocol.runs import Outcome, Worker
+    from dalsegno.protocol.runs import Outcome, Worker, WriteOutput
 
 _log = logging.getLogger("dalsegno.runs")
 
@@ -54,6 +56,10 @@ class Ending(Enum):
     CANCELLED = "somebody cancelled the run"
     OVER = "the run has ended"
     DRAINED = "the node drains"
+
+
+_SILENT = {Ending.CANCELLED: "RUN_CANCELLED", Ending.OVER: "RUN_OVER"}
+"""Those after which nothing is said, with what a worker that does gets."""
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,30 +89,40 @@ class Attempt:
         self._workspace_id = workspace_id
         self._scope = trio.CancelScope()
         self._ending: Ending | None = None
+        self._voice: Voice | None = None
+        """What its worker says, once that has begun."""
 
     def __repr__(self) -> str:
         return f"<Attempt at {self.run_id} of {self._workspace_id}>"
 
     def stop(self, ending: Ending) -> None:
         """Stop it: its worker is cancelled, and the first reason is the one that counts."""
+        if ending in _SILENT and self._voice is not None:
+            self._voice.end(Reject(_SILENT[ending], ending.value))
         if self._ending is None:
             self._ending = ending
             self._scope.cancel(reason=ending.value)
 
-    async def carry_out(self, after: str | None) -> float | None:
+    def silence(self) -> None:
+        """Say nothing from this step on: the workspace is served here no longer."""
+        if self._voice is not None:
+            self._voice.end(fenced(self._voice.attempt))
+
+    async def carry_out(self, after: str | None, hub: Hub) -> float | None:
         """Carry it out; return when the run is to be looked at again, in seconds, None: it is not.
 
         What goes wrong is an end of the run, or of its attempt.
 
         Args:
             after: the attempt before it, None where there was none.
+            hub: the workspace's, where those are who follow the run.
 
         """
         try:
             state = await self._begin(after)
             if state is None:
                 return None
-            return await self._carry_out(state)
+            return await self._carry_out(state, hub)
         except Reject as error:
             if error.code == "RUN_NOT_DUE":
                 return self._node.limits.runs_scan_s
@@ -132,11 +148,12 @@ class Attempt:
         state = await read_run(self._directory, self._catalog, self._workspace_id, self.run_id)
         return state if state is not None and state.attempt_id == attempt_id else None
 
-    async def _carry_out(self, state: RunState) -> float | None:
+    async def _carry_out(self, state: RunState, hub: Hub) -> float | None:
         """Run the worker, and record how that ended."""
         if not state.is_open:
             return None  # it was cancelled, or late, before it began
         principal = SYSTEM if state.requested_by is None else Principal(state.requested_by)
+        voice = Voice(self._node, hub, self.run_id, state, write=self._write)
         run = Run(
             self._directory,
             self._catalog,
@@ -144,18 +161,26 @@ class Attempt:
             self.run_id,
             state,
             principal=principal,
+            voice=voice,
         )
         returned: Any = None
         error: Exception | None = None
         left_s = (state.deadline - self._node.world.now()).total_seconds()
         self._scope.deadline = trio.current_time() + max(left_s, 0)
-        try:
-            with self._scope:
-                returned = await self._work(run)
-        except Exception as raised:  # noqa: BLE001 - a worker is a user's code: its run's alone
-            error = raised  # also what a nursery of its own raised beside the cancellation
+        async with trio.open_nursery() as nursery:
+            voice.begin(nursery)
+            self._voice = voice
+            try:
+                with self._scope:
+                    returned = await self._work(run)
+            except Exception as raised:  # noqa: BLE001 - a worker is a user's code: its run's alone
+                error = raised  # also what a nursery of its own raised beside the cancellation
+            finally:
+                voice.close()
+                nursery.cancel_scope.cancel(reason="the worker has ended")
         if self._scope.cancelled_caught:
             return await self._stopped(run)
+        error = error or voice.refusal  # where its worker has overheard that
         if error is not None:
             return await self._failed(run, state, error)
         return await self._returned(run, state, returned)
@@ -266,10 +291,25 @@ class Attempt:
             DalsegnoError: as `_insist`.
 
         """
-        asked = [*((command, run.principal) for command in commands), (end, SYSTEM)]
+        assert self._voice is not None, "its worker has ended"
+        if len(commands) + 2 > self._node.limits.group_commands_max:
+            await self._voice.write()
+        output = await self._voice.along()
+        asked = [
+            *((each, SYSTEM) for each in output),
+            *((command, run.principal) for command in commands),
+            (end, SYSTEM),
+        ]
         await self._insist(asked, key=f"{run.attempt_id}:{type(end).__name__}")
+        self._voice.written(output)
 
-    async def _insist(self, asked: Sequence[tuple[msgspec.Struct, Principal]], *, key: str) -> None:
+    async def _write(self, output: WriteOutput) -> None:
+        """Write what the worker says; what is written already is not written twice."""
+        await self._insist([(output, SYSTEM)], key=None)
+
+    async def _insist(
+        self, asked: Sequence[tuple[msgspec.Struct, Principal]], *, key: str | None
+    ) -> None:
         """Send something until it is certain what became of it.
 
         The key is the attempt's: what was applied, though nobody heard of it, is not applied twice.

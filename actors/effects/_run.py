@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
     from dalsegno.actors.node import Catalog, Directory
     from dalsegno.actors.ports import RunningProcess
-    from dalsegno.protocol import Principal
+    from dalsegno.protocol import Channel, Principal
     from dalsegno.protocol.runs import RunState
+
+    from ._voice import Voice
 
 _UNKNOWN_MAX = 5
 """How often a step whose outcome is unknown is sent again: if it took effect, the run says so."""
@@ -40,6 +42,7 @@ class Run(Reading):
         state: RunState,
         *,
         principal: Principal,
+        voice: Voice,
     ) -> None:
         assert state.attempt_id is not None, "it has begun"
         super().__init__(directory, catalog, workspace_id, principal)
@@ -57,6 +60,7 @@ class Run(Reading):
         """The event that it was asked for because of; None: somebody asked."""
         self._depth = state.depth
         self._steps = {name: self._receipt(kept) for name, kept in state.steps.items()}
+        self._voice = voice
 
     def __repr__(self) -> str:
         return f"<Run {self.id} of {self.workspace_id}, attempt {self.attempt}>"
@@ -102,7 +106,7 @@ class Run(Reading):
         while True:
             left -= 1
             try:
-                receipt, _ = await self._send([(command, self.principal), (done, SYSTEM)])
+                *_, receipt, _ = await self._send_along([(command, self.principal), (done, SYSTEM)])
             except OutcomeUnknownError:
                 if left == 0:
                     raise
@@ -132,8 +136,33 @@ class Run(Reading):
 
         """
         saved = SaveRun(run_id=self.id, attempt_id=self.attempt_id, checkpoint=checkpoint)
-        await self._send([(saved, SYSTEM)])
+        await self._send_along([(saved, SYSTEM)])
         self.checkpoint = checkpoint
+
+    async def say(
+        self, text: str, *, message_id: str | None = None, channel: Channel = "text"
+    ) -> None:
+        """Say something, at once, to those who follow the run; it is in the log a little later.
+
+        It waits while more than `UNWRITTEN_BYTES_MAX` of it is not in the log, and for nobody who
+        reads.  Cancelled, a part of it may have been said.
+
+        Args:
+            text: what is said now, not what was said so far; nothing is said where it is empty.
+            message_id: what it is a part of, 1 to 200 characters; None: the attempt's own message.
+            channel: what kind of text it is: ``text``, ``reasoning``, ``tool_args``, ``stdout`` or
+                ``stderr``.
+
+        Raises:
+            Reject: ``BAD_REQUEST`` for what is no text, or has a NUL or a lone surrogate;
+                ``RUN_OUTPUT_TOO_LONG`` once the run has said all that a run may, which ends it;
+                ``RUN_CANCELLED``, ``RUN_OVER``, ``RUN_FENCED`` where the run, or this attempt, is:
+                then nothing is said.
+            WorkspaceMovedError: another node serves the workspace by now.
+            WorkspaceHaltedError: the log needs a repair first.
+
+        """
+        await self._voice.say(text, message_id=message_id, channel=channel)
 
     def lines(
         self,
@@ -166,6 +195,15 @@ class Run(Reading):
             line_bytes_max=line_bytes_max,
             output_bytes_max=output_bytes_max,
         )
+
+    async def _send_along(
+        self, asked: Sequence[tuple[msgspec.Struct, Principal]]
+    ) -> tuple[Receipt, ...]:
+        """Send commands with what was said before them, in one commit."""
+        output = await self._voice.along()
+        receipts = await self._send([*((each, SYSTEM) for each in output), *asked])
+        self._voice.written(output)
+        return receipts
 
     async def _send(self, asked: Sequence[tuple[msgspec.Struct, Principal]]) -> tuple[Receipt, ...]:
         return await send_group(

@@ -144,6 +144,9 @@ class WorkspaceRuns:
 
     def end(self) -> None:
         """Stop everything: the workspace is another node's, or has another history."""
+        for each in self._open.values():
+            if each.attempt is not None:
+                each.attempt.silence()
         self._scope.cancel(reason="the workspace is served here no longer")
 
     async def drain(self) -> None:
@@ -248,8 +251,8 @@ class WorkspaceRuns:
             attempt = Attempt(self._directory, self._catalog, self.workspace_id, run_id, worker)
             known.attempt = attempt
             try:
-                with self._directory.using(self.workspace_id):
-                    return await attempt.carry_out(state.attempt_id)
+                with self._directory.using(self.workspace_id) as supervisor:
+                    return await attempt.carry_out(state.attempt_id, supervisor.hub)
             except DalsegnoError as error:  # the runtime drains, or has too many workspaces
                 _log.info("%s %s: %s", self.workspace_id, run_id, error)
                 return _AGAIN_S
