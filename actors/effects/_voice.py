@@ -311,6 +311,7 @@ class Voice:
                     await self._changed.park()
         except DalsegnoError as error:
             _log.info("%s %s: what it says: %s", self._workspace_id, self._run_id, error)
+            self._parts.clear()  # else the end could not be recorded either
             self.end(error)
 
     # -------------------------------------------------------------------------------- reading

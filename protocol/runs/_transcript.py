@@ -75,10 +75,8 @@ class Transcript:
                     event.from_frame - 1,
                     _Known(event.to_frame, event.message_id, event.channel, event.text),
                 )
-            case RunReleased():
-                self._end()
-            case RunFinished():
-                self._end(is_over=True)
+            case RunReleased() | RunFinished():
+                self._end(event.attempt, is_over=isinstance(event, RunFinished))
 
     def take_frame(self, frame: Frame) -> None:
         """Take a frame, if it is the next one."""
@@ -116,7 +114,7 @@ class Transcript:
                 known = _known(payload, payload["to_frame"])
                 self._rollup(payload["attempt"], payload["from_frame"] - 1, known)
             case "run_released" | "run_finished":
-                self._end(is_over=event_type == "run_finished")
+                self._end(payload["attempt"], is_over=event_type == "run_finished")
 
     # ------------------------------------------------------------------------------ what follows
 
@@ -126,10 +124,12 @@ class Transcript:
             self.attempt, self.written_to, self.has_ended = attempt, 0, False
             self._known.clear()
 
-    def _end(self, *, is_over: bool = False) -> None:
+    def _end(self, attempt: int, *, is_over: bool) -> None:
         """Drop what was said and has not been written: it never will be."""
-        self.has_ended, self.is_over = True, self.is_over or is_over
-        self._drop_above(self.written_to)
+        self._begin(attempt)
+        if attempt == self.attempt:
+            self.has_ended, self.is_over = True, is_over
+            self._drop_above(self.written_to)
 
     def _rollup(self, attempt: int, after: int, known: _Known) -> None:
         self._begin(attempt)

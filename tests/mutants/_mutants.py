@@ -545,6 +545,15 @@ _RUN = [
         "    return run if event.step_id else replace(run)\n",
         schedules="runs",
     ),
+    # A rollup of unknown outcome is sent again, and a step's commit may have it too.
+    Mutant(
+        "what a run says is recorded again where it is sent again",
+        "I12",
+        _RUNS,
+        "        if part.to_frame <= run.written_to:\n            continue",
+        "        if part.to_frame <= run.written_to:\n            to = part.from_frame - 1",
+        schedules="runs",
+    ),
     Mutant(
         "what a worker returns is committed behind the end",
         "I12",

@@ -120,6 +120,17 @@ def test_at_the_end_it_is_what_is_in_the_log() -> None:
     assert (transcript.text(), transcript.has_ended, transcript.is_over) == ("a", True, True)
 
 
+def test_frames_may_be_ahead_of_the_events_that_somebody_has_yet_to_read() -> None:
+    transcript = begun()
+    transcript.take_frame(frame(1, "old"))
+    transcript.take_frame(frame(1, "new", attempt=2))
+    transcript.take(rollup(1, 1, "old"))
+    transcript.take(RunReleased(**OF, attempt=1, reason="failed"))
+    transcript.take(RunRestarted(**OF, attempt=2, attempt_id="b", reason="retry"))
+    transcript.take_frame(frame(2, "er", attempt=2))
+    assert (transcript.text(), transcript.has_ended) == ("newer", False)
+
+
 # ------------------------------------------------------------------------------------ at random
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import count, pairwise
 from random import Random
 from typing import Any
@@ -22,6 +23,8 @@ from ._schedules import FEW, of_few
 RUNS = "rrrstuvwxyz"
 WITH_EFFECTS = ("quick", "slow", "late", "stepping")
 """Those that return commands."""
+WORDS = {"0", "1", "2", "one", "two", "three"}
+"""What is said, beside the attempt's id."""
 KINDS = ("quick", "slow", "failing", "hanging", "stubborn", "late", "stepping", "watched")
 
 
@@ -50,7 +53,8 @@ def workers(seed: int) -> list[Worker]:
 
     async def slow(run: Run) -> Done:
         body = next(bodies)
-        for _ in range(random.randint(1, 3)):
+        for number in range(random.randint(1, 3)):
+            await run.say(f"{run.attempt_id} {number} " * random.choice([1, 100]))
             await pause()
             await run.send(Put(run.input, f"by {run.attempt_id} {body}"))
         await run.save(run.attempt)
@@ -59,6 +63,7 @@ def workers(seed: int) -> list[Worker]:
         return Done(result=run.attempt, commands=effects)
 
     async def failing(run: Run) -> None:
+        await run.say(f"{run.attempt_id} ")
         await pause()
         await run.send(Put(run.input, "before it failed"))
         raise OSError("a provider")
@@ -72,6 +77,8 @@ def workers(seed: int) -> list[Worker]:
             await trio.sleep(random.choice([0.5, 5.0]))
         finally:
             with trio.move_on_after(3, shield=True):
+                with suppress(DalsegnoError):
+                    await run.say(f"{run.attempt_id} ")
                 try:
                     await run.send(Put(run.input, "late"))
                 except DalsegnoError:
@@ -85,6 +92,7 @@ def workers(seed: int) -> list[Worker]:
 
     async def stepping(run: Run) -> msgspec.Struct:
         for name in ("one", "two", "three"):
+            await run.say(f"{run.attempt_id} {name} ", message_id=name)
             await run.send(Put(f"{run.id} {name}", run.attempt_id), step=name)
             await pause()
             if random.random() < 0.2:
@@ -196,6 +204,8 @@ def run_faults(log: dict[str, list[Event]]) -> list[str]:
     for workspace_id, events in log.items():
         requested: dict[str, str] = {}
         steps: set[tuple[str, str]] = set()
+        attempts: dict[str, str] = {}
+        frames: dict[str, int] = {}
         for before, event in pairwise([None, *events]):
             assert event is not None
             domain, _, run_id = event.stream_id.partition(":")
@@ -212,6 +222,14 @@ def run_faults(log: dict[str, list[Event]]) -> list[str]:
                         wrong.append(
                             f"{workspace_id}: the end of {run_id} is apart from its effects"
                         )
+            elif event.type in {"run_started", "run_restarted"}:
+                attempts[run_id], frames[run_id] = payload["attempt_id"], 0
+            elif event.type == "run_output":
+                if payload["from_frame"] != frames[run_id] + 1:
+                    wrong.append(f"{workspace_id}: {run_id} has a gap in what it says")
+                if {*payload["text"].split()} - WORDS != {attempts[run_id]}:
+                    wrong.append(f"{workspace_id}: {run_id} has what another attempt said")
+                frames[run_id] = payload["to_frame"]
             elif event.type == "step_finished":
                 step = (run_id, payload["step_id"])
                 if step in steps:
