@@ -38,6 +38,7 @@ from ._wire import (
     Reconnect,
     Refused,
     RemoteEvent,
+    Spoken,
     Subscribed,
     decode_said,
 )
@@ -183,6 +184,7 @@ class Client:
         *,
         workspace_id: str | None = None,
         cursor: int | str | None = None,
+        hears: Callable[[dict[str, Any]], None] | None = None,
     ) -> Events:
         """Subscribe to a stream, inside ``async with``.
 
@@ -191,9 +193,12 @@ class Client:
             workspace_id: needed if an entity's id is not unique among workspaces.
             cursor: where to begin, after a number or an event's ``cursor``; None begins after what
                 was acknowledged under this client id.
+            hears: called with what a run says, the messages ``frame`` and ``tail`` as they are on
+                the wire, when they arrive: before events that the loop has yet to take, which
+                `Transcript.hear` allows for.  An exception of it is logged.
 
         """
-        return Events(self._new_stream(stream_id, workspace_id, cursor))
+        return Events(self._new_stream(stream_id, workspace_id, cursor, hears))
 
     def attach(self, stream_id: str, *, cursor: int) -> tuple[Stream, Place]:
         """Join a stream that is followed already, or follow it after a cursor; for `Follow`.
@@ -214,7 +219,11 @@ class Client:
         return Attempts(self.limits, self._world.random)
 
     def _new_stream(
-        self, stream_id: str, workspace_id: str | None, cursor: int | str | None
+        self,
+        stream_id: str,
+        workspace_id: str | None,
+        cursor: int | str | None,
+        hears: Callable[[dict[str, Any]], None] | None = None,
     ) -> Stream:
         return Stream(
             self,
@@ -223,6 +232,7 @@ class Client:
             cursor=cursor,
             client_id=self._client_id,
             attempts=self.attempts(),
+            hears=hears,
         )
 
     def follow(self, stream: Stream) -> None:
@@ -369,6 +379,9 @@ class Client:
             case Hidden():
                 if (stream := self._streams.get(said.stream_id)) is not None:
                     stream.skip(said)
+            case Spoken():
+                if (stream := self._streams.get(said.stream_id)) is not None:
+                    stream.hear(said)
             case Reconnect():
                 if self._link is not None:
                     self._link.slot_s = said.after_ms / 1000

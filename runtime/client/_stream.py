@@ -19,22 +19,28 @@ taken it; acknowledged is what all of them have.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
 from dalsegno.protocol import Reject, Subscribe, Unsubscribe
 
 from ._errors import SequenceGapError
-from ._wire import UNTRACKED, Hidden, RemoteEvent, Subscribed, encode
+from ._wire import UNTRACKED, Hidden, RemoteEvent, Spoken, Subscribed, encode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dalsegno.protocol import DalsegnoError
 
     from ._link import Link
     from ._policy import Attempts, ClientLimits
+
+
+_log = logging.getLogger("dalsegno.client")
 
 
 class _State(Enum):
@@ -87,6 +93,7 @@ class Stream:
         cursor: int | str | None,
         client_id: str,
         attempts: Attempts,
+        hears: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.stream_id = stream_id
         self.attempts = attempts
@@ -95,6 +102,7 @@ class Stream:
         self._client = client
         self._workspace_id = workspace_id
         self._client_id = client_id
+        self._hears = hears
         self._cursor = cursor
         self._acked = 0
         self._ack_said = 0
@@ -262,6 +270,15 @@ class Stream:
             return
         if self._is_next(max(said.first, self.seq + 1)):
             self._move(said.last, f"{said.last}-{said.chain}")
+
+    def hear(self, said: Spoken) -> None:
+        """Pass on what a run says."""
+        if self._hears is None or self._state is not _State.LIVE:
+            return
+        try:
+            self._hears(said.message)
+        except Exception:  # noqa: BLE001 - a program's own: the connection is also others'
+            _log.exception("what %s says was not taken", self.stream_id)
 
     def ack_refused(self, current: int) -> None:
         """Take over the higher cursor of another program under the same client id."""

@@ -122,8 +122,16 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str | None = None
 
 
+class Spoken(msgspec.Struct, frozen=True, kw_only=True):
+    """A ``frame`` or a ``tail``: something that a run says."""
+
+    stream_id: str
+    message: dict[str, Any]
+    """It, as it is on the wire."""
+
+
 Said: TypeAlias = (
-    RemoteEvent | Committed | Subscribed | Hidden | Reconnect | Authenticated | Refused
+    RemoteEvent | Committed | Subscribed | Hidden | Reconnect | Authenticated | Refused | Spoken
 )
 
 
@@ -132,6 +140,7 @@ class _Typed(msgspec.Struct):
 
 
 _decode_type = msgspec.json.Decoder(_Typed).decode
+_decode_message = msgspec.json.Decoder(dict[str, Any]).decode
 _decoders: dict[str, msgspec.json.Decoder[Said]] = {
     "event": msgspec.json.Decoder(RemoteEvent),
     "committed": msgspec.json.Decoder(Committed),
@@ -151,7 +160,11 @@ def decode_said(text: str) -> Said | None:
         msgspec.MsgspecError: it is not a message, or not of the form of its type.
 
     """
-    decoder = _decoders.get(_decode_type(text).type)
+    type_ = _decode_type(text).type
+    if type_ in {"frame", "tail"}:
+        message = _decode_message(text)
+        return Spoken(stream_id=str(message.get("stream_id")), message=message)
+    decoder = _decoders.get(type_)
     return None if decoder is None else decoder.decode(text)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import pytest
 import trio
 from trio_websocket import WebSocketConnection, open_websocket_url
 
@@ -150,20 +151,52 @@ async def test_p6_after_a_member_was_removed_no_frame_reaches_it(migrated: str) 
             nursery.cancel_scope.cancel()
 
 
-async def test_a_client_reads_the_events_of_a_run_that_streams(migrated: str) -> None:
+async def test_a_client_hears_what_a_run_says_where_it_asks_for_it(
+    migrated: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also before the events that its loop has yet to take; what it does then is its own affair."""
     app = App([tasks], workers=[talking(200)])
     async with serving(migrated, app=app) as site:
         person = await set_up(site)
         workspace = site.runtime.workspace(person.workspace)
         await workspace.send(RequestRun(run_id="r", worker="talk"))
-        transcript = Transcript()
+        transcript, ahead = Transcript(), 0
+
+        def hear(message: dict[str, Any]) -> None:
+            nonlocal ahead
+            transcript.hear(message)
+            ahead = max(ahead, transcript.frame_no - transcript.written_to)
+            if message["frame_no"] % 50 == 0:
+                raise ZeroDivisionError
+
         with fail_after(30):
             async with (
                 open_client(person.url, cookie=person.cookie) as client,
-                client.subscribe("run:r", workspace_id=person.workspace, cursor=0) as events,
+                client.subscribe(
+                    "run:r", workspace_id=person.workspace, cursor=0, hears=hear
+                ) as events,
             ):
                 async for event in events:
                     transcript.read(event.event_type, event.decode(dict[str, Any]))
                     if transcript.is_over:
                         break
         assert transcript.texts == (await committed(workspace)).texts
+        assert ahead > 1
+        assert "what run:r says was not taken" in caplog.text
+
+
+async def test_a_client_that_does_not_ask_is_not_troubled(migrated: str) -> None:
+    app = App([tasks], workers=[talking(50)])
+    async with serving(migrated, app=app) as site:
+        person = await set_up(site)
+        workspace = site.runtime.workspace(person.workspace)
+        await workspace.send(RequestRun(run_id="r", worker="talk"))
+        with fail_after(30):
+            async with (
+                open_client(person.url, cookie=person.cookie) as client,
+                client.subscribe("run:r", workspace_id=person.workspace, cursor=0) as events,
+            ):
+                types = []
+                while "run_finished" not in types:
+                    types.append((await anext(events)).event_type)
+        assert types == [event.type for event in await workspace.history(runs, "r")]
