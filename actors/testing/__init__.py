@@ -41,6 +41,7 @@ from .memory import (
 from .simulation import (
     FAULTS as FAULTS,
     OPERATIONS as OPERATIONS,
+    RUNS as RUNS,
     SIM_LIMITS as SIM_LIMITS,
     Ask as Ask,
     Choices as Choices,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import trio
 
-from dalsegno.actors.testing import AckSent, Record, Report, check
+from dalsegno.actors.testing import RUNS, AckSent, Record, Report, check
 from dalsegno.runtime.store import PostgresStore
 from tests._patience import patient
 
@@ -31,7 +31,7 @@ async def judge(history: Sequence[Record], dsn: str, *workspace_ids: str) -> Rep
         until = trio.current_time() + patient(_ACKS_WITHIN_S)
         while True:
             cursors = await store.read_cursors(sorted(keys))
-            violations = check(history, log, heads=heads, cursors=cursors)
+            violations = check(history, log, heads=heads, cursors=cursors, runs=RUNS)
             if not (violations and keys) or trio.current_time() > until:
                 break
             await trio.sleep(0.1)

@@ -1,15 +1,56 @@
-"""What the soak serves: notes, and agents that coordinate."""
+"""What the soak serves: notes, agents that coordinate, and runs that both ask for."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import trio
 
 from dalsegno.actors.domains.coordination import (
     caliber_socket,
     coordination_domains,
     coordination_routes,
+    delegations,
 )
-from dalsegno.actors.domains.notes import note_dialect, note_domains, note_routes
-from dalsegno.protocol import App
+from dalsegno.actors.domains.coordination._delegations import DelegationCreated
+from dalsegno.actors.domains.notes import CreateNote, note_dialect, note_domains, note_routes
+from dalsegno.actors.effects import Reaction, Run
+from dalsegno.protocol import App, Reject, RunFor
+from dalsegno.protocol.runs import Retry, worker
+
+_RETRY = Retry(attempts_max=50, first_s=0.05, max_s=0.5, on=frozenset({"PROVIDER_AWAY"}))
+
+
+@worker("stepping", deadline_s=60, concurrency=8, retry=_RETRY)
+async def stepping(run: Run) -> CreateNote:
+    """Say something, and make a note, three times; at times fail in between."""
+    for name in ("one", "two", "three"):
+        await run.say(f"{run.attempt_id} {name} " * random.choice([1, 1, 50]), message_id=name)
+        await run.send(CreateNote(title=f"{run.id} {name}"), step=name)
+        await trio.sleep(random.choice([0.0, 0.05, 0.3]))
+        if random.random() < 0.1:
+            raise Reject("PROVIDER_AWAY")
+    return CreateNote(title=f"{run.id} end")
+
+
+@worker("hanging", deadline_s=1.5, concurrency=8, retry=_RETRY)
+async def hanging(run: Run) -> None:
+    """Say something, and never answer."""
+    await run.say(f"{run.attempt_id} one ")
+    await trio.sleep_forever()
+
+
+@delegations.requests(DelegationCreated, name="review")
+async def review(reaction: Reaction, _event: DelegationCreated) -> Sequence[RunFor]:
+    """Ask for a run for each delegation, and look at it as it was then."""
+    assert await reaction.state() is not None
+    return [RunFor(worker="stepping")]
+
 
 app = App(
     [*note_domains, *coordination_domains],
     routes=[*note_routes, *coordination_routes],
     dialects=[note_dialect, caliber_socket],
+    workers=[stepping, hanging, review],
 )

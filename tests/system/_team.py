@@ -1,4 +1,4 @@
-"""Agents that lock and delegate, whatever happens, and what must be true of what came of it.
+"""Agents that lock, delegate and ask for runs, whatever happens, and what must come of it.
 
 Each of them sends its commands over HTTP, to one of the servers.  One that is silent, or refuses
 the workspace, makes it go on to the next, with the same command under the same key, until that is
@@ -21,7 +21,7 @@ import trio
 
 from dalsegno.actors.domains.coordination import coordination_domains
 from dalsegno.actors.testing.simulation._invariant import check_invariant
-from dalsegno.protocol import Event
+from dalsegno.protocol import Event, run_id_for
 from tests._coordination import AGENT
 from tests._patience import fail_after, until
 from tests.simulation._coordination_rules import (
@@ -30,6 +30,7 @@ from tests.simulation._coordination_rules import (
     wrong_state,
     wrong_times,
 )
+from tests.simulation._run_schedules import run_faults
 
 from ._crowd import NOT_NOW
 from ._database import read_logs
@@ -101,7 +102,7 @@ class Team:
         self._is_enough = True
         await until(lambda: self._is_over, within_s)
         with fail_after(within_s):
-            while [*left_undone(log := await self._read(dsn), _NEVER)]:
+            while [*left_undone(log := await self._read(dsn), _NEVER), *_open_runs(log)]:
                 await trio.sleep(0.2)
         return log[-1].event_seq
 
@@ -109,6 +110,7 @@ class Team:
         """Check that nothing was held by two, ended twice, or was promised and is not there."""
         log = await self._read(dsn)
         wrong = [*wrong_lives(log), *wrong_times(log), *_wrong_states(log)]
+        wrong += [*run_faults({self._workspace_id: [*log]}), *_effects_twice(log)]
         assert not wrong, "\n".join(wrong)
         assert self._receipts <= {(event.stream_id, event.stream_seq) for event in log}
         assert set(self.codes) <= NOT_NOW | USUAL
@@ -134,7 +136,7 @@ class Team:
         urls.rotate(_AGENTS.index(agent))
         while not self._is_enough:
             await self._do(urls, "heartbeat_agent", agent_id=agent)
-            await random.choice([self._lock, self._delegate])(urls, agent)
+            await random.choice([self._lock, self._delegate, self._run])(urls, agent)
             await trio.sleep(_PAUSE_S * random.random())
 
     async def _lock(self, urls: deque[str], agent: str) -> None:
@@ -173,6 +175,14 @@ class Team:
             if not await self._do(urls, name, **task, **given) or random.random() < 0.2:
                 return
 
+    async def _run(self, urls: deque[str], _agent: str) -> None:
+        """Ask for a run, and perhaps change one's mind."""
+        run = {"run_id": f"run-{next(self._numbers)}"}
+        worker = random.choice(["stepping", "stepping", "hanging"])
+        if await self._do(urls, "request_run", **run, worker=worker) and random.random() < 0.3:
+            await trio.sleep(5 * _PAUSE_S * random.random())
+            await self._do(urls, "cancel_run", **run)
+
     async def _do(self, urls: deque[str], command: str, /, **payload: object) -> bool:
         """Send a command until it is committed or refused; return whether it is committed."""
         body = msgspec.json.encode(payload)
@@ -196,6 +206,28 @@ class Team:
                     return False
             urls.rotate(-1)
             await trio.sleep(_PAUSE_S * random.random())
+
+
+def _open_runs(log: Sequence[Event]) -> Iterator[str]:
+    """Yield the runs that have not ended, and those that nobody has asked for yet."""
+    wanted = {
+        f"run:{run_id_for('review', '', event.event_id)}"
+        for event in log
+        if event.type == "delegation_created"
+    }
+    asked = {event.stream_id for event in log if event.type == "run_requested"}
+    ended = {event.stream_id for event in log if event.type == "run_finished"}
+    yield from sorted((wanted | asked) - ended)
+
+
+def _effects_twice(log: Sequence[Event]) -> Iterator[str]:
+    """Yield the notes that a run made twice: each of its own has a title of its own."""
+    titles = Counter(
+        msgspec.json.decode(event.payload)["title"]
+        for event in log
+        if event.type == "note_created" and (event.causation or "").startswith("run:")
+    )
+    yield from (f"{title}: {count} times" for title, count in titles.items() if count > 1)
 
 
 def _wrong_states(log: Sequence[Event]) -> Iterator[str]:

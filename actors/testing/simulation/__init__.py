@@ -13,6 +13,7 @@ from ._load import Ask as Ask
 from ._result import Simulated as Simulated
 from ._simulate import (
     OPERATIONS as OPERATIONS,
+    RUNS as RUNS,
     SIM_LIMITS as SIM_LIMITS,
     simulate as simulate,
 )
