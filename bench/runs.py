@@ -4,11 +4,18 @@ A run that does nothing is three commits: it is requested, begins, and ends.  On
 timed from the request to the end that a reader of it sees, beside three commands sent one after the
 other; then many are asked for at once in fifty workspaces, beside as many commands as that makes.
 A step is a command with its mark in one commit, beside the command alone.
+
+A run that streams says two thousand tokens, whose rows are counted; then tokens as fast as two
+hundred readers have them, beside events of one commit each; and single ones, each timed from the
+worker to a reader.
 """
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import trio
@@ -19,6 +26,7 @@ from ._cards import Move, cards
 from ._harness import Report, Sample, p50, rounds
 from ._processes import SUBJECT_CORE, pinned
 from ._servers import postgres
+from ._talk import Talk
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,6 +42,8 @@ _AT_ONCE = 4
 """Runs that are asked for at the same time in each of them."""
 _STEPS = 50
 _DEADLINE_S = 60.0
+_READERS = 200
+_TOKENS_EACH = 1_000
 
 _took: list[float] = []
 """What the steps of a run took, each, in seconds."""
@@ -113,6 +123,43 @@ async def _round(rt: Runtime, number: int, seconds: float) -> list[Sample]:
     ]
 
 
+class _Streaming:
+    """What runs that stream are asked."""
+
+    def __init__(self, report: Report) -> None:
+        self._options = report.options
+        self._first = report.add("a token, from the worker to a reader", "token")
+        self._said = report.add(f"tokens to {_READERS} readers", "token")
+        self._events = report.add(f"  events to {_READERS} readers, a commit each", "token")
+        self._rows = report.figure("rows of a run of 2,000 tokens", "rows")
+        self._bytes = report.figure("  their payloads", "bytes")
+        self._first_ms = report.figure("median time of a token", "ms", digits=2)
+        report.compare("rows / 10", self._rows, 10.0, ratio_id="rows", at_most=1.0)
+        report.compare(
+            "median time of a token / 50 ms", self._first_ms, 50.0, ratio_id="token", at_most=1.0
+        )
+        report.compare("rate of tokens / of events", self._said, self._events, ratio_id="frames")
+
+    async def measure(self, dsn: str, folder: Path) -> None:
+        """Measure, each round one after the other."""
+        readers = self._options.pick(_READERS, quick=10)
+        count = self._options.pick(_TOKENS_EACH, quick=50)
+        talk = Talk()
+        async with talk.open(dsn):
+            for counts in rounds(self._options):
+                rows, size = await talk.rows()
+                first = await talk.first_tokens(self._options.pick(20, quick=3))
+                said = await talk.frames(folder, readers, count)
+                events = await talk.commits(folder, readers, count)
+                if counts:
+                    self._rows.rounds.append(rows)
+                    self._bytes.rounds.append(size)
+                    self._first_ms.rounds.append(1000 * median(first.latencies_s))
+                    self._first.samples.append(first)
+                    self._said.samples.append(said)
+                    self._events.samples.append(events)
+
+
 async def ask(options: Options) -> Report:
     """Measure."""
     report = Report("runs", options)
@@ -130,6 +177,7 @@ async def ask(options: Options) -> Report:
         "p50 of a step / of the command", step, plain, ratio_id="step", of=p50, at_most=1.5
     )
     app = App([cards], workers=[_nothing, _steps])
+    streaming = _Streaming(report)
     with postgres() as database, pinned(SUBJECT_CORE):
         async with Runtime.open(database.dsn, app=app) as rt:
             for number, counts in enumerate(rounds(options)):
@@ -138,4 +186,6 @@ async def ask(options: Options) -> Report:
                     every = (one, three, many, sent, step, plain)
                     for series, sample in zip(every, samples, strict=True):
                         series.samples.append(sample)
+        with TemporaryDirectory() as folder:
+            await streaming.measure(database.dsn, Path(folder))
     return report

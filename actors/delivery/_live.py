@@ -114,19 +114,21 @@ class Live:
             self._turn.unpark()
 
     async def _write_to_all(self, frame: Frame | None, before: set[Subscription]) -> None:
-        hub = self._hub
+        hub, chunk = self._hub, self._offers_per_yield
         await hub.wait_published()
         shown, now = _Shown(frame, self._spoken), trio.current_time()
         self._forget(now - TAIL_S)
-        for count, (subscription, subscriber) in enumerate(hub.hearing(self._stream_ids), 1):
-            if self.is_over or not self._may_say():
-                return
-            view = subscription.frame_view
-            if view is not None and subscription.is_level:
-                self._give(subscription, subscriber, view, shown, before, now)
-            if count % self._offers_per_yield == 0:
+        readers = hub.hearing(self._stream_ids)
+        for first in range(0, len(readers), chunk):
+            if first > 0:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 await hub.wait_published()
+            if self.is_over or not self._may_say():
+                return
+            for subscription, subscriber in readers[first : first + chunk]:
+                view = subscription.frame_view
+                if view is not None and subscription.is_level:
+                    self._give(subscription, subscriber, view, shown, before, now)
 
     def _give(
         self,
