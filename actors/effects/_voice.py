@@ -113,12 +113,13 @@ class Voice:
 
         """
         assert state.attempt_id is not None, "it has begun"
-        self.message_id = node.world.new_id()
-        """Of what names no message of its own."""
         self.committed_to = 0
         """The last frame that is known to be written."""
         self.refusal: DalsegnoError | None = None
         """Why nothing more may be said; None: for no reason but that its worker has ended."""
+        self._new_id = node.world.new_id
+        self._message_id: str | None = None
+        """Of what names no message of its own; None: there was nothing of that kind."""
         self._workspace_id = hub.workspace_id
         self._run_id = run_id
         self._stream_id = f"run:{run_id}"
@@ -160,9 +161,13 @@ class Voice:
 
     async def say(self, text: str, *, message_id: str | None, channel: Channel) -> None:
         """Say something; see `Run.say`."""
-        message_id = self.message_id if message_id is None else message_id
+        if message_id is None:
+            message_id = self._message_id = self._message_id or self._new_id()
         _check(message_id, channel)
         pieces = _pieces(text)
+        if pieces is None:
+            self.end(too_long())
+            pieces = []
         async with self._turn:  # which has a checkpoint
             self._check_may_speak()
             for piece, size in pieces:
@@ -397,15 +402,17 @@ def _encoded(text: object) -> bytes:
         raise Reject("BAD_REQUEST", "a lone surrogate is not text") from None
 
 
-def _pieces(text: object) -> list[tuple[str, int]]:
+def _pieces(text: object) -> list[tuple[str, int]] | None:
     """Return a text in pieces, each short enough for a frame, with their sizes in bytes.
+
+    None for one that is longer than all that a run may say.
 
     Raises:
         Reject: ``BAD_REQUEST``.
 
     """
     if isinstance(text, str) and len(text) > OUTPUT_BYTES_MAX:
-        raise too_long()  # and nothing of it is said
+        return None
     encoded = _encoded(text)
     pieces, first = [], 0
     while first < len(encoded):

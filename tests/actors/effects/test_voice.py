@@ -429,6 +429,21 @@ async def test_i9_a_run_that_says_too_much_fails(
         assert 0.9 * OUTPUT_BYTES_MAX < said <= run.written_bytes <= OUTPUT_BYTES_MAX
 
 
+async def test_a_text_that_is_longer_than_all_that_a_run_may_say_ends_it(
+    store: FaultyStore, world: World
+) -> None:
+    async def it(run: Run) -> None:
+        await run.say("a")
+        with pytest.raises(Reject):
+            await run.say("x" * (OUTPUT_BYTES_MAX + 1))
+
+    async with running(store, world, it) as workspace:
+        run = await ended(workspace)
+        assert run.error is not None
+        assert run.error.code == "RUN_OUTPUT_TOO_LONG"
+        assert (await transcript_of(workspace)).text() == "a"
+
+
 @pytest.mark.parametrize(
     "how",
     [
