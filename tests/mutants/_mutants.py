@@ -55,6 +55,7 @@ _OPENING = "actors/workspace/_opening.py"
 _SPECULATION = "actors/workspace/_speculation.py"
 _SUPERVISOR = "actors/node/_workspace_supervisor.py"
 _SUBSCRIPTION = "protocol/_subscription.py"
+_FOLLOWER = "actors/effects/_follower.py"
 _RUNS = "protocol/runs/_domain.py"
 
 _REMOVALS = [
@@ -564,6 +565,53 @@ _RUN = [
     ),
 ]
 
+_REACTING = [
+    # Told of an event again after a crash, a reactor asks for what there is, and that begins anew.
+    Mutant(
+        "an event asks for its run again",
+        "I12",
+        _RUNS,
+        "    if run is not None or depth > command.depth_max:\n",
+        "    if depth > command.depth_max:\n",
+        schedules="runs",
+    ),
+    Mutant(
+        "a reactor hears of what its own runs do once more than it may",
+        "I12",
+        _RUNS,
+        "    if run is not None or depth > command.depth_max:\n",
+        "    if run is not None or depth > command.depth_max + 1:\n",
+        schedules="runs",
+    ),
+    # What could not be asked for now is passed over.
+    Mutant(
+        "a reactor is not told again of a page that could not be told",
+        "I12",
+        _FOLLOWER,
+        "            await self._tell(events)\n            self._came_to(events[-1])\n",
+        "            self._came_to(events[-1])\n            await self._tell(events)\n",
+        schedules="runs",
+    ),
+    Mutant(
+        "what is passed over takes along what is not",
+        "I12",
+        _FOLLOWER,
+        "        if is_next and not any(map(self._table.concerns, events)):\n",
+        "        if is_next and not all(map(self._table.concerns, events)):\n",
+        schedules="runs",
+    ),
+    # A new owner begins with what is asked for here.
+    Mutant(
+        "open runs of a dead owner are left",
+        "I12",
+        "actors/effects/_workspace_runs.py",
+        '                    if not self._take(item.stream_id.partition(":")[2]):\n'
+        "                        return\n",
+        "                    if item.stream_id:\n                        continue\n",
+        schedules="runs",
+    ),
+]
+
 MUTANTS: Sequence[Mutant] = (
     *_REMOVALS,
     *_DELIVERY,
@@ -574,4 +622,5 @@ MUTANTS: Sequence[Mutant] = (
     *_UNKNOWN,
     *_LATER,
     *_RUN,
+    *_REACTING,
 )
