@@ -35,7 +35,7 @@ from dalsegno.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from dalsegno.actors import AuditRecord, Entity, EntityItem, RepairReport, Service
@@ -484,9 +484,20 @@ class Workspace:
         """
         return self._follow(f"workspace:{self.id}", after)
 
-    def _follow(self, stream_id: str, after: int | str | None) -> EventStream:
-        sessions = self._service.sessions
-        return EventStream(sessions, self.id, stream_id, after=after, principal=self.principal)
+    def _follow(
+        self,
+        stream_id: str,
+        after: int | str | None,
+        hears: Callable[[dict[str, Any]], None] | None = None,
+    ) -> EventStream:
+        return EventStream(
+            self._service.sessions,
+            self.id,
+            stream_id,
+            after=after,
+            principal=self.principal,
+            hears=hears,
+        )
 
 
 class Recorded(msgspec.Struct, Generic[EventT], frozen=True):
@@ -524,10 +535,25 @@ class Entities(Generic[StateT, CommandT, EventT]):
         """Read an entity's state as it was; see `Workspace.at`."""
         return await self._workspace.at(self._domain, entity_id, version)
 
-    def subscribe(self, entity_id: str, *, after: int | str | None = 0) -> EntityEvents[EventT]:
-        """Subscribe to one entity's events after a version, or an `Event.entity_position`."""
-        stream_id = self._domain.stream_id(entity_id)
-        return EntityEvents(self._workspace._follow(stream_id, after), self._domain)  # noqa: SLF001 - one module
+    def subscribe(
+        self,
+        entity_id: str,
+        *,
+        after: int | str | None = 0,
+        hears: Callable[[dict[str, Any]], None] | None = None,
+    ) -> EntityEvents[EventT]:
+        """Subscribe to one entity's events after a version, or an `Event.entity_position`.
+
+        Args:
+            entity_id: the entity.
+            after: as in `Workspace.subscribe`.
+            hears: of a run: called with what it says, the messages ``frame`` and ``tail``, in the
+                step in which it says them: before events that the loop has yet to take, which
+                `Transcript.hear` allows for.  An exception of it is logged.
+
+        """
+        stream = self._workspace._follow(self._domain.stream_id(entity_id), after, hears)  # noqa: SLF001 - one module
+        return EntityEvents(stream, self._domain)
 
 
 class EntityEvents(Generic[EventT]):

@@ -353,6 +353,43 @@ def test_a_session_in_files_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
+async def test_a_worker_streams_is_cancelled_and_survives_a_kill(tmp_path: Path) -> None:
+    ((name, program, _), *_) = programs(RUNS)
+    assert len(program.strip().splitlines()) < 40
+    (tmp_path / name).write_text(program)
+
+    async def heard(until: str, *arguments: str) -> list[str]:
+        """Start the program, kill it once it has said that; return its lines up to there."""
+        command = [sys.executable, name, *arguments]
+        process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, cwd=tmp_path)
+        assert process.stdout is not None
+        said = b""
+        try:
+            while f"\n{until}" not in said.decode():
+                part = await process.stdout.receive_some()
+                assert part, f"it ended before {until!r}"
+                said += part
+        finally:
+            process.kill()
+            await process.wait()
+            await process.stdout.aclose()
+        return [line.strip() for line in said.decode().splitlines()]
+
+    words = ["da", "capo", "al", "fine", "e", "poi", "la", "coda"]
+    with fail_after(60):
+        lines = await heard("da capo al", "r1", "ask", *words)
+        assert "run_started" in lines
+        assert "da capo" in lines, "as it was said"
+        lines = await heard(f"run_finished {' '.join(words)}", "r1", "follow")
+        assert lines[:2] == ["run_requested", "run_started"]
+        assert any(line.startswith("run_restarted") for line in lines)
+        await heard("da capo al", "r2", "ask", *words)
+        lines = await heard("run_finished", "r2", "cancel")
+        assert any(line.startswith("run_cancel_requested") for line in lines)
+        assert "coda" not in lines[-1]
+
+
+@pytest.mark.processes
 def test_runs_end_as_their_document_says(tmp_path: Path) -> None:
     for name, program, said in (each for each in programs(RUNS) if each[2]):
         (tmp_path / name).write_text(program)

@@ -8,7 +8,7 @@ import msgspec
 
 from dalsegno.actors.node import send_group
 from dalsegno.protocol import SYSTEM, DomainError, OutcomeUnknownError, Receipt, Reject
-from dalsegno.protocol.runs import FinishStep, HoldAttempt, SaveRun, StepReceipt
+from dalsegno.protocol.runs import FinishStep, HoldAttempt, RequestRun, SaveRun, StepReceipt
 
 from ._reading import Reading
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from ._voice import Voice
 
+RUNS_MAX = 1_000
+"""Runs that one attempt may ask for."""
 _UNKNOWN_MAX = 5
 """How often a step whose outcome is unknown is sent again: if it took effect, the run says so."""
 
@@ -59,6 +61,8 @@ class Run(Reading):
         self.trigger = state.trigger
         """The event that it was asked for because of; None: somebody asked."""
         self._depth = state.depth
+        self._asked = 0
+        """Runs that it has asked for."""
         self._steps = {name: self._receipt(kept) for name, kept in state.steps.items()}
         self._voice = voice
 
@@ -93,12 +97,19 @@ class Run(Reading):
             OutcomeUnknownError: may have been applied; of a step, that is found out.
 
         """
+        if isinstance(command, RequestRun) and step not in self._steps:
+            self._check_may_ask()
         if step is None:
             hold = HoldAttempt(run_id=self.id, attempt_id=self.attempt_id)
             return (await self._send([(hold, SYSTEM), (command, self.principal)]))[1]
         if step not in self._steps:
             self._steps[step] = await self._step(command, step)
         return self._steps[step]
+
+    def _check_may_ask(self) -> None:
+        self._asked += 1
+        if self._asked > RUNS_MAX:
+            raise Reject("RUN_TOO_MANY_RUNS", f"an attempt asks for at most {RUNS_MAX} runs")
 
     async def _step(self, command: msgspec.Struct, step: str) -> Receipt:
         done = FinishStep(run_id=self.id, attempt_id=self.attempt_id, step_id=step)

@@ -7,11 +7,13 @@ is not kept here, and read again from the tail or the store.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
 import trio
 
 from dalsegno.actors.delivery import (
@@ -22,14 +24,19 @@ from dalsegno.actors.delivery import (
     read_page,
 )
 from dalsegno.protocol import Cursor, Subscription, parse_cursor
+from dalsegno.protocol.dialects import GENERIC
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from dalsegno.actors.delivery import Hub
     from dalsegno.protocol import DalsegnoError, Event, Frames, Principal, Publication
 
     from ._context import SessionContext
+
+
+_log = logging.getLogger("dalsegno.runs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,7 @@ class EventStream:
         *,
         after: int | str | None,
         principal: Principal,
+        hears: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.user_id = principal.user_id
         self._context = context
@@ -64,6 +72,9 @@ class EventStream:
         self._principal = principal
         self._after = after
         self._subscription = Subscription(workspace_id, stream_id)
+        self._hears = hears
+        if hears is not None:
+            self._subscription.frame_view = GENERIC
         self._hub: Hub | None = None
         """Set once it is entered."""
         limits = context.node.limits
@@ -218,9 +229,15 @@ class EventStream:
         return True
 
     def say(self, subscription: Subscription, frames: Frames) -> bool:
-        """Take nothing of what runs say: a loop is over events."""
-        del subscription, frames
-        return False
+        """Pass on what a run says to who asked for it; the loop is over events."""
+        if self._hears is None or not self._is_open:
+            return False
+        try:
+            for text in frames.texts:
+                self._hears(msgspec.json.decode(text))
+        except Exception:  # noqa: BLE001 - a program's own: who speaks must not be affected
+            _log.exception("what %s says was not taken", subscription.stream_id)
+        return True
 
     def revoked(self, subscription: Subscription) -> None:
         """Wake the loop: its last events are here, or can be read."""

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from dalsegno.actors.domains.members import PutMember, RemoveMember
-from dalsegno.actors.effects import Done, Run
+from dalsegno.actors.effects import Done, Run, _run
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import App, DomainError, Event, Limits, Reject, Role
 from dalsegno.protocol.runs import (
@@ -20,6 +20,7 @@ from dalsegno.protocol.runs import (
     RequestRun,
     Retry,
     RunState,
+    Transcript,
     Worker,
     runs,
     worker,
@@ -605,3 +606,51 @@ async def test_runs_over_http() -> None:
         viewer = await site.add_member(owner, "viewer")
         refused = await viewer.post(f"{commands}/cancel_run", {"run_id": "r"})
         assert (refused.status, refused.code) == (403, "ROLE_FORBIDDEN")
+
+
+# ------------------------------------------------------------------------ what a run asks and says
+
+
+async def test_a_run_that_asks_for_run_after_run_ends_with_a_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_run, "RUNS_MAX", 5)
+
+    async def it(run: Run) -> None:
+        while run.input is None:
+            await run.send(RequestRun(worker="it", input="an end"))
+
+    async with running(doing(it)) as workspace:
+        await asked(workspace)
+        run = await ended(workspace)
+        assert run.status == "failed"
+        assert run.error is not None
+        assert run.error.code == "RUN_TOO_MANY_RUNS"
+        assert len((await workspace.snapshot(runs, limit=100)).items) == 6
+
+
+async def test_a_loop_of_the_program_hears_what_a_run_says(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    transcript, said = Transcript(), list[str]()
+
+    async def it(run: Run) -> None:
+        for word in ("da ", "capo "):
+            await run.say(word)
+            await trio.sleep(0.3)
+
+    def hear(message: dict[str, Any]) -> None:
+        transcript.hear(message)
+        said.append(transcript.text())
+        raise ZeroDivisionError
+
+    async with running(doing(it)) as workspace:
+        await asked(workspace)
+        async with workspace.of(runs).subscribe("r", hears=hear) as events:
+            async for event in events:
+                transcript.take(event.event)
+                if transcript.is_over:
+                    break
+    assert transcript.text() == "da capo "
+    assert "da capo " in said, "before the end"
+    assert "was not taken" in caplog.text
