@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from statistics import median
 
 import pytest
 import trio
 
 from dalsegno.actors.effects import Run
-from dalsegno.protocol import App, Limits
+from dalsegno.protocol import App, Cursor, Limits
 from dalsegno.protocol.runs import runs
 from dalsegno.runtime import Runtime
 from tests._patience import fail_after, slowness
@@ -66,3 +67,58 @@ async def test_what_was_told_is_not_told_again_to_the_next_process(migrated: str
         with fail_after(20):  # nobody asks for the workspace
             while "c" not in seen:
                 await trio.sleep(0.01)
+
+
+async def test_a_reactor_that_comes_while_others_write_is_told_of_the_rest_once(
+    migrated: str,
+) -> None:
+    """A program without it serves on, old workspaces and new ones, and then leaves."""
+    told: Counter[tuple[str, str]] = Counter()
+
+    @boxes.react(WasPut, name="late", concurrency=16)
+    async def late(run: Run, event: WasPut) -> None:
+        told[run.workspace_id, event.text] += 1
+
+    limits = Limits(places_every_s=0.1, runs_scan_s=0.5, lease_s=2.0, lease_beat_s=0.4)
+    put: dict[str, int] = {}
+
+    async def write(rt: Runtime, workspace_id: str, count: int) -> None:
+        for _ in range(count):
+            number = put[workspace_id] = put.get(workspace_id, 0) + 1
+            await rt.workspace(workspace_id).send(Put("x", str(number)))
+
+    writing, may_leave = trio.Event(), trio.Event()
+
+    async def serve_on() -> None:
+        app = App([boxes, runs])
+        async with Runtime.open(migrated, app=app, limits=limits, node_id="old") as rt:
+            await write(rt, "there", 20)
+            writing.set()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write, rt, "there", 300)
+                for number in range(10):
+                    await write(rt, f"new-{number}", 10)
+            await may_leave.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_on)
+        await writing.wait()
+        app = App([boxes], workers=[late])
+        async with Runtime.open(migrated, app=app, limits=limits, node_id="new") as rt:
+            with fail_after(60):
+                while "late" not in await rt.service.store.read_places("there"):
+                    await trio.sleep(0.001)
+                while put.get("new-9") != 10 or put["there"] != 320:
+                    await trio.sleep(0.01)
+                assert not told, "all of them are another's"
+                began = {id_: await rt.service.store.read_places(id_) for id_ in put}
+                may_leave.set()
+                wanted = {
+                    (id_, str(number)): 1
+                    for id_, last in put.items()
+                    for number in range(began[id_].get("late", Cursor(0)).seq + 1, last + 1)
+                }
+                while len(told) < len(wanted):
+                    await trio.sleep(0.05)
+    assert told == wanted
+    assert began["there"]["late"].seq >= 20

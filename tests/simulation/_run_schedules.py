@@ -91,7 +91,7 @@ def workers(seed: int) -> list[Worker]:
         return Put(run.input, f"end of {run.attempt_id}")
 
     async def stepping(run: Run) -> msgspec.Struct:
-        for name in ("one", "two", "three"):
+        for name in random.sample(["one", "two", "three"], 3):  # in another order each time
             await run.say(f"{run.attempt_id} {name} ", message_id=name)
             await run.send(Put(f"{run.id} {name}", run.attempt_id), step=name)
             await pause()
