@@ -176,9 +176,13 @@ class _States:
         if before is None or before[0] != event.stream_seq - 1:
             return
         domain = self._catalog.domains[event.stream_id.partition(":")[0]]
-        known = domain.decode(event.type, event.type_version, event.payload)
-        state = before[1] if known is None else domain.evolve_by(before[1], known)
-        self._known[event.stream_id] = event.stream_seq, state
+        try:
+            known = domain.decode(event.type, event.type_version, event.payload)
+            state = before[1] if known is None else domain.evolve_by(before[1], known)
+        except Exception:  # noqa: BLE001 - whoever needs it loads it, and hears why that fails
+            del self._known[event.stream_id]
+        else:
+            self._known[event.stream_id] = event.stream_seq, state
 
     async def at(self, event: Event) -> Any:  # noqa: ANN401 - the domain's
         """Return the state of an event's entity right after it.

@@ -139,6 +139,32 @@ async def test_a_predicate_that_raises_asks_for_nothing_and_is_counted() -> None
     assert seen == ["good at 2"]
 
 
+async def test_an_entity_that_cannot_be_folded_asks_for_nothing_and_harms_no_other() -> None:
+    """Its events were written by a program that could fold them."""
+
+    def cannot(_box: Box | None, event: WasPut) -> Box:
+        return Box(event.text, 1 if event.text == "a" else 1 // 0)
+
+    seen: list[str] = []
+    store = MemoryStore(WORLD)
+    async with running(it, store=store) as rt:
+        workspace = rt.workspace("w")
+        for text in ("a", "b", "c"):
+            await workspace.send(Put("x", text))
+
+    @boxes.react(WasPut, name="stateful", when=lambda box, event: box is None, since="beginning")
+    async def stateful(_run: Run, event: WasPut) -> None:
+        seen.append(event.text)
+
+    with boxes.wrapping(lambda function: cannot if function.__name__ == "_was_put" else function):
+        async with running(stateful, noting([], when=lambda _: False), store=store) as rt:
+            await rt.workspace("w").head()
+            await until(lambda: rt.service.reactors.statistics().failed == 2)
+            await until(lambda: not rt.service.reactors.statistics().behind)
+            assert all(each.is_running for each in rt.service.statistics().services)
+    assert seen == []
+
+
 # ------------------------------------------------------------------------- any number of runs
 
 
