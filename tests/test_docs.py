@@ -54,6 +54,7 @@ from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.store import MemoryAccounts
 from dalsegno.runtime.web import create_app
 from dalsegno.runtime.web._auth import COOKIE, open_session
+from tests._http import PLAIN
 from tests._patience import fail_after, patient
 from tests.tasks_domain import app as tasks_app
 
@@ -449,7 +450,7 @@ async def test_the_walk_through_of_coordination_ends_as_it_says(
         assert kept is not None
         assert csrf is not None
         cookies = {COOKIE: kept[1]}
-        async with httpx.AsyncClient(base_url=url, cookies=cookies, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=url, cookies=cookies, **PLAIN) as http:
             made = await http.post(
                 f"/api/workspaces/{workspace_id}/keys",
                 json={"name": "walk", "role": "admin"},

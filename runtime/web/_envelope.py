@@ -36,7 +36,7 @@ from dalsegno.protocol import (
 from ._admission import overloaded
 from ._body import TimedRequest, read_body
 from ._error_body import ErrorBody, challenge
-from ._paths import Segment, routed
+from ._paths import MatchedRule, Segment, routed
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -67,13 +67,14 @@ _CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
 
 
 class Application(QuartTrio):
-    """Quart with four changes.
+    """Quart with five changes.
 
     Its hooks also see a request with an impossible ``Host``; it counts its requests; a body has to
-    arrive in time; and an id in a path may have slashes.
+    arrive in time; an id in a path may have slashes; and its rules are cheap to make.
     """
 
     request_class = TimedRequest
+    url_rule_class = MatchedRule  # type: ignore[assignment]  # as Quart has it
     requests = 0
     """HTTP requests that are being read, worked on or answered."""
     documents: Documents

@@ -21,6 +21,7 @@ from dalsegno.runtime.client import ClientLimits
 from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.web import TokenIssuer
 from dalsegno.runtime.web._auth import COOKIE, open_session
+from tests._http import PLAIN
 
 EMAIL, PASSWORD = "owner@example.org", "a long enough password"
 
@@ -73,7 +74,7 @@ async def serving(
 async def register(url: str) -> str:
     """Make the first account over HTTP, with its password; return its workspace."""
     body = {"email": EMAIL, "password": PASSWORD, "display_name": "Owner"}
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(**PLAIN) as http:
         response = await http.post(f"{url}/api/setup/register", json=body)
     assert response.status_code == 201, response.text
     return str(response.json()["workspace_id"])

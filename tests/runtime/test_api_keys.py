@@ -10,13 +10,14 @@ import trio
 
 from dalsegno.protocol import Limits, Reject
 from dalsegno.runtime.client import DisconnectedError, Events, open_client
+from tests._http import PLAIN
 from tests._patience import fail_after
 from tests.runtime._serving import SOON, Person, Site, serving, set_up
 
 
 async def ask(person: Person, method: str, path: str, body: object = None) -> httpx.Response:
     """Ask for something as the owner, at the person's server."""
-    async with httpx.AsyncClient(base_url=person.url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=person.url, **PLAIN) as http:
         http.headers["cookie"] = person.cookie
         session = (await http.get("/api/auth/session")).json()
         http.headers["x-csrf-token"] = session["csrf_token"]

@@ -42,6 +42,7 @@ from dalsegno.protocol.dialects import (
 )
 from dalsegno.protocol.routes import OfCaller
 from dalsegno.runtime._server import ServeConfig, serve
+from tests._http import PLAIN
 from tests._patience import fail_after
 from tests._raw_client import RawClient
 from tests.runtime._serving import Person, Site, add_member, serving, set_up
@@ -232,7 +233,7 @@ async def hear(ws: WebSocketConnection) -> dict[str, Any]:
 async def refused(site: Site, path: str, **headers: str) -> httpx.Response:
     """Ask for an upgrade, which is refused."""
     named = {name.replace("_", "-"): text for name, text in headers.items()}
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(**PLAIN) as http:
         return await http.get(site.url + path, headers=UPGRADE | named)
 
 
@@ -344,11 +345,11 @@ async def test_who_may_not_is_refused_before_the_upgrade(
     site: Site, owner: Person, path: str, status: int, code: str
 ) -> None:
     headers = {"cookie": owner.cookie, **UPGRADE}
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(**PLAIN) as http:
         answer = await http.get(site.url + path.replace("{own}", team_of(owner)), headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (status, code)
     del headers["cookie"]
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(**PLAIN) as http:
         answer = await http.get(site.url + team_of(owner), headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (401, "AUTH_REQUIRED")
 
@@ -452,7 +453,7 @@ async def test_who_says_who_it_is_later_is_asked_then(migrated: str) -> None:
 
 
 async def test_it_is_in_the_document(site: Site, owner: Person) -> None:
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(**PLAIN) as http:
         answer = await http.get(f"{site.url}/api/asyncapi.json", headers={"cookie": owner.cookie})
     channel = answer.json()["channels"]["v1_teams_team_ws"]
     assert channel["address"] == "/v1/teams/{team}/ws"

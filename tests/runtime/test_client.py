@@ -44,6 +44,7 @@ from dalsegno.runtime.client._link import Link
 from dalsegno.runtime.client._policy import Ending, Retries
 from dalsegno.runtime.client._wire import decode_said
 from dalsegno.runtime.seams import WORLD
+from tests._http import PLAIN
 from tests._patience import fail_after, until
 from tests.runtime._serving import (
     EMAIL,
@@ -447,7 +448,7 @@ async def test_without_credentials_a_session_that_ends_is_the_end(
 
 async def end_session(url: str, cookie: str) -> None:
     headers = {"cookie": cookie}
-    async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=url, headers=headers, **PLAIN) as http:
         token = (await http.get("/api/auth/session")).json()["csrf_token"]
         answer = await http.post("/api/auth/logout", headers={"x-csrf-token": token})
         assert answer.status_code == 204

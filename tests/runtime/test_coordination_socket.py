@@ -16,6 +16,7 @@ from dalsegno.actors.domains.members import PutMember, RemoveMember, members
 from dalsegno.actors.domains.notes import note_app, note_domains, note_routes
 from dalsegno.protocol import App, Close
 from tests._coordination import AGENT, NOTE, Json
+from tests._http import PLAIN
 from tests.runtime._coordination_wire import KeyHolder, Listener, connected, make_key
 from tests.runtime._serving import Person, Site, serving, set_up
 
@@ -73,7 +74,7 @@ async def coordinating(
 ) -> AsyncIterator[tuple[Site, Person, KeyHolder]]:
     async with (
         serving(database, app=app) as site,
-        httpx.AsyncClient(trust_env=False) as http,
+        httpx.AsyncClient(**PLAIN) as http,
     ):
         owner = await set_up(site)
         key = await make_key(http, site.url, owner.workspace, await csrf(http, owner), "admin")

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 import httpx
 
 from dalsegno.actors.domains.notes import CreateNote
+from tests._http import PLAIN
 from tests.runtime._serving import Site, serving, set_up
 
 
@@ -17,7 +18,7 @@ async def test_a_server_that_does_not_own_a_workspace_shows_its_entities(migrate
         owner = await set_up(here)
         receipt = await here.runtime.workspace(owner.workspace).send(CreateNote("One", "text"))
         path = f"/api/workspaces/{owner.workspace}/entities/note/{receipt.entity_id}"
-        async with httpx.AsyncClient(trust_env=False, headers={"cookie": owner.cookie}) as http:
+        async with httpx.AsyncClient(**PLAIN, headers={"cookie": owner.cookie}) as http:
             first = await http.get(f"{here.url}{path}")
             tag = first.headers["etag"]
             for query in ("", "?at_version=1"):

@@ -16,6 +16,7 @@ import httpx
 import pytest
 import uvicorn
 
+from tests._http import PLAIN
 from tests._patience import patient
 
 EMBEDDING = Path(__file__).parents[2] / "docs" / "embedding.md"
@@ -49,7 +50,7 @@ async def serving(api: Any) -> AsyncIterator[httpx.AsyncClient]:
             await asyncio.sleep(0.005)
         port = server.servers[0].sockets[0].getsockname()[1]
         async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=patient(20)
+            base_url=f"http://127.0.0.1:{port}", **PLAIN, timeout=patient(20)
         ) as http:
             yield http
     finally:

@@ -24,6 +24,7 @@ from dalsegno.protocol import (
 )
 from dalsegno.runtime._sockets import _code_of
 from dalsegno.runtime.web import TokenIssuer
+from tests._http import PLAIN
 from tests._patience import fail_after, until
 from tests._raw_client import RawClient
 from tests.runtime._serving import Site, serving, set_up
@@ -117,7 +118,7 @@ async def test_a_first_message_opens_the_socket(migrated: str) -> None:
 async def test_a_key_is_shown_likewise_and_need_not_expire(migrated: str) -> None:
     async with serving_members(migrated) as site:
         owner = await set_up(site)
-        async with httpx.AsyncClient(base_url=site.url, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=site.url, **PLAIN) as http:
             http.headers["cookie"] = owner.cookie
             session = (await http.get("/api/auth/session")).json()
             made = await http.post(
@@ -204,7 +205,7 @@ async def test_a_cookie_beside_it_is_not_looked_at(migrated: str) -> None:
 async def test_without_the_offer_the_upgrade_is_refused(migrated: str) -> None:
     async with serving_members(migrated) as site:
         for offers in ("dalsegno.v1", "dalsegno.v1, dalsegno.authx", "dalsegno.v1,auth"):
-            async with httpx.AsyncClient(base_url=site.url, trust_env=False) as http:
+            async with httpx.AsyncClient(base_url=site.url, **PLAIN) as http:
                 refused = await http.get(
                     "/ws", headers={**REQUEST, "sec-websocket-protocol": offers}
                 )
@@ -215,10 +216,10 @@ async def test_the_offer_opens_no_foreign_origin_and_is_good_on_a_used_connectio
     migrated: str,
 ) -> None:
     async with serving_members(migrated) as site:
-        async with httpx.AsyncClient(base_url=site.url, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=site.url, **PLAIN) as http:
             foreign = await http.get("/ws", headers={**REQUEST, "origin": "http://evil.example"})
             assert foreign.status_code == 403
-        async with httpx.AsyncClient(base_url=site.url, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=site.url, **PLAIN) as http:
             await http.get("/healthz")
             async with http.stream("GET", "/ws", headers=REQUEST) as used:
                 assert used.status_code == 101
@@ -228,7 +229,7 @@ async def test_there_are_few_unknown_sockets_at_a_time(migrated: str) -> None:
     async with serving_members(migrated, unknown_sockets_max=2) as site:
 
         async def knock() -> httpx.Response:
-            async with httpx.AsyncClient(base_url=site.url, trust_env=False) as http:
+            async with httpx.AsyncClient(base_url=site.url, **PLAIN) as http:
                 return await http.get("/ws", headers=REQUEST)
 
         async with knocking(site) as first, knocking(site) as second:
@@ -252,7 +253,7 @@ async def test_who_goes_away_before_saying_anything_gives_its_place_back(migrate
                 if leave is not None:
                     await client.send(leave)
                     await client.frame()
-            async with httpx.AsyncClient(base_url=site.url, trust_env=False) as http:
+            async with httpx.AsyncClient(base_url=site.url, **PLAIN) as http:
                 # A client that is let in leaves without a word, too.
                 while (await http.get("/ws", headers=REQUEST)).status_code == 503:
                     await trio.sleep(0.05)

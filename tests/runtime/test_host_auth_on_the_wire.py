@@ -11,6 +11,7 @@ from dalsegno.actors.domains.members import PutMember
 from dalsegno.actors.domains.notes import note_domains
 from dalsegno.protocol import App, AuthRequest, Caller, Limits
 from dalsegno.runtime.seams import WORLD
+from tests._http import PLAIN
 from tests._patience import fail_after, until
 from tests._raw_client import RawClient
 from tests.runtime._serving import Site, serving
@@ -92,7 +93,7 @@ async def test_a_host_that_fails_admits_nobody_and_ends_nobody_else(migrated: st
                 host.fails = True
                 await other.send(authenticate("pass-bob"))
                 assert await hear_end(other) == ([], 1011, "INTERNAL_ERROR")
-                async with httpx.AsyncClient(base_url=site.url, trust_env=False) as http:
+                async with httpx.AsyncClient(base_url=site.url, **PLAIN) as http:
                     refused = await http.get("/ws", headers={**UPGRADE, "cookie": "host=pass-bob"})
                 assert (refused.status_code, refused.json()["code"]) == (500, "INTERNAL_ERROR")
                 await client.send(authenticate("pass-ada"), text("ping"))

@@ -11,6 +11,7 @@ import trio
 
 from dalsegno.protocol import Limits
 from dalsegno.runtime.web._own_tokens import Granted, begin_tokens
+from tests._http import PLAIN
 from tests._patience import fail_after, until
 from tests.runtime._serving import Person, Site, add_member, serving, set_up
 from tests.runtime.test_first_message import authenticate, hear, hear_end, knocking, text
@@ -20,7 +21,7 @@ Json = dict[str, Any]
 
 async def ask(url: str, path: str, token: str | None = None, /, **body: str) -> httpx.Response:
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
-    async with httpx.AsyncClient(base_url=url, trust_env=False, headers=headers) as http:
+    async with httpx.AsyncClient(base_url=url, **PLAIN, headers=headers) as http:
         return await http.post(path, json=body)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 import trio
 
+from tests._http import PLAIN
 from tests._patience import fail_after, until
 from tests.runtime._serving import Site, serving, set_up
 
@@ -18,7 +19,7 @@ async def test_a_server_that_shuts_down_answers_those_that_wait(migrated: str) -
     answers: list[httpx.Response] = []
 
     async def poll(path: str, cookie: str) -> None:
-        async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+        async with httpx.AsyncClient(**PLAIN, timeout=30) as http:
             answers.append(await http.get(path, params={"wait": "30"}, headers={"cookie": cookie}))
 
     with fail_after(20):
@@ -36,7 +37,7 @@ async def test_a_client_that_hangs_up_leaves_nothing_behind(migrated: str) -> No
         person = await set_up(site)
 
         async def poll() -> None:
-            async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+            async with httpx.AsyncClient(**PLAIN, timeout=30) as http:
                 http.headers["cookie"] = person.cookie
                 await http.get(f"{site.url}/api/workspaces/{person.workspace}/events?wait=30")
 

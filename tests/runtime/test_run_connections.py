@@ -22,6 +22,7 @@ from dalsegno.protocol.routes import InWorkspace, RunRoute
 from dalsegno.protocol.runs import OnDisconnect, RequestRun, Retry, RunState, runs, worker
 from dalsegno.runtime import Runtime, Workspace
 from dalsegno.runtime.seams import WORLD
+from tests._http import PLAIN
 from tests._patience import fail_after, until
 from tests.actors._wire import Wire, wired
 from tests.actors._world import Actors, FaultyStore, held
@@ -189,7 +190,7 @@ async def posting(site: Site, person: Person, **headers: str) -> AsyncIterator[t
 
     async def post(scope: trio.CancelScope) -> None:
         with scope:
-            async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
+            async with httpx.AsyncClient(**PLAIN, timeout=60) as http:
                 await http.post(url, headers={**user, **headers})
 
     async with trio.open_nursery() as nursery:
@@ -199,7 +200,7 @@ async def posting(site: Site, person: Person, **headers: str) -> AsyncIterator[t
 
 
 async def csrf_token(site: Site, person: Person) -> str:
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(**PLAIN) as http:
         session = await http.get(f"{site.url}/api/auth/session", headers={"cookie": person.cookie})
     return str(session.json()["csrf_token"])
 
@@ -257,7 +258,7 @@ async def test_a_server_that_shuts_down_answers_requests_that_wait(migrated: str
     answers: list[httpx.Response] = []
 
     async def post(site: Site, person: Person, token: str) -> None:
-        async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
+        async with httpx.AsyncClient(**PLAIN, timeout=60) as http:
             url = f"{site.url}/work/{person.workspace}/r?wait=30"
             headers = {"cookie": person.cookie, "x-csrf-token": token}
             answers.append(await http.post(url, headers=headers))

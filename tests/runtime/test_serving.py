@@ -23,6 +23,7 @@ from dalsegno.runtime.client import ClientLimits, open_client
 from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.serving import Ready, SessionCookie, TokenIssuer, serve
 from dalsegno.runtime.store import MemoryAccounts
+from tests._http import PLAIN
 from tests._patience import fail_after, until
 from tests.runtime._serving import SOON, Person, Site, proxied, set_up
 from tests.tasks_domain import AddTask, FinishTask, Task, app, tasks
@@ -264,7 +265,7 @@ async def test_setup_wants_a_token_where_others_can_connect() -> None:
                     partial(serve, rt, "127.0.0.1:0", stop=stop, **settings)
                 )
                 if expected is not None:
-                    async with httpx.AsyncClient(trust_env=False) as http:
+                    async with httpx.AsyncClient(**PLAIN) as http:
                         refused = await http.post(f"{ready.url}/api/setup/register", json=body)
                     assert refused.json()["code"] == "SETUP_TOKEN_INVALID"
                 made = expected == "made"
@@ -280,7 +281,7 @@ async def test_cookie_names_and_origins_are_those_that_were_given() -> None:
     async with (
         memory() as rt,
         serving(rt, **public, cookie=cookie, setup_token="s") as (site, _),
-        httpx.AsyncClient(trust_env=False) as http,
+        httpx.AsyncClient(**PLAIN) as http,
     ):
         shows = {"x-setup-token": "s"}
         made = await http.post(f"{site.url}/api/setup/register", json=body, headers=shows)
@@ -290,7 +291,7 @@ async def test_cookie_names_and_origins_are_those_that_were_given() -> None:
     async with (
         memory() as rt,
         serving(rt, **public) as (site, _),
-        httpx.AsyncClient(trust_env=False) as http,
+        httpx.AsyncClient(**PLAIN) as http,
     ):
         for origin, status in (("https://other.example", 401), ("https://evil.example", 403)):
             answer = await http.get(f"{site.url}/api/workspaces", headers={"origin": origin})
@@ -315,7 +316,7 @@ async def test_a_runtime_with_an_address_is_known_by_it() -> None:
     async with (
         Runtime.open(app=app, store=MemoryStore(WORLD), accounts=accounts, address=address) as rt,
         serving(rt) as (site, _),
-        httpx.AsyncClient(trust_env=False) as http,
+        httpx.AsyncClient(**PLAIN) as http,
     ):
         for host, status in (("north.example:8000", 401), ("evil.example", 403)):
             answer = await http.get(f"{site.url}/api/workspaces", headers={"host": host})

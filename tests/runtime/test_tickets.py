@@ -14,6 +14,7 @@ from dalsegno.protocol import Limits
 from dalsegno.runtime.web import _tickets
 from dalsegno.runtime.web._own_tokens import begin_tokens
 from dalsegno.runtime.web._token_text import read_access
+from tests._http import PLAIN
 from tests._patience import fail_after, until
 from tests._raw_client import RawClient
 from tests.runtime._serving import Person, Site, serving, set_up
@@ -30,7 +31,7 @@ async def made_by_token(site: Site, token: str) -> str:
 
 
 async def made_by_person(site: Site, person: Person) -> str:
-    async with httpx.AsyncClient(base_url=site.url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=site.url, **PLAIN) as http:
         http.headers["cookie"] = person.cookie
         refused = await http.post("/api/auth/ticket", json={"path": "/ws"})
         assert (refused.status_code, refused.json()["code"]) == (403, "CSRF_INVALID")
@@ -42,7 +43,7 @@ async def made_by_person(site: Site, person: Person) -> str:
 
 async def asked_with(site: Site, query: str, **headers: str) -> httpx.Response:
     """What an upgrade with this query is answered that is refused."""
-    async with httpx.AsyncClient(base_url=site.url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=site.url, **PLAIN) as http:
         return await http.get(f"/ws?{query}", headers={**UPGRADE, **headers})
 
 
@@ -134,7 +135,7 @@ async def test_a_ticket_is_for_one_path_and_for_a_socket(migrated: str) -> None:
         with fail_after(20):
             ticket = await made_by_token(site, granted.access_token)
             # Whatever route is asked, it is no credential of a request.
-            async with httpx.AsyncClient(base_url=site.url, trust_env=False) as http:
+            async with httpx.AsyncClient(base_url=site.url, **PLAIN) as http:
                 answer = await http.get(f"/api/auth/session?ticket={ticket}")
                 assert is_refused(answer, 401, "AUTH_REQUIRED")
             row = await site.runtime.accounts.take_ticket(_tickets._digest(ticket))

@@ -22,6 +22,7 @@ from dalsegno.runtime._config import ConfigError
 from dalsegno.runtime._config_tokens import read_tokens
 from dalsegno.runtime.client import DisconnectedError, open_client
 from dalsegno.runtime.web import TokenIssuer, TokenKeys
+from tests._http import PLAIN
 from tests._patience import fail_after
 from tests.runtime._serving import serving
 
@@ -89,7 +90,7 @@ async def test_a_token_opens_a_socket_until_it_expires(migrated: str) -> None:
                     await follow(site.url, soon, seen)
                 assert seen == [1]
                 assert closed.value.close_code == 4001
-                async with httpx.AsyncClient(trust_env=False) as http:
+                async with httpx.AsyncClient(**PLAIN) as http:
                     for wrong in (token(expires_in_s=-60), token()[:-4] + "AAAA", "x.y.z"):
                         shows = {"authorization": f"Bearer {wrong}", **UPGRADE}
                         refused = await http.get(f"{site.url}/ws", headers=shows)

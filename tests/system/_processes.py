@@ -18,6 +18,7 @@ import trio
 
 from dalsegno.runtime.client import Client, ClientLimits, open_client
 from dalsegno.runtime.store._embedded import EmbeddedPostgres
+from tests._http import PLAIN
 from tests._patience import fail_after
 
 EMAIL, PASSWORD = "owner@example.org", "a long enough password"
@@ -236,7 +237,7 @@ class Server:
 
     async def _answers(self) -> bool:
         try:
-            async with httpx.AsyncClient(trust_env=False) as http:
+            async with httpx.AsyncClient(**PLAIN) as http:
                 return (await http.get(f"{self.url}/readyz")).status_code == 200
         except httpx.TransportError:
             return False

@@ -23,6 +23,7 @@ from dalsegno.actors.domains.coordination import coordination_domains
 from dalsegno.actors.testing.simulation._invariant import check_invariant
 from dalsegno.protocol import Event, run_id_for
 from tests._coordination import AGENT
+from tests._http import PLAIN
 from tests._patience import fail_after, until
 from tests.simulation._coordination_rules import (
     left_undone,
@@ -75,7 +76,7 @@ class Team:
         """What was refused, by code."""
         self._workspace_id = workspace_id
         self._urls = urls
-        self._http = httpx.AsyncClient(headers=headers, timeout=_SILENCE_S, trust_env=False)
+        self._http = httpx.AsyncClient(headers=headers, timeout=_SILENCE_S, **PLAIN)
         self._receipts: set[tuple[str, int]] = set()
         """The versions of entities that were promised."""
         self._head = 0

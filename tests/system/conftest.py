@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import trio
 
+from tests._http import PLAIN
 from tests.system._database import Database, open_database
 from tests.system._processes import EMAIL, PASSWORD, Owner, Processes, Server
 
@@ -28,7 +29,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
         server = Server(processes, folder / "data")
         await server.start()
         body = {"email": EMAIL, "password": PASSWORD, "display_name": "Owner"}
-        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=server.url, **PLAIN) as http:
             answer = await http.post("/api/setup/register", json=body)
             assert answer.status_code == 201, answer.text
             cookies = "; ".join(f"{name}={value}" for name, value in http.cookies.items())

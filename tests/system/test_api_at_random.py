@@ -14,6 +14,7 @@ import httpx
 import pytest
 import trio
 
+from tests._http import PLAIN
 from tests.system._database import Database
 from tests.system._processes import QUICK, Owner, Processes, Server
 
@@ -68,7 +69,7 @@ async def test_no_request_breaks_it_and_no_answer_is_undocumented(
         options = ("--app", str(tmp_path / "sessions.py"))
     server = Server(processes, tmp_path, database=cluster.dsn, node_id="a", environment=QUICK)
     await server.start(*options)
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=server.url, **PLAIN) as http:
         http.headers["cookie"] = owner.cookie
         session = (await http.get("/api/auth/session")).json()
         http.headers["x-csrf-token"] = session["csrf_token"]

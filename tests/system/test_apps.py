@@ -13,6 +13,7 @@ import pytest
 from dalsegno.protocol import Reject
 from dalsegno.runtime._app_file import load_app
 from dalsegno.runtime.client import Client, open_client
+from tests._http import PLAIN
 from tests._patience import fail_after, until
 from tests.system._database import Database
 from tests.system._processes import QUICK, Owner, Processes, Server, connect
@@ -47,7 +48,7 @@ async def test_a_file_is_served_to_http_sockets_and_the_command_line(
     async with (
         connect(server, owner) as one,
         connect(server, owner, client_id="two") as two,
-        httpx.AsyncClient(base_url=server.url, trust_env=False) as http,
+        httpx.AsyncClient(base_url=server.url, **PLAIN) as http,
     ):
         http.headers["cookie"] = owner.cookie
         session = (await http.get("/api/auth/session")).json()
@@ -73,7 +74,7 @@ async def test_a_file_is_served_to_http_sockets_and_the_command_line(
     # Another app finds what this one has written, and does not serve what it does not know.
     assert await server.stop() == 0
     await server.start()
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=server.url, **PLAIN) as http:
         http.headers["cookie"] = owner.cookie
         assert (await http.get(f"{space}/entities/task/t")).json()["code"] == "NOT_FOUND"
         assert (await http.get(f"{space}/events")).json()["head"] == 2
@@ -92,7 +93,7 @@ async def test_a_key_and_a_token_drive_it_typed_by_the_file(
         *("--jwt-secret-file", str(secret)),
     )
     space = f"/api/workspaces/{owner.workspace}"
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=server.url, **PLAIN) as http:
         http.headers["cookie"] = owner.cookie
         session = (await http.get("/api/auth/session")).json()
         http.headers["x-csrf-token"] = session["csrf_token"]

@@ -20,6 +20,7 @@ import pytest
 import trio
 
 from tests._coordination import AGENT, NOTE, TURN, Json
+from tests._http import PLAIN
 from tests._patience import fail_after, patient, slowness, until
 from tests.runtime._coordination_wire import KeyHolder, Listener, make_key
 from tests.system._database import Database
@@ -39,7 +40,7 @@ async def served(processes: Processes, cluster: Database, tmp_path: Path) -> Ser
 @asynccontextmanager
 async def owned(server: Server, owner: Owner) -> AsyncIterator[tuple[httpx.AsyncClient, Json]]:
     """The HTTP of the tenants' owner, with its headers."""
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(**PLAIN) as http:
         shown = await http.get(f"{server.url}/api/auth/session", headers={"cookie": owner.cookie})
         yield http, {"cookie": owner.cookie, "x-csrf-token": shown.json()["csrf_token"]}
 

@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from dalsegno.runtime.resources import raise_descriptor_limit
+from tests._http import PLAIN
 from tests._patience import fail_after, until
 from tests.system._processes import Owner, Processes, Server
 from tests.system._socket import Socket, open_socket
@@ -50,7 +51,7 @@ async def committed(socket: Socket, owner: Owner, title: str) -> None:
 
 async def asked(server: Server) -> int:
     """The status of a request on a connection of its own; 0 if that is closed without one."""
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(**PLAIN) as http:
         try:
             return (await http.get(f"{server.url}/healthz")).status_code
         except httpx.TransportError:

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from dalsegno.runtime.store import Connect, DriverName, ServerUnsuitableError, bring_up_to_date
+from tests._http import PLAIN
 from tests._patience import until
 from tests.system._ordinary import (
     Ordinary,
@@ -43,7 +44,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ordinary]:
 async def use(server: Server) -> None:
     """Set a server up, and write and read as its owner."""
     body = {"email": EMAIL, "password": PASSWORD, "display_name": "Owner"}
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=server.url, **PLAIN) as http:
         answer = await http.post("/api/setup/register", json=body)
         assert answer.status_code == 201, answer.text
         cookies = "; ".join(f"{name}={value}" for name, value in http.cookies.items())

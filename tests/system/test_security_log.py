@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import trio
 
+from tests._http import PLAIN
 from tests._patience import patient
 from tests._raw_client import RawClient
 from tests.system._processes import EMAIL, PASSWORD, Processes, Server
@@ -25,7 +26,7 @@ async def test_the_log_says_who_came_and_went_and_holds_no_secret(
     server = Server(processes, tmp_path / "data", database=migrated)
     process = await server.start("--log-format", "json")
     secrets: list[str] = [PASSWORD, NEW, "a wrong guess", EMAIL, OTHER, "nobody@example.org"]
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=patient(20)) as http:
+    async with httpx.AsyncClient(base_url=server.url, **PLAIN, timeout=patient(20)) as http:
 
         async def ask(
             method: str, path: str, body: Any = None, csrf: str = "", status: int = 200

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from dalsegno.protocol import Close
+from tests._http import PLAIN
 from tests._patience import patient, until
 from tests.system._load import Load
 from tests.system._processes import EMAIL, PASSWORD, Owner, Processes, Server, is_alive
@@ -170,7 +171,7 @@ async def test_setup_from_elsewhere_wants_the_token_and_ctrl_c_ends_in_order(
     port = process.lines[0].rpartition(":")[2]
     token = process.out.partition("x-setup-token: ")[2].strip()
     body = {"email": EMAIL, "password": PASSWORD, "display_name": "Owner"}
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", **PLAIN) as http:
         refused = await http.post("/api/setup/register", json=body)
         assert refused.json()["code"] == "SETUP_TOKEN_INVALID"
         headers = {"x-setup-token": token}

@@ -25,6 +25,7 @@ import trio
 
 from dalsegno.actors.testing import Report
 from dalsegno.runtime.store import ConnectionBrokenError, DatabaseError, connect
+from tests._http import PLAIN
 from tests._patience import fail_after
 from tests.system._crowd import NOT_NOW, ORDINARY, Crowd
 from tests.system._database import Database, children_of
@@ -128,7 +129,7 @@ async def log_in(server: Server) -> dict[str, str]:
     Once for the whole soak: a user has fifty sessions, and one more would end the crowd's.
     """
     login = {"email": EMAIL, "password": PASSWORD}
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=server.url, **PLAIN) as http:
         answer = await http.post("/api/auth/login", json=login)
         cookies = "; ".join(f"{name}={value}" for name, value in http.cookies.items())
     return {"cookie": cookies, "x-csrf-token": answer.json()["csrf_token"]}
@@ -141,7 +142,7 @@ async def new_workspace(
     body = {"slug": name, "name": name}
     with fail_after(SETTLE_S):
         for server in itertools.cycle(servers):
-            async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60) as http:
+            async with httpx.AsyncClient(base_url=server.url, **PLAIN, timeout=60) as http:
                 answer = await http.post("/api/workspaces", json=body, headers=headers)
             if answer.status_code == 201:
                 return Owner(answer.json()["workspace_id"], owner.cookie, owner.user_id)

@@ -12,6 +12,7 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
 
 from dalsegno.runtime import Runtime
+from tests._http import PLAIN
 from tests._patience import fail_after, patient
 
 PASSWORD = "correct horse battery staple"
@@ -144,7 +145,9 @@ class Site:
     def __init__(self, address: str, rt: Runtime) -> None:
         self.address = address
         self.rt = rt
-        self._client = httpx.AsyncClient(base_url=f"http://{address}", timeout=patient(PATIENCE_S))
+        self._client = httpx.AsyncClient(
+            base_url=f"http://{address}", timeout=patient(PATIENCE_S), **PLAIN
+        )
         self.owner: User
 
     async def aclose(self) -> None:

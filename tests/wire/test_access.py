@@ -6,6 +6,8 @@ from datetime import timedelta
 import httpx
 import trio
 
+from tests._http import PLAIN
+
 from ._site import PASSWORD, Site, User
 from .conftest import start
 from .test_streams import patch
@@ -30,7 +32,7 @@ async def test_x_auth_1_no_session_no_upgrade(site: Site) -> None:
     cookie = {"cookie": f"dalsegno_session={site.owner.cookie}"}
     assert (await ask_for_upgrade(site, cookie)).status_code == 426
     # A proxy that keeps its connections has used it for others' requests before.
-    async with httpx.AsyncClient(base_url=f"http://{site.address}") as proxy:
+    async with httpx.AsyncClient(base_url=f"http://{site.address}", **PLAIN) as proxy:
         assert (await proxy.get("/healthz")).status_code == 200
         async with proxy.stream("GET", "/ws", headers={**UPGRADE, **cookie}) as accepted:
             assert accepted.status_code == 101
@@ -42,7 +44,7 @@ async def ask_for_upgrade(
     site: Site, headers: dict[str, str], *, used: bool = False
 ) -> httpx.Response:
     """Ask on a connection of its own, or on one that was used before."""
-    async with httpx.AsyncClient(base_url=f"http://{site.address}") as client:
+    async with httpx.AsyncClient(base_url=f"http://{site.address}", **PLAIN) as client:
         if used:
             assert (await client.get("/healthz")).status_code == 200
         return await client.get("/ws", headers=headers)

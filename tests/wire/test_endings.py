@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import trio
 
+from tests._http import PLAIN
 from tests._patience import fail_after, until
 
 from ._site import PASSWORD, Site, User
@@ -106,7 +107,7 @@ async def test_the_oldest_session_and_its_sockets_go_for_a_new_one(migrated: str
 async def upgrade(user: User) -> httpx.Response:
     """Ask for a socket that is refused."""
     cookie = {"cookie": f"dalsegno_session={user.cookie}"}
-    async with httpx.AsyncClient(base_url=f"http://{user.site.address}") as http:
+    async with httpx.AsyncClient(base_url=f"http://{user.site.address}", **PLAIN) as http:
         return await http.get("/ws", headers={**UPGRADE, **cookie})
 
 

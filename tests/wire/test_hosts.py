@@ -13,6 +13,7 @@ from trio_websocket import open_websocket_url
 from dalsegno.protocol import Reject
 from dalsegno.runtime._server import Ready, ServeConfig, serve
 from dalsegno.runtime.web import Hosts, hosts_of
+from tests._http import PLAIN
 from tests._patience import patient
 
 from ._site import PASSWORD, Site
@@ -38,7 +39,7 @@ async def started(database: str, **settings: Any) -> AsyncIterator[tuple[Ready, 
     async with trio.open_nursery() as nursery:
         ready: Ready = await nursery.start(run)
         url = f"http://127.0.0.1:{ready.port}"
-        async with httpx.AsyncClient(base_url=url, timeout=patient(20), trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=patient(20), **PLAIN) as http:
             yield ready, http
         stop.set()
 
@@ -70,7 +71,7 @@ async def test_a_page_whose_name_was_rebound_to_loopback_sets_up_nothing(migrate
             ({"origin": f"http://{REBOUND}"}, "ORIGIN_FORBIDDEN"),
         ):
             for used in (False, True):
-                async with httpx.AsyncClient(base_url=http.base_url, trust_env=False) as fresh:
+                async with httpx.AsyncClient(base_url=http.base_url, **PLAIN) as fresh:
                     if used:
                         assert (await fresh.get("/healthz")).status_code == 200
                     answer = await fresh.get("/ws", headers={**UPGRADE, **cookie, **headers})
@@ -113,7 +114,7 @@ async def test_a_public_url_marks_cookies_names_hosts_and_wants_the_token(migrat
             ("dalsegno_session", public, 401),
         ):
             asked = {"cookie": f"{name}={value}", "origin": origin}
-            async with httpx.AsyncClient(base_url=http.base_url, trust_env=False) as fresh:
+            async with httpx.AsyncClient(base_url=http.base_url, **PLAIN) as fresh:
                 answer = await fresh.get("/ws", headers={**UPGRADE, **asked})
             assert answer.status_code == status, (name, origin)
         url = f"ws://127.0.0.1:{ready.port}/ws"
@@ -136,7 +137,7 @@ async def test_a_form_of_another_page_is_no_body(site: Site) -> None:
     """Such a form needs no permission of ours, which `application/json` does (CORS)."""
     url, body = f"http://{site.address}", b'{"email":"a@b","password":"x"}'
     forms = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", None)
-    async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=url, **PLAIN) as http:
         for path in ("/api/auth/login", "/api/setup/register"):
             for said in forms:
                 headers = {} if said is None else {"content-type": said}

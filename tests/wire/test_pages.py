@@ -11,6 +11,7 @@ import httpx
 from dalsegno.actors.domains.members import PutMember
 from dalsegno.runtime._server import Ready
 from dalsegno.runtime.web._key_text import KeyText
+from tests._http import PLAIN
 
 from ._site import PASSWORD
 from .test_hosts import UPGRADE, started
@@ -93,7 +94,7 @@ async def test_where_no_page_is_named_nothing_is_said_of_pages(migrated: str) ->
 def fresh(http: httpx.AsyncClient) -> httpx.AsyncClient:
     """A client whose connections are new: the first request of one is served natively."""
     limits = httpx.Limits(max_keepalive_connections=0)
-    return httpx.AsyncClient(base_url=http.base_url, limits=limits, trust_env=False)
+    return httpx.AsyncClient(base_url=http.base_url, limits=limits, **PLAIN)
 
 
 def offered(*texts: str) -> dict[str, str]:

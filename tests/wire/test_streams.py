@@ -5,6 +5,7 @@ import psycopg
 import pytest
 import trio
 
+from tests._http import PLAIN
 from tests._patience import fail_after
 
 from ._site import Json, Site, Socket, User
@@ -359,7 +360,7 @@ async def test_x_ack_ahead_and_cursors_of_another_client(site: Site) -> None:
         assert await socket.silent() == []
     for query in ("?client_id=", "?client_id=%00", "?client_id=" + 201 * "x"):
         cookie = {"cookie": f"dalsegno_session={site.owner.cookie}"}
-        async with httpx.AsyncClient(base_url=f"http://{site.address}") as client:
+        async with httpx.AsyncClient(base_url=f"http://{site.address}", **PLAIN) as client:
             refused = await client.get(f"/ws{query}", headers=UPGRADE | cookie)
         assert (refused.status_code, refused.json()["code"]) == (400, "BAD_REQUEST")
     async with site.owner.socket("?client_id=tab-2") as socket:

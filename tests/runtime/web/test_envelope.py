@@ -13,6 +13,7 @@ import trio.testing
 from quart.testing.connections import WebsocketResponseError
 from quart_trio.testing import connections
 from structlog.testing import capture_logs
+from werkzeug.routing import Map
 
 from dalsegno.actors.domains.accounts import RegisterUser
 from dalsegno.actors.domains.members import PutMember
@@ -20,6 +21,7 @@ from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import Limits, OverloadedError, StoreUnavailableError, UnavailableError
 from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.web._health_routes import PROBE_DEADLINE_S, PROBE_VALID_S
+from dalsegno.runtime.web._paths import MatchedRule
 from tests._patience import fail_after
 
 from ._client import JSON, PASSWORD, Site, User
@@ -338,3 +340,11 @@ async def test_what_another_node_serves_is_misdirected_here() -> None:
 async def test_readiness_on_postgres(database: str) -> None:
     async with open_site(database=database) as site:
         assert (await site.send("GET", "/readyz")).body["status"] == "ready"
+
+
+def test_no_url_is_built_of_a_rule() -> None:
+    rule = MatchedRule("/notes/<note_id>", endpoint="note")
+    adapter = Map([rule]).bind("localhost")
+    assert adapter.match("/notes/n") == ("note", {"note_id": "n"})
+    with pytest.raises(NotImplementedError, match="<note_id>"):
+        adapter.build("note", {"note_id": "n"})
