@@ -150,8 +150,8 @@ class DomainReactions(DomainIndex[StateT, CommandT, EventT]):
 
         The coroutine is given a `Reaction`, which may read, and the event.  It returns any number
         of `RunFor`, up to `Limits.runs_per_event_max`, each by a worker of the app.  It has
-        `Limits.reaction_deadline_s`; where it takes longer, raises or returns anything else, the
-        event asks for no run, which is counted: those after it are not kept waiting.
+        `Limits.reaction_deadline_s`, three times at most; where it takes longer, raises or returns
+        anything else, the event asks for no run, which is counted: those after it are told.
 
         Args:
             events: as in `react`, and so are the others.

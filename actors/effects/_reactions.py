@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("dalsegno.reactors")
 
+_TRIES = 3
+"""How often a reactor that is too slow is asked about an event."""
 _STATES_MAX = 100
 """Entities of one page whose states are folded on; beyond that each is loaded."""
 
@@ -122,8 +125,14 @@ class Reactions:
         return asked
 
     async def _chosen(self, reactor: Reactor, event: Event, states: _States) -> Sequence[RunFor]:
-        """Return what one reactor asks for because of one event; nothing where that fails."""
+        """Return what one reactor asks for because of one event; nothing where that fails.
+
+        Too slow is no failure the first time: it may be the store that was.
+        """
         try:
+            for _ in range(_TRIES - 1):
+                with suppress(trio.TooSlowError):
+                    return await self._choose(reactor, event, states)
             return await self._choose(reactor, event, states)
         except UnavailableError:
             raise

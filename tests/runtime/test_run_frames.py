@@ -18,6 +18,7 @@ from dalsegno.protocol import App, Limits
 from dalsegno.protocol.runs import RequestRun, Transcript, Worker, runs, worker
 from dalsegno.runtime import Workspace
 from dalsegno.runtime.client import open_client
+from tests._http import PLAIN
 from tests._patience import fail_after, until
 from tests.runtime._serving import Person, add_member, serving, set_up
 from tests.tasks_domain import AddTask, tasks
@@ -55,7 +56,7 @@ class Reader:
 async def polled(person: Person) -> Transcript:
     """Read the log by long polls, page by page."""
     transcript, after = Transcript(), "0"
-    async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
+    async with httpx.AsyncClient(**PLAIN, timeout=60) as http:
         http.headers["cookie"] = person.cookie
         while not transcript.is_over:
             answer = await http.get(

@@ -41,9 +41,16 @@ def commands(choices: Choices) -> Ask:
     return Ask(RequestRun(run_id=run_id, worker=choices.pick(KINDS), input=choices.pick(FEW)))
 
 
-def workers(seed: int) -> list[Worker]:
-    """Make the workers of one schedule; what they do is as repeatable as it is."""
+def workers(seed: int, said: dict[str, str]) -> list[Worker]:
+    """Make the workers of one schedule; what they do is as repeatable as it is.
+
+    What they say is added to ``said``, by attempt.
+    """
     random, bodies = Random(seed), count()
+
+    async def say(run: Run, text: str, **how: Any) -> None:
+        said[run.attempt_id] = said.get(run.attempt_id, "") + text
+        await run.say(text, **how)
 
     async def pause() -> None:
         await trio.sleep(random.choice([0.0, 0.1, 0.5, 2.0]))
@@ -54,7 +61,7 @@ def workers(seed: int) -> list[Worker]:
     async def slow(run: Run) -> Done:
         body = next(bodies)
         for number in range(random.randint(1, 3)):
-            await run.say(f"{run.attempt_id} {number} " * random.choice([1, 100]))
+            await say(run, f"{run.attempt_id} {number} " * random.choice([1, 100]))
             await pause()
             await run.send(Put(run.input, f"by {run.attempt_id} {body}"))
         await run.save(run.attempt)
@@ -63,7 +70,7 @@ def workers(seed: int) -> list[Worker]:
         return Done(result=run.attempt, commands=effects)
 
     async def failing(run: Run) -> None:
-        await run.say(f"{run.attempt_id} ")
+        await say(run, f"{run.attempt_id} ")
         await pause()
         await run.send(Put(run.input, "before it failed"))
         raise OSError("a provider")
@@ -78,7 +85,7 @@ def workers(seed: int) -> list[Worker]:
         finally:
             with trio.move_on_after(3, shield=True):
                 with suppress(DalsegnoError):
-                    await run.say(f"{run.attempt_id} ")
+                    await say(run, f"{run.attempt_id} ")
                 try:
                     await run.send(Put(run.input, "late"))
                 except DalsegnoError:
@@ -92,7 +99,7 @@ def workers(seed: int) -> list[Worker]:
 
     async def stepping(run: Run) -> msgspec.Struct:
         for name in random.sample(["one", "two", "three"], 3):  # in another order each time
-            await run.say(f"{run.attempt_id} {name} ", message_id=name)
+            await say(run, f"{run.attempt_id} {name} ", message_id=name)
             await run.send(Put(f"{run.id} {name}", run.attempt_id), step=name)
             await pause()
             if random.random() < 0.2:
@@ -251,6 +258,29 @@ def run_faults(log: dict[str, list[Event]]) -> list[str]:
     return wrong
 
 
+def spoken_faults(log: dict[str, list[Event]], said: Mapping[str, str]) -> list[str]:
+    """Return the runs whose text is not what the attempt that ended them has said."""
+    wrong: list[str] = []
+    for workspace_id, events in log.items():
+        attempts: dict[str, str] = {}
+        texts: dict[str, str] = {}
+        for event in events:
+            if not event.stream_id.startswith("run:"):
+                continue
+            payload = msgspec.json.decode(event.payload)
+            if event.type in {"run_started", "run_restarted"}:
+                attempts[event.stream_id], texts[event.stream_id] = payload["attempt_id"], ""
+            elif event.type == "run_output":
+                texts[event.stream_id] += payload["text"]
+            elif event.type in {"run_finished", "run_released"}:
+                whole = said.get(attempts[event.stream_id], "")
+                text = texts[event.stream_id]
+                is_whole = payload.get("outcome") == "succeeded"
+                if text != whole if is_whole else not whole.startswith(text):
+                    wrong.append(f"{workspace_id}: {event.stream_id} has not what it said")
+    return wrong
+
+
 def _of_two_bodies(events: Sequence[Event]) -> list[str]:
     """Return the attempts whose effects are of two bodies, one of a history that is gone."""
     bodies: dict[str, str] = {}
@@ -266,7 +296,8 @@ def _of_two_bodies(events: Sequence[Event]) -> list[str]:
 
 def simulated_runs(seed: int, **more: Any) -> Simulated:
     """Run one schedule with workers."""
-    app = App([boxes], workers=[*workers(seed), *reactors()])
+    said: dict[str, str] = {}
+    app = App([boxes], workers=[*workers(seed, said), *reactors()])
     heard, logger = _Replaced(), logging.getLogger("dalsegno.reactors")
     logger.addHandler(heard)
     try:
@@ -275,4 +306,5 @@ def simulated_runs(seed: int, **more: Any) -> Simulated:
         logger.removeHandler(heard)
     done.bugs.extend(run_faults(done.log))
     done.bugs.extend(reactor_faults(done.log, heard.up_to))
+    done.bugs.extend(spoken_faults(done.log, said))
     return done

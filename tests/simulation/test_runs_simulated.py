@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from dalsegno.actors.effects._attempt import Attempt
+from dalsegno.actors.effects import _voice
+from dalsegno.actors.effects._attempt import Attempt, Ending
 from dalsegno.actors.effects._reactors import Reactors
 from dalsegno.actors.effects._workspace_runs import WorkspaceRuns
 from dalsegno.actors.testing import FAULTS, Verdict
-from dalsegno.protocol.runs import FinishRun, RunState, StepFinished, _domain, runs
+from dalsegno.protocol.runs import FinishRun, OutputPart, RunState, StepFinished, _domain, runs
 
 from ._run_schedules import simulated_runs
 
@@ -97,6 +98,14 @@ def _ends_apart(patch: pytest.MonkeyPatch) -> None:
 
 
 def _ends_twice(patch: pytest.MonkeyPatch) -> None:
+    """Nothing keeps an attempt that has not heard of the end from ending its run, too."""
+
+    def stop(self: Attempt, ending: Ending) -> None:
+        if ending is not Ending.OVER:
+            original(self, ending)
+
+    original = Attempt.stop
+    patch.setattr(Attempt, "stop", stop)
     patch.setattr(_domain, "_check_open", lambda _run: None)
     patch.setattr(_domain, "_check_present", lambda _run, _attempt_id: None)
 
@@ -119,10 +128,28 @@ def test_a_follower_that_keeps_its_place_in_a_lost_history_is_caught(
     assert _caught(faults=OVER_AND_OVER)
 
 
+def _rollups_without_their_frames(patch: pytest.MonkeyPatch) -> None:
+    """A rollup says that it has frames whose text it has not."""
+
+    def made(self: _voice._Part) -> OutputPart:
+        return msgspec.structs.replace(original(self), text=self.texts[-1])
+
+    original = _voice._Part.made
+    patch.setattr(_voice._Part, "made", made)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "break_it",
-    [_left_by_a_dead_owner, _unfenced, _uncancelled, _steps_again, _ends_apart, _ends_twice],
+    [
+        _rollups_without_their_frames,
+        _left_by_a_dead_owner,
+        _unfenced,
+        _uncancelled,
+        _steps_again,
+        _ends_apart,
+        _ends_twice,
+    ],
 )
 def test_broken_runs_are_caught(
     break_it: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch

@@ -94,7 +94,7 @@ SIM_LIMITS = Limits(
     runs_running_max=4,
     runs_waiting_max=4,
     runs_scan_s=2.0,
-    reaction_deadline_s=1.0,
+    reaction_deadline_s=3.0,
     places_every_s=0.5,
     run_end_deadline_s=0.5,
 )

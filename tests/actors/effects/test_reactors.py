@@ -233,6 +233,22 @@ async def test_a_reactor_that_fails_keeps_nobody_waiting(choose: Choose) -> None
         assert rt.service.reactors.statistics().failed == 1
 
 
+async def test_a_reactor_that_was_too_slow_is_asked_again() -> None:
+    asked = 0
+
+    async def slow(_reaction: Reaction, _event: WasPut) -> Sequence[RunFor]:
+        nonlocal asked
+        asked += 1
+        await trio.sleep(0 if asked == 3 else 1)
+        return [RunFor(worker="it")]
+
+    limits = replace(QUICK, reaction_deadline_s=0.5)
+    async with running(choosing(slow), it, limits=limits) as rt:
+        await rt.workspace("w").send(Put("x", "a"))
+        await all_ended(rt.workspace("w"), 1)
+        assert rt.service.reactors.statistics().failed == 0
+
+
 async def test_of_several_runs_the_one_that_is_refused_is_left_out() -> None:
     async with running(choosing(_unknown), it) as rt:
         workspace = rt.workspace("w")
