@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from dalsegno.actors.effects import Done, Reaction, Run
-from dalsegno.actors.testing import Ask, Choices, SeededChoices, Simulated, simulate
+from dalsegno.actors.testing import OPERATIONS, Ask, Choices, SeededChoices, Simulated, simulate
 from dalsegno.protocol import App, DalsegnoError, Event, Reactor, Reject, RunFor, run_id_for
 from dalsegno.protocol.runs import CancelRun, RequestRun, Retry, Worker, worker
 from tests.actors._boxes import Burn, Put, WasBurned, WasPut, boxes
@@ -25,7 +25,17 @@ WITH_EFFECTS = ("quick", "slow", "late", "stepping")
 """Those that return commands."""
 WORDS = {"0", "1", "2", "one", "two", "three"}
 """What is said, beside the attempt's id."""
-KINDS = ("quick", "slow", "failing", "hanging", "stubborn", "late", "stepping", "watched")
+KINDS = (
+    "quick",
+    "slow",
+    "failing",
+    "hanging",
+    "stubborn",
+    "late",
+    "stepping",
+    "talking",
+    "watched",
+)
 
 
 def commands(choices: Choices) -> Ask:
@@ -97,6 +107,11 @@ def workers(seed: int, said: dict[str, str]) -> list[Worker]:
             await trio.sleep(random.choice([0.0, 1.0, 3.0]))
         return Put(run.input, f"end of {run.attempt_id}")
 
+    async def talking(run: Run) -> None:
+        for number in range(random.randint(5, 25)):
+            await say(run, f"{run.attempt_id} {number % 3} ")
+            await trio.sleep(random.choice([0.0, 0.05, 0.2]))
+
     async def stepping(run: Run) -> msgspec.Struct:
         for name in random.sample(["one", "two", "three"], 3):  # in another order each time
             await say(run, f"{run.attempt_id} {name} ", message_id=name)
@@ -123,6 +138,7 @@ def workers(seed: int, said: dict[str, str]) -> list[Worker]:
         "stubborn": stubborn,
         "late": late,
         "stepping": stepping,
+        "talking": talking,
         "watched": watched,
     }
     return [
@@ -301,7 +317,14 @@ def simulated_runs(seed: int, **more: Any) -> Simulated:
     heard, logger = _Replaced(), logging.getLogger("dalsegno.reactors")
     logger.addHandler(heard)
     try:
-        done = simulate(SeededChoices(seed), app, commands=commands, until="settled", **more)
+        done = simulate(
+            SeededChoices(seed),
+            app,
+            commands=commands,
+            operations=(*OPERATIONS, *("subscribe",) * 6),
+            until="settled",
+            **more,
+        )
     finally:
         logger.removeHandler(heard)
     done.bugs.extend(run_faults(done.log))

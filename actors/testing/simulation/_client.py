@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from dalsegno.actors.ports import CursorKey, TransportClosedError
+from dalsegno.protocol.runs import Transcript
 
 from ._network import Cable
 
@@ -57,6 +58,8 @@ class Wanted:
     """The code that refused the last subscribe, or ended its subscription."""
     is_honoured: bool = False
     """Whether a node has subscribed it once: its cursors are of this history since."""
+    transcript: Transcript | None = None
+    """What a run said; None where it is no run's stream, or not followed from the first event."""
 
 
 @dataclass(slots=True, eq=False)
@@ -234,6 +237,8 @@ class SimClient:
         wanted.is_honoured = True
         wanted.sent = message["cursor"]
         wanted.cursor = self._cursor(message["cursor"], message["chain"])
+        if wanted.sent == 0 and wanted.stream_id.startswith("run:"):
+            wanted.transcript = Transcript()
         if wanted.asked is not None:
             wanted.asked.stands_at(message["cursor"])
             wanted.asked = None
@@ -321,6 +326,8 @@ class SimClient:
         match message["type"]:
             case "event":
                 self._event(wanted, message)
+            case "frame" | "tail":
+                self._hear(wanted, message)
             case "subscribed":
                 self._subscribed(wanted, message, connection)
             case "error" if request_id is not None or wanted.followed is not None:
@@ -349,9 +356,20 @@ class SimClient:
             self._hint = owner
             self.cable.cut()
 
+    def _hear(self, wanted: Wanted, message: Message) -> None:
+        """Take what a run says: between the events with which its attempt begins and ends."""
+        transcript = wanted.transcript
+        if transcript is None or wanted.followed is None:
+            return
+        if transcript.is_over or message["attempt"] > transcript.attempt:
+            self.complaints.append(f"{self!r}: {message} beside its attempt: {transcript!r}")
+        transcript.hear(message)
+
     def _event(self, wanted: Wanted, message: Message) -> None:
         if wanted.followed is None:
             return
+        if wanted.transcript is not None:
+            wanted.transcript.hear(message)
         if message["seq"] > self._store.head_of(wanted.workspace_id, wanted.stream_id):
             self.complaints.append(f"{self!r}: {message} came before it was committed")
         wanted.followed.saw(

@@ -15,6 +15,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import msgspec
 import trio
 import trio.testing
 
@@ -24,6 +25,7 @@ from dalsegno.actors.domains.members import PutMember
 from dalsegno.actors.ports import World
 from dalsegno.actors.testing.checker import Recorder, RunRule
 from dalsegno.protocol import App, Limits, OutcomeUnknownError, UnavailableError, workspace_stream
+from dalsegno.protocol.runs import Transcript
 
 from ._client import SimClient
 from ._crowd import Crowd
@@ -39,8 +41,6 @@ from ._result import judge
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-
-    import msgspec
 
     from dalsegno.protocol import Domain, Event
 
@@ -418,6 +418,20 @@ class _Simulation:
             for wanted in client.wanted.values():
                 if not self._is_at_rest(wanted):
                     self._stuck.append(f"{client!r} does not get on with {wanted!r}")
+                elif "failover" not in self._kinds:
+                    self._check_transcript(client, wanted)
+
+    def _check_transcript(self, client: SimClient, wanted: Wanted) -> None:
+        """Check that who has followed a run has the text that whoever reads the log has."""
+        if wanted.transcript is None or wanted.followed is None:
+            return
+        whole = Transcript()
+        assert self._log is not None, "it is the end"
+        for event in self._log.get(wanted.workspace_id, ()):
+            if event.stream_id == wanted.stream_id:
+                whole.read(event.type, msgspec.json.decode(event.payload))
+        if whole.is_over and wanted.transcript.texts != whole.texts:
+            self._stuck.append(f"{client!r} has {wanted.transcript!r} of {whole!r}")
 
     async def _wait_settled(self, faults: Faults, *, are_told: bool = False) -> None:
         """Wait until all is quiet, and where it is asked for, until nothing is due any more.
