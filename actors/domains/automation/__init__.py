@@ -1,0 +1,1 @@
+"""Automation: what notes have done by programs and models, proposed, reviewed and applied."""

@@ -1,0 +1,189 @@
+"""What a librarian proposes: operations of six kinds, read from a model's answer."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Literal, TypeAlias, get_args
+
+import msgspec
+
+from ._markup import Element, MarkupError, read
+
+OperationKind: TypeAlias = Literal[
+    "create_note", "rewrite_note", "retitle_note", "relink_note", "retag_note", "defer"
+]
+"""The six kinds (KJ §1.5.5); there is no seventh."""
+ResponseStatus: TypeAlias = Literal["ok", "needs_clarification", "rejected"]
+
+PARSER_VERSION = "1"
+PROTOCOL_INVALID = "LIBRARIAN_PROTOCOL_INVALID"
+PARSE_FAILED = "LIBRARIAN_PARSE_FAILED"
+ROOT = "librarian_response"
+
+_KINDS = frozenset(get_args(OperationKind))
+_STATUSES = frozenset(get_args(ResponseStatus))
+_PARTS = ("request_id", "status", "summary", "operations", "warnings")
+_TEXTS = ("request_id", "status", "summary")
+_OPERATION_PARTS = ("operation_id", "kind", "reason", "confidence")
+_OPTIONAL_PARTS = ("target_note_id", "target_path", "title", "body_markdown")
+_NUMBER = re.compile(
+    r"[+-]?(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:[eE][+-]?[0-9]{1,3})?", re.ASCII
+)
+_ERRORS_MAX = 100
+"""Diagnostics of one answer that are kept: a repair prompt has all of them."""
+_SHOWN_CHARS = 64
+"""Of what a model wrote, in a diagnostic."""
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One change that is proposed."""
+
+    operation_id: str
+    kind: OperationKind
+    target_note_id: str | None = None
+    target_path: str | None = None
+    title: str = ""
+    body_markdown: str = ""
+    reason: str
+    confidence: float
+    """0 to 1."""
+
+
+class LibrarianResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's answer."""
+
+    request_id: str
+    status: ResponseStatus
+    summary: str
+    operations: tuple[Operation, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class ParseError(ValueError):
+    """A model's answer that cannot be read, and why: what a repair prompt tells the model."""
+
+    def __init__(self, code: str, errors: list[str]) -> None:
+        super().__init__(code)
+        self.code = code
+        """`PROTOCOL_INVALID` or `PARSE_FAILED`, with which its run fails."""
+        self.errors = errors[:_ERRORS_MAX]
+
+
+def read_response(text: str, *, strict: bool = False) -> LibrarianResponse:
+    """Return a model's answer.
+
+    Args:
+        text: what the model wrote, all of it.
+        strict: whether an element that nobody knows is an error, and not passed over.
+
+    Raises:
+        ParseError: it is not written as it has to be, with every diagnostic of it.
+
+    """
+    try:
+        root = read(text)
+    except MarkupError as error:
+        raise ParseError(PROTOCOL_INVALID, ["MALFORMED_NESTING_OR_TAG"]) from error
+    if root.name != ROOT:
+        raise ParseError(PARSE_FAILED, ["MISSING_ROOT_LIBRARIAN_RESPONSE"])
+    reading = _Reading(strict=strict)
+    response = reading.response(root)
+    if reading.errors or response is None:
+        raise ParseError(PARSE_FAILED, reading.errors)
+    return response
+
+
+class _Reading:
+    """Reads one answer, and collects what is wrong with it."""
+
+    def __init__(self, *, strict: bool) -> None:
+        self.errors: list[str] = []
+        self._strict = strict
+
+    def response(self, root: Element) -> LibrarianResponse | None:
+        found = {name: self._one(root, name, name) for name in _PARTS}
+        self._check_known(root, _PARTS, "")
+        for name in _TEXTS:
+            part = found[name]
+            if part is not None and not part.text:
+                self.errors.append(f"EMPTY_TAG:{name}")
+        status = found["status"]
+        if status is not None and status.text and status.text not in _STATUSES:
+            self.errors.append(f"INVALID_STATUS:{status.text[:_SHOWN_CHARS]}")
+        operations, warnings = found["operations"], found["warnings"]
+        listed = [] if operations is None else operations.all("operation")
+        read = [self._operation(each, number) for number, each in enumerate(listed)]
+        if operations is not None:
+            self._check_known(operations, ("operation",), "operations.")
+        if warnings is not None:
+            self._check_known(warnings, ("warning",), "warnings.")
+        if self.errors:
+            return None
+        texts = {name: "" if (part := found[name]) is None else part.text for name in _TEXTS}
+        return msgspec.convert(
+            {
+                **texts,
+                "operations": tuple(read),
+                "warnings": tuple(
+                    each.text for each in ([] if warnings is None else warnings.all("warning"))
+                ),
+            },
+            LibrarianResponse,
+        )
+
+    def _operation(self, element: Element, number: int) -> Operation | None:
+        errors, where = len(self.errors), f"operation[{number}]"
+        parts = {
+            name: self._one(element, name, f"{where}.{name}", is_needed=name in _OPERATION_PARTS)
+            for name in (*_OPERATION_PARTS, *_OPTIONAL_PARTS)
+        }
+        self._check_known(element, (*_OPERATION_PARTS, *_OPTIONAL_PARTS), f"{where}.")
+        texts = {name: "" if part is None else part.text for name, part in parts.items()}
+        for name in _OPERATION_PARTS:
+            if parts[name] is not None and not texts[name]:
+                self.errors.append(f"EMPTY_TAG:{where}.{name}")
+        kind = texts["kind"]
+        if kind and kind not in _KINDS:
+            self.errors.append(f"{where}:INVALID_KIND:{kind[:_SHOWN_CHARS]}")
+        if not texts["target_note_id"] and not texts["target_path"]:
+            self.errors.append(f"{where}:MISSING_TARGET")
+        confidence = self._confidence(texts["confidence"], where)
+        if len(self.errors) > errors:
+            return None
+        return msgspec.convert(
+            {
+                **texts,
+                "confidence": confidence,
+                "target_note_id": texts["target_note_id"] or None,
+                "target_path": texts["target_path"] or None,
+            },
+            Operation,
+        )
+
+    def _confidence(self, text: str, where: str) -> float:
+        if not text:
+            return 0.0  # which is said already
+        if _NUMBER.fullmatch(text) is None or math.isinf(confidence := float(text)):
+            self.errors.append(f"{where}:INVALID_CONFIDENCE_FORMAT")
+            return 0.0
+        if not 0 <= confidence <= 1:
+            self.errors.append(f"{where}:INVALID_CONFIDENCE_RANGE:{text[:_SHOWN_CHARS]}")
+        return confidence
+
+    def _one(
+        self, element: Element, name: str, said: str, *, is_needed: bool = True
+    ) -> Element | None:
+        """Return the one element of a name; say so where there is none, or more."""
+        found = element.all(name)
+        if not found and is_needed:
+            self.errors.append(f"MISSING_TAG:{said}")
+        if len(found) > 1:
+            self.errors.append(f"MULTIPLE_TAGS:{said}")
+        return found[0] if len(found) == 1 else None
+
+    def _check_known(self, element: Element, names: tuple[str, ...], where: str) -> None:
+        if self._strict:
+            there = dict.fromkeys(each.name for each in element.elements)
+            unknown = [name[:_SHOWN_CHARS] for name in there if name not in names]
+            self.errors += [f"UNKNOWN_TAG:{where}{name}" for name in unknown]
