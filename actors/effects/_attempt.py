@@ -89,6 +89,8 @@ class Attempt:
         self._workspace_id = workspace_id
         self._scope = trio.CancelScope()
         self._ending: Ending | None = None
+        self._depth = 0
+        """Of the run, once that has begun."""
         self._voice: Voice | None = None
         """What its worker says, once that has begun."""
 
@@ -152,6 +154,7 @@ class Attempt:
         """Run the worker, and record how that ended."""
         if not state.is_open:
             return None  # it was cancelled, or late, before it began
+        self._depth = state.depth
         principal = SYSTEM if state.requested_by is None else Principal(state.requested_by)
         voice = Voice(self._node, hub, self.run_id, state, write=self._write)
         run = Run(
@@ -328,6 +331,7 @@ class Attempt:
                     asked,
                     key=key,
                     causation=f"run:{self.run_id}",
+                    depth=self._depth,
                 )
             except WorkspaceMovedError:
                 raise

@@ -69,7 +69,7 @@ async def all_ended(workspace: Workspace, count: int) -> list[RunState]:
             await trio.sleep(0.01)
             page = await workspace.snapshot(runs, limit=1_000)
             found = [each.state for each in page.items]
-    assert len(found) == count
+            assert len(found) <= count, "too many"
     return found
 
 
@@ -399,13 +399,22 @@ async def test_a_reactor_on_runs_comes_to_an_end_too() -> None:
         assert sorted(run.worker for run in ended) == ["it", "review"]
 
 
-async def test_a_run_that_is_asked_for_by_a_run_is_as_deep() -> None:
+@pytest.mark.parametrize("is_returned", [False, True])
+async def test_a_run_that_is_asked_for_by_a_run_is_as_deep(*, is_returned: bool) -> None:
     @boxes.react(WasPut, name="ask")
-    async def ask(run: Run, _event: WasPut) -> None:
+    async def ask(run: Run, _event: WasPut) -> RequestRun | None:
+        if is_returned:
+            return RequestRun(worker="put")
         await run.send(RequestRun(worker="put"), step="ask")
+        return None
+
+    puts = 0
 
     @worker("put")
     async def put(_run: Run) -> Put:
+        nonlocal puts
+        puts += 1
+        await trio.sleep(0 if puts < 10 else 60)  # else a test without an end would have none
         return Put("x", "by a run of a run")
 
     async with running(ask, put) as rt:
