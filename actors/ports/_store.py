@@ -348,8 +348,8 @@ class Followers(Protocol):
     async def register_reactors(self, reactors: Sequence[ReactorStart]) -> None:
         """Note where reactors begin, those that there was none of their name before.
 
-        In one step, for every workspace that there is.  In one that is made later, a reactor
-        begins with its first event, and nothing is noted.
+        For every workspace that there is; cut off, the next call goes on with it.  In one that is
+        made later, a reactor begins with its first event, and nothing is noted.
         """
 
     async def read_places(self, workspace_id: str) -> dict[str, Cursor]:

@@ -93,6 +93,9 @@ if TYPE_CHECKING:
 
 _NO_TYPES: frozenset[tuple[str, str, int]] = frozenset()
 
+_PLACED_AT_ONCE = 2_000
+"""Workspaces where the places of new reactors are written in one statement."""
+
 
 class _Appending:
     """An `Appending` on a connection of its own."""
@@ -483,14 +486,18 @@ class PostgresStore:
     # Followers
 
     async def register_reactors(self, reactors: Sequence[ReactorStart]) -> None:
-        """Note where new reactors begin; see `Store.register_reactors`."""
-        await fetch(
-            self._pools.maintenance,
-            "register_reactors",
-            texts(each.name for each in reactors),
-            texts(each.was for each in reactors),
-            texts(each.since for each in reactors),
-        )
+        """Note where new reactors begin, a portion at a time; see `Store.register_reactors`."""
+        pool, names = self._pools.maintenance, texts(each.name for each in reactors)
+        before = texts(each.was for each in reactors)
+        await fetch(pool, "note_reactors", names, before, texts(each.since for each in reactors))
+        if not await fetch(pool, "unregistered_reactors", names):
+            return
+        last, count = "", _PLACED_AT_ONCE
+        while count == _PLACED_AT_ONCE:
+            ((last, count),) = await fetch(
+                pool, "place_reactors", names, last, str(_PLACED_AT_ONCE)
+            )
+        await fetch(pool, "finish_reactors", names)
 
     async def read_places(self, workspace_id: str) -> dict[str, Cursor]:
         """Read how far reactors have come; see `Store.read_places`."""

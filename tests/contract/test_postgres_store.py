@@ -20,6 +20,7 @@ from dalsegno.actors import (
     BatchRejectedError,
     CursorKey,
     PageBounds,
+    ReactorStart,
     SnapshotWrite,
     Store,
     Turn,
@@ -41,7 +42,7 @@ from dalsegno.protocol import (
     StoreUnavailableError,
     UnavailableError,
 )
-from dalsegno.runtime.store import PostgresStore, SchemaTooOldError
+from dalsegno.runtime.store import PostgresStore, SchemaTooOldError, _postgres, _statements
 from dalsegno.runtime.store._sql import (
     _quoted_long,
     numbers,
@@ -725,3 +726,35 @@ async def test_entities_of_many_workspaces_are_read_by_one_statement(
         store.statements.clear()
         assert len(await store.load_many(wanted)) == 40
         assert store.statements == [queries()["load_many"]]
+
+
+async def test_places_of_new_reactors_are_written_a_portion_at_a_time(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off in between, as where a server is killed, the next one goes on."""
+    monkeypatch.setattr(_postgres, "_PLACED_AT_ONCE", 2)
+    writers = [await writer(store, f"w{number}") for number in range(5)]
+    for one in writers:
+        assert await store.append([one.batch(one.event("note:1"))])
+    portions = 0
+
+    async def fetch(pool: Any, name: str, *params: Any) -> Any:
+        nonlocal portions
+        portions += name == "place_reactors"
+        if name == "place_reactors" and portions == 2:
+            raise StoreUnavailableError("cut off")
+        return await _statements.fetch(pool, name, *params)
+
+    monkeypatch.setattr(_postgres, "fetch", fetch)
+    start = ReactorStart(name="r")
+    with pytest.raises(StoreUnavailableError):
+        await store.register_reactors([start])
+    assert [len(await store.read_places(one.workspace_id)) for one in writers] == [1, 1, 0, 0, 0]
+    for one in writers:
+        assert await store.append([one.batch(one.event("note:1"))])
+    await store.register_reactors([start])
+    assert portions == 2 + 3
+    places = [(await store.read_places(one.workspace_id))["r"].seq for one in writers]
+    assert places == [1, 1, 2, 2, 2], "what is there stays"
+    await store.register_reactors([start])
+    assert portions == 5, "it is done"

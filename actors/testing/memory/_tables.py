@@ -121,6 +121,7 @@ class Places:
                 for row in self._rows.values():
                     if each.was in row:
                         row[each.name] = row.pop(each.was)
+                del self._names[each.was]
                 continue
             for workspace_id, head in heads.items():
                 begins = head if each.since == "now" else Cursor(0, CHAIN_START)

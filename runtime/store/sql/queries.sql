@@ -898,45 +898,62 @@ select l.workspace_id,
     offset 0) n on true
  order by l.workspace_id
 
--- register_reactors --
--- All in one statement: nobody may be registered and begin nowhere.
+-- note_reactors --
 -- $1 names, $2 the names that they had before, null for none, $3 "now" or "beginning".
-with asked as (
-  select * from unnest($1::text::text[], $2::text::text[], $3::text::text[]) as a(name, was, since)
-), fresh as (
-  insert into dalsegno.reactor (name, registered_at)
-  select name, statement_timestamp() from asked order by name collate "C"
-  on conflict do nothing
-  returning name
-), beginning as materialized (
-  select a.name, a.since, r.name as was
-    from fresh f
-    join asked a on a.name = f.name
-    left join dalsegno.reactor r on r.name = a.was
+insert into dalsegno.reactor (name, was, since)
+select a.name, r.name, a.since
+  from unnest($1::text::text[], $2::text::text[], $3::text::text[]) as a(name, was, since)
+  left join dalsegno.reactor r on r.name = a.was and r.registered_at is not null
+ order by a.name collate "C"
+on conflict do nothing
+
+-- unregistered_reactors --
+-- $1 names.
+select name from dalsegno.reactor where name = any($1::text::text[]) and registered_at is null
+
+-- place_reactors --
+-- A portion of the workspaces, so that no statement is longer where there are more of them.  Two
+-- servers may do so at once, and one goes on where another ended: a place that there is stays.
+-- $1 names, $2 the workspace where the last portion ended, $3 how many.
+with beginning as materialized (
+  select name, was, since from dalsegno.reactor
+   where name = any($1::text::text[]) and registered_at is null
+), looked as materialized (
+  select workspace_id, head_seq, chain from dalsegno.workspace_head
+   where workspace_id > $2::text order by workspace_id limit $3::text::integer
 ), begun as (
-  select h.workspace_id,
+  select l.workspace_id,
          (select jsonb_object_agg(b.name,
                    case when b.was is not null then p.places -> b.was
                         when b.since = 'now'
-                        then to_jsonb(h.head_seq || '-' || lpad(to_hex(h.chain), 16, '0'))
+                        then to_jsonb(l.head_seq || '-' || lpad(to_hex(l.chain), 16, '0'))
                         else to_jsonb('0-0000000000000000'::text) end)
             from beginning b where b.was is null or p.places ? b.was) as places,
-         coalesce((select array_agg(b.was) from beginning b where b.was is not null),
-                  '{}'::text[]) as left_behind,
-         coalesce(p.to_begin, false)
-           or exists (select from beginning b where b.was is null and b.since <> 'now') as to_begin
-    from dalsegno.workspace_head h
-    left join dalsegno.reactor_place p on p.workspace_id = h.workspace_id
-   where exists (select from beginning)
+         exists (select from beginning b where b.was is null and b.since <> 'now') as to_begin
+    from looked l
+    left join lateral (
+      select places from dalsegno.reactor_place where workspace_id = l.workspace_id offset 0) p
+      on true
+), written as (
+  insert into dalsegno.reactor_place as old (workspace_id, places, to_begin, updated_at)
+  select workspace_id, places, to_begin, statement_timestamp() from begun
+   where places is not null
+   order by workspace_id
+  on conflict (workspace_id) do update
+    set places = (excluded.places || old.places)
+          - array(select was from beginning where was is not null),
+        to_begin = old.to_begin or excluded.to_begin, updated_at = excluded.updated_at
 )
-insert into dalsegno.reactor_place as old (workspace_id, places, to_begin, updated_at)
-select workspace_id, places, to_begin, statement_timestamp() from begun
- where places is not null
- order by workspace_id
-on conflict (workspace_id) do update
-  set places = (old.places - (select left_behind from begun b
-                               where b.workspace_id = excluded.workspace_id)) || excluded.places,
-      to_begin = excluded.to_begin, updated_at = excluded.updated_at
+select max(workspace_id), count(*) from looked
+
+-- finish_reactors --
+-- $1 names.
+with done as (
+  update dalsegno.reactor set registered_at = statement_timestamp()
+   where name = any($1::text::text[]) and registered_at is null
+  returning was
+)
+delete from dalsegno.reactor r using done d where r.name = d.was
 
 -- read_places --
 select key, value from dalsegno.reactor_place, jsonb_each_text(places)

@@ -65,6 +65,9 @@ class FollowerContract:
         unknown = ReactorStart(name="newest", was="nobody")
         await store.register_reactors([unknown, ReactorStart(name="new", was="old")])
         assert (await store.read_places("a"))["newest"].seq == 2, "as a new one"
+        await store.register_reactors([ReactorStart(name="old", was="new")])
+        assert (await store.read_places("a"))["old"] == at, "and back"
+        assert "new" not in await store.read_places("a")
 
     async def test_places_are_kept_by_name(self, store: Store) -> None:
         w = await writer(store, "a")

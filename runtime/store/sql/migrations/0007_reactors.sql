@@ -1,9 +1,12 @@
 -- How far reactors have come.  A row a workspace has the places of all of them, since they are told
 -- of its events together: names, and cursors as text.  Without a row, or a name in it, a reactor
 -- begins with the first event: the workspace is newer than the reactor.
+-- registered_at: once its place in every workspace that there was has been written.
 create table dalsegno.reactor (
   name text collate "C" primary key,
-  registered_at timestamptz not null
+  was text collate "C",
+  since text not null,
+  registered_at timestamptz
 );
 
 create table dalsegno.reactor_place (
