@@ -24,7 +24,7 @@ from dalsegno.actors.testing.simulation._invariant import check_invariant
 from dalsegno.protocol import Event, run_id_for
 from tests._coordination import AGENT
 from tests._http import PLAIN
-from tests._patience import fail_after, until
+from tests._patience import patient, until
 from tests.simulation._coordination_rules import (
     left_undone,
     wrong_lives,
@@ -102,9 +102,11 @@ class Team:
         """Begin nothing more, wait until everything has ended; return the highest number."""
         self._is_enough = True
         await until(lambda: self._is_over, within_s)
-        with fail_after(within_s):
-            while [*left_undone(log := await self._read(dsn), _NEVER), *_open_runs(log)]:
+        left: list[str] = []
+        with trio.move_on_after(patient(within_s)) as scope:
+            while left := [*left_undone(log := await self._read(dsn), _NEVER), *_open_runs(log)]:
                 await trio.sleep(0.2)
+        assert not scope.cancelled_caught, left[:5]
         return log[-1].event_seq
 
     async def judge(self, dsn: str) -> None:
