@@ -240,6 +240,8 @@ HTTP_STATUS: dict[str, int] = {
     "RATE_LIMITED": 429,
     "INTERNAL_ERROR": 500,
     "SEQUENCE_OVERFLOW": 500,
+    "LLM_UPSTREAM_ERROR": 502,
+    "LLM_PROVIDER_UNREACHABLE": 502,
     "OVERLOADED": 503,
     "STORE_UNAVAILABLE": 503,
     "NOT_READY": 503,
@@ -249,6 +251,7 @@ HTTP_STATUS: dict[str, int] = {
     "DB_UNAVAILABLE": 503,
     "MIGRATION_UNAVAILABLE": 503,
     "OUTCOME_UNKNOWN": 504,
+    "LLM_PROVIDER_TIMEOUT": 504,
 }
 """By code; one that is not here is a domain's: 404 for ``…_NOT_FOUND``, else 409."""
 

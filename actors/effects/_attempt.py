@@ -12,6 +12,7 @@ import msgspec
 import trio
 
 from dalsegno.actors.node import look, send_group
+from dalsegno.actors.ports import ProviderError
 from dalsegno.protocol import (
     SYSTEM,
     Backoff,
@@ -264,7 +265,7 @@ class Attempt:
             code, message = "WORKER_FAILED", type(error).__name__
         message = message[:_MESSAGE_CHARS_MAX].encode("utf-8", "replace").decode()
         on = self.worker.retry.on
-        is_tried = not isinstance(error, Reject) if on is None else code in on
+        is_tried = not _is_final(error) if on is None else code in on
         return RunProblem(code=code, message=message, retryable=is_tried)
 
     async def _finish(
@@ -354,6 +355,11 @@ async def read_run(
     entity = await look(directory, catalog, workspace_id, runs, run_id, principal=SYSTEM)
     state: RunState | None = None if entity is None else entity.state
     return state
+
+
+def _is_final(error: Exception) -> bool:
+    """Return whether an error would be the same the next time, by whoever raised it."""
+    return isinstance(error, Reject) or (isinstance(error, ProviderError) and not error.retryable)
 
 
 def _done(returned: Any) -> Done:  # noqa: ANN401 - a worker's
