@@ -14,7 +14,7 @@ from dataclasses import fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import click
 import httpx
@@ -50,10 +50,12 @@ from dalsegno.runtime._cli import cli
 from dalsegno.runtime._config import FileSettings
 from dalsegno.runtime._server import Ready, ServeConfig, serve
 from dalsegno.runtime.files import EventStoreError, SessionError
+from dalsegno.runtime.providers import Category, ProviderError, ProviderLimits, ProviderSettings
 from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.store import MemoryAccounts
 from dalsegno.runtime.web import create_app
 from dalsegno.runtime.web._auth import COOKIE, open_session
+from tests import _provider
 from tests._http import PLAIN
 from tests._patience import fail_after, patient
 from tests.tasks_domain import app as tasks_app
@@ -70,10 +72,11 @@ TESTING = ROOT / "docs" / "testing.md"
 COORDINATION = ROOT / "docs" / "coordination.md"
 FILES = ROOT / "docs" / "files.md"
 RUNS = ROOT / "docs" / "runs.md"
+PROVIDERS = ROOT / "docs" / "providers.md"
 ARCHITECTURE, CONTRIBUTING = ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"
 DOCUMENTS = (
-    *(README, PROTOCOL, EMBEDDING, SERVING, COORDINATION, FILES, RUNS, OPERATIONS, TESTING),
-    *(ARCHITECTURE, CONTRIBUTING),
+    *(README, PROTOCOL, EMBEDDING, SERVING, COORDINATION, FILES, RUNS, PROVIDERS, OPERATIONS),
+    *(TESTING, ARCHITECTURE, CONTRIBUTING),
     ROOT / "CHANGELOG.md",
 )
 PATIENCE_S = 30.0
@@ -398,6 +401,27 @@ def test_runs_end_as_their_document_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
+async def test_a_worker_streams_a_model_as_its_document_says(tmp_path: Path) -> None:
+    ((name, program, _),) = programs(PROVIDERS)
+    (tmp_path / name).write_text(program)
+    script = [
+        _provider.then(_provider.chunk({"content": "From the "}), cut=True),
+        _provider.status(503),
+        _provider.says("From the ", "sign."),
+    ]
+    async with _provider.scripted(*script) as provider:
+        with fail_after(4 * PATIENCE_S):
+            said = await trio.to_thread.run_sync(
+                partial(run, tmp_path, sys.executable, name, "What?", MODEL_URL=provider.url)
+            )
+    assert provider.models == ["qwen2.5-7b-instruct"] * 2 + ["qwen2.5-0.5b-instruct"]
+    assert {each.body["messages"][0]["content"] for each in provider.asked} == {"What?"}
+    lines = said.splitlines()
+    assert lines[0] == "From the ", "as it was said"
+    assert lines[-1] == "qwen2.5-0.5b-instruct: From the sign."
+
+
+@pytest.mark.processes
 def test_a_service_of_sessions_records_turns_as_its_document_says(tmp_path: Path) -> None:
     (_, (name, program, said), *_) = programs(FILES)
     (tmp_path / name).write_text(program)
@@ -669,6 +693,26 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert [plain(name) for name, _, _ in told] == [*declared], "all of them, in their order"
     named = set(re.findall(r"`(\w+_(?:max|s|bytes))`", OPERATIONS.read_text()))
     assert named <= declared.keys()
+
+
+def test_the_bounds_of_providers_are_those_of_the_code() -> None:
+    units = {"KiB": 1024, "MiB": 1024**2, "s": 1}
+    declared = {field.name: field.default for field in fields(ProviderLimits)}
+    told = rows(PROVIDERS, "Bound")
+    assert [plain(name) for name, _, _ in told] == [*declared]
+    for name, default, _ in told:
+        number, _, unit = default.partition(" ")
+        assert declared[plain(name)] == float(number) * units.get(unit, 1), name
+
+
+def test_the_failures_of_providers_are_those_of_the_code() -> None:
+    told = rows(PROVIDERS, "`category`")
+    assert {plain(category) for category, *_ in told} == {*get_args(Category)}
+    for category, code, detail, *_ in told:
+        error = ProviderError(cast("Category", plain(category)), "x")
+        assert (error.code, error.details["detail"]) == (plain(code), plain(detail))
+    settings = [plain(name) for name, *_ in rows(PROVIDERS, "Setting")]
+    assert settings == [*ProviderSettings.__struct_fields__]
 
 
 def test_a_limit_that_is_named_with_its_value_has_it() -> None:
