@@ -244,7 +244,7 @@ class ChatStream(Protocol):
     async def __anext__(self) -> ChatPart:
         """Wait for the next part.
 
-        Cancelled, the part is lost: leave the block then.
+        Cancelled, the answer is lost, and whoever waits again gets a failure.
 
         Raises:
             ProviderError: there is no more of it; what was said before is no answer.

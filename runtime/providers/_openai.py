@@ -135,7 +135,7 @@ class _Chat:
         self._is_over = False
         self._response: httpx.Response | None = None
         self._body: AsyncIterator[bytes] | None = None
-        """The rest of the body; None: it was not asked for, or there is none."""
+        """The rest of the body; None: not asked for, read to its end, or broken."""
         self._token_left_s = limits.token_s
         self._answer_left_s = limits.answer_s
         self._bytes_left = limits.answer_bytes_max
@@ -163,6 +163,11 @@ class _Chat:
                 await self._advance()
             except ProviderError as error:
                 self._failure = self._with_details(error)
+            except trio.Cancelled:
+                # Some of it may be lost, and asking anew would cost twice.
+                given_up = ProviderError("timeout", "its reader gave it up", is_retryable=False)
+                self._failure = self._with_details(given_up)
+                raise
 
     def _with_details(self, error: ProviderError) -> ProviderError:
         error.details.setdefault("provider_kind", self._provider.provider_kind)
@@ -234,6 +239,8 @@ class _Chat:
         deltas = self._answer.take(document)
         if deltas:
             self._token_left_s = self._provider.limits.token_s
+        if self._answer.is_finished:
+            self._answer_left_s = min(self._answer_left_s, _USAGE_S)
         self._parts += deltas
 
     def _end(self) -> None:
@@ -245,8 +252,7 @@ class _Chat:
 
     async def _read(self) -> bytes:
         """Return more of the body; nothing at its end."""
-        if self._body is None:
-            return b""
+        assert self._body is not None, "it was read to its end"
         body, self._body = self._body, None
         try:
             with self._waiting():
@@ -287,8 +293,6 @@ class _Chat:
     def _waiting(self) -> Iterator[None]:
         """Bound a wait by the three clocks, and let them run meanwhile."""
         allowed_s = min(self._provider.timeout_s, self._token_left_s, self._answer_left_s)
-        if self._answer.is_finished:
-            allowed_s = min(allowed_s, _USAGE_S)
         began = trio.current_time()
         try:
             with trio.fail_after(max(allowed_s, 0.0)):

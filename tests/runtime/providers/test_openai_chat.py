@@ -35,7 +35,7 @@ from dalsegno.runtime.providers import (
     Usage,
 )
 from dalsegno.runtime.seams import WORLD
-from tests._patience import fail_after, until
+from tests._patience import fail_after, patient, until
 from tests._provider import (
     KEY,
     USAGE,
@@ -216,8 +216,9 @@ async def test_characters_in_two_halves_and_what_nobody_can_store() -> None:
         streams(*map(escaped, [r"a\ud83d", r"\ude00b", r"\ude00", r"\ud83d", r"\u0000c"]), STOP)
     )
     assert text_of(parts) == "a\N{GRINNING FACE}b\ufffd\ufffd\ufffdc"
-    parts = await whole(streams(escaped(r"a\ud83d"), STOP, "[DONE]"))
-    assert parts[:-1] == [TextDelta("a"), TextDelta("\ufffd")]
+    thought = escaped(r"\ud83d").replace("content", "reasoning")
+    parts = await whole(streams(thought, escaped(r"a\ud83d"), STOP, "[DONE]"))
+    assert parts[:-1] == [TextDelta("a"), ReasoningDelta("\ufffd"), TextDelta("\ufffd")]
 
 
 def call(index: int | None, call_id: str | None, name: str | None, arguments: Any) -> Any:
@@ -291,29 +292,45 @@ async def test_one_that_does_not_stream_answers_as_well() -> None:
 
 @pytest.mark.parametrize("reply", [then(STOP), then(STOP, cut=True), streams(STOP)])
 async def test_an_end_that_was_said_is_one_without_usage_and_done(reply: Reply) -> None:
-    (answered,) = await whole(reply, timeout_ms=300)
+    (answered,) = await whole(reply, timeout_ms=round(patient(0.3) * 1_000))
     assert isinstance(answered, Answered)
     assert answered.usage is None
 
 
 async def test_comments_keep_it_alive() -> None:
+    silent_s = patient(0.5)
+
     async def reply(wire: Wire) -> None:
         await wire.events()
-        for _ in range(8):
+        for _ in range(12):
             await wire.send(b": PROCESSING\n\n")
-            await trio.sleep(0.1)
+            await trio.sleep(silent_s / 8)
         await wire.say(STOP)
         await wire.end()
 
-    await whole(reply, timeout_ms=500)
+    await whole(reply, timeout_ms=round(silent_s * 1_000))
+
+
+async def test_comments_after_its_end_do_not() -> None:
+    """They would keep it alive for as long as an answer may take."""
+
+    async def reply(wire: Wire) -> None:
+        await wire.events()
+        await wire.say(STOP)
+        while True:
+            await wire.send(b": PROCESSING\n\n")
+            await trio.sleep(0.05)
+
+    with fail_after(20):
+        await whole(reply)
 
 
 async def test_the_time_that_the_reader_takes_is_its_own() -> None:
     async with scripted(says("a", "b")) as provider, providers(provider) as opened:
-        settings = provider.settings(timeout_ms=300)
+        settings = provider.settings(timeout_ms=round(patient(0.3) * 1_000))
         async with opened.of(settings).chat(ChatRequest.of(settings, [])) as stream:
             assert await stream.__anext__() == TextDelta("a")
-            await trio.sleep(0.5)
+            await trio.sleep(patient(0.4))
             assert text_of([part async for part in stream]) == "b"
 
 
@@ -382,6 +399,10 @@ FAILURES: list[tuple[Any, str, str, bool]] = [
     # what cannot be read
     (answers(b"<html>", content_type="text/html"), "invalid_payload", "LLM_UPSTREAM_ERROR", False),
     (sends(b"{}\n", "application/x-ndjson"), "invalid_payload", "LLM_UPSTREAM_ERROR", False),
+    (
+        answers(b"\x1f\x8b", encoding="gzip"),
+        *("invalid_payload", "LLM_UPSTREAM_ERROR", False),
+    ),
     (answers(b"\xff"), "invalid_payload", "LLM_UPSTREAM_ERROR", False),
     (answers([]), "invalid_payload", "LLM_UPSTREAM_ERROR", False),
     (sends(b"data: {\n\n"), "invalid_payload", "LLM_UPSTREAM_ERROR", False),
@@ -622,6 +643,20 @@ async def test_whoever_leaves_early_closes_the_connection(how: str) -> None:
 
 def pool_of(opened: HttpProviders) -> Any:
     return opened._http._transport._pool  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("reply", [stalls, then(SAID)])
+async def test_a_wait_that_was_given_up_is_no_answer_and_does_not_ask_again(reply: Reply) -> None:
+    async with scripted(reply) as provider, providers(provider) as opened:
+        settings = provider.settings(retry_limit=2, fallback_models=("second",))
+        async with opened.of(settings).chat(ChatRequest.of(settings, [])) as stream:
+            with trio.move_on_after(0.2):
+                async for _ in stream:
+                    pass
+            with pytest.raises(ProviderError) as raised:
+                await stream.__anext__()
+        assert (raised.value.category, raised.value.is_retryable) == ("timeout", False)
+        assert len(provider.asked) <= 1
 
 
 async def test_whoever_never_asks_needs_nothing() -> None:

@@ -19,7 +19,7 @@ from dalsegno.runtime.providers import (
     Restarted,
     TextDelta,
 )
-from tests._patience import fail_after
+from tests._patience import fail_after, patient
 from tests._provider import (
     Reply,
     chunk,
@@ -200,12 +200,13 @@ async def test_a_failure_stays_one(autojump_clock: MockClock) -> None:
 async def test_x_auto_6_what_may_pass_is_asked_again_and_then_other_models(
     failing: Reply, code: str
 ) -> None:
+    timeout_ms = round(patient(0.2) * 1_000) if failing is stalls else 20_000
     with fail_after(30):
         # … as often as the settings say, and then the run would fail with this code
         async with scripted(failing) as provider, providers(provider) as opened:
             for retry_limit in (0, 1, 2):
                 provider.asked.clear()
-                settings = provider.settings(retry_limit=retry_limit, timeout_ms=100)
+                settings = provider.settings(retry_limit=retry_limit, timeout_ms=timeout_ms)
                 with pytest.raises(ProviderError) as raised:
                     await parts_of(opened, settings)
                 assert raised.value.code == code
@@ -215,7 +216,7 @@ async def test_x_auto_6_what_may_pass_is_asked_again_and_then_other_models(
         async with scripted(*script) as provider, providers(provider) as opened:
             settings = provider.settings(
                 retry_limit=1,
-                timeout_ms=5_000 if failing is not stalls else 100,
+                timeout_ms=timeout_ms,
                 fallback_models=("second", "third"),
             )
             *_, answered = await parts_of(opened, settings)
