@@ -363,7 +363,7 @@ async def test_a_worker_streams_is_cancelled_and_survives_a_kill(tmp_path: Path)
     (tmp_path / name).write_text(program)
 
     async def heard(until: str, *arguments: str) -> list[str]:
-        """Start the program, kill it once it has said that; return its lines up to there."""
+        """Start the program, kill it once it has said that, unless that is its end."""
         command = [sys.executable, name, *arguments]
         process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, cwd=tmp_path)
         assert process.stdout is not None
@@ -373,6 +373,8 @@ async def test_a_worker_streams_is_cancelled_and_survives_a_kill(tmp_path: Path)
                 part = await process.stdout.receive_some()
                 assert part, f"it ended before {until!r}"
                 said += part
+            if until.startswith("run_finished"):
+                await process.wait()  # and its database is stopped
         finally:
             process.kill()
             await process.wait()
