@@ -328,6 +328,7 @@ class Workspace:
         after: Place = BEGINNING,
         limit: int = 100,
         min_seq: int | None = None,
+        newest_first: bool = False,
     ) -> Snapshot[StateT]:
         """List entities that exist with their states, and the number at which all of it held.
 
@@ -343,12 +344,15 @@ class Workspace:
             limit: at most so many, and `Limits.list_limit_max`; their states and the events since
                 are at most `Limits.list_bytes_max`, unless a single one has more.
             min_seq: wait, bounded, until the page reflects this ``event_seq``.
+            newest_first: from the end of a key's list to its beginning: of one whose ``sort`` is a
+                time, those of the latest.
 
         Raises:
             Reject: ``ROLE_FORBIDDEN`` if the user is not a member; ``BAD_REQUEST`` for what cannot
                 be a key.
             UnavailableError: the store is unavailable; or the domain lists otherwise than before,
                 and another node owns the workspace, or this takes longer.
+            ValueError: ``newest_first`` without a key.
 
         """
         service = self._service
@@ -362,6 +366,7 @@ class Workspace:
             after=after,
             limit=limit,
             min_seq=min_seq,
+            newest_first=newest_first,
         )
 
     async def keys(

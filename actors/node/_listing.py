@@ -38,6 +38,7 @@ async def list_entities(
     limit: int,
     with_states: bool = False,
     min_seq: int | None = None,
+    newest_first: bool = False,
 ) -> EntityPage:
     """Return a page of a domain's entities; see `Store.list_entities`.
 
@@ -54,14 +55,18 @@ async def list_entities(
         limit: at most so many, and `Limits.list_limit_max`.
         with_states: with their states, at most `Limits.list_bytes_max`.
         min_seq: wait, bounded, until the page reflects this ``event_seq``.
+        newest_first: from the end of a key's list to its beginning.
 
     Raises:
         Reject: ``ROLE_FORBIDDEN`` if the principal is not a member; ``BAD_REQUEST`` for what cannot
             be a key.
+        ValueError: ``newest_first`` without a key.
         UnavailableError: the store is away; or they have to be listed anew, since the domain
             changed, and another node owns the workspace, or this took too long.
 
     """
+    if newest_first and key is None:
+        raise ValueError("newest_first is for the list of a key")
     if key:
         check_id(key, chars_max=KEY_BYTES_MAX, what="key")
     catalog.check_served(domain)
@@ -80,6 +85,7 @@ async def list_entities(
                 limit=min(limit, limits.list_limit_max),
                 domain_version=domain.version,
                 bytes_max=limits.list_bytes_max if with_states else None,
+                newest_first=newest_first,
             )
             if key is None or not page.is_stale:
                 await catalog.check_behind(workspace_id, principal)
@@ -99,6 +105,7 @@ async def snapshot(
     after: Place = BEGINNING,
     limit: int,
     min_seq: int | None = None,
+    newest_first: bool = False,
 ) -> Snapshot[StateT]:
     """Return a page of a domain's entities with their states folded; see `list_entities`.
 
@@ -119,6 +126,7 @@ async def snapshot(
         limit=limit,
         with_states=True,
         min_seq=min_seq,
+        newest_first=newest_first,
     )
     entities = await entities_of(page, domain, directory.node.limits.turn_s)
     listed = [

@@ -235,6 +235,7 @@ class Entities(Protocol):
         limit: int,
         domain_version: int = 0,
         bytes_max: int | None = None,
+        newest_first: bool = False,
     ) -> EntityPage:
         """List a domain's existing entities, all as they were at one moment.
 
@@ -249,6 +250,7 @@ class Entities(Protocol):
                 listed makes the page stale.
             bytes_max: with their states and the events since, as in `load_entities`, and only the
                 first may take these over so many bytes; None: without.
+            newest_first: from the end of a key's list to its beginning; not without a key.
 
         """
 

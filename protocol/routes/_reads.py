@@ -70,8 +70,11 @@ class Reads(Protocol):
         after: Place = BEGINNING,
         limit: int = 100,
         min_seq: int | None = None,
+        newest_first: bool = False,
     ) -> Snapshot[StateT]:
-        """List entities that exist with their states, all of one moment."""
+        """List entities that exist with their states, all of one moment; those of a key also from
+        the end of their list.
+        """
 
     async def keys(
         self, domain: Domain[Any, Any, Any], *, prefix: str = "", after: str = "", limit: int = 100

@@ -29,6 +29,7 @@ async def list_entities(
     limit: int,
     domain_version: int,
     bytes_max: int | None,
+    newest_first: bool,
 ) -> EntityPage:
     """List entities; see `Store.list_entities`."""
     rows = await fetch(
@@ -37,6 +38,7 @@ async def list_entities(
         *(workspace_id, domain, key, after.sort, after.stream_id, str(limit), str(domain_version)),
         None if bytes_max is None else str(bytes_max),
         str(TAIL),
+        str(newest_first),
     )
     if not rows:
         return EntityPage(head_seq=0, items=[], is_last=True)

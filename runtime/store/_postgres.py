@@ -407,6 +407,7 @@ class PostgresStore:
         limit: int,
         domain_version: int = 0,
         bytes_max: int | None = None,
+        newest_first: bool = False,
     ) -> EntityPage:
         """List the entities of a domain that exist; see `Store.list_entities`."""
         return await list_entities(
@@ -418,6 +419,7 @@ class PostgresStore:
             limit=limit,
             domain_version=domain_version,
             bytes_max=bytes_max,
+            newest_first=newest_first,
         )
 
     async def list_keys(

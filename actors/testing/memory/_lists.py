@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from dalsegno.actors.ports import (
+    BEGINNING,
     AuditFilter,
     AuditPlace,
     AuditRecord,
@@ -32,6 +33,7 @@ def list_entities(
     limit: int,
     domain_version: int,
     bytes_max: int | None,
+    newest_first: bool = False,
 ) -> EntityPage:
     """Return a page of a domain's entities; see `Store.list_entities`."""
     if key is None:
@@ -43,8 +45,13 @@ def list_entities(
             if stream_id.startswith(f"{domain}:")
             and (key in keys or (key == "" and sort is not None))
         ]
-    places = sorted(found, key=_by_place)
-    left = [place for place in places if _by_place(place) > _by_place(after)]
+    places = sorted(found, key=_by_place, reverse=newest_first)
+    if not newest_first:
+        left = [place for place in places if _by_place(place) > _by_place(after)]
+    elif after == BEGINNING:
+        left = places
+    else:
+        left = [place for place in places if _by_place(place) < _by_place(after)]
     items: list[EntityItem] = []
     size = 0
     for place in left[:limit]:

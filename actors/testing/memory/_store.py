@@ -348,6 +348,7 @@ class MemoryStore:
         limit: int,
         domain_version: int = 0,
         bytes_max: int | None = None,
+        newest_first: bool = False,
     ) -> EntityPage:
         """List the entities of a domain that exist; see `Store.list_entities`."""
         await trio.lowlevel.checkpoint()
@@ -362,6 +363,7 @@ class MemoryStore:
             limit=limit,
             domain_version=domain_version,
             bytes_max=bytes_max,
+            newest_first=newest_first,
         )
 
     async def list_keys(

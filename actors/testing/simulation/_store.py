@@ -208,6 +208,7 @@ class SimStore:
         limit: int,
         domain_version: int = 0,
         bytes_max: int | None = None,
+        newest_first: bool = False,
     ) -> EntityPage:
         """See `Store.list_entities`."""
         return await self.link.read(
@@ -219,6 +220,7 @@ class SimStore:
                 limit=limit,
                 domain_version=domain_version,
                 bytes_max=bytes_max,
+                newest_first=newest_first,
             )
         )
 

@@ -670,23 +670,31 @@ returning r.event_seq
 -- one without an entity where the page is empty.
 -- $1 workspace, $2 domain, $3 key or null, $4 and $5 sort and stream where the last page ended,
 -- $6 limit, $7 the domain version whose states can be used, $8 bytes or null, $9 at most so many
--- events of each.
+-- events of each, $10 whether a key's list is read from its end.
 with head as materialized (
   select head_seq from dalsegno.workspace_head where workspace_id = $1::text
 ), named as materialized (
   -- One more than asked for: whether anything follows.  ";" is the character after ":".
-  (select '' collate "C" as sort, stream_id from dalsegno.entity
+  (select '' collate "C" as sort, stream_id,
+          row_number() over (order by workspace_id, stream_id) as place
+     from dalsegno.entity
     where $3::text is null and live
       and (workspace_id, stream_id) > ($1::text, greatest($5::text, $2::text || ':') collate "C")
       and (workspace_id, stream_id) < ($1::text, $2::text || ';')
     order by workspace_id, stream_id limit $6::text::integer + 1)
   union all
-  (select sort, stream_id from dalsegno.entity_key
+  (select sort, stream_id, row_number() over (order by sort, stream_id) from dalsegno.entity_key
     where workspace_id = $1::text and domain = $2::text and key = $3::text
-      and (sort, stream_id) > ($4::text, $5::text)
+      and not $10::text::boolean and (sort, stream_id) > ($4::text, $5::text)
     order by sort, stream_id limit $6::text::integer + 1)
+  union all
+  (select sort, stream_id, row_number() over (order by sort desc, stream_id desc)
+     from dalsegno.entity_key
+    where workspace_id = $1::text and domain = $2::text and key = $3::text
+      and $10::text::boolean and ($5::text = '' or (sort, stream_id) < ($4::text, $5::text))
+    order by sort desc, stream_id desc limit $6::text::integer + 1)
 ), looked as materialized (
-  select n.*, row_number() over (order by n.sort, n.stream_id) as place, e.*,
+  select n.*, e.*,
          case when $8::text is null then 0
               else coalesce(case when usable then e.bytes end, 0) + t.bytes end as size
     from named n

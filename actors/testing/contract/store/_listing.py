@@ -63,6 +63,25 @@ class ListContract:
             after = Place(page.items[-1].sort or "", page.items[-1].stream_id)
         assert listed == [f"note:{number}" for number in range(7)]
 
+    async def test_the_list_of_a_key_is_also_read_from_its_end(self, store: Store) -> None:
+        w = await writer(store, "w")
+        for number in range(7):
+            await put(store, w, f"note:{number}", keys=("tag",), sort=f"{number // 3}")
+        await put(store, w, "note:x", keys=("tag",), sort=None)
+        await put(store, w, "note:y", keys=("other",), sort="9")
+        listed: list[str] = []
+        after = Place()
+        while True:
+            page = await store.list_entities(
+                "w", "note", key="tag", after=after, limit=3, newest_first=True, bytes_max=10**6
+            )
+            assert len(page.items) <= 3
+            listed += [item.stream_id for item in page.items]
+            if page.is_last:
+                break
+            after = page.items[-1].place_in("tag")
+        assert listed == [*(f"note:{number}" for number in reversed(range(7))), "note:x"]
+
     async def test_what_moves_between_keys_is_listed_where_it_is(self, store: Store) -> None:
         w = await writer(store, "w")
         await put(store, w, "note:1", keys=("a", "b", "a"), sort="1")
