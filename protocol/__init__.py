@@ -82,7 +82,7 @@ from ._provider_settings import (
     provider_problem as provider_problem,
     read_provider_settings as read_provider_settings,
 )
-from ._rate import RateBudget as RateBudget
+from ._rate import Buckets as Buckets, Rate as Rate, RateBudget as RateBudget
 from ._reacting import (
     Reactor as Reactor,
     RunFor as RunFor,

@@ -62,6 +62,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     principal: Principal
     role: str
     """The principal's role in the workspace just before this command."""
+    workspace_id: str = ""
+    """The workspace."""
     owner_id: str | None = None
     """The workspace's first owner, who is a member before the log says so."""
     now: datetime

@@ -149,6 +149,8 @@ class Limits:
     """Runs that one reactor may ask for because of one event."""
     reaction_deadline_s: float = 5.0
     """How long a reactor may take to say which."""
+    rates_kept_max: int = 10_000
+    """Buckets of rates that a node keeps, of requests, and of each workspace; see `Rate`."""
     places_every_s: float = 10.0
     """How often it is written how far reactors have come, where nothing was asked for."""
     run_end_deadline_s: float = 5.0

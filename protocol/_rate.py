@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from ._errors import DomainError
+
 _SECOND = 1.0
+_ROUNDING_S = 1e-6
+"""Sums of intervals differ by less from what they stand for."""
 
 
 class RateBudget:
@@ -28,3 +34,66 @@ class RateBudget:
             self._left = self._max
         self._left -= 1
         return self._left >= 0
+
+
+class Rate(msgspec.Struct, frozen=True, kw_only=True):
+    """How often something may happen, for each who is counted (KJ-RATE-1)."""
+
+    name: str
+    """What is counted together: two rates of one name share their buckets."""
+    times: int = 60
+    """So often at once after a rest, and on average in …"""
+    window_s: float = 60.0
+    """… so many seconds."""
+
+    def __post_init__(self) -> None:
+        if self.times < 1 or self.window_s <= 0:
+            raise DomainError(f"{self.name}: a rate is at least once in some time")
+
+    def spend(self, until: float | None, now: float) -> tuple[float, float]:
+        """Count once more, by the generic cell rate algorithm (ITU-T I.371, A.1).
+
+        Args:
+            until: when the bucket is full again, in seconds, as was returned; None: it is.
+            now: the time, in seconds of the same clock.
+
+        Returns:
+            When the bucket is full again now, and how long it has to wait in seconds: 0 where it
+            may happen; otherwise nothing was counted.
+
+        """
+        interval_s = self.window_s / self.times
+        until = now if until is None else max(until, now)
+        wait_s = until + interval_s - now - self.window_s
+        if wait_s > _ROUNDING_S:
+            return until, wait_s
+        return until + interval_s, 0.0
+
+
+class Buckets:
+    """Rates of many, each counted by a key.
+
+    At most so many are kept: above, the one that was counted longest ago is forgotten, and begins
+    full.  A full one is never missed.
+    """
+
+    def __init__(self, kept_max: int) -> None:
+        self._kept_max = kept_max
+        self._until: dict[tuple[str, str], float] = {}
+        """In the order in which they were counted last."""
+
+    def __repr__(self) -> str:
+        return f"<Buckets, {len(self._until)} of them>"
+
+    def spend(self, rate: Rate, key: str, now: float) -> float:
+        """Count once more for a key at ``now``, in seconds.
+
+        Return 0 where it may happen, else how long it has to wait in seconds: then it is not
+        counted.
+        """
+        named = rate.name, key
+        until, wait_s = rate.spend(self._until.pop(named, None), now)
+        self._until[named] = until
+        if len(self._until) > self._kept_max:
+            del self._until[next(iter(self._until))]
+        return wait_s

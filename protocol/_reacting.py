@@ -43,6 +43,9 @@ class RunFor(msgspec.Struct, frozen=True, kw_only=True):
     """From now, in seconds; None: the worker's own, which it may not exceed."""
     requested_by: str | None = None
     """The user whose rights the run has; None: the program's own."""
+    trigger_id: str | None = None
+    """What stands for the event in the run's id, where people can name it, and so ask for the run
+    themselves; it has to name the event for ever.  None: the event's own id."""
 
 
 class Reactor(msgspec.Struct, frozen=True, kw_only=True):

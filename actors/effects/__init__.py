@@ -1,6 +1,7 @@
 """What follows a commit: timers, reactors, and runs."""
 
-from ._attempt import Done as Done
+from dalsegno.protocol.runs import Done as Done
+
 from ._reactions import Reaction as Reaction
 from ._reactors import Reactors as Reactors, ReactorStatistics as ReactorStatistics
 from ._run import Run as Run

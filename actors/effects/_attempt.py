@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence  # at run time, as a field's type
 from datetime import timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from dalsegno.protocol import (
     WorkspaceMovedError,
 )
 from dalsegno.protocol.runs import (
+    Done,
     FinishRun,
     ReleaseRun,
     RunProblem,
@@ -37,6 +37,8 @@ from ._run import Run
 from ._voice import Voice, fenced
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dalsegno.actors.delivery import Hub
     from dalsegno.actors.node import Catalog, Directory
     from dalsegno.protocol.runs import Outcome, Worker, WriteOutput
@@ -61,14 +63,6 @@ class Ending(Enum):
 
 _SILENT = {Ending.CANCELLED: "RUN_CANCELLED", Ending.OVER: "RUN_OVER"}
 """Those after which nothing is said, with what a worker that does gets."""
-
-
-class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker may return: a result, and commands that take effect with the end, or not."""
-
-    result: Any = None
-    """JSON."""
-    commands: Sequence[msgspec.Struct] = ()
 
 
 class Attempt:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
+from cachetools import LRUCache
 
 from dalsegno.actors.node import look_at
-from dalsegno.protocol import SYSTEM, Reject, RunFor, UnavailableError, run_id_for
+from dalsegno.actors.ports import BEGINNING
+from dalsegno.protocol import SYSTEM, Buckets, Reject, RunFor, UnavailableError, run_id_for
 from dalsegno.protocol.runs import Trigger, TriggerRun, runs
 
 from ._reading import Reading
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from dalsegno.actors.node import Catalog, Directory
-    from dalsegno.protocol import Cursor, Event, Reactor
+    from dalsegno.protocol import Cursor, Domain, Event, Place, Rate, Reactor, Snapshot
 
 _log = logging.getLogger("dalsegno.reactors")
 
@@ -26,6 +28,8 @@ _TRIES = 3
 """How often a reactor that is too slow is asked about an event."""
 _STATES_MAX = 100
 """Entities of one page whose states are folded on; beyond that each is loaded."""
+_LISTS_MAX = 16
+"""Lists that are kept for the events of one page, each of at most `Limits.list_bytes_max`."""
 
 
 class ReactorTable:
@@ -66,11 +70,22 @@ class Reaction(Reading):
     """
 
     def __init__(
-        self, directory: Directory, catalog: Catalog, workspace_id: str, record: Event
+        self,
+        directory: Directory,
+        catalog: Catalog,
+        workspace_id: str,
+        record: Event,
+        *,
+        rates: _Rates,
+        table: ReactorTable,
+        lists: _Lists,
     ) -> None:
         super().__init__(directory, catalog, workspace_id, SYSTEM)
         self.record = record
         """The event as it stands in the log."""
+        self._rates = rates
+        self._table = table
+        self._lists = lists
 
     def __repr__(self) -> str:
         return f"<Reaction to event {self.record.event_seq} of {self.workspace_id}>"
@@ -84,6 +99,65 @@ class Reaction(Reading):
         """
         return await self.state_at(self.record)
 
+    async def snapshot(
+        self,
+        domain: Domain[Any, Any, Any],
+        *,
+        key: str | None = None,
+        after: Place = BEGINNING,
+        limit: int = 100,
+    ) -> Snapshot[Any]:
+        """List entities with their states, as `Workspace.snapshot` does.
+
+        Events that are told together, one after the other, are given the same list, which is of
+        after all of them: where many are, it is not read for each.
+
+        Raises:
+            Reject: ``BAD_REQUEST`` for what cannot be a key.
+            UnavailableError: the store is away.
+
+        """
+        asked = domain.name, key, after, limit
+        if asked not in self._lists:
+            self._lists[asked] = await super().snapshot(domain, key=key, after=after, limit=limit)
+        return self._lists[asked]
+
+    def spend(self, rate: Rate, key: str) -> bool:
+        """Count the event for a key, at the time that the log has for it; return whether it may be.
+
+        A reactor that is told of the event again is answered in the same way.  The counts are this
+        node's: after a restart, or on another node, a key begins anew.
+        """
+        return self._rates.spend(rate, key, self.record)
+
+    def fail(self, what: str, error: Exception) -> None:
+        """Count and log that something of the event failed, as where a reactor raises.
+
+        It is for one that asks for several runs, of which the others are asked for.
+        """
+        self._table.failed += 1
+        where = f"{self.workspace_id}: event {self.record.event_seq}"
+        _log.warning("%s asks for no run of %s", where, what, exc_info=error)
+
+
+_Lists: TypeAlias = "LRUCache[tuple[str, str | None, Place, int], Snapshot[Any]]"
+
+
+class _Rates:
+    """What the events of a workspace were counted for."""
+
+    def __init__(self, kept_max: int) -> None:
+        self._buckets = Buckets(kept_max)
+        self._answers: LRUCache[tuple[str, str, int], bool] = LRUCache(kept_max)
+        """Of the events last told, which may be told again."""
+
+    def spend(self, rate: Rate, key: str, record: Event) -> bool:
+        asked = rate.name, key, record.event_seq
+        if asked not in self._answers:
+            now = record.recorded_at.timestamp()
+            self._answers[asked] = self._buckets.spend(rate, key, now) == 0
+        return self._answers[asked]
+
 
 class Reactions:
     """What the reactors of one workspace make of a page of its events."""
@@ -96,6 +170,8 @@ class Reactions:
         self._limits = directory.node.limits
         self._workspace_id = workspace_id
         self._table = table
+        self._rates = _Rates(self._limits.rates_kept_max)
+        self._lists: _Lists = LRUCache(_LISTS_MAX)
 
     def __repr__(self) -> str:
         return f"<Reactions of {self._table!r} in {self._workspace_id}>"
@@ -114,6 +190,7 @@ class Reactions:
 
         """
         states = _States(self._directory, self._catalog, self._workspace_id)
+        self._lists = LRUCache(_LISTS_MAX)
         asked: list[TriggerRun] = []
         for event in events:
             if event.stream_id.partition(":")[0] in self._table.stateful:
@@ -158,7 +235,15 @@ class Reactions:
                 return ()
         if reactor.choose is None:
             return (RunFor(worker=reactor.name),)
-        reaction = Reaction(self._directory, self._catalog, self._workspace_id, event)
+        reaction = Reaction(
+            self._directory,
+            self._catalog,
+            self._workspace_id,
+            event,
+            rates=self._rates,
+            table=self._table,
+            lists=self._lists,
+        )
         with trio.fail_after(self._limits.reaction_deadline_s):
             chosen = await reactor.choose(reaction, known)
         if not isinstance(chosen, (list, tuple)):
@@ -220,7 +305,7 @@ class _States:
 
 def _trigger(reactor: Reactor, event: Event, asked: RunFor) -> TriggerRun:
     return TriggerRun(
-        run_id=run_id_for(reactor.name, asked.key, event.event_id),
+        run_id=run_id_for(reactor.name, asked.key, asked.trigger_id or event.event_id),
         worker=asked.worker,
         trigger=Trigger(
             stream_id=event.stream_id,

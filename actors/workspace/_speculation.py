@@ -309,6 +309,7 @@ class Speculation:
                             entity_id=command.stream_id.partition(":")[2],
                             principal=command.principal,
                             role=role,
+                            workspace_id=self.workspace_id,
                             owner_id=self._founder_id,
                             now=self._now,
                             new_id=draft.name_another,

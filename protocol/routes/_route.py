@@ -27,6 +27,7 @@ from msgspec import Meta
 
 from dalsegno.protocol._domain import Domain
 from dalsegno.protocol._errors import DalsegnoError, DomainError, Reject
+from dalsegno.protocol._rate import Rate
 from dalsegno.protocol._receipt import Receipt
 from dalsegno.protocol.runs import RequestRun, runs
 
@@ -125,6 +126,9 @@ class Route:
     """The request's headers that its functions look at, in lower case."""
     refusals: frozenset[int] = frozenset()
     """The statuses that it may refuse with, besides those that all have."""
+    rate: Rate | None = None
+    """How often each caller may ask; above it is refused with 429, and when to come again.  A
+    server's nodes count each for itself."""
     shows_error: Callable[[DalsegnoError], DalsegnoError] = as_it_is
     """Returns an error as this route's callers know it."""
 
@@ -144,6 +148,12 @@ class CommandRoute(Route):
     shows: Callable[[Receipt, Any], msgspec.Struct] | None = None
     """Instead of ``answer``: returns the answer's body from the command's entity as it was right
     after the command, which has to exist then.  So a repeat gets the same one here, too."""
+    of: Callable[[Asked[Any, Any], Receipt], tuple[Domain[Any, Any, Any], str]] | None = None
+    """Names another entity for ``shows``, that the command made or found: its state as it was made,
+    or where it was there before, as it is now, with a receipt of it.  The latter with the status
+    …"""
+    status_found: int | None = None
+    """… this; None: the same."""
     status: int = 200
     makes_key: bool = False
     """Whether a request without an idempotency key gets one, which the answer says."""
@@ -196,6 +206,8 @@ def operation_of(route: Route) -> Operation:
     headers = list(route.headers)
     if isinstance(route, CommandRoute):
         answers = {_WITHOUT_BODY: None} if route.returns is None else {route.status: route.returns}
+        if route.status_found is not None:
+            answers[route.status_found] = route.returns
         headers += ["idempotency-key", "if-match"]
     elif isinstance(route, RunRoute):
         answers = {200: RunBody, _ACCEPTED: RunBody}
@@ -275,6 +287,8 @@ def _check_answer(route: CommandRoute, said: str) -> None:
     makers = [made for made in (route.answer, route.shows) if made is not None]
     if len(makers) != (route.returns is not None):
         raise DomainError(f"{said}: returns= and one of answer= and shows= belong together")
+    if (route.of is None and route.status_found is not None) or (route.of and not route.shows):
+        raise DomainError(f"{said}: status_found= goes with of=, and of= with shows=")
     if not 200 <= route.status <= 299 or (makers and route.status == _WITHOUT_BODY):
         raise DomainError(f"{said}: no status of an answer with a body: {route.status}")
 

@@ -23,11 +23,13 @@ from ._commands import (
     WriteOutput as WriteOutput,
 )
 from ._domain import (
+    AUTOMATION as AUTOMATION,
     OUTPUT_BYTES_MAX as OUTPUT_BYTES_MAX,
     OUTPUT_EVENT_BYTES as OUTPUT_EVENT_BYTES,
     STEPS_MAX as STEPS_MAX,
     Cancelled as Cancelled,
     RunState as RunState,
+    asked_for as asked_for,
     runs as runs,
     too_long as too_long,
 )
@@ -46,4 +48,10 @@ from ._vocabulary import (
     StepFinished as StepFinished,
     StepReceipt as StepReceipt,
     Trigger as Trigger,
+)
+from ._work import (
+    Done as Done,
+    ReactionTo as ReactionTo,
+    Work as Work,
+    WorkspaceReads as WorkspaceReads,
 )

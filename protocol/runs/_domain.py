@@ -11,7 +11,7 @@ that a worker that was thought dead, and comes back, changes nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from dalsegno.protocol._deciding import WRITERS, Context
 from dalsegno.protocol._domain import Domain, Touched
 from dalsegno.protocol._errors import Reject
-from dalsegno.protocol._indexing import Due, Index
+from dalsegno.protocol._indexing import Audit, Due, Index
 from dalsegno.protocol._limits import MIB
 from dalsegno.protocol._worker import OnDisconnect, Worker
 
@@ -68,6 +68,9 @@ Status: TypeAlias = Literal["requested", "running", "released"] | Outcome
 
 OneT = TypeVar("OneT", bound=RunEvent)
 
+AUTOMATION = "automation"
+"""The kind of the runs that nobody asks for in person, which are on record (KJ-RBAC-5)."""
+
 _NOBODY = frozenset[str]()
 """What only the program itself may send."""
 
@@ -112,6 +115,10 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: Cancelled | None = None
     result: Any = None
     error: RunProblem | None = None
+    requested_at: datetime | None = None
+    """None for a run of before this was recorded, and so are the others, or the first two."""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
 
     @property
     def is_open(self) -> bool:
@@ -146,7 +153,22 @@ def _request(run: RunState | None, command: RequestRun, context: Context) -> Run
         if is_same and run.requested_by == context.principal.user_id:
             return None
         raise Reject("RUN_EXISTS", "there is another run with this id")
-    asked = _requested(command, worker, context)
+    return asked_for(command, context)
+
+
+def asked_for(command: RequestRun, context: Context) -> RunRequested:
+    """Return the event by which a decider of another domain asks for a run: ``On(runs, id, …)``.
+
+    So the run is asked for in the commit of what is decided, or not at all, with the rights of who
+    sent that.  Its id is one that ``touches=`` or ``follows=`` named and of which there is no run,
+    or `Context.new_id`'s; that of the command is not looked at.  Who may ask is the decider's to
+    say: a worker's ``allow=`` is not asked, and one whose runs only events ask for does, too.
+
+    Raises:
+        Reject: ``WORKER_UNKNOWN``.
+
+    """
+    asked = _requested(command, _worker(command.worker, context), context)
     return replace(asked, requested_by=context.principal.user_id, depth=context.depth)
 
 
@@ -186,6 +208,7 @@ def _requested(command: RequestRun | TriggerRun, worker: Worker, context: Contex
         attempts_max=worker.retry.attempts_max,
         on_disconnect=worker.on_disconnect,
         connection_id=context.principal.connection_id if is_tied else None,
+        at=context.now,
     )
 
 
@@ -198,15 +221,15 @@ def _start(run: RunState, command: StartAttempt, context: Context) -> _Events:
     if command.after != run.attempt_id:
         raise Reject("RUN_FENCED", "another attempt began meanwhile", attempt=run.attempt)
     if run.cancelled is not None or _is_left(run):
-        return _ended(run, "cancelled", command.attempt_id)
+        return _ended(run, "cancelled", command.attempt_id, context.now)
     if run.deadline <= context.now:
-        return _ended(run, "failed", command.attempt_id, _LATE)
+        return _ended(run, "failed", command.attempt_id, context.now, _LATE)
     if run.status == "running" and run.interruptions + 1 >= run.attempts_max:
-        return _ended(run, "failed", command.attempt_id, _INTERRUPTED)
+        return _ended(run, "failed", command.attempt_id, context.now, _INTERRUPTED)
     if run.retry_at is not None and run.retry_at > context.now:
         raise Reject("RUN_NOT_DUE", "not before", retry_at=run.retry_at.isoformat())
     if run.attempt == 0:
-        return [_of(run, RunStarted, attempt=1, attempt_id=command.attempt_id)]
+        return [_of(run, RunStarted, attempt=1, attempt_id=command.attempt_id, at=context.now)]
     reason = "interrupted"
     if run.status == "released":
         reason = "released" if run.retry_at is None else "retry"
@@ -308,16 +331,16 @@ def too_long() -> Reject:
 
 
 @runs.decide(allow=_NOBODY)
-def _release(run: RunState, command: ReleaseRun) -> AnyRunEvent:
+def _release(run: RunState, command: ReleaseRun, context: Context) -> AnyRunEvent:
     _check_open(run)
     _check_present(run, command.attempt_id)
-    error = command.error
+    error, now = command.error, context.now
     if run.cancelled is not None:
-        return _of(run, RunFinished, outcome="cancelled", attempt=run.attempt)
+        return _of(run, RunFinished, outcome="cancelled", attempt=run.attempt, at=now)
     if error is None:
         return _of(run, RunReleased, attempt=run.attempt, reason="drained")
     if run.failures + 1 >= run.attempts_max or not error.retryable:
-        return _of(run, RunFinished, outcome="failed", attempt=run.attempt, error=error)
+        return _of(run, RunFinished, outcome="failed", attempt=run.attempt, error=error, at=now)
     return _of(
         run,
         RunReleased,
@@ -332,7 +355,7 @@ def _release(run: RunState, command: ReleaseRun) -> AnyRunEvent:
 
 
 @runs.decide(allow=_NOBODY)
-def _finish(run: RunState, command: FinishRun) -> RunFinished:
+def _finish(run: RunState, command: FinishRun, context: Context) -> RunFinished:
     _check_open(run)
     _check_present(run, command.attempt_id)
     if run.cancelled is not None and command.outcome != "cancelled":
@@ -344,6 +367,7 @@ def _finish(run: RunState, command: FinishRun) -> RunFinished:
         attempt=run.attempt,
         result=command.result,
         error=command.error,
+        at=context.now,
     )
 
 
@@ -354,26 +378,31 @@ def _cancel(run: RunState, command: CancelRun, context: Context) -> _Events:
     asked = _of(run, RunCancelRequested, by=context.principal.user_id, reason=command.reason)
     if run.status == "running":
         return [asked]  # who runs it ends it
-    return [asked, *_ended(run, "cancelled", context.new_id())]
+    return [asked, *_ended(run, "cancelled", context.new_id(), context.now)]
 
 
 @runs.decide(allow=_NOBODY)
 def _expire(run: RunState, _: ExpireRun, context: Context) -> _Events:
     if not run.is_open or run.deadline > context.now:
         return []
-    outcome: Outcome = "failed" if run.cancelled is None else "cancelled"
-    return _ended(run, outcome, context.new_id(), _LATE if run.cancelled is None else None)
+    if run.cancelled is not None:
+        return _ended(run, "cancelled", context.new_id(), context.now)
+    return _ended(run, "failed", context.new_id(), context.now, _LATE)
 
 
 def _ended(
-    run: RunState, outcome: Outcome, attempt_id: str, error: RunProblem | None = None
+    run: RunState,
+    outcome: Outcome,
+    attempt_id: str,
+    now: datetime,
+    error: RunProblem | None = None,
 ) -> list[AnyRunEvent]:
     """Return the end of a run; one that never ran begins with it, so that everybody sees both."""
     attempt = max(run.attempt, 1)
-    end = _of(run, RunFinished, outcome=outcome, attempt=attempt, error=error)
+    end = _of(run, RunFinished, outcome=outcome, attempt=attempt, error=error, at=now)
     if run.attempt > 0:
         return [end]
-    return [_of(run, RunStarted, attempt=1, attempt_id=attempt_id), end]
+    return [_of(run, RunStarted, attempt=1, attempt_id=attempt_id, at=now), end]
 
 
 def _of(run: RunState, event: type[OneT], **fields: Any) -> OneT:  # noqa: ANN401 - its fields
@@ -420,12 +449,19 @@ def _is_requested(_: RunState | None, event: RunRequested) -> RunState:
         trigger=event.trigger,
         depth=event.depth,
         connection_id=event.connection_id,
+        requested_at=event.at,
     )
 
 
 @runs.evolve
 def _has_started(run: RunState, event: RunStarted) -> RunState:
-    return replace(run, status="running", attempt=event.attempt, attempt_id=event.attempt_id)
+    return replace(
+        run,
+        status="running",
+        attempt=event.attempt,
+        attempt_id=event.attempt_id,
+        started_at=event.at,
+    )
 
 
 @runs.evolve
@@ -478,18 +514,56 @@ def _is_cancelled(run: RunState, event: RunCancelRequested) -> RunState:
 
 @runs.evolve
 def _is_finished(run: RunState, event: RunFinished) -> RunState:
-    return replace(run, status=event.outcome, retry_at=None, result=event.result, error=event.error)
+    return replace(
+        run,
+        status=event.outcome,
+        retry_at=None,
+        result=event.result,
+        error=event.error,
+        finished_at=event.at,
+    )
 
 
-# ------------------------------------------------------------------------------- lists, timers
+# ----------------------------------------------------------------------- lists, timers, records
 
 
 @runs.index
 def _index(run: RunState) -> Index:
     keys = [f"status:{run.status}", f"kind:{run.kind}", f"worker:{run.worker}"]
-    return Index(keys=(*(["open"] if run.is_open else []), *keys))
+    # In the order in which they were asked for, which never changes: what is asked for while the
+    # open ones are read is listed behind.
+    at = run.requested_at
+    sort = None if at is None else at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return Index(keys=(*(["open"] if run.is_open else []), *keys), sort=sort)
 
 
 @runs.due
 def _deadline(run: RunState, run_id: str) -> Due | None:
     return Due(run.deadline, ExpireRun(run_id=run_id)) if run.is_open else None
+
+
+@runs.audit
+def _on_record(
+    event: AnyRunEvent, _before: RunState | None, after: RunState | None
+) -> Sequence[Audit]:
+    """Put the steps of an automation's run on record (KJ-RBAC-5); the log has everything else."""
+    assert after is not None, "a run is never gone"
+    if event.kind != AUTOMATION:
+        return ()
+    match event:
+        case RunRequested(trigger=None):  # somebody did that
+            actions = ["AUTOMATION_RUN_LAUNCHED", "AUTOMATION_RUN_QUEUED"]
+        case RunRequested():
+            actions = ["AUTOMATION_RUN_QUEUED"]
+        case RunStarted():
+            actions = ["AUTOMATION_RUN_RUNNING"]
+        case RunFinished(outcome="succeeded"):
+            actions = ["AUTOMATION_RUN_SUCCEEDED"]
+        case RunFinished():
+            actions = ["AUTOMATION_RUN_FAILED"]
+        case _:
+            return ()
+    said = {"worker": after.worker, "labels": after.labels, "status": after.status}
+    if after.error is not None:
+        said["error_code"] = after.error.code
+    return [Audit(action=each, new_value=said) for each in actions]

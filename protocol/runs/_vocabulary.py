@@ -72,6 +72,8 @@ class RunRequested(RunEvent, frozen=True, kw_only=True):
     """How many events, each made by the run for the one before, led to it."""
     connection_id: str | None = None
     """The connection with which it ends; None: with none."""
+    at: datetime | None = None
+    """When; None for what happened before this was recorded, here and below."""
 
 
 class RunStarted(RunEvent, frozen=True, kw_only=True):
@@ -80,6 +82,7 @@ class RunStarted(RunEvent, frozen=True, kw_only=True):
     attempt: int
     attempt_id: str
     """What the attempt shows with all that it sends."""
+    at: datetime | None = None
 
 
 class RunRestarted(RunEvent, frozen=True, kw_only=True):
@@ -147,6 +150,7 @@ class RunFinished(RunEvent, frozen=True, kw_only=True):
     attempt: int
     result: Any = None
     error: RunProblem | None = None
+    at: datetime | None = None
 
 
 AnyRunEvent: TypeAlias = (

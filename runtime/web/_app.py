@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from quart import request, websocket
 
-from dalsegno.protocol import DomainError, Reject
+from dalsegno.protocol import Buckets, DomainError, Reject
 
 from ._account_routes import account_routes
 from ._app_routes import app_routes
@@ -109,6 +109,7 @@ def create_app(
         logins=Guesses(rt.limits),
         setups=Guesses(rt.limits),
         polls=polls or Polls(rt.limits),
+        rates=Buckets(rt.limits.rates_kept_max),
     )
     documents = app.documents = Documents(rt, cookie=gate.cookie.name)
     tables = [*(routes(context) for routes in _ROUTES), schema_routes(context, documents)]

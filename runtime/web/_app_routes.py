@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace as replace_fields
 from quart import Response, request
 
 from dalsegno.protocol import (
@@ -42,7 +43,7 @@ from ._route_table import RouteTable, read_params
 from ._run_requests import Patience, RunRequest
 
 if TYPE_CHECKING:
-    from dalsegno.protocol import Receipt
+    from dalsegno.protocol import Domain, Receipt
     from dalsegno.protocol.routes import Route
     from dalsegno.protocol.runs import RunState
     from dalsegno.runtime import Workspace
@@ -81,6 +82,8 @@ class _Carrier:
     async def _carry_out(self) -> Response:
         route = self._route
         identity = await self._context.authenticate()
+        if route.rate is not None:
+            self._context.check_rate(route.rate, identity)
         type_ = self.operation.params
         params = None if type_ is None else read_params(type_)
         body = await self._body()
@@ -95,32 +98,60 @@ class _Carrier:
         receipt = await self._send(route, identity, asked)
         response = nothing()
         if route.returns is not None:
-            response = answer(await self._answer_of(route, asked, receipt), route.status)
+            status, body = await self._answer_of(route, asked, receipt)
+            response = answer(body, status)
             if route.is_tagged:
                 response = tagged(response, receipt.version)
         return replayed(response, receipt)
 
     async def _answer_of(
         self, route: CommandRoute, asked: Asked[Any, Any], receipt: Receipt
-    ) -> msgspec.Struct:
-        """Return the answer's body.
+    ) -> tuple[int, msgspec.Struct]:
+        """Return the answer's status and body.
 
         Raises:
             OutcomeUnknownError: the command took effect, and what it made cannot be read now.
             DomainError: the route shows an entity that its command ended.
 
         """
+        status = route.status
         if route.shows is None:
             assert route.answer is not None, "checked when the app was"
-            return route.answer(asked, receipt)
+            return status, route.answer(asked, receipt)
         try:
-            state = await self._state_after(receipt)
+            if route.of is None:
+                state = await self._state_after(receipt)
+            else:
+                receipt, state, is_found = await self._state_of(route.of(asked, receipt), receipt)
+                status = (route.status_found or status) if is_found else status
         except UnavailableError as error:  # which would say that nothing was applied
             message = f"it was applied, and cannot be shown now: {error.message}"
             raise OutcomeUnknownError(message) from error
         if state is None:
             raise DomainError(f"{self.operation.operation_id} shows what its command ended")
-        return route.shows(receipt, state)
+        return status, route.shows(receipt, state)
+
+    async def _state_of(
+        self, named: tuple[Domain[Any, Any, Any], str], receipt: Receipt
+    ) -> tuple[Receipt, Any, bool]:
+        """Read an entity that a command made or found, as the program.
+
+        Return the receipt as one of that entity, its state, and whether it was found.
+        """
+        domain, entity_id = named
+        workspace = self._rt.workspace(receipt.workspace_id)
+        first = await workspace.history(domain, entity_id, limit=1)
+        is_found = not first or first[0].command_id != receipt.command_id
+        version, state = 0, None
+        if is_found:
+            now = await workspace.look(domain, entity_id)
+            if now is not None:
+                version, state = now.version, now.state
+        else:
+            version = first[0].stream_seq
+            state = await workspace.at(domain, entity_id, version)
+        stream_id = domain.stream_id(entity_id)
+        return replace_fields(receipt, stream_id=stream_id, version=version), state, is_found
 
     async def _state_after(self, receipt: Receipt) -> Any:  # noqa: ANN401 - the domain's
         """Read a command's entity as it was after it: as the program, for who has left (I5)."""
@@ -223,7 +254,7 @@ class _Carrier:
         said_s = getattr(params, "wait", None)
         patience = Patience.of_request(said_s, route.waits_s, rt.limits.run_wait_max_s)
         asking = RunRequest(patience, rt.service.node.connection_ids, rt.world)
-        identity = msgspec.structs.replace(identity, connection_id=asking.connection_id)
+        identity = replace_fields(identity, connection_id=asking.connection_id)
         key = idempotency_key(getattr(body, "idempotency_key", None))
         with asking.asking():
             asked = self._asked(identity, params, body, key=key)

@@ -14,7 +14,7 @@ import trio
 from quart import g, request
 
 from dalsegno.actors.domains.members import ADMINS
-from dalsegno.protocol import OverloadedError, Reject
+from dalsegno.protocol import OverloadedError, RateLimitedError, Reject
 
 from ._auth import check_csrf
 from ._client_address import client_address
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from dalsegno.actors.domains.accounts import User
+    from dalsegno.protocol import Buckets, Rate
     from dalsegno.runtime import Runtime
 
     from ._auth import SessionCookie
@@ -64,6 +65,8 @@ class RouteContext:
     setups: Guesses
     """Wrong setup tokens, by address."""
     polls: Polls
+    rates: Buckets
+    """How often callers asked, of routes that have a rate."""
     _repairs: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
     """A repair reads a whole log, so there is at most one at a time."""
 
@@ -111,6 +114,18 @@ class RouteContext:
         if not isinstance(identity, Person):
             raise Reject("ROLE_FORBIDDEN", "this takes a person who has logged in, not a key")
         return identity
+
+    def check_rate(self, rate: Rate, identity: Identity) -> None:
+        """Count a request of a route that has a rate.
+
+        Raises:
+            RateLimitedError: too often; with the time that is left.
+
+        """
+        wait_s = self.rates.spend(rate, identity.user_id, self.rt.world.now().timestamp())
+        if wait_s > 0:
+            message = f"at most {rate.times} times in {rate.window_s:g} s"
+            raise RateLimitedError(message, retry_after_s=round(wait_s, 3))
 
     @contextmanager
     def repairing(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
+from msgspec.structs import replace
 
 from dalsegno.protocol import SYSTEM, Context, DomainError, Principal, Receipt, Reject
 from dalsegno.protocol.runs import (
@@ -43,6 +44,7 @@ from dalsegno.protocol.runs import (
     StepReceipt,
     Worker,
     WriteOutput,
+    asked_for,
     runs,
 )
 
@@ -526,3 +528,58 @@ def test_i12_whatever_is_sent_a_run_ends_once_and_nothing_follows(
         assert not isinstance(event, RunFinished) or event.outcome == "cancelled"
     assert log.run.failures < 3
     assert log.run.interruptions < 3
+
+
+# ------------------------------------------------------------------- times, lists, records
+
+
+def test_a_run_says_when_it_was_asked_for_began_and_ended_and_is_listed_by_the_first() -> None:
+    log = Log().requested()
+    log.now += timedelta(seconds=1)
+    log.send(start("a"))
+    log.now += timedelta(seconds=1)
+    log.send(finish("a"))
+    run = log.run
+    assert [run.requested_at, run.started_at, run.finished_at] == [
+        BEGAN,
+        BEGAN + timedelta(seconds=1),
+        BEGAN + timedelta(seconds=2),
+    ]
+    assert runs.indexed(run).sort == "2026-01-01T00:00:00.000000Z"
+    assert runs.indexed(replace(run, requested_at=None)).sort is None
+
+
+def test_the_steps_of_an_automations_run_are_on_record_and_those_of_others_are_not() -> None:
+    def recorded(kind: str, *commands: Any) -> list[str]:
+        log, found = Log(), []
+        log.requested()
+        for command in commands:
+            log.send(command)
+        state = None
+        for event in log.events:
+            event = replace(event, kind=kind)
+            after = runs.evolve_by(state, event)
+            found += [each.action for each in runs.audited(event, state, after)]
+            state = after
+        return found
+
+    begun = ["AUTOMATION_RUN_LAUNCHED", "AUTOMATION_RUN_QUEUED", "AUTOMATION_RUN_RUNNING"]
+    saved = SaveRun(run_id="r", attempt_id="a", checkpoint=1)
+    assert recorded("automation", start("a"), saved, finish("a")) == [
+        *begun,
+        "AUTOMATION_RUN_SUCCEEDED",
+    ]
+    failed = finish("a", outcome="failed", error=RunProblem(code="X"))
+    assert recorded("automation", start("a"), failed) == [*begun, "AUTOMATION_RUN_FAILED"]
+    assert recorded("agent", start("a"), finish("a")) == []
+
+
+def test_a_decider_of_another_domain_asks_for_a_run_with_the_rights_of_who_sent_it() -> None:
+    context = Context(
+        entity_id="e", principal=ADA, role="viewer", now=BEGAN, new_id=str, workers=WORKERS, depth=2
+    )
+    asked = asked_for(RequestRun(worker="private", input=1, labels={"a": "b"}), context)
+    assert (asked.requested_by, asked.input, asked.labels, asked.depth) == ("ada", 1, {"a": "b"}, 2)
+    assert (asked.at, asked.trigger) == (BEGAN, None)
+    with pytest.raises(Reject, match="WORKER_UNKNOWN"):
+        asked_for(RequestRun(worker="nobody"), context)

@@ -20,10 +20,12 @@ from dalsegno.protocol import (
     DomainError,
     Event,
     Limits,
+    Rate,
     Reactor,
     Reject,
     RunFor,
     UnavailableError,
+    run_id_for,
 )
 from dalsegno.protocol.runs import RequestRun, Retry, RunFinished, RunState, Worker, runs, worker
 from dalsegno.runtime import Runtime, Workspace
@@ -428,6 +430,66 @@ async def test_only_events_ask_for_the_runs_of_a_reactor() -> None:
     async with running(noting([])) as rt:
         with pytest.raises(Reject, match="WORKER_UNKNOWN"):
             await rt.workspace("w").send(RequestRun(worker="note"))
+
+
+# ------------------------------------------------------------- several runs, and how many
+
+
+async def test_a_reactor_counts_its_events_by_their_times_in_the_log_and_once() -> None:
+    twice = Rate(name="twice", times=2, window_s=3600.0)
+
+    @worker("work", kind="automation")
+    async def work(_run: Run) -> None:
+        """Do nothing."""
+
+    @boxes.requests(WasPut, name="ask")
+    async def ask(reaction: Reaction, event: WasPut) -> list[RunFor]:
+        answers = {reaction.spend(twice, "k") for _ in range(5)}  # as if told again and again
+        assert len(answers) == 1
+        return [RunFor(worker="work", labels={"text": event.text})] if answers == {True} else []
+
+    async with running(ask, work) as rt:
+        workspace = rt.workspace("w")
+        for text in ("a", "b", "c"):
+            await workspace.send(Put("x", text))
+        ended = await all_ended(workspace, 2)
+        assert {run.labels["text"] for run in ended} == {"a", "b"}
+
+
+async def test_one_run_of_several_that_fails_is_counted_and_harms_no_other() -> None:
+    @worker("work", kind="automation")
+    async def work(_run: Run) -> None:
+        """Do nothing."""
+
+    @boxes.requests(WasPut, name="ask")
+    async def ask(reaction: Reaction, _event: WasPut) -> list[RunFor]:
+        reaction.fail("the first", ValueError("no"))
+        return [RunFor(worker="work", key="second")]
+
+    async with running(ask, work) as rt:
+        workspace = rt.workspace("w")
+        await workspace.send(Put("x", "a"))
+        await all_ended(workspace, 1)
+        assert rt.service.reactors.statistics().failed == 1
+
+
+async def test_what_stands_for_an_event_is_in_the_id_of_its_run() -> None:
+    @worker("work", kind="automation")
+    async def work(_run: Run) -> None:
+        """Do nothing."""
+
+    @boxes.requests(WasPut, name="ask")
+    async def ask(_reaction: Reaction, event: WasPut) -> list[RunFor]:
+        return [RunFor(worker="work", key="k", trigger_id=event.text)]
+
+    async with running(ask, work) as rt:
+        workspace = rt.workspace("w")
+        for text in ("a", "b", "a"):
+            await workspace.send(Put("x", text))
+        await all_ended(workspace, 2)
+        await until(lambda: rt.service.reactors.statistics().behind == 0)
+        page = await workspace.snapshot(runs)
+    assert {each.entity_id for each in page.items} == {run_id_for("ask", "k", t) for t in "ab"}
 
 
 # -------------------------------------------------------------------------------- declaring

@@ -97,6 +97,16 @@ def reading(path: str, **fields: Any) -> ReadRoute:
             lambda: [command(returns=Shown, answer=lambda *_: Shown("x"), status=404)],
             "no status of an answer with a body: 404",
         ),
+        (
+            lambda: [command(status_found=200)],
+            "status_found= goes with of=",
+        ),
+        (
+            lambda: [
+                command(returns=Shown, answer=lambda *_: Shown("x"), of=lambda *_: (tasks, "t"))
+            ],
+            "and of= with shows=",
+        ),
     ],
 )
 def test_what_is_no_route_is_told_when_the_app_is_checked(
@@ -154,6 +164,18 @@ def test_a_command_says_what_it_answers_and_looks_at() -> None:
     deleting = operation_of(command())
     assert deleting.answers == {204: None}
     assert deleting.headers == ("idempotency-key", "if-match", "x-space")
+
+
+def test_a_command_that_finds_what_it_would_make_has_two_answers() -> None:
+    route = command(
+        returns=Shown,
+        shows=lambda *_: Shown("x"),
+        of=lambda *_: (tasks, "t"),
+        status=201,
+        status_found=200,
+    )
+    App([tasks], routes=[route]).check()
+    assert operation_of(route).answers == {201: Shown, 200: Shown}
 
 
 def test_a_read_with_a_version_may_answer_that_it_is_known() -> None:

@@ -1,0 +1,86 @@
+"""What workers and reactors are given, and what a worker returns, for packages that are pure.
+
+The runtime's own objects, `Run` and `Reaction`, have these and more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence  # at run time, as a field's type
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from dalsegno.protocol._listing import BEGINNING, Place, Snapshot
+
+if TYPE_CHECKING:
+    from dalsegno.protocol._domain import Domain
+    from dalsegno.protocol._event import Event
+    from dalsegno.protocol._rate import Rate
+
+    from ._vocabulary import Trigger
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker may return: a result, and commands that take effect with the end, or not."""
+
+    result: Any = None
+    """JSON."""
+    commands: Sequence[msgspec.Struct] = ()
+
+
+class WorkspaceReads(Protocol):
+    """What a run or a reactor reads of its workspace, as it is now."""
+
+    @property
+    def workspace_id(self) -> str:
+        """The workspace's id."""
+
+    async def get(self, domain: Domain[Any, Any, Any], entity_id: str) -> Any:  # noqa: ANN401 - the domain's
+        """Return an entity's state; None where there is none."""
+
+    async def snapshot(
+        self,
+        domain: Domain[Any, Any, Any],
+        *,
+        key: str | None = None,
+        after: Place = BEGINNING,
+        limit: int = 100,
+    ) -> Snapshot[Any]:
+        """List entities with their states."""
+
+
+class Work(WorkspaceReads, Protocol):
+    """One attempt at a run, as its worker sees it."""
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+
+    @property
+    def input(self) -> Any:  # noqa: ANN401 - JSON
+        """What was asked."""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The run's labels."""
+
+    @property
+    def trigger(self) -> Trigger | None:
+        """The event that it was asked for because of."""
+
+
+class ReactionTo(WorkspaceReads, Protocol):
+    """An event, as a reactor that asks for runs sees it."""
+
+    @property
+    def record(self) -> Event:
+        """The event as it stands in the log."""
+
+    async def state(self) -> Any:  # noqa: ANN401 - the domain's
+        """Return the state of the event's entity right after it."""
+
+    def spend(self, rate: Rate, key: str) -> bool:
+        """Count the event for a key; return whether that is within the rate."""
+
+    def fail(self, what: str, error: Exception) -> None:
+        """Count and log that something of the event failed."""
