@@ -65,16 +65,16 @@ APP = option(
 
 
 def app_of(context: click.Context, named: str | None) -> App:
-    """Return the app that a setting names; without one that of notes.
+    """Return the app that a setting names; without one that of notes and their rules.
 
     Raises:
         ConfigError: there is none, or it cannot be served.
 
     """
     if named is None:
-        from dalsegno.actors.domains.notes import note_app
+        from dalsegno.actors.domains.automation import automation_app
 
-        return note_app
+        return automation_app
     from ._app_file import load_app
 
     with setting(context, "app"):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from dalsegno.actors.domains.notes import note_app
+from dalsegno.actors.domains.automation import automation_app
 from dalsegno.protocol import App, Limits
 
 from ._background import in_background
@@ -113,8 +113,8 @@ class ServeConfig(Exposure):
     """What speaks to either."""
     node_id: str | None = None
     """This node's id; None: that of the data directory or, with a DSN, a new one."""
-    app: App = note_app
-    """What is served: notes, unless a program has its own."""
+    app: App = automation_app
+    """What is served: notes and their rules, unless a program has its own."""
     limits: Limits = field(default_factory=Limits)
 
 

@@ -24,6 +24,7 @@ import trio
 from trio_websocket import WebSocketConnection, open_websocket_url
 
 from dalsegno.actors.domains.accounts import SetUp, users
+from dalsegno.actors.domains.automation import automation_app
 from dalsegno.actors.domains.coordination import (
     caliber_dialect,
     coordination_app,
@@ -31,7 +32,7 @@ from dalsegno.actors.domains.coordination import (
     coordination_routes,
 )
 from dalsegno.actors.domains.coordination._refusals import as_known
-from dalsegno.actors.domains.notes import note_app, note_dialect, note_domains
+from dalsegno.actors.domains.notes import note_dialect, note_domains
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import (
     App,
@@ -73,10 +74,11 @@ COORDINATION = ROOT / "docs" / "coordination.md"
 FILES = ROOT / "docs" / "files.md"
 RUNS = ROOT / "docs" / "runs.md"
 PROVIDERS = ROOT / "docs" / "providers.md"
+AUTOMATION = ROOT / "docs" / "automation.md"
 ARCHITECTURE, CONTRIBUTING = ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"
 DOCUMENTS = (
-    *(README, PROTOCOL, EMBEDDING, SERVING, COORDINATION, FILES, RUNS, PROVIDERS, OPERATIONS),
-    *(TESTING, ARCHITECTURE, CONTRIBUTING),
+    *(README, PROTOCOL, EMBEDDING, SERVING, COORDINATION, FILES, RUNS, PROVIDERS, AUTOMATION),
+    *(OPERATIONS, TESTING, ARCHITECTURE, CONTRIBUTING),
     ROOT / "CHANGELOG.md",
 )
 PATIENCE_S = 30.0
@@ -209,7 +211,7 @@ def test_the_documented_store_passes_the_suite(tmp_path: Path) -> None:
 async def serving(database: str, app: App | None = None) -> AsyncIterator[Ready]:
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        config = ServeConfig(port=0, database=database, app=app or note_app)
+        config = ServeConfig(port=0, database=database, app=app or automation_app)
         ready: Ready = await nursery.start(partial(serve, config, stop=stop))
         try:
             yield ready
@@ -343,6 +345,33 @@ async def test_the_readmes_shell_commands_do_what_it_says(migrated: str, tmp_pat
             following.terminate()
         # Nothing else was printed, so nothing happened twice.
         assert await server.runtime.workspace(workspace_id).head() == 2
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the document uses curl")
+async def test_a_rule_does_what_its_document_says(migrated: str, tmp_path: Path) -> None:
+    (block,) = (text for language, text in fences(AUTOMATION) if language == "sh")
+    async with serving(migrated) as server:
+        await set_up(server, tmp_path)
+        given = (
+            f"URL=http://127.0.0.1:{server.port}\nWORKSPACE=$(cat workspace)\n"
+            """CSRF=$(sed 's/.*"csrf_token":"\\([^"]*\\)".*/\\1/' me)\n"""
+        )
+        waiting = block.replace(
+            "sleep 1",
+            "until ask $URL/api/automation/runs?workspace_id=$WORKSPACE | grep -q succeeded"
+            "; do :; done",
+        )
+        assert waiting != block
+        with fail_after(PATIENCE_S):
+            ended = await trio.run_process(
+                ["sh", "-eu", "-c", given + waiting], cwd=tmp_path, capture_stdout=True
+            )
+    *_, listed, note = map(msgspec.json.decode, ended.stdout.splitlines())
+    (run,) = listed["runs"]
+    assert run["triggering_event_id"] == f"note:{note['note_id']}:2"
+    assert (run["status"], run["result_json"]["tag"]) == ("succeeded", "long")
+    assert (note["version"], note["tags"]) == (3, ["long"])
 
 
 @pytest.mark.processes
@@ -671,7 +700,7 @@ async def test_the_routes_are_those_of_the_server() -> None:
         raise AssertionError
 
     memory, accounts = MemoryStore(WORLD), MemoryAccounts(WORLD)
-    app = note_app
+    app = automation_app
     async with Runtime.open(app=app, store=memory, accounts=accounts) as rt:
         site = create_app(rt, secure_cookies=False, setup_token=None, close_session=close_session)
     served = {

@@ -1,6 +1,12 @@
 """Notes: titled texts that several people and agents change at once."""
 
 from . import _labels as _labels, _listing as _listing, _text as _text
+from ._automation_events import (
+    RULE_LABEL as RULE_LABEL,
+    TRIGGER_LABEL as TRIGGER_LABEL,
+    ended_as as ended_as,
+    problem_of as problem_of,
+)
 from ._dialect import (
     ApplyPatchMessage as ApplyPatchMessage,
     SubscribeNote as SubscribeNote,

@@ -25,6 +25,8 @@ from dalsegno.protocol.dialects import (
     quoted,
 )
 
+from ._automation_events import shown_run
+
 if TYPE_CHECKING:
     from dalsegno.protocol import DalsegnoError, Domain, Event, Limits, Receipt
     from dalsegno.protocol.dialects import Begun
@@ -135,7 +137,8 @@ class NotesDialect(Dialect):
     def workspace_event(self, event: Event, payload: object) -> bytes:
         """Encode an event for the workspace's stream; a run's has its id and status on top."""
         stream_id = workspace_stream(event.workspace_id)
-        if event.type.startswith(_AUTOMATION):
+        type_, payload = shown_run(event) or (event.type, payload)
+        if type_.startswith(_AUTOMATION):
             run = _run_of(payload)
             return encode_said(
                 AutomationEvent(
@@ -144,7 +147,7 @@ class NotesDialect(Dialect):
                     event_seq=event.event_seq,
                     run_id=run.run_id,
                     status=run.status,
-                    event_type=event.type,
+                    event_type=type_,
                     event_id=event.event_id,
                     actor_id=event.actor_id,
                     payload=payload,

@@ -1,0 +1,92 @@
+"""What rules do: the kinds of their actions, and what an action of each has to say.
+
+A kind that is not known here is no error of the rule: a later version of the program may carry it
+out.  Until then its runs fail with ``RULE_ACTION_INVALID``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dalsegno.actors.domains.notes import check_tags
+from dalsegno.protocol import Reject
+
+from ._refusals import invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+NOOP = "noop"
+TAG_NOTE = "tag_note"
+LIBRARIAN_STRUCTURE = "librarian_structure"
+
+_PROVIDERS = frozenset({"openrouter", "lmstudio"})
+_MODEL_CHARS_MAX = 128
+_PROTOCOL = "xml_attrless"
+
+Action = dict[str, Any]
+
+
+def check_action(action: Any) -> Action:  # noqa: ANN401 - JSON
+    """Check and return an action.
+
+    Raises:
+        Reject: ``RULE_INVALID``.
+
+    """
+    if not isinstance(action, dict):
+        raise invalid("action_json", "it is an object")
+    kind = action.get("kind")
+    if not isinstance(kind, str) or not kind:
+        raise invalid("action_json", "kind is a text")
+    check = _CHECKS.get(kind)
+    if check is not None:
+        check(action)
+    return action
+
+
+def tag_of(action: Action) -> str:
+    """Return the tag of a ``tag_note``.
+
+    Raises:
+        Reject: ``RULE_INVALID``.
+
+    """
+    tag = action.get("tag")
+    if not isinstance(tag, str):
+        raise invalid("action_json", "tag is a text")
+    try:
+        return check_tags([tag])[0]
+    except Reject as error:
+        raise invalid("action_json", error.message) from error
+
+
+def _check_structure(action: Action) -> None:
+    """Check the shape of a ``librarian_structure``: who is asked, and in which protocol."""
+    provider = action.get("provider")
+    if not isinstance(provider, dict):
+        raise invalid("action_json", "provider is an object")
+    if provider.get("provider_kind") not in _PROVIDERS:
+        raise invalid("action_json", f"provider_kind is one of {', '.join(sorted(_PROVIDERS))}")
+    model = provider.get("model")
+    if not isinstance(model, str) or not 1 <= len(model) <= _MODEL_CHARS_MAX:
+        raise invalid("action_json", f"model has 1 to {_MODEL_CHARS_MAX} characters")
+    if action.get("protocol") != _PROTOCOL:
+        raise invalid("action_json", f"protocol is {_PROTOCOL}")
+    if not isinstance(action.get("plan", {}), dict):
+        raise invalid("action_json", "plan is an object")
+
+
+_CHECKS: Mapping[str, Callable[[Action], object]] = {
+    TAG_NOTE: tag_of,
+    LIBRARIAN_STRUCTURE: _check_structure,
+}
+"""What an action of a kind has to say besides."""
+
+
+def asked_of(action: Action) -> dict[str, str]:
+    """Return the provider and the model that an action asks, as labels of its runs."""
+    provider = action.get("provider")
+    if action["kind"] != LIBRARIAN_STRUCTURE or not isinstance(provider, dict):
+        return {}
+    return {"provider_kind": str(provider["provider_kind"]), "model": str(provider["model"])}
