@@ -128,7 +128,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
 _OPEN = frozenset({"requested", "running", "released"})
 
-runs = Domain("run", state=RunState, commands=AnyRunCommand, events=AnyRunEvent)
+runs = Domain("run", version=2, state=RunState, commands=AnyRunCommand, events=AnyRunEvent)
 """The runs of a workspace."""
 
 _Events: TypeAlias = Sequence[AnyRunEvent]
