@@ -11,6 +11,7 @@ from cachetools import LRUCache
 
 from dalsegno.actors.node import look_at
 from dalsegno.actors.ports import BEGINNING
+from dalsegno.actors.workspace import Turn
 from dalsegno.protocol import SYSTEM, Buckets, Reject, RunFor, UnavailableError, run_id_for
 from dalsegno.protocol.runs import Trigger, TriggerRun, runs
 
@@ -83,6 +84,7 @@ class Reaction(Reading):
         super().__init__(directory, catalog, workspace_id, SYSTEM)
         self.record = record
         """The event as it stands in the log."""
+        self._turn = Turn(directory.node.limits.turn_s)
         self._rates = rates
         self._table = table
         self._lists = lists
@@ -121,6 +123,10 @@ class Reaction(Reading):
         if asked not in self._lists:
             self._lists[asked] = await super().snapshot(domain, key=key, after=after, limit=limit)
         return self._lists[asked]
+
+    async def pause(self) -> None:
+        """Let others have a turn, where this has taken long: for one that computes."""
+        await self._turn.pause()
 
     def spend(self, rate: Rate, key: str) -> bool:
         """Count the event for a key, at the time that the log has for it; return whether it may be.
@@ -192,7 +198,9 @@ class Reactions:
         states = _States(self._directory, self._catalog, self._workspace_id)
         self._lists = LRUCache(_LISTS_MAX)
         asked: list[TriggerRun] = []
+        turn = Turn(self._limits.turn_s)
         for event in events:
+            await turn.pause()
             if event.stream_id.partition(":")[0] in self._table.stateful:
                 states.pass_by(event)
             for reactor in self._table.of(event):

@@ -79,6 +79,9 @@ class ReactionTo(WorkspaceReads, Protocol):
     async def state(self) -> Any:  # noqa: ANN401 - the domain's
         """Return the state of the event's entity right after it."""
 
+    async def pause(self) -> None:
+        """Let others have a turn, where this has taken long: for one that computes."""
+
     def spend(self, rate: Rate, key: str) -> bool:
         """Count the event for a key; return whether that is within the rate."""
 

@@ -40,6 +40,7 @@ async def automation_reactor(reaction: ReactionTo, event: NoteEvent) -> Sequence
         if document is None and not is_always(rule.condition_json):
             note: Note = await reaction.state()
             document = document_of(record, event, note)
+        await reaction.pause()  # a condition may take all that it may
         try:
             if not holds(rule.condition_json, document or {}):
                 continue

@@ -251,6 +251,33 @@ async def test_a_reactor_that_was_too_slow_is_asked_again() -> None:
         assert rt.service.reactors.statistics().failed == 0
 
 
+async def test_a_reactor_that_computes_lets_others_have_a_turn() -> None:
+    limits = replace(QUICK, turn_s=0.0)  # over at once
+    turns = 0
+
+    async def choose(reaction: Reaction, _event: WasPut) -> Sequence[RunFor]:
+        nonlocal turns
+        async with trio.open_nursery() as nursery:
+            ended = False
+
+            async def other() -> None:
+                nonlocal turns
+                while not ended:
+                    turns += 1
+                    await trio.lowlevel.checkpoint()
+
+            nursery.start_soon(other)
+            for _ in range(20):
+                await reaction.pause()
+            ended = True
+        return []
+
+    async with running(choosing(choose), it, limits=limits) as rt:
+        await rt.workspace("w").send(Put("x", "a"))
+        await until(lambda: turns > 0 and not rt.service.reactors.statistics().behind)
+    assert turns >= 20
+
+
 async def test_of_several_runs_the_one_that_is_refused_is_left_out() -> None:
     async with running(choosing(_unknown), it) as rt:
         workspace = rt.workspace("w")
