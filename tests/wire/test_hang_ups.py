@@ -50,7 +50,8 @@ async def hang_up_in_a_read(site: Site, database: str) -> None:
                 await streams.enter_async_context(stream)
                 await stream.send_all(request.encode())
             await until(lambda: waiting(admin) == AT_ONCE)
-        await trio.testing.wait_all_tasks_blocked(0.05)  # the server has noticed
+        # The server has noticed; its watchdog looks every 25 ms.
+        await trio.testing.wait_all_tasks_blocked(0.01)
         lock.rollback()
         await until(lambda: waiting(admin) == 0)
 
