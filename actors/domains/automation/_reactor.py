@@ -18,7 +18,7 @@ from ._bounded import EvaluationError
 from ._conditions import document_of, holds, is_always
 from ._domain import Rule, automation_rules
 from ._runs import REACTOR, WORKER, Task, labels_of
-from ._triggers import RULES_PER_TRIGGER_MAX, of_note, on_key
+from ._triggers import RULES_PER_TRIGGER_MAX, of_note, on_key, triggers
 
 TRIGGERS = Rate(name="automation-trigger", times=60, window_s=60.0)
 """How often a rule is set off; above, its run is asked for and fails (KJ-RATE-1)."""
@@ -52,7 +52,12 @@ async def automation_reactor(reaction: ReactionTo, event: NoteEvent) -> Sequence
 
 
 async def _rules_on(reaction: ReactionTo, trigger: str) -> list[Listed[Rule]]:
-    """Return the enabled rules of a trigger, in the order of their ids."""
+    """Return the enabled rules of a trigger, in the order of their ids.
+
+    Most events set none off, which memory knows: only where there are some is the store asked.
+    """
+    if await reaction.get(triggers, trigger) is None:
+        return []
     rules: list[Listed[Rule]] = []
     place = BEGINNING
     while True:

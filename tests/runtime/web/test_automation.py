@@ -15,12 +15,15 @@ from dalsegno.actors.domains.automation import (
     automation_rules,
 )
 from dalsegno.actors.domains.notes import SetTags, notes
+from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import Reject
 from dalsegno.protocol.runs import CancelRun, RequestRun, runs
+from dalsegno.runtime.seams import WORLD
 from tests._patience import fail_after
 
 from ._client import Answer, Site, User
 from .conftest import open_site
+from .test_lists import Reads, as_store
 
 RULES = "/api/automation/rules"
 RUNS = "/api/automation/runs"
@@ -304,6 +307,24 @@ async def test_only_enabled_rules_of_the_event_ask_for_runs(site: Site, owner: U
     await patch(owner, note_id, 2)
     (run, _) = await ended(owner, 2)
     assert run["rule_id"] == disabled
+
+
+async def test_an_event_that_sets_no_rule_off_costs_the_store_no_list_of_rules() -> None:
+    store = as_store(reads := Reads(MemoryStore(WORLD)))
+    async with open_site(store=store, app=automation_app) as site:
+        owner = await site.set_up()
+        note_id = await owner.write()
+        await told(site)
+        reads.calls.clear()
+        for base_version in range(1, 6):
+            await patch(owner, note_id, base_version)
+            await told(site)
+        assert not reads.calls["list_entities"]
+        assert reads.calls["load_entities"] <= 1, "that there are no rules is known from then on"
+        await rule(owner)
+        await patch(owner, note_id, 6)
+        await ended(owner, 1)
+        assert reads.calls["list_entities"], "which are read anew once there is one"
 
 
 async def test_a_tag_is_put_on_the_note_with_the_rights_of_who_made_the_rule(
