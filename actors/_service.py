@@ -245,11 +245,12 @@ class Service:
             UnavailableError: the store is away: acks come again, and others wait for the lease.
 
         """
-        await self.reactors.drain()
+        self.reactors.stop()
         await self.runs.drain()
         await self.directory.drain()
         try:
             await self.acks.flush()
+            await self.reactors.write()  # last: what is not written they are told of again
         finally:
             await self.lease.end()
 

@@ -88,11 +88,15 @@ class Reactors:
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Tell them until cancelled."""
+        """Tell them until cancelled.
+
+        It has started once they are registered: what is committed from then on they are told of.
+        """
+        if self._table.reactors:
+            await self._register()
         task_status.started()
         if not self._table.reactors:
             await trio.sleep_forever()
-        await self._register()
         limits = self._node.limits
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -105,7 +109,7 @@ class Reactors:
                     if trio.current_time() >= scan_at:
                         scan_at = trio.current_time() + await self._scan()
                     if trio.current_time() >= write_at:
-                        await self._write()
+                        await self.write()
                         write_at = trio.current_time() + limits.places_every_s
                     await trio.sleep(_TICK_S)
             finally:
@@ -159,7 +163,7 @@ class Reactors:
         follower = self._served.get(workspace_id)
         return follower is not None and follower.is_level
 
-    async def _write(self) -> None:
+    async def write(self) -> None:
         """Write how far they have come; where the store is away, later."""
         followers = [each for each in self._served.values() if each.is_dirty]
         places = self._unwritten | {each.workspace_id: each.place() for each in followers}
@@ -196,10 +200,8 @@ class Reactors:
             _log.warning("what reactors are behind in could not be looked for: %s", error)
         return node.limits.runs_scan_s
 
-    async def drain(self) -> None:
-        """Stop telling them, and write how far they have come, within a bound."""
+    def stop(self) -> None:
+        """Stop telling them."""
         self._nursery = None
         for workspace_id in list(self._served):
             self.ended(workspace_id)
-        with trio.move_on_after(self._node.limits.run_end_deadline_s):
-            await self._write()
