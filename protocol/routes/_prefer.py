@@ -6,7 +6,7 @@ import re
 
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _VALUE = rf'(?:{_NAME}|"(?:[^"\\]|\\.)*")'
-_PREFERENCE = re.compile(rf"[\s,]*({_NAME})\s*(?:=\s*({_VALUE}))?\s*(?:;[^,]*)?(?:,|$)", re.ASCII)
+_PREFERENCE = re.compile(rf"[\s,]*({_NAME})(?:\s*=\s*({_VALUE}))?\s*(?:;[^,]*)?(?:,|$)", re.ASCII)
 _SECONDS = re.compile(r'"?([0-9]{1,9})"?', re.ASCII)
 
 

@@ -40,3 +40,8 @@ def test_what_is_said(header: str, seconds: int | None) -> None:
 def test_whatever_is_said_is_read(header: str) -> None:
     seconds = preferred_wait_s(header)
     assert seconds is None or seconds >= 0
+
+
+def test_what_cannot_be_read_takes_no_longer_than_what_can() -> None:
+    """As a square of its length it would take minutes, and everybody would wait."""
+    assert preferred_wait_s("a" + " " * 200_000 + '"') is None
