@@ -26,7 +26,6 @@ from dalsegno.protocol import (
     SYSTEM,
     Cursor,
     DalsegnoError,
-    OutcomeUnknownError,
     Reject,
     StaleCursorError,
     Subscription,
@@ -240,17 +239,11 @@ class Follower:
                     _log.warning("%s: no run of %s: %s", self.workspace_id, each.worker, error)
 
     async def _send(self, asked: Sequence[TriggerRun]) -> None:
-        """Ask until it is certain; whoever asks twice asks for what is there."""
-        while True:
-            try:
-                await send_group(
-                    self._directory,
-                    self._catalog,
-                    self.workspace_id,
-                    [(each, SYSTEM) for each in asked],
-                )
-            except OutcomeUnknownError as error:
-                _log.info("%s: %s", self.workspace_id, error)
-            else:
-                self._table.asked += len(asked)
-                return
+        """Ask once; where nobody knows what became of it, the page is told again."""
+        await send_group(
+            self._directory,
+            self._catalog,
+            self.workspace_id,
+            [(each, SYSTEM) for each in asked],
+        )
+        self._table.asked += len(asked)

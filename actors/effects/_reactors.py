@@ -92,11 +92,11 @@ class Reactors:
 
         It has started once they are registered: what is committed from then on they are told of.
         """
-        if self._table.reactors:
-            await self._register()
-        task_status.started()
         if not self._table.reactors:
+            task_status.started()
             await trio.sleep_forever()
+        await self._register()
+        task_status.started()
         limits = self._node.limits
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
