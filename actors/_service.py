@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from dalsegno.protocol import Authorize, Domain, Limits, Reactor, Role
     from dalsegno.protocol.dialects import Dialect
+    from dalsegno.protocol.providers import Providers
     from dalsegno.protocol.runs import Worker
 
     from .delivery import AckStatistics, DeliveryStatistics
@@ -88,6 +89,7 @@ class Service:
         workers: Mapping[str, Worker] = MappingProxyType({}),
         reactors: Sequence[Reactor] = (),
         processes: ProcessRunner | None = None,
+        providers: Providers | None = None,
     ) -> None:
         """Make them.
 
@@ -110,6 +112,7 @@ class Service:
             workers: who carries out runs, by their names.
             reactors: what is told of events, and asks for runs.
             processes: what starts processes for them.
+            providers: whom they ask models of.
 
         """
         access = Roles(domains, roles, authorize)
@@ -147,6 +150,7 @@ class Service:
             limits=limits,
             workers=workers,
             processes=processes,
+            providers=providers,
             lease=self.lease,
         )
         self.directory = Directory(self.node, active)

@@ -75,13 +75,6 @@ from ._patch import (
     patched_length as patched_length,
 )
 from ._position import Cursor as Cursor, chain_text as chain_text, parse_cursor as parse_cursor
-from ._provider_settings import (
-    ProviderKind as ProviderKind,
-    ProviderSettings as ProviderSettings,
-    ProviderSettingsError as ProviderSettingsError,
-    provider_problem as provider_problem,
-    read_provider_settings as read_provider_settings,
-)
 from ._rate import Buckets as Buckets, Rate as Rate, RateBudget as RateBudget
 from ._reacting import (
     Reactor as Reactor,

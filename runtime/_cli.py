@@ -22,8 +22,11 @@ from ._cli_options import APP, CONFIG, app_of, limits_of, option, run_trio, sett
 from ._interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
+
+    from dalsegno.protocol.providers import Providers
 
     from ._config import LogFormat, LogLevel
     from .store import DriverName
@@ -132,6 +135,13 @@ cli.add_command(tail)
 @option("--jwt-audience", metavar="AUD", help="For whom they have to be: this server's name there.")
 @option("--jwt-keys", metavar="URL|FILE", help="The issuer's public keys (JWKS).")
 @option("--jwt-secret-file", metavar="FILE", help="Instead of keys: a secret shared with it.")
+@option(
+    "--models",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Model providers to be asked, besides OpenRouter and LM Studio on this machine.",
+)
+@option("--model-key-file", metavar="FILE", help="OpenRouter's key, else in OPENROUTER_API_KEY.")
 @option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @option("--log-format", type=click.Choice(["text", "json"]), default="text")
 @click.pass_context
@@ -148,6 +158,8 @@ def serve(
     public_url: str | None,
     origins: tuple[str, ...],
     proxies: tuple[str, ...],
+    models: tuple[str, ...],
+    model_key_file: str | None,
     log_level: LogLevel,
     log_format: LogFormat,
     **jwt: str | None,
@@ -172,6 +184,7 @@ def serve(
     with setting(context, "proxies"):
         networks = parse_proxies(proxies)
     tokens = _tokens(jwt)
+    providers = _providers(context, models, model_key_file)
     limits = limits_of(context)
     served = app_of(context, app)
     node = _node_id(context, node_id, data_dir, database)
@@ -194,6 +207,7 @@ def serve(
         tokens=tokens,
         app=served,
         limits=limits,
+        providers=providers,
     )
     configure_logs(log_level, log_format)
     return run_trio(run_server, config)
@@ -205,6 +219,29 @@ def _tokens(settings: dict[str, str | None]) -> TokenIssuer | None:
     from ._config_tokens import read_tokens
 
     return read_tokens(settings)
+
+
+def _providers(
+    context: click.Context, models: tuple[str, ...], key_file: str | None
+) -> Callable[[], AbstractAsyncContextManager[Providers]]:
+    """Return what opens the model providers that may be asked: those that are named, and no others.
+
+    Whoever writes a rule says which address is asked, and may not reach into this network.
+    """
+    from functools import partial
+    from pathlib import Path
+
+    from ._config import parse_origins
+    from .providers import DEFAULT_ORIGINS, key_from_environment, open_providers, read_key
+
+    with setting(context, "models"):
+        origins = parse_origins(models)
+    if key_file is None:
+        key = key_from_environment()
+    else:
+        with setting(context, "model_key_file"):
+            key = read_key(Path(key_file))
+    return partial(open_providers, key=key, origins=(*DEFAULT_ORIGINS, *origins))
 
 
 def _node_id(

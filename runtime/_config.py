@@ -60,6 +60,8 @@ class FileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     jwt_audience: str | None = None
     jwt_keys: str | None = None
     jwt_secret_file: str | None = None
+    models: list[str] | None = None
+    model_key_file: str | None = None
     log_level: LogLevel | None = None
     log_format: LogFormat | None = None
     limits: dict[str, float] = {}

@@ -33,9 +33,11 @@ from .seams import WORLD
 from .store import DRIVERS, PostgresStore, bring_up_to_date, open_driver, open_embedded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from dalsegno.actors import Statistics, Store, World
+    from dalsegno.protocol.providers import Providers
 
     from ._account_store import AccountStore
     from .store import DriverName
@@ -85,6 +87,7 @@ class Runtime:
         store: Store | None = None,
         accounts: AccountStore | None = None,
         driver: DriverName = "psycopg",
+        providers: Callable[[], AbstractAsyncContextManager[Providers]] | None = None,
         gc: Literal["server"] | None = None,
     ) -> AsyncIterator[Runtime]:
         """Open the runtime for the length of an ``async with``.
@@ -111,6 +114,9 @@ class Runtime:
                 its ``accounts``.  Where there are none, nobody can log in; see `accounts`.
             driver: what speaks to the database: ``psycopg``, or ``asyncpg`` by way of trio-asyncio,
                 which the extra ``dalsegno[asyncpg]`` brings; nothing else differs.
+            providers: opens whom runs ask models of (`Run.chat`), for as long as the runtime is:
+                `dalsegno.runtime.providers.open_providers`, or a partial of it.  None: nobody is
+                asked.
             gc: ``server`` sets Python's garbage collector for the whole process as ``dalsegno
                 serve`` does, and leaves it so: what exists by now is never looked at again
                 (`gc.freeze`), and young objects after every 50,000 instead of 700.  With a thousand
@@ -154,6 +160,7 @@ class Runtime:
             else:
                 accounts = accounts or getattr(store, "accounts", None)
             await _check_readable(store, everything)
+            opened = None if providers is None else await stack.enter_async_context(providers())
             service = Service(
                 store,
                 everything,
@@ -171,6 +178,7 @@ class Runtime:
                 workers=app.workers,
                 reactors=app.reactors,
                 processes=Processes(),
+                providers=opened,
                 app_version=app.version,
                 store_time=world is WORLD,
             )

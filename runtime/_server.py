@@ -41,8 +41,10 @@ from .web import (
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from dalsegno.actors import Connection
+    from dalsegno.protocol.providers import Providers
 
     from .store import DriverName
     from .web import Hosts, Network, Serving, TokenIssuer
@@ -116,6 +118,8 @@ class ServeConfig(Exposure):
     app: App = automation_app
     """What is served: notes and their rules, unless a program has its own."""
     limits: Limits = field(default_factory=Limits)
+    providers: Callable[[], AbstractAsyncContextManager[Providers]] | None = None
+    """Opens whom runs ask models of; None: nobody is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +166,7 @@ async def serve(
                 node_id=config.node_id,
                 address=config.advertise,
                 limits=config.limits,
+                providers=config.providers,
             )
         )
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import h11
 import trio
 
-from dalsegno.protocol import ProviderSettings
+from dalsegno.protocol.providers import ProviderSettings
 from dalsegno.runtime.providers import (
     ChatMessage,
     ChatPart,

@@ -11,7 +11,6 @@ import msgspec
 import trio
 
 from dalsegno.actors.node import look, send_group
-from dalsegno.actors.ports import ProviderError
 from dalsegno.protocol import (
     SYSTEM,
     Backoff,
@@ -23,6 +22,7 @@ from dalsegno.protocol import (
     WorkspaceHaltedError,
     WorkspaceMovedError,
 )
+from dalsegno.protocol.providers import ProviderError
 from dalsegno.protocol.runs import (
     Done,
     FinishRun,

@@ -8,6 +8,7 @@ import msgspec
 
 from dalsegno.actors.node import send_group
 from dalsegno.protocol import SYSTEM, DomainError, OutcomeUnknownError, Receipt, Reject
+from dalsegno.protocol.providers import ChatRequest, ProviderError
 from dalsegno.protocol.runs import FinishStep, HoldAttempt, RequestRun, SaveRun, StepReceipt
 
 from ._reading import Reading
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from dalsegno.actors.node import Catalog, Directory
     from dalsegno.actors.ports import RunningProcess
     from dalsegno.protocol import Channel, Principal
+    from dalsegno.protocol.providers import ChatMessage, ChatStream, ProviderSettings, Tool
     from dalsegno.protocol.runs import RunState
 
     from ._voice import Voice
@@ -206,6 +208,33 @@ class Run(Reading):
             line_bytes_max=line_bytes_max,
             output_bytes_max=output_bytes_max,
         )
+
+    def chat(
+        self,
+        settings: ProviderSettings,
+        messages: Sequence[ChatMessage],
+        *,
+        tools: Sequence[Tool] = (),
+    ) -> AbstractAsyncContextManager[ChatStream]:
+        """Ask a model for the length of a block, at whose end the connection is closed.
+
+        Args:
+            settings: which provider and model, how often, and whom after them.
+            messages: the conversation so far.
+            tools: what the model may want to have called.
+
+        Raises:
+            ProviderError: nobody is asked here: ``Runtime.open(providers=…)``.  While the answer is
+                read: there is none.  It ends the run with its code where nobody catches it.
+
+        """
+        providers = self._directory.node.providers
+        if providers is None:
+            message = "this program asks no models"
+            kind = settings.provider_kind
+            raise ProviderError("bad_request", message, provider_kind=kind, model=settings.model)
+        request = ChatRequest.of(settings, messages, tools=tools)
+        return providers.of(settings).chat(request)
 
     async def _send_along(
         self, asked: Sequence[tuple[msgspec.Struct, Principal]]

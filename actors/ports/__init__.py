@@ -11,26 +11,6 @@ from ._processes import (
     ProcessRunner as ProcessRunner,
     RunningProcess as RunningProcess,
 )
-from ._provider import (
-    Answered as Answered,
-    Category as Category,
-    ChatMessage as ChatMessage,
-    ChatPart as ChatPart,
-    ChatRequest as ChatRequest,
-    ChatStream as ChatStream,
-    FinishReason as FinishReason,
-    MessageRole as MessageRole,
-    Provider as Provider,
-    ProviderError as ProviderError,
-    Providers as Providers,
-    ReasoningDelta as ReasoningDelta,
-    Restarted as Restarted,
-    TextDelta as TextDelta,
-    Tool as Tool,
-    ToolCall as ToolCall,
-    ToolCallDelta as ToolCallDelta,
-    Usage as Usage,
-)
 from ._records import (
     AckedCursor as AckedCursor,
     AuditEntry as AuditEntry,

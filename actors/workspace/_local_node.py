@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dalsegno.actors.delivery import Delivery
     from dalsegno.actors.ports import Bus, ProcessRunner, Store, World
     from dalsegno.protocol import Limits
+    from dalsegno.protocol.providers import Providers
     from dalsegno.protocol.runs import Worker
 
     from ._committer import Committer
@@ -47,6 +48,8 @@ class LocalNode:
     """Who carries out runs here, by their names."""
     processes: ProcessRunner | None = None
     """What starts processes for them; None: nothing does."""
+    providers: Providers | None = None
+    """Whom they ask models of; None: nobody."""
     budgets: WriteBudgets = field(init=False)
     """What each user may have written."""
     cached: CacheBound = field(init=False)

@@ -13,9 +13,14 @@ import msgspec
 from dalsegno.protocol._listing import BEGINNING, Place, Snapshot
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from dalsegno.protocol._domain import Domain
     from dalsegno.protocol._event import Event
     from dalsegno.protocol._rate import Rate
+    from dalsegno.protocol._receipt import Receipt
+    from dalsegno.protocol._spoken import Channel
+    from dalsegno.protocol.providers import ChatMessage, ChatStream, ProviderSettings, Tool
 
     from ._vocabulary import Trigger
 
@@ -67,6 +72,27 @@ class Work(WorkspaceReads, Protocol):
     @property
     def trigger(self) -> Trigger | None:
         """The event that it was asked for because of."""
+
+    @property
+    def attempt(self) -> int:
+        """Counts from 1, for people."""
+
+    async def send(self, command: msgspec.Struct, *, step: str | None = None) -> Receipt:
+        """Send a command; one that is a step takes effect once in the run's life."""
+
+    async def say(
+        self, text: str, *, message_id: str | None = None, channel: Channel = "text"
+    ) -> None:
+        """Say something, at once, to those who follow the run."""
+
+    def chat(
+        self,
+        settings: ProviderSettings,
+        messages: Sequence[ChatMessage],
+        *,
+        tools: Sequence[Tool] = (),
+    ) -> AbstractAsyncContextManager[ChatStream]:
+        """Ask a model for the length of a block."""
 
 
 class ReactionTo(WorkspaceReads, Protocol):

@@ -3,7 +3,8 @@
 `open_providers` keeps the connections, `HttpProviders.of` makes of settings who is asked.
 """
 
-from dalsegno.actors.ports import (
+from dalsegno.protocol.providers import (
+    DEFAULT_ORIGINS as DEFAULT_ORIGINS,
     Answered as Answered,
     Category as Category,
     ChatMessage as ChatMessage,
@@ -13,6 +14,8 @@ from dalsegno.actors.ports import (
     Provider as Provider,
     ProviderError as ProviderError,
     Providers as Providers,
+    ProviderSettings as ProviderSettings,
+    ProviderSettingsError as ProviderSettingsError,
     ReasoningDelta as ReasoningDelta,
     Restarted as Restarted,
     TextDelta as TextDelta,
@@ -20,10 +23,6 @@ from dalsegno.actors.ports import (
     ToolCall as ToolCall,
     ToolCallDelta as ToolCallDelta,
     Usage as Usage,
-)
-from dalsegno.protocol import (
-    ProviderSettings as ProviderSettings,
-    ProviderSettingsError as ProviderSettingsError,
     read_provider_settings as read_provider_settings,
 )
 

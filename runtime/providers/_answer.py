@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import msgspec
 
-from dalsegno.actors.ports import (
+from dalsegno.protocol.providers import (
     Answered,
     ProviderError,
     ReasoningDelta,
@@ -34,7 +34,7 @@ from dalsegno.actors.ports import (
 from ._failures import error_of, failure_in_answer
 
 if TYPE_CHECKING:
-    from dalsegno.actors.ports import FinishReason
+    from dalsegno.protocol.providers import FinishReason
 
 Delta: TypeAlias = TextDelta | ReasoningDelta | ToolCallDelta
 

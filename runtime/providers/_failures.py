@@ -11,13 +11,13 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from dalsegno.actors.ports import ProviderError
+from dalsegno.protocol.providers import ProviderError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from dalsegno.actors.ports import Category
+    from dalsegno.protocol.providers import Category
 
 _BY_STATUS: dict[int, Category] = {
     401: "auth_failed",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import httpx
 import trio
 
-from dalsegno.actors.ports import ProviderError
+from dalsegno.protocol.providers import ProviderError
 from dalsegno.runtime._config import ConfigError
 from dalsegno.runtime.seams import WORLD
 
@@ -23,8 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
 
     from dalsegno.actors import World
-    from dalsegno.actors.ports import Category, ChatPart, ChatRequest, Provider
-    from dalsegno.protocol import ProviderSettings
+    from dalsegno.protocol.providers import (
+        Category,
+        ChatPart,
+        ChatRequest,
+        Provider,
+        ProviderSettings,
+    )
 
     from ._keys import ProviderKey
 

@@ -19,7 +19,7 @@ import httpx
 import msgspec
 import trio
 
-from dalsegno.actors.ports import Answered, ProviderError
+from dalsegno.protocol.providers import Answered, ProviderError
 
 from ._answer import Answer, parse_json
 from ._failures import error_of, failure_in_answer, failure_of_status
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from datetime import datetime
 
-    from dalsegno.actors.ports import ChatMessage, ChatPart, ChatRequest, Tool
+    from dalsegno.protocol.providers import ChatMessage, ChatPart, ChatRequest, Tool
 
     from ._keys import ProviderKey
     from ._limits import ProviderLimits

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 import trio
 
-from dalsegno.actors.ports import Answered, ProviderError, Restarted
 from dalsegno.protocol import Backoff
+from dalsegno.protocol.providers import Answered, ProviderError, Restarted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dalsegno.actors.ports import ChatPart, ChatRequest, ChatStream, Provider
+    from dalsegno.protocol.providers import ChatPart, ChatRequest, ChatStream, Provider
 
 _log = logging.getLogger("dalsegno.providers")
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from dalsegno.protocol import (
+from dalsegno.protocol.providers import (
     ProviderSettings,
     ProviderSettingsError,
     provider_problem,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -14,6 +16,7 @@ import trio
 
 from dalsegno.actors.domains.notes import CreateNote, SetTitle, notes
 from dalsegno.protocol import Limits, StoreUnavailableError
+from dalsegno.protocol.providers import DEFAULT_ORIGINS, DEFAULT_URLS
 from dalsegno.runtime import Runtime, RuntimeFailedError
 from dalsegno.runtime._cli import _fail, cli, run
 from dalsegno.runtime._config import (
@@ -218,6 +221,31 @@ def test_several_items_are_between_commas_or_blanks(monkeypatch: pytest.MonkeyPa
     assert seen[0].origins == ("https://a.example", "https://b.example", "http://[::1]:80")
     assert seen[0].proxies == tuple(map(ip_network, ("10.0.0.5", "10.1.0.0/16", "::1")))
     assert seen[1].origins == ("https://c", "https://d", "app://e")
+
+
+async def test_the_models_that_are_asked_are_those_that_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A rule says which address is asked: no other one is, and the key is shown to its own."""
+    seen: list[ServeConfig] = []
+    monkeypatch.setattr(trio, "run", lambda _, config: seen.append(config))
+    monkeypatch.setattr("dalsegno.runtime._logs.configure_logs", lambda *_: None)
+    key = tmp_path / "key"
+    key.write_text("sk-or-1")
+    assert run(["serve", "--model-key-file", str(key)]) == 2, "others may read it"
+    key.chmod(0o600)
+    assert run(["serve", "--models", "example.com"]) == 2
+    arguments = ("--models", "https://a.example,http://b", "--model-key-file", str(key))
+    assert run(["serve", *arguments]) == 0
+    opens = seen[0].providers
+    assert isinstance(opens, partial)
+    assert opens.keywords["origins"] == (*DEFAULT_ORIGINS, "https://a.example", "http://b")
+    assert opens.keywords["key"].header == "Bearer sk-or-1"
+    async with opens():
+        pass
+    assert {urlsplit(url)._replace(path="").geturl() for url in DEFAULT_URLS.values()} == {
+        *DEFAULT_ORIGINS
+    }
 
 
 @pytest.mark.parametrize(

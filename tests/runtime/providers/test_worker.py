@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from typing import Any
 
 import msgspec
@@ -17,7 +17,6 @@ from dalsegno.runtime import Done, Run, Runtime, Workspace
 from dalsegno.runtime.providers import (
     Answered,
     ChatMessage,
-    ChatRequest,
     ProviderSettings,
     Restarted,
     TextDelta,
@@ -30,7 +29,7 @@ Asking = Callable[[Run], Awaitable[Any]]
 
 
 async def asking(
-    stack: AsyncExitStack, *script: Reply, **settings: Any
+    stack: AsyncExitStack, *script: Reply, has_providers: bool = True, **settings: Any
 ) -> tuple[ScriptedProvider, Workspace]:
     """A workspace with a run ``r`` that asks a model."""
     provider = await stack.enter_async_context(scripted(*script))
@@ -40,8 +39,7 @@ async def asking(
     @worker("ask", retry=Retry(first_s=0.001, max_s=0.002))
     async def ask(run: Run) -> Done:
         message_id, result = "answer-1", None
-        request = ChatRequest.of(asked, [ChatMessage("user", run.input)])
-        async with opened.of(asked).chat(request) as parts:
+        async with run.chat(asked, [ChatMessage("user", run.input)]) as parts:
             async for part in parts:
                 if isinstance(part, TextDelta):
                     await run.say(part.text, message_id=message_id)
@@ -52,7 +50,11 @@ async def asking(
         return Done(result=result)
 
     rt = await stack.enter_async_context(
-        Runtime.open(app=App(workers=[ask]), store=MemoryStore(WORLD))
+        Runtime.open(
+            app=App(workers=[ask]),
+            store=MemoryStore(WORLD),
+            providers=(lambda: nullcontext(opened)) if has_providers else None,
+        )
     )
     workspace = rt.workspace("acme")
     await workspace.send(RequestRun(run_id="r", worker="ask", input="What?"))
@@ -122,3 +124,17 @@ async def test_a_run_that_is_cancelled_hangs_up() -> None:
             await workspace.send(CancelRun(run_id="r"))
             await hung_up.wait()
             assert (await ended(workspace)).status == "cancelled"
+
+
+async def test_a_program_that_asks_no_models_says_so_in_the_run() -> None:
+    async with AsyncExitStack() as stack:
+        provider, workspace = await asking(stack, says("Da capo."), has_providers=False)
+        with fail_after(20):
+            run = await ended(workspace)
+        assert run.status == "failed"
+        assert run.error is not None
+        assert (run.error.code, run.error.message) == (
+            "LLM_UPSTREAM_ERROR",
+            "this program asks no models",
+        )
+        assert not provider.asked

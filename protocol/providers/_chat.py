@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from dalsegno.protocol import DalsegnoError
+from dalsegno.protocol._errors import DalsegnoError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from dalsegno.protocol import ProviderSettings
+    from ._settings import ProviderSettings
 
 # ------------------------------------------------------------------------------- what is asked
 

@@ -23,6 +23,9 @@ DEFAULT_URLS: Mapping[ProviderKind, str] = {
 }
 """Where each kind takes chat completions, unless ``base_url`` says otherwise."""
 
+DEFAULT_ORIGINS = ("https://openrouter.ai", "http://127.0.0.1:1234")
+"""The origins of these (RFC 6454)."""
+
 MODEL_CHARS_MAX = 128
 FALLBACK_MODELS_MAX = 8
 """Each is asked with retries of its own, while a run waits."""
