@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         WorkspaceHaltedError as WorkspaceHaltedError,
     )
     from dalsegno.protocol.runs import (
+        AsProgram as AsProgram,
         CancelRun as CancelRun,
         RequestRun as RequestRun,
         Retry as Retry,
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
         Workspace as Workspace,
     )
 _HOMES = {
+    "AsProgram": "dalsegno.protocol.runs",
     "CancelRun": "dalsegno.protocol.runs",
     "Done": "dalsegno.actors.effects",
     "Reaction": "dalsegno.actors.effects",

@@ -8,8 +8,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import fields
 from functools import partial
 from itertools import pairwise
@@ -51,13 +51,21 @@ from dalsegno.runtime._cli import cli
 from dalsegno.runtime._config import FileSettings
 from dalsegno.runtime._server import Ready, ServeConfig, serve
 from dalsegno.runtime.files import EventStoreError, SessionError
-from dalsegno.runtime.providers import Category, ProviderError, ProviderLimits, ProviderSettings
+from dalsegno.runtime.providers import (
+    Category,
+    ProviderError,
+    ProviderLimits,
+    Providers,
+    ProviderSettings,
+    open_providers,
+)
 from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.store import MemoryAccounts
 from dalsegno.runtime.web import create_app
 from dalsegno.runtime.web._auth import COOKIE, open_session
 from tests import _provider
 from tests._http import PLAIN
+from tests._librarian import operation, proposes
 from tests._patience import fail_after, patient
 from tests.tasks_domain import app as tasks_app
 
@@ -208,10 +216,16 @@ def test_the_documented_store_passes_the_suite(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def serving(database: str, app: App | None = None) -> AsyncIterator[Ready]:
+async def serving(
+    database: str,
+    app: App | None = None,
+    providers: Callable[[], AbstractAsyncContextManager[Providers]] | None = None,
+) -> AsyncIterator[Ready]:
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        config = ServeConfig(port=0, database=database, app=app or automation_app)
+        config = ServeConfig(
+            port=0, database=database, app=app or automation_app, providers=providers
+        )
         ready: Ready = await nursery.start(partial(serve, config, stop=stop))
         try:
             yield ready
@@ -350,28 +364,46 @@ async def test_the_readmes_shell_commands_do_what_it_says(migrated: str, tmp_pat
 @pytest.mark.processes
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the document uses curl")
 async def test_a_rule_does_what_its_document_says(migrated: str, tmp_path: Path) -> None:
-    (block,) = (text for language, text in fences(AUTOMATION) if language == "sh")
-    async with serving(migrated) as server:
+    """And so does the librarian that looks at its note, with a model that says what is scripted."""
+    first, second = (text for language, text in fences(AUTOMATION) if language == "sh")
+    async with (
+        _provider.scripted(_retitles) as provider,
+        serving(
+            migrated, providers=partial(open_providers, origins=[provider.url], trust_env=False)
+        ) as server,
+    ):
         await set_up(server, tmp_path)
         given = (
             f"URL=http://127.0.0.1:{server.port}\nWORKSPACE=$(cat workspace)\n"
+            f"MODEL_URL={provider.url}\n"
             """CSRF=$(sed 's/.*"csrf_token":"\\([^"]*\\)".*/\\1/' me)\n"""
         )
-        waiting = block.replace(
+        waiting = first.replace(
             "sleep 1",
             "until ask $URL/api/automation/runs?workspace_id=$WORKSPACE | grep -q succeeded"
             "; do :; done",
         )
-        assert waiting != block
+        assert waiting != first
         with fail_after(PATIENCE_S):
             ended = await trio.run_process(
-                ["sh", "-eu", "-c", given + waiting], cwd=tmp_path, capture_stdout=True
+                ["sh", "-eu", "-c", given + waiting + second], cwd=tmp_path, capture_stdout=True
             )
-    *_, listed, note = map(msgspec.json.decode, ended.stdout.splitlines())
+    *_, listed, tagged, _, reviewed, retitled = map(msgspec.json.decode, ended.stdout.splitlines())
     (run,) = listed["runs"]
-    assert run["triggering_event_id"] == f"note:{note['note_id']}:2"
+    assert run["triggering_event_id"] == f"note:{tagged['note_id']}:2"
     assert (run["status"], run["result_json"]["tag"]) == ("succeeded", "long")
-    assert (note["version"], note["tags"]) == (3, ["long"])
+    assert (tagged["version"], tagged["tags"]) == (3, ["long"])
+    (applied,) = reviewed["run"]["result_json"]["operation_applied"]
+    assert (applied["result"], applied["version"]) == ("retitled", 4)
+    assert (retitled["title"], retitled["version"]) == ("From the sign", 4)
+
+
+async def _retitles(wire: _provider.Wire) -> None:
+    """Propose another title for the note that is shown."""
+    shown = wire.asked.body["messages"][1]["content"]
+    note_id = shown.partition("<source_id>")[2].partition("<")[0]
+    said = operation("o1", "retitle_note", target_note_id=note_id, title="From the sign")
+    await proposes(said)(wire)
 
 
 @pytest.mark.processes

@@ -293,7 +293,7 @@ class Attempt:
         if len(commands) + 2 > self._node.limits.group_commands_max:
             await self._voice.write()
         output = await self._voice.along()
-        asked = [*((command, run.principal) for command in commands), (end, SYSTEM)]
+        asked = [*map(run.asked, commands), (end, SYSTEM)]
         said = [(each, SYSTEM) for each in output]
         await self._insist([*said, *asked], key=f"{run.attempt_id}:{type(end).__name__}")
         self._voice.written(output)

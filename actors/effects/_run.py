@@ -9,7 +9,14 @@ import msgspec
 from dalsegno.actors.node import send_group
 from dalsegno.protocol import SYSTEM, DomainError, OutcomeUnknownError, Receipt, Reject
 from dalsegno.protocol.providers import ChatRequest, ProviderError
-from dalsegno.protocol.runs import FinishStep, HoldAttempt, RequestRun, SaveRun, StepReceipt
+from dalsegno.protocol.runs import (
+    AsProgram,
+    FinishStep,
+    HoldAttempt,
+    RequestRun,
+    SaveRun,
+    StepReceipt,
+)
 
 from ._reading import Reading
 
@@ -89,7 +96,7 @@ class Run(Reading):
         """Send a command, and wait until its change is durable.
 
         Args:
-            command: one of a domain's commands.
+            command: one of a domain's commands, or an `AsProgram` of one.
             step: its name: it takes effect once in the life of the run, and every later attempt
                 gets the first one's receipt.  Without one, every attempt that sends it does.
 
@@ -103,7 +110,7 @@ class Run(Reading):
             self._check_may_ask()
         if step is None:
             hold = HoldAttempt(run_id=self.id, attempt_id=self.attempt_id)
-            return (await self._send([(hold, SYSTEM), (command, self.principal)]))[1]
+            return (await self._send([(hold, SYSTEM), self.asked(command)]))[1]
         if step not in self._steps:
             self._steps[step] = await self._step(command, step)
         return self._steps[step]
@@ -119,7 +126,7 @@ class Run(Reading):
         while True:
             left -= 1
             try:
-                *_, receipt, _ = await self._send_along([(command, self.principal), (done, SYSTEM)])
+                *_, receipt, _ = await self._send_along([self.asked(command), (done, SYSTEM)])
             except OutcomeUnknownError:
                 if left == 0:
                     raise
@@ -129,6 +136,12 @@ class Run(Reading):
                 return self._receipt(msgspec.convert(error.details["receipt"], StepReceipt))
             else:
                 return receipt
+
+    def asked(self, command: msgspec.Struct) -> tuple[msgspec.Struct, Principal]:
+        """Return a command of its worker, and as whom it is sent."""
+        if isinstance(command, AsProgram):
+            return command.command, SYSTEM
+        return command, self.principal
 
     def _receipt(self, kept: StepReceipt) -> Receipt:
         return Receipt(

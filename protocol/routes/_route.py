@@ -29,7 +29,7 @@ from dalsegno.protocol._domain import Domain
 from dalsegno.protocol._errors import DalsegnoError, DomainError, Reject
 from dalsegno.protocol._rate import Rate
 from dalsegno.protocol._receipt import Receipt
-from dalsegno.protocol.runs import RequestRun, runs
+from dalsegno.protocol.runs import runs
 
 from ._asked import Asked
 from ._bodies import RunBody
@@ -165,16 +165,25 @@ class CommandRoute(Route):
 class RunRoute(Route):
     """A request that asks for a run, and may wait for its end.
 
-    It is answered with the run (`RunBody`): with 200 once that has ended, and with 202 and the
-    run's ``Location`` where it goes on, as without a wait.  A client says how long it waits by
-    ``?wait=`` or by ``Prefer: wait=`` (RFC 7240), up to `Limits.run_wait_max_s`.  A repeat of an
-    idempotency key asks for no other run, and is answered with the same one as it is now.
+    It is answered with the run (`RunBody`), or with what ``read`` returns: with 200 once the run
+    has ended, and with 202 and the run's ``Location`` where it goes on, as without a wait.
+    A client says how long it waits by ``?wait=`` or by ``Prefer: wait=`` (RFC 7240), up to
+    `Limits.run_wait_max_s`.  A repeat of an idempotency key asks for no other run, and is answered
+    with the same one as it is now.
     """
 
     at: At
     """Where the run is asked for."""
-    command: Callable[[Asked[Any, Any]], RequestRun]
-    """Returns the command; raises `Reject` for what cannot become one."""
+    command: Callable[[Asked[Any, Any]], msgspec.Struct]
+    """Returns the command, a `RequestRun` or one whose decider asks for a run (`asked_for`); raises
+    `Reject` for what cannot become one."""
+    run_of: Callable[[Asked[Any, Any]], Awaitable[str | None]] | None = None
+    """Of another command than a `RequestRun`: returns the id of the run that it has led to, which
+    it reads; None where it led to none, which is like one that has ended."""
+    read: Callable[[Asked[Any, Any]], Awaitable[msgspec.Struct]] | None = None
+    """Returns the answer's body, read once the run has ended or the request waits no longer."""
+    returns: Any = RunBody
+    """The type of the answer."""
     waits_s: float = 0.0
     """How long the request of a client waits that says nothing of it, in seconds."""
 
@@ -210,7 +219,7 @@ def operation_of(route: Route) -> Operation:
             answers[route.status_found] = route.returns
         headers += ["idempotency-key", "if-match"]
     elif isinstance(route, RunRoute):
-        answers = {200: RunBody, _ACCEPTED: RunBody}
+        answers = {200: route.returns, _ACCEPTED: route.returns}
         headers += ["idempotency-key", "prefer"]
     else:
         assert isinstance(route, ReadRoute), "there are three kinds"
@@ -264,8 +273,11 @@ def check_routes(routes: Iterable[Route], domains: Collection[Domain[Any, Any, A
             raise DomainError(f"{said} is about {at.domain.name!r}, which is not in the app")
         if isinstance(route, CommandRoute):
             _check_answer(route, said)
-        if isinstance(route, RunRoute) and runs not in domains:
-            raise DomainError(f"{said} asks for runs, and the app has no workers")
+        if isinstance(route, RunRoute):
+            if runs not in domains:
+                raise DomainError(f"{said} asks for runs, and the app has no workers")
+            if (route.read is None) is not (route.returns is RunBody):
+                raise DomainError(f"{said}: read= and returns= belong together")
 
 
 def _check_names(route: Route, operation: Operation, said: str) -> None:

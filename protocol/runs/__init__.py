@@ -50,6 +50,7 @@ from ._vocabulary import (
     Trigger as Trigger,
 )
 from ._work import (
+    AsProgram as AsProgram,
     Done as Done,
     ReactionTo as ReactionTo,
     Work as Work,

@@ -33,6 +33,15 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     commands: Sequence[msgspec.Struct] = ()
 
 
+class AsProgram(msgspec.Struct, frozen=True):
+    """A command that a worker sends as the program itself, and not as who asked for the run.
+
+    For what nobody else may say (``allow=()``), such as what the run has come to.
+    """
+
+    command: msgspec.Struct
+
+
 class WorkspaceReads(Protocol):
     """What a run or a reactor reads of its workspace, as it is now."""
 
@@ -78,7 +87,7 @@ class Work(WorkspaceReads, Protocol):
         """Counts from 1, for people."""
 
     async def send(self, command: msgspec.Struct, *, step: str | None = None) -> Receipt:
-        """Send a command; one that is a step takes effect once in the run's life."""
+        """Send a command, or an `AsProgram`; a step takes effect once in the run's life."""
 
     async def say(
         self, text: str, *, message_id: str | None = None, channel: Channel = "text"

@@ -6,7 +6,7 @@ is their own is pure, but for what a read awaits of the workspace that it is giv
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from dalsegno.protocol.routes import (
     OfCaller,
     OfEntity,
     ReadRoute,
+    RunBody,
     RunRoute,
     operation_of,
 )
@@ -43,6 +44,8 @@ from ._route_table import RouteTable, read_params
 from ._run_requests import Patience, RunRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dalsegno.protocol import Domain, Receipt
     from dalsegno.protocol.routes import Route
     from dalsegno.protocol.runs import RunState
@@ -58,6 +61,22 @@ def app_routes(context: RouteContext) -> RouteTable:
         carrier = _Carrier(context, route)
         table.add(carrier.operation, carrier.serve)
     return table
+
+
+@contextmanager
+def _applied() -> Iterator[None]:
+    """Read what a command that took effect has made, for its answer.
+
+    Raises:
+        OutcomeUnknownError: it cannot be read now; the store's own error would say that nothing was
+            applied.
+
+    """
+    try:
+        yield
+    except UnavailableError as error:
+        message = f"it was applied, and cannot be shown now: {error.message}"
+        raise OutcomeUnknownError(message) from error
 
 
 class _Carrier:
@@ -118,15 +137,12 @@ class _Carrier:
         if route.shows is None:
             assert route.answer is not None, "checked when the app was"
             return status, route.answer(asked, receipt)
-        try:
+        with _applied():
             if route.of is None:
                 state = await self._state_after(receipt)
             else:
                 receipt, state, is_found = await self._state_of(route.of(asked, receipt), receipt)
                 status = (route.status_found or status) if is_found else status
-        except UnavailableError as error:  # which would say that nothing was applied
-            message = f"it was applied, and cannot be shown now: {error.message}"
-            raise OutcomeUnknownError(message) from error
         if state is None:
             raise DomainError(f"{self.operation.operation_id} shows what its command ended")
         return status, route.shows(receipt, state)
@@ -243,7 +259,7 @@ class _Carrier:
     async def _run(
         self, route: RunRoute, identity: Identity, params: object, body: object
     ) -> Response:
-        """Ask for a run, and answer with it once it has ended, or the request waits no longer.
+        """Ask for a run, and answer once it has ended, or the request waits no longer.
 
         Raises:
             Reject: as `_send`.
@@ -260,33 +276,45 @@ class _Carrier:
             asked = self._asked(identity, params, body, key=key)
             receipt = await self._send(route, identity, asked)
             workspace = identity.acting(rt.workspace(receipt.workspace_id))
-            run_id = receipt.entity_id
-            version, run = await self._run_as_seen(workspace, receipt)
-            if run.is_open and patience.wait_s > 0:
-                await asking.wait_ended(workspace, run_id, after=version, polls=self._context.polls)
-                with suppress(OutcomeUnknownError):  # then it is answered as it was before
-                    _, run = await self._run_as_seen(workspace, receipt)
-            return replayed(asking.answer(workspace.id, run_id, run), receipt)
+            asked = replace(asked, reads=workspace)
+            with _applied():
+                run_id = receipt.entity_id if route.run_of is None else await route.run_of(asked)
+                version, run = await self._run_as_seen(workspace, run_id, receipt)
+            if run is not None and run.is_open and patience.wait_s > 0:
+                await asking.wait_ended(
+                    workspace, str(run_id), after=version, polls=self._context.polls
+                )
+                with suppress(UnavailableError):  # then it is answered as it was before
+                    _, run = await self._run_as_seen(workspace, run_id, receipt)
+            with _applied():
+                if route.read is not None:
+                    body = await route.read(asked)
+                else:
+                    assert run is not None, "its command is a RequestRun"
+                    body = RunBody.of(receipt.entity_id, run)
+            return replayed(asking.answer(workspace.id, str(run_id), run, body), receipt)
 
-    async def _run_as_seen(self, workspace: Workspace, receipt: Receipt) -> tuple[int, RunState]:
-        """Return a run's version and state, as the caller may know them.
+    async def _run_as_seen(
+        self, workspace: Workspace, run_id: str | None, receipt: Receipt
+    ) -> tuple[int, RunState | None]:
+        """Return a run's version and state, as the caller may know them; None: no run.
 
         Whoever may not read, or has left, is shown what they asked for, and nothing of what has
         become of it (I5, I8).
 
         Raises:
-            OutcomeUnknownError: it was asked for, and cannot be read now.
+            UnavailableError: it cannot be read now.
 
         """
-        try:
-            with suppress(Reject):
-                entity = await workspace.look(runs, receipt.entity_id)
-                if entity is not None and entity.state is not None:
-                    return entity.version, entity.state
-            return receipt.version, await self._state_after(receipt)
-        except UnavailableError as error:  # which would say that nothing was applied
-            message = f"it was applied, and cannot be shown now: {error.message}"
-            raise OutcomeUnknownError(message) from error
+        if run_id is None:
+            return 0, None
+        with suppress(Reject):
+            entity = await workspace.look(runs, run_id)
+            if entity is not None and entity.state is not None:
+                return entity.version, entity.state
+        if receipt.stream_id != runs.stream_id(run_id):
+            return 0, None
+        return receipt.version, await self._state_after(receipt)
 
     # --------------------------------------------------------------------------------- reads
 

@@ -15,13 +15,15 @@ from urllib.parse import quote
 from quart import Response, request
 
 from dalsegno.protocol import DalsegnoError, OutcomeUnknownError
-from dalsegno.protocol.routes import RunBody, preferred_wait_s
+from dalsegno.protocol.routes import preferred_wait_s
 from dalsegno.protocol.runs import RunFinished, runs
 
 from ._envelope import answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import msgspec
 
     from dalsegno.actors import ConnectionIds, World
     from dalsegno.protocol.runs import RunState
@@ -108,10 +110,13 @@ class RunRequest:
         except DalsegnoError:
             return  # it was asked for, whatever keeps us from seeing its end
 
-    def answer(self, workspace_id: str, run_id: str, run: RunState) -> Response:
-        """Return the response: 200 with a run that has ended, 202 with one that goes on."""
-        response = answer(RunBody.of(run_id, run), 202 if run.is_open else 200)
-        if run.is_open:
+    def answer(
+        self, workspace_id: str, run_id: str, run: RunState | None, body: msgspec.Struct
+    ) -> Response:
+        """Return the response: 200 where a run has ended or there is none, 202 where it goes on."""
+        is_open = run is not None and run.is_open
+        response = answer(body, 202 if is_open else 200)
+        if run is not None and is_open:
             place = f"{quote(workspace_id, safe='')}/entities/{runs.name}/{quote(run_id, safe='')}"
             response.headers["location"] = f"/api/workspaces/{place}"
             self._goes_on = run.connection_id == self.connection_id

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from dalsegno.actors.domains.accounts import RegisterUser, SetUp, users
 from dalsegno.actors.domains.members import PutMember
 from dalsegno.actors.domains.notes import note_app
 from dalsegno.protocol import App, Limits
+from dalsegno.protocol.providers import Providers
 from dalsegno.runtime import Runtime
 from dalsegno.runtime._server import ServeConfig, serve
 from dalsegno.runtime.client import ClientLimits
@@ -52,6 +53,7 @@ async def serving(
     advertise: str | None = None,
     tokens: TokenIssuer | None = None,
     app: App | None = None,
+    providers: Callable[[], AbstractAsyncContextManager[Providers]] | None = None,
 ) -> AsyncIterator[Site]:
     stop = trio.Event()
     config = ServeConfig(
@@ -62,6 +64,7 @@ async def serving(
         advertise=advertise,
         tokens=tokens,
         app=note_app if app is None else app,
+        providers=providers,
     )
     async with trio.open_nursery() as nursery:
         ready = await nursery.start(partial(serve, config, stop=stop))

@@ -29,6 +29,7 @@ from ._domain import (
     automation_rules as automation_rules,
 )
 from ._reactor import TRIGGERS as TRIGGERS, automation_reactor as automation_reactor
+from ._reviewer import review_worker as review_worker
 from ._runs import run_id_of as run_id_of
 from ._served import (
     automation_app as automation_app,

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from dalsegno.actors.domains.notes import check_tags
 from dalsegno.protocol import Reject
+from dalsegno.protocol.providers import provider_problem
 
 from ._refusals import invalid
+from .librarian import PROTOCOL, PlanError, StructuringPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,15 +22,11 @@ NOOP = "noop"
 TAG_NOTE = "tag_note"
 LIBRARIAN_STRUCTURE = "librarian_structure"
 
-_PROVIDERS = frozenset({"openrouter", "lmstudio"})
-_MODEL_CHARS_MAX = 128
-_PROTOCOL = "xml_attrless"
-
 Action = dict[str, Any]
 
 
-def check_action(action: Any) -> Action:  # noqa: ANN401 - JSON
-    """Check and return an action.
+def check_action(action: Any, workspace_id: str) -> Action:  # noqa: ANN401 - JSON
+    """Check and return an action of a workspace.
 
     Raises:
         Reject: ``RULE_INVALID``.
@@ -41,11 +39,11 @@ def check_action(action: Any) -> Action:  # noqa: ANN401 - JSON
         raise invalid("action_json", "kind is a text")
     check = _CHECKS.get(kind)
     if check is not None:
-        check(action)
+        check(action, workspace_id)
     return action
 
 
-def tag_of(action: Action) -> str:
+def tag_of(action: Action, _workspace_id: str = "") -> str:
     """Return the tag of a ``tag_note``.
 
     Raises:
@@ -61,23 +59,20 @@ def tag_of(action: Action) -> str:
         raise invalid("action_json", error.message) from error
 
 
-def _check_structure(action: Action) -> None:
-    """Check the shape of a ``librarian_structure``: who is asked, and in which protocol."""
-    provider = action.get("provider")
-    if not isinstance(provider, dict):
-        raise invalid("action_json", "provider is an object")
-    if provider.get("provider_kind") not in _PROVIDERS:
-        raise invalid("action_json", f"provider_kind is one of {', '.join(sorted(_PROVIDERS))}")
-    model = provider.get("model")
-    if not isinstance(model, str) or not 1 <= len(model) <= _MODEL_CHARS_MAX:
-        raise invalid("action_json", f"model has 1 to {_MODEL_CHARS_MAX} characters")
-    if action.get("protocol") != _PROTOCOL:
-        raise invalid("action_json", f"protocol is {_PROTOCOL}")
-    if not isinstance(action.get("plan", {}), dict):
-        raise invalid("action_json", "plan is an object")
+def _check_structure(action: Action, workspace_id: str) -> None:
+    """Check a ``librarian_structure``: who is asked, in which protocol, and what for."""
+    problem = provider_problem(action.get("provider"))
+    if problem is not None:
+        raise invalid("action_json", problem)
+    if action.get("protocol") != PROTOCOL:
+        raise invalid("action_json", f"protocol: {PROTOCOL}")
+    try:
+        StructuringPlan.of(action.get("plan"), workspace_id)
+    except PlanError as error:
+        raise invalid("action_json", str(error)) from error
 
 
-_CHECKS: Mapping[str, Callable[[Action], object]] = {
+_CHECKS: Mapping[str, Callable[[Action, str], object]] = {
     TAG_NOTE: tag_of,
     LIBRARIAN_STRUCTURE: _check_structure,
 }

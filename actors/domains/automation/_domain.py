@@ -149,7 +149,7 @@ def _create(
     created = RuleCreated(
         trigger=check_trigger(command.trigger),
         condition_json=check_condition(command.condition_json),
-        action_json=check_action(command.action_json),
+        action_json=check_action(command.action_json, context.workspace_id),
         enabled=command.enabled,
         by=context.principal.user_id,
         at=context.now,
@@ -173,7 +173,7 @@ def _update(
         else check_condition(said.condition_json),
         action_json=rule.action_json
         if said.action_json is UNSET
-        else check_action(said.action_json),
+        else check_action(said.action_json, context.workspace_id),
         enabled=rule.enabled if said.enabled is UNSET else said.enabled,
         by=context.principal.user_id,
         at=context.now,

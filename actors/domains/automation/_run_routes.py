@@ -17,6 +17,7 @@ from dalsegno.protocol.routes import (
     OfEntity,
     Reading,
     ReadRoute,
+    Reads,
     found,
 )
 from dalsegno.protocol.runs import Outcome, RunState, runs
@@ -24,6 +25,7 @@ from dalsegno.protocol.runs import Outcome, RunState, runs
 from ._domain import LaunchRule
 from ._rule_routes import OF_RULE, RuleParams, as_rule, rate_of
 from ._runs import WORKER, run_id_of
+from ._structured import structured_result
 
 if TYPE_CHECKING:
     from dalsegno.protocol.routes import Route
@@ -91,7 +93,8 @@ class RunParams(Reading, frozen=True, kw_only=True):
 _OPEN = {"requested": "queued", "running": "running", "released": "running"}
 
 
-def _item(workspace_id: str, run_id: str, run: RunState) -> RunItem:
+def run_item(workspace_id: str, run_id: str, run: RunState, result: Any = None) -> RunItem:  # noqa: ANN401 - JSON
+    """Return a run as it is shown, with a result that says more than its own."""
     code, detail, status = None, None, _OPEN.get(run.status)
     if status is None:
         outcome = cast("Outcome", run.status)
@@ -105,7 +108,7 @@ def _item(workspace_id: str, run_id: str, run: RunState) -> RunItem:
         status=status,
         provider_kind=run.labels.get("provider_kind"),
         model=run.labels.get("model"),
-        result_json=run.result,
+        result_json=run.result if result is None else result,
         error_code=code,
         error_detail=detail,
         started_at=run.started_at,
@@ -138,7 +141,7 @@ def _run_of(
 
 
 def _launched(receipt: Receipt, run: RunState) -> RuleRunBody:
-    return RuleRunBody(run=_item(receipt.workspace_id, receipt.entity_id, run))
+    return RuleRunBody(run=run_item(receipt.workspace_id, receipt.entity_id, run))
 
 
 # ------------------------------------------------------------------------------------ reading
@@ -153,16 +156,26 @@ async def _list(asked: Asked[RunsParams, None]) -> RuleRunsBody:
         limit=params.limit,
         newest_first=True,
     )
-    items = [_item(workspace.id, each.entity_id, each.state) for each in page.items]
+    items = [run_item(workspace.id, each.entity_id, each.state) for each in page.items]
     return RuleRunsBody(runs=items, next=None if page.next is None else token_of(page.next))
 
 
 async def _read(asked: Asked[RunParams, None]) -> RuleRunBody:
-    run_id, workspace = asked.params.run_id, asked.workspace
-    run: RunState = (await found(workspace, runs, run_id, min_seq=asked.params.min_seq)).state
+    return await read_run(asked.workspace, asked.params.run_id, min_seq=asked.params.min_seq)
+
+
+async def read_run(workspace: Reads, run_id: str, *, min_seq: int | None = None) -> RuleRunBody:
+    """Return a run of a rule with all that is known of it.
+
+    Raises:
+        Reject: ``RUN_NOT_FOUND``, and what reading raises.
+
+    """
+    run: RunState = (await found(workspace, runs, run_id, min_seq=min_seq)).state
     if run.worker != WORKER:
         raise not_found(runs.stream_id(run_id))
-    return RuleRunBody(run=_item(workspace.id, run_id, run))
+    result = await structured_result(workspace, run_id, run)
+    return RuleRunBody(run=run_item(workspace.id, run_id, run, result))
 
 
 run_routes: tuple[Route, ...] = (

@@ -15,11 +15,14 @@ from dalsegno.actors.domains.notes import TAGS_MAX, Note, SetTags, notes
 from dalsegno.protocol import Reject
 from dalsegno.protocol.runs import AUTOMATION, Done, Retry, Work, Worker
 
-from ._actions import NOOP, TAG_NOTE, tag_of
+from ._actions import LIBRARIAN_STRUCTURE, NOOP, TAG_NOTE, tag_of
+from ._librarian import structure
 from ._runs import WORKER, Task
 
 Act: TypeAlias = Callable[[Work, Task], Awaitable[Done]]
 
+_CONCURRENCY = 16
+"""Runs at a time in a workspace: most wait for a model, and hold up none that asks for nothing."""
 _TRIED_AGAIN = frozenset({"VERSION_CONFLICT", "WORKER_FAILED"})
 """What may go well the next time: somebody else changed the note meanwhile, as they may."""
 
@@ -45,7 +48,11 @@ async def _tag_note(run: Work, task: Task) -> Done:
     return Done(result={**result, "applied": True}, commands=(tags,))
 
 
-ACTIONS: Mapping[str, Act] = {NOOP: _do_nothing, TAG_NOTE: _tag_note}
+ACTIONS: Mapping[str, Act] = {
+    NOOP: _do_nothing,
+    TAG_NOTE: _tag_note,
+    LIBRARIAN_STRUCTURE: structure,
+}
 """What is carried out, by the kind of action."""
 
 
@@ -67,6 +74,7 @@ automation_worker = Worker(
     name=WORKER,
     function=_act,
     kind=AUTOMATION,
+    concurrency=_CONCURRENCY,
     retry=Retry(attempts_max=5, first_s=0.1, max_s=2.0, on=_TRIED_AGAIN),
     is_reactor=True,
 )

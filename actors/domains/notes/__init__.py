@@ -1,6 +1,6 @@
 """Notes: titled texts that several people and agents change at once."""
 
-from . import _labels as _labels, _listing as _listing, _text as _text
+from . import _listing as _listing
 from ._automation_events import (
     RULE_LABEL as RULE_LABEL,
     TRIGGER_LABEL as TRIGGER_LABEL,
@@ -47,8 +47,9 @@ from ._labels import (
     TAG_CHARS_MAX as TAG_CHARS_MAX,
     TAGS_MAX as TAGS_MAX,
     check_tags as check_tags,
+    set_note_tags as set_note_tags,
 )
-from ._links import LINKS_MAX as LINKS_MAX
+from ._links import LINKS_MAX as LINKS_MAX, link_parts as link_parts
 from ._listing import (
     LIVE as LIVE,
     link_key as link_key,
@@ -59,4 +60,9 @@ from ._served import (
     note_app as note_app,
     note_domains as note_domains,
     note_routes as note_routes,
+)
+from ._text import (
+    create_note as create_note,
+    patch_note as patch_note,
+    set_note_title as set_note_title,
 )

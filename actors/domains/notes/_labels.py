@@ -47,7 +47,7 @@ _RESERVED = "system."
 
 
 @notes.decide
-def set_tags(note: Note, command: SetTags) -> NoteTagsUpdated | None:
+def set_note_tags(note: Note, command: SetTags) -> NoteTagsUpdated | None:
     """Replace the tags."""
     check_alive(note)
     tags = check_tags(command.tags)

@@ -12,6 +12,7 @@ of a patch reads otherwise than before is the text read again.  Measured: 2 us f
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ _OPEN, _CLOSE = "[[", "]]"
 _NOT_IN_TITLES = frozenset("[]\n")
 _OPEN_MAX = 2_048
 """As many opening brackets are looked at, so that a text of nothing else costs nobody a turn."""
+_LINK = re.compile(rf"\[\[([^\[\]\n]{{1,{TITLE_CHARS_MAX}}})\]\]")
 _REACH = TITLE_CHARS_MAX + len(_OPEN) + len(_CLOSE)
 
 
@@ -65,6 +67,16 @@ def links_after(
     are = list(_read(after, left, right_after))
     unchanged = were == are and len(are) < _OPEN_MAX
     return links if unchanged else links_in(after)
+
+
+def link_parts(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield a text in pieces: what is no link, and the titles of links, with whether it is one."""
+    at = 0
+    for found in _LINK.finditer(text):
+        yield text[at : found.start()], False
+        yield found[1], True
+        at = found.end()
+    yield text[at:], False
 
 
 def _read(text: str, start: int, end: int) -> Iterator[str | None]:

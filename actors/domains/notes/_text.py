@@ -57,7 +57,7 @@ def _its_project(command: CreateNote) -> Sequence[tuple[Domain[Any, Any, Any], s
 
 
 @notes.decide(touches=_its_project)
-def create(
+def create_note(
     note: Note | None, command: CreateNote, context: Context, touched: Touched
 ) -> NoteCreated:
     """Create a note under an id that no other has or had."""
@@ -84,7 +84,7 @@ def create(
 
 
 @notes.decide(repeats="original")  # a client may have rebased it meanwhile (C1)
-def patch(note: Note, command: ApplyPatch, context: Context) -> NotePatched:
+def patch_note(note: Note, command: ApplyPatch, context: Context) -> NotePatched:
     """Change the text, if the patch fits it."""
     check_alive(note)
     ops, bytes_max = command.patch_ops, context.limits.note_bytes_max
@@ -97,7 +97,7 @@ def patch(note: Note, command: ApplyPatch, context: Context) -> NotePatched:
 
 
 @notes.decide
-def set_title(note: Note, command: SetTitle) -> NoteTitleUpdated:
+def set_note_title(note: Note, command: SetTitle) -> NoteTitleUpdated:
     """Change the title."""
     check_alive(note)
     return NoteTitleUpdated(title=check_title(command.title), version=note.version + 1)

@@ -134,7 +134,7 @@ def test_x_lib_1_what_is_no_element_is_refused(text: str) -> None:
         (response_text(summary="<summary> </summary>"), ["EMPTY_TAG:summary"]),
         (response_text(status="<status>fine</status>"), ["INVALID_STATUS:fine"]),
         (
-            response_text(operation_text(), operation_text(kind="delete_note")),
+            response_text(operation_text(), operation_text(operation_id="o2", kind="delete_note")),
             ["operation[1]:INVALID_KIND:delete_note"],
         ),
         (response_text(operation_text(target_note_id=None)), ["operation[0]:MISSING_TARGET"]),
@@ -180,8 +180,29 @@ def test_an_element_that_nobody_knows_is_passed_over_unless_strict() -> None:
 
 
 def test_as_many_errors_as_a_repair_can_tell() -> None:
-    _, errors = errors_of(response_text(*[operation_text(kind="x")] * 5_000))
+    _, errors = errors_of(response_text(*[operation_text(kind="x")] * 150))
     assert len(errors) == 100
+
+
+def test_a_million_operations_are_one_error() -> None:
+    _, errors = errors_of(response_text("<operation></operation>" * 1_000_000))
+    assert errors == ["TOO_MANY_OPERATIONS:1000000"]
+
+
+def test_operations_have_names_by_which_people_decide_on_them() -> None:
+    for wrong in ("o" * 65, "a\nb"):
+        text = response_text(operation_text(operation_id=wrong))
+        assert errors_of(text)[1] == ["operation[0]:INVALID_ID"]
+    text = response_text(operation_text(), operation_text())
+    assert errors_of(text)[1] == ["operation[1]:DUPLICATE_ID:o1"]
+
+
+def test_the_answer_to_another_request_is_none() -> None:
+    text = response_text(operation_text())
+    assert read_response(text, request_id="q1").request_id == "q1"
+    with pytest.raises(ParseError) as raised:
+        read_response(text, request_id="q2")
+    assert raised.value.errors == ["INVALID_REQUEST_ID:q1"]
 
 
 @given(st.text())

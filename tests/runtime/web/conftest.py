@@ -16,10 +16,12 @@ from dalsegno.runtime.web import create_app
 from ._client import Clock, Site, User
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from dalsegno.actors import Store
     from dalsegno.protocol import Authenticator, Authorize
+    from dalsegno.protocol.providers import Providers
     from dalsegno.runtime.web import TokenIssuer
 
 
@@ -44,6 +46,7 @@ async def open_site(
     tokens: TokenIssuer | None = None,
     authenticate: Authenticator | None = None,
     authorize: Authorize | None = None,
+    providers: Callable[[], AbstractAsyncContextManager[Providers]] | None = None,
 ) -> AsyncIterator[Site]:
     """Open an application, on a store in memory unless a database is named."""
     clock = Clock()
@@ -66,6 +69,7 @@ async def open_site(
         accounts=None if store is None else MemoryAccounts(world),
         world=world,
         limits=limits,
+        providers=providers,
     ) as rt:
         web = create_app(
             rt,

@@ -33,6 +33,7 @@ STRUCTURE = {
     "kind": "librarian_structure",
     "provider": {"provider_kind": "lmstudio", "model": "small"},
     "protocol": "xml_attrless",
+    "plan": {"goal": "tidy", "strict_mode": False, "max_operations": 8},
 }
 
 
@@ -258,7 +259,7 @@ async def test_x_auto_2_a_run_that_fails_says_why(owner: User) -> None:
     note_id = await owner.write()
     for action, code in (
         ({"kind": "fly"}, "RULE_ACTION_INVALID"),
-        (STRUCTURE, "RULE_ACTION_INVALID"),
+        (STRUCTURE, "LLM_UPSTREAM_ERROR"),  # nobody is asked here
         ({"kind": "tag_note", "tag": "seen"}, "RULE_ACTION_FAILED"),
     ):
         rule_id = await rule(owner, action_json=action)

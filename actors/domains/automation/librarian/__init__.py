@@ -17,16 +17,15 @@ from ._markup import (
     unescaped as unescaped,
 )
 from ._operations import (
-    PARSE_FAILED as PARSE_FAILED,
     PARSER_VERSION as PARSER_VERSION,
-    PROTOCOL_INVALID as PROTOCOL_INVALID,
     LibrarianResponse as LibrarianResponse,
     Operation as Operation,
     OperationKind as OperationKind,
     ParseError as ParseError,
+    ProtocolError as ProtocolError,
     read_response as read_response,
 )
-from ._plan import StructuringPlan as StructuringPlan
+from ._plan import PlanError as PlanError, StructuringPlan as StructuringPlan
 from ._prompts import (
     PACK_VERSION as PACK_VERSION,
     PROTOCOL as PROTOCOL,
@@ -36,6 +35,28 @@ from ._prompts import (
     instructions as instructions,
     manifest as manifest,
     prompt_hash as prompt_hash,
+    repair_instructions as repair_instructions,
     repair_text as repair_text,
     request_text as request_text,
+)
+from ._reports import (
+    LibrarianOperation as LibrarianOperation,
+    LibrarianReport as LibrarianReport,
+    ParseDiagnostic as ParseDiagnostic,
+    ProposedOperation as ProposedOperation,
+    RecordReport as RecordReport,
+    key_of_run as key_of_run,
+    librarian_operations as librarian_operations,
+    librarian_reports as librarian_reports,
+    operation_entity as operation_entity,
+)
+from ._review import (
+    REVIEWER as REVIEWER,
+    REVIEWERS as REVIEWERS,
+    ApplyOperation as ApplyOperation,
+    Decision as Decision,
+    FinishReview as FinishReview,
+    LibrarianReview as LibrarianReview,
+    ReviewRun as ReviewRun,
+    librarian_reviews as librarian_reviews,
 )

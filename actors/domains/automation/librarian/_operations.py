@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias, get_args
 
 import msgspec
 
+from dalsegno.protocol import Reject
+
 from ._markup import Element, MarkupError, read
 
 OperationKind: TypeAlias = Literal[
@@ -17,8 +19,6 @@ OperationKind: TypeAlias = Literal[
 ResponseStatus: TypeAlias = Literal["ok", "needs_clarification", "rejected"]
 
 PARSER_VERSION = "1"
-PROTOCOL_INVALID = "LIBRARIAN_PROTOCOL_INVALID"
-PARSE_FAILED = "LIBRARIAN_PARSE_FAILED"
 ROOT = "librarian_response"
 
 _KINDS = frozenset(get_args(OperationKind))
@@ -32,6 +32,12 @@ _NUMBER = re.compile(
 )
 _ERRORS_MAX = 100
 """Diagnostics of one answer that are kept: a repair prompt has all of them."""
+_TOLD = 3
+"""… and those that its message has."""
+OPERATIONS_MAX = 200
+"""Operations of an answer; one that has more is read no further.  A plan allows 128."""
+OPERATION_ID_CHARS_MAX = 64
+"""Of what a model calls an operation: printable characters."""
 _SHOWN_CHARS = 64
 """Of what a model wrote, in a diagnostic."""
 
@@ -60,22 +66,31 @@ class LibrarianResponse(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
-class ParseError(ValueError):
+class ParseError(Reject):
     """A model's answer that cannot be read, and why: what a repair prompt tells the model."""
 
-    def __init__(self, code: str, errors: list[str]) -> None:
-        super().__init__(code)
-        self.code = code
-        """`PROTOCOL_INVALID` or `PARSE_FAILED`, with which its run fails."""
+    code = "LIBRARIAN_PARSE_FAILED"
+
+    def __init__(self, errors: list[str]) -> None:
+        super().__init__(type(self).code, "; ".join(errors[:_TOLD]))
         self.errors = errors[:_ERRORS_MAX]
 
 
-def read_response(text: str, *, strict: bool = False) -> LibrarianResponse:
+class ProtocolError(ParseError):
+    """One whose tags are wrong, or wrongly nested."""
+
+    code = "LIBRARIAN_PROTOCOL_INVALID"
+
+
+def read_response(
+    text: str, *, strict: bool = False, request_id: str | None = None
+) -> LibrarianResponse:
     """Return a model's answer.
 
     Args:
         text: what the model wrote, all of it.
         strict: whether an element that nobody knows is an error, and not passed over.
+        request_id: of the request that it has to answer; None: of any.
 
     Raises:
         ParseError: it is not written as it has to be, with every diagnostic of it.
@@ -84,22 +99,24 @@ def read_response(text: str, *, strict: bool = False) -> LibrarianResponse:
     try:
         root = read(text)
     except MarkupError as error:
-        raise ParseError(PROTOCOL_INVALID, ["MALFORMED_NESTING_OR_TAG"]) from error
+        raise ProtocolError(["MALFORMED_NESTING_OR_TAG"]) from error
     if root.name != ROOT:
-        raise ParseError(PARSE_FAILED, ["MISSING_ROOT_LIBRARIAN_RESPONSE"])
-    reading = _Reading(strict=strict)
+        raise ParseError(["MISSING_ROOT_LIBRARIAN_RESPONSE"])
+    reading = _Reading(strict=strict, request_id=request_id)
     response = reading.response(root)
     if reading.errors or response is None:
-        raise ParseError(PARSE_FAILED, reading.errors)
+        raise ParseError(reading.errors)
     return response
 
 
 class _Reading:
     """Reads one answer, and collects what is wrong with it."""
 
-    def __init__(self, *, strict: bool) -> None:
+    def __init__(self, *, strict: bool, request_id: str | None) -> None:
         self.errors: list[str] = []
         self._strict = strict
+        self._request_id = request_id
+        self._ids: set[str] = set()
 
     def response(self, root: Element) -> LibrarianResponse | None:
         found = {name: self._one(root, name, name) for name in _PARTS}
@@ -108,11 +125,17 @@ class _Reading:
             part = found[name]
             if part is not None and not part.text:
                 self.errors.append(f"EMPTY_TAG:{name}")
+        asked, said = self._request_id, found["request_id"]
+        if asked is not None and said is not None and said.text not in ("", asked):
+            self.errors.append(f"INVALID_REQUEST_ID:{said.text[:_SHOWN_CHARS]}")
         status = found["status"]
         if status is not None and status.text and status.text not in _STATUSES:
             self.errors.append(f"INVALID_STATUS:{status.text[:_SHOWN_CHARS]}")
         operations, warnings = found["operations"], found["warnings"]
         listed = [] if operations is None else operations.all("operation")
+        if len(listed) > OPERATIONS_MAX:
+            self.errors.append(f"TOO_MANY_OPERATIONS:{len(listed)}")
+            return None
         read = [self._operation(each, number) for number, each in enumerate(listed)]
         if operations is not None:
             self._check_known(operations, ("operation",), "operations.")
@@ -143,6 +166,7 @@ class _Reading:
         for name in _OPERATION_PARTS:
             if parts[name] is not None and not texts[name]:
                 self.errors.append(f"EMPTY_TAG:{where}.{name}")
+        self._check_id(texts["operation_id"], where)
         kind = texts["kind"]
         if kind and kind not in _KINDS:
             self.errors.append(f"{where}:INVALID_KIND:{kind[:_SHOWN_CHARS]}")
@@ -160,6 +184,14 @@ class _Reading:
             },
             Operation,
         )
+
+    def _check_id(self, operation_id: str, where: str) -> None:
+        """Say so where people could not name the operation by its id, or another has it."""
+        if len(operation_id) > OPERATION_ID_CHARS_MAX or not operation_id.isprintable():
+            self.errors.append(f"{where}:INVALID_ID")
+        elif operation_id and operation_id in self._ids:
+            self.errors.append(f"{where}:DUPLICATE_ID:{operation_id}")
+        self._ids.add(operation_id)
 
     def _confidence(self, text: str, where: str) -> float:
         if not text:

@@ -11,6 +11,10 @@ from msgspec import Meta
 _SCOPE = re.compile(r"workspace|workspace:[A-Za-z0-9_.-]{1,64}|note:[A-Za-z0-9_.-]{1,64}", re.ASCII)
 
 
+class PlanError(ValueError):
+    """A plan that cannot be followed; its text says what is wrong with it."""
+
+
 class StructuringPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is to be structured, and within which bounds."""
 
@@ -24,6 +28,22 @@ class StructuringPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_operations: Annotated[int, Meta(ge=1, le=128)]
     allow_delete: bool = False
     """Whether a note may be rewritten to nothing."""
+
+    @classmethod
+    def of(cls, document: object, workspace_id: str) -> StructuringPlan:
+        """Return the plan that a JSON document describes.
+
+        Raises:
+            PlanError: it describes none for this workspace.
+
+        """
+        try:
+            plan = msgspec.convert(document, cls)
+        except msgspec.ValidationError as error:
+            raise PlanError(f"plan: {error}") from error
+        if (problem := plan.check(workspace_id)) is not None:
+            raise PlanError(problem)
+        return plan
 
     @property
     def note_id(self) -> str | None:

@@ -87,7 +87,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """… and of all of them, one behind the other."""
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True):
+class Source(msgspec.Struct, frozen=True):
     """A note, as a model is shown it."""
 
     source_id: str
@@ -115,6 +115,11 @@ def manifest() -> Manifest:
 def instructions() -> str:
     """Return what a model is told before its first request."""
     return "\n".join((_SYSTEM, _STRUCTURE, _OUTPUT))
+
+
+def repair_instructions() -> str:
+    """Return what a model is told besides, whose answer could not be read."""
+    return _REPAIR
 
 
 def request_text(request_id: str, plan: StructuringPlan, sources: Sequence[Source]) -> str:
