@@ -20,6 +20,7 @@ from dalsegno.actors.domains.automation import (
     LaunchRule,
     UpdateRule,
     automation_app,
+    automation_domains,
     automation_workers,
     run_id_of,
 )
@@ -238,7 +239,7 @@ def automation_faults(log: dict[str, list[Event]]) -> list[str]:
 
 
 def _of(events: Sequence[Event]) -> list[str]:
-    domains = {domain.name: domain for domain in automation_app.domains}
+    domains = {domain.name: domain for domain in automation_domains}
     states: dict[str, Any] = {}
     wrong: list[str] = []
     settled: Counter[str] = Counter()

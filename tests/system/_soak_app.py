@@ -1,4 +1,6 @@
-"""What the soak serves: notes, agents that coordinate, and runs that both ask for."""
+"""What the soak serves: notes and rules about them, agents that coordinate, and runs that all of
+them ask for.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,11 @@ from collections.abc import Sequence
 
 import trio
 
+from dalsegno.actors.domains.automation import (
+    automation_domains,
+    automation_routes,
+    automation_workers,
+)
 from dalsegno.actors.domains.coordination import (
     caliber_socket,
     coordination_domains,
@@ -49,8 +56,8 @@ async def review(reaction: Reaction, _event: DelegationCreated) -> Sequence[RunF
 
 
 app = App(
-    [*note_domains, *coordination_domains],
-    routes=[*note_routes, *coordination_routes],
+    [*note_domains, *coordination_domains, *automation_domains],
+    routes=[*note_routes, *coordination_routes, *automation_routes],
     dialects=[note_dialect, caliber_socket],
-    workers=[stepping, hanging, review],
+    workers=[stepping, hanging, review, *automation_workers],
 )

@@ -1,4 +1,5 @@
-"""Agents that lock, delegate and ask for runs, whatever happens, and what must come of it.
+"""Agents that lock, delegate, ask for runs and review what librarians propose, whatever happens,
+and what must come of it.
 
 Each of them sends its commands over HTTP, to one of the servers.  One that is silent, or refuses
 the workspace, makes it go on to the next, with the same command under the same key, until that is
@@ -19,12 +20,16 @@ import httpx
 import msgspec
 import trio
 
+from dalsegno.actors.domains.automation import of_note, run_id_of
 from dalsegno.actors.domains.coordination import coordination_domains
 from dalsegno.actors.testing.simulation._invariant import check_invariant
 from dalsegno.protocol import Event, run_id_for
 from tests._coordination import AGENT
 from tests._http import PLAIN
+from tests._librarian import answers, operation, response, structuring
 from tests._patience import patient, until
+from tests._provider import Wire, says
+from tests.simulation._automation import automation_faults
 from tests.simulation._coordination_rules import (
     left_undone,
     wrong_lives,
@@ -46,7 +51,30 @@ _SILENCE_S = 3.0
 _PAUSE_S = 0.1
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
+WITNESSED = "note_tags_updated"
+"""The type of events for which a rule asks for a run."""
+PROPOSED = ("new", "title", "tags", "later")
+"""What a librarian's operations are called."""
+
 Json = dict[str, Any]
+
+
+async def propose(wire: Wire) -> None:
+    """Propose something for the paper, each time in other words; at times it is no proposal."""
+    if random.random() < 0.1:
+        await says("Sure! I would say:")(wire)
+        return
+
+    def written(request_id: str) -> str:
+        return response(
+            request_id,
+            operation("new", "create_note", title=f"{request_id} new"),
+            operation("title", "retitle_note", target_note_id="paper", title=request_id),
+            operation("tags", "retag_note", target_note_id="paper", body_markdown=request_id[:32]),
+            operation("later", "defer", target_note_id="paper"),
+        )
+
+    await answers(written)(wire)
 
 
 class _Body(httpx.AsyncByteStream):
@@ -71,11 +99,13 @@ class _Body(httpx.AsyncByteStream):
 class Team:
     """The agents of one workspace."""
 
-    def __init__(self, workspace_id: str, headers: dict[str, str], *urls: str) -> None:
+    def __init__(self, workspace_id: str, headers: dict[str, str], *urls: str, models: str) -> None:
         self.codes: Counter[str] = Counter()
         """What was refused, by code."""
         self._workspace_id = workspace_id
         self._urls = urls
+        self._models = models
+        """Where the librarians' model is."""
         self._http = httpx.AsyncClient(headers=headers, timeout=_SILENCE_S, **PLAIN)
         self._receipts: set[tuple[str, int]] = set()
         """The versions of entities that were promised."""
@@ -113,7 +143,9 @@ class Team:
         """Check that nothing was held by two, ended twice, or was promised and is not there."""
         log = await self._read(dsn)
         wrong = [*wrong_lives(log), *wrong_times(log), *_wrong_states(log)]
-        wrong += [*run_faults({self._workspace_id: [*log]}), *_effects_twice(log)]
+        logs = {self._workspace_id: [*log]}
+        wrong += [*run_faults(logs, apart=frozenset({"automation"})), *_effects_twice(log)]
+        wrong += automation_faults(logs)
         assert not wrong, "\n".join(wrong)
         assert self._receipts <= {(event.stream_id, event.stream_seq) for event in log}
         assert set(self.codes) <= NOT_NOW | USUAL
@@ -132,6 +164,14 @@ class Team:
         await self._do(urls, "create_trajectory", trajectory_id="work", name="W")
         scope = {"trajectory_id": "work", "name": "S", "token_budget": 1}
         await self._do(urls, "create_scope", scope_id="desk", **scope)
+        await self._do(urls, "create_note", note_id="paper", title="Paper", markdown="text")
+        action = structuring(self._models, plan={"scope": "note:paper"})
+        for rule_id, trigger, asked in (
+            ("librarian", "by-hand", action),
+            ("witness", WITNESSED, {"kind": "noop"}),
+        ):
+            rule = {"trigger": trigger, "action_json": asked}
+            await self._do(urls, "create_rule", rule_id=rule_id, **rule)
 
     async def _work(self, agent: str) -> None:
         """Agents begin at different servers."""
@@ -139,7 +179,7 @@ class Team:
         urls.rotate(_AGENTS.index(agent))
         while not self._is_enough:
             await self._do(urls, "heartbeat_agent", agent_id=agent)
-            await random.choice([self._lock, self._delegate, self._run])(urls, agent)
+            await random.choice([self._lock, self._delegate, self._run, self._library])(urls, agent)
             await trio.sleep(_PAUSE_S * random.random())
 
     async def _lock(self, urls: deque[str], agent: str) -> None:
@@ -186,6 +226,17 @@ class Team:
             await trio.sleep(5 * _PAUSE_S * random.random())
             await self._do(urls, "cancel_run", **run)
 
+    async def _library(self, urls: deque[str], _agent: str) -> None:
+        """Have a librarian look at the paper, and accept all that it proposes, perhaps too soon."""
+        trigger_id = f"look-{next(self._numbers)}"
+        if not await self._do(urls, "launch_rule", rule_id="librarian", trigger_id=trigger_id):
+            return
+        decisions = [{"operation_id": name, "decision": "accept"} for name in PROPOSED]
+        for _ in range(random.randint(1, 3)):
+            await trio.sleep(10 * _PAUSE_S * random.random())
+            run_id = run_id_of("librarian", trigger_id)
+            await self._do(urls, "review_run", run_id=run_id, decisions=decisions)
+
     async def _do(self, urls: deque[str], command: str, /, **payload: object) -> bool:
         """Send a command until it is committed or refused; return whether it is committed."""
         body = msgspec.json.encode(payload)
@@ -217,6 +268,10 @@ def _open_runs(log: Sequence[Event]) -> Iterator[str]:
         f"run:{run_id_for('review', '', event.event_id)}"
         for event in log
         if event.type == "delegation_created"
+    } | {
+        f"run:{run_id_of('witness', of_note(event.stream_id.partition(':')[2], event.stream_seq))}"
+        for event in log
+        if event.type == WITNESSED
     }
     asked = {event.stream_id for event in log if event.type == "run_requested"}
     ended = {event.stream_id for event in log if event.type == "run_finished"}

@@ -27,10 +27,11 @@ from dalsegno.actors.testing import Report
 from dalsegno.runtime.store import ConnectionBrokenError, DatabaseError, connect
 from tests._http import PLAIN
 from tests._patience import fail_after
+from tests._provider import ScriptedProvider, scripted
 from tests.system._crowd import NOT_NOW, ORDINARY, Crowd
 from tests.system._database import Database, children_of
 from tests.system._processes import EMAIL, PASSWORD, QUICK, Owner, Processes, Server
-from tests.system._team import Team
+from tests.system._team import Team, propose
 
 SERVED = ("--app", str(Path(__file__).with_name("_soak_app.py")))
 WORKSPACES = 3
@@ -152,14 +153,16 @@ async def new_workspace(
 
 
 @asynccontextmanager
-async def start_servers(processes: Processes, cluster: Database) -> AsyncIterator[list[Server]]:
+async def start_servers(
+    processes: Processes, cluster: Database, models: ScriptedProvider
+) -> AsyncIterator[list[Server]]:
     servers = [
         Server(
             processes,
             cluster.data_dir,
             database=cluster.dsn,
             node_id=node_id,
-            environment=QUICK,
+            environment={**QUICK, "DALSEGNO_MODELS": f"http://127.0.0.1:{models.port}"},
         )
         for node_id in ("a", "b")
     ]
@@ -176,10 +179,11 @@ async def do_round(
     breaker: Breaker,
     owners: list[Owner],
     headers: dict[str, str],
+    models: ScriptedProvider,
 ) -> Report:
     ports = [server.port for server in servers]
     crowds = [Crowd(owner, *ports, silence_s=SILENCE_S) for owner in owners]
-    teams = [team_of(owner, servers, headers) for owner in owners]
+    teams = [team_of(owner, servers, headers, models) for owner in owners]
     async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
         for crowd, team in zip(crowds, teams, strict=True):
             nursery.start_soon(crowd.run)
@@ -196,15 +200,20 @@ async def do_round(
     return report
 
 
-def team_of(owner: Owner, servers: list[Server], headers: dict[str, str]) -> Team:
-    return Team(owner.workspace, headers, *(server.url for server in servers))
+def team_of(
+    owner: Owner, servers: list[Server], headers: dict[str, str], models: ScriptedProvider
+) -> Team:
+    return Team(owner.workspace, headers, *(server.url for server in servers), models=models.url)
 
 
 async def test_agents_coordinate_while_servers_are_killed(
     processes: Processes, cluster: Database, owner: Owner
 ) -> None:
-    async with start_servers(processes, cluster) as servers:
-        team = team_of(owner, servers, await log_in(servers[0]))
+    async with (
+        scripted(propose) as models,
+        start_servers(processes, cluster, models) as servers,
+    ):
+        team = team_of(owner, servers, await log_in(servers[0]), models)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(team.run)
             for server in servers:
@@ -227,7 +236,10 @@ async def test_soak(
     lasts_s = 60 * float(request.config.getoption("--soak-minutes"))
     seed = int(request.config.getoption("--soak-seed") or random.randrange(2**32))
     report = Report()
-    async with start_servers(processes, cluster) as servers:
+    async with (
+        scripted(propose) as models,
+        start_servers(processes, cluster, models) as servers,
+    ):
         breaker = Breaker(cluster, servers, random.Random(seed))
         headers = await log_in(servers[0])
         began = trio.current_time()
@@ -239,7 +251,7 @@ async def test_soak(
                     await new_workspace(servers, headers, owner, f"soak-{number}-{which}")
                     for which in range(WORKSPACES)
                 ]
-                report += await do_round(cluster, servers, breaker, owners, headers)
+                report += await do_round(cluster, servers, breaker, owners, headers, models)
         finally:
             lasted_s = trio.current_time() - began
             with capsys.disabled():
