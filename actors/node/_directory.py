@@ -201,8 +201,9 @@ class Directory:
         """Compare what is served here with what the store says of it.
 
         A node can be wrong about a workspace without being told: its lease was over, another
-        process was the same node, another node made what it reads, a failover lost the log's end.
-        So some are compared with every beat, each in its turn, and all where there is a reason.
+        process was the same node, another node made what it reads, a failover lost the log's end,
+        somebody appended to it by SQL.  So some are compared with every beat, each in its turn, and
+        all where there is a reason.
 
         Raises:
             UnavailableError: ask again.
@@ -217,5 +218,7 @@ class Directory:
             for supervisor, before in known:
                 head = heads.get(supervisor.workspace_id)
                 is_same = supervisor.epoch == before.epoch and not supervisor.is_opening
-                if head is not None and is_same and not before.fits(head):
+                if head is None or not is_same:
+                    continue
+                if not before.fits(head) or supervisor.is_behind(before, head):
                     supervisor.fence()

@@ -49,6 +49,7 @@ from ._supervisor import first_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dalsegno.actors.ports import Head
     from dalsegno.actors.workspace import Command
 
     from ._serving_node import ServingNode
@@ -141,6 +142,16 @@ class WorkspaceSupervisor:
         """Whether every command was settled."""
         settled = self.incarnation is None or self.incarnation.is_idle
         return settled and not self.backlog
+
+    def is_behind(self, before: Known, head: Head) -> bool:
+        """Return whether the log has events that did not come through here.
+
+        ``before`` is what was known before the store was asked for the head.  Where nothing is on
+        its way, and nothing was published meanwhile, what is above that is somebody else's: it was
+        written past the owner, and is published by the next incarnation.
+        """
+        is_published = self.hub.is_open and self.known == before
+        return is_published and self.is_settled and self.epoch > 0 and head.head_seq > before.head
 
     @property
     def is_used(self) -> bool:
@@ -385,7 +396,7 @@ class WorkspaceSupervisor:
         """Ask the store whether another node owns the workspace."""
         self.hub.is_unverified = True
         if self.incarnation is not None:
-            self.incarnation.stop(FencedError("the lease had run out"))
+            self.incarnation.stop(FencedError("the log is not what is known of it here"))
             return
         self._is_unverified = True  # it may not rest yet: its states are stored before
         if self._resting is not None:

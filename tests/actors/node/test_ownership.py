@@ -12,7 +12,14 @@ import trio.testing
 
 from dalsegno.actors import Batch, NodeReplacedError, Receipt, ServiceFailedError, World
 from dalsegno.actors.testing import FailoverStore
-from dalsegno.protocol import DalsegnoError, Limits, Reject, WorkspaceMovedError
+from dalsegno.protocol import (
+    DalsegnoError,
+    Event,
+    Limits,
+    Reject,
+    WorkspaceMovedError,
+    chained,
+)
 from tests.actors._boxes import Box, Expect, Put, boxes
 from tests.actors._nodes import LIMITS, Node, moving_world, node
 from tests.actors._world import (
@@ -85,6 +92,50 @@ async def test_an_epoch_that_a_failover_gave_to_another_node_is_noticed_without_
         with pytest.raises(Reject) as caught:
             await a.workspace().subscribe(after=position).__aenter__()
         assert caught.value.code == "CURSOR_DIVERGED"
+
+
+@pytest.mark.parametrize("is_resting", [False, True])
+async def test_what_was_appended_past_the_owner_is_published_without_a_command(
+    store: FaultyStore, world: World, is_resting: bool
+) -> None:
+    """By somebody who writes to the database: it was not heard of before the next command."""
+    async with node(store, "a", world=world) as a:
+        await a.workspace().send(Put("x"))
+        async with a.workspace().subscribe(after=1) as events:
+            if is_resting:
+                await trio.sleep(2 * LIMITS.passivate_after_s)
+            assert is_resting == (a.service.directory.statistics()["w"].state == "resting")
+            before = a.incarnations()
+            await append_outside(store)
+            with trio.fail_after(2 * LIMITS.lease_beat_s):
+                assert (await anext(events)).type == "of_the_future"
+            assert (await a.workspace().send(Put("x"))).event_seq == 3
+            assert (await anext(events)).event_seq == 3
+            await trio.sleep(5 * LIMITS.lease_beat_s)
+            assert a.incarnations() == before + 1, "it is looked at once"
+
+
+async def append_outside(store: FaultyStore) -> None:
+    """Append an event of a type that no domain has, as its owner would."""
+    head = await store.read_head("w")
+    assert head is not None
+    assert head.recorded_at is not None
+    event = Event(
+        workspace_id="w",
+        event_seq=head.head_seq + 1,
+        stream_id="other:1",
+        stream_seq=1,
+        event_id="e",
+        type="of_the_future",
+        type_version=1,
+        payload="{}",
+        actor_id=None,
+        command_id="c",
+        recorded_at=head.recorded_at,
+    )
+    event = msgspec.structs.replace(event, chain=chained(head.chain, event))
+    batch = Batch(workspace_id="w", epoch=head.epoch, old_head=head.head_seq, events=(event,))
+    assert [*await store.append([batch])] == ["w"]
 
 
 async def test_reading_is_told_too_and_what_is_committed_can_be_read_anywhere(
