@@ -122,6 +122,7 @@ class Service:
         if clock is not None:
             world = replace(world, now=clock.now)
         self.store, self.world, self.limits = store, world, limits
+        self._is_draining = False
         self.committer = Committer(store, world=world, limits=limits)
         self.acks = AckFrontiers(store, limits=limits)
         self.lease = Lease(
@@ -239,8 +240,8 @@ class Service:
 
     @property
     def is_draining(self) -> bool:
-        """Whether `drain` was begun."""
-        return self.node.is_draining
+        """Whether `drain` was begun; commands are taken until all attempts at runs have ended."""
+        return self._is_draining
 
     async def drain(self) -> None:
         """Settle what was taken, write what was acked, leave the rest to others; bound it.
@@ -249,6 +250,7 @@ class Service:
             UnavailableError: the store is away: acks come again, and others wait for the lease.
 
         """
+        self._is_draining = True
         self.reactors.stop()
         await self.runs.drain()
         await self.directory.drain()

@@ -153,8 +153,9 @@ class Limits:
     """Buckets of rates that a node keeps, of requests, and of each workspace; see `Rate`."""
     places_every_s: float = 10.0
     """How often it is written how far reactors have come, where nothing was asked for."""
-    run_end_deadline_s: float = 5.0
-    """How long a run that was cancelled, or whose node drains, may take to end."""
+    run_end_deadline_s: float = 1.25
+    """How long the attempts at runs may take to end in the log while their node drains, at most
+    half of ``drain_deadline_s``: the rest is for commands and acks."""
     run_wait_max_s: float = 60.0
     """How long a request may wait for a run's end, which is then answered with 202.  Proxies wait a
     minute as a rule."""

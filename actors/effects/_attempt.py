@@ -15,6 +15,7 @@ from dalsegno.protocol import (
     SYSTEM,
     Backoff,
     DalsegnoError,
+    Limits,
     OutcomeUnknownError,
     Principal,
     Reject,
@@ -200,7 +201,7 @@ class Attempt:
                 return None
             case Ending.DRAINED:
                 with trio.CancelScope(shield=True) as scope:
-                    scope.deadline = trio.current_time() + self._node.limits.run_end_deadline_s
+                    scope.deadline = trio.current_time() + release_deadline_s(self._node.limits)
                     if self.worker.on_disconnect == "cancel":
                         await self._finish(run, "cancelled")
                     else:
@@ -335,6 +336,15 @@ class Attempt:
                 await trio.sleep(backoff.next_s(world.random()))
             else:
                 return
+
+
+def release_deadline_s(limits: Limits) -> float:
+    """Return how long a draining node waits for the ends of its attempts.
+
+    At most half of what it has to drain: commands and acks need the rest, where the store is away
+    too.
+    """
+    return min(limits.run_end_deadline_s, limits.drain_deadline_s / 2)
 
 
 async def read_run(

@@ -16,6 +16,7 @@ import trio
 
 from dalsegno.protocol import DalsegnoError
 
+from ._attempt import release_deadline_s
 from ._woken import Woken, look_again_s
 from ._workspace_runs import WorkspaceRuns
 
@@ -161,7 +162,7 @@ class Runs:
 
     async def drain(self) -> None:
         """End every attempt in the log, within a bound, before this node takes no more commands."""
-        with trio.move_on_after(self._node.limits.run_end_deadline_s):
+        with trio.move_on_after(release_deadline_s(self._node.limits)):
             async with trio.open_nursery() as nursery:
                 for served in list(self._served.values()):
                     nursery.start_soon(served.drain)

@@ -12,11 +12,13 @@ import httpx
 import pytest
 import trio
 
-from dalsegno.protocol import Close
+from dalsegno.protocol import Close, Limits
+from dalsegno.runtime.client import Client
 from tests._http import PLAIN
-from tests._patience import patient, until
+from tests._patience import fail_after, patient, until
+from tests.system._database import Database
 from tests.system._load import Load
-from tests.system._processes import EMAIL, PASSWORD, Owner, Processes, Server, is_alive
+from tests.system._processes import EMAIL, PASSWORD, Owner, Processes, Server, connect, is_alive
 
 UPGRADE = (
     "GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -82,6 +84,70 @@ async def test_a_frozen_postgres_does_not_hold_the_shutdown(server: Server, owne
         await load.wait(more=20)
         await load.finish()
     await load.check()
+
+
+WAITING = """
+import trio
+
+from dalsegno.actors.domains.notes import note_app
+from dalsegno.protocol.runs import worker
+from dalsegno.runtime import App
+
+
+@worker("waiting")
+async def waiting(run):
+    await run.say("I wait")
+    await trio.sleep_forever()
+
+
+app = App(
+    note_app.domains,
+    routes=note_app.routes,
+    dialects=note_app.dialects,
+    workers=[waiting],
+)
+"""
+
+
+async def test_an_open_run_holds_a_shutdown_no_longer_where_the_database_is_frozen(
+    processes: Processes, cluster: Database, owner: Owner, tmp_path: Path
+) -> None:
+    """Its attempt cannot be ended in the log; the next server takes it for one that was killed."""
+    program, limits = tmp_path / "waiting.py", Limits()
+    program.write_text(WAITING)
+    server = Server(processes, cluster.data_dir, database=cluster.dsn, node_id="a")
+    await server.start("--app", str(program))
+    async with connect(server, owner) as client:
+        await client.send(owner.workspace, "request_run", {"run_id": "r", "worker": "waiting"})
+        await wait_types(client, "run_output")
+        frozen = [cluster.postmaster, *children_of(cluster.postmaster)]
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        try:
+            assert await server.stop(within_s=30) == 0
+            took = time.monotonic() - began
+        finally:
+            for pid in frozen:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+    # To drain, to close what is connected, and to end the lease: each has its bound, once.
+    assert took < limits.drain_deadline_s + 2 * limits.close_deadline_s + patient(0.5)
+    assert server.process is not None
+    assert "Traceback" not in server.process.err
+    await server.start("--app", str(program))
+    async with connect(server, owner) as client:
+        await wait_types(client, "run_restarted")
+    assert await server.stop() == 0
+
+
+async def wait_types(client: Client, type_: str) -> None:
+    """Wait until the run has an event of a type."""
+    with fail_after(20):
+        async with client.subscribe("run:r", cursor=0) as events:
+            async for event in events:
+                if event.event_type == type_:
+                    return
 
 
 def children_of(pid: int) -> list[int]:

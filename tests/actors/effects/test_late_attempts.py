@@ -1,7 +1,8 @@
-"""An attempt a day after the one before: keys have expired, what a run did has not."""
+"""Attempts a day after the one before, and those whose end cannot be written any more."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import trio
@@ -52,3 +53,35 @@ async def test_a_step_is_not_repeated_by_an_attempt_that_begins_a_day_later(
         assert run.attempt == 2
         assert await b.workspace().get(boxes, "once") == Box("")
         assert await b.workspace().get(boxes, "end") == Box("")
+
+
+async def test_attempts_that_cannot_end_leave_half_of_the_drain_to_commands_and_acks(
+    wall: Wall, world: World
+) -> None:
+    """The store hangs; the drain is begun once, and is known from its first step on."""
+    del wall
+    store = MemoryStore(world)
+
+    @worker("it")
+    async def it(_run: Run) -> None:
+        await trio.sleep_forever()
+
+    async with node(store, "a", world=world, app=App([boxes], workers=[it])) as a:
+        await a.workspace().send(RequestRun(run_id="r", worker="it"))
+        await until(a, "running")
+        a.gate.shut()
+        began, noticed = trio.current_time(), dict[str, float]()
+
+        async def notice(what: str, condition: Callable[[], bool]) -> None:
+            while not condition():
+                await trio.sleep(0.01)
+            noticed[what] = trio.current_time() - began
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(notice, "drains", lambda: a.service.is_draining)
+                nursery.start_soon(notice, "takes nothing", lambda: not a.service.node.is_open)
+                with trio.move_on_after(LIMITS.drain_deadline_s):
+                    await a.service.drain()
+        assert noticed["drains"] < 0.02
+        assert noticed["takes nothing"] <= LIMITS.drain_deadline_s / 2 + 0.02
