@@ -28,8 +28,9 @@ _TEXTS = ("request_id", "status", "summary")
 _OPERATION_PARTS = ("operation_id", "kind", "reason", "confidence")
 _OPTIONAL_PARTS = ("target_note_id", "target_path", "title", "body_markdown")
 _NUMBER = re.compile(
-    r"[+-]?(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:[eE][+-]?[0-9]{1,3})?", re.ASCII
+    r"[+-]?(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[eE][+-]?[0-9]{1,3})?", re.ASCII
 )
+"""As long as a double is written, 0.0037714107005901234 say, and no longer."""
 _ERRORS_MAX = 100
 """Diagnostics of one answer that are kept: a repair prompt has all of them."""
 _TOLD = 3
