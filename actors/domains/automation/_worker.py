@@ -21,7 +21,7 @@ from ._runs import WORKER, Task
 
 Act: TypeAlias = Callable[[Work, Task], Awaitable[Done]]
 
-_CONCURRENCY = 16
+_CONCURRENCY = 8
 """Runs at a time in a workspace: most wait for a model, and hold up none that asks for nothing."""
 _TRIED_AGAIN = frozenset({"VERSION_CONFLICT", "WORKER_FAILED"})
 """What may go well the next time: somebody else changed the note meanwhile, as they may."""

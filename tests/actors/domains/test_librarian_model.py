@@ -41,7 +41,8 @@ ERROR = re.compile(
     r"|UNKNOWN_TAG:[A-Za-z0-9_:.\[\]-]+"
     r"|INVALID_STATUS:.+"
     r"|operation\[\d+\]:(INVALID_KIND:.+|MISSING_TARGET|INVALID_CONFIDENCE_FORMAT)"
-    r"|operation\[\d+\]:INVALID_CONFIDENCE_RANGE:.+",
+    r"|operation\[\d+\]:(INVALID_CONFIDENCE_RANGE:.+|INVALID_ID|DUPLICATE_ID:.+)"
+    r"|TOO_MANY_OPERATIONS:\d+",
     re.DOTALL,
 )
 
@@ -219,6 +220,7 @@ def test_m8_a_damaged_tree_is_read_as_what_stands_there_or_refused(examples: set
 # ----------------------------------------------------------------------------------------- answers
 
 SAID = TEXTS.filter(lambda text: text.strip() != "")
+IDS = st.text(max_size=64).map(str.strip).filter(lambda text: text and text.isprintable())
 KINDS = st.sampled_from(get_args(OperationKind))
 TARGETS = st.sampled_from([("n1", None), (None, "a/b.md"), ("n2", "workspace:w/c.md")])
 
@@ -227,7 +229,7 @@ TARGETS = st.sampled_from([("n1", None), (None, "a/b.md"), ("n2", "workspace:w/c
 def operations(draw: st.DrawFn) -> Operation:
     target_note_id, target_path = draw(TARGETS)
     return Operation(
-        operation_id=kept(draw(SAID)),
+        operation_id=draw(IDS),
         kind=draw(KINDS),
         target_note_id=target_note_id,
         target_path=target_path,
@@ -247,7 +249,9 @@ ANSWERS = st.builds(
     request_id=SAID.map(kept),
     status=st.sampled_from(["ok", "needs_clarification", "rejected"]),
     summary=SAID.map(kept),
-    operations=st.lists(operations(), max_size=4).map(tuple),
+    operations=st.lists(operations(), max_size=4, unique_by=lambda each: each.operation_id).map(
+        tuple
+    ),
     warnings=st.lists(TEXTS.map(kept), max_size=3).map(tuple),
 )
 
