@@ -355,6 +355,8 @@ def test_a_request_can_be_read_whatever_its_sources_hold() -> None:
     assert source.all("body_markdown")[0].text == hostile
     assert root.all("taxonomy")[0].text == '{"a":"<","b":1}'
     assert text == request_text("q1", plan(taxonomy_json={"a": "<", "b": 1}), sources)
+    styled = read(request_text("q1", plan(style_profile="<brief>"), sources))
+    assert [each.text for each in styled.all("style_profile")] == ["<brief>"]
 
 
 def test_the_example_of_the_contract_is_an_answer() -> None:

@@ -36,7 +36,8 @@ relink_note: its body_markdown with other [[links]], and otherwise as it is.
 retag_note: its tags, in body_markdown, one a line.
 defer: something that you see and cannot decide; say what in reason.
 With strict_mode propose create_note and rewrite_note alone. Without allow_delete never rewrite a
-note to nothing. Stay within the scope, and with the taxonomy where there is one.
+note to nothing. Stay within the scope, and keep to the taxonomy and the style_profile, where there
+is one.
 """
 
 _OUTPUT = """\
@@ -141,6 +142,7 @@ def request_text(request_id: str, plan: StructuringPlan, sources: Sequence[Sourc
         element("max_operations", str(plan.max_operations)),
         element("allow_delete", str(plan.allow_delete).lower()),
     ]
+    style = [element("style_profile", plan.style_profile)] if plan.style_profile else []
     return group(
         "librarian_request",
         [
@@ -149,6 +151,7 @@ def request_text(request_id: str, plan: StructuringPlan, sources: Sequence[Sourc
             element("scope", plan.scope),
             group("source_bundle", bundle),
             element("taxonomy", msgspec.json.encode(plan.taxonomy_json, order="sorted").decode()),
+            *style,
             group("constraints", constraints),
             element("output_contract", _OUTPUT),
         ],
