@@ -265,6 +265,7 @@ def _of(events: Sequence[Event]) -> list[str]:
         if version != base + len(changed):
             wrong.append(f"{entity_id} was applied to version {version} after {base}")
         left[run_id, note_id] = version
+    wrong += _without_report(events, states)
     wrong += [f"{entity_id} was settled {n} times" for entity_id, n in settled.items() if n > 1]
     for stream_id, state in states.items():
         run_id = stream_id.partition(":")[2]
@@ -272,6 +273,23 @@ def _of(events: Sequence[Event]) -> list[str]:
             wrong += _miscounted(run_id, state, states)
         if isinstance(state, LibrarianReview):
             wrong += _left_open(run_id, state, events)
+    return wrong
+
+
+def _without_report(events: Sequence[Event], states: dict[str, Any]) -> list[str]:
+    """Return the runs that say that they propose what their reports do not have."""
+    wrong: list[str] = []
+    for event in events:
+        if event.type != "run_finished":
+            continue
+        result = msgspec.json.decode(event.payload)["result"]
+        if not isinstance(result, dict) or result.get("kind") != "librarian_structure":
+            continue
+        run_id = event.stream_id.partition(":")[2]
+        report = states.get(librarian_reports.stream_id(run_id))
+        said = len(result["operation_preview"]) + len(result["operation_rejected"])
+        if report is None or report.parsed_operations != said:
+            wrong.append(f"{event.stream_id} says {said} operations, its report {report}")
     return wrong
 
 

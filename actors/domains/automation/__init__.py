@@ -28,6 +28,7 @@ from ._domain import (
     UpdateRule as UpdateRule,
     automation_rules as automation_rules,
 )
+from ._librarian import SOURCES_BYTES_MAX as SOURCES_BYTES_MAX, SOURCES_MAX as SOURCES_MAX
 from ._reactor import TRIGGERS as TRIGGERS, automation_reactor as automation_reactor
 from ._reviewer import review_worker as review_worker
 from ._runs import run_id_of as run_id_of

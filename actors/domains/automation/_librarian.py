@@ -66,6 +66,8 @@ ANSWER_BYTES_MAX = 512 * 1024
 RAW_BYTES_MAX = 64 * 1024
 """What a report keeps of the request, and of each answer; all of an answer is in the run's output.
 """
+LOOKED_AT_MAX = 200
+"""Notes that are looked at for those: some may be too long for what is left."""
 SOURCES_LEFT_OUT = "SOURCES_LEFT_OUT"
 """The warning where there are more notes than the model was shown."""
 _PAGE = 20
@@ -102,7 +104,7 @@ async def structure(run: Work, task: Task) -> Done:
         response = await talk.response()
     except (ParseError, ProviderError):
         if talk.outputs:  # so that people see what was answered
-            await run.send(AsProgram(_failed_report(run, talk)), step="report")
+            await run.send(AsProgram(_failed_report(run, talk)))
         raise
     guarded = guard(
         response.operations,
@@ -131,19 +133,21 @@ async def _ingest(run: Work, plan: StructuringPlan, note_id: str | None) -> _Ing
         note = await _live(run, plan.note_id)
         if note is None or not gathered.add(plan.note_id, note):
             raise Reject("RULE_ACTION_FAILED", "the note is gone, or too long")
-        return gathered.done(is_cut=False)
+        return gathered.done()
     first = None if note_id is None else await _live(run, note_id)
     if note_id is not None and first is not None:
         gathered.add(note_id, first)
-    place = BEGINNING
-    while True:
+    place, looked_at = BEGINNING, 0
+    while not gathered.is_full and looked_at < LOOKED_AT_MAX:
         page = await run.snapshot(notes, key=LIVE, after=place, limit=_PAGE)
         for item in page.items:
-            if item.entity_id != note_id and not gathered.add(item.entity_id, item.state):
-                return gathered.done(is_cut=True)
+            if item.entity_id != note_id:
+                gathered.add(item.entity_id, item.state)
+        looked_at += len(page.items)
         if page.next is None:
-            return gathered.done(is_cut=False)
+            return gathered.done()
         place = page.next
+    return gathered.done(has_more=True)
 
 
 async def _live(run: Work, note_id: str) -> Note | None:
@@ -158,18 +162,26 @@ class _Gathering:
         self._sources: list[Source] = []
         self._versions: dict[str, int] = {}
         self._bytes_left = SOURCES_BYTES_MAX
+        self._left_out = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no other one is taken, however short."""
+        return len(self._sources) == SOURCES_MAX
 
     def add(self, note_id: str, note: Note) -> bool:
         """Add a note; return False where there is no room for it."""
         size = len(note.markdown.encode()) + len(note.title.encode())
-        if len(self._sources) == SOURCES_MAX or size > self._bytes_left:
+        if self.is_full or size > self._bytes_left:
+            self._left_out = True
             return False
         self._bytes_left -= size
         self._sources.append(Source(note_id, note.title, note.markdown, note.note_kind))
         self._versions[note_id] = note.version
         return True
 
-    def done(self, *, is_cut: bool) -> _Ingested:
+    def done(self, *, has_more: bool = False) -> _Ingested:
+        is_cut = self._left_out or has_more
         return _Ingested(tuple(self._sources), self._versions, is_cut)
 
 

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from dalsegno.actors.domains.automation import (
+    SOURCES_BYTES_MAX,
     automation_app,
     automation_workers,
     review_worker,
@@ -18,6 +19,7 @@ from dalsegno.actors.domains.automation import (
 from dalsegno.actors.domains.automation.librarian import (
     ApplyOperation,
     LibrarianOperation,
+    ProposedOperation,
     RecordReport,
     librarian_operations,
     librarian_reports,
@@ -370,6 +372,49 @@ async def test_a_model_is_shown_so_many_notes_the_one_it_is_about_first(library:
     text = library.provider.asked[0].body["messages"][1]["content"]
     shown = [part.partition("<")[0] for part in text.split("<source_id>")[1:]]
     assert shown == [ids[51], *ids[:49]]
+
+
+async def test_what_is_too_long_leaves_room_for_the_others(library: Library) -> None:
+    long = await library.write("Long", "x" * (SOURCES_BYTES_MAX + 1))
+    short = await library.write("Short", "y")
+    run_id = await library.asks(proposes(), note_id=long)
+    run = await library.run(run_id)
+    assert "SOURCES_LEFT_OUT" in run["result_json"]["operation_report"]["warnings"]
+    text = library.provider.asked[0].body["messages"][1]["content"]
+    assert text.count("<source_id>") == 1
+    assert f"<source_id>{short}</source_id>" in text
+
+
+async def test_an_answer_takes_the_place_of_none(library: Library) -> None:
+    """Where a process died between recording that there is none, and the end of its run, the next
+    attempt may have one.
+    """
+    run_id = await library.proposed(operation("o1", "create_note", title="T"))
+    workspace = library.site.rt.workspace(library.owner.workspace_id)
+    report = await workspace.get(librarian_reports, run_id)
+    assert report is not None
+    none = RecordReport(
+        run_id="r",
+        rule_id=report.rule_id,
+        provider_kind="lmstudio",
+        model="m",
+        attempts=3,
+        pack_version="1",
+        prompt_hash="0",
+        raw_prompt="",
+        raw_outputs=("one", "two", "three"),
+    )
+    await workspace.send(none)
+    said = ProposedOperation(operation_id="o", kind="defer", reason="r", confidence=1.0)
+    one = msgspec.structs.replace(none, response_status="ok", operations=(said,))
+    for _ in range(2):
+        await workspace.send(one)
+    recorded = await workspace.get(librarian_reports, "r")
+    assert recorded is not None
+    assert (recorded.response_status, recorded.parsed_operations) == ("ok", 1)
+    await workspace.send(none)
+    assert await workspace.get(librarian_reports, "r") == recorded, "not the other way round"
+    assert len(await workspace.history(librarian_reports, "r")) == 2
 
 
 # ------------------------------------------------------------------------------------- reviewing

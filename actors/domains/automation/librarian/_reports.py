@@ -143,7 +143,7 @@ class LibrarianReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Record what a run has come to; once."""
+    """Record what a run has come to: that it has no answer, or, once and instead of that, one."""
 
     run_id: str
     rule_id: str
@@ -262,8 +262,8 @@ def _its_operations(command: RecordReport) -> Sequence[tuple[_AnyDomain, str]]:
 def _record(
     report: LibrarianReport | None, command: RecordReport, context: Context, _touched: Touched
 ) -> Sequence[ReportRecorded | On[Any]]:
-    if report is not None:
-        return []
+    if report is not None and report.response_status is not None:
+        return []  # else it was recorded by an attempt that died before it ended the run
     recorded = ReportRecorded(
         rule_id=command.rule_id,
         provider_kind=command.provider_kind,

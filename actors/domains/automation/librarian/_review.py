@@ -54,8 +54,8 @@ _WORDS: Mapping[str, Verdict] = {"accept": "accept", "apply": "accept", "reject"
 class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What becomes of one operation."""
 
-    operation_id: str
-    decision: str
+    operation_id: Annotated[str, Meta(max_length=256)]
+    decision: Annotated[str, Meta(max_length=256)]
     """``accept``, for which ``apply`` may stand, or ``reject``."""
     reject_reason: str | None = None
     """At most 500 characters."""
