@@ -25,6 +25,7 @@ from dalsegno.actors.domains.automation.librarian import (
     OperationKind,
     ParseError,
     element,
+    escaped,
     group,
     read,
     read_response,
@@ -123,17 +124,20 @@ LEAVES = st.builds(Element, NAMES, TEXTS)
 
 
 def trees(depth: int = 4) -> st.SearchStrategy[Element]:
-    """Trees of elements that hold either a text or elements."""
+    """Trees of elements that hold a text or elements, or, which is not meant, both."""
     if depth == 0:
         return LEAVES
     inside = st.lists(trees(depth - 1), max_size=4).map(tuple)
-    return LEAVES | st.builds(Element, NAMES, st.just(""), inside)
+    return LEAVES | st.builds(Element, NAMES, st.just("") | TEXTS, inside)
 
 
 def written(tree: Element) -> str:
-    if tree.elements or not tree.text:
-        return group(tree.name, [written(each) for each in tree.elements])
-    return element(tree.name, tree.text)
+    if not tree.elements:
+        return element(tree.name, tree.text)
+    inside = [written(each) for each in tree.elements]
+    if not tree.text:
+        return group(tree.name, inside)
+    return f"<{tree.name}>{escaped(tree.text)}{''.join(inside)}</{tree.name}>"
 
 
 def as_kept(tree: Element) -> Element:

@@ -179,6 +179,27 @@ def test_an_element_that_nobody_knows_is_passed_over_unless_strict() -> None:
     )
 
 
+def test_what_stands_in_a_text_is_passed_over_unless_strict() -> None:
+    """Strict, nothing of a text is lost without a word: the model forgot to escape it."""
+    bold = "<b>c</b>"
+    text = response_text(
+        operation_text().replace("<body_markdown>B", f"<body_markdown>a {bold} d"),
+        summary=f"<summary>S{bold}</summary>",
+        warnings=f"<warnings><warning>w</warning><warning>{bold}</warning></warnings>",
+    )
+    response = read_response(text)
+    assert (response.summary, response.warnings) == ("S", ("w", ""))
+    assert response.operations[0].body_markdown == "a  d"
+    assert errors_of(text, strict=True) == (
+        "LIBRARIAN_PARSE_FAILED",
+        [
+            "UNKNOWN_TAG:summary.b",
+            "UNKNOWN_TAG:operation[0].body_markdown.b",
+            "UNKNOWN_TAG:warnings.warning.b",
+        ],
+    )
+
+
 def test_as_many_errors_as_a_repair_can_tell() -> None:
     _, errors = errors_of(response_text(*[operation_text(kind="x")] * 150))
     assert len(errors) == 100

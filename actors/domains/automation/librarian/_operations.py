@@ -126,6 +126,7 @@ class _Reading:
             part = found[name]
             if part is not None and not part.text:
                 self.errors.append(f"EMPTY_TAG:{name}")
+            self._check_known(part, (), f"{name}.")
         asked, said = self._request_id, found["request_id"]
         if asked is not None and said is not None and said.text not in ("", asked):
             self.errors.append(f"INVALID_REQUEST_ID:{said.text[:_SHOWN_CHARS]}")
@@ -138,10 +139,11 @@ class _Reading:
             self.errors.append(f"TOO_MANY_OPERATIONS:{len(listed)}")
             return None
         read = [self._operation(each, number) for number, each in enumerate(listed)]
-        if operations is not None:
-            self._check_known(operations, ("operation",), "operations.")
-        if warnings is not None:
-            self._check_known(warnings, ("warning",), "warnings.")
+        self._check_known(operations, ("operation",), "operations.")
+        self._check_known(warnings, ("warning",), "warnings.")
+        warned = [] if warnings is None else warnings.all("warning")
+        for each in warned:
+            self._check_known(each, (), "warnings.warning.")
         if self.errors:
             return None
         texts = {name: "" if (part := found[name]) is None else part.text for name in _TEXTS}
@@ -149,9 +151,7 @@ class _Reading:
             {
                 **texts,
                 "operations": tuple(read),
-                "warnings": tuple(
-                    each.text for each in ([] if warnings is None else warnings.all("warning"))
-                ),
+                "warnings": tuple(each.text for each in warned),
             },
             LibrarianResponse,
         )
@@ -164,6 +164,8 @@ class _Reading:
         }
         self._check_known(element, (*_OPERATION_PARTS, *_OPTIONAL_PARTS), f"{where}.")
         texts = {name: "" if part is None else part.text for name, part in parts.items()}
+        for name, part in parts.items():
+            self._check_known(part, (), f"{where}.{name}.")
         for name in _OPERATION_PARTS:
             if parts[name] is not None and not texts[name]:
                 self.errors.append(f"EMPTY_TAG:{where}.{name}")
@@ -215,8 +217,9 @@ class _Reading:
             self.errors.append(f"MULTIPLE_TAGS:{said}")
         return found[0] if len(found) == 1 else None
 
-    def _check_known(self, element: Element, names: tuple[str, ...], where: str) -> None:
-        if self._strict:
+    def _check_known(self, element: Element | None, names: tuple[str, ...], where: str) -> None:
+        """Where it is strict, say which elements in one are none of these; a text has none."""
+        if self._strict and element is not None:
             there = dict.fromkeys(each.name for each in element.elements)
             unknown = [name[:_SHOWN_CHARS] for name in there if name not in names]
             self.errors += [f"UNKNOWN_TAG:{where}{name}" for name in unknown]
