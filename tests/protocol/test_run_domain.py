@@ -58,6 +58,7 @@ async def nothing(*_: object) -> None: ...
 WORKERS = {
     "translate": Worker(name="translate", function=nothing, deadline_s=100),
     "watched": Worker(name="watched", function=nothing, on_disconnect="cancel"),
+    "twice": Worker(name="twice", function=nothing, retry=Retry(attempts_max=2)),
     "private": Worker(name="private", function=nothing, allow=frozenset({"owner"})),
 }
 
