@@ -64,6 +64,7 @@ from .session import (
     Proof as Proof,
     SessionContext as SessionContext,
     check_may_follow as check_may_follow,
+    try_to_follow as try_to_follow,
 )
 from .workspace import (
     Entity as Entity,

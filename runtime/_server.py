@@ -30,6 +30,7 @@ from ._shutdown import Shutdown
 from ._sockets import Sockets
 from .seams import new_secret
 from .web import (
+    Clients,
     Gate,
     Polls,
     SessionCookie,
@@ -201,7 +202,8 @@ async def serve_on(
     setup_token = exposure.setup_token
     if setup_token is None and not exposure.is_private:
         setup_token = new_secret()
-    sockets = Sockets(rt, Gate(rt, exposure.cookie, tokens), exposure.proxies)
+    clients = Clients(limits, rt.world)
+    sockets = Sockets(rt, Gate(rt, exposure.cookie, tokens), exposure.proxies, clients)
     polls = Polls(limits)
     app = create_app(
         rt,
@@ -212,6 +214,7 @@ async def serve_on(
         close_user=sockets.close_user,
         proxies=exposure.proxies,
         polls=polls,
+        clients=clients,
         tokens=tokens,
     )
     async with AsyncExitStack() as stack:

@@ -7,7 +7,6 @@ of theirs is read.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol.dialects import Language
 
     from ._runtime import Runtime
-    from .web import Credentials, Gate, Identity, NativeTransport, Network, UpgradeRequest
+    from .web import Clients, Credentials, Gate, Identity, NativeTransport, Network, UpgradeRequest
 
 
 @dataclass(slots=True)
@@ -66,22 +65,20 @@ class Accepted:
 class Sockets:
     """Makes connections of WebSockets."""
 
-    def __init__(self, rt: Runtime, gate: Gate, proxies: Collection[Network]) -> None:
+    def __init__(
+        self, rt: Runtime, gate: Gate, proxies: Collection[Network], clients: Clients
+    ) -> None:
         self._rt = rt
         self._gate = gate
         self._proxies = proxies
-        self._taken: Counter[str] = Counter()
-        """Sockets, by user."""
-        self._own: set[Connection] = set()
-        """The connections of this port; a runtime may have several."""
+        self._clients = clients
         self._unknown = 0
         """Sockets that are admitted, and whose client is unknown."""
         self._introducing: set[trio.CancelScope] = set()
         """Around the first messages that are waited for."""
-        self._is_ending = False
 
     def __repr__(self) -> str:
-        return f"<Sockets of {len(self._taken)} users, {self._unknown} unknown>"
+        return f"<Sockets of {self._clients!r}, {self._unknown} unknown>"
 
     # -------------------------------------------------------------------------- the upgrade
 
@@ -119,7 +116,7 @@ class Sockets:
             identity = await self._identify(credentials, request.path)
             self._check_client_id(client_id)
             accepted.language = await self._language(accepted, identity)
-            self._take(identity.user_id)
+            self._clients.take(identity.user_id)
             accepted.identity = identity
         return accepted
 
@@ -160,33 +157,18 @@ class Sockets:
         return language
 
     def _check_not_draining(self) -> None:
-        if self._is_ending or self._rt.service.is_draining:
+        if self._clients.is_ending or self._rt.service.is_draining:
             raise DrainingError("the server shuts down")
 
     def _check_client_id(self, client_id: str) -> None:
         check_id(client_id, chars_max=self._rt.limits.id_chars_max, what="client id")
-
-    def _take(self, user_id: str) -> None:
-        """Count a user's socket, from before its handshake, or its first message, is answered.
-
-        Raises:
-            OverloadedError: the user has as many as may be.
-
-        """
-        bound = self._rt.limits.sockets_per_user_max
-        if 0 < bound <= self._taken[user_id]:
-            raise overloaded("too many sockets of this user", self._rt.world.random)
-        self._taken[user_id] += 1
 
     def release(self, accepted: Accepted) -> None:
         """Count a socket no more that was admitted: it has ended, or never began."""
         if accepted.identity is None:
             self._unknown -= 1
             return
-        user_id = accepted.identity.user_id
-        self._taken[user_id] -= 1
-        if not self._taken[user_id]:
-            del self._taken[user_id]
+        self._clients.leave(accepted.identity.user_id)
 
     # ----------------------------------------------------------------------------- its life
 
@@ -220,11 +202,8 @@ class Sockets:
             else:
                 await self._gate.identify(accepted.credentials)
 
-        self._own.add(connection)
-        try:
+        with self._clients.serving(connection):
             await connection.run(check, greeting=greeting)
-        finally:
-            self._own.discard(connection)
 
     async def _introduce(self, transport: NativeTransport, accepted: Accepted) -> bytes:
         """Read who an unknown client is; return the answer.
@@ -244,7 +223,7 @@ class Sockets:
                 accepted.language = await self._language(accepted, identity)
             finally:
                 self._introducing.discard(ending)
-            self._take(identity.user_id)
+            self._clients.take(identity.user_id)
             self._unknown -= 1
             accepted.identity, accepted.credentials = identity, shown
             expires_in_ms = _proof_of(identity).expires_in_ms(self._rt.world.now())
@@ -274,7 +253,7 @@ class Sockets:
 
     def end_unknown(self) -> None:
         """Close the sockets whose client is unknown, and admit no more."""
-        self._is_ending = True
+        self._clients.is_ending = True
         for scope in self._introducing:
             scope.cancel(reason="the server shuts down")
 
@@ -283,8 +262,10 @@ class Sockets:
         return _proof_of(await self._identify_in_time(given.instead(token)))
 
     def connections(self) -> list[Connection]:
-        """Return this port's connections that are not ending, in the order they came."""
-        return [each for each in self._rt.service.connections if each in self._own]
+        """Return this port's connections that are not ending, in the order they came: those of
+        event streams, too.
+        """
+        return [each for each in self._rt.service.connections if each in self._clients]
 
     async def close_session(self, session_hash: bytes) -> None:
         """Close a session's sockets; once this returns, nothing more is written to them."""

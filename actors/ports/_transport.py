@@ -1,8 +1,8 @@
 """The port to one client's connection: whole messages in, prepared frames out.
 
-Implemented natively over a socket by `dalsegno.runtime`, in memory by `dalsegno.actors.testing`,
-later over ASGI.  A transport never interprets messages; it keeps the rules of its framing: size
-(1009), UTF-8 (1007), pings answered, the closing handshake.
+Implemented by `dalsegno.runtime` natively over a socket, and as the body of an HTTP response; in
+memory by `dalsegno.actors.testing`.  A transport never interprets messages; it keeps the rules of
+its framing: size (1009), UTF-8 (1007), pings answered, the closing handshake.
 """
 
 from __future__ import annotations
@@ -27,12 +27,19 @@ class TransportClosedError(Exception):
 class Transport(Protocol):
     """One client's connection.  One task receives; one task at a time sends."""
 
-    last_heard: float
-    """Trio's time of the last bytes from the client, a pong's included."""
-    last_pong: float
-    """Trio's time of the last pong; of the opening before the first."""
-    last_taken: float
-    """Trio's time when the client last took some of what was kept for it; at first, the opening."""
+    @property
+    def last_heard(self) -> float:
+        """Trio's time of the last bytes from the client, a pong's included."""
+
+    @property
+    def last_pong(self) -> float:
+        """Trio's time of the last pong; of the opening before the first."""
+
+    @property
+    def last_taken(self) -> float:
+        """Trio's time when the client last took some of what was kept for it; at first, the
+        opening.
+        """
 
     def send_nowait(self, frames: Sequence[Frames]) -> bool:
         """Write as much as possible without waiting.

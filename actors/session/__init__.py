@@ -8,4 +8,7 @@ from ._event_stream import (
     EventStreamStatistics as EventStreamStatistics,
 )
 from ._proof import Proof as Proof
-from ._subscribing import check_may_follow as check_may_follow
+from ._subscribing import (
+    check_may_follow as check_may_follow,
+    try_to_follow as try_to_follow,
+)

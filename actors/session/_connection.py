@@ -484,10 +484,23 @@ class Connection:
                 writer.hold()
             # A client that has something to take needs no sign of life.
             if signs.beat(now) and not writer.is_sending:
-                writer.reply(self._language.default.heartbeat(wall_now()))
+                self._beat(wall_now())
             if not writer.is_sending and signs.ping(now, transport):
                 transport.ping_nowait()
         return signs.due(now, wall_now, transport)
+
+    def _beat(self, now: datetime) -> None:
+        """Give a sign of life, with where each stream is if the language tells that."""
+        dialect, reply = self._language.default, self.writer.reply
+        reply(dialect.heartbeat(now))
+        for stream in self.writer.streams.values():
+            subscription = stream.subscription
+            sent = subscription.sent
+            head = stream.hub.head if subscription.is_workspace_stream else max(stream.head, sent)
+            said = dialect.standing(subscription.stream_id, head, sent, now)
+            if said is None:
+                return  # of a thousand streams none is asked for
+            reply(said)
 
 
 def _end_of(error: DalsegnoError) -> Close:

@@ -30,7 +30,7 @@ from ._streams import ActiveSubscription
 if TYPE_CHECKING:
     from dalsegno.actors.delivery import Frontier, Hub
     from dalsegno.actors.ports import Subscriber
-    from dalsegno.protocol import Principal, View
+    from dalsegno.protocol import DalsegnoError, Frames, Principal, Publication, View
     from dalsegno.protocol.dialects import SubscribeRequest
 
     from ._context import SessionContext
@@ -188,6 +188,47 @@ class Subscribing:
         if length is None:
             raise not_found(self.stream_id, stream_id=self.stream_id)
         return length
+
+
+class _Trying:
+    """A subscriber that takes nothing."""
+
+    def __init__(self, user_id: str | None) -> None:
+        self.user_id = user_id
+
+    def offer(self, subscription: Subscription, item: Publication) -> None:
+        """Take nothing."""
+
+    def say(self, subscription: Subscription, frames: Frames) -> bool:
+        """Take nothing."""
+        return False
+
+    def revoked(self, subscription: Subscription) -> None:
+        """Take no notice: who really follows will be told."""
+
+    def ended(self, subscription: Subscription, error: DalsegnoError) -> None:
+        """Take no notice, likewise."""
+
+
+async def try_to_follow(
+    context: SessionContext,
+    asked: SubscribeRequest,
+    principal: Principal,
+    *,
+    client_id: str,
+) -> int:
+    """Begin a subscription and end it at once: what is wrong with it is known before its answer is
+    begun.  Return the number after which it would begin.
+
+    Raises:
+        Reject: as `Subscribing.open`, and everything else that it raises.
+
+    """
+    trying = _Trying(principal.user_id)
+    stream = await Subscribing(asked, context, principal).open(trying, client_id=client_id)
+    stream.hub.unregister(stream.subscription)
+    context.acks.close(stream.frontier)
+    return stream.subscription.start
 
 
 async def check_may_follow(

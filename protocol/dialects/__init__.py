@@ -16,6 +16,14 @@ from ._dialect import (
     Text as Text,
     UnsubscribeRequest as UnsubscribeRequest,
 )
+from ._event_stream import (
+    EVENT_STREAM as EVENT_STREAM,
+    PROBLEM as PROBLEM,
+    EventStreamDialect as EventStreamDialect,
+    EventStreamLanguage as EventStreamLanguage,
+    Follow as Follow,
+    FollowFromNow as FollowFromNow,
+)
 from ._generic import (
     GENERIC as GENERIC,
     CommandMessage as CommandMessage,

@@ -252,6 +252,10 @@ class Dialect(ABC):
         """Encode a sign of life."""
         return encode_said(Heartbeat(server_ts=now))
 
+    def standing(self, stream_id: str, head: int, cursor: int, now: datetime) -> bytes | None:
+        """Encode where a stream and its reader are, with each sign of life; most tell no heads."""
+        return None
+
     def reconnect(self, after_ms: int) -> bytes | None:
         """Encode that the server shuts down, and when to come back, in milliseconds."""
         return encode_said(Reconnect(after_ms=after_ms))

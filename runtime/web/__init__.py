@@ -5,6 +5,7 @@ from ._app import create_app
 from ._auth import SessionCookie
 from ._callers import workspace_meant
 from ._client_address import Network, client_address
+from ._clients import Clients
 from ._credentials import Credentials, Gate
 from ._handshake import UpgradeRequest
 from ._hosts import Hosts, hosts_of, is_loopback
@@ -18,6 +19,7 @@ from ._tokens import TokenIssuer
 
 __all__ = [
     "SOCKET",
+    "Clients",
     "Credentials",
     "Gate",
     "Hosts",

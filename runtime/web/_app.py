@@ -12,6 +12,7 @@ from ._account_routes import account_routes
 from ._app_routes import app_routes
 from ._audit_routes import audit_routes
 from ._auth import SessionCookie
+from ._clients import Clients
 from ._cors import install_cors
 from ._credentials import OFFERS, TICKET, Gate, credentials_of, is_deferred
 from ._documents import Documents
@@ -29,6 +30,7 @@ from ._route_context import RouteContext
 from ._route_table import register, rule_of
 from ._schema_routes import schema_routes
 from ._space_routes import space_routes
+from ._stream_routes import stream_routes
 from ._token_routes import token_routes
 from ._user_routes import user_routes
 from ._workspace_routes import workspace_routes
@@ -52,6 +54,7 @@ _ROUTES = (
     workspace_routes,
     space_routes,
     event_routes,
+    stream_routes,
     domain_routes,
     key_routes,
     audit_routes,
@@ -70,6 +73,7 @@ def create_app(
     close_user: Callable[[str, bytes | None], Awaitable[None]] | None = None,
     proxies: Collection[Network] = (),
     polls: Polls | None = None,
+    clients: Clients | None = None,
     tokens: TokenIssuer | None = None,
 ) -> Application:
     """Create the HTTP application of a runtime.
@@ -85,6 +89,7 @@ def create_app(
         close_user: closes those of a user, given the id, but for the session of a digest; likewise.
         proxies: the proxies that are believed about the address of a client.
         polls: the requests that wait, which are to be ended when the server shuts down.
+        clients: those that stay, sockets and event streams.
         tokens: whose tokens are believed besides sessions and keys.
 
     Raises:
@@ -109,6 +114,8 @@ def create_app(
         logins=Guesses(rt.limits),
         setups=Guesses(rt.limits),
         polls=polls or Polls(rt.limits),
+        clients=clients or Clients(rt.limits, rt.world),
+        streaming=app.streaming,
         rates=Buckets(rt.limits.rates_kept_max),
     )
     documents = app.documents = Documents(rt, cookie=gate.cookie.name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import contextmanager
 from functools import cache
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,7 +40,7 @@ from ._error_body import ErrorBody, challenge
 from ._paths import MatchedRule, Segment, routed
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
     from quart.typing import ResponseTypes
@@ -77,6 +78,8 @@ class Application(QuartTrio):
     url_rule_class = MatchedRule  # type: ignore[assignment]  # as Quart has it
     requests = 0
     """HTTP requests that are being read, worked on or answered."""
+    streams = 0
+    """… and those of them whose answers are event streams, which have a bound of their own."""
     documents: Documents
     """What it says of itself."""
 
@@ -90,6 +93,15 @@ class Application(QuartTrio):
             await super().asgi_app(routed(scope), receive, send)
         finally:
             self.requests -= is_request
+
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        """Count an answer as a stream for the length of a block."""
+        self.streams += 1
+        try:
+            yield
+        finally:
+            self.streams -= 1
 
     def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
         """Return the adapter that routes this request; None if its ``Host`` is no host's name."""
@@ -114,7 +126,7 @@ def install(app: Application, *, world: World, limits: Limits) -> None:
         asked = _asked().headers.get("x-request-id", "")
         g.request_id = asked if _REQUEST_ID.fullmatch(asked) else world.new_id()
         g.limits = limits
-        g.refused = app.requests > limits.requests_max and _asked().path != ALIVE
+        g.refused = app.requests - app.streams > limits.requests_max and _asked().path != ALIVE
         if g.refused:
             raise overloaded("too many requests", world.random)
         if _asked().url_rule is None and _asked().routing_exception is None:

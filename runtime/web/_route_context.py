@@ -25,6 +25,7 @@ from ._identity import Person
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterator
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
     from dalsegno.actors.domains.accounts import User
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from ._auth import SessionCookie
     from ._client_address import Network
+    from ._clients import Clients
     from ._credentials import Gate
     from ._guesses import Guesses
     from ._identity import Identity
@@ -65,6 +67,11 @@ class RouteContext:
     setups: Guesses
     """Wrong setup tokens, by address."""
     polls: Polls
+    clients: Clients
+    """Sockets and event streams, counted together."""
+    streaming: Callable[[], AbstractContextManager[None]]
+    """Is entered for as long as an answer streams, which is no request to be bounded with others.
+    """
     rates: Buckets
     """How often callers asked, of routes that have a rate."""
     _repairs: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))

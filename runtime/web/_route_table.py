@@ -62,6 +62,7 @@ class RouteTable:
         refusals: Iterable[int] = (),
         headers: tuple[str, ...] = (),
         also: Mapping[int, Any] | None = None,
+        media_types: tuple[str, ...] = (),
     ) -> Callable[[Handler], Handler]:
         """Add a route: a decorator of the function that carries it out.
 
@@ -78,6 +79,7 @@ class RouteTable:
             refusals: the statuses that it may refuse with, besides those that all have.
             headers: the request's headers that it looks at, in lower case.
             also: other answers that it may give, by status.
+            media_types: what the answer is where ``returns`` is `bytes`.
 
         """
         if status is None:
@@ -93,6 +95,7 @@ class RouteTable:
             answers={status: returns, **(also or {})},
             refusals=frozenset(refusals),
             headers=headers,
+            media_types=media_types,
         )
 
         def add(handler: Handler) -> Handler:

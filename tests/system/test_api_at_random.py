@@ -30,10 +30,12 @@ app = App([*session_domains], routes=session_routes)
 """
 
 ENDS_IT = (
-    r"^/api/workspaces/[^/]+$|/members/|/repair$"
+    r"^/api/workspaces/[^/]+$|/members/|/repair$|^/api/v1/(workspaces|streams|runs)/[^/]+/events$"
     r"|/commands/(delete_workspace|change_workspace|remove_member|put_member|transfer_ownership)$"
 )
-"""The paths by which the fuzzer would take from itself what it works with."""
+"""The paths by which the fuzzer would take from itself what it works with, and those whose answers
+have no end.
+"""
 
 CHECKS = (
     "not_a_server_error",

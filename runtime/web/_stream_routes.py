@@ -1,0 +1,257 @@
+"""Server-sent events: a stream from a cursor on, over HTTP, for who can have no socket.
+
+It is the same connection as a WebSocket's, so it is bounded, revoked and caught up in the same way,
+and the same cursors are valid.  What is wrong with a request is known before the answer begins, as
+any error is; what goes wrong later is a ``problem``, after which the stream ends.
+
+EventSource takes any status but 200 for the end of everything.  So a server that shuts down or is
+full answers 200, says when to come back, and hangs up; and 204 is the answer where there is nothing
+more to come.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+from quart import Response, request
+
+from dalsegno.actors import Connection, try_to_follow
+from dalsegno.protocol import Close, OverloadedError, check_id, parse_cursor
+from dalsegno.protocol.dialects import EventStreamLanguage, Follow, FollowFromNow
+from dalsegno.protocol.runs import runs
+
+from ._credentials import credentials_of
+from ._envelope import nothing
+from ._event_stream import EventStreamBody, EventStreamTransport
+from ._located import workspace_of
+from ._route_context import RouteContext
+from ._route_table import RouteTable, read_params
+
+if TYPE_CHECKING:
+    from ._identity import Identity
+
+_FROM_NOW = "head"
+"""The cursor of who wants nothing of what was."""
+_RETRY_MS, _RETRY_SPREAD_MS = 1_000, 2_000
+"""When a client comes back that was cut off; drawn, so that not all come at once."""
+_LATER_MS, _LATER_SPREAD_MS = 5_000, 10_000
+"""… and one that a full server, or one that shuts down, sends away."""
+_ROTATES_S, _ROTATES_SPREAD_S = 600.0, 1_200.0
+"""How long a stream lasts: proxies and phones end long ones without a word."""
+_MEDIA_TYPES = ("text/event-stream",)
+_NO_STORE = {
+    "content-type": _MEDIA_TYPES[0],  # UTF-8, always
+    "cache-control": "no-store, no-transform",
+    "x-accel-buffering": "no",
+}
+
+
+class StreamParams(msgspec.Struct, frozen=True, kw_only=True):
+    """From where a stream is followed."""
+
+    cursor: str | None = None
+    """A number, ``N-chain``, or ``head``: from now on.  ``Last-Event-ID`` counts before it; without
+    either it begins after what the client has acknowledged."""
+    client_id: str | None = None
+
+
+class WorkspaceStreamParams(StreamParams, frozen=True, kw_only=True):
+    """Which workspace is followed."""
+
+    workspace_id: str
+
+
+class EntityStreamParams(StreamParams, frozen=True, kw_only=True):
+    """Which stream is followed."""
+
+    stream_id: str
+    workspace_id: str | None = None
+
+
+class RunStreamParams(StreamParams, frozen=True, kw_only=True):
+    """Which run is followed."""
+
+    run_id: str
+    workspace_id: str | None = None
+
+
+_REFUSALS = [400, 403, 404, 409, 421, 503]
+
+
+def stream_routes(context: RouteContext) -> RouteTable:
+    """Create the routes."""
+    routes = RouteTable("event streams")
+    streams = _Streams(context)
+
+    @routes.route(
+        "GET",
+        "/api/v1/workspaces/{workspace_id}/events",
+        "Follow a workspace, as server-sent events.",
+        params=WorkspaceStreamParams,
+        returns=bytes,
+        media_types=_MEDIA_TYPES,
+        refusals=_REFUSALS,
+        headers=("last-event-id",),
+    )
+    async def follow_workspace(workspace_id: str) -> Response:
+        params = read_params(WorkspaceStreamParams)
+        return await streams.follow(f"workspace:{workspace_id}", params, workspace_id=None)
+
+    @routes.route(
+        "GET",
+        "/api/v1/streams/{stream_id}/events",
+        "Follow an entity, or any stream, as server-sent events.",
+        params=EntityStreamParams,
+        returns=bytes,
+        media_types=_MEDIA_TYPES,
+        refusals=_REFUSALS,
+        headers=("last-event-id",),
+    )
+    async def follow_stream(stream_id: str) -> Response:
+        params = read_params(EntityStreamParams)
+        return await streams.follow(stream_id, params, workspace_id=params.workspace_id)
+
+    if runs.name in context.rt.service.catalog.domains:
+
+        @routes.route(
+            "GET",
+            "/api/v1/runs/{run_id}/events",
+            "Follow a run and what it says, as server-sent events.",
+            params=RunStreamParams,
+            returns=bytes,
+            media_types=_MEDIA_TYPES,
+            refusals=_REFUSALS,
+            headers=("last-event-id",),
+            also={204: None},
+        )
+        async def follow_run(run_id: str) -> Response:
+            params = read_params(RunStreamParams)
+            stream_id = runs.stream_id(run_id)
+            return await streams.follow(stream_id, params, workspace_id=params.workspace_id)
+
+    return routes
+
+
+class _Streams:
+    """Answers requests for event streams."""
+
+    def __init__(self, context: RouteContext) -> None:
+        self._context = context
+        self._rt = context.rt
+
+    async def follow(
+        self, stream_id: str, params: StreamParams, *, workspace_id: str | None
+    ) -> Response:
+        """Return the stream, once it is known that it can begin.
+
+        Raises:
+            Reject: who asks may not, there is none, or it does not begin there.
+            UnavailableError: it cannot be told now.
+
+        """
+        context, rt = self._context, self._rt
+        identity = await context.authenticate()
+        if context.clients.is_ending or rt.service.is_draining:
+            return self._sent_away()
+        client_id = check_id(
+            params.client_id or "default", chars_max=rt.limits.id_chars_max, what="client id"
+        )
+        asked = _asked(stream_id, _cursor(params), workspace_id)
+        principal = identity.acting(rt.system).principal
+        begins = await try_to_follow(rt.service.sessions, asked, principal, client_id=client_id)
+        if await self._is_over(stream_id, workspace_id, identity, begins):
+            return nothing()
+        with ExitStack() as taken:
+            try:
+                context.clients.take(identity.user_id)
+            except OverloadedError:
+                return self._sent_away()
+            taken.callback(context.clients.leave, identity.user_id)
+            taken.enter_context(context.streaming())
+            body = self._stream(asked, identity, client_id, taken.pop_all())
+        response = Response(body, headers=_NO_STORE)
+        response.timeout = None
+        return response
+
+    def _stream(
+        self, asked: Follow, identity: Identity, client_id: str, taken: ExitStack
+    ) -> EventStreamBody:
+        context, rt = self._context, self._rt
+        retry = f"retry: {self._drawn(_RETRY_MS, _RETRY_SPREAD_MS)}\n\n".encode()
+        transport = EventStreamTransport(retry)
+        connection = Connection(
+            transport,
+            rt.service.sessions,
+            user_id=identity.user_id,
+            session_id=identity.session_hash,
+            client_id=client_id,
+            address=context.address,
+            expires_at=identity.expires_at,
+            language=EventStreamLanguage(asked),
+        )
+        given = credentials_of(request.headers)
+        lasts_s = self._drawn(_ROTATES_S, _ROTATES_SPREAD_S)
+
+        async def check() -> None:
+            await context.gate.identify(given)
+
+        async def serve() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_rotate, connection, lasts_s)
+                with context.clients.serving(connection):
+                    await connection.run(check)
+                nursery.cancel_scope.cancel(reason="the stream has ended")
+
+        return EventStreamBody(transport, serve, taken)
+
+    async def _is_over(
+        self, stream_id: str, workspace_id: str | None, identity: Identity, begins: int
+    ) -> bool:
+        """Return whether nothing comes any more: of a run that has ended, and all is known."""
+        domain, _, entity_id = stream_id.partition(":")
+        if domain != runs.name:
+            return False
+        if workspace_id is None:
+            workspace, _ = await workspace_of(self._rt, runs, entity_id, identity)
+        else:
+            workspace = identity.acting(self._rt.workspace(workspace_id))
+        entity = await workspace.look(runs, entity_id)
+        if entity is None or entity.state is None:
+            return False
+        return not entity.state.is_open and begins >= entity.version
+
+    def _sent_away(self) -> Response:
+        """Return the answer of a server that is full or shuts down: come back later."""
+        later = self._drawn(_LATER_MS, _LATER_SPREAD_MS)
+        return Response(f"retry: {later:g}\n\n", headers=_NO_STORE)
+
+    def _drawn(self, least: float, spread: float) -> float:
+        return round(least + spread * self._rt.world.random())
+
+
+async def _rotate(connection: Connection, lasts_s: float) -> None:
+    await trio.sleep(lasts_s)
+    connection.close(Close.NORMAL, "the stream has lasted long enough: come back")
+
+
+def _cursor(params: StreamParams) -> str | None:
+    """Return where a stream begins, as it was said.
+
+    Raises:
+        Reject: ``BAD_REQUEST``.
+
+    """
+    last = request.headers.get("last-event-id")
+    said = params.cursor if last is None or not last.strip() else last.strip()
+    if said is not None and said != _FROM_NOW:
+        parse_cursor(said)
+    return said
+
+
+def _asked(stream_id: str, cursor: str | None, workspace_id: str | None) -> Follow:
+    if cursor == _FROM_NOW:
+        return FollowFromNow(stream_id=stream_id, workspace_id=workspace_id)
+    return Follow(stream_id=stream_id, workspace_id=workspace_id, cursor=cursor)
