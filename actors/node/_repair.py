@@ -116,7 +116,18 @@ async def _check_events(store: Store, head: Head, limits: Limits) -> dict[str, i
             seq, link = event.event_seq, event.chain
     if head.head_seq > 0 and link != head.chain:
         raise CorruptLogError(f"{head.workspace_id}: the head's chain is not the last event's")
+    await _check_end(store, head)
     return versions
+
+
+async def _check_end(store: Store, head: Head) -> None:
+    """Check that nothing stands where the next commit will, by whoever wrote into the table."""
+    bounds = PageBounds(from_seq=head.head_seq + 1, limit=1, bytes_max=1)
+    for event in await store.read_events(head.workspace_id, bounds):
+        now = await store.read_head(head.workspace_id)
+        if now is None or now.head_seq < event.event_seq:
+            place = f"{head.workspace_id}: event {event.event_seq}"
+            raise CorruptLogError(f"{place} is behind the head, {head.head_seq}")
 
 
 def _check_event(event: Event, seq: int, link: int, versions: dict[str, int]) -> None:

@@ -21,6 +21,10 @@ _INSERT = (
     " type_version, schema_version, payload, command_id, recorded_at, chain)"
     " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 )
+_ENTITY = (
+    "insert into dalsegno.entity (workspace_id, stream_id, version, live, keys, state_version,"
+    " domain_version, updated_at) values (%s, %s, 1, true, '{}', 0, 0, %s)"
+)
 _MOVE = (
     "update dalsegno.workspace_head set head_seq = %s, chain = %s, recorded_at = %s"
     " where workspace_id = %s"
@@ -28,7 +32,7 @@ _MOVE = (
 
 
 async def insert_event(dsn: str, workspace_id: str, type_: str, payload: str) -> int:
-    """Append an event as the log wants it, its link and the head included; return its number."""
+    """Append an event with all that belongs to it, its link, head and entity; return its number."""
     return await trio.to_thread.run_sync(_insert, dsn, workspace_id, type_, payload, True)
 
 
@@ -57,6 +61,7 @@ def _insert(dsn: str, workspace_id: str, type_: str, payload: str, moves_head: b
         if moves_head:
             moved = (event.event_seq, _signed(event.chain), event.recorded_at, workspace_id)
             connection.execute(_MOVE, moved)
+            connection.execute(_ENTITY, [workspace_id, event.stream_id, event.recorded_at])
     return event.event_seq
 
 

@@ -295,6 +295,8 @@ async def converse(server: Server, person: Person, append: Append) -> None:
     log = await person.read(f"/api/workspaces/{person.workspace}/events", limit="200")
     assert [each["event_seq"] for each in log["items"]] == [*range(1, seq + 5)], "none twice"
     assert (await person.read(f"/api/notes/{note_id}"))["markdown"] == "Hello notes"
+    checked = await person.http.post(f"/api/workspaces/{person.workspace}/repair")
+    assert (checked.status_code, checked.json()["events"]) == (200, seq + 4), checked.text
 
 
 def identity(committed: Message) -> tuple[object, ...]:
@@ -339,7 +341,10 @@ async def test_a_row_behind_the_head_is_no_event_and_its_number_is_given_to_no_o
             assert refused["code"] == "INTERNAL_ERROR"
         log = await person.read(f"/api/workspaces/{workspace}/events", limit="200")
         assert [each["event_seq"] for each in log["items"]] == [*range(1, seq)]
+        path = f"/api/workspaces/{workspace}/repair"
+        assert "is behind the head" in (await person.http.post(path)).json()["message"]
         await delete_row(server.dsn, workspace, seq)
+        assert (await person.http.post(path)).status_code == 200
         assert (await talk.ask("apply_patch", "patch_committed", **patch))["version"] == 2
         event = await talk.hear(lambda message: message.get("event_seq") == seq)
         assert event["event_type"] == "note_patched"

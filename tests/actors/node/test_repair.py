@@ -109,6 +109,20 @@ async def test_a_log_that_ends_too_early_stays_halted(store: FaultyStore, world:
             await actors.service.repair("w", actor="ada")
 
 
+async def test_a_log_with_an_event_behind_its_head_stays_halted(
+    store: FaultyStore, world: World
+) -> None:
+    """Half of an append by somebody else: its number is the next commit's, which is refused."""
+    await halted(store, world)
+    log = store._logs["w"]
+    log.events.append(msgspec.structs.replace(log.events[-1], event_seq=8, stream_seq=3))
+    async with running(store, world) as actors:
+        with pytest.raises(CorruptLogError, match="event 8 is behind the head, 7"):
+            await actors.service.repair("w", actor="ada")
+        log.events.pop()
+        assert (await actors.service.repair("w", actor="ada")).events == 7
+
+
 async def test_a_stored_state_that_differs_is_made_again_from_the_log(
     store: FaultyStore, world: World
 ) -> None:
