@@ -241,6 +241,11 @@ async def converse(server: Server, person: Person, append: Append) -> None:
             assert end["payload"][name] == []
             assert end["payload"][f"{name}_count"] == 0
         seqs = check_told(talk, note_id, run_id)
+        frames = [each["type"] for each in talk.heard[talk.heard.index(committed) :]]
+        assert frames == [
+            *("patch_committed", "note_event", "workspace_event"),
+            *["automation_event"] * 3,
+        ]
 
         async with talking(server, person) as second:
             begun = await second.ask(
