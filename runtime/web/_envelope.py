@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from functools import cache
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -67,6 +68,9 @@ _REQUEST_ID = re.compile(r"[\x20-\x7e]{1,128}")
 _CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
 
 
+_held: ContextVar[ExitStack] = ContextVar("held")
+
+
 class Application(QuartTrio):
     """Quart with five changes.
 
@@ -90,7 +94,9 @@ class Application(QuartTrio):
         is_request = scope["type"] == "http"
         self.requests += is_request
         try:
-            await super().asgi_app(routed(scope), receive, send)
+            with ExitStack() as held:
+                _held.set(held)
+                await super().asgi_app(routed(scope), receive, send)
         finally:
             self.requests -= is_request
 
@@ -158,6 +164,13 @@ def install(app: Application, *, world: World, limits: Limits) -> None:
 def _asked() -> BaseRequestWebsocket:
     """Return the current request, or the current upgrade to WebSocket."""
     return websocket if has_websocket_context() else request
+
+
+def held() -> ExitStack:
+    """Return what is given back once the current request is answered, or its client is gone: also
+    where an answer was made and not a byte of it was sent.
+    """
+    return _held.get()
 
 
 def request_id() -> str:

@@ -7,7 +7,8 @@ a ping is a comment, and its pong that the comment was taken.
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, ExitStack
+from collections import deque
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self
 
 import trio
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 KEPT_BYTES = 64 * 1024
 """What is kept for a client before the actor waits for it; the web server has as much again."""
+_PIECE_BYTES = 64 * 1024
+"""What the web server is given at a time."""
 _ABNORMAL = 1006
 _COMMENT = b": ping\n\n"
 
@@ -38,7 +41,7 @@ class EventStreamTransport:
             first: what is sent before anything that the actor writes.
 
         """
-        self._kept: list[bytes] = [first] if first else []
+        self._kept: deque[bytes | memoryview] = deque([first] if first else [])
         self._bytes = len(first)
         self._over: tuple[int, str] | None = None
         self._is_last = False
@@ -134,45 +137,46 @@ class EventStreamTransport:
         self._end(_ABNORMAL, "the connection has ended")
 
     async def take(self) -> bytes:
-        """Wait for more and take all of it; nothing at the end.
+        """Wait for more and take a piece of it; nothing at the end.
 
-        Whoever asks for more has taken what came before.
+        Whoever asks for more has taken what came before: so each piece is progress.
         """
         self.last_taken = trio.current_time()
         while not self._kept and not self._is_last:
             self._filled = trio.Event()
             await self._filled.wait()
-        taken = b"".join(self._kept)
-        self._kept.clear()
-        self._bytes = 0
+        taken, size = list[bytes | memoryview](), 0
+        while self._kept and size < _PIECE_BYTES:
+            first, left = self._kept.popleft(), _PIECE_BYTES - size
+            if len(first) > left:
+                whole = memoryview(first)  # so that the rest is not copied each time
+                self._kept.appendleft(whole[left:])
+                first = whole[:left]
+            taken.append(first)
+            size += len(first)
+        self._bytes -= size
         self._taken.set()
-        return taken
+        return b"".join(taken)
 
 
 class EventStreamBody(ResponseBody):
     """The body of a response, which lasts as long as its connection."""
 
     def __init__(
-        self,
-        transport: EventStreamTransport,
-        serve: Callable[[], Awaitable[None]],
-        held: ExitStack,
+        self, transport: EventStreamTransport, serve: Callable[[], Awaitable[None]]
     ) -> None:
         """Make it.
 
         Args:
             transport: the connection's.
             serve: serves the connection until it ends.
-            held: what is given back then.
 
         """
         self._transport = transport
         self._serve = serve
-        self._held = held
         self._open = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._open.push(self._held)
         nursery = await self._open.enter_async_context(trio.open_nursery())
         nursery.start_soon(self._serve_to_the_end)
         return self

@@ -11,7 +11,6 @@ more to come.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,7 +23,7 @@ from dalsegno.protocol.dialects import EventStreamLanguage, Follow, FollowFromNo
 from dalsegno.protocol.runs import runs
 
 from ._credentials import credentials_of
-from ._envelope import nothing
+from ._envelope import held, nothing
 from ._event_stream import EventStreamBody, EventStreamTransport
 from ._located import workspace_of
 from ._route_context import RouteContext
@@ -164,21 +163,18 @@ class _Streams:
         begins = await try_to_follow(rt.service.sessions, asked, principal, client_id=client_id)
         if await self._is_over(stream_id, workspace_id, identity, begins):
             return nothing()
-        with ExitStack() as taken:
-            try:
-                context.clients.take(identity.user_id)
-            except OverloadedError:
-                return self._sent_away()
-            taken.callback(context.clients.leave, identity.user_id)
-            taken.enter_context(context.streaming())
-            body = self._stream(asked, identity, client_id, taken.pop_all())
+        try:
+            context.clients.take(identity.user_id)
+        except OverloadedError:
+            return self._sent_away()
+        held().callback(context.clients.leave, identity.user_id)
+        held().enter_context(context.streaming())
+        body = self._stream(asked, identity, client_id)
         response = Response(body, headers=_NO_STORE)
         response.timeout = None
         return response
 
-    def _stream(
-        self, asked: Follow, identity: Identity, client_id: str, taken: ExitStack
-    ) -> EventStreamBody:
+    def _stream(self, asked: Follow, identity: Identity, client_id: str) -> EventStreamBody:
         context, rt = self._context, self._rt
         retry = f"retry: {self._drawn(_RETRY_MS, _RETRY_SPREAD_MS)}\n\n".encode()
         transport = EventStreamTransport(retry)
@@ -205,7 +201,7 @@ class _Streams:
                     await connection.run(check)
                 nursery.cancel_scope.cancel(reason="the stream has ended")
 
-        return EventStreamBody(transport, serve, taken)
+        return EventStreamBody(transport, serve)
 
     async def _is_over(
         self, stream_id: str, workspace_id: str | None, identity: Identity, begins: int

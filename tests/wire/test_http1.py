@@ -228,13 +228,15 @@ async def trickle(stream: trio.SocketStream) -> None:
 
 
 async def test_a_later_head_that_trickles_holds_nothing_for_long(migrated: str) -> None:
+    """It ends: by a reset where a byte was on its way as the server closed (RFC 9112 §9.6)."""
     async with start(migrated, head_deadline_s=0.3) as site, await connect(site) as stream:
         client = Client(stream)
         assert (await client.ask(FIRST))[0] == 200
         await stream.send_all(b"GET /healthz HTTP/1.1\r\nX: ")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trickle, stream)
-            assert await client.ended() == b""
+            with suppress(trio.BrokenResourceError):
+                assert await client.ended() == b""
             nursery.cancel_scope.cancel()
 
 
