@@ -429,6 +429,14 @@ class PostgresStore:
         named = (workspace_id, domain, prefix, after, str(limit))
         return [key for (key,) in await fetch(self._pools.reading, "list_keys", *named)]
 
+    async def list_versions(
+        self, workspace_id: str, domain: str, *, at_seq: int, after: str, limit: int
+    ) -> list[tuple[str, int]]:
+        """List entities as they were at an event; see `Store.list_versions`."""
+        named = (workspace_id, domain, str(at_seq), after, str(limit))
+        rows = await fetch(self._pools.reading, "list_versions", *named)
+        return [(stream_id, version) for stream_id, version in rows]
+
     async def list_stale(
         self, workspace_id: str, domain: str, domain_version: int, *, limit: int
     ) -> list[str]:

@@ -780,6 +780,21 @@ with recursive named as (
 )
 select key from named where starts_with(key, $3::text) limit $5::text::integer
 
+-- list_versions --
+-- Of those that were changed later, the look back passes over what was done since.
+-- $1 workspace, $2 domain, $3 the event, $4 the stream after which the page begins, $5 limit.
+select e.stream_id, v.stream_seq
+  from dalsegno.entity e
+  cross join lateral (
+    select stream_seq from dalsegno.event
+     where workspace_id = e.workspace_id and stream_id = e.stream_id
+       and event_seq <= $3::text::bigint
+     order by stream_seq desc limit 1) v
+ where e.workspace_id = $1::text and e.stream_id > $4::text
+   and e.stream_id >= $2::text || ':' and e.stream_id < $2::text || ';'
+ order by e.stream_id
+ limit $5::text::integer
+
 -- list_stale --
 -- Of any version but this one: first the lower ones, then the higher.
 -- $1 workspace, $2 domain, $3 its version, $4 limit.
