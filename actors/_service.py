@@ -13,7 +13,7 @@ from dalsegno.protocol import BUILT_IN_ROLES, Views
 from dalsegno.protocol.dialects import GENERIC, Language
 
 from .delivery import AckFrontiers, Delivery
-from .effects import Reactors, Runs, Timers
+from .effects import ArtifactSweep, Reactors, Runs, Timers
 from .node import (
     Catalog,
     Directory,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         Sweep,
         WorkspaceStatistics,
     )
-    from .ports import Bus, ProcessRunner, Store, World
+    from .ports import Artifacts, Bus, Dumps, ProcessRunner, Store, World
     from .workspace import CommitterStatistics
 
 
@@ -88,6 +88,8 @@ class Service:
         workers: Mapping[str, Worker] = MappingProxyType({}),
         reactors: Sequence[Reactor] = (),
         processes: ProcessRunner | None = None,
+        artifacts: Artifacts | None = None,
+        dumps: Dumps | None = None,
     ) -> None:
         """Make them.
 
@@ -110,6 +112,8 @@ class Service:
             workers: who carries out runs, by their names.
             reactors: what is told of events, and asks for runs.
             processes: what starts processes for them.
+            artifacts: where they write files.
+            dumps: the store as rows, for backups.
 
         """
         access = Roles(domains, roles, authorize)
@@ -147,6 +151,8 @@ class Service:
             limits=limits,
             workers=workers,
             processes=processes,
+            artifacts=artifacts,
+            dumps=dumps,
             lease=self.lease,
         )
         self.directory = Directory(self.node, active)
@@ -164,7 +170,8 @@ class Service:
         self.runs = Runs(self.directory, self.catalog, workers)
         self.reactors = Reactors(self.directory, self.catalog, reactors)
         self.node.delivery.watcher = Watchers(self.reactors, self.runs)
-        self.sweeper = Sweeper(store, sweeps, world=world, limits=limits)
+        files = ArtifactSweep(self.directory, self.catalog)
+        self.sweeper = Sweeper(store, [*sweeps, files], world=world, limits=limits)
         self.supervisor = Supervisor(
             self._services(),
             failures_max=limits.service_failures_max,

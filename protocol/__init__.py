@@ -15,6 +15,9 @@ from ._deciding import (
 )
 from ._domain import Decider as Decider, Domain as Domain, On as On, Touched as Touched
 from ._errors import (
+    ArtifactElsewhereError as ArtifactElsewhereError,
+    ArtifactError as ArtifactError,
+    ArtifactGoneError as ArtifactGoneError,
     CodeTooOldError as CodeTooOldError,
     CorruptLogError as CorruptLogError,
     DalsegnoError as DalsegnoError,

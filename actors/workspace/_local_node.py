@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import trio
 
     from dalsegno.actors.delivery import Delivery
-    from dalsegno.actors.ports import Bus, ProcessRunner, Store, World
+    from dalsegno.actors.ports import Artifacts, Bus, Dumps, ProcessRunner, Store, World
     from dalsegno.protocol import Limits
     from dalsegno.protocol.runs import Worker
 
@@ -47,6 +47,10 @@ class LocalNode:
     """Who carries out runs here, by their names."""
     processes: ProcessRunner | None = None
     """What starts processes for them; None: nothing does."""
+    artifacts: Artifacts | None = None
+    """Where they write files; None: nowhere."""
+    dumps: Dumps | None = None
+    """The store as rows; None: it has none."""
     budgets: WriteBudgets = field(init=False)
     """What each user may have written."""
     cached: CacheBound = field(init=False)

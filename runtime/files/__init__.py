@@ -6,7 +6,13 @@ from ._diagnosis import (
     check as check,
     ids_to_check as ids_to_check,
 )
-from ._disk import Disk as Disk, Identity as Identity, Lock as Lock, RealDisk as RealDisk
+from ._disk import (
+    Disk as Disk,
+    Identity as Identity,
+    Lock as Lock,
+    RealDisk as RealDisk,
+    make_durable_folder as make_durable_folder,
+)
 from ._errors import (
     EventCompactedError as EventCompactedError,
     EventConflictError as EventConflictError,
