@@ -24,6 +24,7 @@ from .node import (
 )
 from .ports import (
     BEGINNING as BEGINNING,
+    SYSTEM_ROLE as SYSTEM_ROLE,
     AckedCursor as AckedCursor,
     ArtifactFile as ArtifactFile,
     Artifacts as Artifacts,

@@ -59,7 +59,12 @@ from ._hooks import (
     Caller as Caller,
 )
 from ._indexing import Audit as Audit, Due as Due, Index as Index
-from ._limits import SEQ_MAX as SEQ_MAX, UNBOUNDED_AT_ZERO as UNBOUNDED_AT_ZERO, Limits as Limits
+from ._limits import (
+    MIB as MIB,
+    SEQ_MAX as SEQ_MAX,
+    UNBOUNDED_AT_ZERO as UNBOUNDED_AT_ZERO,
+    Limits as Limits,
+)
 from ._listing import (
     BEGINNING as BEGINNING,
     Listed as Listed,

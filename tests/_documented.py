@@ -66,8 +66,10 @@ class Documented:
         content = said.get("content")
         if content is None:
             return f"{at} has a body: {body[:200]!r}" if body else None
-        if media != "application/json":
+        if media not in content:
             return f"{at} is {media}"
+        if media != "application/json":
+            return None
         schema = content["application/json"]["schema"]
         validator = self._validators.setdefault(
             msgspec.json.encode(schema).decode(),

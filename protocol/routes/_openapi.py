@@ -56,7 +56,7 @@ def openapi_of(served: Served) -> dict[str, Any]:
     operations = list(_each(served))
     types = [each for operation in operations for each in _types_of(operation)]
     types += [served.error, *(params for each in operations if (params := each.params))]
-    named = dict.fromkeys(each for each in types if each is not msgspec.Raw)
+    named = dict.fromkeys(each for each in types if each not in (msgspec.Raw, bytes))
     schemas, components = msgspec.json.schema_components(named, ref_template=_REF)
     known = dict(zip(named, schemas, strict=True))
     commands = {type_ for domain in served.domains for type_ in domain.offered.values()}
@@ -222,6 +222,9 @@ class _Writer:
         if status == _ACCEPTED and "prefer" in operation.headers:
             written["headers"] = {"Location": {"schema": {"type": "string"}}}
         if body is None:
+            return written
+        if body is bytes:  # a file is no JSON, and has no schema (OpenAPI 3.1 §4.8.14.3)
+            written["content"] = {media_type: {} for media_type in operation.media_types}
             return written
         if isinstance(body, _OfState):
             schema = self._known[body.body]

@@ -42,7 +42,9 @@ class Operation:
     body: Any = None
     """The type of the request's body; None: there is none."""
     answers: Mapping[int, Any] = field(default_factory=dict)
-    """The type of the answer's body by status; None: there is none."""
+    """The type of the answer's body by status; None: there is none, `bytes`: it is a file."""
+    media_types: tuple[str, ...] = ()
+    """What these files are."""
     adds_request_id: bool = True
     """Whether an answer has the request's id beside what it is made of."""
     refusals: frozenset[int] = frozenset()

@@ -48,6 +48,7 @@ from dalsegno.actors import (
 from dalsegno.protocol import Cursor, Event, Limits, OutcomeUnknownError, instant, parse_cursor
 
 from ._driver import DriverError
+from ._dumps import PostgresDumps
 from ._listing import list_entities
 from ._loading import load, load_many
 from ._migrations import check
@@ -131,6 +132,8 @@ class PostgresStore:
         one there may be a database that was restored."""
         self.accounts = PostgresAccounts(self._pools)
         """The sessions and credentials, on the same connections."""
+        self.dumps = PostgresDumps(self._pools)
+        """All that is kept, as rows."""
 
     def __repr__(self) -> str:
         return f"<PostgresStore {self._pools!r}>"

@@ -17,8 +17,9 @@ from ._client import Clock, Site, User
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
-    from dalsegno.actors import Store
+    from dalsegno.actors import Artifacts, Store
     from dalsegno.protocol import Authenticator, Authorize
     from dalsegno.runtime.web import TokenIssuer
 
@@ -44,6 +45,9 @@ async def open_site(
     tokens: TokenIssuer | None = None,
     authenticate: Authenticator | None = None,
     authorize: Authorize | None = None,
+    artifacts: Path | Artifacts | None = None,
+    node_id: str | None = None,
+    address: str | None = None,
 ) -> AsyncIterator[Site]:
     """Open an application, on a store in memory unless a database is named."""
     clock = Clock()
@@ -66,6 +70,9 @@ async def open_site(
         accounts=None if store is None else MemoryAccounts(world),
         world=world,
         limits=limits,
+        artifacts=artifacts,
+        node_id=node_id,
+        address=address,
     ) as rt:
         web = create_app(
             rt,
