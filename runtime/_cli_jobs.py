@@ -93,7 +93,7 @@ def _describe(done: Ended) -> str:
 # ------------------------------------------------------------------------------------ a new file
 
 
-class _NewFile:
+class NewFile:
     """A file that is there once it is whole: until then it has another name."""
 
     def __init__(self, descriptor: int) -> None:
@@ -101,7 +101,7 @@ class _NewFile:
         self.size = 0
 
     def __repr__(self) -> str:
-        return f"<_NewFile, {self.size} bytes>"
+        return f"<NewFile, {self.size} bytes>"
 
     @classmethod
     @contextmanager
@@ -194,7 +194,7 @@ async def _export(
         if head is None:
             raise Reject("WORKSPACE_NOT_FOUND", f"there is no workspace {workspace_id}")
         reads, at = AsOf(store, workspace_id, limits), Cursor(head.head_seq, head.chain)
-        with _NewFile.at(file) as out, _bar(await reads.count_at(notes, at.seq), "notes") as bar:
+        with NewFile.at(file) as out, _bar(await reads.count_at(notes, at.seq), "notes") as bar:
             return await write_markdown(reads, at, out, progress=bar), at.seq
 
 
@@ -214,7 +214,7 @@ async def _back_up(
     async with _store(data_dir, database, limits) as store:
         dump = StoreDump(store, store.dumps, domains, limits)
         total = await dump.total(workspace_id)
-        with _NewFile.at(file) as out, _bar(total, "events") as bar:
+        with NewFile.at(file) as out, _bar(total, "events") as bar:
             return await write_backup(
                 dump,
                 out,

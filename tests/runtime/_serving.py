@@ -52,6 +52,8 @@ async def serving(
     advertise: str | None = None,
     tokens: TokenIssuer | None = None,
     app: App | None = None,
+    artifacts: Path | None = None,
+    node_id: str | None = None,
 ) -> AsyncIterator[Site]:
     stop = trio.Event()
     config = ServeConfig(
@@ -62,6 +64,8 @@ async def serving(
         advertise=advertise,
         tokens=tokens,
         app=note_app if app is None else app,
+        artifacts=artifacts,
+        node_id=node_id,
     )
     async with trio.open_nursery() as nursery:
         ready = await nursery.start(partial(serve, config, stop=stop))

@@ -81,15 +81,19 @@ async def write_backup(
     await out.write(MAGIC)
     began = Began(schema=dump.schema, workspace_id=only, made_at=instant(made_at))
     await writing.portion(BEGIN, "", [msgspec.json.encode(began).decode()])
+    has_accounts = False
     found: Sequence[str] = [only] if only is not None else await _listed(dump, "")
     while found:
         for workspace_id in found:
-            if workspace_id != SYSTEM_WORKSPACE or only is not None:
+            if workspace_id == SYSTEM_WORKSPACE and only is None:
+                has_accounts = True
+            else:
                 await writing.workspace(workspace_id)
         found = [] if len(found) < _WORKSPACES else await _listed(dump, found[-1])
-    if only is None:
+    if has_accounts:
         # Last: whatever workspace was made meanwhile and is above, the accounts know of it.
         await writing.workspace(SYSTEM_WORKSPACE)
+    if only is None:
         for table in dump.common_tables:
             await writing.table(table, "", 0)
     ended = writing.ended()

@@ -1334,7 +1334,7 @@ select (select count(*) from page), event_seq::text, (
              e.causation, e.correlation_id, e.recorded_at, e.chain,
              encode(e.salt, 'hex') as salt, encode(e.erased_digest, 'hex') as erased_digest) r)
   from page e where place = 1 or bytes <= $4::text::bigint
- order by event_seq
+ order by e.event_seq
 
 -- dump_entity --
 -- Without a row are those that were changed since; their version then stands beside, and since when
@@ -1375,7 +1375,7 @@ select (select count(*) from page), json_build_array(s.stream_id, s.version::tex
                and e.stream_seq = s.version and e.event_seq <= $2::text::bigint) then (
     select row_to_json(r)::text from (
       select s.stream_id, s.version, s.domain_version, s.state::text as state) r) end
-  from page s order by stream_id, version
+  from page s order by s.stream_id, s.version
 
 -- dump_command_result --
 -- $3 rows, $4 not used, $5 and $6 scope and key after which the page begins.
@@ -1390,7 +1390,7 @@ select (select count(*) from page), json_build_array(c.scope, c.key)::text, case
     select row_to_json(r)::text from (
       select c.scope, c.key, encode(c.payload_hash, 'hex') as payload_hash,
              c.answer::text as answer, c.event_seq, c.expires_at) r) end
-  from page c order by scope, key
+  from page c order by c.scope, c.key
 
 -- dump_command_audit --
 -- $3 rows, $4 not used, $5 and $6 event and number after which the page begins.
@@ -1406,7 +1406,7 @@ select (select count(*) from page), json_build_array(a.event_seq::text, a.n::tex
       select a.event_seq, a.n, a.recorded_at, a.actor_id, a.action, a.resource_type,
              a.resource_id, a.old_value::text as old_value, a.new_value::text as new_value,
              a.request_id, a.address) r)
-  from page a order by event_seq, n
+  from page a order by a.event_seq, a.n
 
 -- dump_audit --
 -- $2 and $4 not used, $3 rows, $5 the number after which the page begins.
@@ -1418,7 +1418,7 @@ with page as materialized (
 )
 select (select count(*) from page), a.id::text, (
     select row_to_json(r)::text from (select a.recorded_at, a.actor, a.action, a.detail) r)
-  from page a order by id
+  from page a order by a.id
 
 -- dump_reactor_place --
 -- One that is further than the dump goes on from its end: what it was told of is not there.
@@ -1447,7 +1447,7 @@ select (select count(*) from page), k.key_id, (
       select k.key_id, k.name, k.created_by, k.created_at, k.expires_at, k.last_used_at,
              k.revoked_at, encode(k.digest, 'hex') as digest,
              encode(k.previous, 'hex') as previous, encode(k.connection, 'hex') as connection) r)
-  from page k order by key_id
+  from page k order by k.key_id
 
 -- dump_reactor --
 -- $1, $2 and $4 not used, $3 rows, $5 the name after which the page begins.
@@ -1458,7 +1458,7 @@ with page as materialized (
 )
 select (select count(*) from page), t.name, (
     select row_to_json(r)::text from (select t.name, t.was, t.since, t.registered_at) r)
-  from page t order by name
+  from page t order by t.name
 
 -- dump_credential --
 -- $1, $2 and $4 not used, $3 rows, $5 the user after whom the page begins.
@@ -1470,7 +1470,7 @@ with page as materialized (
 )
 select (select count(*) from page), c.user_id, (
     select row_to_json(r)::text from (select c.user_id, c.password_hash, c.updated_at) r)
-  from page c order by user_id
+  from page c order by c.user_id
 
 -- dump_ack_cursor --
 -- $1, $2 and $4 not used, $3 rows, $5-8 the key after which the page begins.
@@ -1484,7 +1484,7 @@ select (select count(*) from page),
        json_build_array(c.user_id, c.client_id, c.workspace_id, c.stream_id)::text, (
     select row_to_json(r)::text from (
       select c.user_id, c.client_id, c.workspace_id, c.stream_id, c.seq, c.updated_at) r)
-  from page c order by user_id, client_id, workspace_id, stream_id
+  from page c order by c.user_id, c.client_id, c.workspace_id, c.stream_id
 
 -- restore_occupied --
 -- What a database has that a backup would be mixed with.  Who began to serve it before it had
