@@ -19,7 +19,7 @@ import structlog
 import trio
 
 from dalsegno.protocol import ArtifactError, ArtifactGoneError
-from dalsegno.runtime.files import RealDisk, make_durable_folder
+from dalsegno.runtime.disk import RealDisk, make_durable_folder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from dalsegno.actors import World
     from dalsegno.protocol import Limits
-    from dalsegno.runtime.files import Disk, Lock
+    from dalsegno.runtime.disk import Disk, Lock
 
 T = TypeVar("T")
 
@@ -41,8 +41,8 @@ _READ = 256 * 1024
 """… and read at once."""
 _THREADS = 4
 _RECORDED_AFTER_S = 3600.0
-"""How long after it was written a file is looked for in the log: the run that wrote it has ended by
-then, or has another attempt."""
+"""How long after it was written a file is looked for in the log, and how often from then on: the
+run that wrote it has ended by then, or has another attempt."""
 
 
 class FolderArtifacts:
@@ -73,6 +73,8 @@ class FolderArtifacts:
         self._disk = RealDisk() if disk is None else disk
         self._free = _free_bytes if free is None else free
         self._threads = trio.CapacityLimiter(_THREADS)
+        self._looked: dict[str, float] = {}
+        """When each file was last looked for in the log."""
 
     def __repr__(self) -> str:
         return f"<FolderArtifacts {self.root}>"
@@ -178,7 +180,9 @@ class FolderArtifacts:
     async def sweep(self, is_wanted: Callable[[str], Awaitable[bool]], *, limit: int) -> int:
         """Delete what is too old, left behind or not wanted; see `Artifacts.sweep`."""
         swept = 0
-        for name in sorted(await self._run(lambda: self._disk.names(self.root))):
+        names = await self._run(lambda: self._disk.names(self.root))
+        self._looked = {name: self._looked[name] for name in names if name in self._looked}
+        for name in sorted(names):
             if swept == limit:
                 break
             if name.endswith(_PART):
@@ -192,10 +196,14 @@ class FolderArtifacts:
         identity = await self._run(lambda: self._disk.identity(self.root / name))
         if identity is None:
             return False
-        age_s = self._world.now().timestamp() - identity.modified_ns / 1e9
-        if age_s < _RECORDED_AFTER_S:
+        now = self._world.now().timestamp()
+        written = identity.modified_ns / 1e9
+        if now - written >= self._limits.artifact_ttl_s:
+            return True
+        if now - self._looked.get(name, written) < _RECORDED_AFTER_S:
             return False
-        return age_s >= self._limits.artifact_ttl_s or not await is_wanted(name)
+        self._looked[name] = now
+        return not await is_wanted(name)
 
     def _sweep_part(self, name: str) -> bool:
         """Delete a temporary file that nobody writes any longer."""

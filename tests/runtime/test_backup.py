@@ -33,7 +33,7 @@ from dalsegno.actors.domains.notes import (
     SetTags,
     notes,
 )
-from dalsegno.protocol import App, Context, Domain, Due, Index, Limits, Reject
+from dalsegno.protocol import App, Context, Domain, Due, Index, Limits, PatchOp, Reject
 from dalsegno.protocol.runs import DumpPage, runs
 from dalsegno.runtime import Runtime, Workspace
 from dalsegno.runtime._cli import run
@@ -153,7 +153,7 @@ async def fill(workspace: Workspace) -> None:
     first = await workspace.send(CreateNote("Da capo", "al fine"), key="once")
     text = 'quotes " and \\ and \N{MUSICAL SCORE} and \x01 \x7f "\\u0000" {"a": [1, null]}\r\n'
     for number in range(1, 131):  # past a round version, of which there is a snapshot
-        patch = ApplyPatch(first.entity_id, [{"insert": text}], number)
+        patch = ApplyPatch(first.entity_id, [PatchOp(insert=text)], number)
         await workspace.send(patch, key=f"patch {number}")
     await workspace.send(SetTags(first.entity_id, ["a", "b"]))
     await workspace.send(PutMetadata(first.entity_id, "key", {"deep": [1.5, None, "é"]}))
@@ -324,7 +324,9 @@ async def test_x_job_2_a_backup_is_of_one_moment_whoever_writes(
 async def _listed_in(workspace: Workspace) -> list[tuple[Any, ...]]:
     """Return what the lists of a workspace have."""
     found: list[tuple[Any, ...]] = []
-    for domain, key in ((notes, None), (notes, ""), (alarms, None), (alarms, "rings:0")):
+    lists: list[tuple[Domain[Any, Any, Any], str | None]]
+    lists = [(notes, None), (notes, ""), (alarms, None), (alarms, "rings:0")]
+    for domain, key in lists:
         page = await workspace.snapshot(domain, key=key)
         found += [(e.entity_id, e.version, e.state, e.keys, e.sort, e.title) for e in page.items]
     return found
