@@ -19,8 +19,6 @@ from ._paths import path_of
 from ._zip import Zip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from dalsegno.protocol import Cursor
     from dalsegno.protocol.runs import EntityAt, ReadsAt
 
@@ -85,7 +83,7 @@ async def write_markdown(
         Reject: ``EXPORT_FAILED``: there is too much to say of the notes.
 
     """
-    archive, manifest = Zip(), _Manifest(reads.workspace_id, at)
+    archive, manifest, pieces = Zip(), _Manifest(reads.workspace_id, at), _Pieces(out)
     after: str | None = ""
     while after is not None:
         page = await reads.page_at(notes, at.seq, after=after, limit=_PAGE)
@@ -93,18 +91,19 @@ async def write_markdown(
             if item.state is not None and item.state.deleted_at is None:
                 markdown = item.state.markdown.encode()
                 path = path_of(item.entity_id, item.state.title)
-                await out.write(archive.file(path, markdown))
+                await pieces.write(archive.file(path, markdown))
                 manifest.add(path, item, item.state, markdown)
                 await reads.pause()
         if progress is not None:
             await progress.add(len(page.items))
         after = page.next
     manifest.end()
-    await out.write(archive.head(MANIFEST, manifest.size, manifest.checksum))
+    await pieces.write(archive.head(MANIFEST, manifest.size, manifest.checksum))
     archive.passed(manifest.size)
-    for part in _in_pieces([*manifest.parts(), *archive.end()]):
-        await out.write(part)
+    for part in (*manifest.parts(), *archive.end()):
+        await pieces.write(part)
         await reads.pause()
+    await pieces.flush()
     return Exported(notes=manifest.count, markdown_bytes=manifest.markdown_bytes)
 
 
@@ -170,14 +169,23 @@ class _Manifest:
         return self._lines
 
 
-def _in_pieces(parts: list[bytes]) -> Iterator[bytes]:
-    """Yield bytes, joined to pieces of some length."""
-    joined: list[bytes] = []
-    size = 0
-    for part in parts:
-        joined.append(part)
-        size += len(part)
-        if size >= _PIECE:
-            yield b"".join(joined)
-            joined, size = [], 0
-    yield b"".join(joined)
+class _Pieces:
+    """Writes in pieces of some length: to write is to wait, for each of many short files too."""
+
+    def __init__(self, out: Out) -> None:
+        self._out = out
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def __repr__(self) -> str:
+        return f"<_Pieces, {self._size} bytes wait>"
+
+    async def write(self, part: bytes) -> None:
+        self._parts.append(part)
+        self._size += len(part)
+        if self._size >= _PIECE:
+            await self.flush()
+
+    async def flush(self) -> None:
+        parts, self._parts, self._size = self._parts, [], 0
+        await self._out.write(b"".join(parts))

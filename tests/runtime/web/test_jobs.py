@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import zipfile
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from copy import copy
 from hashlib import sha256
 from pathlib import Path
@@ -15,12 +18,17 @@ import pytest
 import trio
 
 from dalsegno.actors.domains.jobs import MANIFEST, job_app
+from dalsegno.actors.domains.members import RemoveMember
 from dalsegno.actors.domains.notes import CreateNote, DeleteNote, SetTitle
-from dalsegno.protocol.runs import RequestRun, runs
+from dalsegno.actors.testing import MemoryStore
+from dalsegno.protocol.runs import CancelRun, RequestRun, runs
 from dalsegno.runtime import Limits
+from dalsegno.runtime.artifacts import FolderArtifacts
+from dalsegno.runtime.disk import RealDisk
+from dalsegno.runtime.seams import WORLD
 from tests._patience import fail_after
 
-from ._client import Answer, Site, User
+from ._client import Answer, Clock, Site, User
 from .conftest import open_site
 
 MARKDOWN = "/api/admin/export/markdown"
@@ -233,6 +241,113 @@ async def test_what_comes_of_ten_pages_tells_how_far_it_is(site: Site) -> None:
     assert 0 < job["progress"]["done"] <= job["progress"]["total"] == 1_050
     events = await workspace.history(runs, job["id"], limit=100)
     assert 5 < sum(event.type == "run_saved" for event in events) < 20
+
+
+# ------------------------------------------------------------------------------- what goes wrong
+
+
+class GatedArtifacts(FolderArtifacts):
+    """Stops in the middle of a file until it may go on."""
+
+    def __init__(self, root: Path, site_limits: Limits, disk: RealDisk | None = None) -> None:
+        super().__init__(root, world=WORLD, limits=site_limits, disk=disk, free=lambda _: 10**12)
+        self.may_go_on = trio.Event()
+        self.is_there = trio.Event()
+
+    @asynccontextmanager
+    async def write(self, name: str) -> AsyncIterator[Any]:
+        async with super().write(name) as file:
+            await file.write(b"")
+            self.is_there.set()
+            await self.may_go_on.wait()
+            yield file
+
+
+class FullDisk(RealDisk):
+    """Fails as a full disk does, once there are so many bytes in a file."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def write(self, path: Path, at: int, data: bytes) -> None:
+        if at + len(data) > self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().write(path, at, data)
+
+
+async def test_x_job_1_a_disk_that_is_full_in_the_middle_fails_the_export(tmp_path: Path) -> None:
+    artifacts = GatedArtifacts(tmp_path, Limits(), FullDisk(2_000_000))
+    artifacts.may_go_on.set()
+    async with open_site(app=job_app, artifacts=artifacts) as site:
+        owner = await site.set_up()
+        for _ in range(4):
+            await owner.write("x" * 900_000)
+        job = await ended(owner, await export(owner))
+        assert (job["status"], job["error_code"]) == ("failed", "EXPORT_FAILED")
+        assert job["error_detail"] == "ARTIFACT_FAILED: No space left on device"
+        assert os.listdir(tmp_path) == []
+        artifacts._disk = RealDisk()
+        job = await ended(owner, await export(owner))
+        assert job["status"] == "succeeded"
+
+
+async def test_an_export_that_is_cancelled_leaves_no_file(tmp_path: Path) -> None:
+    artifacts = GatedArtifacts(tmp_path, Limits())
+    async with open_site(app=job_app, artifacts=artifacts) as site:
+        owner = await site.set_up()
+        job_id = await export(owner)
+        with fail_after(10):
+            await artifacts.is_there.wait()
+        assert len(os.listdir(tmp_path)) == 1
+        await site.rt.workspace(owner.workspace_id).send(CancelRun(run_id=job_id))
+        job = await ended(owner, job_id)
+        assert (job["error_code"], job["error_detail"]) == ("EXPORT_FAILED", "RUN_CANCELLED")
+        with fail_after(10):
+            while os.listdir(tmp_path):
+                await trio.sleep(0.005)
+
+
+async def test_whoever_is_removed_meanwhile_gets_no_export(tmp_path: Path) -> None:
+    artifacts = GatedArtifacts(tmp_path, Limits())
+    async with open_site(app=job_app, artifacts=artifacts) as site:
+        owner = await site.set_up()
+        admin = await site.add_member(owner, "admin")
+        answer = await admin.post(MARKDOWN, {"workspace_id": owner.workspace_id})
+        with fail_after(10):
+            await artifacts.is_there.wait()
+        await site.rt.workspace(owner.workspace_id).send(RemoveMember(admin.id))
+        artifacts.may_go_on.set()
+        job = await ended(owner, answer.body["job"]["id"])
+        assert (job["status"], job["error_code"]) == ("failed", "EXPORT_FAILED")
+        assert "ROLE_FORBIDDEN" in job["error_detail"]
+        assert os.listdir(tmp_path) == []
+
+
+async def test_x_job_1_an_attempt_after_another_makes_the_same_archive(tmp_path: Path) -> None:
+    """The node ends in the middle, and the next one begins anew; nothing is left of the first."""
+    store = MemoryStore(Clock().world())
+    artifacts = GatedArtifacts(tmp_path, Limits())
+    async with open_site(app=job_app, artifacts=artifacts, store=store) as site:
+        owner = await site.set_up()
+        for number in range(20):
+            await owner.write(f"note {number}")
+        job_id = await export(owner)
+        with fail_after(10):
+            await artifacts.is_there.wait()
+    assert os.listdir(tmp_path) == []
+    async with open_site(app=job_app, artifacts=tmp_path, store=store) as site:
+        workspace = site.rt.workspace(owner.workspace_id)
+        with fail_after(20):
+            while (run := await workspace.get(runs, job_id)) is None or run.is_open:
+                site.clock.move(seconds=1)
+                await trio.sleep(0.005)
+        assert (run.status, run.attempt) == ("succeeded", 2)
+        (name,) = os.listdir(tmp_path)
+        whole = (tmp_path / name).read_bytes()
+        _, manifest = opened(whole)
+        assert len(manifest["files"]) == 20
+        first = await workspace.history(runs, job_id, limit=1)
+        assert manifest["head"]["event_seq"] == first[0].event_seq
 
 
 # ----------------------------------------------------------------------------------- the file
