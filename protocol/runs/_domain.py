@@ -595,7 +595,7 @@ def _of_job(name: str) -> _Steps:
 
 
 _RECORDED = {
-    AUTOMATION: _Steps(  # KJ-RBAC-5
+    AUTOMATION: _Steps(
         launched=["AUTOMATION_RUN_LAUNCHED", "AUTOMATION_RUN_QUEUED"],
         requested=["AUTOMATION_RUN_QUEUED"],
         started=["AUTOMATION_RUN_RUNNING"],
@@ -605,4 +605,4 @@ _RECORDED = {
     "export": _of_job("EXPORT_MARKDOWN"),
     "backup": _of_job("BACKUP_SQL"),
 }
-"""By the kind of a run; the others are not on record."""
+"""By the kind of a run (KJ-RBAC-5); the others are not on record."""
