@@ -107,6 +107,7 @@ class FolderArtifacts:
         others = self._others(path)
         others = self._made_room(path, others)
         part = path.with_name(path.name + _PART)
+        _make_private(part)
         lock = self._disk.try_lock(part, shared=False)
         if lock is None:
             raise ArtifactError("somebody else writes this file")
@@ -346,6 +347,12 @@ def _translated() -> Iterator[None]:
         _log.warning("artifact_failed", error=str(error))
         code = errno.errorcode.get(error.errno or 0, "EIO")
         raise ArtifactError(error.strerror or "the disk fails", errno=code) from error
+
+
+def _make_private(path: Path) -> None:
+    """Make a file that nobody else may read, unless it is there: a backup has password hashes."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    os.close(os.open(path, flags, 0o600))
 
 
 def _free_bytes(root: Path) -> int:

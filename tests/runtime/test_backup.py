@@ -238,9 +238,13 @@ async def test_x_job_2_what_is_restored_is_what_there_was(
         await fill(site.runtime.workspace("another"))
     before = rows_of(migrated)
     assert [table for table, rows in before.items() if not rows] == ["audit"]
-    written = await back_up(migrated, tmp_path / "all")()
-    assert await check_backup(tmp_path / "all") == written
     async with open_driver(driver) as connect:
+        async with PostgresStore.open(migrated, connect=connect) as store:
+            dump = StoreDump(store, store.dumps, {}, LIMITS)
+            with NewFile.at(tmp_path / "all") as out:
+                at, pause = await store.read_time(), Turn(0.002).pause
+                written = await write_backup(dump, out, only=None, made_at=at, pause=pause)
+        assert await check_backup(tmp_path / "all") == written
         await restore_backup(database, tmp_path / "all", connect=connect)
     after = rows_of(database)
     for table, rows in before.items():

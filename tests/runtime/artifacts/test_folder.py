@@ -75,6 +75,7 @@ async def test_what_is_written_is_read_in_whole_and_in_part(tmp_path: Path) -> N
     pieces = [data[at : at + 70_000] for at in range(0, len(data), 70_000)]
     assert await write(artifacts, NAME, *pieces) == (len(data), sha256(data).hexdigest())
     assert names(tmp_path / "made" / "here") == [NAME]
+    assert os.stat(tmp_path / "made" / "here" / NAME).st_mode & 0o077 == 0
     assert await artifacts.has(NAME)
     assert await read(artifacts, NAME) == data
     assert await read(artifacts, NAME, start=999_999, end=2_000_001) == data[999_999:2_000_001]
