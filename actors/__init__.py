@@ -4,10 +4,12 @@ from dalsegno.protocol import Receipt as Receipt
 
 from ._service import Service as Service, Statistics as Statistics
 from .node import (
+    AsOf as AsOf,
     ConnectionIds as ConnectionIds,
     NodeReplacedError as NodeReplacedError,
     RepairReport as RepairReport,
     ServiceFailedError as ServiceFailedError,
+    StoreDump as StoreDump,
     entities_of as entities_of,
     first_of as first_of,
     list_entities as list_entities,
@@ -22,7 +24,10 @@ from .node import (
 )
 from .ports import (
     BEGINNING as BEGINNING,
+    SYSTEM_ROLE as SYSTEM_ROLE,
     AckedCursor as AckedCursor,
+    ArtifactFile as ArtifactFile,
+    Artifacts as Artifacts,
     AuditEntry as AuditEntry,
     AuditFilter as AuditFilter,
     AuditPlace as AuditPlace,
@@ -35,10 +40,13 @@ from .ports import (
     CursorKey as CursorKey,
     DueEntity as DueEntity,
     DuePage as DuePage,
+    Dumps as Dumps,
     EntityItem as EntityItem,
     EntityPage as EntityPage,
+    EntityRows as EntityRows,
     EntityWrite as EntityWrite,
     Head as Head,
+    MovedEntity as MovedEntity,
     Node as Node,
     PageBounds as PageBounds,
     Place as Place,

@@ -13,7 +13,7 @@ from dalsegno.protocol import BUILT_IN_ROLES, Views
 from dalsegno.protocol.dialects import GENERIC, Language
 
 from .delivery import AckFrontiers, Delivery
-from .effects import Reactors, Runs, Timers
+from .effects import ArtifactSweep, Reactors, Runs, Timers
 from .node import (
     Catalog,
     Directory,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         Sweep,
         WorkspaceStatistics,
     )
-    from .ports import Bus, ProcessRunner, Store, World
+    from .ports import Artifacts, Bus, Dumps, ProcessRunner, Store, World
     from .workspace import CommitterStatistics
 
 
@@ -90,6 +90,8 @@ class Service:
         reactors: Sequence[Reactor] = (),
         processes: ProcessRunner | None = None,
         providers: Providers | None = None,
+        artifacts: Artifacts | None = None,
+        dumps: Dumps | None = None,
     ) -> None:
         """Make them.
 
@@ -113,6 +115,8 @@ class Service:
             reactors: what is told of events, and asks for runs.
             processes: what starts processes for them.
             providers: whom they ask models of.
+            artifacts: where they write files.
+            dumps: the store as rows, for backups.
 
         """
         access = Roles(domains, roles, authorize)
@@ -152,6 +156,8 @@ class Service:
             workers=workers,
             processes=processes,
             providers=providers,
+            artifacts=artifacts,
+            dumps=dumps,
             lease=self.lease,
         )
         self.directory = Directory(self.node, active)
@@ -169,7 +175,8 @@ class Service:
         self.runs = Runs(self.directory, self.catalog, workers)
         self.reactors = Reactors(self.directory, self.catalog, reactors)
         self.node.delivery.watcher = Watchers(self.reactors, self.runs)
-        self.sweeper = Sweeper(store, sweeps, world=world, limits=limits)
+        files = ArtifactSweep(self.directory, self.catalog)
+        self.sweeper = Sweeper(store, [*sweeps, files], world=world, limits=limits)
         self.supervisor = Supervisor(
             self._services(),
             failures_max=limits.service_failures_max,

@@ -15,6 +15,9 @@ from ._deciding import (
 )
 from ._domain import Decider as Decider, Domain as Domain, On as On, Touched as Touched
 from ._errors import (
+    ArtifactElsewhereError as ArtifactElsewhereError,
+    ArtifactError as ArtifactError,
+    ArtifactGoneError as ArtifactGoneError,
     CodeTooOldError as CodeTooOldError,
     CorruptLogError as CorruptLogError,
     DalsegnoError as DalsegnoError,
@@ -56,7 +59,12 @@ from ._hooks import (
     Caller as Caller,
 )
 from ._indexing import Audit as Audit, Due as Due, Index as Index
-from ._limits import SEQ_MAX as SEQ_MAX, UNBOUNDED_AT_ZERO as UNBOUNDED_AT_ZERO, Limits as Limits
+from ._limits import (
+    MIB as MIB,
+    SEQ_MAX as SEQ_MAX,
+    UNBOUNDED_AT_ZERO as UNBOUNDED_AT_ZERO,
+    Limits as Limits,
+)
 from ._listing import (
     BEGINNING as BEGINNING,
     Listed as Listed,

@@ -12,6 +12,9 @@
     │   │       └── DrainingError     … or is about to end
     │   ├── WorkspaceMovedError   … another node owns the workspace: ask there
     │   └── CodeTooOldError       … a later version of the program has owned the workspace
+    ├── ArtifactError             the disk's: a file of a run cannot be written or read
+    ├── ArtifactGoneError         nobody's: a file of a run is there no longer
+    ├── ArtifactElsewhereError    nobody's: a file of a run is on another node's disk
     ├── OutcomeUnknownError       nobody's: may have been applied, retry with the same key
     ├── WorkspaceHaltedError      the log's: the workspace needs a repair first
     │   ├── CorruptLogError       … a record that cannot be read
@@ -143,6 +146,31 @@ class WorkspaceMovedError(UnavailableError):
         self.retry_after_s = retry_after_s
 
 
+class ArtifactError(DalsegnoError):
+    """A file that a run writes, or has written, cannot be written or read: the disk, or a bound."""
+
+    code = "ARTIFACT_FAILED"
+
+
+class ArtifactGoneError(DalsegnoError):
+    """A run's file is there no longer: its time is over, or its disk has been lost."""
+
+    code = "ARTIFACT_GONE"
+
+
+class ArtifactElsewhereError(DalsegnoError):
+    """A run's file is on another node's disk: ask there.
+
+    ``owner`` names the node; ``address`` is present if that node gave one.
+    """
+
+    code = "ARTIFACT_ELSEWHERE"
+
+    def __init__(self, owner: str, *, address: str | None = None) -> None:
+        details = {"owner": owner} if address is None else {"owner": owner, "address": address}
+        super().__init__("the node that wrote this has it", **details)
+
+
 class CodeTooOldError(UnavailableError):
     """A later version of the program has owned the workspace: this one may not, see `App`."""
 
@@ -229,16 +257,21 @@ HTTP_STATUS: dict[str, int] = {
     "MEMBERSHIP_CONFLICT": 409,
     "SETUP_LOCKED": 409,
     "QUOTA_EXCEEDED": 409,
+    "BACKUP_DAMAGED": 409,
+    "RESTORE_REFUSED": 409,
     "WORKSPACE_ARCHIVED": 409,
     "CURSOR_AHEAD": 409,
     "CURSOR_DIVERGED": 409,
     "STALE_CURSOR": 409,
+    "ARTIFACT_GONE": 410,
     "PAYLOAD_TOO_LARGE": 413,
     "UNSUPPORTED_MEDIA_TYPE": 415,
     "WORKSPACE_MOVED": 421,
+    "ARTIFACT_ELSEWHERE": 421,
     "UPGRADE_REQUIRED": 426,
     "RATE_LIMITED": 429,
     "INTERNAL_ERROR": 500,
+    "ARTIFACT_FAILED": 500,
     "SEQUENCE_OVERFLOW": 500,
     "LLM_UPSTREAM_ERROR": 502,
     "LLM_PROVIDER_UNREACHABLE": 502,

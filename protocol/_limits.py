@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 KIB = 1024
 MIB = 1024 * KIB
+GIB = 1024 * MIB
 
 SEQ_MAX = 2**63 - 1
 """The largest sequence number: PostgreSQL's bigint (X-SEQ-8)."""
@@ -242,6 +243,19 @@ class Limits:
 
     cursor_unused_s: float = 90 * 24 * 3600.0
     """A cursor not moved for this long is forgotten."""
+
+    # Artifacts, the files that runs write
+    artifact_bytes_max: int = 32 * GIB
+    """One of them: thirty thousand of the longest notes.  The run that writes more fails."""
+    artifacts_bytes_max: int = 128 * GIB
+    """All of them in a folder; above it a run that writes fails until some have expired."""
+    artifacts_per_workspace_max: int = 10
+    """Those of one workspace in a folder; the oldest goes for a new one."""
+    artifacts_free_bytes_min: int = 512 * MIB
+    """What they leave free of the file system: the database may be on it, and stops where it is
+    full.  A run that writes fails before that."""
+    artifact_ttl_s: float = 7 * 24 * 3600.0
+    """How long one is kept."""
 
     # HTTP and sockets
     connections_max: int = 50_000

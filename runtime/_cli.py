@@ -9,6 +9,7 @@ A command imports what it needs when it runs: `tail` has no use for a web server
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +18,7 @@ from click.core import ParameterSource
 from ._cli_client import send, tail
 from ._cli_database import DATA_DIR, DATABASE, app_version, migrate, repair
 from ._cli_files import files
+from ._cli_jobs import backup, export, restore
 from ._cli_keys import key
 from ._cli_options import APP, CONFIG, app_of, limits_of, option, run_trio, setting
 from ._interrupts import INTERRUPTED
@@ -99,6 +101,9 @@ cli.add_command(migrate)
 cli.add_command(repair)
 cli.add_command(app_version)
 cli.add_command(key)
+cli.add_command(export)
+cli.add_command(backup)
+cli.add_command(restore)
 cli.add_command(files)
 cli.add_command(send)
 cli.add_command(tail)
@@ -117,6 +122,13 @@ cli.add_command(tail)
     help="What speaks to the database; asyncpg comes with the extra of that name.",
 )
 @option("--node-id", metavar="ID", help="Which node this is, the same over restarts.")
+@option(
+    "--artifacts",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Where exports and backups are written; by default in the data directory. With --database "
+    "there is none unless it is named, or the data directory is.",
+)
 @option("--advertise", metavar="URL", help="Where this node is, for those sent here by others.")
 @option("--public-url", metavar="URL", help="Where browsers reach it, by way of a proxy.")
 @option(
@@ -154,6 +166,7 @@ def serve(
     database: str | None,
     driver: DriverName,
     node_id: str | None,
+    artifacts: Path | None,
     advertise: str | None,
     public_url: str | None,
     origins: tuple[str, ...],
@@ -200,6 +213,7 @@ def serve(
         database=database,
         driver=driver,
         node_id=node,
+        artifacts=_artifacts(context, artifacts, data_dir),
         advertise=address,
         public_url=public,
         origins=pages,
@@ -211,6 +225,12 @@ def serve(
     )
     configure_logs(log_level, log_format)
     return run_trio(run_server, config)
+
+
+def _artifacts(context: click.Context, artifacts: Path | None, data_dir: Path) -> Path | None:
+    """Return where runs write files; None: as the runtime has it."""
+    named = context.get_parameter_source("data_dir") is not ParameterSource.DEFAULT
+    return data_dir / "artifacts" if artifacts is None and named else artifacts
 
 
 def _tokens(settings: dict[str, str | None]) -> TokenIssuer | None:

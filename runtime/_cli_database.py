@@ -121,7 +121,7 @@ def _print(report: RepairReport) -> None:
 async def _migrate(data_dir: Path, database: str | None, limits: Limits) -> list[str]:
     from .store import bring_up_to_date
 
-    async with _database(data_dir, database) as dsn:
+    async with database_of(data_dir, database) as dsn:
         return await bring_up_to_date(dsn, wait_s=limits.database_wait_s)
 
 
@@ -139,7 +139,7 @@ async def _repair(
     from .store import PostgresStore, bring_up_to_date
 
     domains = {domain.name: domain for domain in (*account_domains, *app.domains)}
-    async with _database(data_dir, database) as dsn:
+    async with database_of(data_dir, database) as dsn:
         await bring_up_to_date(dsn, wait_s=limits.database_wait_s)
         async with PostgresStore.open(dsn, limits=limits) as store:
             return await repair(store, domains, workspace_id, actor=actor, limits=limits)
@@ -150,14 +150,14 @@ async def _lower(
 ) -> int:
     from .store import PostgresStore, bring_up_to_date
 
-    async with _database(data_dir, database) as dsn:
+    async with database_of(data_dir, database) as dsn:
         await bring_up_to_date(dsn, wait_s=limits.database_wait_s)
         async with PostgresStore.open(dsn, limits=limits) as store:
             return await store.lower_app_version(version, actor=actor)
 
 
 @asynccontextmanager
-async def _database(data_dir: Path, database: str | None) -> AsyncIterator[str]:
+async def database_of(data_dir: Path, database: str | None) -> AsyncIterator[str]:
     """Yield the DSN; an embedded server runs for the length of the block."""
     from .store import open_embedded
 

@@ -65,16 +65,16 @@ APP = option(
 
 
 def app_of(context: click.Context, named: str | None) -> App:
-    """Return the app that a setting names; without one that of notes and their rules.
+    """Return the app that a setting names; without one that of notes, their rules and jobs.
 
     Raises:
         ConfigError: there is none, or it cannot be served.
 
     """
     if named is None:
-        from dalsegno.actors.domains.automation import automation_app
+        from dalsegno.actors.domains.jobs import job_app
 
-        return automation_app
+        return job_app
     from ._app_file import load_app
 
     with setting(context, "app"):

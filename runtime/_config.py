@@ -52,6 +52,7 @@ class FileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     database: str | None = None
     driver: Driver | None = None
     node_id: str | None = None
+    artifacts: str | None = None
     advertise: str | None = None
     public_url: str | None = None
     origins: list[str] | None = None

@@ -28,6 +28,7 @@ from ._collector import set_for_server
 from ._node import is_node_id, node_id_in
 from ._watchdog import watched
 from ._workspace import Workspace
+from .artifacts import FolderArtifacts
 from .processes import Processes
 from .seams import WORLD
 from .store import DRIVERS, PostgresStore, bring_up_to_date, open_driver, open_embedded
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from dalsegno.actors import Statistics, Store, World
+    from dalsegno.actors import Artifacts, Dumps, Statistics, Store, World
     from dalsegno.protocol.providers import Providers
 
     from ._account_store import AccountStore
@@ -89,6 +90,7 @@ class Runtime:
         driver: DriverName = "psycopg",
         providers: Callable[[], AbstractAsyncContextManager[Providers]] | None = None,
         gc: Literal["server"] | None = None,
+        artifacts: Path | str | Artifacts | None = None,
     ) -> AsyncIterator[Runtime]:
         """Open the runtime for the length of an ``async with``.
 
@@ -122,6 +124,9 @@ class Runtime:
                 (`gc.freeze`), and young objects after every 50,000 instead of 700.  With a thousand
                 commands on their way that saves about a tenth of the processor time; a pass over so
                 many takes up to 40 ms.  None: the collector is the program's.
+            artifacts: where runs write files: a folder, which is made, or what the program has
+                instead.  None: the folder ``artifacts`` in ``data_dir``, or nowhere where there is
+                a database or a store of the program's own: runs that write a file fail then.
 
         Raises:
             DomainError: a domain is not complete, or cannot read what was written before.
@@ -146,6 +151,9 @@ class Runtime:
         if gc not in {None, "server"}:
             raise Reject("BAD_REQUEST", f"gc is 'server' or None, not {gc!r}")
         async with AsyncExitStack() as stack:
+            dumps: Dumps | None = getattr(store, "dumps", None)
+            if artifacts is None and store is None and database is None:
+                artifacts = Path(data_dir) / "artifacts"
             if store is None:
                 dsn = database
                 if dsn is None:
@@ -156,7 +164,7 @@ class Runtime:
                 postgres = await stack.enter_async_context(
                     PostgresStore.open(dsn, limits=limits, connect=connect)
                 )
-                store, accounts = postgres, postgres.accounts
+                store, accounts, dumps = postgres, postgres.accounts, postgres.dumps
             else:
                 accounts = accounts or getattr(store, "accounts", None)
             await _check_readable(store, everything)
@@ -179,6 +187,8 @@ class Runtime:
                 reactors=app.reactors,
                 processes=Processes(),
                 providers=opened,
+                artifacts=_artifacts(artifacts, world, limits),
+                dumps=dumps,
                 app_version=app.version,
                 store_time=world is WORLD,
             )
@@ -237,6 +247,14 @@ class Runtime:
 
         """
         return Workspace(self.service, check_workspace_id(workspace_id))
+
+
+def _artifacts(
+    named: Path | str | Artifacts | None, world: World, limits: Limits
+) -> Artifacts | None:
+    if isinstance(named, (Path, str)):
+        return FolderArtifacts(Path(named), world=world, limits=limits)
+    return named
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from dalsegno.actors.domains.automation import automation_app
+from dalsegno.actors.domains.jobs import job_app
 from dalsegno.protocol import App, Limits
 
 from ._background import in_background
@@ -116,8 +116,10 @@ class ServeConfig(Exposure):
     """What speaks to either."""
     node_id: str | None = None
     """This node's id; None: that of the data directory or, with a DSN, a new one."""
-    app: App = automation_app
-    """What is served: notes and their rules, unless a program has its own."""
+    artifacts: Path | None = None
+    """Where runs write files; None: in ``data_dir``, or with a DSN nowhere."""
+    app: App = job_app
+    """What is served: notes, their rules and jobs, unless a program has its own."""
     limits: Limits = field(default_factory=Limits)
     providers: Callable[[], AbstractAsyncContextManager[Providers]] | None = None
     """Opens whom runs ask models of; None: nobody is asked."""
@@ -168,6 +170,7 @@ async def serve(
                 address=config.advertise,
                 limits=config.limits,
                 providers=config.providers,
+                artifacts=config.artifacts,
             )
         )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import msgspec
 
 from dalsegno.actors import (
+    SYSTEM_ROLE,
     AuditFilter,
     AuditPlace,
     EventStream,
@@ -479,6 +480,15 @@ class Workspace:
     async def role_of(self, user_id: str) -> str | None:
         """Return a user's committed role; None if the user is not a member."""
         return await self._service.catalog.role_of(self.id, user_id)
+
+    async def role(self) -> str | None:
+        """Return the acting user's role; None if the user is not a member.
+
+        The program's own handle has the role ``system``.
+        """
+        if self.principal.user_id is None:
+            return SYSTEM_ROLE
+        return self.principal.role or await self.role_of(self.principal.user_id)
 
     def subscribe(self, *, after: int | str | None = 0) -> EventStream:
         """Subscribe to every event after a cursor; None: to every event from now on.

@@ -24,7 +24,6 @@ import trio
 from trio_websocket import WebSocketConnection, open_websocket_url
 
 from dalsegno.actors.domains.accounts import SetUp, users
-from dalsegno.actors.domains.automation import automation_app
 from dalsegno.actors.domains.coordination import (
     caliber_dialect,
     coordination_app,
@@ -32,6 +31,7 @@ from dalsegno.actors.domains.coordination import (
     coordination_routes,
 )
 from dalsegno.actors.domains.coordination._refusals import as_known
+from dalsegno.actors.domains.jobs import job_app
 from dalsegno.actors.domains.notes import note_dialect, note_domains
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import (
@@ -83,9 +83,10 @@ FILES = ROOT / "docs" / "files.md"
 RUNS = ROOT / "docs" / "runs.md"
 PROVIDERS = ROOT / "docs" / "providers.md"
 AUTOMATION = ROOT / "docs" / "automation.md"
+JOBS = ROOT / "docs" / "jobs.md"
 ARCHITECTURE, CONTRIBUTING = ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"
 DOCUMENTS = (
-    *(README, PROTOCOL, EMBEDDING, SERVING, COORDINATION, FILES, RUNS, PROVIDERS, AUTOMATION),
+    *(README, PROTOCOL, EMBEDDING, SERVING, COORDINATION, FILES, RUNS, PROVIDERS, AUTOMATION, JOBS),
     *(OPERATIONS, TESTING, ARCHITECTURE, CONTRIBUTING),
     ROOT / "CHANGELOG.md",
 )
@@ -219,12 +220,18 @@ def test_the_documented_store_passes_the_suite(tmp_path: Path) -> None:
 async def serving(
     database: str,
     app: App | None = None,
+    *,
     providers: Callable[[], AbstractAsyncContextManager[Providers]] | None = None,
+    artifacts: Path | None = None,
 ) -> AsyncIterator[Ready]:
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         config = ServeConfig(
-            port=0, database=database, app=app or automation_app, providers=providers
+            port=0,
+            database=database,
+            app=app or job_app,
+            providers=providers,
+            artifacts=artifacts,
         )
         ready: Ready = await nursery.start(partial(serve, config, stop=stop))
         try:
@@ -404,6 +411,31 @@ async def _retitles(wire: _provider.Wire) -> None:
     note_id = shown.partition("<source_id>")[2].partition("<")[0]
     said = operation("o1", "retitle_note", target_note_id=note_id, title="From the sign")
     await proposes(said)(wire)
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the document uses curl")
+async def test_a_job_does_what_its_document_says(migrated: str, tmp_path: Path) -> None:
+    export, backup, _ = (text for language, text in fences(JOBS) if language == "sh")
+    async with serving(migrated, artifacts=tmp_path / "artifacts") as server:
+        await set_up(server, tmp_path)
+        given = (
+            f"URL=http://127.0.0.1:{server.port}\nWORKSPACE=$(cat workspace)\n"
+            """CSRF=$(sed 's/.*"csrf_token":"\\([^"]*\\)".*/\\1/' me)\n"""
+        )
+        waiting = export.replace(
+            "sleep 1", "until ask $URL/api/admin/export/$JOB | grep -q succeeded; do :; done"
+        ).replace("python3", sys.executable)
+        assert waiting != export
+        with fail_after(PATIENCE_S):
+            ended = await trio.run_process(
+                ["sh", "-eu", "-c", given + waiting + backup], cwd=tmp_path, capture_stdout=True
+            )
+    queued, succeeded, *listed, asked = ended.stdout.decode().splitlines()
+    assert msgspec.json.decode(queued)["job"]["status"] == "queued"
+    assert msgspec.json.decode(succeeded)["job"]["status"] == "succeeded"
+    assert any("manifest.json" in line for line in listed)
+    assert msgspec.json.decode(asked)["job"]["job_type"] == "backup_sql"
 
 
 @pytest.mark.processes
@@ -732,7 +764,7 @@ async def test_the_routes_are_those_of_the_server() -> None:
         raise AssertionError
 
     memory, accounts = MemoryStore(WORLD), MemoryAccounts(WORLD)
-    app = automation_app
+    app = job_app
     async with Runtime.open(app=app, store=memory, accounts=accounts) as rt:
         site = create_app(rt, secure_cookies=False, setup_token=None, close_session=close_session)
     served = {

@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from dalsegno.actors.domains.automation import automation_app
+from dalsegno.actors.domains.jobs import job_app
 from dalsegno.actors.domains.notes import note_app
 from dalsegno.protocol import App, Domain
 from dalsegno.protocol.dialects import SHARED
@@ -22,7 +22,7 @@ METHODS = {"get", "post", "put", "patch", "delete"}
 
 
 @pytest.fixture(
-    params=[note_app, automation_app, App([tasks, locks]), App()],
+    params=[note_app, job_app, App([tasks, locks]), App()],
     ids=["notes", "rules", "own", "nothing"],
 )
 def app(request: pytest.FixtureRequest) -> App:
@@ -78,7 +78,7 @@ def resolved(document: dict[str, Any], reference: str) -> object:
 
 async def test_the_routes_of_openapi_are_those_that_are_served(app: App) -> None:
     openapi, _, routes, domains = await documents(app)
-    if app is automation_app:  # which has all there is, and takes a while
+    if app is job_app:  # which has all there is, and takes a while
         OpenAPIV31SpecValidator(openapi).validate()
     told = {
         f"{method.upper()} {path}"

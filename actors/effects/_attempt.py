@@ -13,6 +13,7 @@ import trio
 from dalsegno.actors.node import look, send_group
 from dalsegno.protocol import (
     SYSTEM,
+    WRITERS,
     Backoff,
     DalsegnoError,
     Limits,
@@ -161,6 +162,7 @@ class Attempt:
             state,
             principal=principal,
             voice=voice,
+            allow=self.worker.allow or WRITERS,
         )
         returned: Any = None
         error: Exception | None = None
@@ -196,6 +198,7 @@ class Attempt:
         return await (function(run, event) if self.worker.is_reactor else function(run))
 
     async def _stopped(self, run: Run) -> float | None:
+        await run.artifacts.discard()
         match self._ending:
             case Ending.OVER:
                 return None
@@ -233,6 +236,7 @@ class Attempt:
 
     async def _failed(self, run: Run, state: RunState, error: Exception) -> float | None:
         """Record that an attempt failed; the run ends with it, or is tried again."""
+        await run.artifacts.discard()
         if isinstance(error, Reject) and error.code == "RUN_CANCELLED":
             await self._finish(run, "cancelled")
             return None

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dalsegno.actors.node import send_group
-from dalsegno.protocol import SYSTEM, DomainError, OutcomeUnknownError, Receipt, Reject
+from dalsegno.actors.ports import PageBounds
+from dalsegno.protocol import (
+    SYSTEM,
+    WRITERS,
+    CorruptLogError,
+    DomainError,
+    OutcomeUnknownError,
+    Receipt,
+    Reject,
+)
 from dalsegno.protocol.providers import ChatRequest, ProviderError
 from dalsegno.protocol.runs import (
     AsProgram,
@@ -16,8 +25,10 @@ from dalsegno.protocol.runs import (
     RequestRun,
     SaveRun,
     StepReceipt,
+    runs,
 )
 
+from ._archiving import AttemptArtifacts, ReadingAt, dump_of
 from ._reading import Reading
 
 if TYPE_CHECKING:
@@ -26,9 +37,9 @@ if TYPE_CHECKING:
 
     from dalsegno.actors.node import Catalog, Directory
     from dalsegno.actors.ports import RunningProcess
-    from dalsegno.protocol import Channel, Principal
+    from dalsegno.protocol import Channel, Domain, Event, Principal
     from dalsegno.protocol.providers import ChatMessage, ChatStream, ProviderSettings, Tool
-    from dalsegno.protocol.runs import RunState
+    from dalsegno.protocol.runs import ArtifactWriter, Dump, PageAt, RunState
 
     from ._voice import Voice
 
@@ -54,6 +65,7 @@ class Run(Reading):
         *,
         principal: Principal,
         voice: Voice,
+        allow: frozenset[str] = WRITERS,
     ) -> None:
         assert state.attempt_id is not None, "it has begun"
         super().__init__(directory, catalog, workspace_id, principal)
@@ -74,6 +86,10 @@ class Run(Reading):
         """Runs that it has asked for."""
         self._steps = {name: self._receipt(kept) for name, kept in state.steps.items()}
         self._voice = voice
+        self._allow = allow
+        self._reads_at = ReadingAt(directory, catalog, workspace_id, principal)
+        self.artifacts = AttemptArtifacts(directory.node, workspace_id, run_id, self.attempt_id)
+        """The files that it writes."""
 
     def __repr__(self) -> str:
         return f"<Run {self.id} of {self.workspace_id}, attempt {self.attempt}>"
@@ -248,6 +264,92 @@ class Run(Reading):
             raise ProviderError("bad_request", message, provider_kind=kind, model=settings.model)
         request = ChatRequest.of(settings, messages, tools=tools)
         return providers.of(settings).chat(request)
+
+    # ------------------------------------------------------------------------------- archiving
+
+    async def request(self) -> Event:
+        """Return the event by which the run was asked for, as it stands in the log.
+
+        Raises:
+            CorruptLogError: it is kept no longer.
+            UnavailableError: the store is away.
+
+        """
+        one = PageBounds(from_seq=1, limit=1, bytes_max=1)
+        stream_id = runs.stream_id(self.id)
+        found = await self._directory.node.store.read_stream(self.workspace_id, stream_id, one)
+        if not found:
+            raise CorruptLogError(f"{self.workspace_id}: {stream_id} has lost its first event")
+        return found[0]
+
+    async def pause(self) -> None:
+        """Let others have a turn, where this has taken long: for one that computes."""
+        await self._reads_at.pause()
+
+    async def count_at(self, domain: Domain[Any, Any, Any], event_seq: int) -> int:
+        """Count a domain's entities that there had been up to an event of the workspace.
+
+        Raises:
+            Reject: ``ROLE_FORBIDDEN``.
+            UnavailableError: the store is away.
+
+        """
+        await self._reads_at.judge()
+        return await self._reads_at.count_at(domain, event_seq)
+
+    async def page_at(
+        self, domain: Domain[Any, Any, Any], event_seq: int, *, after: str = "", limit: int = 100
+    ) -> PageAt:
+        """List a domain's entities with their states, as they were at an event of the workspace.
+
+        All pages of one event are of one moment, however long it takes to read them, and whoever
+        writes meanwhile.  A page has fewer than ``limit`` where their states are more than
+        `Limits.list_bytes_max`.
+
+        Args:
+            domain: the entities' domain.
+            event_seq: the event's number; that of `request`, say.
+            after: the ``next`` of the page before.
+            limit: at most so many, and `Limits.list_limit_max`.
+
+        Raises:
+            Reject: ``ROLE_FORBIDDEN``.
+            UnavailableError: the store is away.
+            CorruptLogError: one of them cannot be folded.
+
+        """
+        await self._reads_at.judge()
+        page = await self._reads_at.page_at(domain, event_seq, after=after, limit=limit)
+        await self._reads_at.judge()
+        return page
+
+    def artifact(self, suffix: str) -> AbstractAsyncContextManager[ArtifactWriter]:
+        """Write a file for the length of a block: ``await out.write(…)``, ``await out.finish()``.
+
+        What was not finished is deleted at the block's end.  What was is kept if the run succeeds
+        with it as its result's ``artifact``, for `Limits.artifact_ttl_s`, and else is deleted.
+
+        Args:
+            suffix: of its name: ``".zip"``.
+
+        Raises:
+            ArtifactError: it cannot be begun: the disk is full, or there is no folder for it.
+
+        """
+        return self.artifacts.write(suffix)
+
+    def dump(self) -> Dump:
+        """Return the rows that the store keeps of the workspace; a run of ``$system``: of all.
+
+        Whoever asked for the run has to have one of the roles that may, at each page.
+
+        Raises:
+            DomainError: the store is no database.
+
+        """
+        return dump_of(
+            self._directory, self._catalog, self.workspace_id, self.principal, self._allow
+        )
 
     async def _send_along(
         self, asked: Sequence[tuple[msgspec.Struct, Principal]]

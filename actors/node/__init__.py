@@ -1,9 +1,11 @@
 """What this process serves: its workspaces, its lease, and what is looked up of both."""
 
+from ._as_of import AsOf as AsOf
 from ._catalog import Catalog as Catalog
 from ._clock import StoreClock as StoreClock
 from ._connection_ids import ConnectionIds as ConnectionIds
 from ._directory import Directory as Directory
+from ._dumping import StoreDump as StoreDump
 from ._lease import (
     Lease as Lease,
     LeaseStatistics as LeaseStatistics,

@@ -2,6 +2,8 @@
 
 from dalsegno.protocol import BEGINNING as BEGINNING, Place as Place
 
+from ._artifacts import ArtifactFile as ArtifactFile, Artifacts as Artifacts
+from ._dumps import Dumps as Dumps, EntityRows as EntityRows, MovedEntity as MovedEntity
 from ._processes import (
     Channel as Channel,
     Ended as Ended,

@@ -259,6 +259,16 @@ class Entities(Protocol):
     ) -> list[str]:
         """List the different keys of a domain's entities that begin with ``prefix``, in order."""
 
+    async def list_versions(
+        self, workspace_id: str, domain: str, *, at_seq: int, after: str, limit: int
+    ) -> list[tuple[str, int]]:
+        """List a domain's entities as they were at an event of the workspace, in order of stream.
+
+        Each with its version then, those that existed no longer included; those that had no event
+        up to there are left out.  What is committed later changes nothing of it, so that the pages
+        of a list are of one moment, however long it takes to read them.
+        """
+
     async def list_stale(
         self, workspace_id: str, domain: str, domain_version: int, *, limit: int
     ) -> list[str]:

@@ -23,7 +23,9 @@ from ._entity import (
     encoded_state as encoded_state,
     entity_from as entity_from,
     load_entity as load_entity,
+    relisted_write as relisted_write,
     state_write as state_write,
+    unlisted_write as unlisted_write,
 )
 from ._incarnation import Incarnation as Incarnation
 from ._local_node import LocalNode as LocalNode

@@ -209,6 +209,20 @@ def entity_write(stream_id: str, entity: Entity, state: str | None) -> EntityWri
     )
 
 
+def relisted_write(stream_id: str, entity: Entity, state: str | None) -> EntityWrite:
+    """Return the row of an entity that was only read, with all that its domain says of it now."""
+    return entity_write(stream_id, relisted(entity, stream_id), state)
+
+
+def unlisted_write(stream_id: str, version: int, *, exists: bool) -> EntityWrite:
+    """Return the row of an entity of which nothing is known but its version.
+
+    It is as one that a domain has listed before the first of its versions: it is folded from its
+    events, and listed anew.
+    """
+    return EntityWrite(stream_id=stream_id, version=version, exists=exists, domain_version=0)
+
+
 def state_write(stream_id: str, entity: Entity, state: str) -> EntityWrite:
     """Write an entity's state alone, for `Store.write_states`."""
     return EntityWrite(

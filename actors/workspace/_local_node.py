@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import trio
 
     from dalsegno.actors.delivery import Delivery
-    from dalsegno.actors.ports import Bus, ProcessRunner, Store, World
+    from dalsegno.actors.ports import Artifacts, Bus, Dumps, ProcessRunner, Store, World
     from dalsegno.protocol import Limits
     from dalsegno.protocol.providers import Providers
     from dalsegno.protocol.runs import Worker
@@ -50,6 +50,10 @@ class LocalNode:
     """What starts processes for them; None: nothing does."""
     providers: Providers | None = None
     """Whom they ask models of; None: nobody."""
+    artifacts: Artifacts | None = None
+    """Where they write files; None: nowhere."""
+    dumps: Dumps | None = None
+    """The store as rows; None: it has none."""
     budgets: WriteBudgets = field(init=False)
     """What each user may have written."""
     cached: CacheBound = field(init=False)

@@ -22,8 +22,11 @@ from ._reads import (
     page_of as page_of,
 )
 from ._route import (
+    ArtifactRoute as ArtifactRoute,
     At as At,
     CommandRoute as CommandRoute,
+    Download as Download,
+    InSystem as InSystem,
     InWorkspace as InWorkspace,
     OfCaller as OfCaller,
     OfEntity as OfEntity,

@@ -52,6 +52,9 @@ class Reads(Protocol):
     def id(self) -> str:
         """The workspace's id."""
 
+    async def role(self) -> str | None:
+        """Return the principal's role in it; None for who may not read it."""
+
     async def look(
         self, domain: Domain[Any, Any, Any], entity_id: str, *, min_seq: int | None = None
     ) -> Seen | None:

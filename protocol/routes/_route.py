@@ -29,7 +29,7 @@ from dalsegno.protocol._domain import Domain
 from dalsegno.protocol._errors import DalsegnoError, DomainError, Reject
 from dalsegno.protocol._rate import Rate
 from dalsegno.protocol._receipt import Receipt
-from dalsegno.protocol.runs import runs
+from dalsegno.protocol.runs import Artifact, runs
 
 from ._asked import Asked
 from ._bodies import RunBody
@@ -43,6 +43,8 @@ _WITHOUT_BODY = 204
 _ACCEPTED = 202
 _IN_WORKSPACE = frozenset({409, 504})
 """How a route of a workspace may refuse, whatever the workspace's parameter is called."""
+_OF_FILES = frozenset({410, 416})
+"""… and one of files: it is gone, or has no such part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,17 @@ class OfEntity:
     domain: Domain[Any, Any, Any]
     name: str
     """The parameter that is its id."""
+    in_system: Collection[str] = ()
+    """The global roles of those who may name one of the reserved workspace ``$system``, where there
+    are some of a domain that is not reserved: a run that is about all workspaces."""
+
+
+@dataclass(frozen=True, slots=True)
+class InSystem:
+    """The request is about no workspace but the reserved one, ``$system``: about all of them.
+
+    The caller's global role is what counts; whoever has none, as a program with a key, may not.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +108,7 @@ class OfCaller:
         return in_query if in_header is None else in_header
 
 
-At: TypeAlias = InWorkspace | OfEntity | OfCaller
+At: TypeAlias = InWorkspace | OfEntity | OfCaller | InSystem
 
 Wait = Annotated[int, Meta(ge=0, description="how long to wait for the run's end, in seconds")]
 
@@ -204,9 +217,36 @@ class ReadRoute(Route):
     """Whether the answer has a ``request_id`` beside what was returned; a header has it anyway."""
 
 
+class Download(msgspec.Struct, frozen=True, kw_only=True):
+    """A run's file, as it is given to who asks for it."""
+
+    artifact: Artifact
+    filename: str
+    """What it is called where it is saved."""
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactRoute(Route):
+    """A request that is answered with a file that a run wrote, or with a part of it.
+
+    ``Range``, ``If-Range`` and ``If-None-Match`` count (RFC 9110 §13, §14); the file's digest is
+    its ``ETag``.  A node that has not the file says which one has (``ARTIFACT_ELSEWHERE``), and of
+    one that is kept no longer it says so (``ARTIFACT_GONE``).
+    """
+
+    at: At
+    """What the caller has to be able to read."""
+    find: Callable[[Asked[Any, Any]], Awaitable[Download]]
+    """Returns which file; raises `Reject` where there is none for the caller."""
+    media_types: tuple[str, ...] = ("application/octet-stream",)
+    """What its files are, each one of these."""
+
+
 def at_of(route: Route) -> At | None:
     """Return what a route is about."""
-    return route.at if isinstance(route, (CommandRoute, RunRoute, ReadRoute)) else None
+    known = (CommandRoute, RunRoute, ReadRoute, ArtifactRoute)
+    return route.at if isinstance(route, known) else None
 
 
 def operation_of(route: Route) -> Operation:
@@ -221,8 +261,11 @@ def operation_of(route: Route) -> Operation:
     elif isinstance(route, RunRoute):
         answers = {200: route.returns, _ACCEPTED: route.returns}
         headers += ["idempotency-key", "prefer"]
+    elif isinstance(route, ArtifactRoute):
+        answers = {200: bytes, 206: bytes, 304: None}
+        headers += ["range", "if-range", "if-none-match"]
     else:
-        assert isinstance(route, ReadRoute), "there are three kinds"
+        assert isinstance(route, ReadRoute), "there are four kinds"
         answers = {200: route.returns}
         if route.version_of is not None:
             answers[304] = None
@@ -235,6 +278,8 @@ def operation_of(route: Route) -> Operation:
     refusals = route.refusals
     if isinstance(at, (InWorkspace, OfCaller)):
         refusals |= _IN_WORKSPACE
+    if isinstance(route, ArtifactRoute):
+        refusals |= _OF_FILES
     return Operation(
         method=route.method,
         path=route.path,
@@ -243,6 +288,7 @@ def operation_of(route: Route) -> Operation:
         params=_params_type(route),
         body=route.body,
         answers=answers,
+        media_types=route.media_types if isinstance(route, ArtifactRoute) else (),
         adds_request_id=not isinstance(route, ReadRoute) or route.adds_request_id,
         refusals=refusals,
         headers=tuple(headers),
@@ -286,7 +332,7 @@ def _check_names(route: Route, operation: Operation, said: str) -> None:
     if missing := sorted(set(operation.path_params) - fields):
         raise DomainError(f"{said}: its params= has no field {missing[0]!r}")
     at = at_of(route)
-    if at is None or isinstance(at, OfCaller):
+    if at is None or isinstance(at, (OfCaller, InSystem)):
         return
     place = at.place if isinstance(at, InWorkspace) else "params"
     if place == "params" and at.name not in fields:

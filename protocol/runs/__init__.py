@@ -7,6 +7,20 @@ from dalsegno.protocol._worker import (
     worker as worker,
 )
 
+from ._archiving import (
+    ArchivingWork as ArchivingWork,
+    Dump as Dump,
+    DumpPage as DumpPage,
+    EntityAt as EntityAt,
+    PageAt as PageAt,
+    ReadsAt as ReadsAt,
+)
+from ._artifacts import (
+    ARTIFACT as ARTIFACT,
+    Artifact as Artifact,
+    ArtifactWriter as ArtifactWriter,
+    artifact_of as artifact_of,
+)
 from ._commands import (
     PARTS_MAX as PARTS_MAX,
     CancelRun as CancelRun,

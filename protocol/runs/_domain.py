@@ -546,24 +546,63 @@ def _deadline(run: RunState, run_id: str) -> Due | None:
 def _on_record(
     event: AnyRunEvent, _before: RunState | None, after: RunState | None
 ) -> Sequence[Audit]:
-    """Put the steps of an automation's run on record (KJ-RBAC-5); the log has everything else."""
+    """Put the steps of some kinds of runs on record; the log has everything else."""
     assert after is not None, "a run is never gone"
-    if event.kind != AUTOMATION:
+    steps = _RECORDED.get(event.kind)
+    if steps is None:
         return ()
     match event:
         case RunRequested(trigger=None):  # somebody did that
-            actions = ["AUTOMATION_RUN_LAUNCHED", "AUTOMATION_RUN_QUEUED"]
+            actions = steps.launched
         case RunRequested():
-            actions = ["AUTOMATION_RUN_QUEUED"]
+            actions = steps.requested
         case RunStarted():
-            actions = ["AUTOMATION_RUN_RUNNING"]
+            actions = steps.started
         case RunFinished(outcome="succeeded"):
-            actions = ["AUTOMATION_RUN_SUCCEEDED"]
+            actions = steps.succeeded
         case RunFinished():
-            actions = ["AUTOMATION_RUN_FAILED"]
+            actions = steps.failed
         case _:
             return ()
     said = {"worker": after.worker, "labels": after.labels, "status": after.status}
     if after.error is not None:
         said["error_code"] = after.error.code
     return [Audit(action=each, new_value=said) for each in actions]
+
+
+class _Steps(msgspec.Struct, frozen=True, kw_only=True):
+    """What the steps of a run are called on record."""
+
+    launched: Sequence[str]
+    """It was asked for by somebody in person, whom the record names …"""
+    requested: Sequence[str]
+    """… or by an event."""
+    started: Sequence[str]
+    succeeded: Sequence[str]
+    failed: Sequence[str]
+
+
+def _of_job(name: str) -> _Steps:
+    """Return the steps of a job: it has started once it was asked for, by whom the record says."""
+    begun = [f"{name}_JOB_STARTED"]
+    return _Steps(
+        launched=begun,
+        requested=begun,
+        started=(),
+        succeeded=[f"{name}_JOB_SUCCEEDED"],
+        failed=[f"{name}_JOB_FAILED"],
+    )
+
+
+_RECORDED = {
+    AUTOMATION: _Steps(
+        launched=["AUTOMATION_RUN_LAUNCHED", "AUTOMATION_RUN_QUEUED"],
+        requested=["AUTOMATION_RUN_QUEUED"],
+        started=["AUTOMATION_RUN_RUNNING"],
+        succeeded=["AUTOMATION_RUN_SUCCEEDED"],
+        failed=["AUTOMATION_RUN_FAILED"],
+    ),
+    "export": _of_job("EXPORT_MARKDOWN"),
+    "backup": _of_job("BACKUP_SQL"),
+}
+"""By the kind of a run (KJ-RBAC-5); the others are not on record."""

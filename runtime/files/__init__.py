@@ -1,12 +1,18 @@
 """Sessions' events in plain files, or in workspaces, under one interface; what is made of them."""
 
+from dalsegno.runtime.disk import (
+    Disk as Disk,
+    Identity as Identity,
+    Lock as Lock,
+    RealDisk as RealDisk,
+)
+
 from ._diagnosis import (
     Diagnosis as Diagnosis,
     Repaired as Repaired,
     check as check,
     ids_to_check as ids_to_check,
 )
-from ._disk import Disk as Disk, Identity as Identity, Lock as Lock, RealDisk as RealDisk
 from ._errors import (
     EventCompactedError as EventCompactedError,
     EventConflictError as EventConflictError,

@@ -16,7 +16,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._disk import copy
+from dalsegno.runtime.disk import copy
+
 from ._rows import read_lines, read_row
 from ._sequence import Head, read_head, write_head, write_number
 

@@ -19,7 +19,8 @@ from ._sifting import Tally, sift
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._disk import Identity
+    from dalsegno.runtime.disk import Identity
+
     from ._file_store import FileEventStore
     from ._folder import SessionFolder
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from dalsegno.protocol import SEQ_MAX
+from dalsegno.runtime.disk import RealDisk, make_durable_folder
 from dalsegno.runtime.seams import WORLD
 
 from ._compaction import compact
-from ._disk import RealDisk, make_durable_folder
 from ._errors import EventCompactedError, EventConflictError, EventStoreStateError
 from ._event_store import PAGE_MAX, EventStore, check_session_id, is_session_id
 from ._events import EVENT_SCHEMA_VERSION, EventPage, Inserted, Replayed, StoredEvent
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dalsegno.actors import World
+    from dalsegno.runtime.disk import Disk
 
-    from ._disk import Disk
     from ._event_store import Hold
     from ._events import Appended, EventEnvelope, EventProjectionHaltMarker
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import trio
 
-from ._disk import make_durable_folder
+from dalsegno.runtime.disk import make_durable_folder
+
 from ._errors import EventIoError, EventStoreStateError
 from ._event_store import check_session_id
 from ._layout import Layout
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dalsegno.actors import World
-
-    from ._disk import Disk, Lock
+    from dalsegno.runtime.disk import Disk, Lock
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ._disk import append_line, replace, settle_folder
+from dalsegno.runtime.disk import append_line, replace, settle_folder
+
 from ._errors import EventSerializationError
 from ._events import EventProjectionHaltMarker
 

@@ -19,7 +19,8 @@ from ._sequence import COMPACTED, Head, read_head, read_number
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ._disk import Identity
+    from dalsegno.runtime.disk import Identity
+
     from ._events import StoredEvent
     from ._folder import SessionFolder
 

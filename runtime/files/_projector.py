@@ -23,8 +23,8 @@ from msgspec import Meta
 
 from dalsegno.actors.domains.sessions import assistant_text
 from dalsegno.protocol import SEQ_MAX
+from dalsegno.runtime.disk import RealDisk, make_durable_folder, replace
 
-from ._disk import RealDisk, make_durable_folder, replace
 from ._errors import EventCompactedError, EventIoError, EventStoreStateError
 from ._event_store import check_session_id
 from ._events import REPAIR
@@ -33,7 +33,8 @@ from ._rows import line_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from ._disk import Disk
+    from dalsegno.runtime.disk import Disk
+
     from ._event_store import EventStore
     from ._events import StoredEvent
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from dalsegno.protocol import SEQ_MAX
+from dalsegno.runtime.disk import append_line, copy, make_empty, settle_folder
 
 from ._diagnosis import Repaired, examine
-from ._disk import append_line, copy, make_empty, settle_folder
 from ._errors import EventStoreStateError, SchemaVersionMismatchError
 from ._event_store import ms_of
 from ._events import EVENT_SCHEMA_VERSION, REPAIR, StoredEvent
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from dalsegno.runtime.disk import Identity
+
     from ._diagnosis import Diagnosis, Findings
-    from ._disk import Identity
     from ._file_store import FileEventStore
     from ._folder import SessionFolder
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ._disk import Disk
+    from dalsegno.runtime.disk import Disk
 
 _CHUNK = 4 * 1024 * 1024
 """Bytes of a log that are read at a time."""

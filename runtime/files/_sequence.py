@@ -11,14 +11,14 @@ import msgspec
 from msgspec import Meta
 
 from dalsegno.protocol import SEQ_MAX
+from dalsegno.runtime.disk import replace
 
-from ._disk import replace
 from ._errors import EventStoreStateError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ._disk import Disk, Identity
+    from dalsegno.runtime.disk import Disk, Identity
 
 OWNER, COMPACTED = "sequence owner", "compaction marker"
 """What the numbers are called in errors."""

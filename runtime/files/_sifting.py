@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ._disk import Disk, Identity
+    from dalsegno.runtime.disk import Disk, Identity
+
     from ._sequence import Head
 
 BAD_LINES_MAX = 100

@@ -23,6 +23,7 @@ from ._drivers import (
     DriverName as DriverName,
     open_driver as open_driver,
 )
+from ._dumps import PostgresDumps as PostgresDumps
 from ._embedded import open_embedded as open_embedded
 from ._held import abandon_all as abandon_all
 from ._memory_accounts import MemoryAccounts as MemoryAccounts
@@ -31,6 +32,12 @@ from ._postgres import PostgresStore as PostgresStore
 from ._postgres_accounts import PostgresAccounts as PostgresAccounts
 from ._psycopg import connect as connect
 from ._readiness import bring_up_to_date as bring_up_to_date
+from ._restoring import (
+    RestoreRefusedError as RestoreRefusedError,
+    Restoring as Restoring,
+    check_rows_version as check_rows_version,
+    restoring as restoring,
+)
 from ._suitability import (
     DatabaseRefusedError as DatabaseRefusedError,
     RightsMissingError as RightsMissingError,

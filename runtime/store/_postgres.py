@@ -48,6 +48,7 @@ from dalsegno.actors import (
 from dalsegno.protocol import Cursor, Event, Limits, OutcomeUnknownError, instant, parse_cursor
 
 from ._driver import DriverError
+from ._dumps import PostgresDumps
 from ._listing import list_entities
 from ._loading import load, load_many
 from ._migrations import check
@@ -131,6 +132,8 @@ class PostgresStore:
         one there may be a database that was restored."""
         self.accounts = PostgresAccounts(self._pools)
         """The sessions and credentials, on the same connections."""
+        self.dumps = PostgresDumps(self._pools)
+        """All that is kept, as rows."""
 
     def __repr__(self) -> str:
         return f"<PostgresStore {self._pools!r}>"
@@ -428,6 +431,14 @@ class PostgresStore:
         """List the keys of a domain's entities; see `Store.list_keys`."""
         named = (workspace_id, domain, prefix, after, str(limit))
         return [key for (key,) in await fetch(self._pools.reading, "list_keys", *named)]
+
+    async def list_versions(
+        self, workspace_id: str, domain: str, *, at_seq: int, after: str, limit: int
+    ) -> list[tuple[str, int]]:
+        """List entities as they were at an event; see `Store.list_versions`."""
+        named = (workspace_id, domain, str(at_seq), after, str(limit))
+        rows = await fetch(self._pools.reading, "list_versions", *named)
+        return [(stream_id, version) for stream_id, version in rows]
 
     async def list_stale(
         self, workspace_id: str, domain: str, domain_version: int, *, limit: int

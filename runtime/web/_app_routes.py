@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec.structs import replace as replace_fields
 from quart import Response, request
 
 from dalsegno.protocol import (
+    SYSTEM_WORKSPACE,
     DalsegnoError,
     DomainError,
     OutcomeUnknownError,
@@ -22,8 +23,10 @@ from dalsegno.protocol import (
     UnavailableError,
 )
 from dalsegno.protocol.routes import (
+    ArtifactRoute,
     Asked,
     CommandRoute,
+    InSystem,
     InWorkspace,
     OfCaller,
     OfEntity,
@@ -36,15 +39,16 @@ from dalsegno.protocol.runs import runs
 
 from ._callers import CallersWorkspaces, workspace_meant
 from ._conditions import base_version, is_known, not_modified, tagged
+from ._downloads import downloaded
 from ._envelope import answer, answer_json, nothing, read, read_any, replayed, request_id
-from ._located import hidden_from_strangers, workspace_of
+from ._located import hidden_from_strangers, workspace_in, workspace_of
 from ._membership import check_role
 from ._route_context import RouteContext, idempotency_key, needed_key
 from ._route_table import RouteTable, read_params
 from ._run_requests import Patience, RunRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Collection, Iterator
 
     from dalsegno.protocol import Domain, Receipt
     from dalsegno.protocol.routes import Route
@@ -52,6 +56,9 @@ if TYPE_CHECKING:
     from dalsegno.runtime import Workspace
 
     from ._identity import Identity
+
+
+ReadT = TypeVar("ReadT", bound=msgspec.Struct)
 
 
 def app_routes(context: RouteContext) -> RouteTable:
@@ -110,7 +117,11 @@ class _Carrier:
             return await self._read(route, identity, self._asked(identity, params, body))
         if isinstance(route, RunRoute):
             return await self._run(route, identity, params, body)
-        assert isinstance(route, CommandRoute), "there are three kinds"
+        if isinstance(route, ArtifactRoute):
+            asked = self._asked(identity, params, body)
+            found = await self._read_of(route, route.find, identity, asked)
+            return await downloaded(self._rt, found)
+        assert isinstance(route, CommandRoute), "there are four kinds"
         in_body = getattr(body, "idempotency_key", None)
         key = needed_key(self._rt, in_body) if route.makes_key else idempotency_key(in_body)
         asked = self._asked(identity, params, body, key=key, if_match=base_version())
@@ -155,7 +166,7 @@ class _Carrier:
         Return the receipt as one of that entity, its state, and whether it was found.
         """
         domain, entity_id = named
-        workspace = self._rt.workspace(receipt.workspace_id)
+        workspace = workspace_in(self._rt, receipt.workspace_id)
         first = await workspace.history(domain, entity_id, limit=1)
         is_found = not first or first[0].command_id != receipt.command_id
         version, state = 0, None
@@ -171,7 +182,7 @@ class _Carrier:
 
     async def _state_after(self, receipt: Receipt) -> Any:  # noqa: ANN401 - the domain's
         """Read a command's entity as it was after it: as the program, for who has left (I5)."""
-        workspace = self._rt.workspace(receipt.workspace_id)
+        workspace = workspace_in(self._rt, receipt.workspace_id)
         domain = self._rt.service.catalog.domains[receipt.stream_id.partition(":")[0]]
         now = await workspace.look(domain, receipt.entity_id)
         if now is not None and now.version == receipt.version:
@@ -224,14 +235,21 @@ class _Carrier:
         if isinstance(route.at, OfEntity):
             entity_id = getattr(asked.params, route.at.name)
             workspace, _ = await workspace_of(
-                self._rt, route.at.domain, entity_id, identity, is_answered
+                self._rt,
+                route.at.domain,
+                entity_id,
+                identity,
+                is_answered,
+                in_system=route.at.in_system,
             )
+        elif isinstance(route.at, InSystem):
+            workspace = identity.acting(self._rt.system)
         else:
             named = await self._named(route.at, asked)
             workspace = identity.acting(self._rt.workspace(named))
         await workspace.check_may_send(command, key=key)
         if route.roles is not None and not await is_answered(workspace):
-            await check_role(self._rt, workspace.id, identity.user_id, allow=route.roles)
+            await self._check_role(workspace, identity, route.roles)
         return await workspace.send(command, key=key, correlation_id=request_id())
 
     async def _named(self, at: InWorkspace | OfCaller, asked: Asked[Any, Any]) -> str:
@@ -275,7 +293,7 @@ class _Carrier:
         with asking.asking():
             asked = self._asked(identity, params, body, key=key)
             receipt = await self._send(route, identity, asked)
-            workspace = identity.acting(rt.workspace(receipt.workspace_id))
+            workspace = identity.acting(workspace_in(rt, receipt.workspace_id))
             asked = replace(asked, reads=workspace)
             with _applied():
                 run_id = receipt.entity_id if route.run_of is None else await route.run_of(asked)
@@ -325,7 +343,7 @@ class _Carrier:
             Reject: ``…_NOT_FOUND``, ``ROLE_FORBIDDEN`` (C22); what reading raises.
 
         """
-        body = await self._body_of(route, identity, asked)
+        body = await self._read_of(route, route.read, identity, asked)
         as_it_is = not route.adds_request_id
         response = answer_json(msgspec.json.encode(body)) if as_it_is else answer(body)
         if route.version_of is None:
@@ -333,22 +351,46 @@ class _Carrier:
         version = route.version_of(body)
         return not_modified(version) if is_known(version) else tagged(response, version)
 
-    async def _body_of(
-        self, route: ReadRoute, identity: Identity, asked: Asked[Any, Any]
-    ) -> msgspec.Struct:
+    async def _read_of(
+        self,
+        route: ReadRoute | ArtifactRoute,
+        read: Callable[[Asked[Any, Any]], Awaitable[ReadT]],
+        identity: Identity,
+        asked: Asked[Any, Any],
+    ) -> ReadT:
+        """Return what a route's function reads, of what the caller may read."""
         rt, at = self._rt, route.at
         if at is None:
-            own = CallersWorkspaces(rt, identity)
-            return await route.read(replace(asked, memberships=own))
+            return await read(replace(asked, memberships=CallersWorkspaces(rt, identity)))
+        if isinstance(at, InSystem):
+            workspace = identity.acting(rt.system)
+            await self._check_role(workspace, identity, route.roles)
+            return await read(replace(asked, reads=workspace))
         if isinstance(at, (InWorkspace, OfCaller)):
             workspace_id = await self._named(at, asked)
             await check_role(rt, workspace_id, identity.user_id, allow=route.roles)
-            return await route.read(
-                replace(asked, reads=identity.acting(rt.workspace(workspace_id)))
-            )
+            return await read(replace(asked, reads=identity.acting(rt.workspace(workspace_id))))
         entity_id = getattr(asked.params, at.name)
-        workspace, role = await workspace_of(rt, at.domain, entity_id, identity)
+        workspace, role = await workspace_of(
+            rt, at.domain, entity_id, identity, in_system=at.in_system
+        )
         if route.roles is not None and role not in route.roles:
             raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
         with hidden_from_strangers(at.domain, entity_id):
-            return await route.read(replace(asked, reads=workspace))
+            return await read(replace(asked, reads=workspace))
+
+    async def _check_role(
+        self, workspace: Workspace, identity: Identity, allow: Collection[str] | None
+    ) -> None:
+        """Raise unless the caller has one of some roles in a workspace, the reserved one included.
+
+        Raises:
+            Reject: as `check_role`.
+
+        """
+        if workspace.id != SYSTEM_WORKSPACE:
+            await check_role(self._rt, workspace.id, identity.user_id, allow=allow)
+            return
+        role = await workspace.role_of(identity.user_id)
+        if role is None or (allow is not None and role not in allow):
+            raise Reject("ROLE_FORBIDDEN", "not with this global role", role=role)

@@ -54,6 +54,8 @@ async def serving(
     tokens: TokenIssuer | None = None,
     app: App | None = None,
     providers: Callable[[], AbstractAsyncContextManager[Providers]] | None = None,
+    artifacts: Path | None = None,
+    node_id: str | None = None,
 ) -> AsyncIterator[Site]:
     stop = trio.Event()
     config = ServeConfig(
@@ -65,6 +67,8 @@ async def serving(
         tokens=tokens,
         app=note_app if app is None else app,
         providers=providers,
+        artifacts=artifacts,
+        node_id=node_id,
     )
     async with trio.open_nursery() as nursery:
         ready = await nursery.start(partial(serve, config, stop=stop))

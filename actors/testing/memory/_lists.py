@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -79,6 +80,17 @@ def list_keys(log: MemoryLog, domain: str, prefix: str, after: str) -> list[str]
         keys.add("")
     found = (key for key in keys if key.startswith(prefix) and key.encode() > after.encode())
     return sorted(found, key=str.encode)
+
+
+def list_versions(log: MemoryLog, domain: str, at_seq: int, after: str) -> list[tuple[str, int]]:
+    """Return a domain's entities as they were at an event; see `Store.list_versions`."""
+    found = []
+    for stream_id, events in log.streams.items():
+        version = bisect_right(events, at_seq, key=lambda event: event.event_seq)
+        is_wanted = stream_id.partition(":")[0] == domain and stream_id.encode() > after.encode()
+        if is_wanted and version > 0:
+            found.append((stream_id, events[version - 1].stream_seq))
+    return sorted(found, key=lambda each: each[0].encode())
 
 
 def list_stale(log: MemoryLog, domain: str, domain_version: int, *, limit: int) -> list[str]:

@@ -43,7 +43,7 @@ from dalsegno.actors.ports import (
 )
 from dalsegno.protocol import Cursor, Event, Limits
 
-from ._lists import list_entities, list_keys, list_stale, read_records, rows_of
+from ._lists import list_entities, list_keys, list_stale, list_versions, read_records, rows_of
 from ._log import MemoryLog, refuse_bad_text
 from ._tables import Cursors, Nodes, Places
 
@@ -373,6 +373,14 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         log = self._logs.get(workspace_id)
         return list_keys(log, domain, prefix, after)[:limit] if log else []
+
+    async def list_versions(
+        self, workspace_id: str, domain: str, *, at_seq: int, after: str, limit: int
+    ) -> list[tuple[str, int]]:
+        """List entities as they were at an event; see `Store.list_versions`."""
+        await trio.lowlevel.checkpoint()
+        log = self._logs.get(workspace_id)
+        return list_versions(log, domain, at_seq, after)[:limit] if log else []
 
     async def list_stale(
         self, workspace_id: str, domain: str, domain_version: int, *, limit: int

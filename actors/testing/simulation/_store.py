@@ -234,6 +234,16 @@ class SimStore:
             )
         )
 
+    async def list_versions(
+        self, workspace_id: str, domain: str, *, at_seq: int, after: str, limit: int
+    ) -> list[tuple[str, int]]:
+        """See `Store.list_versions`."""
+        return await self.link.read(
+            lambda: self._inner.list_versions(
+                workspace_id, domain, at_seq=at_seq, after=after, limit=limit
+            )
+        )
+
     async def list_stale(
         self, workspace_id: str, domain: str, domain_version: int, *, limit: int
     ) -> list[str]:

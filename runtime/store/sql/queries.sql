@@ -780,6 +780,21 @@ with recursive named as (
 )
 select key from named where starts_with(key, $3::text) limit $5::text::integer
 
+-- list_versions --
+-- Of those that were changed later, the look back passes over what was done since.
+-- $1 workspace, $2 domain, $3 the event, $4 the stream after which the page begins, $5 limit.
+select e.stream_id, v.stream_seq
+  from dalsegno.entity e
+  cross join lateral (
+    select stream_seq from dalsegno.event
+     where workspace_id = e.workspace_id and stream_id = e.stream_id
+       and event_seq <= $3::text::bigint
+     order by stream_seq desc limit 1) v
+ where e.workspace_id = $1::text and e.stream_id > $4::text
+   and e.stream_id >= $2::text || ':' and e.stream_id < $2::text || ';'
+ order by e.stream_id
+ limit $5::text::integer
+
 -- list_stale --
 -- Of any version but this one: first the lower ones, then the higher.
 -- $1 workspace, $2 domain, $3 its version, $4 limit.
@@ -1282,3 +1297,347 @@ with old as materialized (
 )
 delete from dalsegno.ticket t using old o where t.digest = o.digest
 returning t.user_id
+
+-- dump_total --
+-- $1 a workspace, null: of all.
+select coalesce(sum(head_seq), 0)::bigint from dalsegno.workspace_head
+ where $1::text is null or workspace_id = $1::text
+
+-- dump_workspaces --
+select workspace_id from dalsegno.workspace_head
+ where workspace_id > $1::text order by workspace_id limit $2::text::integer
+
+-- dump_workspace_head --
+-- Of every dump: how many rows were looked at, where each is, and the row as JSON.  JSON of a
+-- column travels as text, byte for byte.  $1 workspace, $2 the event up to which.
+select 1, '', row_to_json(r)::text
+  from (
+    select workspace_id, epoch, head_seq, first_seq, chain, recorded_at, halted_reason, halted_code,
+           app_version, created_at
+      from dalsegno.workspace_head where workspace_id = $1::text) r
+
+-- dump_event --
+-- $3 rows, $4 bytes, $5 the event after which the page begins.
+with page as materialized (
+  select e.*, row_number() over p as place, sum(payload_bytes) over p as bytes
+    from (
+      select * from dalsegno.event
+       where workspace_id = $1::text and event_seq > $5::text::bigint
+         and event_seq <= $2::text::bigint
+       order by event_seq limit $3::text::integer) e
+  window p as (order by event_seq rows unbounded preceding)
+)
+select (select count(*) from page), event_seq::text, (
+    select row_to_json(r)::text from (
+      select e.event_seq, e.stream_id, e.stream_seq, e.event_id, e.type, e.type_version,
+             e.schema_version, e.payload::text as payload, e.actor_id, e.command_id, e.source,
+             e.causation, e.correlation_id, e.recorded_at, e.chain,
+             encode(e.salt, 'hex') as salt, encode(e.erased_digest, 'hex') as erased_digest) r)
+  from page e where place = 1 or bytes <= $4::text::bigint
+ order by e.event_seq
+
+-- dump_entity --
+-- Without a row are those that were changed since; their version then stands beside, and since when
+-- they had it.  $3 rows, $4 bytes, $5 the stream after which the page begins.
+with page as materialized (
+  select e.*, row_number() over p as place, sum(coalesce(state_bytes, 4096)) over p as bytes
+    from (
+      select * from dalsegno.entity
+       where workspace_id = $1::text and stream_id > $5::text
+       order by stream_id limit $3::text::integer) e
+  window p as (order by stream_id rows unbounded preceding)
+)
+select (select count(*) from page), e.stream_id, case when e.version = v.stream_seq then (
+    select row_to_json(r)::text from (
+      select e.stream_id, e.version, e.live, e.keys, e.title, e.state::text as state,
+             e.state_version, e.domain_version, e.updated_at, e.sort, e.due_at, e.index_version,
+             e.state_bytes) r) end,
+       v.stream_seq, v.recorded_at::text, e.live
+  from page e
+  left join lateral (
+    select stream_seq, recorded_at from dalsegno.event
+     where workspace_id = $1::text and stream_id = e.stream_id and event_seq <= $2::text::bigint
+     order by stream_seq desc limit 1) v on true
+ where place = 1 or bytes <= $4::text::bigint
+ order by e.stream_id
+
+-- dump_snapshot --
+-- $3 rows, $4 not used, $5 and $6 stream and version after which the page begins.
+with page as materialized (
+  select * from dalsegno.snapshot
+   where workspace_id = $1::text and (stream_id, version) > ($5::text, $6::text::bigint)
+     and $4::text is not null
+   order by stream_id, version limit $3::text::integer
+)
+select (select count(*) from page), json_build_array(s.stream_id, s.version::text)::text, case when
+    exists (select from dalsegno.event e
+             where e.workspace_id = $1::text and e.stream_id = s.stream_id
+               and e.stream_seq = s.version and e.event_seq <= $2::text::bigint) then (
+    select row_to_json(r)::text from (
+      select s.stream_id, s.version, s.domain_version, s.state::text as state) r) end
+  from page s order by s.stream_id, s.version
+
+-- dump_command_result --
+-- $3 rows, $4 not used, $5 and $6 scope and key after which the page begins.
+with page as materialized (
+  select * from dalsegno.command_result
+   where workspace_id = $1::text and (scope, key) > ($5::text, $6::text)
+     and $4::text is not null
+   order by scope, key limit $3::text::integer
+)
+select (select count(*) from page), json_build_array(c.scope, c.key)::text, case when
+    c.event_seq <= $2::text::bigint and c.expires_at > statement_timestamp() then (
+    select row_to_json(r)::text from (
+      select c.scope, c.key, encode(c.payload_hash, 'hex') as payload_hash,
+             c.answer::text as answer, c.event_seq, c.expires_at) r) end
+  from page c order by c.scope, c.key
+
+-- dump_command_audit --
+-- $3 rows, $4 not used, $5 and $6 event and number after which the page begins.
+with page as materialized (
+  select * from dalsegno.command_audit
+   where workspace_id = $1::text
+     and (event_seq, n) > ($5::text::bigint, $6::text::integer)
+     and event_seq <= $2::text::bigint and $4::text is not null
+   order by event_seq, n limit $3::text::integer
+)
+select (select count(*) from page), json_build_array(a.event_seq::text, a.n::text)::text, (
+    select row_to_json(r)::text from (
+      select a.event_seq, a.n, a.recorded_at, a.actor_id, a.action, a.resource_type,
+             a.resource_id, a.old_value::text as old_value, a.new_value::text as new_value,
+             a.request_id, a.address) r)
+  from page a order by a.event_seq, a.n
+
+-- dump_audit --
+-- $2 and $4 not used, $3 rows, $5 the number after which the page begins.
+with page as materialized (
+  select * from dalsegno.audit
+   where workspace_id = $1::text and id > $5::text::bigint
+     and $2::text is not null and $4::text is not null
+   order by id limit $3::text::integer
+)
+select (select count(*) from page), a.id::text, (
+    select row_to_json(r)::text from (select a.recorded_at, a.actor, a.action, a.detail) r)
+  from page a order by a.id
+
+-- dump_reactor_place --
+-- One that is further than the dump goes on from its end: what it was told of is not there.
+select 1, '', row_to_json(r)::text
+  from (
+    select p.to_begin, p.updated_at, (
+        select coalesce(json_object_agg(each.key, case
+            when split_part(each.value, '-', 1)::bigint <= $2::text::bigint then each.value
+            when $2::text::bigint = 0 then '0'
+            else $2::text || '-' || (
+              select lpad(to_hex(chain), 16, '0') from dalsegno.event
+               where workspace_id = $1::text and event_seq = $2::text::bigint) end), '{}'::json)
+          from jsonb_each_text(p.places) each)::text as places
+      from dalsegno.reactor_place p where p.workspace_id = $1::text) r
+
+-- dump_api_key --
+-- $2 and $4 not used, $3 rows, $5 the key after which the page begins.
+with page as materialized (
+  select * from dalsegno.api_key
+   where workspace_id = $1::text and key_id > $5::text
+     and $2::text is not null and $4::text is not null
+   order by key_id limit $3::text::integer
+)
+select (select count(*) from page), k.key_id, (
+    select row_to_json(r)::text from (
+      select k.key_id, k.name, k.created_by, k.created_at, k.expires_at, k.last_used_at,
+             k.revoked_at, encode(k.digest, 'hex') as digest,
+             encode(k.previous, 'hex') as previous, encode(k.connection, 'hex') as connection) r)
+  from page k order by k.key_id
+
+-- dump_reactor --
+-- $1, $2 and $4 not used, $3 rows, $5 the name after which the page begins.
+with page as materialized (
+  select * from dalsegno.reactor
+   where name > $5::text and $1::text is not null and $2::text is not null and $4::text is not null
+   order by name limit $3::text::integer
+)
+select (select count(*) from page), t.name, (
+    select row_to_json(r)::text from (select t.name, t.was, t.since, t.registered_at) r)
+  from page t order by t.name
+
+-- dump_credential --
+-- $1, $2 and $4 not used, $3 rows, $5 the user after whom the page begins.
+with page as materialized (
+  select * from dalsegno.credential
+   where user_id > $5::text and $1::text is not null and $2::text is not null
+     and $4::text is not null
+   order by user_id limit $3::text::integer
+)
+select (select count(*) from page), c.user_id, (
+    select row_to_json(r)::text from (select c.user_id, c.password_hash, c.updated_at) r)
+  from page c order by c.user_id
+
+-- dump_ack_cursor --
+-- $1, $2 and $4 not used, $3 rows, $5-8 the key after which the page begins.
+with page as materialized (
+  select * from dalsegno.ack_cursor
+   where (user_id, client_id, workspace_id, stream_id) > ($5::text, $6::text, $7::text, $8::text)
+     and $1::text is not null and $2::text is not null and $4::text is not null
+   order by user_id, client_id, workspace_id, stream_id limit $3::text::integer
+)
+select (select count(*) from page),
+       json_build_array(c.user_id, c.client_id, c.workspace_id, c.stream_id)::text, (
+    select row_to_json(r)::text from (
+      select c.user_id, c.client_id, c.workspace_id, c.stream_id, c.seq, c.updated_at) r)
+  from page c order by c.user_id, c.client_id, c.workspace_id, c.stream_id
+
+-- restore_occupied --
+-- What a database has that a backup would be mixed with.  Who began to serve it before it had
+-- anything has left heads without events.
+select what from (
+    select 1, 'events' where exists (select from dalsegno.event)
+    union all
+    select 2, 'workspaces' where exists (
+      select from dalsegno.workspace_head where head_seq > 0 or halted_reason is not null)
+    union all select 3, 'accounts' where exists (select from dalsegno.credential)
+    union all select 4, 'sessions' where exists (select from dalsegno.session)
+    union all select 5, 'API keys' where exists (select from dalsegno.api_key)
+    union all select 6, 'cursors' where exists (select from dalsegno.ack_cursor)
+  ) found(n, what)
+ order by n
+
+-- restore_served --
+select node_id from dalsegno.node where expires_at > clock_timestamp() order by node_id limit 1
+
+-- restore_workspace_head --
+-- Nobody owns it.  Of each restore: $1 workspace, $2 rows.
+insert into dalsegno.workspace_head as old
+  (workspace_id, epoch, head_seq, first_seq, chain, recorded_at, halted_reason, halted_code,
+   app_version, created_at)
+select $1::text, epoch, head_seq, first_seq, chain, recorded_at, halted_reason, halted_code,
+       app_version, created_at
+  from json_to_recordset($2::text::json) as r(
+    epoch bigint, head_seq bigint, first_seq bigint, chain bigint, recorded_at timestamptz,
+    halted_reason text, halted_code text, app_version integer, created_at timestamptz)
+on conflict (workspace_id) do update
+  set epoch = greatest(old.epoch, excluded.epoch) + 1, owner = null,
+      head_seq = excluded.head_seq, first_seq = excluded.first_seq, chain = excluded.chain,
+      recorded_at = excluded.recorded_at, halted_reason = excluded.halted_reason,
+      halted_code = excluded.halted_code, app_version = excluded.app_version,
+      created_at = excluded.created_at
+
+-- restore_event --
+with rows as materialized (
+  select * from json_to_recordset($2::text::json) as r(
+    event_seq bigint, stream_id text, stream_seq bigint, event_id uuid, type text,
+    type_version integer, schema_version integer, payload text, actor_id text, command_id text,
+    source text, causation text, correlation_id text, recorded_at timestamptz, chain bigint,
+    salt text, erased_digest text)
+), kinds as (
+  insert into dalsegno.event_type (domain, type, type_version)
+  select distinct split_part(stream_id, ':', 1), type, type_version from rows
+  on conflict do nothing
+)
+insert into dalsegno.event
+  (workspace_id, event_seq, stream_id, stream_seq, event_id, type, type_version, schema_version,
+   payload, actor_id, command_id, source, causation, correlation_id, recorded_at, chain, salt,
+   erased_digest)
+select $1::text, event_seq, stream_id, stream_seq, event_id, type, type_version, schema_version,
+       payload::json, actor_id, command_id, source, causation, correlation_id, recorded_at, chain,
+       decode(salt, 'hex'), decode(erased_digest, 'hex')
+  from rows
+
+-- restore_entity --
+with rows as materialized (
+  select * from json_to_recordset($2::text::json) as r(
+    stream_id text, version bigint, live boolean, keys text[], title text, state text,
+    state_version bigint, domain_version integer, updated_at timestamptz, sort text,
+    due_at timestamptz, index_version integer, state_bytes bigint)
+), listed as (
+  insert into dalsegno.entity_key (workspace_id, domain, key, sort, stream_id)
+  select $1::text, split_part(stream_id, ':', 1), k.key, coalesce(sort, ''), stream_id
+    from rows cross join lateral (
+      select unnest(keys) union select '' where sort is not null) k(key)
+   where live
+)
+insert into dalsegno.entity
+  (workspace_id, stream_id, version, live, keys, title, state, state_version, domain_version,
+   updated_at, sort, due_at, index_version, state_bytes)
+select $1::text, stream_id, version, live, keys, title, state::json, state_version, domain_version,
+       updated_at, sort, due_at, index_version, state_bytes
+  from rows
+
+-- restore_snapshot --
+insert into dalsegno.snapshot (workspace_id, stream_id, version, domain_version, state)
+select $1::text, stream_id, version, domain_version, state::json
+  from json_to_recordset($2::text::json) as r(
+    stream_id text, version bigint, domain_version integer, state text)
+
+-- restore_command_result --
+insert into dalsegno.command_result
+  (workspace_id, scope, key, payload_hash, answer, event_seq, expires_at)
+select $1::text, scope, key, decode(payload_hash, 'hex'), answer::json, event_seq, expires_at
+  from json_to_recordset($2::text::json) as r(
+    scope text, key text, payload_hash text, answer text, event_seq bigint,
+    expires_at timestamptz)
+
+-- restore_command_audit --
+insert into dalsegno.command_audit
+  (workspace_id, event_seq, n, recorded_at, actor_id, action, resource_type, resource_id, old_value,
+   new_value, request_id, address)
+select $1::text, event_seq, n, recorded_at, actor_id, action, resource_type, resource_id,
+       old_value::json, new_value::json, request_id, address
+  from json_to_recordset($2::text::json) as r(
+    event_seq bigint, n integer, recorded_at timestamptz, actor_id text, action text,
+    resource_type text, resource_id text, old_value text, new_value text, request_id text,
+    address text)
+
+-- restore_audit --
+insert into dalsegno.audit (recorded_at, workspace_id, actor, action, detail)
+select recorded_at, $1::text, actor, action, detail
+  from json_to_recordset($2::text::json) with ordinality as r(
+    recorded_at timestamptz, actor text, action text, detail text, n)
+ order by n
+
+-- restore_reactor_place --
+insert into dalsegno.reactor_place (workspace_id, places, to_begin, updated_at)
+select $1::text, places::jsonb, to_begin, updated_at
+  from json_to_recordset($2::text::json) as r(
+    places text, to_begin boolean, updated_at timestamptz)
+
+-- restore_api_key --
+insert into dalsegno.api_key
+  (key_id, workspace_id, name, created_by, created_at, expires_at, last_used_at, revoked_at, digest,
+   previous, connection)
+select key_id, $1::text, name, created_by, created_at, expires_at, last_used_at, revoked_at,
+       decode(digest, 'hex'), decode(previous, 'hex'), decode(connection, 'hex')
+  from json_to_recordset($2::text::json) as r(
+    key_id text, name text, created_by text, created_at timestamptz, expires_at timestamptz,
+    last_used_at timestamptz, revoked_at timestamptz, digest text, previous text, connection text)
+
+-- restore_reactor --
+insert into dalsegno.reactor (name, was, since, registered_at)
+select name, was, since, registered_at
+  from json_to_recordset($2::text::json) as r(
+    name text, was text, since text, registered_at timestamptz)
+ where $1::text is not null
+on conflict (name) do update
+  set was = excluded.was, since = excluded.since, registered_at = excluded.registered_at
+
+-- restore_credential --
+insert into dalsegno.credential (user_id, password_hash, updated_at)
+select user_id, password_hash, updated_at
+  from json_to_recordset($2::text::json) as r(
+    user_id text, password_hash text, updated_at timestamptz)
+ where $1::text is not null
+
+-- restore_ack_cursor --
+-- One above what the log has would keep its client from ever being told of what comes there.
+insert into dalsegno.ack_cursor (user_id, client_id, workspace_id, stream_id, seq, updated_at)
+select user_id, client_id, workspace_id, stream_id, seq, updated_at
+  from json_to_recordset($2::text::json) as r(
+    user_id text, client_id text, workspace_id text, stream_id text, seq bigint,
+    updated_at timestamptz)
+ where $1::text is not null
+   and (seq = 0
+        or exists (select from dalsegno.workspace_head h
+                    where h.workspace_id = r.workspace_id
+                      and r.stream_id = 'workspace:' || r.workspace_id and h.head_seq >= r.seq)
+        or exists (select from dalsegno.event e
+                    where e.workspace_id = r.workspace_id and e.stream_id = r.stream_id
+                      and e.stream_seq = r.seq))

@@ -18,8 +18,9 @@ from ._client import Clock, Site, User
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
-    from dalsegno.actors import Store
+    from dalsegno.actors import Artifacts, Store
     from dalsegno.protocol import Authenticator, Authorize
     from dalsegno.protocol.providers import Providers
     from dalsegno.runtime.web import TokenIssuer
@@ -47,6 +48,9 @@ async def open_site(
     authenticate: Authenticator | None = None,
     authorize: Authorize | None = None,
     providers: Callable[[], AbstractAsyncContextManager[Providers]] | None = None,
+    artifacts: Path | Artifacts | None = None,
+    node_id: str | None = None,
+    address: str | None = None,
 ) -> AsyncIterator[Site]:
     """Open an application, on a store in memory unless a database is named."""
     clock = Clock()
@@ -70,6 +74,9 @@ async def open_site(
         world=world,
         limits=limits,
         providers=providers,
+        artifacts=artifacts,
+        node_id=node_id,
+        address=address,
     ) as rt:
         web = create_app(
             rt,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dalsegno.actors.ports import Place
+from dalsegno.protocol import SEQ_MAX
 
 from ._writing import Writer, entity, writer
 
@@ -36,6 +37,29 @@ async def names(store: Store, key: str | None, **more: Any) -> list[str]:  # noq
 
 class ListContract:
     """Lists by key and sort, with states and the number at which they held."""
+
+    async def test_entities_are_listed_as_they_were_at_an_event(self, store: Store) -> None:
+        w = await writer(store, "w")
+        first = [w.event("note:1"), w.event("note:1"), w.event("noted:1"), w.event("note:2")]
+        assert await store.append([w.batch(*first)])
+        gone = entity("note:2", 2, "null", exists=False)
+        assert await store.append([w.batch(w.event("note:2"), entities=(gone,))])
+        assert await store.append([w.batch(*(w.event("note:1") for _ in range(3)))])
+        assert await store.append([w.batch(w.event("note:3"), w.event("note:é"))])
+
+        async def listed(at_seq: int, after: str = "", limit: int = 9) -> list[tuple[str, int]]:
+            found = await store.list_versions("w", "note", at_seq=at_seq, after=after, limit=limit)
+            return [*found]
+
+        assert await listed(0) == []
+        assert await listed(1) == [("note:1", 1)]
+        assert await listed(4) == [("note:1", 2), ("note:2", 1)]
+        assert await listed(5) == [("note:1", 2), ("note:2", 2)], "the one that ended, too"
+        everything = [("note:1", 5), ("note:2", 2), ("note:3", 1), ("note:é", 1)]
+        assert await listed(SEQ_MAX) == everything
+        assert await listed(SEQ_MAX, limit=2) == everything[:2]
+        assert await listed(SEQ_MAX, after="note:2") == everything[2:]
+        assert await store.list_versions("absent", "note", at_seq=9, after="", limit=9) == []
 
     async def test_a_key_lists_by_sort_and_then_by_id(self, store: Store) -> None:
         w = await writer(store, "w")

@@ -1,0 +1,3 @@
+"""Artifacts, the files that runs write: a folder of this machine."""
+
+from ._folder import FolderArtifacts as FolderArtifacts
