@@ -43,13 +43,14 @@ async def workspace_of(
     check_id(entity_id, chars_max=rt.limits.id_chars_max, what=domain.id_field)
     asked = request.args.get("workspace_id")
     stream_id = domain.stream_id(entity_id)
-    # Of three, one may be the reserved one.
-    found = [asked] if asked is not None else await rt.store.locate(stream_id, limit=3)
-    among = [
-        identity.acting(workspace_in(rt, each))
-        for each in found
-        if each != SYSTEM_WORKSPACE or (in_system and asked is None)
-    ]
+    if asked is not None:
+        among = [identity.acting(rt.workspace(asked))]
+    else:  # of three, one may be the reserved one
+        among = [
+            identity.acting(workspace_in(rt, each))
+            for each in await rt.store.locate(stream_id, limit=3)
+            if each != SYSTEM_WORKSPACE or in_system
+        ]
     roles = [(each, await each.role_of(identity.user_id)) for each in among]
     own: list[tuple[Workspace, str | None]] = [
         (each, role)
