@@ -2,7 +2,7 @@
 
 from dalsegno.protocol.runs import Done as Done
 
-from ._archiving import ArtifactSweep as ArtifactSweep
+from ._archiving import ArtifactSweep as ArtifactSweep, dump_of as dump_of
 from ._reactions import Reaction as Reaction
 from ._reactors import Reactors as Reactors, ReactorStatistics as ReactorStatistics
 from ._run import Run as Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dalsegno.actors.workspace import Turn, load_entity
-from dalsegno.protocol import CorruptLogError
+from dalsegno.protocol import MIB, CorruptLogError
 from dalsegno.protocol.runs import EntityAt, PageAt
 
 if TYPE_CHECKING:
@@ -13,8 +13,13 @@ if TYPE_CHECKING:
     from dalsegno.actors.workspace import Entity
     from dalsegno.protocol import Domain, Limits
 
-_LOADED_AT_ONCE = 16
-"""Entities that are loaded in one query: of the longest notes that is 16 MiB."""
+_LOADED_FIRST = 4
+"""Entities that are loaded in the first query, …"""
+_LOADED_MAX = 64
+"""… at most in one, …"""
+_LOADED_BYTES = 2 * MIB
+"""… and how long they may be together, as far as those before let one guess: what a query returns
+is taken over in one step."""
 
 
 class AsOf:
@@ -25,6 +30,7 @@ class AsOf:
         self._store = store
         self._limits = limits
         self._turn = Turn(limits.turn_s)
+        self._at_once = _LOADED_FIRST
 
     def __repr__(self) -> str:
         return f"<AsOf {self.workspace_id}>"
@@ -66,10 +72,12 @@ class AsOf:
         items: list[EntityAt] = []
         left_bytes = self._limits.list_bytes_max
         while len(items) < len(wanted) and left_bytes > 0:
-            portion = dict(wanted[len(items) : len(items) + _LOADED_AT_ONCE])
+            portion = dict(wanted[len(items) : len(items) + self._at_once])
+            before = left_bytes
             versions = dict.fromkeys(portion, domain.version)
             loaded = await self._store.load_entities(self.workspace_id, portion, versions)
             for stream_id, version in portion.items():
+                await self._turn.pause()
                 stored = loaded.get(stream_id)
                 if stored is not None and stored.version == version:
                     entity = await load_entity(domain, stored, self._turn)
@@ -78,6 +86,8 @@ class AsOf:
                 left_bytes -= entity.size
                 entity_id = stream_id.partition(":")[2]
                 items.append(EntityAt(entity_id=entity_id, version=version, state=entity.state))
+            each_bytes = max((before - left_bytes) // len(portion), 1)
+            self._at_once = max(1, min(_LOADED_BYTES // each_bytes, _LOADED_MAX))
         is_last = len(items) == len(wanted) and len(wanted) < limit
         return PageAt(items=tuple(items), next=None if is_last else items[-1].entity_id)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence  # at run time, as a field's type
+from datetime import datetime  # likewise
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -9,9 +11,6 @@ import msgspec
 from dalsegno.protocol.runs import DumpPage as DumpPage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
-
     from ._records import EntityWrite
 
 

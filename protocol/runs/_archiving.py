@@ -6,6 +6,7 @@ that was chosen first reads one moment, however long that takes, and holds nobod
 
 from __future__ import annotations
 
+from collections.abc import Sequence  # at run time, as a field's type
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -13,7 +14,6 @@ import msgspec
 from ._work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
     from dalsegno.protocol._domain import Domain

@@ -89,6 +89,7 @@ class AioWorkspace:
     head = _crossing(Workspace.head)
     repair = _crossing(Workspace.repair)
     records = _crossing(Workspace.records)
+    role = _crossing(Workspace.role)
     role_of = _crossing(Workspace.role_of)
 
     def subscribe(self, *, after: int | str | None = 0) -> AioEvents[Event]:

@@ -16,7 +16,7 @@ import pytest
 import trio
 from psycopg.sql import SQL
 
-from dalsegno.actors import PageBounds, StoreDump, Turn
+from dalsegno.actors import AsOf, PageBounds, StoreDump, Turn
 from dalsegno.actors.domains.automation import automation_workers
 from dalsegno.actors.domains.jobs import (
     BackupDamagedError,
@@ -24,7 +24,7 @@ from dalsegno.actors.domains.jobs import (
     job_workers,
     write_backup,
 )
-from dalsegno.actors.domains.members import PutMember
+from dalsegno.actors.domains.members import ADMINS, PutMember
 from dalsegno.actors.domains.notes import (
     ApplyPatch,
     CreateNote,
@@ -33,7 +33,18 @@ from dalsegno.actors.domains.notes import (
     SetTags,
     notes,
 )
-from dalsegno.protocol import App, Context, Domain, Due, Index, Limits, PatchOp, Reject
+from dalsegno.actors.effects import dump_of
+from dalsegno.protocol import (
+    App,
+    Context,
+    Domain,
+    Due,
+    Index,
+    Limits,
+    PatchOp,
+    Principal,
+    Reject,
+)
 from dalsegno.protocol.runs import DumpPage, runs
 from dalsegno.runtime import Runtime, Workspace
 from dalsegno.runtime._cli import run
@@ -502,6 +513,57 @@ async def test_x_job_1_equal_heads_have_equal_archives(migrated: str, tmp_path: 
     for name in ("one", "two"):
         await _export(Path("unused"), migrated, LIMITS, "w", tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+async def test_whoever_asked_for_a_backup_is_judged_at_each_page(migrated: str) -> None:
+    """And a run of one workspace reads no other."""
+    async with opened(migrated) as rt:
+        await rt.workspace("w").send(PutMember("u1", "admin"))
+        await rt.workspace("x").send(CreateNote("not theirs"))
+        service = rt.service
+        dump = dump_of(service.directory, service.catalog, "w", Principal("u1"), ADMINS)
+        page = await dump.rows("workspace_head", "w", upto=0, after=None)
+        assert len(page.rows) == 1
+        assert await dump.total("w") == 1
+        for refused in (
+            dump.rows("event", "x", upto=9, after=None),
+            dump.rows("credential", "", upto=0, after=None),
+            dump.workspaces(after="", limit=9),
+            dump.total(None),
+        ):
+            with pytest.raises(Reject, match="ROLE_FORBIDDEN"):
+                await refused
+        await rt.workspace("w").send(PutMember("u1", "editor"))
+        with pytest.raises(Reject, match="ROLE_FORBIDDEN"):
+            await dump.rows("event", "w", upto=1, after=None)
+
+
+async def test_entities_of_a_moment_are_all_that_there_were(migrated: str) -> None:
+    """Those that have ended since, too, and none that came later; in pages of any length."""
+    async with opened(migrated) as rt:
+        workspace = rt.workspace("w")
+        for number in range(7):
+            await workspace.send(SetAlarm(f"a{number}", 3_600.0))
+        await workspace.send(EndAlarm("a0"))
+        at = (await workspace.send(Ring("a1"))).event_seq
+        before = {f"a{n}": await workspace.get(alarms, f"a{n}") for n in range(7)}
+        await workspace.send(EndAlarm("a2"))
+        await workspace.send(Ring("a3"))
+        await workspace.send(SetAlarm("a0", 60.0))
+        await workspace.send(SetAlarm("a9", 60.0))
+        reads = AsOf(rt.store, "w", LIMITS)
+        for limit in (1, 2, 7, 100):
+            found: dict[str, Any] = {}
+            after: str | None = ""
+            while after is not None:
+                page = await reads.page_at(alarms, at, after=after, limit=limit)
+                assert len(page.items) <= limit
+                found |= {each.entity_id: each.state for each in page.items}
+                after = page.next
+            assert found == before
+        assert await reads.count_at(alarms, at) == 7
+        assert await reads.count_at(alarms, 0) == 0
+        assert (await reads.page_at(alarms, 0)).next is None
 
 
 async def test_members_of_the_old_one_are_members(

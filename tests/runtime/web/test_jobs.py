@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from copy import copy
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import trio
 from dalsegno.actors.domains.jobs import MANIFEST, job_app
 from dalsegno.actors.domains.members import RemoveMember
 from dalsegno.actors.domains.notes import CreateNote, DeleteNote, SetTitle
+from dalsegno.actors.effects import ArtifactSweep
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol.runs import CancelRun, RequestRun, runs
 from dalsegno.runtime import Limits
@@ -398,6 +400,30 @@ async def test_a_file_that_was_lost_is_gone(site: Site, tmp_path: Path) -> None:
     file.unlink()
     gone = await owner.get(job["artifact_path"])
     assert (gone.status, gone.code) == (410, "ARTIFACT_GONE")
+
+
+async def test_files_that_no_run_names_are_swept(site: Site, tmp_path: Path) -> None:
+    """As of an attempt that died between its file and its end."""
+    owner = await site.set_up()
+    job, _ = await exported(owner)
+    folder = tmp_path / "artifacts"
+    (name,) = os.listdir(folder)
+    whose, run_id, _ = name.split("!")
+    orphans = [
+        f"{whose}!{run_id}!another.zip",
+        f"{whose}!nothing!a.zip",
+        "nowhere!r!a.zip",
+        "x.zip",
+    ]
+    for each in orphans:
+        (folder / each).write_bytes(b"x")
+    at = (site.clock.now - timedelta(hours=2)).timestamp()
+    for each in os.listdir(folder):
+        os.utime(folder / each, (at, at))
+    service = site.rt.service
+    assert await ArtifactSweep(service.directory, service.catalog)(limit=100) == len(orphans)
+    assert os.listdir(folder) == [name]
+    assert (await owner.get(job["artifact_path"])).status == 200
 
 
 async def test_a_job_that_has_not_ended_has_no_file_yet(site: Site) -> None:
