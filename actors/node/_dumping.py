@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from dalsegno.actors.workspace import encoded_state, relisted_write, unlisted_write
-from dalsegno.protocol import DomainError, Reject
+from dalsegno.protocol import DalsegnoError, DomainError, Reject, UnavailableError
 from dalsegno.protocol.runs import DumpPage
 
 from ._as_of import AsOf
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from dalsegno.actors.ports import Dumps, MovedEntity, Store
     from dalsegno.protocol import Domain, Limits
+
+_log = logging.getLogger("dalsegno.runs")
 
 _ENTITIES = "entity"
 """The table whose rows are of the present, and have to be folded where that is too late."""
@@ -98,7 +101,6 @@ class StoreDump:
         Raises:
             Reject: ``ROLE_FORBIDDEN``.
             UnavailableError: the store is away.
-            CorruptLogError: an entity cannot be folded.
 
         """
         await self._check(workspace_id)
@@ -113,14 +115,18 @@ class StoreDump:
     async def _row_of(self, reads: AsOf, moved: MovedEntity) -> str:
         """Return the row that an entity had: what it is listed under, and when it is due.
 
-        Of a domain that is not here only its version is known, and whether it exists now; whoever
-        serves the domain lists it anew before it is relied on.
+        Where it cannot be folded here, as of a domain that is not here, only its version is known,
+        and whether it exists now; whoever serves the domain lists it anew before that is relied on.
         """
+        write = unlisted_write(moved.stream_id, moved.version, exists=moved.exists)
         domain = self._domains.get(moved.stream_id.partition(":")[0])
-        if domain is None:
-            write = unlisted_write(moved.stream_id, moved.version, exists=moved.exists)
-        else:
-            entity = await reads.entity_at(domain, moved.stream_id, moved.version)
-            state = encoded_state(moved.stream_id, entity)
-            write = relisted_write(moved.stream_id, entity, state)
+        if domain is not None:
+            try:
+                entity = await reads.entity_at(domain, moved.stream_id, moved.version)
+                state = encoded_state(moved.stream_id, entity)
+                write = relisted_write(moved.stream_id, entity, state)
+            except UnavailableError:
+                raise
+            except DalsegnoError as error:
+                _log.warning("%s of %s: %s", moved.stream_id, reads.workspace_id, error)
         return self._dumps.row_of(write, moved.updated_at)

@@ -288,10 +288,14 @@ class LateDumps(PostgresDumps):
         return found
 
 
+@pytest.mark.parametrize("is_known", [True, False])
 async def test_x_job_2_a_backup_is_of_one_moment_whoever_writes(
-    migrated: str, database: str, tmp_path: Path
+    migrated: str, database: str, tmp_path: Path, is_known: bool
 ) -> None:
-    """Entities that were changed since are folded as they were, and listed and due as they were."""
+    """Entities that were changed since are folded as they were, and listed and due as they were.
+
+    Where the program that backs up does not know their domains, the one that serves them does so.
+    """
     async with opened(migrated) as rt:
         workspace, store = rt.workspace("w"), rt.store
         await fill(workspace)
@@ -311,7 +315,7 @@ async def test_x_job_2_a_backup_is_of_one_moment_whoever_writes(
 
         dumps = LateDumps(store._pools)
         dumps.late = late
-        dump = StoreDump(store, dumps, rt.service.catalog.domains, LIMITS)
+        dump = StoreDump(store, dumps, rt.service.catalog.domains if is_known else {}, LIMITS)
         with NewFile.at(tmp_path / "w") as out:
             await write_backup(
                 dump, out, only="w", made_at=await store.read_time(), pause=Turn(0.002).pause
@@ -323,6 +327,10 @@ async def test_x_job_2_a_backup_is_of_one_moment_whoever_writes(
         assert head is not None
         assert (head.head_seq, head.chain) == (before.head_seq, before.chain)
         workspace = rt.workspace("w")
+        if not is_known:
+            assert await rt.store.list_stale("w", "note", notes.version, limit=9)
+            for domain in (notes, alarms):
+                await workspace.snapshot(domain, key="any")  # lists them anew
         assert await _listed_in(workspace) == listed
         found = [await workspace.get(alarms, each) for each in ("later", "newer", "ended")]
         assert [each is not None for each in found] == [True, False, False]
