@@ -559,8 +559,8 @@ _RUN = [
         "what a worker returns is committed behind the end",
         "I12",
         "actors/effects/_attempt.py",
-        "        asked = [*((command, run.principal) for command in commands), (end, SYSTEM)]\n",
-        "        asked = [(end, SYSTEM), *((command, run.principal) for command in commands)]\n",
+        "        asked = [*map(run.asked, commands), (end, SYSTEM)]\n",
+        "        asked = [(end, SYSTEM), *map(run.asked, commands)]\n",
         schedules="runs",
     ),
 ]
