@@ -1,10 +1,12 @@
-"""Schedules of automation: rules, librarians whose models are unreliable, reviews of all that."""
+"""Schedules of automation: rules, librarians whose models are unreliable, reviews of all that, and
+exports of what has come of it.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
@@ -33,10 +35,11 @@ from dalsegno.actors.domains.automation.librarian import (
     librarian_reports,
     librarian_reviews,
 )
-from dalsegno.actors.domains.notes import ApplyPatch, CreateNote, DeleteNote, SetTitle
+from dalsegno.actors.domains.jobs import export_worker, write_markdown
+from dalsegno.actors.domains.notes import ApplyPatch, CreateNote, DeleteNote, SetTitle, notes
 from dalsegno.actors.testing import OPERATIONS, Ask, Choices, SeededChoices, Simulated, simulate
 from dalsegno.actors.testing.simulation._invariant import fold_into
-from dalsegno.protocol import App, Event, PatchOp, Role
+from dalsegno.protocol import App, Cursor, Event, PatchOp, Role
 from dalsegno.protocol.providers import (
     Answered,
     ChatPart,
@@ -46,13 +49,24 @@ from dalsegno.protocol.providers import (
     Restarted,
     TextDelta,
 )
+from dalsegno.protocol.runs import EntityAt, PageAt, RequestRun
 from tests._librarian import operation, response, structuring
+
+from ._disk import SimDisk
 
 NOTES, RULES, TRIGGERS = "abc", "rs", "xy"
 OPERATION_IDS = ("o0", "o1", "o2", "o3")
 _SENT = frozenset(name for domain in automation_app.domains for name in domain.offered)
+_EXPORT = msgspec.structs.replace(
+    export_worker,
+    deadline_s=8.0,
+    allow=frozenset({"owner", "editor"}),
+    retry=msgspec.structs.replace(export_worker.retry, first_s=0.2, max_s=1.0),
+)
 _APP = App(
-    automation_app.domains, workers=automation_workers, roles={"editor": Role(commands=_SENT)}
+    automation_app.domains,
+    workers=[*automation_workers, _EXPORT],
+    roles={"editor": Role(commands=_SENT)},
 )
 """Every client may do everything: how access ends is other schedules' to show."""
 
@@ -175,6 +189,9 @@ class Drawing:
                 if choices.chance(0.3)
                 else UpdateRule(rule_id=rule_id, enabled=choices.chance(0.7))
             )
+        if drawn == 10:
+            run_id = f"export-{choices.pick(TRIGGERS)}{choices.pick(NOTES)}"
+            return Ask(RequestRun(run_id=run_id, worker=_EXPORT.name))
         return Ask(
             self._launch(choices) if drawn <= 12 or not self._runs else self._review(choices)
         )
@@ -210,16 +227,18 @@ def _action(choices: Choices) -> dict[str, Any]:
 
 def simulated_automation(seed: int, **more: Any) -> Simulated:
     """Run one schedule."""
+    disk = SimDisk(seed)
     done = simulate(
         SeededChoices(seed),
         _APP,
         commands=Drawing(),
-        make_service=partial(Service, providers=Models(seed)),
+        make_service=partial(Service, providers=Models(seed), artifacts=disk),
         operations=(*OPERATIONS, *("burst",) * 4),
         until="settled",
         **{"steps": 60, "workspaces": 1, **more},
     )
     done.bugs.extend(automation_faults(done.log))
+    done.bugs.extend(export_faults(done.log, disk.files))
     return done
 
 
@@ -236,6 +255,66 @@ def automation_faults(log: dict[str, list[Event]]) -> list[str]:
     return [
         f"{workspace_id}: {wrong}" for workspace_id, events in log.items() for wrong in _of(events)
     ]
+
+
+def export_faults(log: dict[str, list[Event]], files: Mapping[str, bytes]) -> list[str]:
+    """Return the exports that have not what the notes were when they were asked for."""
+    wrong: list[str] = []
+    for workspace_id, events in log.items():
+        asked = {event.stream_id: event for event in events if event.type == "run_requested"}
+        for event in events:
+            if event.type != "run_finished":
+                continue
+            result = msgspec.json.decode(event.payload)["result"]
+            if not isinstance(result, dict) or "artifact" not in result:
+                continue
+            at = asked[event.stream_id]
+            expected = trio.run(_exported, workspace_id, events, Cursor(at.event_seq, at.chain))
+            if files.get(result["artifact"]["name"]) != expected:
+                wrong.append(f"{workspace_id}: {event.stream_id} is not the notes of then")
+    return wrong
+
+
+async def _exported(workspace_id: str, events: Sequence[Event], at: Cursor) -> bytes:
+    """Export from the log alone."""
+    states: dict[str, Any] = {}
+    for event in events[: at.seq]:
+        fold_into({notes.name: notes}, states, event)
+    out = _Written()
+    await write_markdown(_Folded(workspace_id, states), at, out)
+    return out.data
+
+
+class _Written:
+    def __init__(self) -> None:
+        self.data = b""
+
+    async def write(self, data: bytes) -> None:
+        self.data += data
+
+
+class _Folded:
+    """The notes of a moment, as one page."""
+
+    def __init__(self, workspace_id: str, states: Mapping[str, Any]) -> None:
+        self.workspace_id = workspace_id
+        self._states = states
+
+    async def pause(self) -> None:
+        """Hold up nobody."""
+
+    async def count_at(self, _domain: object, _event_seq: int) -> int:
+        return len(self._states)
+
+    async def page_at(
+        self, domain: object, event_seq: int, *, after: str = "", limit: int = 100
+    ) -> PageAt:
+        assert (after, len(self._states) <= limit) == ("", True)
+        items = [
+            EntityAt(entity_id=name.partition(":")[2], version=state.version, state=state)
+            for name, state in sorted(self._states.items())
+        ]
+        return PageAt(items=tuple(items), next=None)
 
 
 def _of(events: Sequence[Event]) -> list[str]:

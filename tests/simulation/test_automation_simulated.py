@@ -1,9 +1,12 @@
-"""Rules, librarians and reviews under every fault: one run a trigger, no operation twice."""
+"""Rules, librarians, reviews and exports under every fault: one run a trigger, no operation twice,
+and files that have what the notes were.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +20,8 @@ from dalsegno.actors.domains.automation.librarian._effects import Aim, Effect, e
 from dalsegno.actors.domains.automation.librarian._reports import OperationCounted
 from dalsegno.actors.domains.automation.librarian._review import ReviewBegan
 from dalsegno.actors.domains.notes import Note
+from dalsegno.actors.node import AsOf
+from dalsegno.protocol import SEQ_MAX, Domain
 
 from ._automation import happened, simulated_automation
 
@@ -101,9 +106,28 @@ def _note_apart(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(f"{_review.__name__}.effect_of", without_event)
 
 
+def _exports_of_the_present(patch: pytest.MonkeyPatch) -> None:
+    """An export has the notes as they are when they are read, each at another moment."""
+    original = AsOf._versions
+
+    async def versions(
+        self: AsOf, domain: Domain[Any, Any, Any], _event_seq: int, after: str, limit: int
+    ) -> list[tuple[str, int]]:
+        return await original(self, domain, SEQ_MAX, after, limit)
+
+    patch.setattr(AsOf, "_versions", versions)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "break_it", [_whatever_the_version, _whatever_the_guard_says, _miscounted, _note_apart]
+    "break_it",
+    [
+        _exports_of_the_present,
+        _whatever_the_version,
+        _whatever_the_guard_says,
+        _miscounted,
+        _note_apart,
+    ],
 )
 def test_broken_automation_is_caught(
     break_it: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
