@@ -40,6 +40,8 @@ _PIECE = 1024 * 1024
 _READ = 256 * 1024
 """… and read at once."""
 _THREADS = 4
+_END_S = 5.0
+"""How long it may take to give back what is open."""
 _RECORDED_AFTER_S = 3600.0
 """How long after it was written a file is looked for in the log, and how often from then on: the
 run that wrote it has ended by then, or has another attempt."""
@@ -89,6 +91,11 @@ class FolderArtifacts:
         with _translated():
             return await trio.to_thread.run_sync(function, limiter=self._threads)
 
+    async def _end(self, function: Callable[[], None]) -> None:
+        """Give something back, whoever is cancelled; a disk that hangs is left to its thread."""
+        with _translated(), trio.move_on_after(_END_S, shield=True):
+            await trio.to_thread.run_sync(function, limiter=self._threads, abandon_on_cancel=True)
+
     # -------------------------------------------------------------------------------- writing
 
     @asynccontextmanager
@@ -99,8 +106,7 @@ class FolderArtifacts:
         try:
             yield file
         finally:
-            with trio.CancelScope(shield=True):
-                await self._run(file.close)
+            await self._end(file.close)
 
     def _begin(self, path: Path) -> _File:
         make_durable_folder(self._disk, self.root)
@@ -163,8 +169,7 @@ class FolderArtifacts:
         try:
             yield _Pieces(self._run, descriptor, start, end)
         finally:
-            with trio.CancelScope(shield=True):
-                await self._run(lambda: os.close(descriptor))
+            await self._end(lambda: os.close(descriptor))
 
     async def has(self, name: str) -> bool:
         """Return whether there is a file of this name."""

@@ -1,5 +1,5 @@
-"""What the soak serves: notes and rules about them, agents that coordinate, and runs that all of
-them ask for.
+"""What the soak serves: notes, rules about them, exports of them, agents that coordinate, and the
+runs that all of them ask for.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dalsegno.actors.domains.coordination import (
     delegations,
 )
 from dalsegno.actors.domains.coordination._delegations import DelegationCreated
+from dalsegno.actors.domains.jobs import export_worker
 from dalsegno.actors.domains.notes import CreateNote, note_dialect, note_domains, note_routes
 from dalsegno.actors.effects import Reaction, Run
 from dalsegno.protocol import App, Reject, RunFor
@@ -59,5 +60,5 @@ app = App(
     [*note_domains, *coordination_domains, *automation_domains],
     routes=[*note_routes, *coordination_routes, *automation_routes],
     dialects=[note_dialect, caliber_socket],
-    workers=[stepping, hanging, review, *automation_workers],
+    workers=[stepping, hanging, review, *automation_workers, export_worker],
 )

@@ -1,5 +1,5 @@
-"""Agents that lock, delegate, ask for runs and review what librarians propose, whatever happens,
-and what must come of it.
+"""Agents that lock, delegate, ask for runs, review what librarians propose and export it, whatever
+happens, and what must come of it.
 
 Each of them sends its commands over HTTP, to one of the servers.  One that is silent, or refuses
 the workspace, makes it go on to the next, with the same command under the same key, until that is
@@ -14,6 +14,8 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -99,13 +101,21 @@ class _Body(httpx.AsyncByteStream):
 class Team:
     """The agents of one workspace."""
 
-    def __init__(self, workspace_id: str, headers: dict[str, str], *urls: str, models: str) -> None:
+    def __init__(
+        self,
+        workspace_id: str,
+        headers: dict[str, str],
+        *urls: str,
+        models: str,
+        artifacts: Path,
+    ) -> None:
         self.codes: Counter[str] = Counter()
         """What was refused, by code."""
         self._workspace_id = workspace_id
         self._urls = urls
         self._models = models
         """Where the librarians' model is."""
+        self._artifacts = artifacts
         self._http = httpx.AsyncClient(headers=headers, timeout=_SILENCE_S, **PLAIN)
         self._receipts: set[tuple[str, int]] = set()
         """The versions of entities that were promised."""
@@ -146,6 +156,7 @@ class Team:
         logs = {self._workspace_id: [*log]}
         wrong += [*run_faults(logs, apart=frozenset({"automation"})), *_effects_twice(log)]
         wrong += automation_faults(logs)
+        wrong += _wrong_files(log, self._artifacts)
         assert not wrong, "\n".join(wrong)
         assert self._receipts <= {(event.stream_id, event.stream_seq) for event in log}
         assert set(self.codes) <= NOT_NOW | USUAL
@@ -179,7 +190,8 @@ class Team:
         urls.rotate(_AGENTS.index(agent))
         while not self._is_enough:
             await self._do(urls, "heartbeat_agent", agent_id=agent)
-            await random.choice([self._lock, self._delegate, self._run, self._library])(urls, agent)
+            work = [self._lock, self._delegate, self._run, self._library, self._export]
+            await random.choice(work)(urls, agent)
             await trio.sleep(_PAUSE_S * random.random())
 
     async def _lock(self, urls: deque[str], agent: str) -> None:
@@ -237,6 +249,11 @@ class Team:
             run_id = run_id_of("librarian", trigger_id)
             await self._do(urls, "review_run", run_id=run_id, decisions=decisions)
 
+    async def _export(self, urls: deque[str], _agent: str) -> None:
+        """Have the notes exported."""
+        run = {"run_id": f"export-{next(self._numbers)}"}
+        await self._do(urls, "request_run", **run, worker="export_markdown")
+
     async def _do(self, urls: deque[str], command: str, /, **payload: object) -> bool:
         """Send a command until it is committed or refused; return whether it is committed."""
         body = msgspec.json.encode(payload)
@@ -286,6 +303,21 @@ def _effects_twice(log: Sequence[Event]) -> Iterator[str]:
         if event.type == "note_created" and (event.causation or "").startswith("run:")
     )
     yield from (f"{title}: {count} times" for title, count in titles.items() if count > 1)
+
+
+def _wrong_files(log: Sequence[Event], folder: Path) -> Iterator[str]:
+    """Yield the exports whose files are not what they are said to be: the last one is there, and
+    of the others those that were not deleted for it.
+    """
+    ends = [msgspec.json.decode(each.payload) for each in log if each.type == "run_finished"]
+    said = [each["result"]["artifact"] for each in ends if "artifact" in (each["result"] or {})]
+    for number, artifact in enumerate(reversed(said)):
+        file = folder / artifact["name"]
+        if not file.exists():
+            if number == 0:
+                yield f"{file.name} is gone"
+        elif sha256(file.read_bytes()).hexdigest() != artifact["sha256"]:
+            yield f"{file.name} has something else"
 
 
 def _wrong_states(log: Sequence[Event]) -> Iterator[str]:

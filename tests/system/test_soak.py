@@ -152,6 +152,11 @@ async def new_workspace(
     raise AssertionError("not reached")
 
 
+def artifacts_of(cluster: Database) -> Path:
+    """Where both servers write files."""
+    return cluster.data_dir.parent / "artifacts"
+
+
 @asynccontextmanager
 async def start_servers(
     processes: Processes, cluster: Database, models: ScriptedProvider
@@ -162,7 +167,11 @@ async def start_servers(
             cluster.data_dir,
             database=cluster.dsn,
             node_id=node_id,
-            environment={**QUICK, "DALSEGNO_MODELS": f"http://127.0.0.1:{models.port}"},
+            environment={
+                **QUICK,
+                "DALSEGNO_MODELS": f"http://127.0.0.1:{models.port}",
+                "DALSEGNO_ARTIFACTS": str(artifacts_of(cluster)),
+            },
         )
         for node_id in ("a", "b")
     ]
@@ -183,7 +192,7 @@ async def do_round(
 ) -> Report:
     ports = [server.port for server in servers]
     crowds = [Crowd(owner, *ports, silence_s=SILENCE_S) for owner in owners]
-    teams = [team_of(owner, servers, headers, models) for owner in owners]
+    teams = [team_of(cluster, owner, servers, headers, models) for owner in owners]
     async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
         for crowd, team in zip(crowds, teams, strict=True):
             nursery.start_soon(crowd.run)
@@ -201,9 +210,19 @@ async def do_round(
 
 
 def team_of(
-    owner: Owner, servers: list[Server], headers: dict[str, str], models: ScriptedProvider
+    cluster: Database,
+    owner: Owner,
+    servers: list[Server],
+    headers: dict[str, str],
+    models: ScriptedProvider,
 ) -> Team:
-    return Team(owner.workspace, headers, *(server.url for server in servers), models=models.url)
+    return Team(
+        owner.workspace,
+        headers,
+        *(server.url for server in servers),
+        models=models.url,
+        artifacts=artifacts_of(cluster),
+    )
 
 
 async def test_agents_coordinate_while_servers_are_killed(
@@ -213,7 +232,7 @@ async def test_agents_coordinate_while_servers_are_killed(
         scripted(propose) as models,
         start_servers(processes, cluster, models) as servers,
     ):
-        team = team_of(owner, servers, await log_in(servers[0]), models)
+        team = team_of(cluster, owner, servers, await log_in(servers[0]), models)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(team.run)
             for server in servers:
