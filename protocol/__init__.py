@@ -3,7 +3,11 @@
 from ._access import GATE_ID as GATE_ID
 from ._agenda import Agenda as Agenda
 from ._app import App as App
-from ._close import Close as Close
+from ._close import (
+    CONNECTION_LIMIT as CONNECTION_LIMIT,
+    SUPERSEDED as SUPERSEDED,
+    Close as Close,
+)
 from ._deciding import (
     BUILT_IN_ROLES as BUILT_IN_ROLES,
     SYSTEM as SYSTEM,

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+SUPERSEDED = "superseded"
+"""Why a connection is closed with 4008: another one of its tab has come."""
+CONNECTION_LIMIT = "connection limit"
+"""Why else: there are as many as may be, and the latest counts."""
+
 
 class Close(IntEnum):
     """A WebSocket close code."""
@@ -25,6 +30,8 @@ class Close(IntEnum):
     FORBIDDEN = 4003
     """A token of somebody else: the socket is another's."""
     NOT_FOUND = 4004
+    SUPERSEDED = 4008
+    """Another connection took its place: of the same tab, or the latest of too many."""
 
     @property
     def reconnect(self) -> bool:

@@ -322,6 +322,14 @@ class Limits:
     sockets_per_user_max: int = 100
     """WebSockets of one user on a server, and long polls that wait, each; above this a new one gets
     503.  0: any number."""
+    project_connections_per_user_max: int = 5
+    """Connections of one user to projects on a server, sockets and event streams together; above
+    this the oldest is closed for a new one, but one that owes a pong before it (CF-6.1)."""
+    project_connections_max: int = 50
+    """Those of one project; above this a new one gets 503 (CF-6.2)."""
+    evictions_kept_max: int = 10_000
+    """Event streams that were closed for a new one, and are remembered for ten minutes, so that
+    the browser does not come back by itself."""
     authenticate_deadline_s: float = 5.0
     """How long a socket whose client is not known yet may wait for its first message, a token …"""
     authenticate_bytes_max: int = 8 * KIB

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import trio
@@ -23,13 +24,16 @@ from dalsegno.protocol import (
     Reject,
     StoreUnavailableError,
     check_id,
+    http_status,
 )
 from dalsegno.protocol.dialects import Conversation, Opening
 from dalsegno.protocol.routes import as_it_is
 
 from .web import (
     SOCKET,
+    Place,
     check_lasts,
+    check_tab,
     client_address,
     overloaded,
     redeem_ticket,
@@ -43,6 +47,10 @@ if TYPE_CHECKING:
 
     from ._runtime import Runtime
     from .web import Clients, Credentials, Gate, Identity, NativeTransport, Network, UpgradeRequest
+
+
+_OF_WHO_ASKS = frozenset({401, 403, 404})
+"""Refusals of who asks, and not of what is asked."""
 
 
 @dataclass(slots=True)
@@ -60,6 +68,10 @@ class Accepted:
     """None while the client is unknown."""
     language: Language | None = None
     """What is said on its path; None on ``/ws``."""
+    place: Place | None = None
+    """Its place among those that stay; None while the client is unknown."""
+    refused: DalsegnoError | None = None
+    """Why it is closed as soon as it is open."""
 
 
 class Sockets:
@@ -89,9 +101,17 @@ class Sockets:
         try:
             return await self._accept(request)
         except DalsegnoError as error:
-            if shows(error) is error:
+            shown = shows(error)
+            if found is not None and found[0].accepts_first and http_status(shown) in _OF_WHO_ASKS:
+                return self._accepted_to_close(request, shown)
+            if shown is error:
                 raise
-            raise shows(error) from error  # no name keeps it: that would be a cycle
+            raise shown from error  # no name keeps it: that would be a cycle
+
+    def _accepted_to_close(self, request: UpgradeRequest, refused: DalsegnoError) -> Accepted:
+        self._count_unknown()
+        nobody = request.credentials
+        return Accepted(request.path, {}, "", "", nobody, refused=refused.with_traceback(None))
 
     async def _accept(self, request: UpgradeRequest) -> Accepted:
         self._check_not_draining()
@@ -109,16 +129,39 @@ class Sockets:
             accepted.naming = {at.header: request.headers[at.header]}
         if request.is_deferred:
             self._check_client_id(client_id)
-            if self._unknown >= self._rt.limits.unknown_sockets_max:
-                raise overloaded("too many sockets of unknown clients", self._rt.world.random)
-            self._unknown += 1
+            self._count_unknown()
         else:
             identity = await self._identify(credentials, request.path)
             self._check_client_id(client_id)
             accepted.language = await self._language(accepted, identity)
-            self._clients.take(identity.user_id)
+            self._take(accepted, identity)
             accepted.identity = identity
         return accepted
+
+    def _count_unknown(self) -> None:
+        if self._unknown >= self._rt.limits.unknown_sockets_max:
+            raise overloaded("too many sockets of unknown clients", self._rt.world.random)
+        self._unknown += 1
+
+    def _take(self, accepted: Accepted, identity: Identity) -> None:
+        """Take a place for a client that is known now.
+
+        Raises:
+            Reject: ``BAD_REQUEST``: what is said of its tab.
+            OverloadedError: there is none.
+
+        """
+        project_id, found = None, self._rt.app.socket_at(accepted.path)
+        if found is not None and found[0].project is not None:
+            project_id = found[1][found[0].project]
+        place = Place(
+            identity.user_id,
+            project_id=project_id,
+            client_id=accepted.client_id,
+            tab=check_tab(accepted.query.get("tab")),
+        )
+        self._clients.take(place)
+        accepted.place = place
 
     async def _identify(self, given: Credentials, path: str) -> Identity:
         if not given.ticket:
@@ -168,13 +211,18 @@ class Sockets:
         if accepted.identity is None:
             self._unknown -= 1
             return
-        self._clients.leave(accepted.identity.user_id)
+        assert accepted.place is not None, "taken when it was known"
+        self._clients.leave(accepted.place)
 
     # ----------------------------------------------------------------------------- its life
 
     async def handle(self, transport: NativeTransport, accepted: Accepted) -> None:
         """Serve a client that was admitted until its connection ends."""
         greeting = b""
+        if accepted.refused is not None:
+            phrase = HTTPStatus(http_status(accepted.refused)).phrase
+            await transport.aclose(_code_of(accepted.refused), phrase)
+            return
         if accepted.identity is None:
             try:
                 greeting = await self._introduce(transport, accepted)
@@ -202,7 +250,8 @@ class Sockets:
             else:
                 await self._gate.identify(accepted.credentials)
 
-        with self._clients.serving(connection):
+        assert accepted.place is not None, "taken when it was known"
+        with self._clients.serving(connection, accepted.place):
             await connection.run(check, greeting=greeting)
 
     async def _introduce(self, transport: NativeTransport, accepted: Accepted) -> bytes:
@@ -223,7 +272,7 @@ class Sockets:
                 accepted.language = await self._language(accepted, identity)
             finally:
                 self._introducing.discard(ending)
-            self._clients.take(identity.user_id)
+            self._take(accepted, identity)
             self._unknown -= 1
             accepted.identity, accepted.credentials = identity, shown
             expires_in_ms = _proof_of(identity).expires_in_ms(self._rt.world.now())

@@ -51,7 +51,7 @@ async def documents(app: App) -> Said:
         return Said(
             (await owner.get("/api/openapi.json")).body,
             (await owner.get("/api/asyncapi.json")).body,
-            routes - {"GET /ws"},
+            routes - {"GET /ws", *(f"GET {each.path}" for each in app.sockets)},
             [each for each in site.rt.service.catalog.domains.values() if not each.reserved],
         )
 

@@ -178,6 +178,11 @@ class Connection:
             is_sending=writer.is_sending,
         )
 
+    @property
+    def owes_pong(self) -> bool:
+        """Whether its client was pinged a while ago and has not answered: it may be gone."""
+        return self._signs.owes_pong(trio.current_time(), self.transport)
+
     # -------------------------------------------------------------------------------- life
 
     async def run(

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from dalsegno.actors.ports import Transport
     from dalsegno.protocol import Limits
 
+_LATE = 10
+"""The part of a pong's deadline after which it is late."""
+
 
 class SignsOfLife:
     """The heartbeats, pings and deadlines of one connection."""
@@ -59,6 +62,12 @@ class SignsOfLife:
         if self.expires_at is None:
             return False
         return (wall_now() - self.expires_at).total_seconds() >= after_s
+
+    def owes_pong(self, now: float, transport: Transport) -> bool:
+        """Return whether a pong is out for longer than a client that is there takes."""
+        if self._pinged_at is None or transport.last_pong >= self._pinged_at:
+            return False
+        return now - self._pinged_at >= self._limits.pong_deadline_s / _LATE
 
     def beat(self, now: float) -> bool:
         """Return whether a heartbeat is due, and count it as sent."""

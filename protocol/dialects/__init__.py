@@ -23,6 +23,8 @@ from ._event_stream import (
     EventStreamLanguage as EventStreamLanguage,
     Follow as Follow,
     FollowFromNow as FollowFromNow,
+    FollowProjectFromNow as FollowProjectFromNow,
+    FollowProjectStream as FollowProjectStream,
 )
 from ._generic import (
     GENERIC as GENERIC,
@@ -38,6 +40,12 @@ from ._language import (
     Beginning as Beginning,
     Language as Language,
     address_of as address_of,
+)
+from ._project import (
+    PROJECT as PROJECT,
+    FollowProject as FollowProject,
+    ProjectDialect as ProjectDialect,
+    project_socket as project_socket,
 )
 from ._said import (
     Said as Said,

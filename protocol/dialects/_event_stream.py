@@ -12,17 +12,19 @@ not stored has no id.  ``event: error`` is EventSource's own name, so what goes 
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from dalsegno.protocol._close import Close
+from dalsegno.protocol._close import SUPERSEDED, Close
 from dalsegno.protocol._errors import Reject
 from dalsegno.protocol._position import chain_text
 
 from ._dialect import Dialect, SubscribeRequest, Text
 from ._generic import GENERIC
 from ._language import Beginning, Language
+from ._project import PROJECT
 from ._said import encode_said, error_message
 
 if TYPE_CHECKING:
@@ -139,6 +141,7 @@ def _numbered(shown: Shown, event: Event, seq: int) -> Shown:
 
 
 EVENT_STREAM = EventStreamDialect(GENERIC)
+PROJECT_EVENT_STREAM = EventStreamDialect(PROJECT)
 
 
 class Follow(SubscribeRequest, tag="follow", frozen=True, kw_only=True):
@@ -147,6 +150,20 @@ class Follow(SubscribeRequest, tag="follow", frozen=True, kw_only=True):
     dialect: ClassVar[Dialect] = EVENT_STREAM
 
     stream_id: Text
+
+
+class FollowProjectStream(SubscribeRequest, tag="follow_project", frozen=True, kw_only=True):
+    """Follow a project by server-sent events."""
+
+    dialect: ClassVar[Dialect] = PROJECT_EVENT_STREAM
+
+    stream_id: Text
+
+
+class FollowProjectFromNow(FollowProjectStream, tag="follow_project_from_now", frozen=True):
+    """Follow a project from its end."""
+
+    from_now: ClassVar[bool] = True
 
 
 class FollowFromNow(Follow, tag="follow_from_now", frozen=True, kw_only=True):
@@ -158,16 +175,26 @@ class FollowFromNow(Follow, tag="follow_from_now", frozen=True, kw_only=True):
 class EventStreamLanguage(Language):
     """The language of one event stream, whose client says nothing."""
 
-    def __init__(self, asked: Follow) -> None:
-        vars(self).update(vars(_LANGUAGE))
+    def __init__(self, asked: SubscribeRequest) -> None:
+        vars(self).update(vars(_language_of(asked.dialect)))
         self.beginning = Beginning(follows=[asked])
 
     def farewell(self, code: Close, reason: str) -> bytes | None:
         """Return why it ends, where to come back is of no use."""
+        if code is Close.SUPERSEDED:
+            return self.default.error(_evicted(reason), None)
         ended = _ENDED.get(code)
         if ended is None:
             return None
         return self.default.error(Reject(ended[0], reason, status=ended[1]), None)
 
 
-_LANGUAGE = Language(EVENT_STREAM)
+def _evicted(reason: str) -> Reject:
+    if reason == SUPERSEDED:
+        return Reject("SUPERSEDED", "a newer connection of its tab has its place")
+    return Reject("CONNECTION_LIMIT", "a newer connection of its user has its place")
+
+
+@cache
+def _language_of(dialect: Dialect) -> Language:
+    return Language(dialect)

@@ -73,6 +73,12 @@ class Socket:
     """Returns what is sent last, before the close, whose code and reason it is given."""
     at: OfCaller | None = None
     """How the workspace is named that it is about; None: by path and query, or it is about none."""
+    accepts_first: bool = False
+    """Whether an upgrade that is refused for who asks is accepted and closed, with 4001, 4003 or
+    4004: a page in a browser sees no status of a handshake (CF-1.2)."""
+    project: str | None = None
+    """The path's parameter that is a project, whose connections are few: `Limits` has how many of
+    each, and what becomes of the others.  None: they are as many as other sockets may be."""
     shows_error: Callable[[DalsegnoError], DalsegnoError] = as_it_is
     """Returns an error that refuses the upgrade as this path's callers know it."""
 

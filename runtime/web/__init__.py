@@ -5,7 +5,7 @@ from ._app import create_app
 from ._auth import SessionCookie
 from ._callers import workspace_meant
 from ._client_address import Network, client_address
-from ._clients import Clients
+from ._clients import Clients, Place, check_tab
 from ._credentials import Credentials, Gate
 from ._handshake import UpgradeRequest
 from ._hosts import Hosts, hosts_of, is_loopback
@@ -26,6 +26,7 @@ __all__ = [
     "Identity",
     "NativeTransport",
     "Network",
+    "Place",
     "Polls",
     "Serving",
     "SessionCookie",
@@ -33,6 +34,7 @@ __all__ = [
     "TokenKeys",
     "UpgradeRequest",
     "check_lasts",
+    "check_tab",
     "client_address",
     "create_app",
     "hosts_of",

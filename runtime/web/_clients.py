@@ -1,10 +1,20 @@
-"""The clients of a port that stay: sockets and event streams, counted together by user."""
+"""The clients of a port that stay, sockets and event streams, counted together.
+
+Those of a user are so many, and one more is refused.  Of projects they are few, and it is the
+latest that counts: a tab that comes back takes the place of its own older connection, and one
+connection too many that of the user's oldest, unless another owes a pong.  Counting and closing is
+one step, so that a hundred that come at once are no more than may be (CF-6).
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import trio
+
+from dalsegno.protocol import CONNECTION_LIMIT, SUPERSEDED, Close, check_id
 
 from ._admission import overloaded
 
@@ -13,6 +23,69 @@ if TYPE_CHECKING:
 
     from dalsegno.actors import Connection, World
     from dalsegno.protocol import Limits
+
+_REMEMBERED_S = 600.0
+"""How long a browser may take to come back by itself, where nobody wants it."""
+_TAB_CHARS_MAX = 64
+
+
+def check_tab(tab: str | None) -> str | None:
+    """Check and return what a client says of its tab; None: nothing.
+
+    Raises:
+        Reject: ``BAD_REQUEST``.
+
+    """
+    return None if tab is None else check_id(tab, chars_max=_TAB_CHARS_MAX, what="tab")
+
+
+class Place:
+    """A client's place among those that stay."""
+
+    __slots__ = ("client_id", "connection", "evicted", "project_id", "tab", "url", "user_id")
+
+    def __init__(
+        self,
+        user_id: str,
+        *,
+        project_id: str | None = None,
+        client_id: str = "default",
+        tab: str | None = None,
+        url: str | None = None,
+    ) -> None:
+        """Make it.
+
+        Args:
+            user_id: whose it is.
+            project_id: the project that it is of; None: of none.
+            client_id: which of the user's clients.
+            tab: which of that one's tabs; None: it does not say, and takes nobody's place.
+            url: of an event stream, where its browser comes back to.
+
+        """
+        self.user_id = user_id
+        self.project_id = project_id
+        self.client_id = client_id
+        self.tab = tab
+        self.url = url
+        self.connection: Connection | None = None
+        """None before it is served."""
+        self.evicted: str | None = None
+        """Why another one has its place; None: none has."""
+
+    def __repr__(self) -> str:
+        return f"<Place of {self.user_id} in {self.project_id}>"
+
+    def evict(self, why: str) -> None:
+        """Close its connection, now or as soon as there is one."""
+        self.evicted = why
+        if self.connection is not None:
+            self.connection.close(Close.SUPERSEDED, why)
+
+    @property
+    def owes_pong(self) -> bool:
+        """Whether its client may be gone."""
+        return self.connection is not None and self.connection.owes_pong
 
 
 class Clients:
@@ -25,32 +98,44 @@ class Clients:
         self._random = world.random
         self._taken: Counter[str] = Counter()
         self._connections: set[Connection] = set()
+        self._of_projects: dict[Place, None] = {}
+        """The places of projects, in the order they were taken, without those that were evicted."""
+        self._gone: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
+        """Event streams that were evicted, by user and URL, with Trio's times of that."""
 
     def __repr__(self) -> str:
         return f"<Clients of {len(self._taken)} users>"
 
-    def take(self, user_id: str) -> None:
-        """Count a user's client, from before it is answered.
+    def take(self, place: Place) -> None:
+        """Count a client, from before it is answered, and close those that have to make room.
 
         Raises:
-            OverloadedError: the user has as many as may be.
+            OverloadedError: the user, or the project, has as many as may be.
 
         """
-        bound = self._limits.sockets_per_user_max
-        if 0 < bound <= self._taken[user_id]:
-            raise overloaded("too many sockets of this user", self._random)
-        self._taken[user_id] += 1
+        if place.project_id is None:
+            bound = self._limits.sockets_per_user_max
+            if 0 < bound <= self._taken[place.user_id]:
+                raise overloaded("too many sockets of this user", self._random)
+        else:
+            self._make_room(place)
+            self._of_projects[place] = None
+        self._taken[place.user_id] += 1
 
-    def leave(self, user_id: str) -> None:
+    def leave(self, place: Place) -> None:
         """Count a client no more: it has ended, or never began."""
-        self._taken[user_id] -= 1
-        if not self._taken[user_id]:
-            del self._taken[user_id]
+        self._of_projects.pop(place, None)
+        self._taken[place.user_id] -= 1
+        if not self._taken[place.user_id]:
+            del self._taken[place.user_id]
 
     @contextmanager
-    def serving(self, connection: Connection) -> Iterator[None]:
-        """Know a connection as one of this port's for the length of a block."""
+    def serving(self, connection: Connection, place: Place) -> Iterator[None]:
+        """Know a connection as one of this port's, at its place, for the length of a block."""
         self._connections.add(connection)
+        place.connection = connection
+        if place.evicted is not None:
+            connection.close(Close.SUPERSEDED, place.evicted)
         try:
             yield
         finally:
@@ -58,3 +143,53 @@ class Clients:
 
     def __contains__(self, connection: object) -> bool:
         return connection in self._connections
+
+    # ------------------------------------------------------------------------------- projects
+
+    def _make_room(self, place: Place) -> None:
+        """Evict who has to go for a new one; first its own tab, then the user's oldest.
+
+        Raises:
+            OverloadedError: the project is full all the same; nobody was closed.
+
+        """
+        limits = self._limits
+        own = [each for each in self._of_projects if each.user_id == place.user_id]
+        going = [
+            (each, SUPERSEDED)
+            for each in own
+            if place.tab is not None and (each.client_id, each.tab) == (place.client_id, place.tab)
+        ]
+        left = [each for each in own if each not in {gone for gone, _ in going}]
+        left.sort(key=lambda each: not each.owes_pong)  # and else in their order
+        many = len(left) + 1 - limits.project_connections_per_user_max
+        going += [(each, CONNECTION_LIMIT) for each in left[: max(many, 0)]]
+        staying = sum(each.project_id == place.project_id for each in self._of_projects)
+        staying -= sum(each.project_id == place.project_id for each, _ in going)
+        if staying >= limits.project_connections_max:
+            raise overloaded("too many connections to this project", self._random)
+        for each, why in going:
+            del self._of_projects[each]
+            if each.url is not None:
+                self._remember(each.user_id, each.url)
+            each.evict(why)
+
+    def _remember(self, user_id: str, url: str) -> None:
+        times = self._gone.pop((user_id, url), [])
+        times.append(trio.current_time())
+        self._gone[user_id, url] = times[-self._limits.project_connections_per_user_max :]
+        while len(self._gone) > self._limits.evictions_kept_max:
+            self._gone.popitem(last=False)
+
+    def was_evicted(self, user_id: str, url: str) -> bool:
+        """Return whether an event stream had to make room a while ago, and is not wanted back.
+
+        That is said once of each: another one with the same URL is not to end for it.
+        """
+        times = self._gone.get((user_id, url))
+        if times is None:
+            return False
+        evicted_at = times.pop()
+        if not times:
+            del self._gone[user_id, url]
+        return trio.current_time() - evicted_at < _REMEMBERED_S

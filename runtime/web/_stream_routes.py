@@ -19,9 +19,17 @@ from quart import Response, request
 
 from dalsegno.actors import Connection, try_to_follow
 from dalsegno.protocol import Close, OverloadedError, check_id, parse_cursor
-from dalsegno.protocol.dialects import EventStreamLanguage, Follow, FollowFromNow
+from dalsegno.protocol.dialects import (
+    EventStreamLanguage,
+    Follow,
+    FollowFromNow,
+    FollowProjectFromNow,
+    FollowProjectStream,
+    SubscribeRequest,
+)
 from dalsegno.protocol.runs import runs
 
+from ._clients import Place, check_tab
 from ._credentials import credentials_of
 from ._envelope import held, nothing
 from ._event_stream import EventStreamBody, EventStreamTransport
@@ -55,6 +63,8 @@ class StreamParams(msgspec.Struct, frozen=True, kw_only=True):
     """A number, ``N-chain``, or ``head``: from now on.  ``Last-Event-ID`` counts before it; without
     either it begins after what the client has acknowledged."""
     client_id: str | None = None
+    tab: str | None = None
+    """Which tab of the client, 1 to 64 characters: it takes the place of its own older stream."""
 
 
 class WorkspaceStreamParams(StreamParams, frozen=True, kw_only=True):
@@ -68,6 +78,12 @@ class EntityStreamParams(StreamParams, frozen=True, kw_only=True):
 
     stream_id: str
     workspace_id: str | None = None
+
+
+class ProjectStreamParams(StreamParams, frozen=True, kw_only=True):
+    """Which project is followed."""
+
+    project_id: str
 
 
 class RunStreamParams(StreamParams, frozen=True, kw_only=True):
@@ -97,7 +113,22 @@ def stream_routes(context: RouteContext) -> RouteTable:
     )
     async def follow_workspace(workspace_id: str) -> Response:
         params = read_params(WorkspaceStreamParams)
-        return await streams.follow(f"workspace:{workspace_id}", params, workspace_id=None)
+        return await streams.follow(f"workspace:{workspace_id}", params)
+
+    @routes.route(
+        "GET",
+        "/api/v1/projects/{project_id}/events",
+        "Follow a project, as server-sent events.",
+        params=ProjectStreamParams,
+        returns=bytes,
+        media_types=_MEDIA_TYPES,
+        refusals=_REFUSALS,
+        headers=("last-event-id",),
+        also={204: None},
+    )
+    async def follow_project(project_id: str) -> Response:
+        params = read_params(ProjectStreamParams)
+        return await streams.follow(f"workspace:{project_id}", params, project_id=project_id)
 
     @routes.route(
         "GET",
@@ -142,13 +173,19 @@ class _Streams:
         self._rt = context.rt
 
     async def follow(
-        self, stream_id: str, params: StreamParams, *, workspace_id: str | None
+        self,
+        stream_id: str,
+        params: StreamParams,
+        *,
+        workspace_id: str | None = None,
+        project_id: str | None = None,
     ) -> Response:
         """Return the stream, once it is known that it can begin.
 
         Raises:
             Reject: who asks may not, there is none, or it does not begin there.
             UnavailableError: it cannot be told now.
+            OverloadedError: the project has as many as may be.
 
         """
         context, rt = self._context, self._rt
@@ -158,23 +195,35 @@ class _Streams:
         client_id = check_id(
             params.client_id or "default", chars_max=rt.limits.id_chars_max, what="client id"
         )
-        asked = _asked(stream_id, _cursor(params), workspace_id)
+        place = Place(
+            identity.user_id,
+            project_id=project_id,
+            client_id=client_id,
+            tab=check_tab(params.tab),
+            url=request.full_path,
+        )
+        asked = _asked(stream_id, _cursor(params), workspace_id, is_project=project_id is not None)
         principal = identity.acting(rt.system).principal
         begins = await try_to_follow(rt.service.sessions, asked, principal, client_id=client_id)
         if await self._is_over(stream_id, workspace_id, identity, begins):
             return nothing()
+        comes_back = "last-event-id" in request.headers
+        if comes_back and context.clients.was_evicted(identity.user_id, request.full_path):
+            return nothing()
         try:
-            context.clients.take(identity.user_id)
+            context.clients.take(place)
         except OverloadedError:
+            if project_id is not None:
+                raise  # CF-6.2: nobody is to come back by itself
             return self._sent_away()
-        held().callback(context.clients.leave, identity.user_id)
+        held().callback(context.clients.leave, place)
         held().enter_context(context.streaming())
-        body = self._stream(asked, identity, client_id)
+        body = self._stream(asked, identity, place)
         response = Response(body, headers=_NO_STORE)
         response.timeout = None
         return response
 
-    def _stream(self, asked: Follow, identity: Identity, client_id: str) -> EventStreamBody:
+    def _stream(self, asked: SubscribeRequest, identity: Identity, place: Place) -> EventStreamBody:
         context, rt = self._context, self._rt
         retry = f"retry: {self._drawn(_RETRY_MS, _RETRY_SPREAD_MS)}\n\n".encode()
         transport = EventStreamTransport(retry)
@@ -183,7 +232,7 @@ class _Streams:
             rt.service.sessions,
             user_id=identity.user_id,
             session_id=identity.session_hash,
-            client_id=client_id,
+            client_id=place.client_id,
             address=context.address,
             expires_at=identity.expires_at,
             language=EventStreamLanguage(asked),
@@ -197,7 +246,7 @@ class _Streams:
         async def serve() -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_rotate, connection, lasts_s)
-                with context.clients.serving(connection):
+                with context.clients.serving(connection, place):
                     await connection.run(check)
                 nursery.cancel_scope.cancel(reason="the stream has ended")
 
@@ -247,7 +296,13 @@ def _cursor(params: StreamParams) -> str | None:
     return said
 
 
-def _asked(stream_id: str, cursor: str | None, workspace_id: str | None) -> Follow:
+def _asked(
+    stream_id: str, cursor: str | None, workspace_id: str | None, *, is_project: bool
+) -> SubscribeRequest:
     if cursor == _FROM_NOW:
+        if is_project:
+            return FollowProjectFromNow(stream_id=stream_id)
         return FollowFromNow(stream_id=stream_id, workspace_id=workspace_id)
+    if is_project:
+        return FollowProjectStream(stream_id=stream_id, cursor=cursor)
     return Follow(stream_id=stream_id, workspace_id=workspace_id, cursor=cursor)

@@ -47,7 +47,7 @@ class Blocks:
         await self._stream.send_all(self._http.send(request) or b"")
         await self._stream.send_all(self._http.send(h11.EndOfMessage()) or b"")
         answer = await self._event()
-        assert isinstance(answer, h11.Response)
+        assert isinstance(answer, h11.Response | h11.InformationalResponse)  # 101
         self.status = answer.status_code
         self.headers = {name.decode(): value.decode() for name, value in answer.headers}
 

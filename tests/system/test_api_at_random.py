@@ -30,7 +30,7 @@ app = App([*session_domains], routes=session_routes)
 """
 
 ENDS_IT = (
-    r"^/api/workspaces/[^/]+$|/members/|/repair$|^/api/v1/(workspaces|streams|runs)/[^/]+/events$"
+    r"^/api/workspaces/[^/]+$|/members/|/repair$|^/api/v1/(workspaces|streams|runs|projects)/[^/]+/events$"
     r"|/commands/(delete_workspace|change_workspace|remove_member|put_member|transfer_ownership)$"
 )
 """The paths by which the fuzzer would take from itself what it works with, and those whose answers

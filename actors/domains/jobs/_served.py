@@ -11,6 +11,7 @@ from dalsegno.actors.domains.automation import (
 )
 from dalsegno.actors.domains.notes import note_dialect, note_domains, note_routes
 from dalsegno.protocol import App
+from dalsegno.protocol.dialects import project_socket
 
 from ._routes import job_routes as job_routes
 from ._worker import backup_worker, export_worker
@@ -24,7 +25,7 @@ job_workers: tuple[Worker, ...] = (export_worker, backup_worker)
 job_app = App(
     (*note_domains, *automation_domains),
     routes=(*note_routes, *automation_routes, *job_routes),
-    dialects=[note_dialect],
+    dialects=[note_dialect, project_socket],
     workers=(*automation_workers, *job_workers),
 )
 """Notes, automation and jobs: what a server serves that was given nothing else."""
