@@ -121,6 +121,7 @@ class Team:
         """The versions of entities that were promised."""
         self._head = 0
         self._numbers = itertools.count()
+        self._is_exporting = False
         self._is_enough = False
         self._is_over = False
 
@@ -250,9 +251,27 @@ class Team:
             await self._do(urls, "review_run", run_id=run_id, decisions=decisions)
 
     async def _export(self, urls: deque[str], _agent: str) -> None:
-        """Have the notes exported."""
-        run = {"run_id": f"export-{next(self._numbers)}"}
-        await self._do(urls, "request_run", **run, worker="export_markdown")
+        """Have the notes exported, if nobody else does: one export runs after the other, and more
+        would be asked for than are done.
+        """
+        if self._is_exporting:
+            return
+        self._is_exporting = True
+        run_id = f"export-{next(self._numbers)}"
+        if await self._do(urls, "request_run", run_id=run_id, worker="export_markdown"):
+            while not self._is_enough and await self._is_open(urls, run_id):
+                await trio.sleep(_PAUSE_S)
+        self._is_exporting = False
+
+    async def _is_open(self, urls: deque[str], run_id: str) -> bool:
+        """Return whether a run has not ended, as far as a server that answers knows."""
+        path = f"/api/workspaces/{self._workspace_id}/entities/run/{run_id}"
+        with suppress(httpx.TransportError):
+            answer = await self._http.get(f"{urls[0]}{path}")
+            if answer.status_code == 200:
+                return answer.json()["state"]["finished_at"] is None
+        urls.rotate(-1)
+        return True
 
     async def _do(self, urls: deque[str], command: str, /, **payload: object) -> bool:
         """Send a command until it is committed or refused; return whether it is committed."""
