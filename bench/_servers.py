@@ -26,9 +26,16 @@ _WHO = {"email": "bench@example.com", "password": "correct horse battery", "disp
 
 _UNBUDGETED = {"DALSEGNO_LIMIT_WRITTEN_BYTES_PER_MINUTE": str(2**40)}
 _ONE_USER = {
-    f"DALSEGNO_LIMIT_{what}_PER_USER_MAX": "0" for what in ("SESSIONS", "SOCKETS", "WORKSPACES")
+    f"DALSEGNO_LIMIT_{what}_MAX": "0"
+    for what in (
+        "SESSIONS_PER_USER",
+        "SOCKETS_PER_USER",
+        "WORKSPACES_PER_USER",
+        "API_PER_MINUTE",
+        "AUTH_PER_MINUTE",
+    )
 }
-"""No bounds by user: a load has one user for all of its clients."""
+"""No bounds by user and address: a load has one user, at one address, for all of its clients."""
 
 
 @dataclass(frozen=True, slots=True)

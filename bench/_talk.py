@@ -62,7 +62,7 @@ class Talk:
     async def open(self, database: str) -> AsyncIterator[None]:
         """Open it for the length of a block."""
         app = App([cards], workers=[worker("talk")(self._talk)], authenticate=_authenticate)
-        limits = Limits(sockets_per_user_max=0)
+        limits = Limits(sockets_per_user_max=0, api_per_minute_max=0)
         async with (
             Runtime.open(database, app=app, limits=limits) as rt,
             trio.open_nursery() as nursery,

@@ -87,7 +87,12 @@ from ._patch import (
     patched_length as patched_length,
 )
 from ._position import Cursor as Cursor, chain_text as chain_text, parse_cursor as parse_cursor
-from ._rate import Buckets as Buckets, Rate as Rate, RateBudget as RateBudget
+from ._rate import (
+    Buckets as Buckets,
+    Rate as Rate,
+    RateBudget as RateBudget,
+    Spent as Spent,
+)
 from ._reacting import (
     Reactor as Reactor,
     RunFor as RunFor,

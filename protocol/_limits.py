@@ -13,7 +13,15 @@ SEQ_MAX = 2**63 - 1
 
 
 UNBOUNDED_AT_ZERO = frozenset(
-    {"blocked_s", "sessions_per_user_max", "sockets_per_user_max", "workspaces_per_user_max"}
+    {
+        "api_per_minute_max",
+        "auth_per_minute_max",
+        "blocked_s",
+        "rates_dry_run",
+        "sessions_per_user_max",
+        "sockets_per_user_max",
+        "workspaces_per_user_max",
+    }
 )
 """The bounds that 0 lifts."""
 
@@ -322,6 +330,13 @@ class Limits:
     sockets_per_user_max: int = 100
     """WebSockets of one user on a server, and long polls that wait, each; above this a new one gets
     503.  0: any number."""
+    auth_per_minute_max: int = 20
+    """Requests of an address that take a secret, such as a password, at once and on average in a
+    minute; 429 above.  0: any number."""
+    api_per_minute_max: int = 6_000
+    """All other requests of an address, likewise.  0: any number."""
+    rates_dry_run: int = 0
+    """1: whoever asks too often is let through, and the log says so."""
     project_connections_per_user_max: int = 5
     """Connections of one user to projects on a server, sockets and event streams together; above
     this the oldest is closed for a new one, but one that owes a pong before it (CF-6.1)."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
+from typing import NamedTuple
+
 import msgspec
 
 from ._errors import DomainError
@@ -9,6 +13,7 @@ from ._errors import DomainError
 _SECOND = 1.0
 _ROUNDING_S = 1e-6
 """Sums of intervals differ by less from what they stand for."""
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RateBudget:
@@ -40,13 +45,16 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
     """How often something may happen, for each who is counted (KJ-RATE-1)."""
 
     name: str
-    """What is counted together: two rates of one name share their buckets."""
+    """What is counted together: two rates of one name share their buckets.  1 to 64 letters,
+    digits, and ``-_.``, since answers tell it."""
     times: int = 60
     """So often at once after a rest, and on average in …"""
     window_s: float = 60.0
     """… so many seconds."""
 
     def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise DomainError(f"{self.name!r} is no name of a rate")
         if self.times < 1 or self.window_s <= 0:
             raise DomainError(f"{self.name}: a rate is at least once in some time")
 
@@ -63,11 +71,22 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
 
         """
         interval_s = self.window_s / self.times
-        until = now if until is None else max(until, now)
+        until = now if until is None else min(max(until, now), now + self.window_s)  # clocks step
         wait_s = until + interval_s - now - self.window_s
         if wait_s > _ROUNDING_S:
             return until, wait_s
         return until + interval_s, 0.0
+
+
+class Spent(NamedTuple):
+    """What counting once more has come to."""
+
+    wait_s: float
+    """How long it has to wait, in seconds, and was not counted; 0: it may happen."""
+    left: int
+    """How often it may happen at once after that."""
+    full_in_s: float
+    """When all of it is there again, in seconds, if nothing happens until then."""
 
 
 class Buckets:
@@ -85,15 +104,13 @@ class Buckets:
     def __repr__(self) -> str:
         return f"<Buckets, {len(self._until)} of them>"
 
-    def spend(self, rate: Rate, key: str, now: float) -> float:
-        """Count once more for a key at ``now``, in seconds.
-
-        Return 0 where it may happen, else how long it has to wait in seconds: then it is not
-        counted.
-        """
+    def spend(self, rate: Rate, key: str, now: float) -> Spent:
+        """Count once more for a key at ``now``, in seconds."""
         named = rate.name, key
         until, wait_s = rate.spend(self._until.pop(named, None), now)
         self._until[named] = until
         if len(self._until) > self._kept_max:
             del self._until[next(iter(self._until))]
-        return wait_s
+        full_in_s = until - now
+        left = math.floor((rate.window_s - full_in_s) * rate.times / rate.window_s + _ROUNDING_S)
+        return Spent(wait_s, left, full_in_s)

@@ -161,7 +161,7 @@ class _Rates:
         asked = rate.name, key, record.event_seq
         if asked not in self._answers:
             now = record.recorded_at.timestamp()
-            self._answers[asked] = self._buckets.spend(rate, key, now) == 0
+            self._answers[asked] = self._buckets.spend(rate, key, now).wait_s == 0
         return self._answers[asked]
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from quart import request, websocket
 
-from dalsegno.protocol import Buckets, DomainError, Reject
+from dalsegno.protocol import DomainError, Reject
+from dalsegno.protocol.routes import Access
 
 from ._account_routes import account_routes
 from ._app_routes import app_routes
@@ -26,6 +27,7 @@ from ._key_routes import key_routes
 from ._listener import SOCKET
 from ._passwords import Passwords
 from ._polls import Polls
+from ._rates import Rates, install_rates
 from ._route_context import RouteContext
 from ._route_table import register, rule_of
 from ._schema_routes import schema_routes
@@ -36,11 +38,12 @@ from ._user_routes import user_routes
 from ._workspace_routes import workspace_routes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection, Iterable
 
     from quart import Response
     from quart.wrappers.base import BaseRequestWebsocket
 
+    from dalsegno.protocol.routes import Operation
     from dalsegno.runtime import Runtime
 
     from ._client_address import Network
@@ -60,6 +63,8 @@ _ROUTES = (
     audit_routes,
     app_routes,
 )
+
+_ACCOUNTS = ("/api/setup/", "/api/auth/")
 
 
 def create_app(
@@ -116,11 +121,12 @@ def create_app(
         polls=polls or Polls(rt.limits),
         clients=clients or Clients(rt.limits, rt.world),
         streaming=app.streaming,
-        rates=Buckets(rt.limits.rates_kept_max),
+        rates=Rates(rt.limits, rt.world),
     )
     documents = app.documents = Documents(rt, cookie=gate.cookie.name)
     tables = [*(routes(context) for routes in _ROUTES), schema_routes(context, documents)]
     documents.operations += register(app, tables)
+    install_rates(app, context.rates, lambda: context.address, _secret(documents.operations))
     read = {each.shape: each.path for each in documents.operations if each.method == "GET"}
     for socket in rt.app.sockets:
         if socket.shape in read:
@@ -128,6 +134,15 @@ def create_app(
     for path in (SOCKET, *(socket.path for socket in rt.app.sockets)):
         _register_socket(app, context, path)
     return app
+
+
+def _secret(operations: Iterable[Operation]) -> frozenset[str]:
+    """Return the rules of what takes a secret, of somebody who need not be known."""
+    return frozenset(
+        rule_of(each.path)
+        for each in operations
+        if each.access is Access.ANYBODY and each.path.startswith(_ACCOUNTS)
+    )
 
 
 def _register_socket(app: Application, context: RouteContext, path: str) -> None:

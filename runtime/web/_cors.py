@@ -23,7 +23,10 @@ _SENT = (
     "x-csrf-token, x-request-id"
 )
 """The headers with which a page may ask."""
-_SHOWN = "etag, location, preference-applied, retry-after, x-idempotency-replay, x-request-id"
+_SHOWN = (
+    "etag, location, preference-applied, ratelimit, ratelimit-policy, retry-after, "
+    "x-idempotency-replay, x-request-id"
+)
 """Those of an answer that it may read, beside what everybody may."""
 _ASKED_AGAIN_S = 600
 """For how long a browser need not ask whether it may."""

@@ -14,7 +14,7 @@ import trio
 from quart import g, request
 
 from dalsegno.actors.domains.members import ADMINS
-from dalsegno.protocol import OverloadedError, RateLimitedError, Reject
+from dalsegno.protocol import OverloadedError, Reject
 
 from ._auth import check_csrf
 from ._client_address import client_address
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from dalsegno.actors.domains.accounts import User
-    from dalsegno.protocol import Buckets, Rate
+    from dalsegno.protocol import Rate
     from dalsegno.runtime import Runtime
 
     from ._auth import SessionCookie
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ._identity import Identity
     from ._passwords import Passwords
     from ._polls import Polls
+    from ._rates import Rates
 
 _security = structlog.get_logger("dalsegno.security")
 
@@ -72,8 +73,8 @@ class RouteContext:
     streaming: Callable[[], AbstractContextManager[None]]
     """Is entered for as long as an answer streams, which is no request to be bounded with others.
     """
-    rates: Buckets
-    """How often callers asked, of routes that have a rate."""
+    rates: Rates
+    """How often clients asked."""
     _repairs: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
     """A repair reads a whole log, so there is at most one at a time."""
 
@@ -129,10 +130,7 @@ class RouteContext:
             RateLimitedError: too often; with the time that is left.
 
         """
-        wait_s = self.rates.spend(rate, identity.user_id, self.rt.world.now().timestamp())
-        if wait_s > 0:
-            message = f"at most {rate.times} times in {rate.window_s:g} s"
-            raise RateLimitedError(message, retry_after_s=round(wait_s, 3))
+        self.rates.check_user(rate, identity.user_id)
 
     @contextmanager
     def repairing(self) -> Iterator[None]:

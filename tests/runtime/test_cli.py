@@ -183,9 +183,9 @@ def test_a_limit_that_is_none_is_refused(
         read_limits(table, environment)
 
 
-def test_zero_lifts_the_bounds_by_user_and_no_other() -> None:
-    lifted = ("sessions_per_user_max", "sockets_per_user_max", "workspaces_per_user_max")
-    for name in lifted:
+def test_zero_lifts_the_bounds_by_user_and_address_and_no_other() -> None:
+    by_user = ("sessions_per_user_max", "sockets_per_user_max", "workspaces_per_user_max")
+    for name in (*by_user, "api_per_minute_max", "auth_per_minute_max"):
         limits = read_limits({}, {f"DALSEGNO_LIMIT_{name.upper()}": "0"})
         assert getattr(limits, name) == 0
         assert getattr(read_limits({name: 0}, {}), name) == 0

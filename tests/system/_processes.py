@@ -38,8 +38,12 @@ QUICK = {
 }
 """Limits for a server whose outages a test waits through: all waits are short."""
 
-ONE_USER = {"DALSEGNO_LIMIT_SOCKETS_PER_USER_MAX": "0"}
-"""For servers whose many clients are all the owner's: no bound of sockets by user."""
+ONE_USER = {
+    "DALSEGNO_LIMIT_SOCKETS_PER_USER_MAX": "0",
+    "DALSEGNO_LIMIT_API_PER_MINUTE_MAX": "0",
+    "DALSEGNO_LIMIT_AUTH_PER_MINUTE_MAX": "0",
+}
+"""For servers whose many clients are all the owner's, at one address: no bounds by either."""
 
 DALSEGNO = (sys.executable, "-m", "dalsegno.runtime")
 

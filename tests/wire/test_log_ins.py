@@ -69,13 +69,15 @@ def codes(answers: list[httpx.Response]) -> list[str]:
 
 
 async def test_seventy_connections_of_one_address_keep_nobody_else_from_logging_in(
-    site: Site,
+    migrated: str,
 ) -> None:
     async with (
+        start(migrated, auth_per_minute_max=0) as site,
         client(site, "127.0.0.2") as crowd,
         client(site, "127.0.0.1") as owner,
         trio.open_nursery() as nursery,
     ):
+        await site.set_up()
         for n in range(70):
             nursery.start_soon(crowd.log_in, "a wrong password", f"nobody{n}@example.com")
         await until(lambda: len(crowd.answers) >= 40)
@@ -138,3 +140,18 @@ async def test_behind_a_trusted_proxy_each_client_counts_by_itself(migrated: str
             for n in range(3):
                 await liar.log_in("a wrong password", x_forwarded_for=f"9.9.9.{n}")
             assert statuses(liar.answers) == [401] * 2 + [429], "it is no proxy of ours"
+
+
+async def test_x_lim_4_an_address_has_a_rate_and_no_other_pays_for_it(migrated: str) -> None:
+    async with start(migrated, proxies=(ip_network("127.0.0.3"),)) as site:
+        await site.set_up()
+        async with client(site, "127.0.0.2") as crowd, trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(crowd.post, "/api/auth/login", {})
+        assert statuses(crowd.answers) == [400] * 20 + [429] * 20
+        async with client(site, "127.0.0.3") as proxy:
+            for n in range(21):  # one subscriber's network, however many addresses it has
+                await proxy.post("/api/auth/login", {}, x_forwarded_for=f"2001:db8::{n}")
+            assert statuses(proxy.answers) == [400] * 20 + [429]
+            other = await proxy.log_in(PASSWORD, x_forwarded_for="2001:db8:0:1::1")
+            assert other.status_code == 200
