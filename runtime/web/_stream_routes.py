@@ -11,6 +11,7 @@ more to come.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -100,45 +101,38 @@ def stream_routes(context: RouteContext) -> RouteTable:
     """Create the routes."""
     routes = RouteTable("event streams")
     streams = _Streams(context)
-
-    @routes.route(
+    stream = partial(
+        routes.route,
         "GET",
-        "/api/v1/workspaces/{workspace_id}/events",
-        "Follow a workspace, as server-sent events.",
-        params=WorkspaceStreamParams,
         returns=bytes,
         media_types=_MEDIA_TYPES,
         refusals=_REFUSALS,
         headers=("last-event-id",),
     )
+
+    @stream(
+        "/api/v1/workspaces/{workspace_id}/events",
+        "Follow a workspace, as server-sent events.",
+        params=WorkspaceStreamParams,
+    )
     async def follow_workspace(workspace_id: str) -> Response:
         params = read_params(WorkspaceStreamParams)
         return await streams.follow(f"workspace:{workspace_id}", params)
 
-    @routes.route(
-        "GET",
+    @stream(
         "/api/v1/projects/{project_id}/events",
         "Follow a project, as server-sent events.",
         params=ProjectStreamParams,
-        returns=bytes,
-        media_types=_MEDIA_TYPES,
-        refusals=_REFUSALS,
-        headers=("last-event-id",),
         also={204: None},
     )
     async def follow_project(project_id: str) -> Response:
         params = read_params(ProjectStreamParams)
         return await streams.follow(f"workspace:{project_id}", params, project_id=project_id)
 
-    @routes.route(
-        "GET",
+    @stream(
         "/api/v1/streams/{stream_id}/events",
         "Follow an entity, or any stream, as server-sent events.",
         params=EntityStreamParams,
-        returns=bytes,
-        media_types=_MEDIA_TYPES,
-        refusals=_REFUSALS,
-        headers=("last-event-id",),
     )
     async def follow_stream(stream_id: str) -> Response:
         params = read_params(EntityStreamParams)
@@ -146,15 +140,10 @@ def stream_routes(context: RouteContext) -> RouteTable:
 
     if runs.name in context.rt.service.catalog.domains:
 
-        @routes.route(
-            "GET",
+        @stream(
             "/api/v1/runs/{run_id}/events",
             "Follow a run and what it says, as server-sent events.",
             params=RunStreamParams,
-            returns=bytes,
-            media_types=_MEDIA_TYPES,
-            refusals=_REFUSALS,
-            headers=("last-event-id",),
             also={204: None},
         )
         async def follow_run(run_id: str) -> Response:
