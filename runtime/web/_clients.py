@@ -98,8 +98,10 @@ class Clients:
         self._random = world.random
         self._taken: Counter[str] = Counter()
         self._connections: set[Connection] = set()
-        self._of_projects: dict[Place, None] = {}
-        """The places of projects, in the order they were taken, without those that were evicted."""
+        self._own: dict[str, dict[Place, None]] = {}
+        """The places in projects by user, in the order they were taken, without the evicted."""
+        self._in_projects: Counter[str] = Counter()
+        """How many they are, by project."""
         self._gone: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
         """Event streams that were evicted, by user and URL, with Trio's times of that."""
 
@@ -118,13 +120,13 @@ class Clients:
             if 0 < bound <= self._taken[place.user_id]:
                 raise overloaded("too many sockets of this user", self._random)
         else:
-            self._make_room(place)
-            self._of_projects[place] = None
+            self._make_room(place, place.project_id)
         self._taken[place.user_id] += 1
 
     def leave(self, place: Place) -> None:
         """Count a client no more: it has ended, or never began."""
-        self._of_projects.pop(place, None)
+        if place in self._own.get(place.user_id, ()):
+            self._give_up(place)
         self._taken[place.user_id] -= 1
         if not self._taken[place.user_id]:
             del self._taken[place.user_id]
@@ -146,33 +148,44 @@ class Clients:
 
     # ------------------------------------------------------------------------------- projects
 
-    def _make_room(self, place: Place) -> None:
-        """Evict who has to go for a new one; first its own tab, then the user's oldest.
+    def _make_room(self, place: Place, project_id: str) -> None:
+        """Evict who has to go for a new place in a project, and take that: first its own tab goes,
+        then the user's oldest.
 
         Raises:
             OverloadedError: the project is full all the same; nobody was closed.
 
         """
-        limits = self._limits
-        own = [each for each in self._of_projects if each.user_id == place.user_id]
-        going = [
-            (each, SUPERSEDED)
+        own = self._own.get(place.user_id, {})
+        going = {
+            each: SUPERSEDED
             for each in own
             if place.tab is not None and (each.client_id, each.tab) == (place.client_id, place.tab)
-        ]
-        left = [each for each in own if each not in {gone for gone, _ in going}]
+        }
+        left = [each for each in own if each not in going]
         left.sort(key=lambda each: not each.owes_pong)  # and else in their order
-        many = len(left) + 1 - limits.project_connections_per_user_max
-        going += [(each, CONNECTION_LIMIT) for each in left[: max(many, 0)]]
-        staying = sum(each.project_id == place.project_id for each in self._of_projects)
-        staying -= sum(each.project_id == place.project_id for each, _ in going)
-        if staying >= limits.project_connections_max:
+        many = len(left) + 1 - self._limits.project_connections_per_user_max
+        going |= dict.fromkeys(left[: max(many, 0)], CONNECTION_LIMIT)
+        freed = sum(each.project_id == project_id for each in going)
+        if self._in_projects[project_id] - freed >= self._limits.project_connections_max:
             raise overloaded("too many connections to this project", self._random)
-        for each, why in going:
-            del self._of_projects[each]
+        for each, why in going.items():
+            self._give_up(each)
             if each.url is not None:
                 self._remember(each.user_id, each.url)
             each.evict(why)
+        self._own.setdefault(place.user_id, {})[place] = None
+        self._in_projects[project_id] += 1
+
+    def _give_up(self, place: Place) -> None:
+        assert place.project_id is not None, "it is a place in one"
+        own = self._own[place.user_id]
+        del own[place]
+        if not own:
+            del self._own[place.user_id]
+        self._in_projects[place.project_id] -= 1
+        if not self._in_projects[place.project_id]:
+            del self._in_projects[place.project_id]
 
     def _remember(self, user_id: str, url: str) -> None:
         times = self._gone.pop((user_id, url), [])

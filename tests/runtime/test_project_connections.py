@@ -252,6 +252,18 @@ async def test_a_tab_takes_the_place_of_its_own_older_connection(migrated: str) 
             assert await refused(person, tab=wrong) == 400
 
 
+async def test_a_tab_that_opens_in_a_loop_has_one_connection(migrated: str) -> None:
+    async with sites(migrated) as (site, person), AsyncExitStack() as stack:
+        other = await stack.enter_async_context(connected(person))
+        tab = [await stack.enter_async_context(connected(person, tab="loop")) for _ in range(40)]
+        for each in tab[:-1]:
+            assert await end_of(each) == (4008, "superseded")
+        with fail_after(20):
+            await until(lambda: site.runtime.statistics().connections == 2)
+        for each in (other, tab[-1]):
+            await lives(each, site, person)
+
+
 async def test_an_evicted_event_stream_does_not_come_back_by_itself(migrated: str) -> None:
     async with sites(migrated) as (_, person):
 
