@@ -125,19 +125,6 @@ async def test_cf_1_1_and_1_4_a_project_is_followed_and_resumed(migrated: str) -
             assert (await hear(ws, "event"))["seq"] == created["seq"] + 1
 
 
-async def test_one_cursor_is_valid_on_a_socket_and_an_event_stream(migrated: str) -> None:
-    async with sites(migrated) as (site, person):
-        await write(site, person, 3)
-        async with connected(person) as ws:
-            first = await hear(ws, "event")
-        async with following(person, events_of(person), last_event_id=first["cursor"]) as blocks:
-            block = await blocks.hear("note_created", "event")
-            assert block.said["seq"] > first["seq"]
-            last = str(blocks.last_id)
-        async with connected(person, cursor=last) as ws:
-            assert (await hear(ws))["cursor"] == last
-
-
 async def test_cf_1_2_who_may_not_is_told_by_a_close(migrated: str) -> None:
     """A page in a browser is shown the code of a close, and no status of a handshake."""
     async with sites(migrated) as (site, person):
