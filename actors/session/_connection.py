@@ -42,7 +42,7 @@ from ._lifecycle import Input, ended_by
 from ._signs_of_life import SignsOfLife
 from ._submission import Submission
 from ._subscribing import Subscribing
-from ._writer import Writer
+from ._writer import Writer, end_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -336,7 +336,7 @@ class Connection:
             except DalsegnoError as error:
                 self._refuse(error, asked.request_id)
                 self.writer.flush_nowait()
-                self.close(_end_of(error), error.code)
+                self.close(*end_of(error))
                 return
 
     def _refuse(self, error: DalsegnoError, request_id: str | None) -> None:
@@ -506,13 +506,6 @@ class Connection:
             if said is None:
                 return  # of a thousand streams none is asked for
             reply(said)
-
-
-def _end_of(error: DalsegnoError) -> Close:
-    """Return with which code a connection ends that may not follow what its path is about."""
-    if isinstance(error, UnavailableError):
-        return Close.TRY_AGAIN
-    return Close.NOT_FOUND if error.code.endswith("_NOT_FOUND") else Close.FORBIDDEN
 
 
 def _token_expired() -> Reject:

@@ -55,6 +55,7 @@ class Writer:
         "_context",
         "_delivery",
         "_dialect",
+        "_ending",
         "_limits",
         "_pause",
         "is_held",
@@ -92,6 +93,8 @@ class Writer:
         self._close = close
         self._dialect = dialect
         """In which it is said that a stream ended."""
+        self._ending: tuple[Close, str] | None = None
+        """How the connection ends once all is written: its one stream has ended."""
         self._backoff: Backoff | None = None
         """While the store is away."""
         self._pause: trio.CancelScope | None = None
@@ -249,6 +252,8 @@ class Writer:
         text = self._dialect.error(error, None, stream_id=subscription.stream_id)
         if text is not None:
             self.outbox.end(subscription, Frames((text,)))  # replies go first, so this is none
+        if self._dialect.ends_with_stream:
+            self._ending = end_of(error)
         self._delivery.touch(self)
 
     # ----------------------------------------------------------------------------------- writing
@@ -285,12 +290,19 @@ class Writer:
             except Exception as error:  # noqa: BLE001 - the publisher must not be affected
                 self.on_write_error(error)
                 return
-        if self.is_held:
+        if self._has_ended() or self.is_held:
             return
         if self.streams.behind:
             self.write_on()
         elif has_events:
             self.streams.join_cohorts(self)
+
+    def _has_ended(self) -> bool:
+        """End the connection if it was about one stream, of which all is written; return that."""
+        if self._ending is None or not self.outbox.is_empty:
+            return False
+        self._close(*self._ending)
+        return True
 
     def on_write_error(self, error: Exception) -> None:
         """End the connection because of a write whose error is being handled."""
@@ -320,6 +332,7 @@ class Writer:
             await self._flush()
             while await self._write_some():
                 pass
+            self._has_ended()
         except TransportClosedError:
             self._close(Close.NORMAL, "the client is gone")
         except trio.TooSlowError:
@@ -413,6 +426,14 @@ class Writer:
                     raise trio.TooSlowError
         finally:
             self.step(Input.UNBLOCK)
+
+
+def end_of(error: DalsegnoError) -> tuple[Close, str]:
+    """Return how a connection ends that may not follow what it is about."""
+    if isinstance(error, UnavailableError):
+        return Close.TRY_AGAIN, error.code
+    is_absent = error.code.endswith("_NOT_FOUND")
+    return Close.NOT_FOUND if is_absent else Close.FORBIDDEN, error.code
 
 
 def _is_closed(_code: Close, _reason: str) -> None:

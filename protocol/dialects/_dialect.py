@@ -181,6 +181,8 @@ class Dialect(ABC):
     """What it may be sent, beside what every dialect has (`SHARED`), for documents."""
     follows_frames: bool = False
     """Whether what runs say is also for those who follow their workspace, and not the run alone."""
+    ends_with_stream: bool = False
+    """Whether a connection is about one stream, and is closed once that is followed no longer."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"

@@ -64,6 +64,7 @@ class ProjectDialect(Dialect):
 
     name = "project"
     says: Sequence[type[msgspec.Struct]] = (ProjectConnected, ProjectEvent, ProjectHeartbeat)
+    ends_with_stream = True
 
     def entity_event(self, event: Event) -> Shown:
         """Encode an event for its entity's stream, as for the project's."""

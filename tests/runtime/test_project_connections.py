@@ -15,8 +15,9 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
 from websockets.frames import Opcode
 
-from dalsegno.actors.domains.members import PutMember
+from dalsegno.actors.domains.members import PutMember, RemoveMember
 from dalsegno.actors.domains.notes import CreateNote, note_dialect, note_domains
+from dalsegno.actors.domains.standing import DeleteWorkspace
 from dalsegno.protocol import App, Limits
 from dalsegno.protocol.dialects import project_socket
 from tests._http import PLAIN
@@ -403,3 +404,37 @@ async def test_who_says_later_who_it_is_takes_its_place_then(migrated: str) -> N
             assert (await hear_end(await knock("q")))[1] == 4003
             await knock("p")
             assert (await hear_end(first))[1:] == (4008, "connection limit")
+
+
+async def test_who_is_removed_is_told_up_to_that_and_closed(migrated: str) -> None:
+    async with sites(migrated) as (site, person):
+        member = await add_member(site, person.workspace)
+        async with connected(member) as ws:
+            await hear(ws)
+            await site.runtime.workspace(person.workspace).send(RemoveMember(member.user_id))
+            await write(site, person)
+            while (await hear(ws, "event"))["event_type"] != "member_removed":
+                pass
+            assert (await hear(ws))["code"] == "ROLE_FORBIDDEN"
+            assert await end_of(ws) == (4003, "ROLE_FORBIDDEN")
+
+
+async def test_who_is_removed_while_behind_is_told_up_to_that_and_closed(migrated: str) -> None:
+    limits = Limits(outbox_items_max=2)
+    async with sites(migrated, limits=limits) as (site, person):
+        member = await add_member(site, person.workspace)
+        await write(site, person, 300)
+        async with connected(member, cursor="0") as ws:
+            head = (await hear(ws))["head"]
+            await site.runtime.workspace(person.workspace).send(RemoveMember(member.user_id))
+            await write(site, person)
+            seen = [(await hear(ws, "event"))["seq"] for _ in range(head + 1)]
+            assert seen == [*range(1, head + 2)]
+            assert await end_of(ws) == (4003, "ROLE_FORBIDDEN")
+
+
+async def test_a_workspace_that_is_deleted_ends_its_connections(migrated: str) -> None:
+    async with sites(migrated) as (site, person), connected(person) as ws:
+        await hear(ws)
+        await site.runtime.workspace(person.workspace).send(DeleteWorkspace())
+        assert await end_of(ws) == (4004, "WORKSPACE_NOT_FOUND")
