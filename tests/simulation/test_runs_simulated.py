@@ -17,7 +17,7 @@ from dalsegno.protocol.runs import FinishRun, OutputPart, RunState, StepFinished
 
 from ._run_schedules import simulated_runs
 
-BATCHES, BATCH = 10, 15
+BATCHES, BATCH = 10, 10
 SOAK = 1_000
 
 
