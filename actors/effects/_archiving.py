@@ -215,7 +215,7 @@ class ArtifactSweep:
                 self._directory, self._catalog, ids[0], runs, ids[1], principal=SYSTEM
             )
         except DomainError:
-            return True  # a program without runs, for now
+            return True  # this program has no runs; the one that made it may be started again
         except DalsegnoError as error:
             _log.info("%s is kept: %s", name, error)
             return True

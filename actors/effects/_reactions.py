@@ -125,7 +125,7 @@ class Reaction(Reading):
         return self._lists[asked]
 
     async def pause(self) -> None:
-        """Let others have a turn, where this has taken long: for one that computes."""
+        """Yield to other tasks if this one has run for long; for reactors that compute."""
         await self._turn.pause()
 
     def spend(self, rate: Rate, key: str) -> bool:

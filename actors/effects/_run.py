@@ -283,7 +283,7 @@ class Run(Reading):
         return found[0]
 
     async def pause(self) -> None:
-        """Let others have a turn, where this has taken long: for one that computes."""
+        """Yield to other tasks if this one has run for long; for workers that compute."""
         await self._reads_at.pause()
 
     async def count_at(self, domain: Domain[Any, Any, Any], event_seq: int) -> int:

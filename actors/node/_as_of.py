@@ -36,7 +36,7 @@ class AsOf:
         return f"<AsOf {self.workspace_id}>"
 
     async def pause(self) -> None:
-        """Let others have a turn, where this has taken long."""
+        """Yield to other tasks if this one has run for long."""
         await self._turn.pause()
 
     async def count_at(self, domain: Domain[Any, Any, Any], event_seq: int) -> int:

@@ -18,7 +18,6 @@ from ._dialect import (
 )
 from ._event_stream import (
     EVENT_STREAM as EVENT_STREAM,
-    PROBLEM as PROBLEM,
     EventStreamDialect as EventStreamDialect,
     EventStreamLanguage as EventStreamLanguage,
     Follow as Follow,

@@ -37,16 +37,8 @@ if TYPE_CHECKING:
 
     from ._dialect import Begun, CommandRequest, Shown, UnsubscribeRequest
 
-PROBLEM = b"event: problem\n"
-"""With what the last block of a stream begins that ends for a reason."""
 _LINES = re.compile(rb"\r\n|\r|\n")
 """What ends a line of an event stream: a payload that was appended in SQL may have any of them."""
-_ENDED = {
-    Close.UNAUTHORIZED: ("AUTH_REQUIRED", 401),
-    Close.FORBIDDEN: ("ROLE_FORBIDDEN", 403),
-    Close.NOT_FOUND: ("NOT_FOUND", 404),
-}
-"""The closes after which to come back is of no use, and what they are called."""
 
 
 class HeadShown(msgspec.Struct, tag="head", kw_only=True, gc=False):
@@ -69,6 +61,8 @@ def block(data: bytes, *, event: str, id_: str | None = None) -> bytes:
 class EventStreamDialect(Dialect):
     """Another dialect's events, and what runs say in it, as blocks."""
 
+    ends_with_stream = True
+
     def __init__(self, inner: Dialect) -> None:
         self.name = f"{inner.name} as an event stream"
         self.follows_frames = inner.follows_frames
@@ -83,13 +77,13 @@ class EventStreamDialect(Dialect):
         return _numbered(self._inner.workspace_event(event, payload), event, event.event_seq)
 
     def subscribed(self, asked: SubscribeRequest, begun: Begun) -> bytes:
-        """Tell where the stream is, and give its reader a place to come back to at once."""
+        """Encode where the stream is, with an id, from which a reader can resume at once."""
         chain = "" if begun.chain is None else f"-{chain_text(begun.chain)}"
         said = HeadShown(stream_id=begun.stream_id, head=begun.head, cursor=begun.cursor)
         return block(encode_said(said), event="head", id_=f"{begun.cursor}{chain}")
 
     def standing(self, stream_id: str, head: int, cursor: int, now: datetime) -> bytes:
-        """Tell where the stream is: a sign of life that a page can see."""
+        """Encode where the stream is: a heartbeat that a page can see."""
         said = HeadShown(stream_id=stream_id, head=head, cursor=cursor, server_ts=now)
         return block(encode_said(said), event="head")
 
@@ -183,10 +177,9 @@ class EventStreamLanguage(Language):
         """Return why it ends, where to come back is of no use."""
         if code is Close.SUPERSEDED:
             return self.default.error(_evicted(reason), None)
-        ended = _ENDED.get(code)
-        if ended is None:
-            return None
-        return self.default.error(Reject(ended[0], reason, status=ended[1]), None)
+        if code is Close.UNAUTHORIZED:
+            return self.default.error(Reject("AUTH_REQUIRED", reason, status=401), None)
+        return None  # what its stream ended with was told where that did
 
 
 def _evicted(reason: str) -> Reject:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from contextlib import contextmanager
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import trio
@@ -102,8 +103,8 @@ class Clients:
         """The places in projects by user, in the order they were taken, without the evicted."""
         self._in_projects: Counter[str] = Counter()
         """How many they are, by project."""
-        self._gone: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
-        """Event streams that were evicted, by user and URL, with Trio's times of that."""
+        self._gone: OrderedDict[bytes, list[float]] = OrderedDict()
+        """Event streams that were evicted, by `_key_of`, with Trio's times of that."""
 
     def __repr__(self) -> str:
         return f"<Clients of {len(self._taken)} users>"
@@ -188,9 +189,10 @@ class Clients:
             del self._in_projects[place.project_id]
 
     def _remember(self, user_id: str, url: str) -> None:
-        times = self._gone.pop((user_id, url), [])
+        key = _key_of(user_id, url)
+        times = self._gone.pop(key, [])
         times.append(trio.current_time())
-        self._gone[user_id, url] = times[-self._limits.project_connections_per_user_max :]
+        self._gone[key] = times[-self._limits.project_connections_per_user_max :]
         while len(self._gone) > self._limits.evictions_kept_max:
             self._gone.popitem(last=False)
 
@@ -199,10 +201,16 @@ class Clients:
 
         That is said once of each: another one with the same URL is not to end for it.
         """
-        times = self._gone.get((user_id, url))
+        key = _key_of(user_id, url)
+        times = self._gone.get(key)
         if times is None:
             return False
         evicted_at = times.pop()
         if not times:
-            del self._gone[user_id, url]
+            del self._gone[key]
         return trio.current_time() - evicted_at < _REMEMBERED_S
+
+
+def _key_of(user_id: str, url: str) -> bytes:
+    """Return what a stream is remembered by: a URL may have kilobytes."""
+    return blake2b(f"{user_id}\n{url}".encode(), digest_size=16).digest()

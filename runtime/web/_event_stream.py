@@ -15,7 +15,6 @@ import trio
 from quart.wrappers.response import ResponseBody
 
 from dalsegno.actors import TransportClosedError
-from dalsegno.protocol.dialects import PROBLEM
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -68,15 +67,12 @@ class EventStreamTransport:
     # ------------------------------------------------------------------------- the connection's
 
     def send_nowait(self, frames: Sequence[Frames]) -> bool:
-        """Keep the blocks of some frames; see `Transport`.  A problem is the last one."""
+        """Keep the blocks of some frames; see `Transport`."""
         if self._over is not None:
             raise TransportClosedError(*self._over)
         for each in frames:
             for text in each.texts:
                 self._keep(text)
-                if text.startswith(PROBLEM):
-                    self._end(_ABNORMAL, "a problem was told")
-                    return True
         return self._bytes <= KEPT_BYTES
 
     async def flush(self) -> None:

@@ -326,10 +326,12 @@ def _effects_twice(log: Sequence[Event]) -> Iterator[str]:
 
 def _wrong_files(log: Sequence[Event], folder: Path) -> Iterator[str]:
     """Yield the exports whose files are not what they are said to be: the last one is there, and
-    of the others those that were not deleted for it.
+    of the others those that were not deleted for it.  Of those that are asked for one is made.
     """
     ends = [msgspec.json.decode(each.payload) for each in log if each.type == "run_finished"]
     said = [each["result"]["artifact"] for each in ends if "artifact" in (each["result"] or {})]
+    if not said and any(each.stream_id.startswith("run:export-") for each in log):
+        yield "no export was made"
     for number, artifact in enumerate(reversed(said)):
         file = folder / artifact["name"]
         if not file.exists():

@@ -189,7 +189,7 @@ class _Reading:
         )
 
     def _check_id(self, operation_id: str, where: str) -> None:
-        """Say so where people could not name the operation by its id, or another has it."""
+        """Append an error if the id cannot be used by people, or stands twice in the answer."""
         if len(operation_id) > OPERATION_ID_CHARS_MAX or not operation_id.isprintable():
             self.errors.append(f"{where}:INVALID_ID")
         elif operation_id and operation_id in self._ids:

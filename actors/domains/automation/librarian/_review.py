@@ -125,7 +125,7 @@ class ApplyOperation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FinishReview(msgspec.Struct, frozen=True, kw_only=True):
-    """Say that all that was decided is settled."""
+    """Finish a review of which everything decided is settled."""
 
     run_id: str
 
