@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,23 +21,11 @@ import trio
 from dalsegno.actors.domains.jobs import job_app
 from dalsegno.protocol import App, Limits
 
-from ._background import in_background
+from ._exposure import Exposure
+from ._front import open_front
 from ._listening import open_listeners
 from ._runtime import Runtime
-from ._session_watch import watch_sessions
-from ._shutdown import Shutdown
-from ._sockets import Sockets
-from .seams import new_secret
-from .web import (
-    Clients,
-    Gate,
-    Polls,
-    SessionCookie,
-    create_app,
-    hosts_of,
-    is_loopback,
-    serve_port,
-)
+from .web import serve_port
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -48,60 +35,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol.providers import Providers
 
     from .store import DriverName
-    from .web import Hosts, Network, Serving, TokenIssuer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exposure:
-    """Where a runtime is served, and to whom."""
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    """0 lets the system choose."""
-    advertise: str | None = None
-    """The address that other nodes give to clients that they send here."""
-    public_url: str | None = None
-    """Where browsers reach this server, by way of a proxy."""
-    origins: tuple[str, ...] = ()
-    """Origins whose pages may open sockets, in addition to the host itself."""
-    proxies: tuple[Network, ...] = ()
-    """The proxies that are believed about the address of a client (``X-Forwarded-For``)."""
-    tokens: TokenIssuer | None = None
-    """Whose tokens are believed, besides sessions and keys."""
-    setup_token: str | None = None
-    """The token that setup asks for; None makes one, unless this serves only this machine."""
-    session_cookie: SessionCookie | None = None
-    """How the session's cookie is named and marked; None: as it has to be for what is above."""
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can connect."""
-        return is_loopback(self.host)
-
-    @property
-    def is_private(self) -> bool:
-        """Whether it serves this machine alone, not even by way of a proxy."""
-        return self.is_loopback and self.public_url is None
-
-    @property
-    def cookie(self) -> SessionCookie:
-        """How the session's cookie is named and marked."""
-        if self.session_cookie is not None:
-            return self.session_cookie
-        if self.public_url is None:
-            return SessionCookie(secure=not self.is_loopback)
-        has_tls = self.public_url.startswith("https:")
-        return SessionCookie(secure=has_tls, is_prefixed=has_tls)
-
-    @property
-    def hosts(self) -> Hosts:
-        """What this server is called, and whose pages may talk to it."""
-        return hosts_of(
-            only_loopback=self.is_loopback,
-            public_url=self.public_url,
-            also=[] if self.advertise is None else [self.advertise],
-            origins=self.origins,
-        )
+    from .web import Serving
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,57 +135,27 @@ async def serve_on(
         task_status: is given the port once it accepts connections.
 
     """
-    limits, tokens = rt.limits, exposure.tokens
-    setup_token = exposure.setup_token
-    if setup_token is None and not exposure.is_private:
-        setup_token = new_secret()
-    clients = Clients(limits, rt.world)
-    sockets = Sockets(rt, Gate(rt, exposure.cookie, tokens), exposure.proxies, clients)
-    polls = Polls(limits)
-    app = create_app(
-        rt,
-        cookie=exposure.cookie,
-        hosts=exposure.hosts,
-        setup_token=setup_token,
-        close_session=sockets.close_session,
-        close_user=sockets.close_user,
-        proxies=exposure.proxies,
-        polls=polls,
-        clients=clients,
-        tokens=tokens,
-    )
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(
-            in_background(partial(watch_sessions, rt, sockets.close_session))
-        )
-        if tokens is not None and tokens.keys is not None:
-            await stack.enter_async_context(in_background(tokens.keys.run))
-        async with trio.open_nursery() as nursery:
+    limits = rt.limits
+    async with open_front(rt, exposure) as front, trio.open_nursery() as nursery:
 
-            async def serve_here(task_status: trio.TaskStatus[Serving]) -> None:
-                await serve_port(
-                    listeners,
-                    app=app,
-                    accept=sockets.accept,
-                    handle=sockets.handle,
-                    release=sockets.release,
-                    owns=sockets.owns,
-                    limits=limits,
-                    world=rt.world,
-                    hosts=exposure.hosts,
-                    task_status=task_status,
-                )
+        async def serve_here(task_status: trio.TaskStatus[Serving]) -> None:
+            await serve_port(
+                listeners,
+                app=front.app,
+                accept=front.sockets.accept,
+                handle=front.sockets.handle,
+                release=front.sockets.release,
+                owns=front.sockets.owns,
+                limits=limits,
+                world=rt.world,
+                hosts=exposure.hosts,
+                task_status=task_status,
+            )
 
-            serving: Serving = await nursery.start(serve_here)
-            port = listeners[0].socket.getsockname()[1]
-            task_status.started(Ready(rt, exposure.host, port, setup_token))
-            await stop.wait()
-            # Twice the bound: once to settle commands, once to close the connections.
-            serving.stop_accepting(drain_s=2 * limits.drain_deadline_s)
-            polls.end()
-            sockets.end_unknown()
-            shutdown = Shutdown(rt.service, sockets.connections)
-            await shutdown.announce()
-            with trio.move_on_after(limits.drain_deadline_s):
-                await settle(sockets.connections)
-            await shutdown.close()
+        serving: Serving = await nursery.start(serve_here)
+        port = listeners[0].socket.getsockname()[1]
+        task_status.started(Ready(rt, exposure.host, port, front.setup_token))
+        await stop.wait()
+        # Twice the bound: once to settle commands, once to close the connections.
+        serving.stop_accepting(drain_s=2 * limits.drain_deadline_s)
+        await front.end(settle)

@@ -46,7 +46,15 @@ if TYPE_CHECKING:
     from dalsegno.protocol.dialects import Language
 
     from ._runtime import Runtime
-    from .web import Clients, Credentials, Gate, Identity, NativeTransport, Network, UpgradeRequest
+    from .web import (
+        Clients,
+        Credentials,
+        Gate,
+        Identity,
+        Network,
+        SocketTransport,
+        UpgradeRequest,
+    )
 
 
 _OF_WHO_ASKS = frozenset({401, 403, 404})
@@ -216,7 +224,7 @@ class Sockets:
 
     # ----------------------------------------------------------------------------- its life
 
-    async def handle(self, transport: NativeTransport, accepted: Accepted) -> None:
+    async def handle(self, transport: SocketTransport, accepted: Accepted) -> None:
         """Serve a client that was admitted until its connection ends."""
         greeting = b""
         if accepted.refused is not None:
@@ -254,7 +262,7 @@ class Sockets:
         with self._clients.serving(connection, accepted.place):
             await connection.run(check, greeting=greeting)
 
-    async def _introduce(self, transport: NativeTransport, accepted: Accepted) -> bytes:
+    async def _introduce(self, transport: SocketTransport, accepted: Accepted) -> bytes:
         """Read who an unknown client is; return the answer.
 
         Raises:
@@ -280,7 +288,7 @@ class Sockets:
             return said or b""
         raise DrainingError("the server shuts down")
 
-    async def _first_message(self, transport: NativeTransport) -> Authenticate:
+    async def _first_message(self, transport: SocketTransport) -> Authenticate:
         limits = self._rt.limits
         with trio.move_on_after(limits.authenticate_deadline_s) as waiting:
             received = await transport.receive()

@@ -129,7 +129,7 @@ def _watch_answers() -> None:
 
         await serve(self, scope, receive, seen)
         if scope["type"] == "http" and status:
-            path = routed(scope)["path"]  # type: ignore[typeddict-item]
+            path = routed(scope)["path"].removeprefix(scope["root_path"])  # type: ignore[typeddict-item]
             method = scope["method"]
             document = _documented(self.documents)
             found = document.check(method, path, status, media, b"".join(parts))

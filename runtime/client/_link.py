@@ -29,7 +29,7 @@ from ._wire import UNTRACKED, encode
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ._account import Account
     from ._policy import ClientLimits
@@ -146,7 +146,8 @@ class Link:
                 return self._ending(closed.reason.code, closed.reason.reason or "")
             if isinstance(message, str):
                 try:
-                    hear(message)
+                    for each in _in_batch(message):
+                        hear(each)
                 except msgspec.MsgspecError as error:
                     return self._ending(Close.PROTOCOL_ERROR, f"not understood: {error}")
 
@@ -164,6 +165,13 @@ class Link:
             was_left=self._is_leaving,
             slot_s=self.slot_s,
         )
+
+
+def _in_batch(message: str) -> Iterable[str]:
+    """Return the messages that came as one, which is most often one."""
+    if not message.startswith("["):
+        return (message,)
+    return (bytes(each).decode() for each in msgspec.json.decode(message, type=list[msgspec.Raw]))
 
 
 def _ack(stream_id: str, seq: int) -> str:
@@ -241,7 +249,7 @@ async def _shake_hands(
             nursery,
             cast("trio.SocketStream", _Watched(stream, waiting.cancel)),  # any stream will do
             parts.netloc.rpartition("@")[2],
-            f"{parts.path}/ws",
+            f"{parts.path}/ws?batch=1",
             subprotocols=[_SUBPROTOCOL],
             extra_headers=[account.header],
             message_queue_size=_QUEUED_MESSAGES,

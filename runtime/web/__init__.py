@@ -1,12 +1,14 @@
 """HTTP, the WebSocket upgrade, and the port that serves both."""
 
-from ._admission import overloaded
+from ._admission import create_admission, overloaded
 from ._app import create_app
+from ._asgi import AsgiApplication
 from ._auth import SessionCookie
 from ._callers import workspace_meant
 from ._client_address import Network, client_address
 from ._clients import Clients, Place, check_tab
 from ._credentials import Credentials, Gate
+from ._door import Door, SocketTransport
 from ._handshake import UpgradeRequest
 from ._hosts import Hosts, hosts_of, is_loopback
 from ._identity import Identity
@@ -19,8 +21,10 @@ from ._tokens import TokenIssuer
 
 __all__ = [
     "SOCKET",
+    "AsgiApplication",
     "Clients",
     "Credentials",
+    "Door",
     "Gate",
     "Hosts",
     "Identity",
@@ -30,12 +34,14 @@ __all__ = [
     "Polls",
     "Serving",
     "SessionCookie",
+    "SocketTransport",
     "TokenIssuer",
     "TokenKeys",
     "UpgradeRequest",
     "check_lasts",
     "check_tab",
     "client_address",
+    "create_admission",
     "create_app",
     "hosts_of",
     "is_address",

@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from dalsegno.protocol import OverloadedError
+from dalsegno.runtime.resources import descriptors_max
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from dalsegno.actors import World
     from dalsegno.protocol import Limits
 
 _RETRY_LEAST_S = 1.0
@@ -43,6 +45,11 @@ def overloaded(message: str, random: Callable[[], float]) -> OverloadedError:
     """Return the error of a full server, with a time after which to try again."""
     wait_s = _RETRY_LEAST_S + _RETRY_SPREAD_S * random()
     return OverloadedError(message, retry_after_s=round(wait_s, 3))
+
+
+def create_admission(limits: Limits, world: World) -> Admission:
+    """Return what counts the sockets that come one way, with the descriptors there are."""
+    return Admission(limits, world.random, descriptors_max())
 
 
 class Decision(Enum):

@@ -15,7 +15,7 @@ from ._audit_routes import audit_routes
 from ._auth import SessionCookie
 from ._clients import Clients
 from ._cors import install_cors
-from ._credentials import OFFERS, TICKET, Gate, credentials_of, is_deferred
+from ._credentials import Gate
 from ._documents import Documents
 from ._domain_routes import domain_routes
 from ._envelope import Application, install
@@ -146,21 +146,14 @@ def _secret(operations: Iterable[Operation]) -> frozenset[str]:
 
 
 def _register_socket(app: Application, context: RouteContext, path: str) -> None:
-    """Answer what comes to a socket's path and is not served natively."""
+    """Answer requests for a socket's path."""
     rule = rule_of(path)
 
     async def upgrade_required(**_path: str) -> Response:
         await context.authenticate()
         raise Reject("UPGRADE_REQUIRED", "connect with a WebSocket")
 
-    async def upgrade_too_soon(**_path: str) -> None:
-        given = credentials_of(websocket.headers)._replace(ticket=websocket.args.getlist(TICKET))
-        if not given.ticket and not is_deferred(given, websocket.headers.getlist(OFFERS)):
-            await context.gate.identify(given)
-        raise Reject("UPGRADE_REQUIRED", "ask for an upgrade after the answer before has come")
-
     app.add_url_rule(rule, endpoint=f"get {path}", view_func=upgrade_required, methods=["GET"])
-    app.add_websocket(rule, endpoint=f"ws {path}", view_func=upgrade_too_soon)
 
 
 async def _closes_nothing(_user_id: str, _keep: bytes | None) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 import msgspec
+from websockets.datastructures import Headers
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
@@ -25,6 +26,8 @@ from ._error_body import ErrorBody, challenge
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
+
+    from hypercorn.typing import WebsocketScope
 
     from ._hosts import Hosts
 
@@ -53,6 +56,8 @@ class UpgradeRequest:
     """What says who asks."""
     is_deferred: bool
     """Whether its first message does; a cookie beside that is not looked at."""
+    takes_batches: bool
+    """Whether several messages may come as one, an array of them (``?batch=1``)."""
 
 
 class HandshakeRefusedError(Exception):
@@ -96,6 +101,38 @@ def parse_upgrade(
     if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
         error = Reject("BAD_REQUEST", str(protocol.handshake_exc))
         raise HandshakeRefusedError(response.status_code, error)
+    return _read(request, peer, new_request_id), response.serialize()
+
+
+def upgrade_of(
+    scope: WebsocketScope, *, new_request_id: str, hosts: Hosts
+) -> tuple[UpgradeRequest, str | None]:
+    """Check a handshake that an ASGI server has begun.
+
+    Args:
+        scope: What the server tells of it.
+        new_request_id: The request's id unless the client gives one.
+        hosts: What this server is called, and whose pages may connect.
+
+    Returns:
+        The request, and the subprotocol that accepts it.
+
+    Raises:
+        HandshakeRefusedError: It violates a rule.
+
+    """
+    headers = Headers()
+    for name, value in scope["headers"]:
+        headers[name.decode("latin-1")] = value.decode("latin-1")
+    target = (scope["raw_path"] + b"?" + scope["query_string"]).decode("latin-1")
+    request = Request(target, headers)
+    _check_names(request, hosts)
+    peer, *_ = scope["client"] or ("",)
+    chosen = SUBPROTOCOL if SUBPROTOCOL in scope["subprotocols"] else None
+    return _read(request, peer, new_request_id), chosen
+
+
+def _read(request: Request, peer: str, new_request_id: str) -> UpgradeRequest:
     headers = _joined(request)
     offers = request.headers.get_all(OFFERS)
     path, _, query_text = request.path.partition("?")
@@ -114,13 +151,29 @@ def parse_upgrade(
         request_id=_named(headers.get("x-request-id", "")) or new_request_id,
         credentials=credentials,
         is_deferred=is_deferred(credentials, offers),
-    ), response.serialize()
+        takes_batches=_takes_batches(query),
+    )
 
 
 def refusal(
     status: int, error: DalsegnoError, request_id: str, now: datetime, *headers: tuple[str, str]
 ) -> bytes:
     """Return a refusal as bytes: the error envelope, with ``Connection: close``."""
+    fields, body = refusal_of(error, request_id, *headers)
+    fields = [
+        ("Date", email.utils.format_datetime(now, usegmt=True)),
+        ("Connection", "close"),
+        *fields,
+    ]
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in fields]
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + body
+
+
+def refusal_of(
+    error: DalsegnoError, request_id: str, *headers: tuple[str, str]
+) -> tuple[list[tuple[str, str]], bytes]:
+    """Return a refusal as fields and body: the error envelope."""
     body = msgspec.json.encode(
         ErrorBody(
             code=error.code,
@@ -129,18 +182,14 @@ def refusal(
             request_id=request_id,
         )
     )
-    fields = (
-        ("Date", email.utils.format_datetime(now, usegmt=True)),
+    fields = [
         ("Content-Type", "application/json"),
         ("Content-Length", str(len(body))),
         ("Cache-Control", "no-store"),
-        ("Connection", "close"),
         ("X-Request-Id", request_id),
         *headers,
-    )
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
-    lines += [f"{name}: {value}" for name, value in fields]
-    return "\r\n".join([*lines, "", ""]).encode("ascii") + body
+    ]
+    return fields, body
 
 
 def refused(error: DalsegnoError) -> HandshakeRefusedError:
@@ -187,6 +236,13 @@ def _parsed(query: str) -> Mapping[str, Sequence[str]]:
         return parse_qs(query, keep_blank_values=True, max_num_fields=_QUERY_FIELDS_MAX)
     except ValueError:
         raise _bad_request("too many parameters") from None
+
+
+def _takes_batches(query: Mapping[str, Sequence[str]]) -> bool:
+    asked = query.get("batch", ["0"])
+    if len(asked) > 1 or asked[0] not in {"0", "1"}:
+        raise _bad_request("batch is 0 or 1")
+    return asked[0] == "1"
 
 
 def _joined(request: Request) -> dict[str, str]:

@@ -5,7 +5,7 @@
 
 A connection that was used for requests can be upgraded as a new one can: proxies keep theirs and
 use them for whatever comes next.  Hypercorn then gives it back (`Http1Server`).  An upgrade that is
-sent before the answer to an earlier request reaches the application, which answers 426.
+sent before the answer to an earlier request reaches the application, which serves it, only slower.
 """
 
 from __future__ import annotations
@@ -20,18 +20,11 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import structlog
 import trio
 
-from dalsegno.actors import TransportClosedError
-from dalsegno.protocol import (
-    Close,
-    DalsegnoError,
-    InternalError,
-    Reject,
-    StoreUnavailableError,
-)
-from dalsegno.runtime.resources import descriptors_max
+from dalsegno.protocol import Reject
 
 from ._accepting import accept_from
-from ._admission import Admission, Decision
+from ._admission import Decision, create_admission
+from ._door import Door
 from ._handshake import (
     HandshakeRefusedError,
     UpgradeRequest,
@@ -50,12 +43,14 @@ if TYPE_CHECKING:
     from hypercorn.typing import ASGIFramework
 
     from dalsegno.actors import World
-    from dalsegno.protocol import Limits
+    from dalsegno.protocol import DalsegnoError, Limits
 
 AcceptedT = TypeVar("AcceptedT")
 
 log = structlog.get_logger("dalsegno.listener")
 
+_TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
+"""RFC 5482, on Linux."""
 _UPGRADE = re.compile(rb"^upgrade:[^\r\n]*\bwebsocket\b", re.IGNORECASE | re.MULTILINE)
 
 
@@ -168,18 +163,21 @@ class _Port(Generic[AcceptedT]):
         hosts: Hosts,
     ) -> None:
         self.accepted = 0
-        self.native = 0
         self.http = 0
-        self.admission = Admission(limits, world.random, descriptors_max())
-        self._upgrading = 0
+        self.admission = create_admission(limits, world)
         self._http = http
-        self._accept = accept
-        self._handle = handle
-        self._release = release
+        self._door: Door[NativeTransport, AcceptedT] = Door(
+            accept, handle, release, admission=self.admission, limits=limits
+        )
         self._limits = limits
         self._world = world
         self._owns = owns
         self._hosts = hosts
+
+    @property
+    def native(self) -> int:
+        """How many WebSockets are open natively."""
+        return self._door.open
 
     async def accept_from(
         self, listener: trio.abc.Listener[trio.SocketStream], connections: trio.Nursery
@@ -205,7 +203,7 @@ class _Port(Generic[AcceptedT]):
                 await self._turn_away(stream)
             elif (upgraded := await self._greet(stream)) is not None:
                 del stream  # its socket is the transport's now; an idle client keeps one object
-                await self._serve_native(*upgraded)
+                await self._door.serve(*upgraded)
         except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             pass  # the client disconnected or stopped reading during the handshake
         except* Exception:
@@ -280,23 +278,13 @@ class _Port(Generic[AcceptedT]):
         self, stream: trio.SocketStream, head: bytes, early: bytes
     ) -> tuple[NativeTransport, AcceptedT] | None:
         """Answer the handshake: with 101, returning the transport, or with a refusal and None."""
-        self._upgrading += 1
-        try:
-            return await self._shake_hands(stream, head, early)
-        finally:
-            self._upgrading -= 1
-
-    async def _shake_hands(
-        self, stream: trio.SocketStream, head: bytes, early: bytes
-    ) -> tuple[NativeTransport, AcceptedT] | None:
         request_id = self._world.new_id()
         try:
-            self._check_room()
             request, answer = parse_upgrade(
                 head, peer=_peer(stream), new_request_id=request_id, hosts=self._hosts
             )
             request_id = request.request_id
-            accepted = await self._authenticated(request)
+            accepted = await self._door.admit(request)
         except HandshakeRefusedError as refusing:
             await self._refuse(
                 stream, refusing.status, refusing.error, *refusing.headers, request_id=request_id
@@ -306,48 +294,12 @@ class _Port(Generic[AcceptedT]):
             with trio.fail_after(self._limits.write_deadline_s):
                 await stream.send_all(answer)
         except BaseException:
-            self._release(accepted)
+            self._door.release(accepted)
             raise
         family, kind = stream.socket.family, stream.socket.type
         sock = socket.socket(family, kind, fileno=stream.socket.detach())
         first = self._limits.authenticate_bytes_max if request.is_deferred else None
         return NativeTransport(sock, self._limits, early, first_bytes_max=first), accepted
-
-    def _check_room(self) -> None:
-        try:
-            self.admission.check_websockets(self.native + self._upgrading)
-        except DalsegnoError as error:
-            raise refused(error) from error
-
-    async def _authenticated(self, request: UpgradeRequest) -> AcceptedT:
-        try:
-            async with self.admission.handshake():
-                with trio.fail_after(self._limits.command_deadline_s):
-                    return await self._accept(request)
-        except DalsegnoError as error:
-            raise refused(error) from error
-        except trio.TooSlowError as error:
-            raise refused(StoreUnavailableError("authentication takes too long")) from error
-        except Exception as error:
-            log.exception("accept_raised", request_id=request.request_id)
-            raise refused(InternalError("see the log")) from error
-
-    async def _serve_native(self, transport: NativeTransport, accepted: AcceptedT) -> None:
-        code, reason = Close.GOING_AWAY, "shutting down"  # if the handler is cancelled
-        self.native += 1
-        try:
-            await self._handle(transport, accepted)
-            code, reason = Close.NORMAL, ""
-        except* TransportClosedError:
-            pass
-        except* Exception:
-            log.exception("handler_raised")
-            code, reason = Close.INTERNAL, "internal error"
-        finally:
-            self.native -= 1
-            self._release(accepted)
-            # It has a deadline.  Cancelled, it writes what it can without waiting.
-            await transport.aclose(code, reason)
 
     async def _refuse(
         self,
@@ -369,9 +321,17 @@ class _Port(Generic[AcceptedT]):
 
 
 def _set_options(stream: trio.SocketStream, limits: Limits) -> None:
-    """Bound what the kernel buffers for a slow reader; Trio has set TCP_NODELAY already."""
+    """Bound what the kernel buffers for a slow reader, and how long it waits for one that is gone.
+
+    A client of an event stream, or of a WebSocket by way of the application, sends no pongs.  That
+    it has vanished shows in that nothing sent is acknowledged; by itself the kernel gives up after
+    a quarter of an hour.  Trio has set TCP_NODELAY already.
+    """
     with suppress(OSError):  # a connection that was reset; the first read fails
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.send_buffer_bytes)
+        if _TCP_USER_TIMEOUT is not None:
+            gone_s = max(limits.ping_interval_s + limits.pong_deadline_s, limits.write_deadline_s)
+            stream.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, int(gone_s * 1000))
 
 
 def _peer(stream: trio.SocketStream) -> str:

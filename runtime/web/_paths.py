@@ -16,7 +16,7 @@ from werkzeug.routing import UnicodeConverter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hypercorn.typing import Scope
+    from hypercorn.typing import Scope, WebsocketScope
 
 _SAFE = "!$&'()*+,;=:@"  # what a segment may hold as it is, beside letters, digits and -._~
 
@@ -43,6 +43,14 @@ class Segment(UnicodeConverter):
     def to_python(self, value: str) -> str:
         """Return the text that the segment stands for."""
         return unquote(value)
+
+
+def within(scope: WebsocketScope) -> WebsocketScope:
+    """Return the scope of a socket with its path as it was sent, without where this is mounted."""
+    sent, root = scope["raw_path"], quote(scope["root_path"]).encode("ascii")
+    if root and sent.startswith(root + b"/"):
+        sent = sent[len(root) :]
+    return cast("WebsocketScope", {**scope, "raw_path": sent})
 
 
 def routed(scope: Scope) -> Scope:

@@ -15,13 +15,18 @@ from dalsegno.actors.testing import memory_connection
 from dalsegno.actors.testing.contract import TRANSPORT_LIMITS, TransportClient, TransportContract
 from dalsegno.protocol import Close
 from dalsegno.runtime import seams
+from dalsegno.runtime.web import AsgiApplication, Door, Hosts, create_admission
+from dalsegno.runtime.web._asgi_transport import AsgiTransport
 from dalsegno.runtime.web._handshake import UpgradeRequest
 from dalsegno.runtime.web._listener import serve
 from dalsegno.runtime.web._native import NativeTransport
+from tests._asgi import hypercorn
 from tests._patience import fail_after
 
 
 class MemoryClient:
+    hears_codes = True
+
     def __init__(self) -> None:
         self._client = memory_connection(TRANSPORT_LIMITS, room_bytes=16 * 1024)
         self.transport: Transport = self._client.transport
@@ -41,6 +46,8 @@ class MemoryClient:
 
 class NativeClient:
     """trio-websocket: an independent implementation of the RFC."""
+
+    hears_codes = True
 
     def __init__(self, transport: Transport, connection: tw.WebSocketConnection) -> None:
         self.transport = transport
@@ -67,6 +74,10 @@ class NativeClient:
     def _closed(self) -> TransportClosedError:
         reason = self._connection.closed or tw.CloseReason(1006, None)
         return TransportClosedError(reason.code, reason.reason or "")
+
+
+class AsgiClient(NativeClient):
+    hears_codes = False  # Hypercorn says 1006 of every client that leaves
 
 
 @asynccontextmanager
@@ -116,11 +127,51 @@ async def open_native() -> AsyncIterator[TransportClient]:
         await trio.aclose_forcefully(stream)
 
 
+@asynccontextmanager
+async def open_asgi() -> AsyncIterator[TransportClient]:
+    """Hypercorn as a program has it, and no listener of ours."""
+    opened: trio.MemorySendChannel[Transport]
+    opened, transports = trio.open_memory_channel(1)
+
+    async def accept(_: UpgradeRequest) -> None:
+        return None
+
+    async def handle(transport: AsgiTransport, _: None) -> None:
+        opened.send_nowait(transport)
+        await trio.sleep_forever()
+
+    door: Door[AsgiTransport, None] = Door(
+        accept,
+        handle,
+        lambda _: None,
+        admission=create_admission(TRANSPORT_LIMITS, seams.WORLD),
+        limits=TRANSPORT_LIMITS,
+    )
+    app = AsgiApplication(
+        no_http,
+        door,
+        owns=lambda path: path == "/ws",
+        hosts=Hosts(),
+        limits=TRANSPORT_LIMITS,
+        world=seams.WORLD,
+    )
+    async with hypercorn(app) as address, trio.open_nursery() as nursery:
+        sock = trio.socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+        await sock.connect(address)
+        stream = trio.SocketStream(sock)
+        connection = await tw.wrap_client_stream(nursery, stream, "127.0.0.1", "/ws")
+        with fail_after(10):
+            yield AsgiClient(await transports.receive(), connection)
+        nursery.cancel_scope.cancel()
+        await trio.aclose_forcefully(stream)
+
+
 Opener = Callable[[], AbstractAsyncContextManager[TransportClient]]
 
 
 class TestTransport(TransportContract):
-    @pytest.fixture(params=[open_memory, open_native], ids=["memory", "native"])
+    @pytest.fixture(params=[open_memory, open_native, open_asgi], ids=["memory", "native", "asgi"])
     def open_client(self, request: pytest.FixtureRequest) -> Opener:
         opener: Opener = request.param
         return opener

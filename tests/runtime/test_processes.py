@@ -15,6 +15,7 @@ import trio
 from dalsegno.actors.ports import Ended, Line, ProcessNotStartedError
 from dalsegno.runtime.processes import Processes
 from tests._patience import fail_after, until
+from tests._pids import is_alive
 
 pytestmark = pytest.mark.processes
 
@@ -28,15 +29,6 @@ async def all_of(argv: list[str], **more: Any) -> tuple[list[Line], Ended]:
 
 async def sh(script: str, **more: Any) -> tuple[list[Line], Ended]:
     return await all_of(["sh", "-c", script], **more)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/status")
-    return not status.exists() or "\nState:\tZ" not in status.read_text()
 
 
 def descriptors() -> int:

@@ -268,16 +268,6 @@ class Server:
             return 0
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/status")
-    return not status.exists() or "\nState:\tZ" not in status.read_text()
-
-
 def connect(
     server: Server, owner: Owner, *, client_id: str = "default"
 ) -> AbstractAsyncContextManager[Client]:

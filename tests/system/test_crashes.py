@@ -10,9 +10,10 @@ import trio
 
 from tests._drivers import SERVED_BY_EACH
 from tests._patience import fail_after, until
+from tests._pids import is_alive
 from tests.system._crowd import ACKS_UNWRITTEN_S, NOT_NOW, ORDINARY, Crowd
 from tests.system._load import Load, read_log
-from tests.system._processes import Owner, Processes, Server, connect, is_alive, write
+from tests.system._processes import Owner, Processes, Server, connect, write
 from tests.system._socket import EndedError, open_socket
 
 

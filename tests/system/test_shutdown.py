@@ -16,9 +16,10 @@ from dalsegno.protocol import Close, Limits
 from dalsegno.runtime.client import Client
 from tests._http import PLAIN
 from tests._patience import fail_after, patient, until
+from tests._pids import is_alive
 from tests.system._database import Database
 from tests.system._load import Load
-from tests.system._processes import EMAIL, PASSWORD, Owner, Processes, Server, connect, is_alive
+from tests.system._processes import EMAIL, PASSWORD, Owner, Processes, Server, connect
 
 UPGRADE = (
     "GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

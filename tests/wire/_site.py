@@ -142,9 +142,10 @@ class User:
 class Site:
     """One server."""
 
-    def __init__(self, address: str, rt: Runtime) -> None:
+    def __init__(self, address: str, rt: Runtime, setup_token: str | None = None) -> None:
         self.address = address
         self.rt = rt
+        self._setup_token = setup_token
         self._client = httpx.AsyncClient(
             base_url=f"http://{address}", timeout=patient(PATIENCE_S), **PLAIN
         )
@@ -169,6 +170,8 @@ class Site:
 
     async def set_up(self) -> User:
         body = {"email": "owner@example.com", "password": PASSWORD, "display_name": "Owner"}
+        if self._setup_token is not None:
+            body["setup_token"] = self._setup_token
         response = await self.http("POST", "/api/setup/register", body)
         assert response.status_code == 201, response.text
         self.owner = User(self, response.json(), response.cookies["dalsegno_session"])

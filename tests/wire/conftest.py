@@ -7,9 +7,13 @@ from dataclasses import replace
 import pytest
 import trio
 
+from dalsegno.actors.domains.jobs import job_app
 from dalsegno.protocol import Limits
+from dalsegno.runtime import Runtime
 from dalsegno.runtime._server import Ready, ServeConfig, serve
+from dalsegno.runtime.serving import asgi
 from dalsegno.runtime.web import Network
+from tests._asgi import hypercorn
 
 from ._site import Site
 
@@ -20,6 +24,25 @@ async def site(migrated: str) -> AsyncIterator[Site]:
     async with start(migrated) as site:
         await site.set_up()
         yield site
+
+
+@pytest.fixture(params=["native", "asgi"])
+async def either_site(migrated: str, request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    """The same, as it is served by us and by a program's own Hypercorn."""
+    async with (start if request.param == "native" else start_asgi)(migrated) as site:
+        await site.set_up()
+        yield site
+
+
+@asynccontextmanager
+async def start_asgi(database: str) -> AsyncIterator[Site]:
+    async with Runtime.open(database, app=job_app) as rt, asgi(rt) as app, hypercorn(app) as at:
+        site = Site(f"{at[0]}:{at[1]}", rt, app.setup_token)
+        try:
+            yield site
+        finally:
+            await site.aclose()
+            await app.drain()
 
 
 @asynccontextmanager

@@ -1,4 +1,7 @@
-"""Subscribe, replay and acknowledge, as a client sees it: WS-01 to WS-05, X-SUB, X-ACK, X-REP."""
+"""Subscribe, replay and acknowledge, as a client sees it: WS-01 to WS-05, X-SUB, X-ACK, X-REP.
+
+All of it twice: on our own listener, and on a program's Hypercorn.
+"""
 
 import httpx
 import psycopg
@@ -18,6 +21,11 @@ UPGRADE = {
     "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
 }
 HELLO = [{"retain": 6}, {"delete": 5}, {"insert": "notes"}]
+
+
+@pytest.fixture
+def site(either_site: Site) -> Site:
+    return either_site
 
 
 def numbers(messages: list[Json], type_: str) -> list[int]:
