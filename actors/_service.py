@@ -126,6 +126,7 @@ class Service:
         if clock is not None:
             world = replace(world, now=clock.now)
         self.store, self.world, self.limits = store, world, limits
+        self.roles = access
         self._is_draining = False
         self.committer = Committer(store, world=world, limits=limits)
         self.acks = AckFrontiers(store, limits=limits)

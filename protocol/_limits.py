@@ -323,8 +323,8 @@ class Limits:
     refresh_grace_s: float = 60.0
     """How long the refresh token before is good beside the last one, which is unused still: an
     answer was lost, or two tabs asked at once."""
-    session_check_s: float = 10.0
-    """How often a server asks whether the sessions of its sockets were ended elsewhere."""
+    session_check_s: float = 1.0
+    """How often a server asks what was ended elsewhere of the sessions, keys and accounts here."""
     sessions_per_user_max: int = 50
     """Sessions of one user; the oldest is ended for a new one.  0: any number."""
     sockets_per_user_max: int = 100

@@ -127,6 +127,12 @@ class AccountStore(Protocol):
     async def find_ended(self, id_hashes: Sequence[bytes]) -> list[bytes]:
         """Return which of some sessions, or connections of keys, were revoked, or are gone."""
 
+    async def find_revoked(self, within_s: float) -> list[bytes]:
+        """Return the sessions, and connections of keys, that were revoked in the last seconds.
+
+        By the store's clock; in any order, some of them perhaps twice.
+        """
+
     async def sweep_sessions(self, *, limit: int) -> int:
         """Delete at most ``limit`` sessions that expired over a week ago; return how many.
 

@@ -7,13 +7,11 @@ let in; each client is told when to come back; what was asked is answered; the c
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from ._background import in_background
-from ._session_watch import watch_sessions
 from ._shutdown import Shutdown
 from ._sockets import Sockets
 from .seams import new_secret
@@ -48,8 +46,6 @@ class Front:
             cookie=exposure.cookie,
             hosts=exposure.hosts,
             setup_token=setup_token,
-            close_session=self.sockets.close_session,
-            close_user=self.sockets.close_user,
             proxies=exposure.proxies,
             polls=self._polls,
             clients=clients,
@@ -99,11 +95,10 @@ class Front:
 
 @asynccontextmanager
 async def open_front(rt: Runtime, exposure: Exposure) -> AsyncIterator[Front]:
-    """Show a runtime for the length of a block, and watch whose sessions end elsewhere."""
+    """Show a runtime for the length of a block, and watch whose access ends elsewhere."""
     front, tokens = Front(rt, exposure), exposure.tokens
     async with AsyncExitStack() as stack:
-        watching = partial(watch_sessions, rt, front.sockets.close_session)
-        await stack.enter_async_context(in_background(watching))
+        await stack.enter_async_context(in_background(rt.revocation.watch))
         if tokens is not None and tokens.keys is not None:
             await stack.enter_async_context(in_background(tokens.keys.run))
         yield front

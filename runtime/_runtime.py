@@ -26,6 +26,7 @@ from dalsegno.protocol import (
 from ._background import in_background
 from ._collector import set_for_server
 from ._node import is_node_id, node_id_in
+from ._revocation import Revocation
 from ._watchdog import watched
 from ._workspace import Workspace
 from .artifacts import FolderArtifacts
@@ -68,6 +69,8 @@ class Runtime:
         self.address = address
         """Where clients reach this node, as other nodes tell them; None: they tell none."""
         self._accounts = accounts
+        self.revocation = Revocation(service, accounts)
+        """What ends access before its time."""
 
     def __repr__(self) -> str:
         return f"<Runtime {self.service!r}>"

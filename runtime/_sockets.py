@@ -324,20 +324,6 @@ class Sockets:
         """
         return [each for each in self._rt.service.connections if each in self._clients]
 
-    async def close_session(self, session_hash: bytes) -> None:
-        """Close a session's sockets; once this returns, nothing more is written to them."""
-        self._rt.service.connections.close_session(
-            session_hash, Close.UNAUTHORIZED, "the session ended"
-        )
-        await trio.lowlevel.checkpoint()
-
-    async def close_user(self, user_id: str, keep: bytes | None) -> None:
-        """Close a user's sockets but those of one session; once this returns, as above."""
-        self._rt.service.connections.close_user(
-            user_id, Close.UNAUTHORIZED, "the session ended", keep=keep
-        )
-        await trio.lowlevel.checkpoint()
-
 
 def _proof_of(identity: Identity) -> Proof:
     return Proof(identity.user_id, identity.session_hash, identity.expires_at)

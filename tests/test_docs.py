@@ -761,13 +761,10 @@ def test_the_close_codes_are_those_of_the_code() -> None:
 
 
 async def test_the_routes_are_those_of_the_server() -> None:
-    async def close_session(_: bytes) -> None:
-        raise AssertionError
-
     memory, accounts = MemoryStore(WORLD), MemoryAccounts(WORLD)
     app = job_app
     async with Runtime.open(app=app, store=memory, accounts=accounts) as rt:
-        site = create_app(rt, secure_cookies=False, setup_token=None, close_session=close_session)
+        site = create_app(rt, secure_cookies=False, setup_token=None)
     served = {
         f"{method} {rule.rule.replace('<', '{').replace('>', '}')}"
         for rule in site.url_map.iter_rules()

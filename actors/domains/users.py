@@ -215,7 +215,7 @@ def _user_deleted(_user: User, _event: UserDeleted) -> User | None:
     return None
 
 
-@users.role()
+@users.role(ended_by=[UserDisabled, UserDeleted])
 def _role(user: User) -> str | None:
     return user.role
 

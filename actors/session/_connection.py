@@ -24,6 +24,7 @@ from dalsegno.protocol import (
     Principal,
     RateBudget,
     Reject,
+    StoreUnavailableError,
     UnavailableError,
 )
 from dalsegno.protocol.dialects import (
@@ -84,6 +85,7 @@ class Connection:
     __slots__ = (
         "_closing",
         "_context",
+        "_is_doubtful",
         "_language",
         "_limits",
         "_nursery",
@@ -156,6 +158,8 @@ class Connection:
         """Set once fewer answers are pending; there is one while the reading task waits for it."""
         self._unreadable = RateBudget(self._limits.unreadable_per_s)
         self._closing: tuple[Close, str] | None = None
+        self._is_doubtful = False
+        """Whether its session may have ended, which nobody can tell now."""
         self._nursery: trio.Nursery | None = None
 
     def __repr__(self) -> str:
@@ -314,7 +318,7 @@ class Connection:
                 continue
             if isinstance(asked, CommandRequest):
                 if self.writer.is_held:
-                    self.writer.reply(asked.dialect.rejected(asked, _token_expired()))
+                    self.writer.reply(asked.dialect.rejected(asked, self._held_by()))
                     continue
                 rest = self._submit(Submission(asked, self._context, self._principal, self))
                 if rest is not None:
@@ -355,7 +359,7 @@ class Connection:
     async def _act(self, asked: AnyRequest) -> None:
         """Carry out a message that is not a command."""
         if self.writer.is_held and not isinstance(asked, Ping | Authenticate):
-            raise _token_expired()
+            raise self._held_by()
         match asked:
             case Authenticate():
                 await self._authenticate(asked)
@@ -431,7 +435,7 @@ class Connection:
         if writer.is_held:
             stream.hub.unregister(stream.subscription)
             self._context.acks.close(stream.frontier)
-            raise _token_expired()
+            raise self._held_by()
         writer.follow(stream, subscribing.show(stream))
 
     def _unsubscribe(self, asked: UnsubscribeRequest) -> None:
@@ -469,8 +473,32 @@ class Connection:
         self._signs.expires_at = proof.expires_at
         self._context.connections.look_at(self)
         self.writer.reply(self._language.default.authenticated(asked, proof.expires_in_ms(now)))
-        if self.writer.is_held:
-            self.writer.resume()
+        self._resume()
+
+    # -------------------------------------------------------------------------------- doubt
+
+    def doubt(self) -> None:
+        """Write no event and take nothing, until `trust`: its session may have ended."""
+        self._is_doubtful = True
+        if not (self.writer.is_held or self.writer.is_closed):
+            self.writer.hold()
+
+    def trust(self) -> None:
+        """Go on: its session has not ended."""
+        self._is_doubtful = False
+        self._resume()
+        self.writer.flush_nowait()
+
+    def _resume(self) -> None:
+        """Write events again, where nothing speaks against it any more."""
+        writer, now = self.writer, self._context.node.world.now
+        if writer.is_held and not (self._is_doubtful or self._signs.has_expired(now)):
+            writer.resume()
+
+    def _held_by(self) -> DalsegnoError:
+        if self._is_doubtful:
+            return StoreUnavailableError("whether your session has ended cannot be told now")
+        return _token_expired()
 
     # ------------------------------------------------------------------------------ timers
 

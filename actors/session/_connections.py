@@ -28,6 +28,12 @@ class OpenConnection(Protocol):
     def tick(self, now: float) -> float:
         """Do what is due by Trio's clock; return when to ask again.  Never waits, never raises."""
 
+    def doubt(self) -> None:
+        """Write no event and take nothing from this step on: its session may have ended."""
+
+    def trust(self) -> None:
+        """Go on: its session has not ended."""
+
 
 ConnectionT = TypeVar("ConnectionT", bound=OpenConnection)
 
@@ -79,6 +85,17 @@ class Connections(Generic[ConnectionT]):
         for connection in self:
             if connection.user_id == user_id and connection.session_id != keep:
                 connection.close(code, reason)
+
+    def hold(self) -> None:
+        """Hold those whose session somebody may have ended, from this step on; see `resume`."""
+        for connection in self:
+            if connection.session_id:
+                connection.doubt()
+
+    def resume(self) -> None:
+        """Let those go on that were held, and are still open."""
+        for connection in self:
+            connection.trust()
 
     def close_all(self, code: Close, reason: str) -> None:
         """Close every connection."""

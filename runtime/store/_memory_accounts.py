@@ -119,6 +119,14 @@ class MemoryAccounts:
         known |= {row.connection: row.revoked_at for row in self._keys.values()}
         return [id_ for id_ in id_hashes if id_ not in known or known[id_] is not None]
 
+    async def find_revoked(self, within_s: float) -> list[bytes]:
+        """Return what was revoked of late; see `AccountStore.find_revoked`."""
+        await trio.lowlevel.checkpoint()
+        since = self._world.now() - timedelta(seconds=within_s)
+        rows = [(row.id_hash, row.revoked_at) for row in self._sessions.values()]
+        rows += [(row.connection, row.revoked_at) for row in self._keys.values()]
+        return [id_ for id_, revoked_at in rows if revoked_at is not None and revoked_at > since]
+
     async def sweep_sessions(self, *, limit: int) -> int:
         """Delete sessions that expired long ago; see `AccountStore.sweep_sessions`."""
         await trio.lowlevel.checkpoint()

@@ -97,6 +97,11 @@ class PostgresAccounts:
         rows = await fetch(self._pools.reading, "find_ended_sessions", asked)
         return [bytes(row[0]) for row in rows]
 
+    async def find_revoked(self, within_s: float) -> list[bytes]:
+        """Return what was revoked of late; see `AccountStore.find_revoked`."""
+        rows = await fetch(self._pools.reading, "find_revoked", str(within_s))
+        return [bytes(row[0]) for row in rows]
+
     async def sweep_sessions(self, *, limit: int) -> int:
         """Delete sessions that expired long ago; see `AccountStore.sweep_sessions`."""
         return len(await fetch(self._pools.maintenance, "sweep_sessions", str(limit)))

@@ -124,7 +124,7 @@ def account_routes(context: RouteContext) -> RouteTable:
     async def logout() -> Response:
         identity = await context.person()
         await rt.accounts.revoke_session(identity.session_hash)
-        await context.close_session(identity.session_hash)
+        await context.end_session(identity.session_hash)
         context.note("logged_out", user_id=identity.user_id)
         g.cookie = context.cookie.taken()
         return nothing()

@@ -38,7 +38,7 @@ from ._user_routes import user_routes
 from ._workspace_routes import workspace_routes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable
+    from collections.abc import Collection, Iterable
 
     from quart import Response
     from quart.wrappers.base import BaseRequestWebsocket
@@ -74,8 +74,6 @@ def create_app(
     cookie: SessionCookie | None = None,
     hosts: Hosts | None = None,
     setup_token: str | None,
-    close_session: Callable[[bytes], Awaitable[None]],
-    close_user: Callable[[str, bytes | None], Awaitable[None]] | None = None,
     proxies: Collection[Network] = (),
     polls: Polls | None = None,
     clients: Clients | None = None,
@@ -89,9 +87,6 @@ def create_app(
         cookie: how that is named and marked, where this is not all to be said of it.
         hosts: what the server is called, and whose pages may talk to it; None: anything.
         setup_token: the token that setup asks for, if other machines can reach it.
-        close_session: closes the connections of a session, given the digest of its id, and
-            returns once nothing more is written to them.
-        close_user: closes those of a user, given the id, but for the session of a digest; likewise.
         proxies: the proxies that are believed about the address of a client.
         polls: the requests that wait, which are to be ended when the server shuts down.
         clients: those that stay, sockets and event streams.
@@ -112,8 +107,6 @@ def create_app(
         rt,
         gate,
         setup_token,
-        close_session,
-        close_user or _closes_nothing,
         proxies,
         passwords=Passwords(rt.limits),
         logins=Guesses(rt.limits),
@@ -154,10 +147,6 @@ def _register_socket(app: Application, context: RouteContext, path: str) -> None
         raise Reject("UPGRADE_REQUIRED", "connect with a WebSocket")
 
     app.add_url_rule(rule, endpoint=f"get {path}", view_func=upgrade_required, methods=["GET"])
-
-
-async def _closes_nothing(_user_id: str, _keep: bytes | None) -> None:
-    """Stand in where there are no sockets."""
 
 
 def _check_names(app: Application, hosts: Hosts) -> None:

@@ -299,9 +299,8 @@ class _Carrier:
                 run_id = receipt.entity_id if route.run_of is None else await route.run_of(asked)
                 version, run = await self._run_as_seen(workspace, run_id, receipt)
             if run is not None and run.is_open and patience.wait_s > 0:
-                await asking.wait_ended(
-                    workspace, str(run_id), after=version, polls=self._context.polls
-                )
+                waiting = self._context.waiting(identity, patience.wait_s)
+                await asking.wait_ended(workspace, str(run_id), after=version, waiting=waiting)
                 with suppress(UnavailableError):  # then it is answered as it was before
                     _, run = await self._run_as_seen(workspace, run_id, receipt)
             with _applied():

@@ -25,7 +25,7 @@ _SENT = (
 """The headers with which a page may ask."""
 _SHOWN = (
     "etag, location, preference-applied, ratelimit, ratelimit-policy, retry-after, "
-    "x-idempotency-replay, x-request-id"
+    "x-effective-everywhere-within-ms, x-idempotency-replay, x-request-id"
 )
 """Those of an answer that it may read, beside what everybody may."""
 _ASKED_AGAIN_S = 600

@@ -61,10 +61,14 @@ _log = structlog.get_logger("dalsegno.web")
 REPLAYED = "x-idempotency-replay"
 """The header that marks a repeated answer (X-IDEM-7)."""
 
+EVERYWHERE = "x-effective-everywhere-within-ms"
+"""The header that says how long other nodes may take to apply a revocation."""
+
 ALIVE = "/healthz"
 """The path that is answered however many requests there are: a busy server is alive."""
 
 _REQUEST_ID = re.compile(r"[\x20-\x7e]{1,128}")
+_SAFE = frozenset({"GET", "HEAD"})
 _CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
 
 
@@ -148,8 +152,11 @@ def install(app: Application, *, world: World, limits: Limits) -> None:
 
     @app.after_request
     async def finish_request(response: ResponseTypes) -> ResponseTypes:
+        response = _if_it_may_still(response)
         if not await _drained():
             response.headers["connection"] = "close"
+        if "everywhere_within_ms" in g:
+            response.headers[EVERYWHERE] = str(g.everywhere_within_ms)
         return finish(response)
 
     @app.after_websocket
@@ -159,6 +166,19 @@ def install(app: Application, *, world: World, limits: Limits) -> None:
     @app.errorhandler(Exception)
     async def fail(error: Exception) -> Response:
         return _failed(error)
+
+
+def _if_it_may_still(response: ResponseTypes) -> ResponseTypes:
+    """Return the answer of a read, or a refusal where the access of who asks has ended meanwhile.
+
+    What was changed is answered all the same: it was done.
+    """
+    if request.method in _SAFE and "asking" in g:
+        try:
+            g.asking.check()
+        except Reject as error:
+            return _failed(error)
+    return response
 
 
 def _asked() -> BaseRequestWebsocket:

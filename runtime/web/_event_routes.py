@@ -86,7 +86,7 @@ def event_routes(context: RouteContext) -> RouteTable:
         head = await workspace.head(cursor=after.seq)
         await _check_cursor(workspace, after, head)
         if wait_s and after.seq == head:
-            with context.polls.waiting(identity.user_id, wait_s):
+            with context.waiting(identity, wait_s):
                 async with workspace.subscribe(after=str(after)) as events:
                     head = (await anext(events)).event_seq
         page = await workspace.events(after=after.seq, limit=limit) if after.seq < head else []

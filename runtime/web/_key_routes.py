@@ -204,7 +204,7 @@ def key_routes(context: RouteContext) -> RouteTable:
         # In this order: what fails in between can be asked for once more.
         await workspace.send(RemoveMember(member_id(key_id)), correlation_id=request_id())
         await rt.accounts.revoke_key(key_id)
-        await context.close_session(row.connection)
+        await context.end_session(row.connection)
         context.note("key_ended", user_id=person.user_id, key_id=key_id)
         return nothing()
 

@@ -82,7 +82,7 @@ async def settle_log_in(
     if rt.limits.sessions_per_user_max:
         evicted = await rt.accounts.evict_sessions(user_id, keep=rt.limits.sessions_per_user_max)
         for each in evicted:
-            await context.close_session(each)
+            await context.rt.revocation.end_session(each)
             context.note("session_evicted", user_id=user_id)
 
 

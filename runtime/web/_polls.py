@@ -36,8 +36,10 @@ class Polls:
         return f"<Polls: {len(self._waiting)} wait>"
 
     @contextmanager
-    def waiting(self, user_id: str, wait_s: float) -> Iterator[None]:
+    def waiting(self, user_id: str, wait_s: float) -> Iterator[trio.CancelScope]:
         """Wait in a block, which is left once the time is over or the server shuts down.
+
+        Yields the scope that leaves it.
 
         Raises:
             OverloadedError: too many wait, of this user or in all.
@@ -50,7 +52,7 @@ class Polls:
             self._waiting.add(scope)
             self._by_user[user_id] += 1
             try:
-                yield
+                yield scope
             finally:
                 self._waiting.discard(scope)
                 self._by_user[user_id] -= 1

@@ -19,12 +19,12 @@ from dalsegno.protocol import OverloadedError, Reject
 from ._auth import check_csrf
 from ._client_address import client_address
 from ._credentials import credentials_of
-from ._envelope import request_id
+from ._envelope import held, request_id
 from ._host_auth import is_of_host
 from ._identity import Person
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from contextlib import AbstractContextManager
     from datetime import datetime
 
@@ -56,10 +56,6 @@ class RouteContext:
     gate: Gate
     setup_token: str | None
     """The token that setup asks for, if other machines can reach it."""
-    close_session: Callable[[bytes], Awaitable[None]]
-    """Closes the connections of a session, and returns once they are closed."""
-    close_user: Callable[[str, bytes | None], Awaitable[None]]
-    """Closes those of a user but for one session, likewise."""
     proxies: Collection[Network]
     """The proxies that are believed about the address of a client."""
     passwords: Passwords
@@ -101,7 +97,9 @@ class RouteContext:
             sent = request.headers
             headers = {name.lower(): ", ".join(sent.getlist(name)) for name, _ in sent.items()}
             given = given._replace(headers=headers, peer=self.address)
+        asking = g.asking = held().enter_context(self.rt.revocation.asking())
         identity = await self.gate.identify(given)
+        asking.identified(identity.user_id, identity.session_hash)
         if isinstance(identity, Person):
             if request.method not in _SAFE:
                 check_csrf(identity, request.headers.get("x-csrf-token"))
@@ -154,13 +152,37 @@ class RouteContext:
         left_s = math.ceil((expires_at - self.rt.world.now()).total_seconds())
         g.cookie = self.cookie.given(token, timedelta(seconds=left_s))
 
-    async def end_sessions(self, user_id: str, *, keep: bytes | None = None) -> None:
-        """End a user's sessions but one; once this returns, nothing more is sent to their sockets.
+    @contextmanager
+    def waiting(self, identity: Identity, wait_s: float) -> Iterator[None]:
+        """Wait in a block for what happens next, no longer than the request's access lasts.
+
+        Raises:
+            OverloadedError: too many wait, of this user or in all.
+            Reject: ``SESSION_REVOKED``: its access has ended.
+
+        """
+        with self.polls.waiting(identity.user_id, wait_s) as scope, g.asking.waiting(scope):
+            yield
+        g.asking.check()
+
+    async def end_session(self, session_hash: bytes) -> None:
+        """End what rests on a session that was revoked; once this returns, nothing more is sent.
 
         A socket that was admitted meanwhile asks for its session once more before it is served.
         """
+        await self.rt.revocation.end_session(session_hash)
+        self.tell_everywhere(self.rt.revocation.everywhere_within_ms)
+
+    async def end_sessions(self, user_id: str, *, keep: bytes | None = None) -> None:
+        """Revoke a user's sessions but one, and end what rests on them; as above."""
         await self.rt.accounts.revoke_sessions_of(user_id, keep=keep)
-        await self.close_user(user_id, keep)
+        await self.rt.revocation.end_user(user_id, keep=keep)
+        self.tell_everywhere(self.rt.revocation.everywhere_within_ms)
+
+    @staticmethod
+    def tell_everywhere(within_ms: int) -> None:
+        """Say with the answer how long the other nodes may take to apply a revocation."""
+        g.everywhere_within_ms = within_ms
 
     def note(self, event: str, **fields: str | None) -> None:
         """Write a line of the security log, which never has what somebody typed in."""

@@ -22,14 +22,13 @@ from ._envelope import answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     import msgspec
 
     from dalsegno.actors import ConnectionIds, World
     from dalsegno.protocol.runs import RunState
     from dalsegno.runtime import Workspace
-
-    from ._polls import Polls
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,22 +91,32 @@ class RunRequest:
                 self._ids.discard(id_)
 
     async def wait_ended(
-        self, workspace: Workspace, run_id: str, *, after: int, polls: Polls
+        self,
+        workspace: Workspace,
+        run_id: str,
+        *,
+        after: int,
+        waiting: AbstractContextManager[None],
     ) -> None:
         """Wait until a run has ended, or as long as the request waits.
 
         It is told of it by the workspace's hub, and asks the store for nothing meanwhile.  It waits
         no longer where the server shuts down, the workspace leaves this node, or the user may not
         read it; and not at all where too many wait.
+
+        Raises:
+            Reject: ``SESSION_REVOKED``: who asked may see nothing more.
+
         """
         try:
-            user_id = str(workspace.principal.user_id)
-            with polls.waiting(user_id, self.patience.wait_s):
+            with waiting:
                 async with workspace.of(runs).subscribe(run_id, after=after) as events:
                     async for each in events:
                         if isinstance(each.event, RunFinished):
                             return
-        except DalsegnoError:
+        except DalsegnoError as error:
+            if error.code == "SESSION_REVOKED":
+                raise
             return  # it was asked for, whatever keeps us from seeing its end
 
     def answer(

@@ -96,7 +96,7 @@ def token_routes(context: RouteContext) -> RouteTable:
         try:
             granted = await refresh_tokens(rt, body.refresh_token)
         except TokenReusedError as error:
-            await context.close_session(error.session_hash)
+            await context.end_session(error.session_hash)
             context.note("token_reused", user_id=error.user_id)
             raise
         return answer(_tokens_body(granted, rt.world.now()))
@@ -113,7 +113,7 @@ def token_routes(context: RouteContext) -> RouteTable:
         body = await read(RefreshBody, bytes_max=rt.limits.login_bytes_max)
         session = await session_of(rt, body.refresh_token)
         await rt.accounts.revoke_session(session.id_hash)
-        await context.close_session(session.id_hash)
+        await context.end_session(session.id_hash)
         context.note("logged_out", user_id=session.user_id)
         return nothing()
 

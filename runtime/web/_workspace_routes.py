@@ -215,6 +215,7 @@ def workspace_routes(context: RouteContext) -> RouteTable:
         command, key = RemoveMember(user_id), idempotency_key()
         await check_sender(rt, workspace, command, key, allow=ADMINS)
         receipt = await workspace.send(command, key=key, correlation_id=request_id())
+        context.tell_everywhere(0)  # the log decides, wherever it is read (I8)
         return replayed(nothing(), receipt)
 
     @routes.route(

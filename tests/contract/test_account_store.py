@@ -64,6 +64,18 @@ async def test_a_revoked_session_stays_revoked(accounts: AccountStore) -> None:
     await accounts.revoke_session(b"absent")
 
 
+async def test_what_was_revoked_of_late_is_found(accounts: AccountStore) -> None:
+    for id_hash, user_id in ((b"1", "u"), (b"2", "u"), (b"3", "v"), (b"4", "w")):
+        await accounts.put_session(id_hash, user_id, "token", UNTIL)
+    await accounts.put_key(a_key("k"), keys_max=10)
+    assert await accounts.find_revoked(60) == []
+    await accounts.revoke_session(b"1")
+    await accounts.revoke_sessions_of("v")
+    await accounts.revoke_key("k")
+    assert {*await accounts.find_revoked(60)} == {b"1", b"3", b"k"}
+    assert await accounts.find_revoked(0) == []
+
+
 async def test_all_sessions_of_a_user_are_revoked_and_nobody_elses(
     accounts: AccountStore,
 ) -> None:

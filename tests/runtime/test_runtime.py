@@ -456,19 +456,16 @@ async def test_a_store_has_accounts_if_the_program_says_which(
 ) -> None:
     """They were kept in memory without a word; a runtime that nobody logs in to needs none."""
 
-    async def close_session(_: bytes) -> None:
-        raise AssertionError
-
     async with opened(store, world) as rt:
         await rt.workspace("acme").send(AddTask("t1", "one"))
         with pytest.raises(NoAccountsError, match="accounts="):
             _ = rt.accounts
         with pytest.raises(NoAccountsError):
-            create_app(rt, secure_cookies=False, setup_token=None, close_session=close_session)
+            create_app(rt, secure_cookies=False, setup_token=None)
     accounts = MemoryAccounts(world)
     async with opened(store, world, accounts=accounts) as rt:
         assert rt.accounts is accounts
-        create_app(rt, secure_cookies=False, setup_token=None, close_session=close_session)
+        create_app(rt, secure_cookies=False, setup_token=None)
 
 
 async def test_a_store_may_bring_its_accounts(store: MemoryStore, world: World) -> None:

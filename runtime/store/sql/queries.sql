@@ -1187,6 +1187,13 @@ select asked.id_hash
  where (s.id_hash is null or s.revoked_at is not null)
    and (k.key_id is null or k.revoked_at is not null)
 
+-- find_revoked --
+select id_hash from dalsegno.session
+ where revoked_at > statement_timestamp() - make_interval(secs => $1::text::float8)
+union all
+select connection from dalsegno.api_key
+ where revoked_at > statement_timestamp() - make_interval(secs => $1::text::float8)
+
 -- touch_session --
 update dalsegno.session
    set last_seen_at = greatest(last_seen_at, $2::text::timestamptz),

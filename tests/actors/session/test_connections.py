@@ -26,6 +26,12 @@ class Fake:
         self.ticks.append(now)
         return now + self._every_s
 
+    def doubt(self) -> None:
+        raise NotImplementedError
+
+    def trust(self) -> None:
+        raise NotImplementedError
+
 
 async def test_a_connection_is_looked_at_when_it_said_so_and_not_in_between() -> None:
     connections: Connections[Fake] = Connections(limits=Limits())

@@ -200,6 +200,47 @@ async def test_a_token_within_a_clocks_leeway_keeps_nobody(
         assert (await renewed(wire, 1))["type"] == "authenticated"
 
 
+async def test_a_connection_in_doubt_gets_no_event_until_it_is_trusted_again(
+    actors: Actors, wall: Wall, issuer: Issuer
+) -> None:
+    connections = actors.service.connections
+    async with wired(actors, **issuer.given()) as wire:
+        await put(actors, 1)
+        await wire.ask("subscribe", stream_id=STREAM, cursor=1)
+        connections.hold()
+        await put(actors, 2)
+        await silence(wire)
+        fields = {"workspace_id": "w", "name": "put", "payload": {}}
+        refused = await wire.ask("command", request_id="c", **fields)
+        assert refused["code"] == "STORE_UNAVAILABLE"
+        refused = await wire.ask("subscribe", stream_id="box:a", request_id="s")
+        assert (refused["code"], refused["request_id"]) == ("STORE_UNAVAILABLE", "s")
+        assert (await wire.ask("ping", request_id="p"))["type"] == "pong"
+        connections.resume()
+        assert [(await wire.hear())["seq"] for _ in range(2)] == [2, 3]
+
+        connections.hold()
+        await go_by(wall, LIFE_S)
+        connections.resume()
+        await put(actors, 1)
+        await silence(wire)
+        assert wire.connection.writer.is_held, "its token has expired meanwhile"
+        connections.hold()
+        await renewed(wire)
+        await silence(wire)
+        connections.resume()
+        assert (await wire.hear())["seq"] == 4
+
+
+async def test_a_connection_without_a_session_is_never_in_doubt(actors: Actors) -> None:
+    async with wired(actors, role="editor") as wire:
+        await put(actors, 1)
+        await wire.ask("subscribe", stream_id=STREAM, cursor=1)
+        actors.service.connections.hold()
+        await put(actors, 1)
+        assert (await wire.hear())["seq"] == 2
+
+
 async def test_what_is_no_token_is_answered_as_what_cannot_be_read(
     actors: Actors, issuer: Issuer
 ) -> None:

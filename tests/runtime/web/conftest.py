@@ -9,6 +9,7 @@ import pytest
 from dalsegno.actors.domains.notes import note_app
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.runtime import App, Limits, Runtime
+from dalsegno.runtime._revocation import Revocation
 from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.store import MemoryAccounts
 from dalsegno.runtime.web import create_app
@@ -60,11 +61,14 @@ async def open_site(
     closed: list[bytes] = []
     closed_users: list[tuple[str, bytes | None]] = []
 
-    async def close_session(session_hash: bytes) -> None:
-        closed.append(session_hash)
+    class Noting(Revocation):
+        async def end_session(self, session_hash: bytes) -> None:
+            closed.append(session_hash)
+            await super().end_session(session_hash)
 
-    async def close_user(user_id: str, keep: bytes | None) -> None:
-        closed_users.append((user_id, keep))
+        async def end_user(self, user_id: str, *, keep: bytes | None = None) -> None:
+            closed_users.append((user_id, keep))
+            await super().end_user(user_id, keep=keep)
 
     async with Runtime.open(
         database,
@@ -78,12 +82,11 @@ async def open_site(
         node_id=node_id,
         address=address,
     ) as rt:
+        rt.revocation = Noting(rt.service, rt.accounts)
         web = create_app(
             rt,
             secure_cookies=secure_cookies,
             setup_token=setup_token,
-            close_session=close_session,
-            close_user=close_user,
             tokens=tokens,
         )
         yield Site(web, rt, clock, closed, closed_users)
