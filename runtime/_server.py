@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol.providers import Providers
 
     from .store import DriverName
-    from .web import Hosts, Network, Serving, TokenIssuer
+    from .web import Hosts, Network, Serving, Tls, TokenIssuer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,8 @@ class Exposure:
     """The address that other nodes give to clients that they send here."""
     public_url: str | None = None
     """Where browsers reach this server, by way of a proxy."""
+    tls: Tls | None = None
+    """The certificate, where this server speaks TLS itself."""
     origins: tuple[str, ...] = ()
     """Origins whose pages may open sockets, in addition to the host itself."""
     proxies: tuple[Network, ...] = ()
@@ -88,6 +90,8 @@ class Exposure:
         """How the session's cookie is named and marked."""
         if self.session_cookie is not None:
             return self.session_cookie
+        if self.public_url is None and self.tls is not None:
+            return SessionCookie(secure=True, is_prefixed=True)
         if self.public_url is None:
             return SessionCookie(secure=not self.is_loopback)
         has_tls = self.public_url.startswith("https:")
@@ -101,6 +105,7 @@ class Exposure:
             public_url=self.public_url,
             also=[] if self.advertise is None else [self.advertise],
             origins=self.origins,
+            has_tls=self.tls is not None,
         )
 
 
@@ -134,12 +139,14 @@ class Ready:
     port: int
     setup_token: str | None
     """The token that setup asks for; None if this serves only this machine."""
+    has_tls: bool = False
+    """Whether it speaks TLS itself."""
 
     @property
     def url(self) -> str:
         """Where it is, without a proxy."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"{'https' if self.has_tls else 'http'}://{host}:{self.port}"
 
 
 async def serve(
@@ -201,7 +208,7 @@ async def serve_on(
         task_status: is given the port once it accepts connections.
 
     """
-    limits, tokens = rt.limits, exposure.tokens
+    limits, tokens, tls = rt.limits, exposure.tokens, exposure.tls
     setup_token = exposure.setup_token
     if setup_token is None and not exposure.is_private:
         setup_token = new_secret()
@@ -226,6 +233,9 @@ async def serve_on(
         )
         if tokens is not None and tokens.keys is not None:
             await stack.enter_async_context(in_background(tokens.keys.run))
+        if tls is not None:
+            looking = partial(tls.run, rt.world.now, limits.tls_check_s)
+            await stack.enter_async_context(in_background(looking))
         async with trio.open_nursery() as nursery:
 
             async def serve_here(task_status: trio.TaskStatus[Serving]) -> None:
@@ -239,12 +249,14 @@ async def serve_on(
                     limits=limits,
                     world=rt.world,
                     hosts=exposure.hosts,
+                    tls=tls,
                     task_status=task_status,
                 )
 
             serving: Serving = await nursery.start(serve_here)
             port = listeners[0].socket.getsockname()[1]
-            task_status.started(Ready(rt, exposure.host, port, setup_token))
+            ready = Ready(rt, exposure.host, port, setup_token, tls is not None)
+            task_status.started(ready)
             await stop.wait()
             # Twice the bound: once to settle commands, once to close the connections.
             serving.stop_accepting(drain_s=2 * limits.drain_deadline_s)

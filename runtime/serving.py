@@ -16,7 +16,12 @@ from dalsegno.protocol import Reject
 from ._config import ConfigError, check_public_url, parse_bind, parse_origins, parse_proxies
 from ._listening import open_listeners
 from ._server import Exposure, Ready as Ready, serve_on
-from .web import SessionCookie as SessionCookie, TokenIssuer as TokenIssuer, TokenKeys as TokenKeys
+from .web import (
+    SessionCookie as SessionCookie,
+    Tls as Tls,
+    TokenIssuer as TokenIssuer,
+    TokenKeys as TokenKeys,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,6 +39,7 @@ async def serve(
     rt: Runtime,
     bind: str = "127.0.0.1:8000",
     *,
+    tls: Tls | None = None,
     public_url: str | None = None,
     origins: Sequence[str] = (),
     proxies: Sequence[str] = (),
@@ -50,6 +56,8 @@ async def serve(
     Args:
         rt: the runtime, in whose block this runs.
         bind: ``HOST:PORT``; IPv6 in brackets, and with port 0 the system chooses.
+        tls: the certificate with which it speaks TLS itself; its files are looked at again every
+            `Limits.tls_check_s`, and at its `Tls.reload`.
         public_url: where browsers reach it, by way of a proxy: ``https://board.example``.
         origins: further origins whose pages may open sockets.
         proxies: addresses or networks of proxies whose ``X-Forwarded-For`` is believed.
@@ -57,7 +65,7 @@ async def serve(
         setup_token: the token that the setup of the first account asks for; None makes one, or
             where only this machine can connect, asks for none.
         cookie: how the session's cookie is named and marked; by default as it has to be for
-            ``bind`` and ``public_url``.
+            ``bind``, ``tls`` and ``public_url``.
         stop: ends it, having told each client when to come back.
         task_status: is given a `Ready`, with the port, once it accepts connections.
 
@@ -67,7 +75,9 @@ async def serve(
         NoAccountsError: the runtime has no accounts, so that nobody could log in.
 
     """
-    exposure = _exposure_of(rt, bind, public_url, origins, proxies, tokens, setup_token, cookie)
+    exposure = _exposure_of(
+        rt, bind, tls, public_url, origins, proxies, tokens, setup_token, cookie
+    )
     async with AsyncExitStack() as stack:
         listeners = await open_listeners(exposure.host, exposure.port)
         for listener in listeners:
@@ -85,6 +95,7 @@ async def serve(
 def _exposure_of(
     rt: Runtime,
     bind: str,
+    tls: Tls | None,
     public_url: str | None,
     origins: Sequence[str],
     proxies: Sequence[str],
@@ -98,6 +109,7 @@ def _exposure_of(
             host=host,
             port=port,
             advertise=rt.address,
+            tls=tls,
             public_url=None if public_url is None else check_public_url(public_url),
             origins=parse_origins(origins),
             proxies=parse_proxies(proxies),

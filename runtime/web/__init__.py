@@ -4,6 +4,7 @@ from ._admission import overloaded
 from ._app import create_app
 from ._auth import SessionCookie
 from ._callers import workspace_meant
+from ._certificate import Tls, TlsStatistics
 from ._client_address import Network, client_address
 from ._clients import Clients, Place, check_tab
 from ._credentials import Credentials, Gate
@@ -30,6 +31,8 @@ __all__ = [
     "Polls",
     "Serving",
     "SessionCookie",
+    "Tls",
+    "TlsStatistics",
     "TokenIssuer",
     "TokenKeys",
     "UpgradeRequest",

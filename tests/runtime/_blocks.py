@@ -31,7 +31,7 @@ class Block(msgspec.Struct, frozen=True):
 class Blocks:
     """The blocks of one response."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.abc.Stream) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.last_id: str | None = None
@@ -54,7 +54,7 @@ class Blocks:
     async def _event(self) -> object:
         with fail_after(20):
             while (event := self._http.next_event()) is h11.NEED_DATA:
-                self._http.receive_data(await self._stream.receive_some())
+                self._http.receive_data(bytes(await self._stream.receive_some()))
             return event
 
     async def next(self) -> Block | None:
