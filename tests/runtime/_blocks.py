@@ -40,9 +40,9 @@ class Blocks:
         self._http = h11.Connection(h11.CLIENT)
         self._read = b""
 
-    async def ask(self, target: str, headers: dict[str, str]) -> None:
+    async def ask(self, target: str, headers: dict[str, str], *, host: str = "127.0.0.1") -> None:
         """Send the request, and read the head of the answer."""
-        named = [("host", "127.0.0.1"), *headers.items()]
+        named = [("host", host), *headers.items()]
         request = h11.Request(method="GET", target=target, headers=named)
         await self._stream.send_all(self._http.send(request) or b"")
         await self._stream.send_all(self._http.send(h11.EndOfMessage()) or b"")
