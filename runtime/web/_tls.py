@@ -16,14 +16,23 @@ from __future__ import annotations
 import socket
 import ssl
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 ResultT = TypeVar("ResultT")
+
+Wait: TypeAlias = "Callable[[ssl.SSLSocket], Awaitable[None]]"
+
+_READING: dict[type[OSError], Wait] = {
+    ssl.SSLWantReadError: trio.lowlevel.wait_readable,
+    BlockingIOError: trio.lowlevel.wait_readable,  # behind `send_eof`
+}
+_WRITING: dict[type[OSError], Wait] = {ssl.SSLWantWriteError: trio.lowlevel.wait_writable}
+"""What a step may wait for: a reader for no writing, which another task may be waiting for."""
 
 _READ_BYTES = 16 * 1024
 _RECORD_BYTES = 16 * 1024
@@ -73,7 +82,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
             trio.BrokenResourceError: it failed, or the client speaks no TLS.
 
         """
-        await self._retry(self.socket.do_handshake)
+        await self._retry({**_READING, **_WRITING}, self.socket.do_handshake)
         self._is_whole = True
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -81,8 +90,12 @@ class TlsStream(trio.abc.HalfCloseableStream):
 
         Behind `send_eof` they are as they were sent, encrypted, and good for nothing but waiting
         for the end.
+
+        Raises:
+            trio.BrokenResourceError: the connection has failed; see `TlsSocket.recv`.
+
         """
-        return await self._retry(self.socket.recv, max_bytes or _READ_BYTES)
+        return await self._retry(_READING, self.socket.recv, max_bytes or _READ_BYTES)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send; cancelled or failed, nothing more can be sent."""
@@ -96,7 +109,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
             for record in _records([data]):
                 rest = memoryview(record)
                 while rest:
-                    rest = rest[await self._retry(self.socket.send, rest) :]
+                    rest = rest[await self._retry(_WRITING, self.socket.send, rest) :]
             self._is_whole = True
         finally:
             self._is_sending = False
@@ -111,7 +124,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
             raise trio.BusyResourceError("another task is sending")
         if self._is_whole:
             self._is_whole = False
-            await self._retry(self._notify)
+            await self._retry(_WRITING, self._notify)
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError as error:
@@ -135,18 +148,21 @@ class TlsStream(trio.abc.HalfCloseableStream):
         """Hand the connection over; it is no stream from now on."""
         return TlsSocket(self.socket)
 
-    async def _retry(self, step: Callable[..., ResultT], *arguments: Any) -> ResultT:  # noqa: ANN401 - the step's
-        """Call a step of OpenSSL's until it needs to wait for nothing."""
+    async def _retry(
+        self,
+        waits: dict[type[OSError], Wait],
+        step: Callable[..., ResultT],
+        *arguments: Any,  # noqa: ANN401 - the step's
+    ) -> ResultT:
+        """Call a step of OpenSSL's until it needs to wait for none of these."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             try:
                 result = step(*arguments)
-            except (ssl.SSLWantReadError, BlockingIOError):  # the latter behind `send_eof`
-                await trio.lowlevel.wait_readable(self.socket)
-            except ssl.SSLWantWriteError:
-                await trio.lowlevel.wait_writable(self.socket)
             except OSError as error:
-                raise self._ended(error) from error
+                if (wait := waits.get(type(error))) is None:
+                    raise self._ended(error) from error
+                await wait(self.socket)
             else:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return result

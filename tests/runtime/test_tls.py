@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import structlog
 import trio
+import trio.testing
 from websockets.frames import Frame, Opcode
 
 from dalsegno.actors import TransportClosedError
@@ -23,6 +24,7 @@ from dalsegno.runtime import seams
 from dalsegno.runtime.web import Tls
 from dalsegno.runtime.web._handshake import UpgradeRequest
 from dalsegno.runtime.web._native import NativeTransport
+from dalsegno.runtime.web._tls import TlsStream
 from tests._certificates import NAME, certified
 from tests._patience import fail_after, until
 from tests._port import HELLO, LIMITS, Port, envelope, head, read_all, read_until, serving
@@ -367,3 +369,60 @@ async def test_another_certificate_is_for_the_handshakes_that_follow(
             assert after.getpeercert(binary_form=True) == certified(1).der
         with fail_after(10):
             await trio.aclose_forcefully(before)
+
+
+@asynccontextmanager
+async def pair(tls: Tls) -> AsyncIterator[tuple[TlsStream, trio.SSLStream[trio.SocketStream]]]:
+    """Both ends of a connection, without a port."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        plain = await trio.open_tcp_stream(*listener.socket.getsockname())
+        server = TlsStream(await listener.accept(), tls.context)
+    trust = certified().trust()
+    client = trio.SSLStream(plain, trust, server_hostname=NAME, https_compatible=True)
+    async with server, trio.open_nursery() as nursery:
+        nursery.start_soon(client.do_handshake)
+        await server.do_handshake()
+        await server.do_handshake()
+        nursery.cancel_scope.deadline = trio.current_time() + 10
+        yield server, client
+        await trio.aclose_forcefully(plain)
+
+
+async def test_nothing_follows_what_was_sent_by_halves_and_no_end_either(tls: Tls) -> None:
+    async with pair(tls) as (server, client), trio.open_nursery() as nursery:
+        nursery.start_soon(server.send_all, bytes(50_000_000))
+        await trio.testing.wait_all_tasks_blocked()
+        for step in (server.send_all(b"x"), server.send_eof()):
+            with pytest.raises(trio.BusyResourceError):
+                await step
+        nursery.cancel_scope.cancel()
+    async with pair(tls) as (server, client):
+        with trio.move_on_after(0.05):
+            await server.send_all(bytes(50_000_000))
+        with pytest.raises(trio.BrokenResourceError):  # OpenSSL would take it for the rest
+            await server.send_all(bytes(50_000))
+        await server.send_eof()
+        with pytest.raises(trio.BrokenResourceError):
+            await read_all(strict(client))
+
+
+async def test_after_its_end_a_stream_waits_for_the_clients_and_can_be_closed_twice(
+    tls: Tls,
+) -> None:
+    async with pair(tls) as (server, client):
+        await server.send_all(b"")
+        await server.send_all(memoryview(b"last"))
+        await server.send_eof()
+        await server.send_eof()
+        assert await read_all(strict(client)) == b"last"
+        with pytest.raises(trio.BrokenResourceError):
+            await server.send_all(b"x")
+        await client.transport_stream.send_eof()
+        while await server.receive_some():
+            pass
+        await server.aclose()
+        await server.aclose()
+        for step in (server.receive_some(), server.send_eof()):
+            with pytest.raises(trio.ClosedResourceError):
+                await step
