@@ -277,6 +277,9 @@ class Limits:
     """At shutdown each client is told when to come back: this many a second …"""
     reconnect_window_s: float = 30.0
     """… but all of them within this long."""
+    tls_check_s: float = 30.0
+    """How often the files of the server's certificate are looked at: who renews one expects it to
+    be served within a minute."""
     head_deadline_s: float = 5.0
     """How long the head of a request may take, and so how long a connection may be idle."""
     head_bytes_max: int = 16 * KIB

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from ._config import LogFormat, LogLevel
     from .store import DriverName
-    from .web import TokenIssuer
+    from .web import Tls, TokenIssuer
 
 
 def main() -> None:
@@ -130,6 +130,8 @@ cli.add_command(tail)
     "there is none unless it is named, or the data directory is.",
 )
 @option("--advertise", metavar="URL", help="Where this node is, for those sent here by others.")
+@option("--tls-cert", metavar="FILE", help="Serve over TLS, with this certificate (PEM) …")
+@option("--tls-key", metavar="FILE", help="… and its key; both are read again once they change.")
 @option("--public-url", metavar="URL", help="Where browsers reach it, by way of a proxy.")
 @option(
     "--origins",
@@ -168,6 +170,8 @@ def serve(
     node_id: str | None,
     artifacts: Path | None,
     advertise: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
     public_url: str | None,
     origins: tuple[str, ...],
     proxies: tuple[str, ...],
@@ -196,6 +200,7 @@ def serve(
         pages = parse_origins(origins)
     with setting(context, "proxies"):
         networks = parse_proxies(proxies)
+    tls = _tls(context, tls_cert, tls_key)
     tokens = _tokens(jwt)
     providers = _providers(context, models, model_key_file)
     limits = limits_of(context)
@@ -215,6 +220,7 @@ def serve(
         node_id=node,
         artifacts=_artifacts(context, artifacts, data_dir),
         advertise=address,
+        tls=tls,
         public_url=public,
         origins=pages,
         proxies=networks,
@@ -231,6 +237,24 @@ def _artifacts(context: click.Context, artifacts: Path | None, data_dir: Path) -
     """Return where runs write files; None: as the runtime has it."""
     named = context.get_parameter_source("data_dir") is not ParameterSource.DEFAULT
     return data_dir / "artifacts" if artifacts is None and named else artifacts
+
+
+def _tls(context: click.Context, cert: str | None, key: str | None) -> Tls | None:
+    """Return the certificate that the server speaks TLS with; None: it does not."""
+    if cert is None and key is None:
+        return None
+    from dalsegno.protocol import Reject
+
+    from ._config import ConfigError
+    from .web import Tls
+
+    if cert is None or key is None:
+        raise ConfigError("--tls-cert and --tls-key go together: a certificate and its key")
+    try:
+        return Tls(cert, key)
+    except Reject as error:
+        with setting(context, error.details["setting"]):
+            raise ConfigError(error.message) from error
 
 
 def _tokens(settings: dict[str, str | None]) -> TokenIssuer | None:

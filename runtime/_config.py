@@ -54,6 +54,8 @@ class FileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     node_id: str | None = None
     artifacts: str | None = None
     advertise: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
     public_url: str | None = None
     origins: list[str] | None = None
     proxies: list[str] | None = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .web import SessionCookie, hosts_of, is_loopback
 
 if TYPE_CHECKING:
-    from .web import Hosts, Network, TokenIssuer
+    from .web import Hosts, Network, Tls, TokenIssuer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,8 @@ class Exposure:
     """The address that other nodes give to clients that they send here."""
     public_url: str | None = None
     """Where browsers reach this server, by way of a proxy."""
+    tls: Tls | None = None
+    """The certificate, where this server speaks TLS itself."""
     origins: tuple[str, ...] = ()
     """Origins whose pages may open sockets, in addition to the host itself."""
     proxies: tuple[Network, ...] = ()
@@ -48,6 +50,8 @@ class Exposure:
         """How the session's cookie is named and marked."""
         if self.session_cookie is not None:
             return self.session_cookie
+        if self.public_url is None and self.tls is not None:
+            return SessionCookie(secure=True, is_prefixed=True)
         if self.public_url is None:
             return SessionCookie(secure=not self.is_loopback)
         has_tls = self.public_url.startswith("https:")
@@ -61,4 +65,5 @@ class Exposure:
             public_url=self.public_url,
             also=[] if self.advertise is None else [self.advertise],
             origins=self.origins,
+            has_tls=self.tls is not None,
         )

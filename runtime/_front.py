@@ -7,6 +7,7 @@ let in; each client is told when to come back; what was asked is answered; the c
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -95,10 +96,15 @@ class Front:
 
 @asynccontextmanager
 async def open_front(rt: Runtime, exposure: Exposure) -> AsyncIterator[Front]:
-    """Show a runtime for the length of a block, and watch whose access ends elsewhere."""
-    front, tokens = Front(rt, exposure), exposure.tokens
+    """Show a runtime for the length of a block, and look meanwhile for what changes elsewhere:
+    whose access has ended, which keys an issuer has, which certificate is there.
+    """
+    front, tokens, tls = Front(rt, exposure), exposure.tokens, exposure.tls
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(in_background(rt.revocation.watch))
         if tokens is not None and tokens.keys is not None:
             await stack.enter_async_context(in_background(tokens.keys.run))
+        if tls is not None:
+            looking = partial(tls.run, rt.world.now, rt.limits.tls_check_s)
+            await stack.enter_async_context(in_background(looking))
         yield front

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import click
 import structlog
@@ -18,6 +19,9 @@ from ._server import Ready, ServeConfig, serve
 from .resources import raise_descriptor_limit
 from .store import abandon_all
 
+if TYPE_CHECKING:
+    from .web import Tls
+
 _log = structlog.get_logger("dalsegno.serve")
 
 
@@ -30,7 +34,7 @@ async def run_server(config: ServeConfig) -> int:
     """
     raise_descriptor_limit()
     set_for_server()
-    signals = _Signals()
+    signals = _Signals(config.tls)
     async with trio.open_nursery() as nursery:
         await nursery.start(signals.watch)
 
@@ -48,9 +52,17 @@ async def run_server(config: ServeConfig) -> int:
 
 
 class _Signals:
-    """What signals do: give up the start, else drain; a second one ends the process."""
+    """What signals do: give up the start, else drain; a second one ends the process.
 
-    def __init__(self) -> None:
+    With a certificate SIGHUP has its files read again, as administrators expect; unless the
+    terminal was closed that the server was started from, of which it is the sign as well, and
+    `nohup` does not forbid that.
+    """
+
+    def __init__(self, tls: Tls | None) -> None:
+        self._tls = tls
+        self._outlives_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        self._had_terminal = _has_terminal()
         self.drain = trio.Event()
         self.starting = trio.CancelScope()
         self.has_started = False
@@ -59,9 +71,12 @@ class _Signals:
 
     async def watch(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Handle signals until cancelled."""
-        with trio.open_signal_receiver(*_watched()) as arrived:
+        with trio.open_signal_receiver(*self._watched()) as arrived:
             task_status.started()
             async for number in arrived:
+                if self._tls is not None and number == signal.SIGHUP and not self._is_left():
+                    self._tls.reload()
+                    continue
                 if self.drain.is_set():
                     # Both are bounded, but a second signal means: now.
                     abandon_all()
@@ -73,11 +88,23 @@ class _Signals:
                     self.status = 128 + number
                     self.starting.cancel(reason="a signal arrived")
 
+    def _watched(self) -> list[signal.Signals]:
+        """Return the signals that a server acts on; that of a closed terminal not under nohup."""
+        ignores = self._outlives_terminal and self._tls is None
+        return [signal.SIGTERM, signal.SIGINT, *([] if ignores else [signal.SIGHUP])]
 
-def _watched() -> list[signal.Signals]:
-    """Return the signals that end a server; that of a closed terminal not under nohup."""
-    is_kept = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return [signal.SIGTERM, signal.SIGINT, *([] if is_kept else [signal.SIGHUP])]
+    def _is_left(self) -> bool:
+        """Return whether the terminal was closed that it ends with."""
+        return not self._outlives_terminal and self._had_terminal and not _has_terminal()
+
+
+def _has_terminal() -> bool:
+    """Return whether this process has a controlling terminal (tty(4))."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 async def _introduction(config: ServeConfig, ready: Ready) -> list[str]:

@@ -68,12 +68,14 @@ class Ready:
     port: int
     setup_token: str | None
     """The token that setup asks for; None if this serves only this machine."""
+    has_tls: bool = False
+    """Whether it speaks TLS itself."""
 
     @property
     def url(self) -> str:
         """Where it is, without a proxy."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"{'https' if self.has_tls else 'http'}://{host}:{self.port}"
 
 
 async def serve(
@@ -135,7 +137,7 @@ async def serve_on(
         task_status: is given the port once it accepts connections.
 
     """
-    limits = rt.limits
+    limits, tls = rt.limits, exposure.tls
     async with open_front(rt, exposure) as front, trio.open_nursery() as nursery:
 
         async def serve_here(task_status: trio.TaskStatus[Serving]) -> None:
@@ -149,12 +151,13 @@ async def serve_on(
                 limits=limits,
                 world=rt.world,
                 hosts=exposure.hosts,
+                tls=tls,
                 task_status=task_status,
             )
 
         serving: Serving = await nursery.start(serve_here)
         port = listeners[0].socket.getsockname()[1]
-        task_status.started(Ready(rt, exposure.host, port, front.setup_token))
+        task_status.started(Ready(rt, exposure.host, port, front.setup_token, tls is not None))
         await stop.wait()
         # Twice the bound: once to settle commands, once to close the connections.
         serving.stop_accepting(drain_s=2 * limits.drain_deadline_s)

@@ -23,6 +23,7 @@ from ._server import Ready as Ready, serve_on
 from .seams import WORLD
 from .web import (
     SessionCookie as SessionCookie,
+    Tls as Tls,
     TokenIssuer as TokenIssuer,
     TokenKeys as TokenKeys,
     serve_port,
@@ -52,6 +53,7 @@ async def serve(
     rt: Runtime,
     bind: str = "127.0.0.1:8000",
     *,
+    tls: Tls | None = None,
     public_url: str | None = None,
     origins: Sequence[str] = (),
     proxies: Sequence[str] = (),
@@ -68,6 +70,8 @@ async def serve(
     Args:
         rt: the runtime, in whose block this runs.
         bind: ``HOST:PORT``; IPv6 in brackets, and with port 0 the system chooses.
+        tls: the certificate with which it speaks TLS itself; its files are looked at again every
+            `Limits.tls_check_s`, and at its `Tls.reload`.
         public_url: where browsers reach it, by way of a proxy: ``https://board.example``.
         origins: further origins whose pages may open sockets.
         proxies: addresses or networks of proxies whose ``X-Forwarded-For`` is believed.
@@ -75,7 +79,7 @@ async def serve(
         setup_token: the token that the setup of the first account asks for; None makes one, or
             where only this machine can connect, asks for none.
         cookie: how the session's cookie is named and marked; by default as it has to be for
-            ``bind`` and ``public_url``.
+            ``bind``, ``tls`` and ``public_url``.
         stop: ends it, having told each client when to come back.
         task_status: is given a `Ready`, with the port, once it accepts connections.
 
@@ -90,6 +94,7 @@ async def serve(
         rt,
         host,
         port,
+        tls=tls,
         public_url=public_url,
         origins=origins,
         proxies=proxies,
@@ -263,6 +268,7 @@ def _exposure_of(
     host: str,
     port: int,
     *,
+    tls: Tls | None = None,
     public_url: str | None,
     origins: Sequence[str],
     proxies: Sequence[str],
@@ -275,6 +281,7 @@ def _exposure_of(
             host=host,
             port=port,
             advertise=rt.address,
+            tls=tls,
             public_url=None if public_url is None else check_public_url(public_url),
             origins=parse_origins(origins),
             proxies=parse_proxies(proxies),

@@ -10,7 +10,7 @@ from websockets.streams import StreamReader
 class RawClient:
     """Sends what it is told to, right or wrong, and takes frames apart."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> None:
         self.stream = stream
         self._reader = StreamReader()
 

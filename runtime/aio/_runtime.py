@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dalsegno.actors import Statistics, World
     from dalsegno.protocol import Limits
-    from dalsegno.runtime.serving import SessionCookie, TokenIssuer
+    from dalsegno.runtime.serving import SessionCookie, Tls, TokenIssuer
 
 _log = logging.getLogger("dalsegno.runtime")
 
@@ -170,6 +170,7 @@ class AioRuntime:
         self,
         bind: str = "127.0.0.1:8000",
         *,
+        tls: Tls | None = None,
         public_url: str | None = None,
         origins: Sequence[str] = (),
         proxies: Sequence[str] = (),
@@ -185,6 +186,7 @@ class AioRuntime:
 
         Args:
             bind: as there, and so are all others but the last.
+            tls: see there; `Tls.reload` is not for the host's thread, and need not be called.
             public_url: see there.
             origins: see there.
             proxies: see there.
@@ -207,6 +209,7 @@ class AioRuntime:
             serve,
             self._rt,
             bind,
+            tls=tls,
             public_url=public_url,
             origins=origins,
             proxies=proxies,

@@ -5,6 +5,7 @@ from ._app import create_app
 from ._asgi import AsgiApplication
 from ._auth import SessionCookie
 from ._callers import workspace_meant
+from ._certificate import Tls, TlsStatistics
 from ._client_address import Network, client_address
 from ._clients import Clients, Place, check_tab
 from ._credentials import Credentials, Gate
@@ -35,6 +36,8 @@ __all__ = [
     "Serving",
     "SessionCookie",
     "SocketTransport",
+    "Tls",
+    "TlsStatistics",
     "TokenIssuer",
     "TokenKeys",
     "UpgradeRequest",

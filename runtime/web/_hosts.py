@@ -32,6 +32,8 @@ class Hosts:
     """The names beside loopback's; None: any."""
     origins: frozenset[str] = frozenset()
     """The origins whose pages may talk to it, in addition to its own."""
+    has_tls: bool = False
+    """Whether its own pages come over TLS, so that one in clear text is another's."""
 
     def check_host(self, hosts: Sequence[str]) -> None:
         """Raise unless a request is for this server.
@@ -66,12 +68,18 @@ class Hosts:
         """
         if not origins or (len(origins) == 1 and origins[0].lower() in self.origins):
             return
-        if len(origins) > 1 or len(hosts) != 1 or not _same_host(origins[0], hosts[0]):
+        is_own = len(origins) == len(hosts) == 1 and _same_host(origins[0], hosts[0])
+        if not is_own or (self.has_tls and not origins[0].lower().startswith("https:")):
             raise Reject("ORIGIN_FORBIDDEN", "this page may not connect here")
 
 
 def hosts_of(
-    *, only_loopback: bool, public_url: str | None, also: Iterable[str], origins: Collection[str]
+    *,
+    only_loopback: bool,
+    public_url: str | None,
+    also: Iterable[str],
+    origins: Collection[str],
+    has_tls: bool = False,
 ) -> Hosts:
     """Return what a server takes.
 
@@ -80,6 +88,7 @@ def hosts_of(
         public_url: where others reach it, by way of a proxy; None: it was not told.
         also: other URLs that it is known by.
         origins: further origins whose pages may talk to it.
+        has_tls: whether it speaks TLS itself.
 
     """
     allowed = {origin.lower() for origin in origins}
@@ -87,9 +96,10 @@ def hosts_of(
     if public_url is not None:
         allowed.add(_origin_of(public_url))
     if not only_loopback and public_url is None:
-        return Hosts(origins=frozenset(allowed))
+        return Hosts(origins=frozenset(allowed), has_tls=has_tls)
     names = (urlsplit(url).hostname for url in urls)
-    return Hosts(frozenset(name for name in names if name is not None), frozenset(allowed))
+    known = frozenset(name for name in names if name is not None)
+    return Hosts(known, frozenset(allowed), has_tls)
 
 
 def is_loopback(name: str) -> bool:

@@ -3,6 +3,8 @@
     accept → read the head ─┬─ an upgrade of a path of ours → handshake → accept() → handle()
                             └─ anything else, the bytes put back → Hypercorn, the ASGI application
 
+With a certificate the handshake of TLS comes first, and all of this is under it.
+
 A connection that was used for requests can be upgraded as a new one can: proxies keep theirs and
 use them for whatever comes next.  Hypercorn then gives it back (`Http1Server`).  An upgrade that is
 sent before the answer to an earlier request reaches the application, which serves it, only slower.
@@ -15,7 +17,7 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import structlog
 import trio
@@ -36,6 +38,7 @@ from ._hosts import Hosts
 from ._http1 import END_OF_HEAD
 from ._http_bridge import HttpBridge, open_http
 from ._native import NativeTransport
+from ._tls import TlsStream, detached
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -45,7 +48,12 @@ if TYPE_CHECKING:
     from dalsegno.actors import World
     from dalsegno.protocol import DalsegnoError, Limits
 
+    from ._certificate import Tls
+
 AcceptedT = TypeVar("AcceptedT")
+
+Stream: TypeAlias = trio.SocketStream | TlsStream
+"""A client's connection, as it is read before it is known what the client wants."""
 
 log = structlog.get_logger("dalsegno.listener")
 
@@ -66,6 +74,8 @@ class ServingStatistics:
     """Connections that Hypercorn serves, its WebSockets included."""
     refused: int
     """Connections that were refused so far, for lack of room."""
+    unsecured: int
+    """Connections that ended before there was TLS so far, where there should be."""
 
 
 class Serving:
@@ -93,7 +103,9 @@ class Serving:
     def statistics(self) -> ServingStatistics:
         """Count the connections."""
         port = self._port
-        return ServingStatistics(port.accepted, port.native, port.http, port.admission.refused)
+        return ServingStatistics(
+            port.accepted, port.native, port.http, port.admission.refused, port.unsecured
+        )
 
 
 SOCKET = "/ws"
@@ -116,6 +128,7 @@ async def serve(
     release: Callable[[AcceptedT], None] = lambda _: None,
     owns: Callable[[str], bool] = owns_ws,
     hosts: Hosts | None = None,
+    tls: Tls | None = None,
     task_status: trio.TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled, or until stopped by the `Serving` that ``started`` hands out.
@@ -132,11 +145,13 @@ async def serve(
             also where it ended before ``handle`` was called.
         owns: Which paths are served natively.
         hosts: What it is called, and whose pages may connect; None: anything, and its own.
+        tls: The certificate, where connections are under TLS; somebody else keeps it fresh.
         task_status: Is given the handle once connections are accepted.
 
     """
     async with open_http(app, limits) as http:
-        port = _Port(http, accept, handle, release, limits, world, owns, hosts or Hosts())
+        named = hosts or Hosts()
+        port = _Port(http, accept, handle, release, limits, world, owns, named, tls)
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
@@ -161,9 +176,11 @@ class _Port(Generic[AcceptedT]):
         world: World,
         owns: Callable[[str], bool],
         hosts: Hosts,
+        tls: Tls | None,
     ) -> None:
         self.accepted = 0
         self.http = 0
+        self.unsecured = 0
         self.admission = create_admission(limits, world)
         self._http = http
         self._door: Door[NativeTransport, AcceptedT] = Door(
@@ -173,6 +190,7 @@ class _Port(Generic[AcceptedT]):
         self._world = world
         self._owns = owns
         self._hosts = hosts
+        self._tls = tls
 
     @property
     def native(self) -> int:
@@ -199,10 +217,14 @@ class _Port(Generic[AcceptedT]):
     async def _connection(self, stream: trio.SocketStream, decision: Decision) -> None:
         """Serve or refuse a connection; its exceptions are logged and go no further."""
         try:
-            if decision is Decision.REFUSED:
-                await self._turn_away(stream)
-            elif (upgraded := await self._greet(stream)) is not None:
-                del stream  # its socket is the transport's now; an idle client keeps one object
+            upgraded = None
+            if (opened := await self._open(stream)) is not None:
+                if decision is Decision.REFUSED:
+                    await self._turn_away(opened)
+                else:
+                    upgraded = await self._greet(opened)
+            if upgraded is not None:
+                del stream, opened  # the transport has the socket; an idle client keeps one object
                 await self._door.serve(*upgraded)
         except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             pass  # the client disconnected or stopped reading during the handshake
@@ -211,17 +233,36 @@ class _Port(Generic[AcceptedT]):
         finally:
             self.admission.leave(decision)
 
-    async def _turn_away(self, stream: trio.SocketStream) -> None:
+    async def _open(self, stream: trio.SocketStream) -> Stream | None:
+        """Return the connection, under TLS where that is spoken; None if it has ended."""
+        _set_options(stream, self._limits)
+        if self._tls is None:
+            return stream
+        secured, is_ready = TlsStream(stream, self._tls.context), False
+        try:
+            with trio.move_on_after(self._limits.head_deadline_s):
+                await secured.do_handshake()
+                is_ready = True
+        except trio.BrokenResourceError as error:
+            log.debug("tls_handshake_failed", reason=str(error))
+            # In clear text, perhaps; if the alert is read at all, then before a reset.
+            await self._end(secured)
+        finally:
+            if not is_ready:
+                self.unsecured += 1
+                await trio.aclose_forcefully(secured)
+        return secured if is_ready else None
+
+    async def _turn_away(self, stream: Stream) -> None:
         """Answer 503 without reading the request."""
         async with stream:
             refusing = refused(self.admission.overloaded())
             await self._refuse(stream, refusing.status, refusing.error, *refusing.headers)
 
-    async def _greet(self, stream: trio.SocketStream) -> tuple[NativeTransport, AcceptedT] | None:
+    async def _greet(self, stream: Stream) -> tuple[NativeTransport, AcceptedT] | None:
         """Read the head, and upgrade the connection or serve HTTP; None once it has ended."""
         upgraded = None
         try:
-            _set_options(stream, self._limits)
             if (read := await self._read_head(stream)) is None:
                 return None
             data, end = read
@@ -235,9 +276,7 @@ class _Port(Generic[AcceptedT]):
             if upgraded is None:  # else the socket is the transport's, and this no checkpoint
                 await trio.aclose_forcefully(stream)
 
-    async def _serve_http(
-        self, stream: trio.SocketStream, data: bytes
-    ) -> tuple[bytes, bytes] | None:
+    async def _serve_http(self, stream: Stream, data: bytes) -> tuple[bytes, bytes] | None:
         """Serve requests until the connection ends, or asks for an upgrade, which is returned."""
         self.http += 1
         try:
@@ -245,7 +284,7 @@ class _Port(Generic[AcceptedT]):
         finally:
             self.http -= 1
 
-    async def _read_head(self, stream: trio.SocketStream) -> tuple[bytes, int] | None:
+    async def _read_head(self, stream: Stream) -> tuple[bytes, int] | None:
         """Read up to the empty line; return what was read, and where the head ends in it."""
         limit = self._limits.head_bytes_max
         data = bytearray()
@@ -275,7 +314,7 @@ class _Port(Generic[AcceptedT]):
         )
 
     async def _upgrade(
-        self, stream: trio.SocketStream, head: bytes, early: bytes
+        self, stream: Stream, head: bytes, early: bytes
     ) -> tuple[NativeTransport, AcceptedT] | None:
         """Answer the handshake: with 101, returning the transport, or with a refusal and None."""
         request_id = self._world.new_id()
@@ -296,14 +335,13 @@ class _Port(Generic[AcceptedT]):
         except BaseException:
             self._door.release(accepted)
             raise
-        family, kind = stream.socket.family, stream.socket.type
-        sock = socket.socket(family, kind, fileno=stream.socket.detach())
+        sock = stream.detach() if isinstance(stream, TlsStream) else detached(stream)
         first = self._limits.authenticate_bytes_max if request.is_deferred else None
         return NativeTransport(sock, self._limits, early, first_bytes_max=first), accepted
 
     async def _refuse(
         self,
-        stream: trio.SocketStream,
+        stream: Stream,
         status: int,
         error: DalsegnoError,
         *headers: tuple[str, str],
@@ -315,6 +353,11 @@ class _Port(Generic[AcceptedT]):
         )
         with trio.move_on_after(self._limits.close_deadline_s):
             await stream.send_all(answer)
+            await self._end(stream)
+
+    async def _end(self, stream: Stream) -> None:
+        """End our direction, and wait for the end of the client's."""
+        with trio.move_on_after(self._limits.close_deadline_s):
             await stream.send_eof()
             while await stream.receive_some(self._limits.head_bytes_max):
                 pass
@@ -334,7 +377,7 @@ def _set_options(stream: trio.SocketStream, limits: Limits) -> None:
             stream.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, int(gone_s * 1000))
 
 
-def _peer(stream: trio.SocketStream) -> str:
+def _peer(stream: Stream) -> str:
     try:
         address = stream.socket.getpeername()
     except OSError:

@@ -1,4 +1,4 @@
-"""One client's WebSocket over a plain TCP socket: an idle one costs a socket and a parser.
+"""One client's WebSocket over a TCP socket: an idle one costs a socket and a parser.
 
 Inbound bytes go through the sans-I/O layer of `websockets`, which enforces RFC 6455, except for the
 plainest messages (`Inbound`).  Outbound data do not: a commit's frames are encoded once for all its
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from dalsegno.protocol import Frames, Limits
+
+    from ._tls import TlsSocket
 
 _READ_BYTES = 16 * 1024
 """Bytes of one read."""
@@ -87,7 +89,8 @@ class NativeTransport:
 
     It owns the socket.  The socket is the standard library's, not Trio's: `send_nowait` has to
     write without waiting, for which Trio's has no public method.  `SocketStream.socket.detach()`
-    hands the descriptor over, so none is duplicated.
+    hands the descriptor over, so none is duplicated.  Under TLS it is a `TlsSocket`, of which all
+    that is said here holds as well.
     """
 
     __slots__ = (
@@ -108,7 +111,7 @@ class NativeTransport:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: socket.socket | TlsSocket,
         limits: Limits,
         early: bytes = b"",
         *,
@@ -381,7 +384,9 @@ class NativeTransport:
             while await self._read():
                 pass
 
-    async def _wait(self, wait_ready: Callable[[socket.socket], Awaitable[None]]) -> None:
+    async def _wait(
+        self, wait_ready: Callable[[socket.socket | TlsSocket], Awaitable[None]]
+    ) -> None:
         if self._sock.fileno() < 0:
             raise self._closed()
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
@@ -15,12 +17,13 @@ from dalsegno.actors.testing import memory_connection
 from dalsegno.actors.testing.contract import TRANSPORT_LIMITS, TransportClient, TransportContract
 from dalsegno.protocol import Close
 from dalsegno.runtime import seams
-from dalsegno.runtime.web import AsgiApplication, Door, Hosts, create_admission
+from dalsegno.runtime.web import AsgiApplication, Door, Hosts, Tls, create_admission
 from dalsegno.runtime.web._asgi_transport import AsgiTransport
 from dalsegno.runtime.web._handshake import UpgradeRequest
 from dalsegno.runtime.web._listener import serve
 from dalsegno.runtime.web._native import NativeTransport
 from tests._asgi import hypercorn
+from tests._certificates import NAME, certified
 from tests._patience import fail_after
 
 
@@ -91,7 +94,7 @@ async def no_http(*_: object) -> None:
 
 
 @asynccontextmanager
-async def open_native() -> AsyncIterator[TransportClient]:
+async def open_native(tls: Tls | None = None) -> AsyncIterator[TransportClient]:
     opened: trio.MemorySendChannel[Transport]
     opened, transports = trio.open_memory_channel(1)
 
@@ -113,18 +116,23 @@ async def open_native() -> AsyncIterator[TransportClient]:
                 handle=handle,
                 limits=TRANSPORT_LIMITS,
                 world=seams.WORLD,
+                tls=tls,
                 task_status=task_status,
             )
         )
         sock = trio.socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
         await sock.connect(address)
-        stream = trio.SocketStream(sock)
+        plain = trio.SocketStream(sock)
+        stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = plain
+        if tls is not None:
+            trust = certified().trust()
+            stream = trio.SSLStream(plain, trust, server_hostname=NAME, https_compatible=True)
         connection = await tw.wrap_client_stream(nursery, stream, "127.0.0.1", "/ws")
         with fail_after(10):
             yield NativeClient(await transports.receive(), connection)
         nursery.cancel_scope.cancel()
-        await trio.aclose_forcefully(stream)
+        await trio.aclose_forcefully(plain)
 
 
 @asynccontextmanager
@@ -171,10 +179,11 @@ Opener = Callable[[], AbstractAsyncContextManager[TransportClient]]
 
 
 class TestTransport(TransportContract):
-    @pytest.fixture(params=[open_memory, open_native, open_asgi], ids=["memory", "native", "asgi"])
-    def open_client(self, request: pytest.FixtureRequest) -> Opener:
-        opener: Opener = request.param
-        return opener
+    @pytest.fixture(params=["memory", "native", "tls", "asgi"])
+    def open_client(self, request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
+        if request.param == "tls":
+            return partial(open_native, Tls(*certified().write(tmp_path)))
+        return {"memory": open_memory, "native": open_native, "asgi": open_asgi}[request.param]
 
 
 async def test_a_deaf_client_in_memory_answers_nothing() -> None:

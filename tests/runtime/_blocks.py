@@ -31,7 +31,7 @@ class Block(msgspec.Struct, frozen=True):
 class Blocks:
     """The blocks of one response."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.abc.Stream) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.last_id: str | None = None
@@ -40,9 +40,9 @@ class Blocks:
         self._http = h11.Connection(h11.CLIENT)
         self._read = b""
 
-    async def ask(self, target: str, headers: dict[str, str]) -> None:
+    async def ask(self, target: str, headers: dict[str, str], *, host: str = "127.0.0.1") -> None:
         """Send the request, and read the head of the answer."""
-        named = [("host", "127.0.0.1"), *headers.items()]
+        named = [("host", host), *headers.items()]
         request = h11.Request(method="GET", target=target, headers=named)
         await self._stream.send_all(self._http.send(request) or b"")
         await self._stream.send_all(self._http.send(h11.EndOfMessage()) or b"")
@@ -54,7 +54,7 @@ class Blocks:
     async def _event(self) -> object:
         with fail_after(20):
             while (event := self._http.next_event()) is h11.NEED_DATA:
-                self._http.receive_data(await self._stream.receive_some())
+                self._http.receive_data(bytes(await self._stream.receive_some()))
             return event
 
     async def next(self) -> Block | None:

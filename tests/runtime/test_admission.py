@@ -13,7 +13,7 @@ from dalsegno.protocol import Limits, OverloadedError
 from dalsegno.runtime.web._admission import Admission, Decision
 from dalsegno.runtime.web._handshake import UpgradeRequest
 from tests._patience import until
-from tests.runtime.test_listener import (
+from tests._port import (
     HELLO,
     LIMITS,
     Port,

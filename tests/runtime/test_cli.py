@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
@@ -31,6 +32,8 @@ from dalsegno.runtime._logs import configure_logs
 from dalsegno.runtime._process import _describe_data
 from dalsegno.runtime._server import ServeConfig
 from dalsegno.runtime.store import connect
+from dalsegno.runtime.web import SessionCookie
+from tests._certificates import certified
 
 LOGIN = ["--email", "a@example.org", "--password", "a password"]
 
@@ -221,6 +224,37 @@ def test_several_items_are_between_commas_or_blanks(monkeypatch: pytest.MonkeyPa
     assert seen[0].origins == ("https://a.example", "https://b.example", "http://[::1]:80")
     assert seen[0].proxies == tuple(map(ip_network, ("10.0.0.5", "10.1.0.0/16", "::1")))
     assert seen[1].origins == ("https://c", "https://d", "app://e")
+
+
+def test_a_certificate_and_its_key_go_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[ServeConfig] = []
+    monkeypatch.setattr(trio, "run", lambda _, config: seen.append(config))
+    monkeypatch.setattr("dalsegno.runtime._logs.configure_logs", lambda *_: None)
+    cert, key = certified().write(tmp_path)
+    assert run(["serve", "--tls-cert", str(cert)]) == 2
+    assert run(["serve", "--tls-key", str(key)]) == 2
+    said = "dalsegno: --tls-cert and --tls-key go together: a certificate and its key\n"
+    assert capsys.readouterr().err == said * 2
+    monkeypatch.setenv("DALSEGNO_TLS_KEY", str(tmp_path / "none"))
+    assert run(["serve", "--tls-cert", str(cert)]) == 2
+    said = f"dalsegno: DALSEGNO_TLS_KEY: {tmp_path}/none: No such file or directory\n"
+    assert capsys.readouterr().err == said
+    file = tmp_path / "dalsegno.toml"
+    file.write_text(f'tls-cert = "{key}"\ntls_key = "{key}"\n')
+    monkeypatch.delenv("DALSEGNO_TLS_KEY")
+    assert run(["serve", "--config", str(file)]) == 2
+    said = f"dalsegno: tls_cert in {file}: {key}: holds no certificate in PEM\n"
+    assert capsys.readouterr().err == said
+    assert run(["serve", "--config", str(file), "--tls-cert", str(cert)]) == 0
+    assert run(["serve"]) == 0
+    first, second = seen
+    assert first.tls is not None
+    assert second.tls is None
+    assert first.cookie == SessionCookie(secure=True, is_prefixed=True)
+    assert replace(first, public_url="http://board.example").cookie == SessionCookie()
+    assert (first.is_private, first.hosts.has_tls) == (True, True)
 
 
 async def test_the_models_that_are_asked_are_those_that_are_named(

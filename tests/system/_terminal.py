@@ -53,6 +53,11 @@ class Terminal:
         os.close(self._master)
         return self._process.wait(patient(within_s))
 
+    def hang_up(self, within_s: float) -> int:
+        """Close it, as with its window, and return the exit status."""
+        os.close(self._master)
+        return self._process.wait(within_s)
+
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()

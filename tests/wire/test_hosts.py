@@ -160,6 +160,14 @@ PUBLIC = hosts_of(
     origins=["https://Friend.example"],
 )
 OPEN = hosts_of(only_loopback=False, public_url=None, also=(), origins=())
+SECURE = hosts_of(
+    only_loopback=False,
+    public_url=None,
+    also=(),
+    origins=["http://friend.example"],
+    has_tls=True,
+)
+"""What speaks TLS itself."""
 
 
 @pytest.mark.parametrize(
@@ -199,7 +207,13 @@ def test_which_hosts_are_taken(hosts: Hosts, host: str, is_taken: bool) -> None:
         (PUBLIC, "http://friend.example", "board.example", False),
         (PUBLIC, "null", "board.example", False),
         (OPEN, "https://board.example", "board.example", True),
+        (OPEN, "http://board.example", "board.example", True),
         (OPEN, "https://evil.example", "board.example", False),
+        (SECURE, "https://board.example", "board.example", True),
+        (SECURE, "HTTPS://board.example:443", "board.example", True),
+        (SECURE, "http://friend.example", "board.example", True),
+        (SECURE, "http://board.example", "board.example", False),
+        (SECURE, "https://evil.example", "board.example", False),
     ],
 )
 def test_which_origins_are_taken(hosts: Hosts, origin: str, host: str, is_taken: bool) -> None:
