@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import h2.connection
@@ -16,10 +17,7 @@ import pytest
 import trio
 from hypercorn.middleware.dispatcher import TrioDispatcherMiddleware
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
-from trio_websocket import (
-    WebSocketConnection,
-    open_websocket_url,
-)
+from trio_websocket import WebSocketConnection, open_websocket_url, wrap_client_stream
 
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import Close, Limits, Reject
@@ -28,36 +26,17 @@ from dalsegno.runtime.client import open_client
 from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.serving import AsgiApp, asgi, serve_asgi
 from dalsegno.runtime.store import MemoryAccounts
-from tests._asgi import hypercorn
+from tests._asgi import RAW_UPGRADE, hypercorn, their_own
+from tests._certificates import NAME, certified
 from tests._http import PLAIN
 from tests._patience import fail_after, until
-from tests.runtime._blocks import following
+from tests.runtime._blocks import Blocks, following
 from tests.runtime._serving import SOON, Person, Site, set_up
 from tests.runtime.test_serving import TOKENS, hear_the_end, serving
 from tests.runtime.test_tokens_on_the_wire import UPGRADE
 from tests.tasks_domain import AddTask, app as tasks_app
 
 BASE = "/board"
-RAW_UPGRADE = (
-    b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-)
-
-
-async def their_own(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-    """A program's application beside ours."""
-    if scope["type"] == "lifespan":
-        for _ in range(2):
-            message = await receive()
-            await send({"type": f"{message['type']}.complete"})  # type: ignore[misc,arg-type]
-        return
-    if scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.close", "code": 1000, "reason": ""})
-        return
-    headers = [(b"content-length", b"5")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"their", "more_body": False})
 
 
 @asynccontextmanager
@@ -144,6 +123,31 @@ async def test_it_is_mounted_below_a_path_beside_a_program_of_its_own() -> None:
         path = f"{BASE}/api/v1/workspaces/{person.workspace}/events"
         async with following(person, path, cursor=str(receipt.event_seq - 1)) as blocks:
             assert (await blocks.hear("task_added")).said["seq"] == receipt.event_seq
+
+
+async def test_it_is_served_over_tls(tmp_path: Path) -> None:
+    cert, key = certified().write(tmp_path)
+    settings = {"certfile": str(cert), "keyfile": str(key)}
+    async with served(settings=settings) as (site, _, person):
+        await write(site, person, 2)
+
+        async def connect() -> trio.SSLStream[trio.SocketStream]:
+            plain, trust = await trio.open_tcp_stream("127.0.0.1", site.port), certified().trust()
+            return trio.SSLStream(plain, trust, server_hostname=NAME, https_compatible=True)
+
+        async with trio.open_nursery() as nursery:
+            headers = [(b"cookie", person.cookie.encode())]
+            secured: Any = await connect()
+            ws = await wrap_client_stream(nursery, secured, NAME, "/ws", extra_headers=headers)
+            await subscribe(ws, person, cursor=0)
+            assert (await hear(ws))["type"] == "subscribed"
+            assert [(await hear(ws))["seq"] for _ in range(2)] == [1, 2]
+            await ws.aclose()
+            nursery.cancel_scope.cancel()
+        async with await connect() as streaming:
+            blocks = Blocks(streaming)
+            await blocks.ask(f"{streams_of(person)}?cursor=1", {"cookie": person.cookie})
+            assert (await blocks.hear("task_added")).said["seq"] == 2
 
 
 @pytest.mark.parametrize(

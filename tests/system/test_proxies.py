@@ -23,6 +23,7 @@ from dalsegno.actors.domains.notes import CreateNote, note_app
 from dalsegno.protocol import Limits
 from dalsegno.runtime._server import Ready, ServeConfig, serve
 from dalsegno.runtime.client import open_client
+from tests._asgi import RAW_UPGRADE, hypercorn, their_own
 from tests._certificates import NAME, certified
 from tests._http import PLAIN
 from tests._patience import fail_after, patient
@@ -252,6 +253,22 @@ async def sockets_and_streams(
                 pass
             await client.send(sent(type="ping"))
             await text_of(client, "pong")
+
+
+async def test_a_proxy_keeps_what_ends_a_hypercorn_of_a_programs_own_from_it(
+    tmp_path: Path,
+) -> None:
+    """A byte behind an upgrade (docs/deployment.md); see tests/runtime/test_asgi.py without."""
+    async with hypercorn(their_own) as (_, upstream):
+        place = Place(tmp_path, free_port(), upstream)
+        async with running(nginx(place), place), browsing(place) as browser:
+            for _ in range(3):
+                async with await browser.connect() as stream:
+                    await stream.send_all(RAW_UPGRADE % b"/anything" + b"x")
+                    with fail_after(20):
+                        head, _ = await read_head(stream)
+                assert b" 403" in head.splitlines()[0]
+                assert (await browser.ask("GET", "/")).text == "their"
 
 
 def test_the_documented_time_outs_leave_room_for_every_wait() -> None:
