@@ -102,6 +102,7 @@ class RouteContext:
             headers = {name.lower(): ", ".join(sent.getlist(name)) for name, _ in sent.items()}
             given = given._replace(headers=headers, peer=self.address)
         identity = await self.gate.identify(given)
+        g.known_as = identity.user_id
         if isinstance(identity, Person):
             if request.method not in _SAFE:
                 check_csrf(identity, request.headers.get("x-csrf-token"))
