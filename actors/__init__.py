@@ -3,6 +3,7 @@
 from dalsegno.protocol import Receipt as Receipt
 
 from ._service import Service as Service, Statistics as Statistics
+from .effects import REFUSED as REFUSED
 from .node import (
     AsOf as AsOf,
     ConnectionIds as ConnectionIds,
@@ -37,6 +38,7 @@ from .ports import (
     BatchRejectedError as BatchRejectedError,
     BehindPage as BehindPage,
     Bus as Bus,
+    CollectedRecord as CollectedRecord,
     CursorKey as CursorKey,
     DueEntity as DueEntity,
     DuePage as DuePage,
@@ -52,7 +54,9 @@ from .ports import (
     Place as Place,
     ReactorPlace as ReactorPlace,
     ReactorStart as ReactorStart,
+    RecordKey as RecordKey,
     Refusal as Refusal,
+    RefusedWrite as RefusedWrite,
     ResultWrite as ResultWrite,
     Roles as Roles,
     RunsPage as RunsPage,
@@ -63,6 +67,7 @@ from .ports import (
     StoredResult as StoredResult,
     Transport as Transport,
     TransportClosedError as TransportClosedError,
+    Uncollected as Uncollected,
     World as World,
 )
 from .session import (

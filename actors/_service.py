@@ -13,7 +13,7 @@ from dalsegno.protocol import BUILT_IN_ROLES, Views
 from dalsegno.protocol.dialects import GENERIC, Language
 
 from .delivery import AckFrontiers, Delivery
-from .effects import ArtifactSweep, Reactors, Runs, Timers
+from .effects import ArtifactSweep, AuditTrail, Reactors, Runs, Timers
 from .node import (
     Catalog,
     Directory,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol.runs import Worker
 
     from .delivery import AckStatistics, DeliveryStatistics
-    from .effects import ReactorStatistics, RunStatistics, TimerStatistics
+    from .effects import AuditStatistics, ReactorStatistics, RunStatistics, TimerStatistics
     from .node import (
         LeaseStatistics,
         RepairReport,
@@ -63,6 +63,7 @@ class Statistics:
     timers: TimerStatistics
     runs: RunStatistics
     reactors: ReactorStatistics
+    audit: AuditStatistics
     services: list[ServiceStatistics]
 
 
@@ -151,6 +152,7 @@ class Service:
             delivery=Delivery(store, roles=access, limits=limits),
             bus=bus or Alone(),
             founder_of=self.catalog.founder_of,
+            audit_readers=self.catalog.audit_readers,
             activating=trio.CapacityLimiter(limits.activations_max),
             world=world,
             limits=limits,
@@ -162,6 +164,7 @@ class Service:
             lease=self.lease,
         )
         self.directory = Directory(self.node, active)
+        self.audit = AuditTrail(self.directory, self.catalog)
         self.connections: Connections[Connection] = Connections(limits=limits)
         self.sessions = SessionContext(
             node=self.node,
@@ -171,11 +174,13 @@ class Service:
             views=Views(self.catalog.domains),
             language=Language(GENERIC, *dialects),
             connections=self.connections,
+            note_refused=self.audit.note_refused,
         )
         self.timers = Timers(self.directory, self.catalog)
         self.runs = Runs(self.directory, self.catalog, workers)
         self.reactors = Reactors(self.directory, self.catalog, reactors)
-        self.node.delivery.watcher = Watchers(self.reactors, self.runs)
+        self.node.delivery.watcher = Watchers(self.reactors, self.runs, self.audit)
+        self.node.put_on_record = self.audit.wake
         files = ArtifactSweep(self.directory, self.catalog)
         self.sweeper = Sweeper(store, [*sweeps, files], world=world, limits=limits)
         self.supervisor = Supervisor(
@@ -189,6 +194,7 @@ class Service:
 
     def _services(self) -> list[tuple[str, Callable[..., Awaitable[None]]]]:
         """Return what runs, in the order in which it is started."""
+        audit = [] if self.audit.refusals is None else [("audit", self.audit.run)]
         return [
             ("directory", self.directory.run),
             ("committer", self.committer.run),
@@ -199,6 +205,7 @@ class Service:
             ("timers", self.timers.run),
             ("runs", self.runs.run),
             ("reactors", self.reactors.run),
+            *audit,
         ]
 
     def statistics(self) -> Statistics:
@@ -213,6 +220,7 @@ class Service:
             timers=self.timers.statistics(),
             runs=self.runs.statistics(),
             reactors=self.reactors.statistics(),
+            audit=self.audit.statistics(),
             services=self.supervisor.statistics(),
         )
 
@@ -265,6 +273,7 @@ class Service:
         try:
             await self.acks.flush()
             await self.reactors.write()  # last: what is not written they are told of again
+            await self.audit.write()
         finally:
             await self.lease.end()
 

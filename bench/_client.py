@@ -11,21 +11,31 @@ import socket
 from websockets.frames import Frame, Opcode
 
 _HEAD_MAX = 10
+_UPGRADE = (
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version: 13",
+)
+_MARK = b'{"type":"'
+"""How every message of ours begins."""
 PONG = Frame(Opcode.PONG, b"").serialize(mask=True)
 """An answer to a ping that carries nothing."""
 
 
-def upgraded(port: int, path: str, cookie: str = "") -> tuple[socket.socket, bytes]:
-    """Connect on loopback and shake hands; also return what came after the answer."""
+def upgraded(
+    port: int, path: str, cookie: str = "", *, is_stream: bool = False
+) -> tuple[socket.socket, bytes]:
+    """Connect on loopback and shake hands; also return what came after the answer.
+
+    Without an upgrade where it is an event stream.
+    """
     sock = socket.create_connection(("127.0.0.1", port))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     lines = [
         f"GET {path} HTTP/1.1",
         "Host: 127.0.0.1",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        "Sec-WebSocket-Version: 13",
+        *([] if is_stream else _UPGRADE),
         *([f"Cookie: {cookie}"] if cookie else []),
     ]
     sock.sendall("\r\n".join([*lines, "", ""]).encode())
@@ -36,7 +46,7 @@ def upgraded(port: int, path: str, cookie: str = "") -> tuple[socket.socket, byt
             raise ConnectionError("the handshake ended early")
         answer += more
     head, _, rest = answer.partition(b"\r\n\r\n")
-    if b" 101 " not in head:
+    if (b" 200 " if is_stream else b" 101 ") not in head:
         raise ConnectionError(answer.decode(errors="replace"))
     return sock, rest
 
@@ -81,3 +91,26 @@ class TextCounter:
             at += head + length
         self._skip = max(0, at - end)
         self._carry = data[at:] if at < end else b""
+
+
+class AnyCounter:
+    """Counts the messages of a type in whatever they come: batches, or server-sent events."""
+
+    def __init__(self, prefix: bytes) -> None:
+        self.counted = self.other = self.pings = 0
+        self._prefix = prefix
+        self._carry = b""
+
+    def feed(self, data: bytes) -> None:
+        """Count what was read."""
+        data, prefix = self._carry + data, self._prefix
+        at = 0
+        while (found := data.find(_MARK, at)) >= 0:
+            if len(data) - found < len(prefix):
+                self._carry = data[found:]
+                return
+            matches = data.startswith(prefix, found)
+            self.counted += matches
+            self.other += not matches
+            at = found + len(_MARK)
+        self._carry = data[max(at, len(data) - len(_MARK) + 1) :]

@@ -1,6 +1,8 @@
-"""A process with our real delivery path, and commits made up for it.
+"""A process with our real delivery path, and commits made up for it: by itself, or ``asgi``.
 
     Hub.publish → Connection.offer → NativeTransport → loopback sockets
+                                   → AsgiTransport → Hypercorn, as a program has it
+                                   → EventStreamTransport → Quart → Hypercorn → our listener
 
 The listener, the connections, the subscriptions and the hub are the server's.  No command is
 decided and no database is asked: the log is in memory, and complete before anything is published,
@@ -13,23 +15,38 @@ all of it was handed to the sockets.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import TYPE_CHECKING
 
+import hypercorn.trio
 import trio
+from hypercorn.config import Config
+from quart import Response
+from quart_trio import QuartTrio
 
 from dalsegno.actors import Batch, Connection, Service
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import Limits
+from dalsegno.protocol.dialects import EventStreamLanguage, Follow
 from dalsegno.runtime.seams import WORLD
-from dalsegno.runtime.web import serve_port
+from dalsegno.runtime.web import (
+    AsgiApplication,
+    Door,
+    Hosts,
+    SocketTransport,
+    create_admission,
+    serve_port,
+)
+from dalsegno.runtime.web._event_stream import EventStreamBody, EventStreamTransport
 
 from ._commits import WORKSPACE, asked, commits
 from ._domain import tasks
 
 if TYPE_CHECKING:
     from dalsegno.protocol import Event
-    from dalsegno.runtime.web import NativeTransport, UpgradeRequest
+    from dalsegno.runtime.web import UpgradeRequest
+    from dalsegno.runtime.web._asgi_transport import AsgiTransport
 
 
 class _WrittenAhead(MemoryStore):
@@ -69,10 +86,58 @@ class Delivery:
             await self._obey()
             nursery.cancel_scope.cancel()
 
+    async def run_asgi(self) -> None:
+        """Do the same behind Hypercorn."""
+        await self._store.acquire(WORKSPACE, "bench", create=True)
+        door: Door[AsgiTransport, None] = Door(
+            self._accept,
+            self._handle,
+            lambda _: None,
+            admission=create_admission(self._limits, WORLD),
+            limits=self._limits,
+        )
+        app = AsgiApplication(
+            self._http(),
+            door,
+            owns=lambda path: path == "/ws",
+            hosts=Hosts(),
+            limits=self._limits,
+            world=WORLD,
+        )
+        config = Config()
+        config.bind, config.backlog, config.loglevel = ["127.0.0.1:0"], 1024, "ERROR"
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._service.run)
+            url, *_ = await nursery.start(hypercorn.trio.serve, app, config)
+            print(int(url.rpartition(":")[2]), flush=True)
+            await self._obey()
+            nursery.cancel_scope.cancel()
+
+    def _http(self) -> QuartTrio:
+        """Return an application that has event streams, made as the server makes them."""
+        app = QuartTrio(__name__)
+
+        @app.get("/events")
+        async def follow() -> Response:
+            transport = EventStreamTransport()
+            asked = Follow(stream_id=f"workspace:{WORKSPACE}", cursor="0")
+            connection = Connection(
+                transport,
+                self._service.sessions,
+                user_id="reader",
+                role="viewer",
+                language=EventStreamLanguage(asked),
+            )
+            response = Response(EventStreamBody(transport, connection.run))
+            response.timeout = None
+            return response
+
+        return app
+
     async def _serve(self, listeners: list[trio.SocketListener]) -> None:
         await serve_port(
             listeners,
-            app=_no_http,
+            app=self._http(),
             accept=self._accept,
             handle=self._handle,
             limits=self._limits,
@@ -82,7 +147,7 @@ class Delivery:
     async def _accept(self, _request: UpgradeRequest) -> None:
         return None
 
-    async def _handle(self, transport: NativeTransport, _accepted: None) -> None:
+    async def _handle(self, transport: SocketTransport, _accepted: None) -> None:
         connection = Connection(transport, self._service.sessions, user_id="reader", role="viewer")
         await connection.run()
 
@@ -103,12 +168,9 @@ def _nothing() -> None:
     """Answer nobody."""
 
 
-async def _no_http(*_: object) -> None:
-    """Serve no HTTP."""
-
-
 async def _main() -> None:
-    await Delivery().run()
+    delivery = Delivery()
+    await (delivery.run_asgi() if "asgi" in sys.argv else delivery.run())
 
 
 if __name__ == "__main__":

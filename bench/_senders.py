@@ -183,6 +183,41 @@ OURS = Kind(
     joins=True,
 )
 
+BY_ASGI = (
+    Kind(
+        key="asgi",
+        name="hub to Hypercorn",
+        module="bench._delivery asgi",
+        path="/ws",
+        first=subscribe(WORKSPACE, 0),
+        replies=1,
+        joins=True,
+        is_queueing=True,
+    ),
+    Kind(
+        key="batches",
+        name="hub to Hypercorn, in batches",
+        module="bench._delivery asgi",
+        path="/ws?batch=1",
+        first=subscribe(WORKSPACE, 0),
+        prefix=f"*{PREFIX}",
+        replies=1,
+        joins=True,
+        is_queueing=True,
+    ),
+    Kind(
+        key="sse",
+        name="hub to event streams",
+        module="bench._delivery",
+        path="/events",
+        prefix=f"*{PREFIX}",
+        replies=1,
+        joins=True,
+        is_queueing=True,
+    ),
+)
+"""Ours where each message is a call of a web server's."""
+
 REFERENCES = (
     Kind(key="bare", name="bare send()", module="bench._bare", joins=True),
     Kind(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ._client import PONG, TextCounter, upgraded, written
+from ._client import PONG, AnyCounter, TextCounter, upgraded, written
 from ._processes import OTHER_CORE, Child, child, python
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ async def sink(
         path: what they request; empty if they speak NATS, which the Python one cannot.
         cookie: with which cookies; none if empty.
         first: what each sends then; nothing if empty.
-        prefix: how a message begins that counts.
+        prefix: how a message begins that counts; with a star before it, wherever that is in what
+            comes, of a path that ends with ``/events`` without an upgrade.
         replies: how many other messages each client is sent before.
 
     """
@@ -101,9 +102,13 @@ def _build(folder: Path) -> Path | None:
 class _Client:
     """One connection, and how much it has had."""
 
-    def __init__(self, sock: socket.socket, prefix: bytes) -> None:
+    def __init__(self, sock: socket.socket, prefix: str) -> None:
         self.sock = sock
-        self.counter = TextCounter(prefix)
+        self.counter: TextCounter | AnyCounter
+        if prefix.startswith("*"):
+            self.counter = AnyCounter(prefix[1:].encode())
+        else:
+            self.counter = TextCounter(prefix.encode())
         self.wanted = 0
 
     def waits(self, replies: int) -> bool:
@@ -171,8 +176,9 @@ def main() -> None:
     port, connections, path, cookie, first, prefix, replies = sys.argv[1:]
     clients = []
     for _ in range(int(connections)):
-        sock, rest = upgraded(int(port), path, cookie)
-        client = _Client(sock, prefix.encode())
+        is_stream = prefix.startswith("*") and path.endswith("/events")
+        sock, rest = upgraded(int(port), path, cookie, is_stream=is_stream)
+        client = _Client(sock, prefix)
         client.counter.feed(rest)
         if first:
             sock.sendall(written(first))

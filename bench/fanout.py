@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from ._commits import PREFIX, commits, messages
 from ._harness import Report, Sample, rounds
 from ._processes import OTHER_CORE, Child, child, python
-from ._senders import OURS, REFERENCES, Kind, Sender, subscribe
+from ._senders import BY_ASGI, OURS, REFERENCES, Kind, Sender, subscribe
 from ._servers import Server, postgres, serving
 from ._sink import Sink, compiler, sink
 
@@ -40,6 +40,10 @@ _NOTE_CHARS = 1_000
 
 _REACH = {("picows", 1, 200): 1.0, ("nats", 100, 200): 1.3}
 """The target of a ratio, by (reference, events a commit, readers)."""
+_BESIDE = "quart-trio"
+"""What is compared with those of ours that a web server sends for."""
+_REACH_BY_ASGI = {("asgi", 1): 1.1, ("batches", 10): 5.0, ("sse", 1): 1.1, ("sse", 10): 5.0}
+"""The target of their ratio, by (key, events a commit)."""
 
 
 @dataclass(slots=True)
@@ -81,14 +85,26 @@ def _publishing(
     seconds = options.seconds / (1 if size == _READERS[0] else _SHORTER)
     for events in _EVENTS_A_COMMIT:
         which = f"{events} event{'s' if events > 1 else ''} a commit, {readers:,} readers"
-        ours = None
+        ours = beside = None
         for key, (kind, sender) in senders.items():
             indent = "" if ours is None else "  "
             series = report.add(f"{indent}{kind.name}, {which}", "delivery")
             first = max(1, _WARM_UP_DELIVERIES // readers)
             cases.append(Publishing(sender, kind, events, series, first, seconds))
+            if key == _BESIDE:
+                beside = series
             if ours is None:
                 ours = series
+                continue
+            if kind in BY_ASGI:
+                if beside is not None:
+                    report.compare(
+                        f"{which}: {kind.name} / Quart-Trio",
+                        series,
+                        beside,
+                        ratio_id=f"{key}-{events}-{size}",
+                        at_least=_REACH_BY_ASGI.get((key, events), math.nan),
+                    )
                 continue
             report.compare(
                 f"{which} / {kind.name}",
@@ -104,7 +120,8 @@ async def _publish(report: Report, options: Options, folder: Path, size: int) ->
     readers = options.pick(size, quick=_QUICK_READERS)
     async with AsyncExitStack() as stack:
         senders = {}
-        for kind in (OURS, *REFERENCES):
+        by_asgi = BY_ASGI if size == _READERS[0] else ()
+        for kind in (OURS, *REFERENCES, *by_asgi):
             if why := kind.missing():
                 ids = [f"{kind.key}-{events}-{size}" for events in _EVENTS_A_COMMIT]
                 report.skip(why, *ids)

@@ -2,7 +2,9 @@
  *
  *   sink PORT CONNECTIONS PATH COOKIE FIRST PREFIX REPLIES
  *
- * They speak WebSocket, or where PATH is empty the lines of NATS.  Connects them all, says FIRST on each (nothing if it is empty), waits until each has had REPLIES
+ * They speak WebSocket, or where PATH is empty the lines of NATS.  Where PREFIX begins with a star
+ * they take whatever comes, several messages in a frame or server-sent events: every {"type":" in it
+ * begins one, and PATH is asked for without an upgrade if it ends with /events.  Connects them all, says FIRST on each (nothing if it is empty), waits until each has had REPLIES
  * messages, and prints "ready".  Then each line on standard input, a number N, is answered twice:
  * "go" at once, and when every connection has had N more messages that begin with PREFIX, the
  * seconds from the first byte to the last.
@@ -42,7 +44,7 @@ static const char *prefix;
 static size_t prefix_bytes;
 static struct client *clients;
 static int connections, epoll;
-static int is_nats;
+static int is_nats, is_any;
 static int waiting;          /* clients that lack something */
 static long replies;         /* other messages that each is to have */
 static double first_s;       /* when the first byte came since the last line; 0 before */
@@ -133,6 +135,30 @@ static void feed_lines(struct client *client, size_t bytes) {
   client->skip -= end - at;
 }
 
+/* The same whatever the framing: messages are JSON, and begin with their type. */
+static void feed_any(struct client *client, size_t bytes) {
+  static const char mark[] = "{\"type\":\"";
+  unsigned char *at = buffer + CARRY_MAX - client->carried, *end = buffer + CARRY_MAX + bytes;
+  memcpy(at, client->carry, client->carried);
+  client->carried = 0;
+  for (;;) {
+    unsigned char *found = memmem(at, end - at, mark, sizeof mark - 1);
+    if (!found) {
+      size_t left = end - at < (long)sizeof mark - 2 ? end - at : (long)sizeof mark - 2;
+      memcpy(client->carry, end - left, client->carried = left);
+      return;
+    }
+    if ((size_t)(end - found) < prefix_bytes) {
+      memcpy(client->carry, found, client->carried = end - found);
+      return;
+    }
+    int matches = !memcmp(found, prefix, prefix_bytes);
+    client->counted += matches;
+    client->other += !matches;
+    at = found + sizeof mark - 1;
+  }
+}
+
 static void connect_one(struct client *client, int port, const char *path, const char *cookie) {
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -142,11 +168,13 @@ static void connect_one(struct client *client, int port, const char *path, const
   setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   if (is_nats) return;
   char head[4096];
-  int length = snprintf(head, sizeof head,
-                        "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
-                        "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-                        "Sec-WebSocket-Version: 13\r\n%s%s%s\r\n",
-                        path, *cookie ? "Cookie: " : "", cookie, *cookie ? "\r\n" : "");
+  const char *last = strrchr(path, '/');
+  const char *upgrade = is_any && !strcmp(last, "/events") ? "" :
+                        "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+                        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+                        "Sec-WebSocket-Version: 13\r\n";
+  int length = snprintf(head, sizeof head, "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n%s%s%s%s\r\n",
+                        path, upgrade, *cookie ? "Cookie: " : "", cookie, *cookie ? "\r\n" : "");
   write_all(client->fd, head, length);
 }
 
@@ -160,13 +188,14 @@ static void await_upgrade(struct client *client) {
     bytes += more;
     end = memmem(data, bytes, "\r\n\r\n", 4);
   }
-  if (!memmem(data, bytes, " 101 ", 5)) {
+  if (!memmem(data, bytes, " 101 ", 5) && !(is_any && memmem(data, bytes, " 200 ", 5))) {
     fwrite(data, 1, bytes, stderr);
     fail("the upgrade was refused");
   }
   size_t left = data + bytes - (end + 4);
   memmove(data, end + 4, left);
-  feed(client, left);
+  if (is_any) feed_any(client, left);
+  else feed(client, left);
 }
 
 /* Say a text message, masked with zeros (RFC 6455, section 5.3 wants a mask, not a secret). */
@@ -205,6 +234,7 @@ static int pump(void) {
     if (!first_s) first_s = now_s();
     int waited = waits(client);
     if (is_nats) feed_lines(client, got);
+    else if (is_any) feed_any(client, got);
     else feed(client, got);
     waiting -= waited && !waits(client);
   }
@@ -243,7 +273,8 @@ int main(int count, char **arguments) {
   int port = atoi(arguments[1]);
   connections = atoi(arguments[2]);
   is_nats = !*arguments[3];
-  prefix = arguments[6];
+  is_any = *arguments[6] == '*';
+  prefix = arguments[6] + is_any;
   prefix_bytes = strlen(prefix);
   if (prefix_bytes > PREFIX_MAX) fail("the prefix is too long");
   clients = calloc(connections, sizeof *clients);

@@ -131,6 +131,8 @@ from ._subscription import (
 )
 from ._unknown import KnownFields as KnownFields
 from ._validation import (
+    AUDIT_WORKSPACE as AUDIT_WORKSPACE,
+    RESERVED_WORKSPACES as RESERVED_WORKSPACES,
     SYSTEM_WORKSPACE as SYSTEM_WORKSPACE,
     PayloadDecoder as PayloadDecoder,
     check_id as check_id,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ._deciding import BUILT_IN_ROLES
 from ._errors import DomainError
 from ._reacting import Reactor
+from .audit import audit_socket
 from .dialects import GENERIC, Dialect, Language, Socket
 from .routes import check_routes
 from .runs import runs
@@ -74,7 +75,8 @@ class App:
         self.domains = (*domains, *([runs] if workers and runs not in domains else []))
         self.routes = tuple(routes)
         self.dialects = tuple(each for each in dialects if isinstance(each, Dialect))
-        self.sockets = tuple(each for each in dialects if isinstance(each, Socket))
+        own = (each for each in dialects if isinstance(each, Socket))
+        self.sockets = (audit_socket, *(each for each in own if each is not audit_socket))
         self.version = version
         self.authenticate = authenticate
         self.authorize = authorize

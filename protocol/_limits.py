@@ -146,6 +146,16 @@ class Limits:
     timers_stuck_max: int = 10_000
     """Such timers that are remembered; above it the oldest is forgotten, and tried sooner."""
 
+    # What is on record
+    audit_poll_s: float = 1.0
+    """How often a node looks for what others have put on record, or were refused: as long as it may
+    take to be on the log of the audit.  What the node itself commits it looks for at once."""
+    refusals_queued_max: int = 1_000
+    """Refusals that wait to be put on record; above this they are counted, and the count is."""
+    refusals_written_max: int = 100
+    """Of these, how many are written in one statement, and in a second: who is refused again and
+    again must not fill the database."""
+
     # Runs
     runs_running_max: int = 100
     """Runs that a node carries out at the same time; others wait as requested."""

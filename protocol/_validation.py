@@ -38,6 +38,12 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 SYSTEM_WORKSPACE = "$system"
 """The reserved workspace whose log holds users and workspaces."""
 
+AUDIT_WORKSPACE = "$audit"
+"""The reserved workspace whose log is what is on record of all of them, in one order."""
+
+RESERVED_WORKSPACES = frozenset({SYSTEM_WORKSPACE, AUDIT_WORKSPACE})
+"""Those that no client names."""
+
 
 def encode_checked(value: object, *, nesting_max: int) -> bytes:
     """Encode a value as JSON, refusing what the log cannot hold.

@@ -17,7 +17,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING
 
-from dalsegno.actors.domains.accounts import account_domains
+from dalsegno.actors.domains.built_in import built_in_domains
 from dalsegno.protocol import App, Domain, DomainError
 
 from ._config import ConfigError
@@ -103,7 +103,7 @@ def _app_in(module: ModuleType, where: str, name: str) -> App:
     if not isinstance(found, App):
         raise ConfigError(f"{where}:{name} is no App, but of type {type(found).__name__}")
     try:
-        found.check(account_domains)
+        found.check(built_in_domains)
     except DomainError as error:
         raise ConfigError(f"{where}:{name}: {error}") from error
     return found

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from ._cli_audit import audit
 from ._cli_client import send, tail
 from ._cli_database import DATA_DIR, DATABASE, app_version, migrate, repair
 from ._cli_files import files
@@ -101,6 +102,7 @@ cli.add_command(migrate)
 cli.add_command(repair)
 cli.add_command(app_version)
 cli.add_command(key)
+cli.add_command(audit)
 cli.add_command(export)
 cli.add_command(backup)
 cli.add_command(restore)

@@ -68,7 +68,7 @@ def send(
 
     async def talk(client: Client) -> None:
         receipt = await client.send(workspace, command, fields, key=key)
-        await _write(msgspec.json.encode(receipt) + b"\n")
+        await write_line(msgspec.json.encode(receipt) + b"\n")
 
     return _run(talk, server, client_id="send", attempts=attempts, as_json=as_json)
 
@@ -123,6 +123,18 @@ def _line(event: RemoteEvent) -> bytes:
 
 async def _print(events: Events, show: Callable[[RemoteEvent], bytes], *, acks: bool) -> None:
     """Print until the stream ends, or until stdout has no reader."""
+
+    async def each() -> None:
+        async for event in events:
+            await write_line(show(event) + b"\n")
+            if acks:
+                events.ack(event)
+
+    await while_read(each)
+
+
+async def while_read(print_: Callable[[], Awaitable[None]]) -> None:
+    """Print until there is nothing more to print, or until stdout has no reader."""
     import trio
 
     from ._background import in_background
@@ -132,10 +144,7 @@ async def _print(events: Events, show: Callable[[RemoteEvent], bytes], *, acks: 
         watch = partial(_watch_reader, printing) if is_pipe else trio.sleep_forever
         async with in_background(watch):
             try:
-                async for event in events:
-                    await _write(show(event) + b"\n")
-                    if acks:
-                        events.ack(event)
+                await print_()
             except BrokenPipeError:
                 return
 
@@ -151,7 +160,7 @@ async def _watch_reader(printing: trio.CancelScope) -> None:
     printing.cancel(reason="stdout has no reader")
 
 
-async def _write(line: bytes) -> None:
+async def write_line(line: bytes) -> None:
     """Write past Python's buffer, in a thread, so that a slow pager does not block the client."""
     import trio
 
@@ -175,16 +184,21 @@ def _run(
     as_json: bool,
 ) -> int:
     """Run ``talk`` with a client until it is done or a signal comes; return the exit status."""
+    who = who_asks(**server)
+    return running(partial(_talk, talk, who, client_id, attempts), as_json=as_json)
+
+
+def running(talk: Callable[[], Awaitable[int]], *, as_json: bool = False) -> int:
+    """Run what talks to a server; return the exit status, and print why it is refused."""
     from dalsegno.protocol import DalsegnoError
 
-    who = who_asks(**server)
     notes = logging.StreamHandler(sys.stderr)
     notes.setFormatter(logging.Formatter("dalsegno: %(message)s"))
     logger = logging.getLogger("dalsegno.client")
     logger.addHandler(notes)
     logger.setLevel(logging.INFO)
     try:
-        return run_trio(partial(_talk, talk, who, client_id, attempts))
+        return run_trio(talk)
     except DalsegnoError as error:
         click.echo(_as_json(error) if as_json else f"dalsegno: {as_text(error)}", err=True)
         return 1
@@ -234,10 +248,23 @@ async def _talk(
     client_id: str,
     attempts: int | None,
 ) -> int:
+    from .client import ClientLimits, open_client
+
+    looks = ClientLimits().looks_max if attempts is None else attempts
+    limits = ClientLimits(attempts_max=attempts, looks_max=looks)
+
+    async def use() -> None:
+        async with open_client(**who, client_id=client_id, limits=limits) as client:
+            await talk(client)
+
+    return await until_signal(use)
+
+
+async def until_signal(task: Callable[[], Awaitable[None]]) -> int:
+    """Run something until it is done or a signal comes; return the exit status."""
     import trio
 
     from ._background import in_background
-    from .client import ClientLimits, open_client
 
     status = 0
 
@@ -247,13 +274,10 @@ async def _talk(
             status = 128 + number
             stopping.cancel(reason="a signal arrived")
 
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        looks = ClientLimits().looks_max if attempts is None else attempts
-        limits = ClientLimits(attempts_max=attempts, looks_max=looks)
-        with trio.CancelScope() as stopping:
-            async with (
-                in_background(partial(stop_on_signal, signals)),
-                open_client(**who, client_id=client_id, limits=limits) as client,
-            ):
-                await talk(client)
+    with (
+        trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
+        trio.CancelScope() as stopping,
+    ):
+        async with in_background(partial(stop_on_signal, signals)):
+            await task()
     return status

@@ -134,11 +134,11 @@ async def _repair(
     limits: Limits,
 ) -> RepairReport:
     from dalsegno.actors import repair
-    from dalsegno.actors.domains.accounts import account_domains
+    from dalsegno.actors.domains.built_in import built_in_domains
 
     from .store import PostgresStore, bring_up_to_date
 
-    domains = {domain.name: domain for domain in (*account_domains, *app.domains)}
+    domains = {domain.name: domain for domain in (*built_in_domains, *app.domains)}
     async with database_of(data_dir, database) as dsn:
         await bring_up_to_date(dsn, wait_s=limits.database_wait_s)
         async with PostgresStore.open(dsn, limits=limits) as store:

@@ -170,9 +170,10 @@ def _bar(length: int, label: str) -> Iterator[_Bar]:
 
 
 @asynccontextmanager
-async def _store(
+async def open_store(
     data_dir: Path, database: str | None, limits: Limits
 ) -> AsyncIterator[PostgresStore]:
+    """Open the store of a database, brought up to date, for the length of a block."""
     from .store import PostgresStore, bring_up_to_date
 
     async with AsyncExitStack() as stack:
@@ -189,7 +190,7 @@ async def _export(
     from dalsegno.actors.domains.notes import notes
     from dalsegno.protocol import Cursor, Reject
 
-    async with _store(data_dir, database, limits) as store:
+    async with open_store(data_dir, database, limits) as store:
         head = await store.read_head(workspace_id)
         if head is None:
             raise Reject("WORKSPACE_NOT_FOUND", f"there is no workspace {workspace_id}")
@@ -207,11 +208,11 @@ async def _back_up(
     file: Path,
 ) -> Ended:
     from dalsegno.actors import StoreDump, Turn
-    from dalsegno.actors.domains.accounts import account_domains
+    from dalsegno.actors.domains.built_in import built_in_domains
     from dalsegno.actors.domains.jobs import write_backup
 
-    domains = {domain.name: domain for domain in (*account_domains, *app.domains)}
-    async with _store(data_dir, database, limits) as store:
+    domains = {domain.name: domain for domain in (*built_in_domains, *app.domains)}
+    async with open_store(data_dir, database, limits) as store:
         dump = StoreDump(store, store.dumps, domains, limits)
         total = await dump.total(workspace_id)
         with NewFile.at(file) as out, _bar(total, "events") as bar:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _DAY_S = 24 * 3600
 
 
-def _account_options(command: CommandT) -> CommandT:
+def account_options(command: CommandT) -> CommandT:
     for add in (
         option("--password", help="Asked for where there is a terminal."),
         option("--email", help="Whose account: an owner's or an admin's of the workspace."),
@@ -36,7 +36,7 @@ def key() -> None:
 @click.option("--name", required=True, help="What it is for.")
 @click.option("--role", default="editor", show_default=True, help="What it may do.")
 @click.option("--days", type=click.IntRange(1, 3650), help="It expires then; by default never.")
-@_account_options
+@account_options
 def make(workspace: str, name: str, role: str, days: int | None, **account: str | None) -> int:
     """Make a key of a WORKSPACE, and print it: nobody can read it later."""
     lifetime_s = None if days is None else days * _DAY_S
@@ -46,7 +46,7 @@ def make(workspace: str, name: str, role: str, days: int | None, **account: str 
 
 @key.command("list", short_help="List the keys of a workspace.")
 @click.argument("workspace")
-@_account_options
+@account_options
 def list_(workspace: str, **account: str | None) -> int:
     """List the keys of a WORKSPACE: id, role, when it was last used, name."""
     return _ask(account, "GET", f"{workspace}/keys?limit=1000", show=_rows)
@@ -56,7 +56,7 @@ def list_(workspace: str, **account: str | None) -> int:
 @click.argument("workspace")
 @click.argument("key_id")
 @click.option("--at-once", is_flag=True, help="The key of before is not valid any more.")
-@_account_options
+@account_options
 def rotate(workspace: str, key_id: str, at_once: bool, **account: str | None) -> int:
     """Replace a key and print the new one; the one before is valid until the next `rotate`."""
     path, body = f"{workspace}/keys/{key_id}/rotate", {"keep_previous": not at_once}
@@ -66,7 +66,7 @@ def rotate(workspace: str, key_id: str, at_once: bool, **account: str | None) ->
 @key.command(short_help="End a key.")
 @click.argument("workspace")
 @click.argument("key_id")
-@_account_options
+@account_options
 def end(workspace: str, key_id: str, **account: str | None) -> int:
     """End a key: what is connected with it is closed, and it is no member any more."""
     return _ask(account, "DELETE", f"{workspace}/keys/{key_id}", show=lambda _: [])

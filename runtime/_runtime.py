@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import trio
 
 from dalsegno.actors import Service, first_of
-from dalsegno.actors.domains.accounts import account_domains
+from dalsegno.actors.domains.built_in import built_in_domains
 from dalsegno.protocol import (
     SYSTEM_WORKSPACE,
     App,
@@ -144,8 +144,8 @@ class Runtime:
         if app is not None and domains:
             raise DomainError("an app has its own domains=")
         app = app or App(domains)
-        app.check(account_domains)
-        everything = (*account_domains, *app.domains)
+        app.check(built_in_domains)
+        everything = (*built_in_domains, *app.domains)
         if node_id is not None and not is_node_id(node_id):
             raise Reject("BAD_REQUEST", "a node id has 1 to 64 of [A-Za-z0-9_.-]")
         if driver not in DRIVERS:

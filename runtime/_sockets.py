@@ -146,6 +146,22 @@ class Sockets:
             accepted.identity = identity
         return accepted
 
+    async def _language(self, accepted: Accepted, identity: Identity) -> Language | None:
+        """Return the language of a path of the app's own; that it is refused is put on record.
+
+        Raises:
+            DalsegnoError: as `_language_of`.
+
+        """
+        try:
+            return await self._language_of(accepted, identity)
+        except DalsegnoError as error:
+            principal = identity.acting(self._rt.system).principal
+            found = self._rt.app.socket_at(accepted.path)
+            path = SOCKET if found is None else found[0].path
+            self._rt.service.audit.note_refused(error, principal, path, None)
+            raise
+
     def _count_unknown(self) -> None:
         if self._unknown >= self._rt.limits.unknown_sockets_max:
             raise overloaded("too many sockets of unknown clients", self._rt.world.random)
@@ -181,7 +197,7 @@ class Sockets:
         """Return whether sockets are served at a path."""
         return path == SOCKET or self._rt.app.socket_at(path) is not None
 
-    async def _language(self, accepted: Accepted, identity: Identity) -> Language | None:
+    async def _language_of(self, accepted: Accepted, identity: Identity) -> Language | None:
         """Return the language of a path of the app's own, if who connects may follow its streams.
 
         Raises:

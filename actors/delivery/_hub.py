@@ -34,7 +34,7 @@ from ._cohorts import Readers
 from ._tail import Tail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from dalsegno.actors.ports import SocketSubscriber, Subscriber
     from dalsegno.protocol import DalsegnoError, Event, Frames, Subscription
@@ -160,6 +160,25 @@ class Hub:
             touched.flush_nowait()
         self._wake()
         self._delivery.watcher.ended(self.workspace_id)
+
+    def user_ids(self) -> list[str]:
+        """Return the users who follow something of it, in no particular order, each once."""
+        found = {s.user_id: None for readers in self._streams.values() for _, s in readers}
+        return [user_id for user_id in found if user_id is not None]
+
+    def dismiss(self, user_ids: Collection[str], error: DalsegnoError) -> None:
+        """End what some users follow, with an error: from this step on they are given nothing.
+
+        It may be called while another workspace's commit is published, or this one's.
+        """
+        for user_id in user_ids:
+            for subscription, subscriber in list(self._of(user_id)):
+                self._streams[subscription.stream_id].remove(subscription)
+                subscription.ended = error
+                subscriber.ended(subscription, error)
+        for stream_id in [name for name, readers in self._streams.items() if not readers]:
+            del self._streams[stream_id]
+        self._check_used()
 
     def confirm_head(self) -> None:
         """Mark the head as confirmed by the store."""

@@ -22,6 +22,7 @@ from ._listing import (
 from ._look import look as look, look_at as look_at, read_head as read_head
 from ._repair import RepairReport as RepairReport, repair as repair
 from ._send import (
+    collect as collect,
     relist as relist,
     send as send,
     send_all as send_all,

@@ -9,7 +9,9 @@ from cachetools import LRUCache
 from dalsegno.actors.ports import gate_refusal, role_in
 from dalsegno.actors.workspace import Turn, entity_from, load_entity, scope_of
 from dalsegno.protocol import (
+    AUDIT_WORKSPACE,
     GATE_ID,
+    RESERVED_WORKSPACES,
     SYSTEM,
     SYSTEM_WORKSPACE,
     DomainError,
@@ -19,9 +21,10 @@ from dalsegno.protocol import (
     not_a_member,
     not_found,
 )
+from dalsegno.protocol.audit import AUDIT_READERS, not_a_reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     import msgspec
 
@@ -174,8 +177,8 @@ class Catalog:
     async def home_of(self, stream_id: str, workspace_id: str | None) -> str:
         """Return the workspace of an entity that may be named by its id alone.
 
-        An entity stays where it was made, so what was found once is remembered.  One in
-        ``$system`` is not found: that log is not read from outside.
+        An entity stays where it was made, so what was found once is remembered.  One in a reserved
+        workspace is not found: those logs are not read from outside.
 
         Raises:
             Reject: ``…_NOT_FOUND`` where there is none; ``BAD_REQUEST`` where the id alone does
@@ -183,16 +186,15 @@ class Catalog:
 
         """
         if workspace_id is not None:
-            if workspace_id == SYSTEM_WORKSPACE or not self.is_active(workspace_id):
+            if workspace_id in RESERVED_WORKSPACES or not self.is_active(workspace_id):
                 check_workspace_id(workspace_id)
                 await self.check_exists(workspace_id)
             return workspace_id
         home = self._homes.get(stream_id)
         if home is not None:
             return home
-        # Of three, one may be the reserved one.
-        found = await self._store.locate(stream_id, limit=3)
-        homes = [each for each in found if each != SYSTEM_WORKSPACE]
+        found = await self._store.locate(stream_id, limit=2 + len(RESERVED_WORKSPACES))
+        homes = [each for each in found if each not in RESERVED_WORKSPACES]
         if len(homes) > 1:
             raise Reject("BAD_REQUEST", "several workspaces have this id: name the workspace")
         if not homes:
@@ -204,11 +206,28 @@ class Catalog:
 
     async def role_of(self, workspace_id: str, user_id: str) -> str | None:
         """Return a user's role as it is committed; None for a user who may not read."""
+        if workspace_id == AUDIT_WORKSPACE:
+            role = await self.role_of(SYSTEM_WORKSPACE, user_id)
+            return role if role in AUDIT_READERS else None
         domain = self.roles.domain_in(workspace_id)
         if domain is None:
             return None
         found = await self._look_at(workspace_id, self._judging(workspace_id, domain, user_id))
         return await self._role_in(workspace_id, domain, user_id, found)
+
+    async def audit_readers(self, user_ids: Collection[str]) -> list[str]:
+        """Return those of some users who may read ``$audit`` now, by the store.
+
+        Raises:
+            UnavailableError: it cannot be told.
+
+        """
+        domain = self.roles.domain_in(SYSTEM_WORKSPACE)
+        if domain is None:
+            return []
+        found = await self.look_many((SYSTEM_WORKSPACE, domain, each) for each in user_ids)
+        roles = ((each, self.role_among(found, SYSTEM_WORKSPACE, each)) for each in user_ids)
+        return [user_id for user_id, role in roles if role in AUDIT_READERS]
 
     def _judging(self, workspace_id: str, roles: AnyDomain, user_id: str) -> dict[str, AnyDomain]:
         """Return the entities of a workspace that decide what a user may read there."""
@@ -268,7 +287,7 @@ class Catalog:
         """Return the entities that a user's role depends on, to be read with `look_many`."""
         member, founders = self.roles.domain_in(workspace_id), self.roles.founders
         wanted = [] if member is None else [(workspace_id, member, user_id)]
-        if founders is not None and workspace_id != SYSTEM_WORKSPACE:
+        if founders is not None and workspace_id not in RESERVED_WORKSPACES:
             wanted.append((SYSTEM_WORKSPACE, founders, workspace_id))
         wanted += [(workspace_id, gate, GATE_ID) for gate in self._gates(workspace_id)]
         return wanted
@@ -311,6 +330,8 @@ class Catalog:
         if user_id is None or self.is_asserted(workspace_id, principal):
             return
         if await self.role_of(workspace_id, user_id) is None:
+            if workspace_id == AUDIT_WORKSPACE:
+                raise not_a_reader()
             raise await self._closed(workspace_id) or not_a_member(**details)
 
     async def check_sender(
@@ -392,7 +413,7 @@ class Catalog:
     async def founder_of(self, workspace_id: str) -> str | None:
         """Return a workspace's first owner, whom ``$system`` records for good; None if nobody."""
         domain = self.roles.founders
-        if workspace_id == SYSTEM_WORKSPACE or domain is None or domain.founder_of is None:
+        if workspace_id in RESERVED_WORKSPACES or domain is None or domain.founder_of is None:
             return None
         founder_id = self._founders.get(workspace_id)
         if founder_id is None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections import OrderedDict
     from collections.abc import Iterator
 
+    from dalsegno.actors.delivery import Hub
+
     from ._lifecycle import WorkspaceStatistics
     from ._serving_node import ServingNode
 
@@ -141,6 +143,11 @@ class Directory:
     def is_active(self, workspace_id: str) -> bool:
         """Return whether a workspace is in memory here."""
         return workspace_id in self._active
+
+    def hub_of(self, workspace_id: str) -> Hub | None:
+        """Return the readers of a workspace; None where it is not in memory here."""
+        supervisor = self._active.get(workspace_id)
+        return None if supervisor is None else supervisor.hub
 
     def has(self, supervisor: WorkspaceSupervisor) -> bool:
         """Return whether a supervisor is its workspace's still."""

@@ -9,6 +9,7 @@ import trio
 from dalsegno.actors.workspace import (
     checking,
     in_turns,
+    make_collecting,
     make_command,
     make_group,
     make_relisting,
@@ -114,6 +115,18 @@ async def relist(
     new_id = directory.node.world.new_id
     command = make_relisting(workspace_id, domain, stream_ids, reply=answer, new_id=new_id)
     await directory.activate(workspace_id).admit(command)
+    await answer.wait()
+
+
+async def collect(directory: Directory, domain: Domain[Any, Any, Any], entity_id: str) -> None:
+    """Have ``$audit`` take what is on record into its log, in its order; raises what `send` does.
+
+    Whatever it raises, it may be asked again: what was taken is not taken a second time.
+    """
+    answer = _Answer()
+    new_id = directory.node.world.new_id
+    command = make_collecting(domain, entity_id, reply=answer, new_id=new_id)
+    await directory.activate(command.workspace_id).admit(command)
     await answer.wait()
 
 

@@ -35,7 +35,7 @@ class Sweeper:
         self, store: Store, sweeps: Sequence[Sweep], *, world: World, limits: Limits
     ) -> None:
         self._store = store
-        self._sweeps = (store.sweep_results, *sweeps)
+        self._sweeps = (store.sweep_results, store.sweep_refusals, *sweeps)
         self._world = world
         self._limits = limits
 

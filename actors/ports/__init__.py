@@ -23,6 +23,7 @@ from ._records import (
     Batch as Batch,
     BatchRejectedError as BatchRejectedError,
     BehindPage as BehindPage,
+    CollectedRecord as CollectedRecord,
     CursorKey as CursorKey,
     DueEntity as DueEntity,
     DuePage as DuePage,
@@ -34,13 +35,16 @@ from ._records import (
     PageBounds as PageBounds,
     ReactorPlace as ReactorPlace,
     ReactorStart as ReactorStart,
+    RecordKey as RecordKey,
     Refusal as Refusal,
+    RefusedWrite as RefusedWrite,
     ResultWrite as ResultWrite,
     RunsPage as RunsPage,
     SnapshotWrite as SnapshotWrite,
     StalePage as StalePage,
     StoredEntity as StoredEntity,
     StoredResult as StoredResult,
+    Uncollected as Uncollected,
 )
 from ._roles import (
     SYSTEM_ROLE as SYSTEM_ROLE,
@@ -58,6 +62,7 @@ from ._store import (
     Ownership as Ownership,
     Results as Results,
     Store as Store,
+    Trails as Trails,
 )
 from ._subscriber import SocketSubscriber as SocketSubscriber, Subscriber as Subscriber
 from ._transport import Transport as Transport, TransportClosedError as TransportClosedError

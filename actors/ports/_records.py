@@ -7,6 +7,7 @@ one (``gc=False``).
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 import msgspec
 
@@ -112,6 +113,60 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     address: str | None
 
 
+class RecordKey(msgspec.Struct, frozen=True, order=True, gc=False):
+    """What tells a row that is on record from all others."""
+
+    kind: Literal["event", "intervention", "refusal"]
+    scope: str
+    """The workspace; of a refusal its id."""
+    number: int = 0
+    """Of the event, or of the intervention …"""
+    n: int = 0
+    """… and which one of the event."""
+
+
+class Uncollected(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A row that is on record, and not on the stream of the audit yet."""
+
+    key: RecordKey
+    recorded_at: datetime
+    workspace_id: str | None
+    actor_id: str | None
+    action: str
+    resource_type: str
+    resource_id: str
+    old_value: str | None
+    """JSON text."""
+    new_value: str | None
+    """JSON text."""
+    request_id: str | None
+    address: str | None
+
+
+class CollectedRecord(msgspec.Struct, frozen=True, gc=False):
+    """A row, and the event of ``$audit`` by which it is on the stream."""
+
+    key: RecordKey
+    event_seq: int
+
+
+class RefusedWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Something that was refused: a request, a log-in."""
+
+    refusal_id: str
+    """A row of the same id is the same."""
+    recorded_at: datetime
+    workspace_id: str | None
+    user_id: str | None
+    action: str
+    resource_type: str
+    resource_id: str
+    new_value: str | None
+    """JSON text."""
+    request_id: str | None
+    address: str | None
+
+
 class EntityWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An entity's row after a batch: at most one per stream in a batch."""
 
@@ -187,6 +242,9 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     results: tuple[ResultWrite, ...] = ()
     snapshots: tuple[SnapshotWrite, ...] = ()
     audits: tuple[AuditWrite, ...] = ()
+    collected: tuple[CollectedRecord, ...] = ()
+    """The rows on record, of any workspaces, of which these events are made: of ``$audit`` alone.
+    They are marked with it, so that each is on that log once."""
     size: int = 0
     """About how many bytes it writes: payloads, states and snapshots."""
 

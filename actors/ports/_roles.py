@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dalsegno.protocol import (
+    AUDIT_WORKSPACE,
     BUILT_IN_ROLES,
     GATE_ID,
+    RESERVED_WORKSPACES,
     SYSTEM_WORKSPACE,
     DomainError,
     InternalError,
     Principal,
     Reject,
 )
+from dalsegno.protocol.audit import AUDIT_READERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,12 +96,17 @@ class Roles:
         return f"<Roles by {self._members!r} and {self._users!r}>"
 
     def domain_in(self, workspace_id: str) -> AnyDomain | None:
-        """Return the domain whose entities, named after users, hold their roles in a workspace."""
+        """Return the domain whose entities, named after users, hold their roles in a workspace.
+
+        In ``$audit`` none does: who reads it is decided in ``$system``.
+        """
+        if workspace_id == AUDIT_WORKSPACE:
+            return None
         return self._users if workspace_id == SYSTEM_WORKSPACE else self._members
 
     def gate_in(self, workspace_id: str) -> Mapping[str, AnyDomain]:
         """Return the entity that decides what may happen in a workspace, by its stream, if any."""
-        return {} if workspace_id == SYSTEM_WORKSPACE else self._gates
+        return {} if workspace_id in RESERVED_WORKSPACES else self._gates
 
     def closed_by(self, event: Event) -> bool:
         """Return whether nobody may see anything of its workspace after an event."""
@@ -123,8 +131,8 @@ class Roles:
             InternalError: ``authorize`` raised.
 
         """
-        if workspace_id == SYSTEM_WORKSPACE:
-            return True  # these are not an app's to say
+        if workspace_id in RESERVED_WORKSPACES:  # these are not an app's to say
+            return workspace_id == SYSTEM_WORKSPACE or role in AUDIT_READERS
         known = self.table.get(role)
         if known is None or not known.reads:
             return False

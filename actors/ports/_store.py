@@ -49,10 +49,12 @@ if TYPE_CHECKING:
         ReactorPlace,
         ReactorStart,
         Refusal,
+        RefusedWrite,
         RunsPage,
         StalePage,
         StoredEntity,
         StoredResult,
+        Uncollected,
     )
 
 
@@ -385,7 +387,39 @@ class Followers(Protocol):
         """
 
 
-class Store(Log, Ownership, Entities, Results, Cursors, Followers, Protocol):
+class Trails(Protocol):
+    """What is on record of all workspaces, until it is on the log of ``$audit``."""
+
+    async def add_refusals(self, refusals: Sequence[RefusedWrite]) -> None:
+        """Put on record what was refused; one that is there already is passed over."""
+
+    async def may_collect(self, node_id: str) -> bool:
+        """Return whether something has to be put on the log of ``$audit``, and this node may.
+
+        It may unless another node with a running lease owns that log, or it is halted.
+        """
+
+    async def read_uncollected(self, *, limit: int, bytes_max: int) -> list[Uncollected]:
+        """Read the oldest of what is not on the log of ``$audit`` yet, a workspace's in its order.
+
+        Only the first may take the values over so many bytes.
+        """
+
+    async def is_collected(self, workspace_id: str, event_seq: int, node_id: str) -> bool:
+        """Return whether all that is on record up to an event is on the log of ``$audit``.
+
+        Or else whether no other node than this one could put it there: none with a running lease
+        owns that log, or it is halted.
+        """
+
+    async def sweep_refusals(self, *, limit: int) -> int:
+        """Forget what was refused and has long been on the log of ``$audit``, at most ``limit``.
+
+        Returns how many.
+        """
+
+
+class Store(Log, Ownership, Entities, Results, Cursors, Followers, Trails, Protocol):
     """A durable, fenced log of many workspaces."""
 
     async def aclose(self) -> None:

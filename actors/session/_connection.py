@@ -36,6 +36,7 @@ from dalsegno.protocol.dialects import (
     Ping,
     SubscribeRequest,
     UnsubscribeRequest,
+    ViewRequest,
     address_of,
 )
 
@@ -344,6 +345,7 @@ class Connection:
                 return
 
     def _refuse(self, error: DalsegnoError, request_id: str | None) -> None:
+        self._context.note_refused(error, self._principal, "message", None)
         self.writer.reply(self._language.default.error(error, request_id))
 
     def _refuse_unreadable(self, error: DalsegnoError, address: Addressed) -> None:
@@ -369,6 +371,8 @@ class Connection:
                 await self._subscribe(asked)
             case UnsubscribeRequest():
                 self._unsubscribe(asked)
+            case ViewRequest():
+                self._view(asked)
             case Ping():
                 now = self._context.node.world.now()
                 self.writer.reply(self._language.default.pong(asked, now))
@@ -442,6 +446,16 @@ class Connection:
         stream = self._stream(asked.stream_id, "this connection does not follow it")
         self.writer.unfollow(stream)
         self.writer.reply(asked.dialect.unsubscribed(asked))
+
+    def _view(self, asked: ViewRequest) -> None:
+        stream = self._stream(asked.stream_id, "this connection does not follow it")
+        view = self._context.views.of(
+            asked.dialect,
+            is_workspace_stream=stream.subscription.is_workspace_stream,
+            passes=asked.passes,
+        )
+        self.writer.see(stream, view)
+        self.writer.reply(asked.dialect.viewed(asked, stream.subscription.sent))
 
     def _stream(self, stream_id: str, text: str, **details: int) -> ActiveSubscription:
         stream = self.writer.streams.get(stream_id)

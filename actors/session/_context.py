@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dalsegno.actors.delivery import AckFrontiers
     from dalsegno.actors.node import Catalog, Directory, ServingNode
-    from dalsegno.protocol import Views
+    from dalsegno.protocol import DalsegnoError, Principal, Views
     from dalsegno.protocol.dialects import Language
 
     from ._connections import Connections
@@ -26,3 +28,6 @@ class SessionContext:
     language: Language
     """What clients may say, unless their path has a language of its own."""
     connections: Connections[Any]
+    note_refused: Callable[[DalsegnoError, Principal, str, str | None], None]
+    """Puts on record that a client may not do something: why, who asked, for what, in which
+    workspace."""

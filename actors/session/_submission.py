@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dalsegno.actors.workspace import make_command
 from dalsegno.protocol import (
-    SYSTEM_WORKSPACE,
+    RESERVED_WORKSPACES,
     DalsegnoError,
     Reject,
     check_id,
@@ -67,7 +67,7 @@ class Submission:
         domain = catalog.domain_of(asked.name)
         self._decoded = (domain, *asked.decode(domain, self._context.node.limits))
         named = asked.workspace_id
-        if named is None or named == SYSTEM_WORKSPACE or not catalog.is_active(named):
+        if named is None or named in RESERVED_WORKSPACES or not catalog.is_active(named):
             return None
         return self._make(named)
 
@@ -113,7 +113,7 @@ class Submission:
         if stream_id is not None:
             check_id(stream_id.partition(":")[2], chars_max=self._context.node.limits.id_chars_max)
             return await catalog.home_of(stream_id, named)
-        if named == SYSTEM_WORKSPACE:
+        if named in RESERVED_WORKSPACES:
             raise Reject("ROLE_FORBIDDEN", "this log is not written from outside")
         workspace_id = check_workspace_id(named or "")
         await catalog.check_exists(workspace_id)
@@ -123,6 +123,8 @@ class Submission:
         """Show the answer in the dialect of the request."""
         dialect = self._asked.dialect
         if isinstance(answer, DalsegnoError):
+            asked = self._asked
+            self._context.note_refused(answer, self._principal, asked.name, asked.workspace_id)
             return dialect.rejected(self._asked, answer)
         return dialect.committed(self._asked, answer)
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from dalsegno.actors.delivery import check_cursor, check_not_ahead, read_length
 from dalsegno.actors.ports import CursorKey
 from dalsegno.protocol import (
-    SYSTEM_WORKSPACE,
+    AUDIT_WORKSPACE,
+    RESERVED_WORKSPACES,
     Cursor,
     Reject,
     Subscription,
@@ -147,7 +148,9 @@ class Subscribing:
 
     def _view(self, subscription: Subscription) -> View:
         return self._context.views.of(
-            self._asked.dialect, is_workspace_stream=subscription.is_workspace_stream
+            self._asked.dialect,
+            is_workspace_stream=subscription.is_workspace_stream,
+            passes=self._asked.passes,
         )
 
     async def _home(self) -> str:
@@ -157,7 +160,9 @@ class Subscribing:
         if kind == "workspace":
             if named is not None and named != rest:
                 raise Reject("BAD_REQUEST", "stream_id and workspace_id differ")
-            if rest == SYSTEM_WORKSPACE:
+            if rest == AUDIT_WORKSPACE and self._asked.is_of_audit:
+                return rest  # there is one as soon as something is on record
+            if rest in RESERVED_WORKSPACES:
                 raise Reject("ROLE_FORBIDDEN", "this log is not read from outside")
             check_workspace_id(rest)
             await catalog.check_exists(rest)

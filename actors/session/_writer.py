@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from dalsegno.actors.ports import Transport
-    from dalsegno.protocol import Publication, Subscription
+    from dalsegno.protocol import Publication, Subscription, View
     from dalsegno.protocol.dialects import Dialect
 
     from ._context import SessionContext
@@ -167,6 +167,11 @@ class Writer:
         self.streams.add(stream)
         self.reply(text)
         self._delivery.touch(self)  # what is behind is read also where nothing was said
+
+    def see(self, stream: ActiveSubscription, view: View) -> None:
+        """See a stream otherwise, from the next event on: what waits here stays as it is."""
+        stream.hub.leave_cohort(stream.subscription)
+        stream.subscription.view = view
 
     def unfollow(self, stream: ActiveSubscription) -> None:
         """Stop following; nothing of the stream is written after this step."""
@@ -361,13 +366,13 @@ class Writer:
 
     async def _catch_up(self, stream: ActiveSubscription) -> None:
         subscription = stream.subscription
-        view = subscription.view
-        assert view is not None, "chosen at subscribe"
         frames: Frames | None = None
         before = subscription.sent
         try:
             read = await read_page(self._delivery, stream.hub, subscription)
             if read is not None:
+                view = subscription.view  # now: another one holds from what follows the page on
+                assert view is not None, "chosen at subscribe"
                 page, due = read
                 await self._read_ahead(stream)
                 frames = page.frames(view) if due is page.events else encode(due, view)

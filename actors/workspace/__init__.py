@@ -7,6 +7,7 @@ from ._command import (
     Receipts as Receipts,
     Sender as Sender,
     checking as checking,
+    make_collecting as make_collecting,
     make_command as make_command,
     make_group as make_group,
     make_relisting as make_relisting,

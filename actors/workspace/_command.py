@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import msgspec
 
 from dalsegno.protocol import (
+    AUDIT_WORKSPACE,
     SYSTEM,
     DalsegnoError,
     Decider,
@@ -31,7 +32,7 @@ from dalsegno.protocol import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
 
-    from dalsegno.actors.ports import Roles
+    from dalsegno.actors.ports import Roles, Uncollected
     from dalsegno.protocol import Domain, Event, Limits
 
     from ._room import Room
@@ -100,6 +101,10 @@ class Command(msgspec.Struct, eq=False, kw_only=True, gc=False):
     """What its entity asked for, where a timer sends it; it happens if that is asked for still."""
     is_relisting: bool = False
     """Whether it asks for nothing but that its entities are listed anew."""
+    is_collecting: bool = False
+    """Whether it asks for what is on record and not yet in its log, that of ``$audit`` …"""
+    uncollected: Sequence[Uncollected] = ()
+    """… which is this, as its workspace read it in the command's place in the order."""
     others: tuple[Command, ...] = ()
     """The rest of the group that it is the first of: decided after it, all or none."""
     key: str | None = None
@@ -281,6 +286,27 @@ def make_relisting(
         decider=_NOTHING,
         streams=dict.fromkeys(stream_ids, domain),
         is_relisting=True,
+    )
+
+
+def make_collecting(
+    domain: AnyDomain, entity_id: str, *, reply: Reply, new_id: Callable[[], str]
+) -> Command:
+    """Return what has ``$audit`` take what is on record, and not in its log, into its log."""
+    stream_id = domain.stream_id(entity_id)
+    return Command(
+        workspace_id=AUDIT_WORKSPACE,
+        domain=domain,
+        name="collect",
+        command=None,
+        stream_id=stream_id,
+        principal=SYSTEM,
+        command_id=new_id(),
+        reply=reply,
+        size=_BYTES,
+        decider=_NOTHING,
+        streams={stream_id: domain},
+        is_collecting=True,
     )
 
 

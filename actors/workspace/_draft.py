@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import force_setattr
 
+from dalsegno.actors.ports import CollectedRecord
 from dalsegno.protocol import (
     SEQ_MAX,
     DomainError,
@@ -22,7 +23,7 @@ from dalsegno.protocol import (
 )
 
 from ._entity import absent_entity, fold, relisted
-from ._records import audit_writes
+from ._records import audit_writes, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,6 +57,7 @@ class Draft:
         "_now",
         "audits",
         "chain",
+        "collected",
         "entities",
         "events",
         "head_seq",
@@ -99,6 +101,8 @@ class Draft:
         """Entities as they are at a round version, to be written when the batch is."""
         self.audits: list[AuditWrite] = []
         """What is put on record with its events."""
+        self.collected: list[CollectedRecord] = []
+        """What was on record, and is in this log by its events."""
         self.payload_bytes = 0
         self._now = now
         self._new_id = new_id
@@ -170,6 +174,12 @@ class Draft:
         if domain.is_audited:
             found = domain.audited(read, before.state, after.state)
             self.audits += audit_writes(found, event, command.principal)
+
+    def collect(self, command: Command) -> None:
+        """Add an event for each row that is on record; see `Command.uncollected`."""
+        for row in command.uncollected:
+            self.add(recorded(row), command, command.streams)
+            self.collected.append(CollectedRecord(row.key, self.head_seq))
 
     def relist(self, stream_id: str) -> None:
         """Say anew where an entity is listed and when it is due, without an event."""

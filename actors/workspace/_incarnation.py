@@ -29,6 +29,7 @@ from dalsegno.protocol import (
     Past,
     UnavailableError,
 )
+from dalsegno.protocol.audit import not_a_reader
 
 from ._access_log import log_access
 from ._entity import encoded_state, entity_from, state_write
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from dalsegno.actors.delivery import Hub
-    from dalsegno.actors.ports import EntityWrite
+    from dalsegno.actors.ports import EntityWrite, Uncollected
 
     from ._command import AnyDomain, Command
     from ._committer import Sending
@@ -207,6 +208,8 @@ class Incarnation:
                 pasts: dict[str, Past] = {}
                 if refused is None and (command.needs is not None or command.others):
                     pasts = await self._load_pasts(speculation, command)
+                if command.is_collecting:
+                    command.uncollected = await self._read_uncollected(speculation)
                 if (missing := speculation.decide(command, pasts, refused)) is not None:
                     await self._decide_later(speculation, command, pasts, missing)
                 self._in_hand.pop(0)
@@ -256,6 +259,28 @@ class Incarnation:
         )
         past = await entity_from(command.domain, stored, Turn(self._node.limits.turn_s))
         return Past(version=version, state=past.state)
+
+    async def _read_uncollected(self, speculation: Speculation) -> list[Uncollected]:
+        """Read what is on record and not in this log, which is that of ``$audit``.
+
+        Nothing is on its way then, and an epoch before this one writes nothing any more: what is
+        not marked is not in the log, and what is read here nobody else puts there.  So each row is
+        once (I1).  Who follows the log, and had lost the role for it before something of this was
+        written, does not get it (I8): the role is read after it.
+        """
+        await self._send_formed(speculation)
+        while not speculation.is_settled:
+            await self._settled.park()
+        node = self._node
+        found = await node.store.read_uncollected(
+            limit=min(node.limits.page_events, node.limits.command_events_max),
+            bytes_max=node.limits.page_bytes_max,
+        )
+        readers = self._hub.user_ids() if found else []
+        if readers:
+            allowed = await node.audit_readers(readers)
+            self._hub.dismiss([each for each in readers if each not in allowed], not_a_reader())
+        return found
 
     async def _decide_later(
         self,
@@ -332,6 +357,8 @@ class Incarnation:
 
     async def _publish(self, batch: PendingBatch) -> None:
         log_access(self._node.delivery.roles, batch.events)
+        if batch.audits:
+            self._node.put_on_record()
         await self._hub.publish(batch.events, batch.give_answers)
         self._publishing = []
         if batch.events:

@@ -10,7 +10,7 @@ from ._cache import CacheBound
 from ._room import Room
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
     import trio
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from dalsegno.protocol.runs import Worker
 
     from ._committer import Committer
+
+
+def _nothing() -> None:
+    """Tell nobody."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,10 +44,14 @@ class LocalNode:
     bus: Bus
     founder_of: Callable[[str], Awaitable[str | None]]
     """Returns the first owner of a workspace."""
+    audit_readers: Callable[[Collection[str]], Awaitable[Collection[str]]]
+    """Returns those of some users who may read ``$audit`` now, by the store."""
     activating: trio.CapacityLimiter
     """The turns in which workspaces are opened."""
     world: World
     limits: Limits
+    put_on_record: Callable[[], None] = _nothing
+    """Called when something that is on record was committed here."""
     workers: Mapping[str, Worker] = field(default_factory=dict)
     """Who carries out runs here, by their names."""
     processes: ProcessRunner | None = None

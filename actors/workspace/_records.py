@@ -1,17 +1,20 @@
-"""What a domain puts on record of an event, as it is written beside it."""
+"""What is on record of an event, as it is written beside it, and as ``$audit`` has it."""
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from dalsegno.actors.ports import AuditWrite
 from dalsegno.protocol import DomainError, check_id, check_nul
+from dalsegno.protocol.audit import AuditEvent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dalsegno.actors.ports import RecordKey, Uncollected
     from dalsegno.protocol import Audit, Event, Principal
 
 _NAME_CHARS_MAX = 256
@@ -50,6 +53,30 @@ def audit_writes(found: Sequence[Audit], event: Event, principal: Principal) -> 
             )
         )
     return writes
+
+
+def recorded(row: Uncollected) -> AuditEvent:
+    """Return the event of ``$audit`` that a row on record becomes."""
+    return AuditEvent(
+        id=_id_of(row.key),
+        timestamp=row.recorded_at.astimezone(UTC),
+        user_id=row.actor_id,
+        action=row.action,
+        resource_type=row.resource_type,
+        resource_id=row.resource_id,
+        old_value=row.old_value,
+        new_value=row.new_value,
+        ip_address=row.address,
+        request_id=row.request_id,
+        workspace_id=row.workspace_id,
+    )
+
+
+def _id_of(key: RecordKey) -> str:
+    if key.kind == "refusal":
+        return f"$refused/{key.scope}"
+    number = f"{key.number}-{key.n}" if key.kind == "event" else f"x-{key.number}"
+    return f"{key.scope}/{number}"
 
 
 def _written(value: Any) -> str | None:  # noqa: ANN401 - JSON

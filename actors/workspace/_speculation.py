@@ -41,7 +41,7 @@ from ._turn import Turn
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from dalsegno.actors.ports import AuditWrite, ResultWrite, Roles, World
+    from dalsegno.actors.ports import AuditWrite, CollectedRecord, ResultWrite, Roles, World
     from dalsegno.protocol import Domain, Due, Event, Limits, Past
     from dalsegno.protocol.runs import Worker
 
@@ -69,6 +69,7 @@ class PendingBatch:
     results: dict[tuple[str, str], ResultWrite] = field(default_factory=dict)
     snapshots: list[tuple[str, Entity]] = field(default_factory=list)
     audits: list[AuditWrite] = field(default_factory=list)
+    collected: list[CollectedRecord] = field(default_factory=list)
     payload_bytes: int = 0
     state_bytes: int = 0
     """What was changed, each time anew: a patch of a long text costs as much as the text."""
@@ -84,6 +85,7 @@ class PendingBatch:
         self.entities.update(draft.entities)
         self.snapshots += draft.snapshots
         self.audits += draft.audits
+        self.collected += draft.collected
         self.payload_bytes += draft.payload_bytes
         for entity in draft.entities.values():
             self.state_bytes += entity.size
@@ -249,6 +251,9 @@ class Speculation:
             for stream_id in command.streams:
                 draft.relist(stream_id)
             return command.receipt(draft.head_seq, draft.entity(command.stream_id).version)
+        if command.is_collecting:
+            draft.collect(command)
+            return command.receipt(draft.head_seq, draft.entity(command.stream_id).version)
         if command.due is not None and not self._is_due(command, command.due, draft):
             return command.receipt(draft.head_seq, draft.entity(command.stream_id).version)
         role, decider = self._role(command, draft), command.decider
@@ -410,6 +415,7 @@ class Speculation:
             results=tuple(pending.results.values()),
             snapshots=tuple(snapshots),
             audits=tuple(pending.audits),
+            collected=tuple(pending.collected),
             size=size,
         )
 

@@ -9,12 +9,14 @@ from ._dialect import (
     ClientMessage as ClientMessage,
     CommandRequest as CommandRequest,
     Dialect as Dialect,
+    Passes as Passes,
     Ping as Ping,
     Seq as Seq,
     Shown as Shown,
     SubscribeRequest as SubscribeRequest,
     Text as Text,
     UnsubscribeRequest as UnsubscribeRequest,
+    ViewRequest as ViewRequest,
 )
 from ._event_stream import (
     EVENT_STREAM as EVENT_STREAM,
@@ -44,6 +46,7 @@ from ._project import (
     PROJECT as PROJECT,
     FollowProject as FollowProject,
     ProjectDialect as ProjectDialect,
+    ProjectHeartbeat as ProjectHeartbeat,
     project_socket as project_socket,
 )
 from ._said import (

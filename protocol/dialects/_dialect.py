@@ -8,6 +8,7 @@ everything else reads the properties of its kind.  Its ``dialect`` encodes the a
     CommandRequest        change something
     Ack, Ping             the same in every dialect
     Authenticate          so is this: who the client is, or still is
+    ViewRequest           see a stream that is followed otherwise
 
 Every message may carry ``request_id``, which its answer echoes.
 """
@@ -38,7 +39,7 @@ from ._said import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from dalsegno.protocol._domain import Domain
@@ -53,6 +54,9 @@ Text: TypeAlias = Annotated[str, Meta(max_length=256)]
 CursorField: TypeAlias = int | str | None
 Shown: TypeAlias = "bytes | Sequence[bytes]"
 """An event as a client sees it: one whole JSON message, several, or none."""
+Passes: TypeAlias = "Callable[[Event], bool]"
+"""Returns whether an event is shown at all; a pure function.  The others are among those that
+`Dialect.hidden` tells."""
 
 
 class ClientMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -73,11 +77,39 @@ class SubscribeRequest(ClientMessage, frozen=True, kw_only=True):
 
     from_now: ClassVar[bool] = False
     """Whether it begins at the stream's end where no cursor is given, and not at the last ack."""
+    is_of_audit: ClassVar[bool] = False
+    """Whether it is of the reserved workspace ``$audit``, which no other request reads."""
 
     @property
     @abstractmethod
     def stream_id(self) -> str:
         """The stream to follow."""
+
+    @property
+    def passes(self) -> Passes | None:
+        """Which of its events are shown; None: all of them."""
+        return None
+
+
+class ViewRequest(ClientMessage, frozen=True, kw_only=True):
+    """See a stream that is followed otherwise, from the next event on."""
+
+    dialect: ClassVar[Dialect]
+
+    @property
+    @abstractmethod
+    def stream_id(self) -> str:
+        """The stream."""
+
+    @property
+    @abstractmethod
+    def passes(self) -> Passes | None:
+        """Which of its events are shown from then on; None: all of them.
+
+        Raises:
+            Reject: that cannot be said; everything stays as it is.
+
+        """
 
 
 class UnsubscribeRequest(ClientMessage, frozen=True, kw_only=True):
@@ -230,6 +262,10 @@ class Dialect(ABC):
 
     def tail(self, tail: TailFrame) -> bytes | None:
         """Encode what a run has said and what is not durable yet, for who missed some of it."""
+        return None
+
+    def viewed(self, asked: ViewRequest, seq: int) -> bytes | None:
+        """Encode the answer to a view request: it holds for what is above a number."""
         return None
 
     def unsubscribed(self, asked: UnsubscribeRequest) -> bytes | None:

@@ -25,6 +25,7 @@ from ._dialect import (
     Ping,
     SubscribeRequest,
     UnsubscribeRequest,
+    ViewRequest,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol._limits import Limits
 
 AnyRequest: TypeAlias = (
-    SubscribeRequest | UnsubscribeRequest | CommandRequest | Ack | Ping | Authenticate
+    SubscribeRequest | UnsubscribeRequest | ViewRequest | CommandRequest | Ack | Ping | Authenticate
 )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol._event import Event
     from dalsegno.protocol._subscription import View
 
-    from ._dialect import Dialect, Shown
+    from ._dialect import Dialect, Passes, Shown
 
 
 class Views:
@@ -31,14 +31,22 @@ class Views:
         # Made once: readers share what is encoded if they have the same view object.
         self._views: dict[tuple[Dialect, bool], View] = {}
 
-    def of(self, dialect: Dialect, *, is_workspace_stream: bool) -> View:
-        """Return the view of a subscription."""
+    def of(
+        self, dialect: Dialect, *, is_workspace_stream: bool, passes: Passes | None = None
+    ) -> View:
+        """Return the view of a subscription; with ``passes`` it is that subscription's alone."""
+        if passes is not None:
+            show = _passing(passes, self._shown(dialect, is_workspace_stream))
+            return _view(dialect, show, is_workspace_stream=is_workspace_stream)
         key = (dialect, is_workspace_stream)
         view = self._views.get(key)
         if view is None:
-            show = self._in_workspace(dialect) if is_workspace_stream else dialect.entity_event
+            show = self._shown(dialect, is_workspace_stream)
             view = self._views[key] = _view(dialect, show, is_workspace_stream=is_workspace_stream)
         return view
+
+    def _shown(self, dialect: Dialect, is_workspace_stream: bool) -> Callable[[Event], Shown]:
+        return self._in_workspace(dialect) if is_workspace_stream else dialect.entity_event
 
     def _in_workspace(self, dialect: Dialect) -> Callable[[Event], Shown]:
         return lambda event: dialect.workspace_event(event, self._payload(event))
@@ -52,6 +60,10 @@ class Views:
         return domain.viewed(
             event.type, event.type_version, event.payload, entity_id, event.stream_seq
         )
+
+
+def _passing(passes: Passes, show: Callable[[Event], Shown]) -> Callable[[Event], Shown]:
+    return lambda event: show(event) if passes(event) else ()
 
 
 def _view(dialect: Dialect, show: Callable[[Event], Shown], *, is_workspace_stream: bool) -> View:

@@ -223,8 +223,11 @@ class _Writer:
             written["headers"] = {"Location": {"schema": {"type": "string"}}}
         if body is None:
             return written
-        if body is bytes:  # a file is no JSON, and has no schema (OpenAPI 3.1 §4.8.14.3)
-            written["content"] = {media_type: {} for media_type in operation.media_types}
+        if body is bytes:  # what is no JSON has no schema (OpenAPI 3.1 §4.8.14.3)
+            written["content"] = {
+                media_type: {"schema": {}} if media_type == _JSON else {}
+                for media_type in operation.media_types
+            }
             return written
         if isinstance(body, _OfState):
             schema = self._known[body.body]

@@ -1,6 +1,7 @@
 """The Python client: a server's streams and commands for a remote Trio program."""
 
 from ._account import ask as ask
+from ._audit import AuditReader as AuditReader
 from ._client import Client as Client, ClientStatistics as ClientStatistics
 from ._errors import (
     ClientClosedError as ClientClosedError,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
@@ -24,7 +25,7 @@ from ._flight import SingleFlight
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from ._policy import ClientLimits
 
@@ -183,6 +184,43 @@ class Account:
                 response.status_code, response.content, response.headers.get("retry-after")
             )
         return response.content
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, query: Mapping[str, str], *, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[httpx.Response]:
+        """Read a resource as it comes, for the length of a block.
+
+        A server that says nothing for three heartbeats is considered gone.
+
+        Raises:
+            Reject: refused, with the server's code.
+            UnavailableError: not now.
+            UnreachableError: the server does not answer, or stops amid it.
+
+        """
+        timeout = httpx.Timeout(self._limits.connect_timeout_s, read=self._limits.silence_s)
+        for is_last in (not self.can_log_in, True):
+            while self.needs_login:
+                await self.log_in()
+            name, value = shown = self.header
+            given = {name: value, **{n.encode(): v.encode() for n, v in (headers or {}).items()}}
+            url = f"{self.url}{path}"
+            try:
+                async with (
+                    self._http() as http,
+                    http.stream("GET", url, params=query, headers=given, timeout=timeout) as found,
+                ):
+                    if found.status_code == HTTPStatus.UNAUTHORIZED and not is_last:
+                        self.forget(shown)
+                        continue
+                    if found.status_code != HTTPStatus.OK:
+                        body = await found.aread()
+                        raise refused(found.status_code, body, found.headers.get("retry-after"))
+                    yield found
+                    return
+            except httpx.HTTPError as error:
+                raise UnreachableError(f"{self.url} does not answer: {_reason(error)}") from error
 
     def _http(self) -> httpx.AsyncClient:
         if self._ssl_context is None:

@@ -39,13 +39,23 @@ from dalsegno.actors import (
     ReactorPlace,
     ReactorStart,
     Refusal,
+    RefusedWrite,
     RunsPage,
     StalePage,
     StoredEntity,
     StoredResult,
     Turn,
+    Uncollected,
 )
-from dalsegno.protocol import Cursor, Event, Limits, OutcomeUnknownError, instant, parse_cursor
+from dalsegno.protocol import (
+    AUDIT_WORKSPACE,
+    Cursor,
+    Event,
+    Limits,
+    OutcomeUnknownError,
+    instant,
+    parse_cursor,
+)
 
 from ._driver import DriverError
 from ._dumps import PostgresDumps
@@ -68,8 +78,10 @@ from ._rows import (
     node_of,
     page_parameters,
     record_of,
+    refusal_columns,
     results_of,
     state_columns,
+    uncollected_of,
 )
 from ._sql import (
     columns,
@@ -239,6 +251,30 @@ class PostgresStore:
             *(str(below.event_seq), str(below.n), str(below.intervention), str(limit)),
         )
         return [record_of(row) for row in rows]
+
+    async def add_refusals(self, refusals: Sequence[RefusedWrite]) -> None:
+        """Put on record what was refused; see `Store.add_refusals`."""
+        await fetch(self._pools.maintenance, "add_refusals", *refusal_columns(refusals))
+
+    async def may_collect(self, node_id: str) -> bool:
+        """Return whether this node has something to collect; see `Store.may_collect`."""
+        ((may,),) = await fetch(self._pools.reading, "may_collect", node_id, AUDIT_WORKSPACE)
+        return bool(may)
+
+    async def read_uncollected(self, *, limit: int, bytes_max: int) -> list[Uncollected]:
+        """Read what is to be collected; see `Store.read_uncollected`."""
+        rows = await fetch(self._pools.reading, "read_uncollected", str(limit), str(bytes_max))
+        return [uncollected_of(row) for row in rows]
+
+    async def is_collected(self, workspace_id: str, event_seq: int, node_id: str) -> bool:
+        """Return whether nobody has to be waited for; see `Store.is_collected`."""
+        asked = (workspace_id, str(event_seq), node_id, AUDIT_WORKSPACE)
+        ((is_so,),) = await fetch(self._pools.reading, "is_collected", *asked)
+        return bool(is_so)
+
+    async def sweep_refusals(self, *, limit: int) -> int:
+        """Forget what was refused long ago; see `Store.sweep_refusals`."""
+        return len(await fetch(self._pools.maintenance, "sweep_refusals", str(limit)))
 
     async def lower_app_version(self, version: int, *, actor: str) -> int:
         """Allow earlier programs to own everything; see `Store.lower_app_version`."""

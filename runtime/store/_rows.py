@@ -20,7 +20,9 @@ from dalsegno.actors import (
     Head,
     Node,
     PageBounds,
+    RecordKey,
     StoredResult,
+    Uncollected,
 )
 from dalsegno.protocol import (
     SCHEMA_VERSION,
@@ -35,7 +37,7 @@ from ._sql import NULL, array, columns, numbers, quoted, signed, texts, unsigned
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from dalsegno.actors import ResultWrite, SnapshotWrite
+    from dalsegno.actors import CollectedRecord, RefusedWrite, ResultWrite, SnapshotWrite
 
     from ._sql import Quote
 
@@ -55,6 +57,9 @@ def append_statement(
     more = _more_parameters(batches)
     if more is None:
         return "append", parameters
+    collected = [(b.workspace_id, each) for b in batches for each in b.collected]
+    if collected:
+        return "append_collecting", [*parameters, *more, *_collected_columns(collected)]
     return "append_more", parameters + more
 
 
@@ -76,6 +81,7 @@ def _is_one(batch: Batch) -> bool:
     return (
         len(batch.events) == 1
         and not batch.audits
+        and not batch.collected
         and [(e.stream_id, e.stream_seq, False) for e in batch.events]
         == [(e.stream_id, e.version, e.index_changed) for e in batch.entities]
         and not batch.snapshots
@@ -148,7 +154,7 @@ def _more_parameters(batches: Sequence[Batch]) -> list[str | None] | None:
     """Return the further parameters of ``append_more``; None where `append` does."""
     listed = [(b.workspace_id, each) for b in batches for each in b.entities if each.index_changed]
     audits = [(b.workspace_id, each) for b in batches for each in b.audits]
-    if not listed and not audits:
+    if not (listed or audits or any(batch.collected for batch in batches)):
         return None
     return [
         texts([workspace_id for workspace_id, _ in listed]),
@@ -169,6 +175,56 @@ def _more_parameters(batches: Sequence[Batch]) -> list[str | None] | None:
         texts([audit.request_id for _, audit in audits]),
         texts([audit.address for _, audit in audits]),
     ]
+
+
+def _collected_columns(collected: Sequence[tuple[str, CollectedRecord]]) -> list[str]:
+    """Return the further parameters of ``append_collecting``."""
+    keys = [each.key for _, each in collected]
+    return [
+        texts([workspace_id for workspace_id, _ in collected]),
+        texts([key.kind for key in keys]),
+        texts([key.scope for key in keys]),
+        numbers([key.number for key in keys]),
+        numbers([key.n for key in keys]),
+        numbers([each.event_seq for _, each in collected]),
+    ]
+
+
+def refusal_columns(refusals: Sequence[RefusedWrite]) -> list[str]:
+    """Return the parameters of ``add_refusals``."""
+    return [
+        texts([each.refusal_id for each in refusals]),
+        texts([instant(each.recorded_at) for each in refusals]),
+        texts([each.workspace_id for each in refusals]),
+        texts([each.user_id for each in refusals]),
+        texts([each.action for each in refusals]),
+        texts([each.resource_type for each in refusals]),
+        texts([each.resource_id for each in refusals]),
+        texts([each.new_value for each in refusals]),
+        texts([each.request_id for each in refusals]),
+        texts([each.address for each in refusals]),
+    ]
+
+
+def uncollected_of(row: Row) -> Uncollected:
+    """Return what is in a row of ``read_uncollected``."""
+    (
+        kind, scope, number, n, recorded_at, workspace_id, actor_id, action, resource_type,
+        resource_id, old_value, new_value, request_id, address,
+    ) = row  # fmt: skip
+    return Uncollected(
+        key=RecordKey(kind, scope, number, n),
+        recorded_at=recorded_at,
+        workspace_id=workspace_id,
+        actor_id=actor_id,
+        action=action,
+        resource_type=resource_type,
+        resource_id=resource_id,
+        old_value=old_value,
+        new_value=new_value,
+        request_id=request_id,
+        address=address,
+    )
 
 
 def _head_columns(batches: Sequence[Batch]) -> list[str]:

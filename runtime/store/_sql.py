@@ -41,7 +41,9 @@ def queries() -> dict[str, str]:
     named = dict(zip(parts[::2], map(str.strip, parts[1::2]), strict=True))
     assert len(named) == len(parts) // 2, "a name is of one statement"
     plain, result = named["append"].rsplit("\n)\n", 1)
-    named["append_more"] = f"{plain}\n{named['append_more']}\n)\n{result}"
+    more = f"{plain}\n{named['append_more']}"
+    named["append_more"] = f"{more}\n)\n{result}"
+    named["append_collecting"] = f"{more}\n{named['append_collecting']}\n)\n{result}"
     return named
 
 

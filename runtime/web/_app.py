@@ -28,6 +28,7 @@ from ._listener import SOCKET
 from ._passwords import Passwords
 from ._polls import Polls
 from ._rates import Rates, install_rates
+from ._refused import install_refused
 from ._route_context import RouteContext
 from ._route_table import register, rule_of
 from ._schema_routes import schema_routes
@@ -119,6 +120,7 @@ def create_app(
     documents = app.documents = Documents(rt, cookie=gate.cookie.name)
     tables = [*(routes(context) for routes in _ROUTES), schema_routes(context, documents)]
     documents.operations += register(app, tables)
+    install_refused(app, context)
     install_rates(app, context.rates, lambda: context.address, _secret(documents.operations))
     read = {each.shape: each.path for each in documents.operations if each.method == "GET"}
     for socket in rt.app.sockets:

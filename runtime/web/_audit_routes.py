@@ -5,29 +5,35 @@ The shape is of AuditLog (REQUIREMENTS §4.2), with the number of the event that
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import Meta
 from quart import Response
+from quart.wrappers.response import ResponseBody
 
 from dalsegno.actors import AuditFilter, AuditPlace
 from dalsegno.actors.domains.members import ADMINS
-from dalsegno.protocol import Reject, check_id
+from dalsegno.protocol import AUDIT_WORKSPACE, Reject, check_id
+from dalsegno.protocol.audit import FILTER_FIELDS, RecordFilter, Time
 from dalsegno.protocol.routes import Limited
+from dalsegno.runtime.audit_export import ExportFormat, export_records
 
 from ._envelope import answer
 from ._membership import check_role
 from ._route_table import RouteTable, read_params
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+    from types import TracebackType
+
     from dalsegno.actors import AuditRecord
 
     from ._route_context import RouteContext
 
 
-Time = Annotated[datetime, Meta(tz=True)]
+_MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "json": "application/json"}
 
 
 class AuditParams(Limited, frozen=True, kw_only=True):
@@ -36,6 +42,18 @@ class AuditParams(Limited, frozen=True, kw_only=True):
     workspace_id: str | None = None
     """None: those of the accounts."""
     after: str | None = None
+    user_id: str | None = None
+    action: str | None = None
+    resource_type: str | None = None
+    resource_id: str | None = None
+    since: Time | None = None
+    until: Time | None = None
+
+
+class ExportParams(msgspec.Struct, frozen=True, kw_only=True):
+    """Which records are exported, and as what."""
+
+    format: ExportFormat = "csv"
     user_id: str | None = None
     action: str | None = None
     resource_type: str | None = None
@@ -100,7 +118,51 @@ def audit_routes(context: RouteContext) -> RouteTable:
         following = _token(below) if len(found) == limit else None
         return answer(RecordsBody(items=[_body(record) for record in found], next=following))
 
+    @routes.route(
+        "GET",
+        "/api/audit/export",
+        "Export what is on record of everything, oldest first.",
+        params=ExportParams,
+        returns=bytes,
+        refusals=[403],
+        media_types=tuple(_MEDIA_TYPES.values()),
+    )
+    async def export_all() -> Response:
+        identity = await context.authenticate()
+        params = read_params(ExportParams)
+        which = RecordFilter(**{name: getattr(params, name) for name in FILTER_FIELDS}).check()
+        principal = identity.acting(rt.system).principal
+
+        async def judge() -> None:
+            await rt.service.catalog.check_member(AUDIT_WORKSPACE, principal)
+
+        await judge()
+        lines = export_records(rt.store, which, params.format, limits=rt.limits, judge=judge)
+        response = Response(_Lines(lines), content_type=_MEDIA_TYPES[params.format])
+        name = f'attachment; filename="audit.{params.format}"'
+        response.headers["content-disposition"] = name
+        response.timeout = None  # who reads too slowly is closed by the listener
+        return response
+
     return routes
+
+
+class _Lines(ResponseBody):
+    """The lines of an export; an error amid them ends the answer before its end."""
+
+    def __init__(self, lines: AsyncGenerator[bytes, None]) -> None:
+        self._closing = aclosing(lines)
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
+        return await self._closing.__aenter__()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await self._closing.__aexit__(exc_type, exc_value, tb)
 
 
 def _asked(params: AuditParams, chars_max: int) -> AuditFilter:

@@ -319,6 +319,7 @@ def _failed(error: Exception) -> Response:
         return response
     if isinstance(error, DalsegnoError):
         status = http_status(error)
+        g.failed_with = error.code
         if status == 500:
             _report(error)
         response = _refused(error, status)

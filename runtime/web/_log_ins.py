@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
+from quart import g
 
 from dalsegno.actors.domains.accounts import users
 from dalsegno.actors.domains.claims import claims, email_claim
@@ -60,6 +61,7 @@ async def check_log_in(context: RouteContext, body: LoginBody) -> Proven:
     user = await rt.system.get(users, user_id) if is_right else None
     if user is None or user.role is None or password_hash is None:
         context.note("login_refused", user_id=user_id or None)
+        g.known_as = user_id or None
         raise invalid_credentials()
     context.logins.forget(*guess)
     return Proven(user_id, password_hash)

@@ -100,6 +100,7 @@ class RouteContext:
         asking = g.asking = held().enter_context(self.rt.revocation.asking())
         identity = await self.gate.identify(given)
         asking.identified(identity.user_id, identity.session_hash)
+        g.known_as = identity.user_id
         if isinstance(identity, Person):
             if request.method not in _SAFE:
                 check_csrf(identity, request.headers.get("x-csrf-token"))

@@ -20,6 +20,13 @@ from quart import Response, request
 
 from dalsegno.actors import Connection, try_to_follow
 from dalsegno.protocol import Close, OverloadedError, check_id, parse_cursor
+from dalsegno.protocol.audit import (
+    FILTER_FIELDS,
+    FollowAuditFromNow,
+    FollowAuditStream,
+    RecordFilter,
+    Time,
+)
 from dalsegno.protocol.dialects import (
     EventStreamLanguage,
     Follow,
@@ -39,6 +46,8 @@ from ._route_context import RouteContext
 from ._route_table import RouteTable, read_params
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._identity import Identity
 
 _FROM_NOW = "head"
@@ -87,6 +96,17 @@ class ProjectStreamParams(StreamParams, frozen=True, kw_only=True):
     project_id: str
 
 
+class AuditStreamParams(StreamParams, frozen=True, kw_only=True):
+    """Which records are shown."""
+
+    user_id: str | None = None
+    action: str | None = None
+    resource_type: str | None = None
+    resource_id: str | None = None
+    since: Time | None = None
+    until: Time | None = None
+
+
 class RunStreamParams(StreamParams, frozen=True, kw_only=True):
     """Which run is followed."""
 
@@ -117,7 +137,7 @@ def stream_routes(context: RouteContext) -> RouteTable:
     )
     async def follow_workspace(workspace_id: str) -> Response:
         params = read_params(WorkspaceStreamParams)
-        return await streams.follow(f"workspace:{workspace_id}", params)
+        return await streams.follow(partial(_asked, f"workspace:{workspace_id}"), params)
 
     @stream(
         "/api/v1/projects/{project_id}/events",
@@ -127,7 +147,17 @@ def stream_routes(context: RouteContext) -> RouteTable:
     )
     async def follow_project(project_id: str) -> Response:
         params = read_params(ProjectStreamParams)
-        return await streams.follow(f"workspace:{project_id}", params, project_id=project_id)
+        asking = partial(_asked_of_project, f"workspace:{project_id}")
+        return await streams.follow(asking, params, project_id=project_id)
+
+    @stream(
+        "/api/v1/audit/events",
+        "Follow what is on record, as server-sent events.",
+        params=AuditStreamParams,
+    )
+    async def follow_audit() -> Response:
+        params = read_params(AuditStreamParams)
+        return await streams.follow(partial(_asked_of_audit, params), params)
 
     @stream(
         "/api/v1/streams/{stream_id}/events",
@@ -136,7 +166,8 @@ def stream_routes(context: RouteContext) -> RouteTable:
     )
     async def follow_stream(stream_id: str) -> Response:
         params = read_params(EntityStreamParams)
-        return await streams.follow(stream_id, params, workspace_id=params.workspace_id)
+        asking = partial(_asked, stream_id, workspace_id=params.workspace_id)
+        return await streams.follow(asking, params)
 
     if runs.name in context.rt.service.catalog.domains:
 
@@ -149,7 +180,8 @@ def stream_routes(context: RouteContext) -> RouteTable:
         async def follow_run(run_id: str) -> Response:
             params = read_params(RunStreamParams)
             stream_id = runs.stream_id(run_id)
-            return await streams.follow(stream_id, params, workspace_id=params.workspace_id)
+            asking = partial(_asked, stream_id, workspace_id=params.workspace_id)
+            return await streams.follow(asking, params)
 
     return routes
 
@@ -163,13 +195,17 @@ class _Streams:
 
     async def follow(
         self,
-        stream_id: str,
+        asking: Callable[[str | None], SubscribeRequest],
         params: StreamParams,
         *,
-        workspace_id: str | None = None,
         project_id: str | None = None,
     ) -> Response:
         """Return the stream, once it is known that it can begin.
+
+        Args:
+            asking: returns what is followed, from a cursor as it was said.
+            params: of the request.
+            project_id: the project that it is, if it is one.
 
         Raises:
             Reject: who asks may not, there is none, or it does not begin there.
@@ -191,10 +227,10 @@ class _Streams:
             tab=check_tab(params.tab),
             url=request.full_path,
         )
-        asked = _asked(stream_id, _cursor(params), workspace_id, is_project=project_id is not None)
+        asked = asking(_cursor(params))
         principal = identity.acting(rt.system).principal
         begins = await try_to_follow(rt.service.sessions, asked, principal, client_id=client_id)
-        if await self._is_over(stream_id, workspace_id, identity, begins):
+        if await self._is_over(asked.stream_id, asked.workspace_id, identity, begins):
             return nothing()
         comes_back = "last-event-id" in request.headers
         if comes_back and context.clients.was_evicted(identity.user_id, request.full_path):
@@ -286,12 +322,28 @@ def _cursor(params: StreamParams) -> str | None:
 
 
 def _asked(
-    stream_id: str, cursor: str | None, workspace_id: str | None, *, is_project: bool
+    stream_id: str, cursor: str | None, *, workspace_id: str | None = None
 ) -> SubscribeRequest:
     if cursor == _FROM_NOW:
-        if is_project:
-            return FollowProjectFromNow(stream_id=stream_id)
         return FollowFromNow(stream_id=stream_id, workspace_id=workspace_id)
-    if is_project:
-        return FollowProjectStream(stream_id=stream_id, cursor=cursor)
     return Follow(stream_id=stream_id, workspace_id=workspace_id, cursor=cursor)
+
+
+def _asked_of_project(stream_id: str, cursor: str | None) -> SubscribeRequest:
+    if cursor == _FROM_NOW:
+        return FollowProjectFromNow(stream_id=stream_id)
+    return FollowProjectStream(stream_id=stream_id, cursor=cursor)
+
+
+def _asked_of_audit(params: AuditStreamParams, cursor: str | None) -> SubscribeRequest:
+    """Return what is asked for.
+
+    Raises:
+        Reject: ``BAD_REQUEST``, which names the field.
+
+    """
+    given = {name: getattr(params, name) for name in FILTER_FIELDS}
+    shown = RecordFilter(**given).check()
+    if cursor == _FROM_NOW:
+        return FollowAuditFromNow(filter=shown)
+    return FollowAuditStream(filter=shown, cursor=cursor)

@@ -147,9 +147,8 @@ def user_routes(context: RouteContext) -> RouteTable:
     )
     async def disable(user_id: str) -> Response:
         identity = await _admin(context)
-        answered = await _change(context, identity, DisableUser(_checked(rt, user_id)))
-        await context.end_sessions(user_id)
-        return answered
+        command = DisableUser(_checked(rt, user_id))
+        return await _change(context, identity, command, ends_sessions=True)
 
     @routes.route(
         "POST",
@@ -198,10 +197,18 @@ async def _user(rt: Runtime, user_id: str) -> User:
 
 
 async def _change(
-    context: RouteContext, identity: Identity, command: SetUserRole | DisableUser | EnableUser
+    context: RouteContext,
+    identity: Identity,
+    command: SetUserRole | DisableUser | EnableUser,
+    *,
+    ends_sessions: bool = False,
 ) -> Response:
+    """Change an account, and answer once nobody is shown what they may see no longer (I8)."""
     system = identity.acting(context.rt.system)
-    await system.send(command, correlation_id=request_id())
+    receipt = await system.send(command, correlation_id=request_id())
+    if ends_sessions:
+        await context.end_sessions(command.user_id)
+    await context.rt.service.audit.confirm(SYSTEM_WORKSPACE, receipt.event_seq)
     return answer(_user_body(command.user_id, await _user(context.rt, command.user_id)))
 
 
@@ -236,8 +243,9 @@ async def close(context: RouteContext, user_id: str, user: User, *, by: str) -> 
     rt = context.rt
     await _check_may_leave(rt, user_id)
     system = rt.system.acting(user_id=by, address=context.address)
-    await system.send(DeleteUser(user_id, user.email), correlation_id=request_id())
+    receipt = await system.send(DeleteUser(user_id, user.email), correlation_id=request_id())
     await context.end_sessions(user_id)
+    await rt.service.audit.confirm(SYSTEM_WORKSPACE, receipt.event_seq)
     await rt.accounts.delete_credential(user_id)
 
 

@@ -35,6 +35,7 @@ from dalsegno.actors.domains.notes import (
 )
 from dalsegno.actors.effects import dump_of
 from dalsegno.protocol import (
+    AUDIT_WORKSPACE,
     App,
     Context,
     Domain,
@@ -45,6 +46,7 @@ from dalsegno.protocol import (
     Principal,
     Reject,
 )
+from dalsegno.protocol.audit import audit_event_of
 from dalsegno.protocol.runs import DumpPage, runs
 from dalsegno.runtime import Runtime, Workspace
 from dalsegno.runtime._cli import run
@@ -586,3 +588,46 @@ async def test_members_of_the_old_one_are_members(
     async with opened(database) as rt:
         assert await rt.workspace("w").role_of("u1") == "editor"
         assert await rt.store.read_head("x") is None
+
+
+@pytest.mark.parametrize("only", [None, "w"])
+async def test_what_is_on_record_is_in_the_audits_log_once_afterwards(
+    migrated: str, database: str, tmp_path: Path, only: str | None
+) -> None:
+    """Also what was taken in while it was backed up, and where its log is not in the backup."""
+    async with opened(migrated) as rt:
+        members, store = rt.workspace("w"), rt.store
+        assert isinstance(store, PostgresStore)
+        await members.send(PutMember("u1", "editor"))
+        before = await _taken_in(rt)
+
+        async def late() -> None:
+            await members.send(PutMember("u2", "editor"))
+            await _taken_in(rt)
+
+        dumps = LateDumps(store._pools)
+        dumps.late = late  # after the head of the audit's log was read, if that is in it
+        dump = StoreDump(store, dumps, rt.service.catalog.domains, LIMITS)
+        with NewFile.at(tmp_path / "all") as out:
+            await write_backup(
+                dump, out, only=only, made_at=await store.read_time(), pause=Turn(0.002).pause
+            )
+    await restore_backup(database, tmp_path / "all")
+    async with opened(database) as rt:
+        taken = await _taken_in(rt)
+        assert await _taken_in(rt) == taken
+        assert len(set(taken)) == len(taken)
+        assert set(before) <= set(taken)
+        restored = await rt.store.read_head("w")
+    assert restored is not None
+    on_record = [id_ for id_ in taken if id_.startswith("w/")]
+    assert len(on_record) == restored.head_seq, "each of its events is on record"
+
+
+async def _taken_in(rt: Runtime) -> list[str]:
+    """Wait until everything on record is in the audit's log; the ids there."""
+    with fail_after(20):
+        while await rt.store.read_uncollected(limit=1, bytes_max=1):
+            await trio.sleep(0.01)
+    found = map(audit_event_of, await rt.store.read_events(AUDIT_WORKSPACE, EVERYTHING))
+    return [record.id for record in found if record is not None]

@@ -65,6 +65,10 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
         (["repair", "w", "--actor", "\x00"], "actor"),
         (["send", "w", "fly", "[]", *LOGIN], "Invalid value for JSON"),
         (["tail", *LOGIN], "Missing argument 'STREAM'"),
+        (["audit", "export", "--since", "yesterday", *LOGIN], "since"),
+        (["audit", "follow", "--action", "", *LOGIN], "action"),
+        (["audit", "list", "--until", "2030-01-01T00:00:00", *LOGIN], "until"),
+        (["audit", "follow"], "--email or --api-key is needed"),
         (["tail", "workspace:w", "--email", "a@example.org"], "DALSEGNO_PASSWORD is needed"),
         (["tail", "workspace:w", "--password", "p"], "--email or --api-key is needed"),
     ],
@@ -83,6 +87,7 @@ def test_what_is_typed_wrong_is_status_2(
     [
         (["tail", "workspace:w", "--url", "http://127.0.0.1:1", *LOGIN], "does not answer"),
         (["send", "w", "c", "{}", "--url", "127.0.0.1:8000", *LOGIN], "is not http://HOST:PORT"),
+        (["audit", "list", "--url", "http://127.0.0.1:1", *LOGIN], "does not answer"),
         (["migrate", "--database", "postgresql://127.0.0.1:1/x"], "Connection refused"),
         (["repair", "w", "--database", "postgresql://127.0.0.1:1/x"], "Connection refused"),
     ],

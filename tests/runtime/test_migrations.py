@@ -9,7 +9,9 @@ import pytest
 import trio
 
 from dalsegno.actors import Batch, CursorKey, EntityWrite, PageBounds
-from dalsegno.protocol import StoreUnavailableError
+from dalsegno.protocol import AUDIT_WORKSPACE, StoreUnavailableError
+from dalsegno.protocol.audit import audit_event_of
+from dalsegno.runtime import Runtime
 from dalsegno.runtime.store import (
     DatabaseError,
     PostgresStore,
@@ -300,3 +302,32 @@ async def test_a_server_without_fsync_is_refused(
         await admin.execute("alter system reset fsync")
         await reload("on")
         await admin.aclose()
+
+
+async def test_what_an_earlier_release_put_on_record_is_taken_in(
+    database: str, connection: Connection
+) -> None:
+    """Also what one that still runs writes, which knows nothing of the mark."""
+    put = """insert into dalsegno.command_audit
+        (workspace_id, event_seq, n, recorded_at, action, resource_type, resource_id)
+        values ('w', {seq}, 0, '2030-01-01 00:00:0{seq}+00', 'DONE', 'note', 'n')"""
+    await migrate(connection, known=migrations()[:7])
+    await connection.execute(put.format(seq=1))
+    await connection.execute(
+        "insert into dalsegno.audit (workspace_id, actor, action, detail)"
+        " values ('w', 'node', 'halted', 'why')"
+    )
+    await migrate(connection)
+    await connection.execute(put.format(seq=2))
+    async with Runtime.open(database) as rt:
+        with fail_after(20):
+            while await rt.store.read_uncollected(limit=1, bytes_max=1):
+                await trio.sleep(0.01)
+        everything = PageBounds(from_seq=1, limit=10, bytes_max=10_000)
+        taken = [
+            record.id
+            for event in await rt.store.read_events(AUDIT_WORKSPACE, everything)
+            if (record := audit_event_of(event)) is not None
+        ]
+    assert sorted(taken) == ["w/1-0", "w/2-0", "w/x-1"]
+    assert taken.index("w/1-0") < taken.index("w/2-0")

@@ -19,9 +19,11 @@ from dalsegno.actors.ports import (
     EntityWrite,
     Head,
     PageBounds,
+    RecordKey,
     SnapshotWrite,
     StoredEntity,
     StoredResult,
+    Uncollected,
 )
 from dalsegno.protocol import (
     SCHEMA_VERSION,
@@ -69,6 +71,10 @@ class MemoryLog:
         self.results: dict[tuple[str, str], _Result] = {}
         self.audit: list[AuditEntry] = []
         self.records: list[AuditWrite] = []
+        self.uncollected: dict[RecordKey, Uncollected] = {}
+        """Of these two, what is not on the log of ``$audit`` …"""
+        self.collected: dict[RecordKey, int] = {}
+        """… and what is, by which event."""
         self.listed: dict[str, tuple[tuple[str, ...], str | None]] = {}
         """Keys and sort under which those that exist are listed: written only where a batch says
         that they changed, as the rows of keys are."""
@@ -106,15 +112,21 @@ class MemoryLog:
             self._note(actor, "resumed", storable(detail), now)
 
     def _note(self, actor: str, action: str, detail: str, now: datetime) -> None:
-        self.audit.append(
-            AuditEntry(
-                recorded_at=now,
-                workspace_id=self.head.workspace_id,
-                actor=actor,
-                action=action,
-                detail=detail,
-            )
+        entry = AuditEntry(
+            recorded_at=now,
+            workspace_id=self.head.workspace_id,
+            actor=actor,
+            action=action,
+            detail=detail,
         )
+        self.audit.append(entry)
+        key = RecordKey("intervention", entry.workspace_id, len(self.audit))
+        self.uncollected[key] = of_entry(key, entry)
+
+    def mark(self, key: RecordKey, event_seq: int) -> None:
+        """Mark that something on record is on the log of ``$audit``."""
+        if self.uncollected.pop(key, None) is not None:
+            self.collected[key] = event_seq
 
     def admits(self, batch: Batch, now: datetime) -> bool:
         """Return whether the fence and the live keys admit a batch."""
@@ -159,6 +171,9 @@ class MemoryLog:
         for write in batch.entities:
             self._write_entity(write, changed_at.get(write.stream_id))
         self.records += batch.audits
+        for audit in batch.audits:
+            key = RecordKey("event", batch.workspace_id, audit.event_seq, audit.n)
+            self.uncollected[key] = of_audit(key, audit)
         for snapshot in batch.snapshots:
             self.snapshots.setdefault(snapshot.stream_id, []).append(snapshot)
         for result in batch.results:
@@ -284,6 +299,40 @@ class MemoryLog:
             for key, row in rows
             if row is not None and row.expires_at > now
         }
+
+
+def of_audit(key: RecordKey, audit: AuditWrite) -> Uncollected:
+    """Return what a domain put on record as it is to be collected."""
+    return Uncollected(
+        key=key,
+        recorded_at=audit.recorded_at,
+        workspace_id=key.scope,
+        actor_id=audit.actor_id,
+        action=audit.action,
+        resource_type=audit.resource_type,
+        resource_id=audit.resource_id,
+        old_value=audit.old_value,
+        new_value=audit.new_value,
+        request_id=audit.request_id,
+        address=audit.address,
+    )
+
+
+def of_entry(key: RecordKey, entry: AuditEntry) -> Uncollected:
+    """Return an intervention as it is to be collected."""
+    return Uncollected(
+        key=key,
+        recorded_at=entry.recorded_at,
+        workspace_id=entry.workspace_id,
+        actor_id=entry.actor,
+        action=entry.action,
+        resource_type="workspace",
+        resource_id=entry.workspace_id,
+        old_value=None,
+        new_value=msgspec.json.encode(entry.detail).decode(),
+        request_id=None,
+        address=None,
+    )
 
 
 def refuse_bad_text(batch: Batch) -> None:

@@ -36,19 +36,21 @@ from dalsegno.actors.ports import (
     ReactorPlace,
     ReactorStart,
     Refusal,
+    RefusedWrite,
     RunsPage,
     StalePage,
     StoredEntity,
     StoredResult,
+    Uncollected,
 )
-from dalsegno.protocol import Cursor, Event, Limits
+from dalsegno.protocol import AUDIT_WORKSPACE, Cursor, Event, Limits
 
 from ._lists import list_entities, list_keys, list_stale, list_versions, read_records, rows_of
 from ._log import MemoryLog, refuse_bad_text
-from ._tables import Cursors, Nodes, Places
+from ._tables import Cursors, Nodes, Places, Refusals
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from dalsegno.actors.ports import Appending, Log, World
@@ -77,6 +79,7 @@ class MemoryStore:
         self._nodes = Nodes()
         self._cursors = Cursors(self._limits)
         self._places = Places()
+        self._refusals = Refusals()
 
     def __repr__(self) -> str:
         events = sum(len(log.events) for log in self._logs.values())
@@ -240,6 +243,11 @@ class MemoryStore:
             log.refuse_bad_rows(batch)
         for log, batch in won:
             log.commit(batch, now + timedelta(seconds=self._limits.result_ttl_s))
+            for key, event_seq in ((each.key, each.event_seq) for each in batch.collected):
+                if key.kind == "refusal":
+                    self._refusals.mark(key.scope, event_seq)
+                else:
+                    self._logs[key.scope].mark(key, event_seq)
             for event in batch.events:
                 domain = event.stream_id.partition(":")[0]
                 self._types[domain, event.type, event.type_version] = None
@@ -501,6 +509,60 @@ class MemoryStore:
         owner = log.head.owner
         is_others = owner not in (None, node_id) and self._nodes.is_live(owner, self._world.now())
         return log.head.halted_reason is None and not is_others
+
+    # The log of what is on record
+
+    async def add_refusals(self, refusals: Sequence[RefusedWrite]) -> None:
+        """Put on record what was refused; see `Store.add_refusals`."""
+        await trio.lowlevel.checkpoint()
+        self._refusals.add(refusals)
+
+    async def may_collect(self, node_id: str) -> bool:
+        """Return whether this node has something to collect; see `Store.may_collect`."""
+        await trio.lowlevel.checkpoint()
+        log = self._logs.get(AUDIT_WORKSPACE)
+        may_serve = log is None or self._may_serve(node_id, log)
+        return may_serve and next(self._uncollected(), None) is not None
+
+    async def read_uncollected(self, *, limit: int, bytes_max: int) -> list[Uncollected]:
+        """Read what is to be collected; see `Store.read_uncollected`."""
+        await trio.lowlevel.checkpoint()
+        found: list[Uncollected] = []
+        size = 0
+        for each in sorted(self._uncollected(), key=lambda row: (row.recorded_at, row.key)):
+            size += sum(len((text or "").encode()) for text in (each.old_value, each.new_value))
+            if len(found) == limit or (found and size > bytes_max):
+                break
+            found.append(each)
+        return found
+
+    async def is_collected(self, workspace_id: str, event_seq: int, node_id: str) -> bool:
+        """Return whether nobody has to be waited for; see `Store.is_collected`."""
+        await trio.lowlevel.checkpoint()
+        log = self._logs.get(workspace_id)
+        waiting = any(
+            key.kind == "event" and key.number <= event_seq
+            for key in (() if log is None else log.uncollected)
+        )
+        return not waiting or not self._is_served_elsewhere(node_id)
+
+    async def sweep_refusals(self, *, limit: int) -> int:
+        """Forget what was refused long ago; see `Store.sweep_refusals`."""
+        await trio.lowlevel.checkpoint()
+        return self._refusals.sweep(limit, self._world.now())
+
+    def _uncollected(self) -> Iterator[Uncollected]:
+        for log in self._logs.values():
+            yield from log.uncollected.values()
+        yield from self._refusals.uncollected()
+
+    def _is_served_elsewhere(self, node_id: str) -> bool:
+        """Return whether another node with a running lease owns the log of ``$audit``."""
+        log = self._logs.get(AUDIT_WORKSPACE)
+        if log is None or log.head.halted_reason is not None:
+            return False
+        other = log.head.owner
+        return other not in (None, node_id) and self._nodes.is_live(other, self._world.now())
 
     async def locate(
         self, stream_id: str, *, after: str = "", limit: int = 2, existing_only: bool = False

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dalsegno.actors.ports import CursorKey, Node
+from dalsegno.actors.ports import CursorKey, Node, RecordKey, Uncollected
 from dalsegno.protocol import CHAIN_START, SEQ_MAX, Cursor
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from dalsegno.actors.ports import ReactorPlace, ReactorStart
+    from dalsegno.actors.ports import ReactorPlace, ReactorStart, RefusedWrite
     from dalsegno.protocol import Limits
 
 _DEAD_KEPT = timedelta(days=1)
+_REFUSALS_KEPT = timedelta(days=1)
 
 
 class _Cursor(msgspec.Struct, frozen=True):
@@ -210,3 +211,46 @@ class Nodes:
         for node_id, row in list(self._rows.items()):
             if row.expires_at <= now - _DEAD_KEPT:
                 del self._rows[node_id]
+
+
+class Refusals:
+    """What was refused, until it has been on the log of ``$audit`` for long."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, RefusedWrite] = {}
+        self._collected: dict[str, int] = {}
+
+    def add(self, refusals: Sequence[RefusedWrite]) -> None:
+        """Put some on record, unless they are there."""
+        for each in refusals:
+            self._rows.setdefault(each.refusal_id, each)
+
+    def uncollected(self) -> Iterator[Uncollected]:
+        """Yield what is not on the log of ``$audit``."""
+        for id_, row in self._rows.items():
+            if id_ not in self._collected:
+                yield Uncollected(
+                    key=RecordKey("refusal", id_),
+                    recorded_at=row.recorded_at,
+                    workspace_id=row.workspace_id,
+                    actor_id=row.user_id,
+                    action=row.action,
+                    resource_type=row.resource_type,
+                    resource_id=row.resource_id,
+                    old_value=None,
+                    new_value=row.new_value,
+                    request_id=row.request_id,
+                    address=row.address,
+                )
+
+    def mark(self, refusal_id: str, event_seq: int) -> None:
+        """Mark that one is on the log of ``$audit``."""
+        if refusal_id in self._rows:
+            self._collected.setdefault(refusal_id, event_seq)
+
+    def sweep(self, limit: int, now: datetime) -> int:
+        """Forget old ones; see `Store.sweep_refusals`."""
+        old = [id_ for id_ in self._collected if self._rows[id_].recorded_at < now - _REFUSALS_KEPT]
+        for id_ in old[:limit]:
+            del self._rows[id_], self._collected[id_]
+        return min(len(old), limit)

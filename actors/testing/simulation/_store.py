@@ -36,11 +36,13 @@ if TYPE_CHECKING:
         ReactorPlace,
         ReactorStart,
         Refusal,
+        RefusedWrite,
         RunsPage,
         StalePage,
         Store,
         StoredEntity,
         StoredResult,
+        Uncollected,
     )
     from dalsegno.protocol import Cursor, Event
 
@@ -380,6 +382,32 @@ class SimStore:
     async def lower_app_version(self, version: int, *, actor: str) -> int:
         """See `Store.lower_app_version`."""
         return await self.link.change(lambda: self._inner.lower_app_version(version, actor=actor))
+
+    # ------------------------------------------------------------------ what is on record
+
+    async def add_refusals(self, refusals: Sequence[RefusedWrite]) -> None:
+        """See `Store.add_refusals`."""
+        await self.link.change(lambda: self._inner.add_refusals(refusals))
+
+    async def may_collect(self, node_id: str) -> bool:
+        """See `Store.may_collect`."""
+        return await self.link.read(lambda: self._inner.may_collect(node_id))
+
+    async def read_uncollected(self, *, limit: int, bytes_max: int) -> list[Uncollected]:
+        """See `Store.read_uncollected`."""
+        return await self.link.read(
+            lambda: self._inner.read_uncollected(limit=limit, bytes_max=bytes_max)
+        )
+
+    async def is_collected(self, workspace_id: str, event_seq: int, node_id: str) -> bool:
+        """See `Store.is_collected`."""
+        return await self.link.read(
+            lambda: self._inner.is_collected(workspace_id, event_seq, node_id)
+        )
+
+    async def sweep_refusals(self, *, limit: int) -> int:
+        """See `Store.sweep_refusals`."""
+        return await self.link.change(lambda: self._inner.sweep_refusals(limit=limit))
 
     # ----------------------------------------------------------------------------- cursors
 

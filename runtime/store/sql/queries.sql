@@ -200,6 +200,26 @@ select workspace_id from won
     ) as r
    where workspace_id in (select workspace_id from won)
 
+-- append_collecting --
+-- What `append_more` grows by where a batch is made of what is on record: the log of `$audit`.
+-- $75 its workspace, $76-80 the rows and the events by which they are there.
+), collecting as materialized (
+  select * from (
+      select unnest($75::text::text[]) as workspace_id, unnest($76::text::text[]) as kind,
+             unnest($77::text::text[]) as scope, unnest($78::text::bigint[]) as number,
+             unnest($79::text::integer[]) as n, unnest($80::text::bigint[]) as event_seq
+    ) as c
+   where workspace_id in (select workspace_id from won)
+), collected_event as (
+  update dalsegno.command_audit a set collected_seq = c.event_seq from collecting c
+   where c.kind = 'event' and a.workspace_id = c.scope and a.event_seq = c.number and a.n = c.n
+), collected_intervention as (
+  update dalsegno.audit a set collected_seq = c.event_seq from collecting c
+   where c.kind = 'intervention' and a.id = c.number
+), collected_refusal as (
+  update dalsegno.audit_refusal r set collected_seq = c.event_seq from collecting c
+   where c.kind = 'refusal' and r.refusal_id = c.scope
+
 -- append_one --
 -- The same for one event of one workspace, with a key or without ($24 and $25 are null).  A command
 -- that comes alone is waited for, and to set up the statement above takes longer than to run it.
@@ -427,6 +447,83 @@ select recorded_at, event_seq, n, actor_id, action, resource_type, resource_id, 
       order by id desc limit $11::text::integer)) r
  order by recorded_at desc, event_seq desc nulls first, n desc
  limit $11::text::integer
+
+-- add_refusals --
+insert into dalsegno.audit_refusal
+  (refusal_id, recorded_at, workspace_id, user_id, action, resource_type, resource_id, new_value,
+   request_id, address)
+select refusal_id, recorded_at, workspace_id, user_id, action, resource_type, resource_id,
+       new_value::json, request_id, address
+  from (
+    select unnest($1::text::text[]) as refusal_id, unnest($2::text::timestamptz[]) as recorded_at,
+           unnest($3::text::text[]) as workspace_id, unnest($4::text::text[]) as user_id,
+           unnest($5::text::text[]) as action, unnest($6::text::text[]) as resource_type,
+           unnest($7::text::text[]) as resource_id, unnest($8::text::text[]) as new_value,
+           unnest($9::text::text[]) as request_id, unnest($10::text::text[]) as address
+  ) as r
+on conflict (refusal_id) do nothing
+
+-- may_collect --
+-- $1 node, $2 the workspace of the audit.
+select (exists (select from dalsegno.command_audit where collected_seq is null)
+        or exists (select from dalsegno.audit where collected_seq is null)
+        or exists (select from dalsegno.audit_refusal where collected_seq is null))
+   and not exists (
+     select from dalsegno.workspace_head h
+      where h.workspace_id = $2::text
+        and (h.halted_reason is not null
+             or h.owner <> $1::text
+                and exists (select from dalsegno.node n
+                             where n.node_id = h.owner and n.expires_at > clock_timestamp())))
+
+-- read_uncollected --
+-- $1 how many, $2 bytes of values.  The numbers of a workspace grow with their times.
+select kind, scope, number, n, recorded_at, workspace_id, actor_id, action, resource_type,
+       resource_id, old_value, new_value, request_id, address
+  from (
+    select r.*,
+           row_number() over (order by recorded_at, kind, scope, number, n) as place,
+           sum(coalesce(octet_length(old_value), 0) + coalesce(octet_length(new_value), 0))
+             over (order by recorded_at, kind, scope, number, n) as bytes
+      from (
+        (select 'event' as kind, workspace_id as scope, event_seq as number, n, recorded_at,
+                workspace_id, actor_id, action, resource_type, resource_id,
+                old_value::text as old_value, new_value::text as new_value, request_id, address
+           from dalsegno.command_audit where collected_seq is null
+          order by recorded_at, workspace_id, event_seq, n limit $1::text::integer)
+        union all
+        (select 'intervention', workspace_id, id, 0, recorded_at, workspace_id, actor, action,
+                'workspace', workspace_id, null, to_json(detail)::text, null, null
+           from dalsegno.audit where collected_seq is null
+          order by recorded_at, workspace_id, id limit $1::text::integer)
+        union all
+        (select 'refusal', refusal_id, 0, 0, recorded_at, workspace_id, user_id, action,
+                resource_type, resource_id, null, new_value::text, request_id, address
+           from dalsegno.audit_refusal where collected_seq is null
+          order by recorded_at, refusal_id limit $1::text::integer)) r) r
+ where place <= $1::text::integer and (place = 1 or bytes <= $2::text::bigint)
+ order by place
+
+-- is_collected --
+-- $1 workspace, $2 event, $3 node, $4 the workspace of the audit.
+select not exists (
+         select from dalsegno.command_audit
+          where collected_seq is null and workspace_id = $1::text
+            and event_seq <= $2::text::bigint)
+    or not exists (
+         select from dalsegno.workspace_head h
+           join dalsegno.node n on n.node_id = h.owner
+          where h.workspace_id = $4::text and h.halted_reason is null and h.owner <> $3::text
+            and n.expires_at > clock_timestamp())
+
+-- sweep_refusals --
+-- $1 at most so many.
+delete from dalsegno.audit_refusal where refusal_id in (
+  select refusal_id from dalsegno.audit_refusal
+   where collected_seq is not null and recorded_at < clock_timestamp() - interval '1 day'
+   order by recorded_at limit $1::text::integer
+   for update skip locked)
+returning 1
 
 -- lower_app_version --
 -- $1 version, $2 actor.
@@ -1412,7 +1509,7 @@ select (select count(*) from page), json_build_array(a.event_seq::text, a.n::tex
     select row_to_json(r)::text from (
       select a.event_seq, a.n, a.recorded_at, a.actor_id, a.action, a.resource_type,
              a.resource_id, a.old_value::text as old_value, a.new_value::text as new_value,
-             a.request_id, a.address) r)
+             a.request_id, a.address, a.collected_seq) r)
   from page a order by a.event_seq, a.n
 
 -- dump_audit --
@@ -1424,7 +1521,8 @@ with page as materialized (
    order by id limit $3::text::integer
 )
 select (select count(*) from page), a.id::text, (
-    select row_to_json(r)::text from (select a.recorded_at, a.actor, a.action, a.detail) r)
+    select row_to_json(r)::text from (
+      select a.recorded_at, a.actor, a.action, a.detail, a.collected_seq) r)
   from page a order by a.id
 
 -- dump_reactor_place --
@@ -1584,21 +1682,26 @@ select $1::text, scope, key, decode(payload_hash, 'hex'), answer::json, event_se
     expires_at timestamptz)
 
 -- restore_command_audit --
+-- What the audit's log, which came before, does not have is taken into it again.
 insert into dalsegno.command_audit
   (workspace_id, event_seq, n, recorded_at, actor_id, action, resource_type, resource_id, old_value,
-   new_value, request_id, address)
+   new_value, request_id, address, collected_seq)
 select $1::text, event_seq, n, recorded_at, actor_id, action, resource_type, resource_id,
-       old_value::json, new_value::json, request_id, address
+       old_value::json, new_value::json, request_id, address,
+       case when collected_seq <= (select head_seq from dalsegno.workspace_head
+                                    where workspace_id = '$audit') then collected_seq end
   from json_to_recordset($2::text::json) as r(
     event_seq bigint, n integer, recorded_at timestamptz, actor_id text, action text,
     resource_type text, resource_id text, old_value text, new_value text, request_id text,
-    address text)
+    address text, collected_seq bigint)
 
 -- restore_audit --
-insert into dalsegno.audit (recorded_at, workspace_id, actor, action, detail)
-select recorded_at, $1::text, actor, action, detail
+insert into dalsegno.audit (recorded_at, workspace_id, actor, action, detail, collected_seq)
+select recorded_at, $1::text, actor, action, detail,
+       case when collected_seq <= (select head_seq from dalsegno.workspace_head
+                                    where workspace_id = '$audit') then collected_seq end
   from json_to_recordset($2::text::json) with ordinality as r(
-    recorded_at timestamptz, actor text, action text, detail text, n)
+    recorded_at timestamptz, actor text, action text, detail text, collected_seq bigint, n)
  order by n
 
 -- restore_reactor_place --

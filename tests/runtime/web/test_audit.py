@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import Any
 
+import msgspec
 import pytest
+import trio
+
+from dalsegno.protocol import Limits, Reject
+from dalsegno.protocol.audit import CSV_HEAD, RecordFilter
+from dalsegno.runtime.audit_export import export_records
+from tests._patience import fail_after
 
 from ._client import Site, User
 
@@ -144,3 +153,67 @@ async def test_what_cannot_be_asked_is_refused(owner: User, query: str) -> None:
     space = "" if "workspace_id" in query else f"&workspace_id={owner.workspace_id}"
     refused = await owner.get(f"/api/audit?{query}{space}")
     assert (refused.status, refused.code) == (400, "BAD_REQUEST")
+
+
+# ----------------------------------------------------------------------------------------- export
+
+
+async def collected(site: Site) -> None:
+    """Wait until everything is on the audit's log."""
+    with fail_after(20):
+        while await site.rt.store.read_uncollected(limit=1, bytes_max=1):
+            await trio.sleep(0.01)
+
+
+async def test_everything_is_exported_as_a_table_and_as_json(site: Site, owner: User) -> None:
+    ada = await site.add_member(owner, "editor")
+    await owner.put(f"{owner.space}/members/{ada.id}", {"role": "viewer"})
+    await collected(site)
+    answer = await owner.get("/api/audit/export")
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert answer.headers["content-disposition"] == 'attachment; filename="audit.csv"'
+    rows = list(csv.DictReader(io.StringIO(answer.raw.decode(), newline="")))
+    assert [int(row["seq"]) for row in rows] == [*range(1, len(rows) + 1)]
+    assert {"SETUP_COMPLETED", "MEMBER_ADDED"} <= {row["action"] for row in rows}
+    listed = {(r["action"], r["timestamp"]) for r in await of_workspace(owner)}
+    assert len(listed) == 2
+    answer = await owner.get(
+        f"/api/audit/export?format=json&resource_id={ada.id}&resource_type=member"
+    )
+    assert answer.headers["content-type"] == "application/json"
+    found = msgspec.json.decode(answer.raw)
+    assert {(r["action"], r["timestamp"]) for r in found} == listed
+    assert [r["new_value"] for r in found] == [{"role": "editor"}, {"role": "viewer"}]
+    for query, empty in (("format=json", b"[]\n"), ("format=csv", CSV_HEAD)):
+        answer = await owner.get(f"/api/audit/export?action=%27%25&{query}")
+        assert answer.raw == empty
+    for query in ("format=xml", "since=x", "action=", "user_id=%00"):
+        answer = await owner.get(f"/api/audit/export?{query}")
+        assert (answer.status, answer.code) == (400, "BAD_REQUEST")
+    for who in (ada, await site.add_member(owner, "owner")):
+        answer = await who.get("/api/audit/export")
+        assert (answer.status, answer.code) == (403, "ROLE_FORBIDDEN"), "of a workspace, not of all"
+    assert (await (await site.add_user("admin")).get("/api/audit/export")).status == 200
+
+
+async def test_an_export_reads_a_page_at_a_time_and_ends_with_the_role(
+    site: Site, owner: User
+) -> None:
+    for _ in range(4):
+        await site.add_user()
+    await collected(site)
+    judged = 0
+
+    async def judge() -> None:
+        nonlocal judged
+        judged += 1
+        await trio.lowlevel.checkpoint()
+        if judged == 3:
+            raise Reject("ROLE_FORBIDDEN", "no longer")
+
+    limits = Limits(page_events=2)
+    lines = export_records(site.rt.store, RecordFilter(), "csv", limits=limits, judge=judge)
+    pages = [await anext(lines) for _ in range(3)]
+    with pytest.raises(Reject):
+        await anext(lines)
+    assert [page.count(b"\r\n") for page in pages] == [1, 2, 2]

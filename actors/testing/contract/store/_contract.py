@@ -17,6 +17,7 @@ from ._nodes import NodeContract
 from ._reading import ReadContract
 from ._records import RecordContract
 from ._results import ResultContract
+from ._trails import TrailContract
 
 if TYPE_CHECKING:
     from dalsegno.actors.ports import Store
@@ -36,6 +37,7 @@ class StoreContract(
     DueContract,
     FollowerContract,
     RecordContract,
+    TrailContract,
     CursorContract,
 ):
     """The contract of stores, as the docstrings of `dalsegno.actors.Store` specify it.
