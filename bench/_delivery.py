@@ -69,7 +69,8 @@ class Delivery:
     """The server's half of the delivery path."""
 
     def __init__(self) -> None:
-        self._limits = Limits()
+        # No beat in between: it would find what is written ahead, and publish that.
+        self._limits = Limits(lease_s=7_200.0, lease_beat_s=3_600.0)
         self._store = _WrittenAhead(WORLD, limits=self._limits)
         self._service = Service(
             self._store, [tasks], node_id="bench", world=WORLD, limits=self._limits
