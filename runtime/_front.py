@@ -36,7 +36,8 @@ class Front:
             setup_token = new_secret()
         self.setup_token = setup_token
         """The token that setup asks for; None: none."""
-        clients = Clients(limits, rt.world)
+        admission = create_admission(limits, rt.world)
+        clients = Clients(limits, rt.world, admission.websockets_max)
         gate = Gate(rt, exposure.cookie, exposure.tokens)
         self.sockets = Sockets(rt, gate, exposure.proxies, clients)
         self._rt = rt
@@ -56,7 +57,7 @@ class Front:
             self.sockets.accept,
             self.sockets.handle,
             self.sockets.release,
-            admission=create_admission(limits, rt.world),
+            admission=admission,
             limits=limits,
         )
         self.app = AsgiApplication(

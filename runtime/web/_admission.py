@@ -82,6 +82,11 @@ class Admission:
         self._sockets = {Decision.SERVED: 0, Decision.REFUSED: 0}
         self._handshakes = trio.Semaphore(limits.handshakes_max)
 
+    @property
+    def websockets_max(self) -> int:
+        """How many WebSockets there may be, with the descriptors there are."""
+        return self._websockets_max
+
     def __repr__(self) -> str:
         served, refused = self._sockets[Decision.SERVED], self._sockets[Decision.REFUSED]
         return f"<Admission {served} sockets, {refused} being refused>"

@@ -92,12 +92,20 @@ class Place:
 class Clients:
     """Those of one port; a runtime may have several."""
 
-    def __init__(self, limits: Limits, world: World) -> None:
+    def __init__(self, limits: Limits, world: World, places_max: int | None = None) -> None:
+        """Make it, with so many places; None: ``connections_max``.
+
+        There are fewer than sockets, so that those who stay never fill a server for the others.
+        """
         self.is_ending = False
         """Whether no more are taken."""
         self._limits = limits
         self._random = world.random
+        self._places_max = limits.connections_max if places_max is None else places_max
+        self._all = 0
+        """How many places are taken …"""
         self._taken: Counter[str] = Counter()
+        """… and by whom."""
         self._connections: set[Connection] = set()
         self._own: dict[str, dict[Place, None]] = {}
         """The places in projects by user, in the order they were taken, without the evicted."""
@@ -109,13 +117,20 @@ class Clients:
     def __repr__(self) -> str:
         return f"<Clients of {len(self._taken)} users>"
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no place left, whoever asks."""
+        return self._all >= self._places_max
+
     def take(self, place: Place) -> None:
         """Count a client, from before it is answered, and close those that have to make room.
 
         Raises:
-            OverloadedError: the user, or the project, has as many as may be.
+            OverloadedError: there are, or the user or the project has, as many as may be.
 
         """
+        if self.is_full:
+            raise overloaded("too many connections", self._random)
         if place.project_id is None:
             bound = self._limits.sockets_per_user_max
             if 0 < bound <= self._taken[place.user_id]:
@@ -123,11 +138,13 @@ class Clients:
         else:
             self._make_room(place, place.project_id)
         self._taken[place.user_id] += 1
+        self._all += 1
 
     def leave(self, place: Place) -> None:
         """Count a client no more: it has ended, or never began."""
         if place in self._own.get(place.user_id, ()):
             self._give_up(place)
+        self._all -= 1
         self._taken[place.user_id] -= 1
         if not self._taken[place.user_id]:
             del self._taken[place.user_id]

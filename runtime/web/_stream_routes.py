@@ -215,7 +215,7 @@ class _Streams:
         """
         context, rt = self._context, self._rt
         identity = await context.authenticate()
-        if context.clients.is_ending or rt.service.is_draining:
+        if context.clients.is_ending or context.clients.is_full or rt.service.is_draining:
             return self._sent_away()
         client_id = check_id(
             params.client_id or "default", chars_max=rt.limits.id_chars_max, what="client id"

@@ -162,7 +162,7 @@ async def test_heartbeats_say_where_the_project_is(migrated: str) -> None:
 # ------------------------------------------------------------------------------------ a user's few
 
 
-async def test_x_lim_1_the_sixth_connection_closes_the_oldest(migrated: str) -> None:
+async def test_x_lim_1_cf_6_1_the_sixth_connection_closes_the_oldest(migrated: str) -> None:
     async with sites(migrated) as (site, person), AsyncExitStack() as stack:
         other = await add_member(site, person.workspace)
         theirs = await stack.enter_async_context(connected(other))
@@ -191,6 +191,47 @@ async def test_sockets_and_event_streams_are_counted_together(migrated: str) -> 
         async with following(person, cursor="head") as blocks:
             await blocks.hear("head")
             await lives(own[1], site, person)
+
+
+async def test_x_hb_1_cf_1_3_pings_want_a_pong_in_time_and_heartbeats_say_where_one_is(
+    migrated: str,
+) -> None:
+    """The clocks are shrunk a hundredfold: a ping every 0.3 s, a tenth of a second for the pong."""
+    limits = Limits(heartbeat_interval_s=0.1, ping_interval_s=0.3, pong_deadline_s=0.1)
+    async with sites(migrated, limits=limits) as (site, person):
+        async with await trio.open_tcp_stream("127.0.0.1", site.port) as stream:
+            silent = RawClient(stream)
+            path = f"/ws/projects/{person.workspace}"
+            await silent.upgrade(f"127.0.0.1:{site.port}", cookie=person.cookie, path=path)
+            heard = Counter[Opcode]()
+            with fail_after(20):
+                while (frame := await silent.frame())[0] is not Opcode.CLOSE:
+                    heard[frame[0]] += 1
+            assert frame[1] == (1000).to_bytes(2) + b"no pong"
+            assert heard[Opcode.PING] == 1
+        async with connected(person) as answers:
+            head = (await hear(answers, "connected"))["head"]
+            beats = [await hear(answers, "heartbeat") for _ in range(10)]
+            assert {(each["head"], each["seq"]) for each in beats} == {(head, head)}
+            assert all(each["server_ts"].endswith("Z") for each in beats)
+            await lives(answers, site, person)
+
+
+async def test_cf_4_3_an_event_stream_is_resumed_where_it_was_and_every_event_has_an_id(
+    migrated: str,
+) -> None:
+    async with sites(migrated) as (site, person):
+        await write(site, person, 3)
+        async with following(person, events_of(person), cursor="0") as blocks:
+            head = await blocks.hear("head")
+            seen = [await blocks.hear("note_created") for _ in range(2)]
+        assert all(each.id for each in (head, *seen))
+        await write(site, person, 2)
+        async with following(person, events_of(person), last_event_id=seen[-1].id) as blocks:
+            missed = [await blocks.hear("note_created") for _ in range(3)]
+            assert [each.said["seq"] for each in missed] == [
+                *range(seen[-1].said["seq"] + 1, seen[-1].said["seq"] + 4)
+            ]
 
 
 async def test_who_owes_a_pong_goes_before_the_oldest(migrated: str) -> None:
@@ -278,7 +319,7 @@ async def test_an_evicted_event_stream_does_not_come_back_by_itself(migrated: st
 # --------------------------------------------------------------------------------- a project's many
 
 
-async def test_x_lim_2_a_full_project_refuses_and_evicts_nobody(migrated: str) -> None:
+async def test_x_lim_2_cf_6_2_a_full_project_refuses_and_evicts_nobody(migrated: str) -> None:
     limits = Limits(project_connections_max=3)
     async with sites(migrated, limits=limits) as (site, person), AsyncExitStack() as stack:
         other = await add_member(site, person.workspace)

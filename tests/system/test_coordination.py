@@ -145,7 +145,7 @@ async def one_round(timed: Timed) -> None:
     await timed.of("TrajectoryDeleted", tenant.send("DELETE", f"/trajectories/{trajectory}"))
 
 
-async def test_p3_every_mutation_reaches_a_client_within_a_tenth_of_a_second(
+async def test_p3_x_bp_3_every_mutation_reaches_a_client_within_a_tenth_of_a_second(
     served: Server,
     owner: Owner,
     pytestconfig: pytest.Config,

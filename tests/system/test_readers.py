@@ -20,6 +20,8 @@ import trio
 
 from dalsegno.protocol import Limits
 from tests._patience import fail_after, until
+from tests.runtime._blocks import following
+from tests.runtime._serving import Person
 from tests.system._database import Database
 from tests.system._processes import Owner, Processes, Server
 from tests.system._proxy import Proxy, open_proxy
@@ -214,6 +216,43 @@ async def test_x_bp_2_two_hundred_that_stop_hold_no_memory_and_miss_nothing(
             assert process.resident_bytes - before < 64 * MIB
             for reader, socket in zip(readers, sockets, strict=True):
                 nursery.start_soon(resume, reader, socket, changes)
+
+
+@pytest.mark.parametrize("count", [CROWD, pytest.param(10_000, marks=pytest.mark.soak)])
+async def test_x_bp_1_event_streams_that_nobody_reads_are_cut_off_and_hold_no_memory(
+    busy: Server, editor: Editor, owner: Owner, count: int
+) -> None:
+    changes = 400
+    process = busy.process
+    assert process is not None
+    path = f"/api/v1/streams/note:{NOTE}/events"
+    asked = f"GET {path}?workspace_id={owner.workspace}&cursor=head HTTP/1.1\r\n"
+    head = f"{asked}Host: 127.0.0.1\r\nCookie: {owner.cookie}\r\n\r\n".encode()
+    readers = [Reader(busy, owner, f"r{number}") for number in range(5)]
+    async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+        with fail_after(PATIENCE_S + count / 50):
+            for reader in readers:
+                await nursery.start(reader.follow, changes)
+            before_them = process.open_files
+            for _ in range(count):
+                sock = trio.socket.socket()
+                sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4 * KIB)
+                await sock.connect(("127.0.0.1", busy.port))
+                stream = await stack.enter_async_context(trio.SocketStream(sock))
+                await stream.send_all(head)
+                assert b" 200 " in await stream.receive_some(128)
+            await editor.change(50)
+            before = process.resident_bytes
+            await editor.change(changes - 50)
+            await until(lambda: all(reader.seq >= changes for reader in readers))
+            # All that they were not given is five times as much.
+            assert process.resident_bytes - before < 64 * MIB + count * 192 * KIB
+            await until(lambda: process.open_files < before_them + count / 20)
+        person = Person(busy.url, owner.user_id, owner.workspace, owner.cookie)
+        query = {"workspace_id": owner.workspace}
+        async with following(person, path, last_event_id="50", **query) as blocks:
+            seen = [(await blocks.hear("note_patched")).said["seq"] for _ in range(changes - 50)]
+        assert seen == [*range(51, changes + 1)]
 
 
 async def resume(reader: Reader, socket: Socket, until_seq: int) -> None:
