@@ -540,6 +540,8 @@ class Connection:
         """Give a sign of life, with where each stream is if the language tells that."""
         dialect, reply = self._language.default, self.writer.reply
         reply(dialect.heartbeat(now))
+        if self.writer.is_held:
+            return
         for stream in self.writer.streams.values():
             subscription = stream.subscription
             sent = subscription.sent

@@ -19,6 +19,7 @@ from ._dialect import (
     ViewRequest as ViewRequest,
 )
 from ._event_stream import (
+    COMMENT as COMMENT,
     EVENT_STREAM as EVENT_STREAM,
     EventStreamDialect as EventStreamDialect,
     EventStreamLanguage as EventStreamLanguage,

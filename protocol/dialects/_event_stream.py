@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from ._dialect import Begun, CommandRequest, Shown, UnsubscribeRequest
 
+COMMENT = b": ping\n\n"
+"""A block that says nothing."""
 _LINES = re.compile(rb"\r\n|\r|\n")
 """What ends a line of an event stream: a payload that was appended in SQL may have any of them."""
 
@@ -110,8 +112,8 @@ class EventStreamDialect(Dialect):
         return f"retry: {after_ms}\n\n".encode()
 
     def heartbeat(self, now: datetime) -> bytes | None:
-        """Say nothing here: `standing` is the sign of life."""
-        return None
+        """Encode a comment: it keeps proxies from ending the stream, and a page sees `standing`."""
+        return COMMENT
 
     def committed(self, asked: CommandRequest, receipt: Receipt) -> None:
         """Say nothing: nobody commands by an event stream."""

@@ -13,6 +13,7 @@ import trio
 from quart.wrappers.response import ResponseBody
 
 from dalsegno.actors import TransportClosedError
+from dalsegno.protocol.dialects import COMMENT
 
 from ._pulled import PulledTransport
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 _PIECE_BYTES = 64 * 1024
 """What the web server is given at a time."""
-_COMMENT = b": ping\n\n"
 
 
 class EventStreamTransport(PulledTransport):
@@ -45,7 +45,7 @@ class EventStreamTransport(PulledTransport):
     def ping_nowait(self) -> None:
         """Send a comment, unless something waits already."""
         if self._over is None and not self._kept:
-            self._keep(_COMMENT)
+            self._keep(COMMENT)
 
     async def take(self) -> bytes:
         """Wait for more and take a piece of it; nothing at the end.

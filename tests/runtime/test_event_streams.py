@@ -204,6 +204,7 @@ async def test_signs_of_life_say_where_the_stream_is(migrated: str) -> None:
             assert told.id is None
             assert (told.said["head"], told.said["cursor"]) == (head + 1, head + 1)
             assert told.said["server_ts"]
+            await blocks.hear("")  # a comment, which a page does not see
 
 
 async def test_a_full_server_says_when_to_come_back(migrated: str) -> None:
