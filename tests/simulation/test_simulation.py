@@ -29,7 +29,7 @@ from dalsegno.actors.testing.simulation import FailoverStore
 from tests.actors._world import Wall
 from tests.simulation._schedules import ONE_HISTORY, commands, run, run_sound, simulated
 
-BATCHES, BATCH = 20, 15
+BATCHES, BATCH = 10, 15
 SOAK = 20_000
 LOSSES = 15
 

@@ -19,19 +19,16 @@ from ._site import Site
 
 
 @pytest.fixture
-async def site(migrated: str) -> AsyncIterator[Site]:
+async def site(migrated: str, request: pytest.FixtureRequest) -> AsyncIterator[Site]:
     """A server that was set up: an owner, a workspace."""
-    async with start(migrated) as site:
+    by_asgi = getattr(request, "param", "native") == "asgi"
+    async with (start_asgi if by_asgi else start)(migrated) as site:
         await site.set_up()
         yield site
 
 
-@pytest.fixture(params=["native", "asgi"])
-async def either_site(migrated: str, request: pytest.FixtureRequest) -> AsyncIterator[Site]:
-    """The same, as it is served by us and by a program's own Hypercorn."""
-    async with (start if request.param == "native" else start_asgi)(migrated) as site:
-        await site.set_up()
-        yield site
+EITHER = pytest.mark.parametrize("site", ["native", "asgi"], indirect=True)
+"""On our own listener, and on a program's Hypercorn."""
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 """Subscribe, replay and acknowledge, as a client sees it: WS-01 to WS-05, X-SUB, X-ACK, X-REP.
 
-All of it twice: on our own listener, and on a program's Hypercorn.
+What has an id of X is asked of our own listener, and of a program's Hypercorn.
 """
 
 import httpx
@@ -12,7 +12,7 @@ from tests._http import PLAIN
 from tests._patience import fail_after
 
 from ._site import Json, Site, Socket, User
-from .conftest import start
+from .conftest import EITHER, start
 
 UPGRADE = {
     "connection": "Upgrade",
@@ -21,11 +21,6 @@ UPGRADE = {
     "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
 }
 HELLO = [{"retain": 6}, {"delete": 5}, {"insert": "notes"}]
-
-
-@pytest.fixture
-def site(either_site: Site) -> Site:
-    return either_site
 
 
 def numbers(messages: list[Json], type_: str) -> list[int]:
@@ -114,6 +109,7 @@ async def test_ws_04_a_retransmitted_patch_gets_the_original_answer(site: Site) 
     assert len(await site.owner.events()) == 3
 
 
+@EITHER
 async def test_ws_05_a_client_comes_back_to_where_it_was(site: Site) -> None:
     """X-REP-1: only what follows the acknowledged cursor; X-ACK-2 is this over a restart."""
     note_id = await site.owner.create_note()
@@ -149,6 +145,7 @@ async def test_x_ack_2_cursors_outlive_the_server(migrated: str) -> None:
             assert numbers(await socket.take(1), "note_event") == [2]
 
 
+@EITHER
 async def test_x_sub_2_nothing_is_lost_or_doubled_at_the_seam(site: Site) -> None:
     """Sixteen readers come while a thousand changes are made."""
     owner = site.owner
@@ -176,6 +173,7 @@ async def test_x_sub_2_nothing_is_lost_or_doubled_at_the_seam(site: Site) -> Non
                 nursery.start_soon(write, note_id)
 
 
+@EITHER
 async def test_x_sub_3_a_long_replay_comes_in_pages(site: Site) -> None:
     """A thousand events behind, read two hundred at a time (KJ-W16 lost what came after 100)."""
     owner = site.owner
@@ -193,6 +191,7 @@ async def test_x_sub_3_a_long_replay_comes_in_pages(site: Site) -> None:
             assert seen == [*range(1, 1_002)]
 
 
+@EITHER
 async def test_x_sub_4_everybody_sees_the_same_order(site: Site) -> None:
     editor = await site.add_user("editor")
     viewer = await site.add_user("viewer")
@@ -226,6 +225,7 @@ async def test_x_sub_4_everybody_sees_the_same_order(site: Site) -> None:
     assert [number for number, _ in seen[0]] == [*range(1, before + 42)]
 
 
+@EITHER
 async def test_x_sub_6_unsubscribe_stops_and_resubscribe_resumes(site: Site) -> None:
     note_id = await site.owner.create_note()
     async with site.owner.socket() as socket:
@@ -241,6 +241,7 @@ async def test_x_sub_6_unsubscribe_stops_and_resubscribe_resumes(site: Site) -> 
         assert numbers(await socket.take(1), "note_event") == [2]
 
 
+@EITHER
 async def test_x_sub_7_a_second_subscribe_delivers_nothing_twice(site: Site) -> None:
     note_id = await site.owner.create_note()
     async with site.owner.socket() as socket:
@@ -253,6 +254,7 @@ async def test_x_sub_7_a_second_subscribe_delivers_nothing_twice(site: Site) -> 
         assert await socket.silent() == []
 
 
+@EITHER
 async def test_x_sub_8_refusals_leave_the_connection_usable(site: Site) -> None:
     stranger = await site.add_user(None)
     note_id = await site.owner.create_note()
@@ -272,6 +274,7 @@ async def test_x_sub_8_refusals_leave_the_connection_usable(site: Site) -> None:
     assert (await site.owner.note(note_id))["version"] == 1
 
 
+@EITHER
 async def test_x_ack_1_acks_are_monotonic(site: Site) -> None:
     note_id = await site.owner.create_note()
     stream_id = f"note:{note_id}"
@@ -301,6 +304,7 @@ async def test_x_ack_1_acks_are_monotonic(site: Site) -> None:
         assert again["current_cursor"] == 2
 
 
+@EITHER
 async def test_x_ack_3_streams_are_acknowledged_independently(site: Site) -> None:
     owner = site.owner
     note_id = await owner.create_note()
@@ -321,6 +325,7 @@ async def test_x_ack_3_streams_are_acknowledged_independently(site: Site) -> Non
         assert answer["replay_cursor"] == 3
 
 
+@EITHER
 async def test_x_ack_4_concurrent_acks_end_at_the_highest(site: Site) -> None:
     note_id = await site.owner.create_note()
     stream_id = f"note:{note_id}"
@@ -344,6 +349,7 @@ async def test_x_ack_4_concurrent_acks_end_at_the_highest(site: Site) -> None:
         assert (await socket.ask("subscribe_note", note_id=note_id))["replay_cursor"] == 30
 
 
+@EITHER
 async def test_x_ack_5_only_what_is_followed_can_be_acknowledged(site: Site) -> None:
     note_id = await site.owner.create_note()
     async with site.owner.socket() as socket:
@@ -354,6 +360,7 @@ async def test_x_ack_5_only_what_is_followed_can_be_acknowledged(site: Site) -> 
         assert (await socket.ask("subscribe_note", note_id=note_id))["replay_cursor"] == 0
 
 
+@EITHER
 async def test_x_ack_ahead_and_cursors_of_another_client(site: Site) -> None:
     """CURSOR_AHEAD above what was sent; a cursor belongs to (user, client)."""
     note_id = await site.owner.create_note()
@@ -426,6 +433,7 @@ async def test_a_cursor_with_its_chain_is_honoured(site: Site) -> None:
         assert await socket.next() == second
 
 
+@EITHER
 async def test_x_rep_3_an_unknown_event_is_replayed_as_it_is(site: Site, migrated: str) -> None:
     """It is appended from outside, below a runtime that does not know its type."""
     owner = site.owner
@@ -453,6 +461,7 @@ async def test_x_rep_3_an_unknown_event_is_replayed_as_it_is(site: Site, migrate
     assert slot.hub.head == 3
 
 
+@EITHER
 async def test_x_rep_7_pages_together_are_the_whole_log(site: Site) -> None:
     owner = site.owner
     note_id = await owner.create_note()
@@ -495,6 +504,7 @@ async def test_9_3_the_sender_hears_first_then_the_note_then_the_workspace(site:
         assert (await b.next())["event_seq"] == 2
 
 
+@EITHER
 async def test_x_bp_2_a_reader_that_stops_falls_behind_and_misses_nothing(site: Site) -> None:
     """Over a real socket: its outbox is bounded, the writer is not slowed, the rest is read."""
     owner = site.owner
