@@ -32,6 +32,8 @@ _BATCH_BYTES = 64 * 1024
 """What one message has of several, at most; a longer one goes alone."""
 _INBOX_BYTES = 16 * 1024
 """What is read ahead, beyond one message: with it a pipeline of commands is taken in one go."""
+_EACH_BYTES = 64
+"""What a message takes besides its length: one may be empty."""
 _NO_STATUS = 1005
 """RFC 6455 §7.4.1: the client closed without a code; also where the server names none."""
 
@@ -93,7 +95,7 @@ class AsgiTransport(PulledTransport):
         if self._over is not None or not self._inbox:
             return None
         message = self._inbox.popleft()
-        self._inbox_bytes -= len(message)
+        self._inbox_bytes -= len(message) + _EACH_BYTES
         self._room.set()
         return message
 
@@ -193,4 +195,4 @@ class AsgiTransport(PulledTransport):
             self._left = Close.MESSAGE_TOO_BIG, f"a message has at most {longest} bytes"
         else:
             self._inbox.append(message)
-            self._inbox_bytes += len(message)
+            self._inbox_bytes += len(message) + _EACH_BYTES

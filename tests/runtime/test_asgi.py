@@ -15,6 +15,7 @@ import httpx
 import msgspec
 import pytest
 import trio
+import trio.testing
 from hypercorn.middleware.dispatcher import TrioDispatcherMiddleware
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
 from trio_websocket import WebSocketConnection, open_websocket_url, wrap_client_stream
@@ -26,6 +27,7 @@ from dalsegno.runtime.client import open_client
 from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.serving import AsgiApp, asgi, serve_asgi
 from dalsegno.runtime.store import MemoryAccounts
+from dalsegno.runtime.web._asgi_transport import AsgiTransport
 from tests._asgi import RAW_UPGRADE, hypercorn, their_own
 from tests._certificates import NAME, certified
 from tests._http import PLAIN
@@ -191,6 +193,29 @@ async def test_a_client_may_say_first_who_it_is() -> None:
             await ws.send_message("x" * 20_000)
             assert (await hear_the_end(ws))[1] == Close.UNAUTHORIZED
             await trio.aclose_forcefully(ws._stream)
+
+
+async def test_what_is_read_ahead_is_bounded_though_messages_be_empty() -> None:
+    arrived = 0
+
+    async def receive() -> Any:
+        nonlocal arrived
+        arrived += 1
+        await trio.lowlevel.checkpoint()
+        return {"type": "websocket.receive", "text": "", "bytes": None}
+
+    async def send(_: Any) -> None:
+        await trio.lowlevel.checkpoint()
+
+    transport = AsgiTransport(receive, send, Limits())
+    async with transport.serving():
+        await trio.testing.wait_all_tasks_blocked()
+        assert 100 < arrived < 1_000
+        before = arrived
+        for _ in range(before):
+            assert await transport.receive() == ""
+        await trio.testing.wait_all_tasks_blocked()
+        assert arrived == 2 * before
 
 
 async def test_as_many_as_may_be_and_no_more_are_let_in() -> None:
