@@ -18,6 +18,7 @@ it:
 
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
     from dalsegno.protocol import Limits
 
+_AT_ONCE_BYTES = 16 * 1024
+"""What is written without a task switch at most: Hypercorn has one of its own before each."""
 _PIECE_BYTES = 64 * 1024
 """The write deadline applies to each piece: it demands progress, not a whole answer."""
 
@@ -110,7 +113,9 @@ class HandedStream:
             trio.BrokenResourceError: The client read nothing for too long, or is gone.
 
         """
-        view = memoryview(data)
+        view = memoryview(data)[self._write_nowait(data) :]
+        if not view:
+            return
         try:
             async with self._sending:
                 for start in range(0, len(view), _PIECE_BYTES):
@@ -123,6 +128,23 @@ class HandedStream:
         except trio.BrokenResourceError:
             self._end()  # since nothing reads while a pipelined request waits its turn
             raise
+
+    def _write_nowait(self, data: bytes) -> int:
+        """Write a short piece without a task switch, if that is possible; return how much was.
+
+        An event stream is thousands of them.  Errors are left to the send that waits.
+        """
+        stream = self._stream
+        if (
+            len(data) > _AT_ONCE_BYTES
+            or self._sending.locked()
+            or not isinstance(stream, trio.SocketStream)
+        ):
+            return 0
+        try:
+            return os.write(stream.socket.fileno(), data)
+        except OSError:
+            return 0
 
     def release(self) -> None:
         """Leave the stream open, whoever closes this: it is somebody else's now."""
