@@ -19,6 +19,7 @@ import trio.testing
 from hypercorn.middleware.dispatcher import TrioDispatcherMiddleware
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
 from trio_websocket import WebSocketConnection, open_websocket_url, wrap_client_stream
+from websockets.frames import Frame, Opcode
 
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import Close, Limits, Reject
@@ -429,6 +430,22 @@ class Http2:
         await self._stream.send_all(self._http.data_to_send())
         return id_
 
+    async def upgrade(self, path: str) -> int:
+        """Open a WebSocket on the connection (RFC 8441)."""
+        while not self._http.remote_settings.enable_connect_protocol:
+            self._http.receive_data(await self._stream.receive_some())
+        id_ = self._http.get_next_available_stream_id()
+        named = {":method": "CONNECT", ":protocol": "websocket", ":path": path}
+        named |= {":scheme": "http", ":authority": "localhost", "sec-websocket-version": "13"}
+        self._http.send_headers(id_, [*named.items(), ("cookie", self._cookie)])
+        await self._stream.send_all(self._http.data_to_send())
+        return id_
+
+    async def say(self, id_: int, kind: str, **fields: Any) -> None:
+        frame = Frame(Opcode.TEXT, msgspec.json.encode({"type": kind, **fields}))
+        self._http.send_data(id_, frame.serialize(mask=True))
+        await self._stream.send_all(self._http.data_to_send())
+
     async def hear(self, id_: int, what: bytes) -> None:
         """Read on to something that is said on a stream."""
         with fail_after(20):
@@ -438,6 +455,20 @@ class Http2:
                         continue
                     if what in event.data:
                         return
+
+
+async def test_a_socket_over_http_2_is_served_like_any_other() -> None:
+    async with served() as (site, _, person):
+        stream = await trio.open_tcp_stream("127.0.0.1", site.port)
+        async with stream:
+            client = Http2(stream, person)
+            await client.begin()
+            socket = await client.upgrade("/ws")
+            await client.say(socket, "subscribe", stream_id=f"workspace:{person.workspace}")
+            await client.hear(socket, b'"type":"subscribed"')
+            await write(site, person, 1)
+            await client.hear(socket, b'"event_type":"task_added"')
+            assert len(site.runtime.service.connections) == 1
 
 
 @pytest.mark.parametrize("most", [10, 1_000_000])
