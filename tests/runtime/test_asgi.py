@@ -439,7 +439,12 @@ class Http2:
         named |= {":scheme": "http", ":authority": "localhost", "sec-websocket-version": "13"}
         self._http.send_headers(id_, [*named.items(), ("cookie", self._cookie)])
         await self._stream.send_all(self._http.data_to_send())
-        return id_
+        with fail_after(20):
+            while True:
+                for event in self._http.receive_data(await self._stream.receive_some()):
+                    if isinstance(event, h2.events.ResponseReceived):
+                        assert dict(event.headers)[b":status"] == b"200"
+                        return id_
 
     async def say(self, id_: int, kind: str, **fields: Any) -> None:
         frame = Frame(Opcode.TEXT, msgspec.json.encode({"type": kind, **fields}))
