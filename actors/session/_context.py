@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dalsegno.actors.delivery import AckFrontiers
+    from dalsegno.actors.delivery import AckFrontiers, Presences
     from dalsegno.actors.node import Catalog, Directory, ServingNode
     from dalsegno.protocol import Views
     from dalsegno.protocol.dialects import Language
@@ -22,6 +22,7 @@ class SessionContext:
     directory: Directory
     catalog: Catalog
     acks: AckFrontiers
+    presences: Presences
     views: Views
     language: Language
     """What clients may say, unless their path has a language of its own."""

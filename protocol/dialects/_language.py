@@ -18,11 +18,14 @@ from dalsegno.protocol._validation import reason_of
 
 from ._dialect import (
     Ack,
+    AttendRequest,
     Authenticate,
     ClientMessage,
     CommandRequest,
     Dialect,
+    LeaveRequest,
     Ping,
+    StateRequest,
     SubscribeRequest,
     UnsubscribeRequest,
 )
@@ -34,7 +37,15 @@ if TYPE_CHECKING:
     from dalsegno.protocol._limits import Limits
 
 AnyRequest: TypeAlias = (
-    SubscribeRequest | UnsubscribeRequest | CommandRequest | Ack | Ping | Authenticate
+    SubscribeRequest
+    | UnsubscribeRequest
+    | CommandRequest
+    | AttendRequest
+    | StateRequest
+    | LeaveRequest
+    | Ack
+    | Ping
+    | Authenticate
 )
 
 
