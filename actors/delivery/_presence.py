@@ -442,16 +442,24 @@ class Presence:
         for count, (subscription, subscriber) in enumerate(self.hub.told_presence()):
             if not await self._may_tell(count):
                 return False
-            view = subscription.presence_view
-            if view is None or not subscription.is_level or id(subscriber) in present:
-                continue
-            told = before.get(subscription, _NEVER)
-            frames = None if told == shown.rev else shown.due(view, told)
-            if frames is None or subscriber.say(subscription, frames):
-                self._followers[subscription] = shown.rev
-            else:
-                have_all = False
+            if id(subscriber) not in present and subscription.last_visible is None:
+                told = before.get(subscription, _NEVER)
+                if self._tell_follower(subscription, subscriber, told, shown):
+                    self._followers[subscription] = shown.rev
+                else:
+                    have_all = False
         return have_all
+
+    def _tell_follower(
+        self, subscription: Subscription, subscriber: Subscriber, told: int, shown: _Shown
+    ) -> bool:
+        view = subscription.presence_view
+        if view is None or told == shown.rev:
+            return True
+        if not subscription.is_level:
+            return False  # events first
+        frames = shown.due(view, told)
+        return frames is None or subscriber.say(subscription, frames)
 
 
 def _superseded() -> Reject:

@@ -153,9 +153,9 @@ class Attending:
         many = context.node.limits.presence_workspaces_max
         if len(self._present) >= many:
             raise Reject("BAD_REQUEST", f"a connection is present in at most {many} workspaces")
-        check_workspace_id(workspace_id)
         if workspace_id == SYSTEM_WORKSPACE:
             raise Reject("ROLE_FORBIDDEN", "nobody is present there", workspace_id=workspace_id)
+        check_workspace_id(workspace_id)
         async with context.node.delivery.looking_up():
             await context.catalog.check_exists(workspace_id)
             # A stranger neither opens a workspace nor learns which node has it.
