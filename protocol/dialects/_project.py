@@ -14,7 +14,7 @@ import msgspec
 
 from dalsegno.protocol._position import chain_text, parse_cursor
 
-from ._dialect import SubscribeRequest, Text
+from ._dialect import Dialect, SubscribeRequest, Text
 from ._language import Beginning
 from ._presence import (
     PRESENCE_SAYS,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol._event import Event
     from dalsegno.protocol._receipt import Receipt
 
-    from ._dialect import Begun, CommandRequest, Dialect, Shown
+    from ._dialect import Begun, CommandRequest, Shown
 
 
 class ProjectConnected(Said, tag="connected", kw_only=True, gc=False):

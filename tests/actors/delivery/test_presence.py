@@ -462,6 +462,14 @@ async def test_a_connection_in_doubt_is_told_nothing_and_then_the_list(settled: 
         settled.service.connections.resume()
         await eventually(lambda: bob.seen.states("ada") == [2], within_s=2.0)
         assert bob.seen.lists == 2
+        settled.service.connections.hold()
+        await ada.wire.say("presence_update", workspace_id="w", state=3)
+        await trio.sleep(2 * INTERVAL_S)
+        settled.service.connections.resume()
+        await ada.wire.say("presence_update", workspace_id="w", state=4)
+        await bob.sees("ada", "bob")
+        await eventually(lambda: bob.seen.states("ada") == [4], within_s=SOON_S)
+        assert bob.seen.lists == 3, "the change does not follow what it has"
 
 
 # ------------------------------------------------------------------------------------ another node
