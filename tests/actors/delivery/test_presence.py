@@ -429,8 +429,8 @@ async def test_i8_a_removal_while_the_role_is_read_is_heard_of(
         async with guests(actors, "ada", role=None) as (ada,):
             check = actors.service.catalog.check_member
 
-            async def slow_check(*args: Any, **details: str) -> None:
-                await check(*args, **details)
+            async def slow_check(*args: Any) -> None:
+                await check(*args)
                 reads.set()
                 await gate.wait()
 
@@ -536,7 +536,7 @@ async def test_x_lim_5_a_slow_reader_misses_presence_and_no_event(settled: Actor
             await bob.wire.say("presence_update", workspace_id="w", state=[number, "y" * 500])
             await trio.sleep(INTERVAL_S)
         assert not slow.ended.is_set()
-        seen, numbers, told = Seen(), [], 0
+        seen, numbers, told = Seen(), list[int](), 0
         while len(numbers) < 30 or seen.rev != ada.seen.rev:
             message = await slow.hear()
             if message["type"] == "event":
