@@ -12,7 +12,7 @@ import trio
 from dalsegno.protocol import BUILT_IN_ROLES, Views
 from dalsegno.protocol.dialects import GENERIC, Language
 
-from .delivery import AckFrontiers, Delivery
+from .delivery import AckFrontiers, Delivery, Presences
 from .effects import ArtifactSweep, AuditTrail, Reactors, Runs, Timers
 from .node import (
     Catalog,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol.providers import Providers
     from dalsegno.protocol.runs import Worker
 
-    from .delivery import AckStatistics, DeliveryStatistics
+    from .delivery import AckStatistics, DeliveryStatistics, PresenceStatistics
     from .effects import AuditStatistics, ReactorStatistics, RunStatistics, TimerStatistics
     from .node import (
         LeaseStatistics,
@@ -59,6 +59,7 @@ class Statistics:
     committer: CommitterStatistics
     acks: AckStatistics
     delivery: DeliveryStatistics
+    presence: PresenceStatistics
     lease: LeaseStatistics
     timers: TimerStatistics
     runs: RunStatistics
@@ -166,11 +167,13 @@ class Service:
         self.directory = Directory(self.node, active)
         self.audit = AuditTrail(self.directory, self.catalog)
         self.connections: Connections[Connection] = Connections(limits=limits)
+        self.presences = Presences(world=world, limits=limits, serves=lambda: self.lease.is_held)
         self.sessions = SessionContext(
             node=self.node,
             directory=self.directory,
             catalog=self.catalog,
             acks=self.acks,
+            presences=self.presences,
             views=Views(self.catalog.domains),
             language=Language(GENERIC, *dialects),
             connections=self.connections,
@@ -201,6 +204,7 @@ class Service:
             ("acks", self.acks.run),
             ("lease", self._keep_lease),
             ("beat", self.connections.run),
+            ("presence", self.presences.run),
             ("sweep", self.sweeper.run),
             ("timers", self.timers.run),
             ("runs", self.runs.run),
@@ -216,6 +220,7 @@ class Service:
             committer=self.committer.statistics(),
             acks=self.acks.statistics(),
             delivery=self.node.delivery.statistics(),
+            presence=self.presences.statistics(),
             lease=self.lease.statistics(),
             timers=self.timers.statistics(),
             runs=self.runs.statistics(),

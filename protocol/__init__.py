@@ -87,6 +87,13 @@ from ._patch import (
     patched_length as patched_length,
 )
 from ._position import Cursor as Cursor, chain_text as chain_text, parse_cursor as parse_cursor
+from ._presence import (
+    PresenceChange as PresenceChange,
+    PresenceList as PresenceList,
+    PresenceView as PresenceView,
+    PresentConnection as PresentConnection,
+    PresentUser as PresentUser,
+)
 from ._rate import (
     Buckets as Buckets,
     Rate as Rate,
@@ -107,6 +114,7 @@ from ._receipt import (
     store_receipts as store_receipts,
 )
 from ._retry import Backoff as Backoff, FailureWindow as FailureWindow
+from ._roster import NO_STATE as NO_STATE, Roster as Roster, Seat as Seat
 from ._scanning import (
     SLICE_BYTES as SLICE_BYTES,
     check_nesting as check_nesting,

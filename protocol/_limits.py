@@ -251,6 +251,30 @@ class Limits:
     offers_per_yield: int = 64
     """Offers after which the publisher lets other tasks run."""
 
+    # Presence
+    presence_state_bytes_max: int = 1 * KIB
+    """What one connection says of itself, as JSON; a longer one is refused, and changes nothing."""
+    presence_interval_s: float = 0.1
+    """What changes within this long is told as one change: ten a second, whoever says how much."""
+    presence_updates_per_s: int = 20
+    """States that one connection says in a second; of more the last one counts, a second later."""
+    presence_linger_s: float = 5.0
+    """Who was lost is shown as present for this long, so that a reconnect is no leave and no join;
+    it is as well how long a new owner waits for those who were present elsewhere."""
+    presence_shown_max: int = 200
+    """Users of a workspace that are shown; of more the newest are, and how many there are …"""
+    presence_listed_max: int = 1_000
+    """… and of more than that nobody is, only how many there are."""
+    presence_bytes_max: int = 256 * KIB
+    """Length of what is shown, as JSON, unless a single user has more: 200 users with one state
+    each fit."""
+    presence_connections_max: int = 10_000
+    """Connections that are present in one workspace; one more gets `OVERLOADED` …"""
+    presence_connections_per_user_max: int = 100
+    """… and those of one user: as many as sockets."""
+    presence_workspaces_max: int = 16
+    """Workspaces in which one connection is present."""
+
     # Acks
     ack_flush_s: float = 0.1
     """Acks are durable after at most this long."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ._event import Event
+    from ._presence import PresenceView
     from ._spoken import FrameView
 
 View: TypeAlias = "Callable[[Sequence[Event]], list[bytes]]"
@@ -74,6 +75,7 @@ class Subscription:
         "last_visible",
         "live",
         "missed",
+        "presence_view",
         "sent",
         "start",
         "stream_id",
@@ -104,6 +106,8 @@ class Subscription:
         self.view: View | None = None
         self.frame_view: FrameView | None = None
         """How it sees what runs say; None: it does not."""
+        self.presence_view: PresenceView | None = None
+        """How it sees who is present in its workspace, likewise."""
 
     def __repr__(self) -> str:
         state = "live" if self.live else "behind"

@@ -256,12 +256,14 @@ class Sockets:
             transport.lift_bound(self._rt.limits)
         identity = accepted.identity
         assert identity is not None, "introduced"
+        assert accepted.place is not None, "taken when it was known"
         connection = Connection(
             transport,
             self._rt.service.sessions,
             user_id=identity.user_id,
             session_id=identity.session_hash,
             client_id=accepted.client_id,
+            tab=accepted.place.tab,
             address=accepted.address,
             expires_at=identity.expires_at,
             renew=partial(self._renew, accepted.credentials) if identity.is_renewable else None,
@@ -274,7 +276,6 @@ class Sockets:
             else:
                 await self._gate.identify(accepted.credentials)
 
-        assert accepted.place is not None, "taken when it was known"
         with self._clients.serving(connection, accepted.place):
             await connection.run(check, greeting=greeting)
 

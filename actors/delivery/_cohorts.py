@@ -64,12 +64,22 @@ class Readers:
                 yield subscription, subscriber
 
     def hearing(self) -> list[tuple[Subscription, Subscriber]]:
-        """Return those that are shown what runs say: in a cohort, all of them or none."""
-        heard = [one for one in self.individual.items() if one[0].frame_view is not None]
+        """Return those that are shown what runs say."""
+        return self._those(lambda subscription: subscription.frame_view is not None)
+
+    def told_presence(self) -> list[tuple[Subscription, Subscriber]]:
+        """Return those that are told who is present."""
+        return self._those(lambda subscription: subscription.presence_view is not None)
+
+    def _those(
+        self, is_one: Callable[[Subscription], bool]
+    ) -> list[tuple[Subscription, Subscriber]]:
+        """Return those of some dialects: in a cohort, which has one, all of them or none."""
+        those = [one for one in self.individual.items() if is_one(one[0])]
         for cohort in self._cohorts.values():
-            if next(iter(cohort.members)).frame_view is not None:
-                heard += [member[:2] for member in cohort.members.values()]
-        return heard
+            if is_one(next(iter(cohort.members))):
+                those += [member[:2] for member in cohort.members.values()]
+        return those
 
     def add(self, subscription: Subscription, subscriber: Subscriber) -> None:
         """Add a reader, individual at first."""

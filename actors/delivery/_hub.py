@@ -6,7 +6,8 @@ the store, what is above it will be offered.  No lock and no buffer joins the tw
 
 Publishing one commit:
 
-1. revocations in it become barriers on the readers they concern, before any offer (I8);
+1. revocations in it become barriers on the readers they concern, before any offer (I8), and
+   those concerned are present no longer;
 2. the commands' answers go to their senders, so that a sender gets its answer before the events;
 3. each stream's events are offered to its readers, entities' streams before the workspace's;
    cohorts move on as a whole (`Readers`), without the members that also have an answer to write;
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from ._cohorts import Cohort, Member
     from ._delivery import Delivery
+    from ._presence import Presence
 
     _Due = tuple[Cohort, Frames, list[Member]]
     """What is to be written to those that were in a cohort when it was published."""
@@ -87,6 +89,10 @@ class Hub:
         self._streams: dict[str, Readers] = {}
         self._waiting: dict[int, trio.lowlevel.ParkingLot] = {}
         """The tasks that wait for the head, by the number that each waits for."""
+        self.opened_at = 0.0
+        """When it last began at a head, in Trio's time."""
+        self.presence: Presence | None = None
+        """Who is present; None: nobody was since then."""
         self._ended: DalsegnoError | None = None
         self._is_publishing = False
         self._published = trio.lowlevel.ParkingLot()
@@ -116,8 +122,10 @@ class Hub:
 
     @property
     def is_used(self) -> bool:
-        """Whether there are subscriptions, or tasks that wait for the head."""
-        return bool(self._streams) or bool(self._waiting)
+        """Whether there are subscriptions, tasks that wait for the head, or somebody present."""
+        if self._streams or self._waiting:
+            return True
+        return self.presence is not None and self.presence.is_used
 
     # ------------------------------------------------------------------------------- the head
 
@@ -130,6 +138,7 @@ class Hub:
         assert not self._streams, "readers get what was published, or hear of an end"
         self.tail = self._delivery.tails.find(self.workspace_id, head, chain)
         self.head, self.chain = head, chain
+        self.opened_at = trio.current_time()
         self.is_open = True
         self.is_unverified = False
         self._ended = None
@@ -150,12 +159,15 @@ class Hub:
         self.tail = Tail(self.workspace_id)
         self.cache_generation = object()
         streams, self._streams = self._streams, {}
+        presence, self.presence = self.presence, None
         self._delivery.begin()
         for readers in streams.values():
             for subscription, subscriber in list(readers):
                 readers.remove(subscription)
                 subscription.ended = error
                 subscriber.ended(subscription, error)
+        if presence is not None:
+            presence.end(error)
         for touched in self._delivery.end():
             touched.flush_nowait()
         self._wake()
@@ -178,7 +190,7 @@ class Hub:
                 subscriber.ended(subscription, error)
         for stream_id in [name for name, readers in self._streams.items() if not readers]:
             del self._streams[stream_id]
-        self._check_used()
+        self.check_used()
 
     def confirm_head(self) -> None:
         """Mark the head as confirmed by the store."""
@@ -205,9 +217,10 @@ class Hub:
         finally:
             if not lot and self._waiting.get(event_seq) is lot:
                 del self._waiting[event_seq]
-            self._check_used()
+            self.check_used()
 
-    def _check_used(self) -> None:
+    def check_used(self) -> None:
+        """Tell whoever keeps it, if nobody uses it any longer."""
         if not self.is_used:
             self._unused()
 
@@ -235,7 +248,7 @@ class Hub:
             readers.remove(subscription)
             if not readers:
                 del self._streams[subscription.stream_id]
-                self._check_used()
+                self.check_used()
 
     def join_cohort(self, subscription: Subscription, subscriber: SocketSubscriber) -> bool:
         """Serve a reader for which nothing waits together with others; return whether it is so."""
@@ -252,6 +265,11 @@ class Hub:
         """Return the readers of some streams that are shown what runs say."""
         streams = [self._streams[each] for each in stream_ids if each in self._streams]
         return [one for readers in streams for one in readers.hearing()]
+
+    def told_presence(self) -> list[tuple[Subscription, Subscriber]]:
+        """Return the readers of all that happens here that are told who is present, unasked."""
+        readers = self._streams.get(self.stream_id)
+        return [] if readers is None else readers.told_presence()
 
     # ----------------------------------------------------------------------------- publishing
 
@@ -369,6 +387,8 @@ class Hub:
             user_id = roles.removed_by(event)
             if user_id is None and not closes:
                 continue
+            if self.presence is not None:
+                self.presence.revoke(None if closes else user_id)
             for subscription, subscriber in list(self._of(user_id)):
                 self.leave_cohort(subscription)
                 subscription.revoke(event.event_seq, from_all=closes)

@@ -31,15 +31,19 @@ from dalsegno.protocol.dialects import (
     NOWHERE,
     Ack,
     Addressed,
+    AttendRequest,
     Authenticate,
     CommandRequest,
+    LeaveRequest,
     Ping,
+    StateRequest,
     SubscribeRequest,
     UnsubscribeRequest,
     ViewRequest,
     address_of,
 )
 
+from ._attending import Attending, is_lost
 from ._lifecycle import Input, ended_by
 from ._signs_of_life import SignsOfLife
 from ._submission import Submission
@@ -84,6 +88,7 @@ class Connection:
     """One client's connection, over any transport."""
 
     __slots__ = (
+        "_attending",
         "_closing",
         "_context",
         "_is_doubtful",
@@ -99,6 +104,7 @@ class Connection:
         "client_id",
         "id",
         "session_id",
+        "tab",
         "transport",
         "user_id",
         "writer",
@@ -112,6 +118,7 @@ class Connection:
         user_id: str,
         session_id: bytes = b"",
         client_id: str = "default",
+        tab: str | None = None,
         role: str | None = None,
         address: str | None = None,
         expires_at: datetime | None = None,
@@ -126,6 +133,7 @@ class Connection:
             user_id: the client's user.
             session_id: whose end closes this connection; empty where there is none.
             client_id: whose acks these are, unless a message names another client.
+            tab: which of the client's tabs it is, where it is present; None: it does not say.
             role: asserted by the host; None where the workspaces' logs decide it.
             address: where the client is, for what is put on record.
             expires_at: when the session or token ends, UTC; None: never.
@@ -140,6 +148,7 @@ class Connection:
         self.user_id = user_id
         self.session_id = session_id
         self.client_id = client_id
+        self.tab = tab
         self.transport = transport
         self._language = context.language if language is None else language
         self.writer = Writer(
@@ -161,6 +170,8 @@ class Connection:
         self._closing: tuple[Close, str] | None = None
         self._is_doubtful = False
         """Whether its session may have ended, which nobody can tell now."""
+        self._attending: Attending | None = None
+        """Where it is present; None before it is somewhere."""
         self._nursery: trio.Nursery | None = None
 
     def __repr__(self) -> str:
@@ -216,8 +227,8 @@ class Connection:
                         if greeting:
                             writer.reply(greeting)
                         await self._read_on()
-                except TransportClosedError:
-                    pass
+                except TransportClosedError as error:
+                    writer.left_with = error.code
                 except trio.Cancelled as cancelled:
                     self._closing = self._closing or ended_by(cancelled)
                     raise
@@ -233,6 +244,7 @@ class Connection:
             ids.discard(self.id)  # not behind the last words: nobody listens from here on
             self._closing = self._closing or (Close.NORMAL, "")
             writer.release()
+            self._be_absent(self._closing[0])
             await self._say_goodbye(*self._closing)
 
     def close(self, code: Close, reason: str) -> None:
@@ -240,8 +252,14 @@ class Connection:
         if self._closing is None:
             self._closing = (code, reason)
             self.writer.shut()
+            self._be_absent(code)
             if self._nursery is not None:
                 self._nursery.cancel_scope.cancel(reason=reason)
+
+    def _be_absent(self, code: Close) -> None:
+        """Be present nowhere, the connection being closed with a code."""
+        if self._attending is not None:
+            self._attending.end(is_lost=is_lost(code, left_with=self.writer.left_with))
 
     async def _say_goodbye(self, code: Close, reason: str) -> None:
         with trio.move_on_after(self._limits.close_deadline_s, shield=True) as scope:
@@ -373,6 +391,12 @@ class Connection:
                 self._unsubscribe(asked)
             case ViewRequest():
                 self._view(asked)
+            case AttendRequest():
+                await self._attends.begin(asked)
+            case StateRequest():
+                self._attends.say(asked)
+            case LeaveRequest():
+                self._attends.leave(asked)
             case Ping():
                 now = self._context.node.world.now()
                 self.writer.reply(self._language.default.pong(asked, now))
@@ -456,6 +480,19 @@ class Connection:
         )
         self.writer.see(stream, view)
         self.writer.reply(asked.dialect.viewed(asked, stream.subscription.sent))
+
+    @property
+    def _attends(self) -> Attending:
+        """Where it is present, from now on."""
+        if self._attending is None:
+            self._attending = Attending(
+                self.writer,
+                self._context,
+                self._principal,
+                client_id=self.client_id,
+                tab=self.tab,
+            )
+        return self._attending
 
     def _stream(self, stream_id: str, text: str, **details: int) -> ActiveSubscription:
         stream = self.writer.streams.get(stream_id)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dalsegno.actors.delivery import AckFrontiers
+    from dalsegno.actors.delivery import AckFrontiers, Presences
     from dalsegno.actors.node import Catalog, Directory, ServingNode
     from dalsegno.protocol import DalsegnoError, Principal, Views
     from dalsegno.protocol.dialects import Language
@@ -24,6 +24,7 @@ class SessionContext:
     directory: Directory
     catalog: Catalog
     acks: AckFrontiers
+    presences: Presences
     views: Views
     language: Language
     """What clients may say, unless their path has a language of its own."""

@@ -80,6 +80,8 @@ class Subscribing:
         dialect = self._asked.dialect
         if dialect.follows_frames or not subscription.is_workspace_stream:
             subscription.frame_view = dialect
+        if dialect.tells_presence and subscription.is_workspace_stream:
+            subscription.presence_view = dialect
         with context.directory.using(workspace_id) as active:
             await active.wait_open()
             hub = active.hub
@@ -106,6 +108,8 @@ class Subscribing:
                 context.acks.close(frontier)
             raise
         subscription.begin(cursor.seq, head)
+        if subscription.presence_view is not None and hub.presence is not None:
+            hub.presence.follow()
         return ActiveSubscription(subscription, hub, frontier, head, chain)
 
     def show(self, stream: ActiveSubscription) -> bytes | None:

@@ -56,9 +56,11 @@ class Writer:
         "_delivery",
         "_dialect",
         "_ending",
+        "_is_patient",
         "_limits",
         "_pause",
         "is_held",
+        "left_with",
         "nursery",
         "outbox",
         "state",
@@ -87,12 +89,16 @@ class Writer:
         """What the connection is at."""
         self.is_held = False
         """Whether no event is written, until `resume`."""
+        self.left_with: int | None = None
+        """The code with which a write found the connection closed; None: none did."""
         self._context = context
         self._limits = limits
         self._delivery = context.node.delivery
         self._close = close
         self._dialect = dialect
         """In which it is said that a stream ended."""
+        self._is_patient = False
+        """Whether what the client has not taken yet is nothing that it has to have."""
         self._ending: tuple[Close, str] | None = None
         """How the connection ends once all is written: its one stream has ended."""
         self._backoff: Backoff | None = None
@@ -214,12 +220,20 @@ class Writer:
         stream = self.streams.get(subscription.stream_id)
         if stream is None or stream.subscription is not subscription:
             return False  # it was left meanwhile
+        if not self.say_now(frames):
+            return False
+        if self.is_writing:
+            stream.hub.leave_cohort(subscription)
+        return True
+
+    def say_now(self, frames: Frames) -> bool:
+        """Write what is stored nowhere, unless anything else waits to be written here."""
         if self.state is not State.IDLE or self.is_held or not self.outbox.is_empty:
             return False
         try:
             if not self.transport.send_nowait((frames,)):
+                self._is_patient = True
                 self.write_on()
-                stream.hub.leave_cohort(subscription)
         except Exception as error:  # noqa: BLE001 - who speaks must not be affected
             self.on_write_error(error)
             return False
@@ -312,9 +326,13 @@ class Writer:
     def on_write_error(self, error: Exception) -> None:
         """End the connection because of a write whose error is being handled."""
         if isinstance(error, TransportClosedError):
-            self._close(Close.NORMAL, "the client is gone")
+            self._client_left(error)
         else:
             self.fail()
+
+    def _client_left(self, error: TransportClosedError) -> None:
+        self.left_with = error.code
+        self._close(Close.NORMAL, "the client is gone")
 
     def leave_cohorts(self, workspace_id: str, stream_ids: Collection[str]) -> None:
         """Be served individually: there is more to write than what is due to all."""
@@ -338,8 +356,8 @@ class Writer:
             while await self._write_some():
                 pass
             self._has_ended()
-        except TransportClosedError:
-            self._close(Close.NORMAL, "the client is gone")
+        except TransportClosedError as error:
+            self._client_left(error)
         except trio.TooSlowError:
             self._close(Close.TRY_AGAIN, "too slow")
         except Exception:  # noqa: BLE001 - a fault here ends this connection alone
@@ -418,15 +436,23 @@ class Writer:
             await self._flush()
 
     async def _flush(self) -> None:
-        """Wait until the client took all; any progress gives it more time for the rest."""
-        deadline = trio.current_time() + self._limits.write_deadline_s
+        """Wait until the client took all; any progress gives it more time for the rest.
+
+        Of what is stored nowhere nobody dies: a client that does not take that is closed when it
+        would be for the pong that it owes.
+        """
+        limits, deadline_s = self._limits, self._limits.write_deadline_s
+        if self._is_patient:
+            self._is_patient = False
+            deadline_s = max(deadline_s, limits.ping_interval_s + limits.pong_deadline_s)
+        deadline = trio.current_time() + deadline_s
         self.step(Input.BLOCK)
         try:
             while True:
                 with trio.CancelScope(deadline=deadline):
                     await self.transport.flush()
                     return
-                deadline = self.transport.last_taken + self._limits.write_deadline_s
+                deadline = self.transport.last_taken + deadline_s
                 if deadline <= trio.current_time():
                     raise trio.TooSlowError
         finally:

@@ -4,15 +4,18 @@ from ._asyncapi import asyncapi_of as asyncapi_of
 from ._dialect import (
     SHARED as SHARED,
     Ack as Ack,
+    AttendRequest as AttendRequest,
     Authenticate as Authenticate,
     Begun as Begun,
     ClientMessage as ClientMessage,
     CommandRequest as CommandRequest,
     Dialect as Dialect,
+    LeaveRequest as LeaveRequest,
     Passes as Passes,
     Ping as Ping,
     Seq as Seq,
     Shown as Shown,
+    StateRequest as StateRequest,
     SubscribeRequest as SubscribeRequest,
     Text as Text,
     UnsubscribeRequest as UnsubscribeRequest,
@@ -42,6 +45,13 @@ from ._language import (
     Beginning as Beginning,
     Language as Language,
     address_of as address_of,
+)
+from ._presence import (
+    PRESENCE_SAYS as PRESENCE_SAYS,
+    PresenceDialect as PresenceDialect,
+    PresenceSubscribe as PresenceSubscribe,
+    PresenceUnsubscribe as PresenceUnsubscribe,
+    PresenceUpdate as PresenceUpdate,
 )
 from ._project import (
     PROJECT as PROJECT,

@@ -16,6 +16,7 @@ from dalsegno.protocol._schema import leave_out_tag
 
 from ._dialect import SHARED, Ack, ClientMessage, Dialect, Ping
 from ._generic import CommandMessage
+from ._presence import Presence
 from ._said import Error, Said
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _add_channel(
     unasked = [
         name
         for name, type_ in names.items()
-        if issubclass(type_, Error) or not issubclass(type_, (ClientMessage, Said))
+        if issubclass(type_, (Error, Presence)) or not issubclass(type_, (ClientMessage, Said))
     ]
     document["operations"][f"{at}.sends"] = {
         "action": "send",

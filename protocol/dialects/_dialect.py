@@ -6,6 +6,9 @@ everything else reads the properties of its kind.  Its ``dialect`` encodes the a
     SubscribeRequest      follow a stream
     UnsubscribeRequest    stop following it
     CommandRequest        change something
+    AttendRequest         be present in a workspace, and be told who is
+    StateRequest          say something else of oneself there
+    LeaveRequest          be present no longer
     Ack, Ping             the same in every dialect
     Authenticate          so is this: who the client is, or still is
     ViewRequest           see a stream that is followed otherwise
@@ -19,7 +22,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, UnsetType
 
 from dalsegno.protocol._errors import Reject
 from dalsegno.protocol._limits import KIB, SEQ_MAX
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol._errors import DalsegnoError
     from dalsegno.protocol._event import Event
     from dalsegno.protocol._limits import Limits
+    from dalsegno.protocol._presence import PresenceChange, PresenceList
     from dalsegno.protocol._receipt import Receipt
     from dalsegno.protocol._spoken import Frame, TailFrame
 
@@ -152,6 +156,52 @@ class CommandRequest(ClientMessage, frozen=True, kw_only=True):
         """
 
 
+class AttendRequest(ClientMessage, frozen=True, kw_only=True):
+    """Be present in a workspace, and be told who is."""
+
+    dialect: ClassVar[Dialect]
+
+    repeats_list: ClassVar[bool] = True
+    """Whether asking once more is answered with the list again, and not only a state."""
+
+    @property
+    @abstractmethod
+    def workspace_id(self) -> str:
+        """The workspace."""
+
+    @property
+    @abstractmethod
+    def state(self) -> msgspec.Raw | UnsetType:
+        """What the connection says of itself: any JSON; unset: null."""
+
+
+class StateRequest(ClientMessage, frozen=True, kw_only=True):
+    """Say something else of oneself where one is present."""
+
+    dialect: ClassVar[Dialect]
+
+    @property
+    @abstractmethod
+    def workspace_id(self) -> str:
+        """The workspace."""
+
+    @property
+    @abstractmethod
+    def state(self) -> msgspec.Raw:
+        """What the connection says of itself from now on."""
+
+
+class LeaveRequest(ClientMessage, frozen=True, kw_only=True):
+    """Be present no longer."""
+
+    dialect: ClassVar[Dialect]
+
+    @property
+    @abstractmethod
+    def workspace_id(self) -> str:
+        """The workspace."""
+
+
 class Ack(ClientMessage, tag="ack", frozen=True, kw_only=True):
     """Acknowledge everything up to a number; there is no answer if it is accepted (I7)."""
 
@@ -213,6 +263,8 @@ class Dialect(ABC):
     """What it may be sent, beside what every dialect has (`SHARED`), for documents."""
     follows_frames: bool = False
     """Whether what runs say is also for those who follow their workspace, and not the run alone."""
+    tells_presence: bool = False
+    """Whether who follows a workspace is told who is present there without asking for it."""
     ends_with_stream: bool = False
     """Whether a connection is about one stream, and is closed once that is followed no longer."""
 
@@ -266,6 +318,24 @@ class Dialect(ABC):
 
     def viewed(self, asked: ViewRequest, seq: int) -> bytes | None:
         """Encode the answer to a view request: it holds for what is above a number."""
+        return None
+
+    def presence(
+        self, listed: PresenceList, request_id: str | None, connection_id: str | None
+    ) -> Shown:
+        """Encode who is present; as an answer it has the message's id, and the connection's."""
+        return ()
+
+    def presence_diff(self, change: PresenceChange) -> Shown:
+        """Encode what has changed of that."""
+        return ()
+
+    def presence_ended(self, workspace_id: str, error: DalsegnoError) -> bytes | None:
+        """Encode why nothing more is told of who is present in a workspace."""
+        return self.error(error, None, workspace_id=workspace_id)
+
+    def presence_left(self, asked: LeaveRequest) -> bytes | None:
+        """Encode the answer to who is present no longer."""
         return None
 
     def unsubscribed(self, asked: UnsubscribeRequest) -> bytes | None:

@@ -19,6 +19,13 @@ from ._dialect import (
     Text,
     UnsubscribeRequest,
 )
+from ._presence import (
+    PRESENCE_SAYS,
+    PresenceDialect,
+    PresenceSubscribe,
+    PresenceUnsubscribe,
+    PresenceUpdate,
+)
 from ._said import Said, asked_by, encode_said
 
 if TYPE_CHECKING:
@@ -104,7 +111,7 @@ class TailShown(msgspec.Struct, tag="tail", kw_only=True, gc=False):
     text: str
 
 
-class GenericDialect(Dialect):
+class GenericDialect(PresenceDialect):
     """The dialect of streams and commands by name."""
 
     name = "generic"
@@ -115,6 +122,7 @@ class GenericDialect(Dialect):
         EventShown,
         FrameShown,
         TailShown,
+        *PRESENCE_SAYS,
     )
 
     def entity_event(self, event: Event) -> Shown:
@@ -232,7 +240,25 @@ class CommandMessage(CommandRequest, tag="command", frozen=True, kw_only=True):
         return domain.decode_command(self.name, payload, limits), len(payload)
 
 
-GenericDialect.messages = (Subscribe, Unsubscribe, CommandMessage)
+class Attend(PresenceSubscribe, tag="presence_subscribe", frozen=True, kw_only=True):
+    """Be present in a workspace, and be told who is."""
+
+    dialect: ClassVar[Dialect] = GENERIC
+
+
+class ChangeState(PresenceUpdate, tag="presence_update", frozen=True, kw_only=True):
+    """Say something else of oneself."""
+
+    dialect: ClassVar[Dialect] = GENERIC
+
+
+class Leave(PresenceUnsubscribe, tag="presence_unsubscribe", frozen=True, kw_only=True):
+    """Be present no longer."""
+
+    dialect: ClassVar[Dialect] = GENERIC
+
+
+GenericDialect.messages = (Subscribe, Unsubscribe, CommandMessage, Attend, ChangeState, Leave)
 
 
 def _event(event: Event, stream_id: str, seq: int, payload: object) -> bytes:

@@ -18,11 +18,14 @@ from dalsegno.protocol._validation import reason_of
 
 from ._dialect import (
     Ack,
+    AttendRequest,
     Authenticate,
     ClientMessage,
     CommandRequest,
     Dialect,
+    LeaveRequest,
     Ping,
+    StateRequest,
     SubscribeRequest,
     UnsubscribeRequest,
     ViewRequest,
@@ -35,7 +38,16 @@ if TYPE_CHECKING:
     from dalsegno.protocol._limits import Limits
 
 AnyRequest: TypeAlias = (
-    SubscribeRequest | UnsubscribeRequest | ViewRequest | CommandRequest | Ack | Ping | Authenticate
+    SubscribeRequest
+    | UnsubscribeRequest
+    | ViewRequest
+    | CommandRequest
+    | AttendRequest
+    | StateRequest
+    | LeaveRequest
+    | Ack
+    | Ping
+    | Authenticate
 )
 
 

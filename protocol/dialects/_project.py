@@ -16,6 +16,13 @@ from dalsegno.protocol._position import chain_text, parse_cursor
 
 from ._dialect import Dialect, SubscribeRequest, Text
 from ._language import Beginning
+from ._presence import (
+    PRESENCE_SAYS,
+    PresenceDialect,
+    PresenceSubscribe,
+    PresenceUnsubscribe,
+    PresenceUpdate,
+)
 from ._said import Said, asked_by, encode_said
 from ._socket import Opening, Socket
 
@@ -59,11 +66,16 @@ class ProjectHeartbeat(msgspec.Struct, tag="heartbeat", kw_only=True, gc=False):
     seq: int
 
 
-class ProjectDialect(Dialect):
+class ProjectDialect(PresenceDialect):
     """What a project's connections are told."""
 
     name = "project"
-    says: Sequence[type[msgspec.Struct]] = (ProjectConnected, ProjectEvent, ProjectHeartbeat)
+    says: Sequence[type[msgspec.Struct]] = (
+        ProjectConnected,
+        ProjectEvent,
+        ProjectHeartbeat,
+        *PRESENCE_SAYS,
+    )
     ends_with_stream = True
 
     def entity_event(self, event: Event) -> Shown:
@@ -130,6 +142,27 @@ class FollowProject(SubscribeRequest, tag="follow_project", frozen=True, kw_only
     def stream_id(self) -> str:
         """The workspace's stream."""
         return f"workspace:{self.project_id}"
+
+
+class AttendProject(PresenceSubscribe, tag="presence_subscribe", frozen=True, kw_only=True):
+    """Be present in a project, and be told who is."""
+
+    dialect: ClassVar[Dialect] = PROJECT
+
+
+class ChangeStateInProject(PresenceUpdate, tag="presence_update", frozen=True, kw_only=True):
+    """Say something else of oneself."""
+
+    dialect: ClassVar[Dialect] = PROJECT
+
+
+class LeaveProject(PresenceUnsubscribe, tag="presence_unsubscribe", frozen=True, kw_only=True):
+    """Be present no longer."""
+
+    dialect: ClassVar[Dialect] = PROJECT
+
+
+ProjectDialect.messages = (AttendProject, ChangeStateInProject, LeaveProject)
 
 
 def _begin(opening: Opening) -> Beginning:

@@ -6,6 +6,7 @@ in the named stream: on a note's stream, and in answers about a note, it is the 
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -13,6 +14,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from dalsegno.protocol import PatchOps, PayloadDecoder, Reject, not_found, workspace_stream
 from dalsegno.protocol.dialects import (
+    AttendRequest,
     CommandRequest,
     Dialect,
     Said,
@@ -28,7 +30,16 @@ from dalsegno.protocol.dialects import (
 from ._automation_events import shown_run
 
 if TYPE_CHECKING:
-    from dalsegno.protocol import DalsegnoError, Domain, Event, Limits, Receipt
+    from dalsegno.protocol import (
+        DalsegnoError,
+        Domain,
+        Event,
+        Limits,
+        PresenceChange,
+        PresenceList,
+        PresentConnection,
+        Receipt,
+    )
     from dalsegno.protocol.dialects import Begun
 
 _NOTE = "note"
@@ -105,6 +116,27 @@ class AutomationEvent(msgspec.Struct, tag="automation_event", kw_only=True, gc=F
     payload: Any
 
 
+class PresenceEvent(msgspec.Struct, tag="presence_event", kw_only=True, gc=False):
+    """Where somebody is in a workspace's notes, or that nobody knows any longer."""
+
+    workspace_id: str
+    note_id: str | None
+    user_id: str
+    state: str
+    cursor: int | None
+    server_ts: datetime
+
+
+class NotePlace(msgspec.Struct, kw_only=True):
+    """Where in the notes somebody is: the state of a connection that says it by a ping."""
+
+    note_id: str | None = None
+    cursor: int | None = None
+
+
+_decode_place = msgspec.json.Decoder(NotePlace).decode
+
+
 class _Run(msgspec.Struct):
     run_id: Any = None
     status: Any = None
@@ -114,6 +146,7 @@ class NotesDialect(Dialect):
     """The dialect of notes and their workspace."""
 
     name = "notes"
+    tells_presence = True
     says = (
         Subscribed,
         PatchCommitted,
@@ -121,6 +154,7 @@ class NotesDialect(Dialect):
         NoteEvent,
         WorkspaceEvent,
         AutomationEvent,
+        PresenceEvent,
     )
 
     def entity_event(self, event: Event) -> bytes:
@@ -213,6 +247,29 @@ class NotesDialect(Dialect):
             context["idempotency_key"] = asked.idempotency_key
         return self.error(error, asked.request_id, **context)
 
+    def presence(
+        self, listed: PresenceList, request_id: str | None, connection_id: str | None
+    ) -> list[bytes]:
+        """Encode where each connection is."""
+        return [
+            _presence_event(listed, user.user_id, each)
+            for user in listed.users
+            for each in user.connections
+        ]
+
+    def presence_diff(self, change: PresenceChange) -> list[bytes]:
+        """Encode where each connection is that has come or moved, and who has left."""
+        texts = []
+        for user in (*change.joined, *change.changed):
+            before = change.before.get(user.user_id)
+            known = () if before is None else before.connections
+            texts += [
+                _presence_event(change, user.user_id, each)
+                for each in user.connections
+                if each not in known
+            ]
+        return texts + [_presence_event(change, user_id, None) for user_id in change.left]
+
 
 note_dialect = NotesDialect()
 
@@ -303,13 +360,56 @@ class ApplyPatchMessage(CommandRequest, tag="apply_patch", frozen=True, kw_only=
         return command, len(document)
 
 
+class PresencePing(AttendRequest, tag="presence_ping", frozen=True, kw_only=True):
+    """Be present in a workspace, and say where in its notes one is."""
+
+    dialect: ClassVar[Dialect] = note_dialect
+
+    repeats_list: ClassVar[bool] = False
+
+    workspace_id: Text
+    note_id: Text | None = None
+    cursor: Seq | None = None
+
+    @property
+    def state(self) -> Raw:
+        """The place."""
+        return Raw(encode_said(NotePlace(note_id=self.note_id, cursor=self.cursor)))
+
+
 NotesDialect.messages = (
     SubscribeNote,
     UnsubscribeNote,
     SubscribeWorkspace,
     UnsubscribeWorkspace,
     ApplyPatchMessage,
+    PresencePing,
 )
+
+
+def _presence_event(
+    told: PresenceList | PresenceChange, user_id: str, connection: PresentConnection | None
+) -> bytes:
+    """Encode where somebody is; without a connection: nowhere."""
+    place = NotePlace() if connection is None else _place_of(connection)
+    return encode_said(
+        PresenceEvent(
+            workspace_id=told.workspace_id,
+            note_id=place.note_id,
+            user_id=user_id,
+            state="left" if connection is None else "active",
+            cursor=place.cursor,
+            server_ts=told.at,
+        )
+    )
+
+
+def _place_of(connection: PresentConnection) -> NotePlace:
+    """Return where a connection says that it is; another kind of state says nothing of that."""
+    try:
+        return _decode_place(connection.state)
+    except msgspec.MsgspecError:
+        return NotePlace()
 
 
 def _run_of(payload: object) -> _Run:

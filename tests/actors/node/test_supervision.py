@@ -263,6 +263,7 @@ async def test_everything_tells_how_it_stands(store: FaultyStore, world: World) 
                 "acks",
                 "lease",
                 "beat",
+                "presence",
                 "sweep",
                 "timers",
                 "runs",
