@@ -73,7 +73,7 @@ async def serve(
         tls: the certificate with which it speaks TLS itself; its files are looked at again every
             `Limits.tls_check_s`, and at its `Tls.reload`.
         public_url: where browsers reach it, by way of a proxy: ``https://board.example``.
-        origins: further origins whose pages may open sockets.
+        origins: further origins whose pages may use it.
         proxies: addresses or networks of proxies whose ``X-Forwarded-For`` is believed.
         tokens: whose tokens (JWT) are believed, besides log-ins and API keys.
         setup_token: the token that the setup of the first account asks for; None makes one, or
@@ -165,7 +165,7 @@ async def asgi(
         rt: the runtime, in whose block this runs.
         public_url: where browsers reach it: ``https://board.example``.  Without it nobody's name
             for the server is refused, and the session's cookie is for TLS alone.
-        origins: further origins whose pages may open sockets.
+        origins: further origins whose pages may use it.
         proxies: addresses or networks of proxies whose ``X-Forwarded-For`` is believed.
         tokens: whose tokens (JWT) are believed, besides log-ins and API keys.
         setup_token: the token that the setup of the first account asks for; None makes one.

@@ -41,6 +41,11 @@ COMMENT = b": ping\n\n"
 """A block that says nothing."""
 _LINES = re.compile(rb"\r\n|\r|\n")
 """What ends a line of an event stream: a payload that was appended in SQL may have any of them."""
+_AWAY_MS = 5_000
+"""How much later than a socket a reader comes back from a shutdown.
+
+In front of a server that is not back yet a proxy answers, 502, and at that EventSource gives up.
+"""
 
 
 class HeadShown(msgspec.Struct, tag="head", kw_only=True, gc=False):
@@ -108,8 +113,8 @@ class EventStreamDialect(Dialect):
         return block(error_message(error, request_id, **context), event="problem")
 
     def reconnect(self, after_ms: int) -> bytes:
-        """Tell when to come back."""
-        return f"retry: {after_ms}\n\n".encode()
+        """Tell when to come back: later than a socket."""
+        return f"retry: {after_ms + _AWAY_MS}\n\n".encode()
 
     def heartbeat(self, now: datetime) -> bytes | None:
         """Encode a comment: it keeps proxies from ending the stream, and a page sees `standing`."""

@@ -17,7 +17,7 @@ from ._envelope import answer, nothing, read
 from ._identity import Person
 from ._log_ins import LoginBody, check_log_in, invalid_credentials, settle_log_in
 from ._membership import memberships
-from ._route_context import RouteContext, refuse_foreign_pages
+from ._route_context import RouteContext
 from ._route_table import RouteTable
 from ._user_routes import close, register_user
 
@@ -75,7 +75,7 @@ def account_routes(context: RouteContext) -> RouteTable:
         headers=("x-setup-token",),
     )
     async def register() -> Response:
-        refuse_foreign_pages()
+        context.refuse_foreign_pages()
         body = await read(RegisterBody, bytes_max=rt.limits.login_bytes_max)
         if await rt.system.get(setups, "main") is not None:
             raise Reject("SETUP_LOCKED", "setup was done already")
@@ -108,7 +108,7 @@ def account_routes(context: RouteContext) -> RouteTable:
         refusals=[401, 403, 429],
     )
     async def login() -> Response:
-        refuse_foreign_pages()
+        context.refuse_foreign_pages()
         body = await read(LoginBody, bytes_max=rt.limits.login_bytes_max)
         proven = await check_log_in(context, body)
         return await _logged_in(

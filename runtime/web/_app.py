@@ -102,11 +102,13 @@ def create_app(
     app = Application(__name__, static_folder=None)
     install(app, world=rt.world, limits=rt.limits)
     gate = Gate(rt, cookie or SessionCookie(secure=secure_cookies), tokens)
-    _check_names(app, hosts or Hosts())
-    install_cors(app, hosts or Hosts())
+    hosts = hosts or Hosts()
+    _check_names(app, hosts)
+    install_cors(app, hosts)
     context = RouteContext(
         rt,
         gate,
+        hosts,
         setup_token,
         proxies,
         passwords=Passwords(rt.limits),

@@ -62,5 +62,4 @@ def install_cors(app: QuartTrio, hosts: Hosts) -> None:
 def _origin_of_page(hosts: Hosts) -> str | None:
     """Return the origin of the page that asks, if it is one of those that are named."""
     origins = request.headers.getlist("origin")
-    is_named = len(origins) == 1 and origins[0].lower() in hosts.origins
-    return origins[0] if is_named else None
+    return origins[0] if hosts.is_named(origins) else None

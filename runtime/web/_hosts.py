@@ -55,6 +55,15 @@ class Hosts:
                 "HOST_FORBIDDEN", "this server is not known by that name; see --public-url"
             )
 
+    def is_named(self, origins: Sequence[str]) -> bool:
+        """Return whether a request comes from a page that the settings name.
+
+        Args:
+            origins: the values of its ``Origin``.
+
+        """
+        return len(origins) == 1 and origins[0].lower() in self.origins
+
     def check_origin(self, origins: Sequence[str], hosts: Sequence[str]) -> None:
         """Raise unless a page may talk to this server; what is no page sends no ``Origin``.
 
@@ -66,7 +75,7 @@ class Hosts:
             Reject: ``ORIGIN_FORBIDDEN``.
 
         """
-        if not origins or (len(origins) == 1 and origins[0].lower() in self.origins):
+        if not origins or self.is_named(origins):
             return
         is_own = len(origins) == len(hosts) == 1 and _same_host(origins[0], hosts[0])
         if not is_own or (self.has_tls and not origins[0].lower().startswith("https:")):

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ._clients import Clients
     from ._credentials import Gate
     from ._guesses import Guesses
+    from ._hosts import Hosts
     from ._identity import Identity
     from ._passwords import Passwords
     from ._polls import Polls
@@ -54,6 +55,8 @@ class RouteContext:
 
     rt: Runtime
     gate: Gate
+    hosts: Hosts
+    """Whose pages may talk to it."""
     setup_token: str | None
     """The token that setup asks for, if other machines can reach it."""
     proxies: Collection[Network]
@@ -107,8 +110,23 @@ class RouteContext:
             if identity.renewed:
                 self.set_cookie(self.cookie.token(given.cookies) or "", identity.expires_at)
         elif is_of_host(identity) and not given.authorization and request.method not in _SAFE:
-            refuse_foreign_pages()  # it may be a cookie of the host's, which any page sends
+            self.refuse_foreign_pages()  # it may be a cookie of the host's, which any page sends
         return msgspec.structs.replace(identity, address=self.address)
+
+    def refuse_foreign_pages(self) -> None:
+        """Refuse requests of other sites' pages where there is no session, hence no token, yet.
+
+        Browsers declare them (W3C Fetch Metadata); other clients do not send the header.  A page
+        that the settings name is none of them.
+
+        Raises:
+            Reject: ``CSRF_INVALID``.
+
+        """
+        if request.headers.get("sec-fetch-site", "none") in {"none", "same-origin"}:
+            return
+        if not self.hosts.is_named(request.headers.getlist("origin")):
+            raise Reject("CSRF_INVALID", "not allowed from another site's page")
 
     async def person(self) -> Person:
         """Authenticate a request that only people make: about accounts, and who owns what.
@@ -188,19 +206,6 @@ class RouteContext:
     def note(self, event: str, **fields: str | None) -> None:
         """Write a line of the security log, which never has what somebody typed in."""
         _security.info(event, request_id=request_id(), address=self.address, **fields)
-
-
-def refuse_foreign_pages() -> None:
-    """Refuse requests of other sites' pages where there is no session, hence no token, yet.
-
-    Browsers declare them (W3C Fetch Metadata); other clients do not send the header.
-
-    Raises:
-        Reject: ``CSRF_INVALID``.
-
-    """
-    if request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
-        raise Reject("CSRF_INVALID", "not allowed from another site's page")
 
 
 def check_global_admin(user: User) -> None:

@@ -136,10 +136,11 @@ class Processes:
         environment: dict[str, str] | None = None,
         descriptors: tuple[int, int] | None = None,
         through: tuple[str, ...] = (),
+        program: tuple[str, ...] = DALSEGNO,
     ) -> Command:
         """Start a command, where given with these soft and hard limits of its descriptors.
 
-        ``through`` is a program that becomes it.
+        ``through`` is a program that becomes it, ``program`` one that understands its arguments.
         """
         number = len(self._commands)
         limited = through
@@ -149,7 +150,7 @@ class Processes:
         out, err = self._folder / f"{number}.out", self._folder / f"{number}.err"
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = await trio.lowlevel.open_process(
-                [*limited, *DALSEGNO, *arguments],
+                [*limited, *program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
@@ -192,8 +193,10 @@ class Server:
         node_id: str | None = None,
         environment: dict[str, str] | None = None,
         descriptors: tuple[int, int] | None = None,
+        program: tuple[str, ...] = DALSEGNO,
     ) -> None:
         self._processes = processes
+        self._program = program
         self._environment = {**ONE_USER, **(environment or {})}
         self._descriptors = descriptors
         self.data_dir = data_dir
@@ -218,6 +221,7 @@ class Server:
             environment=self._environment,
             descriptors=self._descriptors,
             through=through,
+            program=self._program,
         )
         await self.wait_ready()
         return self.process

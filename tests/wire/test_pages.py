@@ -59,6 +59,27 @@ async def test_a_named_page_asks_and_reads(migrated: str) -> None:
         assert refused.headers["access-control-allow-origin"] == PAGE, "it may read why"
 
 
+async def test_a_named_page_logs_in_and_out_with_a_cookie(migrated: str) -> None:
+    """Of the same site, or its browser would not keep the cookie; others still may not."""
+    async with a_site(migrated) as (_, http, path, _):
+        body = {"email": WHO["email"], "password": PASSWORD}
+        browser = {"origin": PAGE, "sec-fetch-site": "same-site"}
+        entered = await http.post("/api/auth/login", json=body, headers=browser)
+        assert entered.status_code == 200, entered.text
+        assert entered.headers["access-control-allow-origin"] == PAGE
+        assert (await http.get(f"{path}/events", headers=browser)).status_code == 200
+        csrf = {"x-csrf-token": entered.json()["csrf_token"]}
+        left = await http.post("/api/auth/logout", headers=browser | csrf)
+        assert left.status_code == 204
+        for others in (
+            {"sec-fetch-site": "same-site"},
+            {"sec-fetch-site": "cross-site", "origin": "https://evil.example"},
+        ):
+            refused = await http.post("/api/auth/login", json=body, headers=others)
+            assert refused.status_code == 403
+            assert refused.json()["code"] in {"CSRF_INVALID", "ORIGIN_FORBIDDEN"}
+
+
 OTHERS = (
     "https://example.com",
     "https://app.example.com.evil.example",

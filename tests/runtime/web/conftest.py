@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol import Authenticator, Authorize
     from dalsegno.protocol.providers import Providers
     from dalsegno.runtime.web import TokenIssuer
+    from dalsegno.runtime.web._hosts import Hosts
 
 
 def hooked(app: App, authenticate: Authenticator | None, authorize: Authorize | None) -> App:
@@ -52,6 +53,7 @@ async def open_site(
     artifacts: Path | Artifacts | None = None,
     node_id: str | None = None,
     address: str | None = None,
+    hosts: Hosts | None = None,
 ) -> AsyncIterator[Site]:
     """Open an application, on a store in memory unless a database is named."""
     clock = Clock()
@@ -86,6 +88,7 @@ async def open_site(
         web = create_app(
             rt,
             secure_cookies=secure_cookies,
+            hosts=hosts,
             setup_token=setup_token,
             tokens=tokens,
         )

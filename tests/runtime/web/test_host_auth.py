@@ -10,6 +10,7 @@ import trio
 
 from dalsegno.actors.domains.members import PutMember
 from dalsegno.protocol import AuthRequest, Caller, Limits, Principal, Reject
+from dalsegno.runtime.web._hosts import Hosts
 
 from ._client import Answer, Site
 from .conftest import open_site
@@ -160,7 +161,8 @@ async def test_a_host_that_takes_too_long_is_not_waited_for(host: Host) -> None:
 
 
 async def test_another_sites_page_changes_nothing_with_a_cookie_of_the_hosts(host: Host) -> None:
-    async with open_site(authenticate=host.authenticate) as site:
+    named = Hosts(origins=frozenset({"https://app.example.com"}))
+    async with open_site(authenticate=host.authenticate, hosts=named) as site:
         await site.rt.workspace("w").send(PutMember("host:ada", "editor"))
         foreign = {"sec_fetch_site": "cross-site"}
         refused = await ask(site, "POST", cookie="host=ada", **foreign)
@@ -170,6 +172,9 @@ async def test_another_sites_page_changes_nothing_with_a_cookie_of_the_hosts(hos
         assert own.status == 201
         shown = await ask(site, "POST", authorization="Bearer host-ada", **foreign)
         assert shown.status == 201, "a page shows a token on purpose"
+        for origin, status in (("https://app.example.com", 201), ("https://example.com", 403)):
+            answer = await ask(site, "POST", cookie="host=ada", origin=origin, **foreign)
+            assert answer.status == status
 
 
 async def test_authorize_is_asked_over_http_too(host: Host) -> None:
