@@ -10,15 +10,34 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 _SYSTEM = "tests/system/"
+_WAITING = frozenset(
+    f"{_SYSTEM}test_{name}.py"
+    for name in (
+        "api_at_random",
+        "apps",
+        "audit",
+        "automation",
+        "browser",
+        "deployment",
+        "environments",
+        "messages",
+        "proxies",
+        "security_log",
+        "tail",
+        "tls",
+    )
+)
+"""Those of ``system/`` that wait for one process or another, and load nothing."""
 
 
 def unit_of(node_id: str) -> str:
-    """Return what a test runs in: its file, or the whole of ``system/``.
+    """Return what a test runs in: its file, or all of ``system/`` that loads it.
 
-    A test of ``system/`` keeps both cores busy with processes of its own: side by side, two of them
-    would slow each other down.
+    Such a test keeps both cores busy with processes of its own: side by side, two of them would
+    slow each other down.
     """
-    return _SYSTEM if node_id.startswith(_SYSTEM) else node_id.partition("::")[0]
+    file = node_id.partition("::")[0]
+    return _SYSTEM if file.startswith(_SYSTEM) and file not in _WAITING else file
 
 
 class Units(LoadScopeScheduling):  # type: ignore[misc]

@@ -40,6 +40,7 @@ def test_the_tests_of_the_system_run_one_at_a_time() -> None:
     first, second = "tests/system/test_a.py::one", "tests/system/test_b.py::one"
     assert unit_of(first) == unit_of(second)
     assert unit_of("tests/wire/test_a.py::one") == "tests/wire/test_a.py"
+    assert unit_of("tests/system/test_tail.py::one") == "tests/system/test_tail.py"
     budgets = Budgets({"tests/system/test_a.py": 3, "tests/system/test_b.py": 4})
     assert budgets.of_unit(first) == 7
 
