@@ -162,12 +162,14 @@ class Revocation:
         limits = self._limits
         known_at = trio.current_time()
         """When all that had ended was known here."""
-        is_held = False
+        is_held = is_late = False
         await self._skip_system()
         while True:
             held_at = known_at + limits.lease_s * (1 - _MARGIN)
             with trio.move_on_at(math.inf if is_held else held_at) as scope:
-                await trio.sleep(limits.session_check_s)
+                if not is_late:  # a process that slept has a database that answers
+                    await self._pause(is_held=is_held)
+                is_late = False
                 began = trio.current_time()
                 try:
                     await self._look(began - known_at, everything=is_held)
@@ -177,11 +179,19 @@ class Revocation:
                 known_at = began
             if scope.cancelled_caught:
                 _log.warning("connections_held", known_s=round(trio.current_time() - known_at, 1))
-                is_held = True
+                is_held = is_late = True
                 self._service.connections.hold()
             elif is_held:
                 is_held = False
                 self._service.connections.resume()
+
+    async def _pause(self, *, is_held: bool) -> None:
+        """Wait until the next look: a while, or no longer than the store is away."""
+        with trio.move_on_after(self._limits.session_check_s):
+            if is_held:
+                await self._service.node.wait_store_returned()
+            else:
+                await trio.sleep_forever()
 
     async def _look(self, since_s: float, *, everything: bool) -> None:
         """Ask what has ended for so long, or about all that is here."""
