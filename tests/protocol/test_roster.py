@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from dalsegno.protocol import (
     Limits,
@@ -324,7 +324,6 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150)
 @given(steps=STEPS, missed=st.sets(st.integers(0, 40)))
 def test_a_client_that_takes_lists_and_changes_knows_who_is_present(
     steps: list[tuple[Any, ...]], missed: set[int]
