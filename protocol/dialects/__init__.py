@@ -33,8 +33,11 @@ from ._event_stream import (
 )
 from ._generic import (
     GENERIC as GENERIC,
+    Attend as Attend,
+    ChangeState as ChangeState,
     CommandMessage as CommandMessage,
     GenericDialect as GenericDialect,
+    Leave as Leave,
     Subscribe as Subscribe,
     Unsubscribe as Unsubscribe,
 )

@@ -15,10 +15,16 @@ from ._events import Events as Events
 from ._follow import Follow as Follow
 from ._open import open_client as open_client
 from ._policy import ClientLimits as ClientLimits
+from ._presence import Presence as Presence, PresenceView as PresenceView
 from ._values import (
     RemoteChange as RemoteChange,
     RemoteEntity as RemoteEntity,
     RemoteSnapshot as RemoteSnapshot,
 )
-from ._wire import Committed as Committed, RemoteEvent as RemoteEvent
+from ._wire import (
+    Committed as Committed,
+    RemoteConnection as RemoteConnection,
+    RemoteEvent as RemoteEvent,
+    RemoteUser as RemoteUser,
+)
 from ._workspace import RemoteWorkspace as RemoteWorkspace

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import msgspec
 import trio
@@ -26,6 +27,7 @@ from ._errors import ClientClosedError, NoTokenError, UnreachableError, UnsafeAd
 from ._events import Events
 from ._link import Link, converse
 from ._policy import ABNORMAL, Attempts, ClientLimits, Ending, Retries
+from ._presence import Presence
 from ._renewal import Renewal
 from ._sends import Sends
 from ._stream import Stream
@@ -35,6 +37,9 @@ from ._wire import (
     Authenticated,
     Committed,
     Hidden,
+    PresenceChanged,
+    PresenceEnded,
+    PresenceListed,
     Reconnect,
     Refused,
     RemoteEvent,
@@ -84,6 +89,8 @@ class Client:
         self._names = {} if app is None else names_of(app)
         self._account = account
         self._client_id = client_id
+        # It comes back as who it was: to the server it is one tab, over all of its connections.
+        self._query = urlencode({"batch": "1", "client_id": client_id, "tab": world.new_id()})
         self._world = world
         self._ssl_context = ssl_context
         self._nursery: trio.Nursery | None = None
@@ -101,6 +108,7 @@ class Client:
         """What the last attempt to connect showed."""
         self._sends = Sends(limits, world)
         self._streams: dict[str, Stream] = {}
+        self._presences: dict[str, Presence] = {}
         self._error: DalsegnoError | None = None
 
     def __repr__(self) -> str:
@@ -255,6 +263,35 @@ class Client:
         """Return an id for a request."""
         return self._world.new_id()
 
+    # ------------------------------------------------------------------------------- presence
+
+    def presence(self, workspace_id: str, state: Any = None) -> Presence:  # noqa: ANN401 - JSON
+        """Be present in a workspace, and see who else is, inside ``async with``.
+
+        Args:
+            workspace_id: the workspace.
+            state: what this program says of itself: any JSON of ``limits.state_bytes_max``.
+
+        Raises:
+            Reject: ``BAD_REQUEST``: the state is longer.
+
+        """
+        return Presence(self, workspace_id, state, self.attempts(), self.limits)
+
+    def attend(self, presence: Presence) -> None:
+        """Be present on the connections; for `Presence`."""
+        self._check_open()
+        if presence.workspace_id in self._presences:
+            raise trio.BusyResourceError(f"this client is present in {presence.workspace_id}")
+        self._presences[presence.workspace_id] = presence
+        if self._link is not None:
+            presence.connected(self._link)
+
+    def absent(self, presence: Presence) -> None:
+        """Be present no longer; for `Presence`."""
+        if self._presences.get(presence.workspace_id) is presence:
+            del self._presences[presence.workspace_id]
+
     # ---------------------------------------------------------------------------- connections
 
     async def run(self) -> None:
@@ -299,6 +336,7 @@ class Client:
                 self._account,
                 ssl_context=self._ssl_context,
                 limits=self.limits,
+                query=self._query,
                 begin=self._begin,
                 hear=self._hear,
             )
@@ -308,8 +346,8 @@ class Client:
         finally:
             self._link = self._renewal = None
             self._sends.disconnected()
-            for stream in self._streams.values():
-                stream.disconnected()
+            for each in self._lasting():
+                each.disconnected()
 
     def _begin(self, link: Link) -> Renewal | None:
         """Continue where the last connection ended."""
@@ -319,8 +357,8 @@ class Client:
         self._connections += 1
         self._link = link
         self._sends.connected(link)
-        for stream in self._streams.values():
-            stream.connected(link)
+        for each in self._lasting():
+            each.connected(link)
         if self._account.is_by_token:
             self._renewal = Renewal(self._account, link.say, self._world.random)
         return self._renewal
@@ -354,8 +392,12 @@ class Client:
     def _fail(self, error: DalsegnoError) -> None:
         self._error = self._error or error
         self._sends.fail(error)
-        for stream in list(self._streams.values()):
-            stream.fail(error)
+        for each in self._lasting():
+            each.fail(error)
+
+    def _lasting(self) -> list[Stream | Presence]:
+        """Return what outlives the connections."""
+        return [*self._streams.values(), *self._presences.values()]
 
     def _check_open(self) -> None:
         if self._error is not None:
@@ -382,6 +424,9 @@ class Client:
             case Spoken():
                 if (stream := self._streams.get(said.stream_id)) is not None:
                     stream.hear(said)
+            case PresenceListed() | PresenceChanged() | PresenceEnded():
+                if (presence := self._presences.get(said.workspace_id)) is not None:
+                    self._hear_presence(presence, said)
             case Reconnect():
                 if self._link is not None:
                     self._link.slot_s = said.after_ms / 1000
@@ -390,6 +435,25 @@ class Client:
                     self._renewal.heard(said.expires_in_ms)
             case Refused():
                 self._refused(said)
+
+    def _hear_presence(
+        self, presence: Presence, said: PresenceListed | PresenceChanged | PresenceEnded
+    ) -> None:
+        match said:
+            case PresenceListed():
+                presence.listed(said)
+            case PresenceChanged():
+                presence.changed(said)
+            case PresenceEnded():
+                error = error_of(said.code, said.message, said.details)
+                if isinstance(error, WorkspaceMovedError):
+                    error = self._look_elsewhere(error)
+                self._presence_refused(presence, error)
+
+    def _presence_refused(self, presence: Presence, error: DalsegnoError) -> None:
+        delay_s = presence.refused(error)
+        if delay_s is not None:
+            self._begin_task(_attend_again, presence, delay_s)
 
     def _refused(self, said: Refused) -> None:
         error = error_of(said.code, said.message, said.details)
@@ -425,6 +489,10 @@ class Client:
                 else:
                     if not isinstance(error, WorkspaceMovedError):  # a new connection asks
                         self._begin_task(_ask_again, stream, request_id, delay_s)
+                return
+        for presence in self._presences.values():
+            if presence.is_asking(request_id):
+                self._presence_refused(presence, error)
                 return
 
     def _stream_ended(self, stream: Stream, error: DalsegnoError) -> None:
@@ -466,6 +534,11 @@ class Client:
 async def _ask_again(stream: Stream, request_id: str, delay_s: float) -> None:
     await trio.sleep(delay_s)
     stream.ask_again(request_id)
+
+
+async def _attend_again(presence: Presence, delay_s: float) -> None:
+    await trio.sleep(delay_s)
+    presence.ask()
 
 
 async def _leave(link: Link, delay_s: float) -> None:

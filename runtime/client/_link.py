@@ -1,8 +1,9 @@
 """One WebSocket to the server: a queue of messages to send, and a loop that receives.
 
 Senders never write themselves: a write that is cancelled half-way would leave half a frame behind.
-Messages are queued here, bounded by those that send them: a command for each `send`, and for each
-subscription one request at a time and the newest of its acks.
+Messages are queued here, bounded by those that send them: a command for each `send`, for each
+subscription one request at a time and the newest of its acks, and for each workspace in which the
+program is present one request and what it said of itself last.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Link:
         self._limits = limits
         self._messages: deque[str] = deque()
         self._acks: dict[str, int] = {}
+        self._newest: dict[str, str] = {}
+        """Messages of which only the last is sent, by what they are about."""
         self._wake = trio.Event()
         self._said_all = trio.Event()
         self._said_all.set()
@@ -83,6 +86,15 @@ class Link:
         seq = self._acks.pop(stream_id, None)
         if seq is not None:
             self.say(_ack(stream_id, seq))
+
+    def replace(self, key: str, message: str) -> None:
+        """Queue a message, to be sent after the others, in place of the last one with its key."""
+        self._newest[key] = message
+        self._stir()
+
+    def forget(self, key: str) -> None:
+        """Send nothing more under a key that is queued: what is said next makes it void."""
+        self._newest.pop(key, None)
 
     def leave(self) -> None:
         """End the connection once everything queued was sent; there will be another one."""
@@ -126,9 +138,12 @@ class Link:
             pass  # the reader returns how it ended
 
     async def _say_all(self) -> None:
-        while self._messages or self._acks:
+        while self._messages or self._acks or self._newest:
             if self._messages:
                 await self._websocket.send_message(self._messages.popleft())
+            elif self._newest:
+                key = next(iter(self._newest))
+                await self._websocket.send_message(self._newest.pop(key))
             else:
                 stream_id, seq = self._acks.popitem()
                 await self._websocket.send_message(_ack(stream_id, seq))
@@ -183,6 +198,7 @@ async def converse(
     *,
     ssl_context: ssl.SSLContext | None,
     limits: ClientLimits,
+    query: str,
     begin: Callable[[Link], Renewal | None],
     hear: Callable[[str], None],
 ) -> Ending:
@@ -192,6 +208,7 @@ async def converse(
         account: the server's address, and the cookie to send.
         ssl_context: for ``https``; None trusts the system's certificates.
         limits: the bounds.
+        query: of the URL.
         begin: called with the connection once it is open; returns what keeps it beyond its token.
         hear: called with every message; raises `msgspec.MsgspecError` if it is invalid.
 
@@ -208,7 +225,7 @@ async def converse(
         return Ending(ABNORMAL, f"no TLS: {error.__cause__ or error}")
     try:
         async with trio.open_nursery() as nursery:
-            websocket = await _shake_hands(stream, account, limits, nursery)
+            websocket = await _shake_hands(stream, account, limits, query, nursery)
             if websocket is not None:
                 link = Link(websocket, limits)
                 ending = await link.run(hear, begin(link))
@@ -236,7 +253,11 @@ async def _open_stream(url: str, ssl_context: ssl.SSLContext | None) -> trio.abc
 
 
 async def _shake_hands(
-    stream: trio.abc.Stream, account: Account, limits: ClientLimits, nursery: trio.Nursery
+    stream: trio.abc.Stream,
+    account: Account,
+    limits: ClientLimits,
+    query: str,
+    nursery: trio.Nursery,
 ) -> WebSocketConnection | None:
     """Upgrade the connection; None if the server does not answer, or disconnects.
 
@@ -249,7 +270,7 @@ async def _shake_hands(
             nursery,
             cast("trio.SocketStream", _Watched(stream, waiting.cancel)),  # any stream will do
             parts.netloc.rpartition("@")[2],
-            f"{parts.path}/ws?batch=1",
+            f"{parts.path}/ws?{query}",
             subprotocols=[_SUBPROTOCOL],
             extra_headers=[account.header],
             message_queue_size=_QUEUED_MESSAGES,

@@ -59,6 +59,8 @@ class ClientLimits:
     """… and their bytes."""
     follow_entities_max: int = 100_000
     """Entities of a domain that is followed as a list; beyond it that is refused."""
+    state_bytes_max: int = 1 * KIB
+    """What the program says of itself where it is present, as JSON: as much as a server takes."""
     message_bytes_max: int = 16 * MIB
     """A message of the server's: enough for a note of 1 MiB, escaped in the worst way."""
 

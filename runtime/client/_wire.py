@@ -130,8 +130,71 @@ class Spoken(msgspec.Struct, frozen=True, kw_only=True):
     """It, as it is on the wire."""
 
 
+class RemoteConnection(msgspec.Struct, frozen=True, kw_only=True):
+    """A connection of somebody who is present."""
+
+    id: str
+    client_id: str
+    tab: str | None = None
+    state: Any = None
+    """What it says of itself, decoded."""
+
+
+class RemoteUser(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody who is present."""
+
+    user_id: str
+    since: datetime
+    """When the first of the connections came."""
+    connections: tuple[RemoteConnection, ...]
+
+
+class PresenceListed(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is present in a workspace."""
+
+    workspace_id: str
+    epoch: str
+    rev: int
+    settled: bool
+    users: tuple[RemoteUser, ...]
+    total: int
+    connection_id: str | None = None
+
+
+class PresenceChanged(msgspec.Struct, frozen=True, kw_only=True):
+    """What has changed of that since the revision before."""
+
+    workspace_id: str
+    epoch: str
+    rev: int
+    settled: bool
+    joined: tuple[RemoteUser, ...]
+    changed: tuple[RemoteUser, ...]
+    left: tuple[str, ...]
+    total: int
+
+
+class PresenceEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing more is told of a workspace, and why."""
+
+    workspace_id: str
+    code: str
+    message: str = ""
+    details: dict[str, Any] | None = None
+
+
 Said: TypeAlias = (
-    RemoteEvent | Committed | Subscribed | Hidden | Reconnect | Authenticated | Refused | Spoken
+    RemoteEvent
+    | Committed
+    | Subscribed
+    | Hidden
+    | Reconnect
+    | Authenticated
+    | Refused
+    | Spoken
+    | PresenceListed
+    | PresenceChanged
+    | PresenceEnded
 )
 
 
@@ -148,6 +211,9 @@ _decoders: dict[str, msgspec.json.Decoder[Said]] = {
     "hidden": msgspec.json.Decoder(Hidden),
     "reconnect": msgspec.json.Decoder(Reconnect),
     "authenticated": msgspec.json.Decoder(Authenticated),
+    "presence": msgspec.json.Decoder(PresenceListed),
+    "presence_diff": msgspec.json.Decoder(PresenceChanged),
+    "presence_ended": msgspec.json.Decoder(PresenceEnded),
     "rejected": msgspec.json.Decoder(Refused),
     "error": msgspec.json.Decoder(Refused),
 }

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol import App, Domain
 
     from ._events import Events
+    from ._presence import Presence
     from ._wire import Committed
 
 StateT = TypeVar("StateT", bound=msgspec.Struct)
@@ -44,6 +45,9 @@ class Asking(Following, Protocol):
         cursor: int | str | None = None,
     ) -> Events:
         """Subscribe to a stream; see `Client.subscribe`."""
+
+    def presence(self, workspace_id: str, state: Any = None) -> Presence:  # noqa: ANN401 - JSON
+        """Be present in a workspace; see `Client.presence`."""
 
     async def ask(self, path: str, query: Mapping[str, str]) -> bytes:
         """Read something over HTTP; see `Client.ask`."""
@@ -229,6 +233,10 @@ class RemoteWorkspace:
         """Subscribe to one entity's events after one of its versions, or a cursor."""
         stream_id = domain.stream_id(entity_id)
         return self._client.subscribe(stream_id, workspace_id=self.id, cursor=after)
+
+    def presence(self, state: Any = None) -> Presence:  # noqa: ANN401 - JSON
+        """Be present here, and see who else is; see `Client.presence`."""
+        return self._client.presence(self.id, state)
 
     async def _ask(
         self, domain: Domain[Any, Any, Any], path: str, query: Mapping[str, str]
