@@ -77,7 +77,7 @@ async def test_a_program_sees_who_is_there_and_is_seen(site: Site) -> None:
                 await anext(guest)
             view = await until_it_sees(ada, lambda view: bob.user_id not in view.users)
             assert (view.total, view.settled) == (1, True)
-        for state in range(5):
+        for state in range(15):
             with fail_after(20):
                 async with one.presence(owner.workspace, state) as ada:
                     assert states_of(ada.view, owner) == [state], "and what it left is left"
