@@ -14,7 +14,7 @@ import trio
 from dalsegno.actors.domains.accounts import RegisterUser, SetUp, users
 from dalsegno.actors.domains.members import PutMember
 from dalsegno.actors.domains.notes import note_app
-from dalsegno.protocol import App, Limits
+from dalsegno.protocol import AUDIT_WORKSPACE, App, Limits
 from dalsegno.protocol.providers import Providers
 from dalsegno.runtime import Runtime
 from dalsegno.runtime._server import ServeConfig, serve
@@ -23,6 +23,7 @@ from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.web import TokenIssuer
 from dalsegno.runtime.web._auth import COOKIE, open_session
 from tests._http import PLAIN
+from tests._patience import fail_after
 
 EMAIL, PASSWORD = "owner@example.org", "a long enough password"
 
@@ -120,6 +121,16 @@ async def _logged_in(site: Site, user_id: str, workspace_id: str) -> Person:
     assert user is not None
     token, _ = await open_session(site.runtime, user_id, user)
     return Person(site.url, user_id, workspace_id, f"{COOKIE}={token}")
+
+
+async def all_collected(site: Site) -> int:
+    """Wait until everything is in the audit's log; its head."""
+    store = site.runtime.store
+    with fail_after(20):
+        while await store.read_uncollected(limit=1, bytes_max=1):
+            await trio.sleep(0.01)
+    head = await store.read_head(AUDIT_WORKSPACE)
+    return 0 if head is None else head.head_seq
 
 
 class Proxy:

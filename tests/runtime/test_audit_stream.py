@@ -22,7 +22,7 @@ from dalsegno.runtime.seams import WORLD
 from tests._http import PLAIN
 from tests._patience import fail_after, until
 from tests.runtime._blocks import Blocks, following
-from tests.runtime._serving import Person, Site, _logged_in, serving, set_up
+from tests.runtime._serving import Person, Site, _logged_in, all_collected, serving, set_up
 from tests.runtime.test_project_connections import end_of, hear
 from tests.runtime.test_tokens_on_the_wire import UPGRADE
 
@@ -75,16 +75,6 @@ async def next_record(ws: WebSocketConnection) -> dict[str, Any]:
 
 async def say(ws: WebSocketConnection, **message: Any) -> None:
     await ws.send_message(msgspec.json.encode(message).decode())
-
-
-async def all_collected(site: Site) -> int:
-    """Wait until everything is on the stream; its head."""
-    store = site.runtime.store
-    with fail_after(20):
-        while await store.read_uncollected(limit=1, bytes_max=1):
-            await trio.sleep(0.01)
-    head = await store.read_head(AUDIT_WORKSPACE)
-    return 0 if head is None else head.head_seq
 
 
 # ------------------------------------------------------------------------------------- the stream

@@ -25,7 +25,7 @@ from tests._http import PLAIN
 from tests._patience import fail_after, until
 from tests._presence import Message, Seen
 from tests._raw_client import RawClient
-from tests.runtime._serving import Person, add_member, serving, set_up
+from tests.runtime._serving import Person, add_member, all_collected, serving, set_up
 
 pytestmark = pytest.mark.postgres
 
@@ -129,6 +129,7 @@ async def test_x_lim_5_presence_reaches_other_members_and_is_stored_nowhere(migr
             present(bob, attends=False) as guest,
             present(stranger, attends=False) as outside,
         ):
+            await all_collected(site)
             before = rows_of(migrated)
             assert len(before) > 10
             await outside.say("presence_subscribe", workspace_id="elsewhere")
