@@ -154,12 +154,12 @@ async def test_x_lim_5_presence_reaches_other_members_and_is_stored_nowhere(migr
             with fail_after(20):
                 await until(lambda: outside.seen.states(stranger.user_id) == ["s"])
             assert {each["workspace_id"] for each in outside.heard} == {"elsewhere"}
+            assert rows_of(migrated) == before
             await outside.say("presence_subscribe", workspace_id=owner.workspace)
             await outside.say("presence_ping", workspace_id=owner.workspace, cursor=1)
             with fail_after(20):
                 await until(lambda: sum(each["type"] == "error" for each in outside.heard) == 2)
             assert {each.get("code") for each in outside.heard} == {None, "ROLE_FORBIDDEN"}
-            assert rows_of(migrated) == before
             epoch = ada.seen.epoch
     async with serving(migrated, app=APP, limits=LIMITS) as site:
         again = msgspec.structs.replace(owner, url=site.url)
