@@ -253,7 +253,7 @@ async def serve_asgi(
 
 
 async def _no_socket(*_: object) -> NoReturn:
-    raise NotImplementedError("every socket is the application's")
+    raise AssertionError("every socket is the application's: none is owned here")
 
 
 def _parsed(bind: str) -> tuple[str, int]:

@@ -220,7 +220,7 @@ class Hub:
             self.check_used()
 
     def check_used(self) -> None:
-        """Tell whoever keeps it, if nobody uses it any longer."""
+        """Report to whoever keeps it that nothing uses it, if so."""
         if not self.is_used:
             self._unused()
 

@@ -76,7 +76,7 @@ class PresentHub(Protocol):
         """Return the readers of the workspace that are told who is present, unasked."""
 
     def check_used(self) -> None:
-        """Tell whoever keeps the workspace, if nobody uses it any longer."""
+        """Report to whoever keeps the workspace that nothing uses it, if so."""
 
     async def wait_published(self) -> None:
         """Wait until no commit is being published; without a checkpoint if none is."""
@@ -174,7 +174,7 @@ class Presences:
         return hub.presence
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Tell everybody until cancelled."""
+        """Send what changes to those who are present, until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
@@ -273,7 +273,7 @@ class Presence:
         state: bytes,
         on_end: Callable[[Attendance, DalsegnoError], None],
     ) -> Attendance:
-        """Let a connection be present, and be told who is.
+        """Add a connection to those present, and have it sent the list.
 
         Args:
             listener: who is told.
@@ -313,7 +313,10 @@ class Presence:
         self._stir()
 
     def leave(self, attendance: Attendance, *, is_lost: bool) -> None:
-        """Tell a connection nothing from this step on; lost, it is shown for a while."""
+        """Remove a connection, which is sent nothing from this step on.
+
+        One that was lost is shown to the others for ``presence_linger_s``.
+        """
         if self._attendances.pop(attendance.seat, None) is None:
             return
         if is_lost:
@@ -358,7 +361,7 @@ class Presence:
         self._tell_again()
 
     def _tell_again(self) -> None:
-        """Tell those that lack something, even where nothing has changed."""
+        """Send to those that lack something, even where nothing has changed."""
         self._is_asked = True
         self._stir()
 
@@ -368,7 +371,7 @@ class Presence:
             self._presences.begin(self)
 
     async def tell(self) -> None:
-        """Tell everybody what they are due, until nothing is."""
+        """Send everybody what is due to them, until nothing is."""
         while not self._is_over:
             due = self._due()
             if due == math.inf:
@@ -405,7 +408,7 @@ class Presence:
         self._told_at = trio.current_time()  # how long that took is time for others, too
 
     async def _may_tell(self, count: int) -> bool:
-        """Let others have a turn after some; return whether to go on."""
+        """Yield to other tasks after some readers; return whether to go on."""
         if count and count % self._limits.offers_per_yield == 0:
             await trio.lowlevel.checkpoint()
             await self.hub.wait_published()
