@@ -64,6 +64,7 @@ class AsgiTransport(PulledTransport):
         super().__init__()
         self._asgi_receive = receive
         self._asgi_send = send
+        self._close_deadline_s = limits.close_deadline_s
         self._message_bytes_max = limits.message_bytes_max
         self._first_bytes_max = first_bytes_max
         self._batches = batches
@@ -117,9 +118,15 @@ class AsgiTransport(PulledTransport):
             self.last_taken = trio.current_time()
 
     async def aclose(self, code: Close, reason: str) -> None:
-        """Close behind what is kept; see `Transport`."""
-        await super().aclose(code, reason)
-        await self._said_all.wait()
+        """Close behind what is kept, within ``close_deadline_s``; see `Transport`.
+
+        A server may wait for ever to have its client take a message: it is let go then.
+        """
+        with trio.move_on_after(self._close_deadline_s) as scope:
+            await super().aclose(code, reason)
+            await self._said_all.wait()
+        if scope.cancelled_caught:
+            self.abort()
 
     def _end(self, code: int, reason: str) -> None:
         super()._end(code, reason)

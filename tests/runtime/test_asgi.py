@@ -22,7 +22,7 @@ from trio_websocket import WebSocketConnection, open_websocket_url, wrap_client_
 from websockets.frames import Frame, Opcode
 
 from dalsegno.actors.testing import MemoryStore
-from dalsegno.protocol import Close, Limits, Reject
+from dalsegno.protocol import Close, Frames, Limits, Reject
 from dalsegno.runtime import Runtime
 from dalsegno.runtime.client import open_client
 from dalsegno.runtime.seams import WORLD
@@ -217,6 +217,27 @@ async def test_what_is_read_ahead_is_bounded_though_messages_be_empty() -> None:
             assert await transport.receive() == ""
         await trio.testing.wait_all_tasks_blocked()
         assert arrived == 2 * before
+
+
+async def test_a_server_that_never_takes_a_message_holds_no_connection_for_ever(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """As a program's own server has it: it waits for a client that reads nothing."""
+
+    async def never(*_: object) -> Any:
+        await trio.sleep_forever()
+
+    limits = Limits()
+    transport = AsgiTransport(never, never, limits)
+    began = trio.current_time()
+    with trio.fail_after(10 * limits.close_deadline_s):
+        async with transport.serving():
+            transport.send_nowait([Frames([b"1"])])
+            await trio.testing.wait_all_tasks_blocked()
+            await transport.aclose(Close.GOING_AWAY, "")
+            assert trio.current_time() - began == pytest.approx(limits.close_deadline_s)
+            transport.abort()
+            await transport.aclose(Close.GOING_AWAY, "")
 
 
 async def test_as_many_as_may_be_and_no_more_are_let_in() -> None:
