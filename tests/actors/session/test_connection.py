@@ -24,6 +24,7 @@ from dalsegno.protocol import (
     View,
     chain_text,
 )
+from tests._patience import lasted
 from tests.actors._boxes import Put
 from tests.actors._wire import Message, Wire, wired
 from tests.actors._world import (
@@ -1172,7 +1173,7 @@ async def test_x_ack_2_what_was_acked_is_durable_before_the_close_frame(
         wire.connection.close(Close.GOING_AWAY, "shutting down")
         with pytest.raises(TransportClosedError):
             await wire.hear()
-        assert trio.current_time() - began <= actors.service.limits.close_deadline_s / 2
+        assert lasted(began) <= actors.service.limits.close_deadline_s / 2
         assert await store.read_cursors([key]) == ({key: 2} if fault is None else {})
         store.before.clear()
         gate.set()

@@ -23,6 +23,7 @@ from dalsegno.protocol import (
     StoreUnavailableError,
     WorkspaceMovedError,
 )
+from tests._patience import lasted
 from tests.actors._boxes import Put
 from tests.actors._nodes import LIMITS, moving_world, node
 from tests.actors._wire import wired
@@ -46,7 +47,7 @@ async def send_to(actors: Actors, workspace_id: str, answers: dict[str, Any]) ->
         answer: Any = await actors.workspace(workspace_id).send(Put("x"))
     except DalsegnoError as error:
         answer = error
-    answers[workspace_id] = (answer, trio.current_time() - began)
+    answers[workspace_id] = (answer, lasted(began))
 
 
 async def test_i10_damaged_pages_under_one_workspace_halt_none_of_its_neighbours(
