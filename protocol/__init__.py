@@ -19,6 +19,7 @@ from ._deciding import (
 )
 from ._domain import Decider as Decider, Domain as Domain, On as On, Touched as Touched
 from ._errors import (
+    PATH_FORBIDDEN as PATH_FORBIDDEN,
     ArtifactElsewhereError as ArtifactElsewhereError,
     ArtifactError as ArtifactError,
     ArtifactGoneError as ArtifactGoneError,

@@ -32,6 +32,9 @@ from __future__ import annotations
 
 from typing import Any
 
+PATH_FORBIDDEN = "PATH_FORBIDDEN"
+"""A path that leads out of where it may: who sends one tries something, so it is put on record."""
+
 
 class DalsegnoError(Exception):
     """The base of all; carries the fields of the error envelope."""

@@ -7,10 +7,15 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from ._deciding import WRITERS
 from ._errors import DomainError
 
 OnDisconnect: TypeAlias = Literal["continue", "cancel"]
 """What the loss of the connection that asked for a run does to it."""
+
+
+ROLLUP_S = 10.0
+"""How old what a run says may be before it is in the log, in seconds, unless its worker says it."""
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,9 +45,18 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     retry: Retry = Retry()
     on_disconnect: OnDisconnect = "continue"
     allow: frozenset[str] | None = None
-    """The roles that may ask for a run; None: those that may write."""
+    """The roles that may ask for a run; None: those that may write.  None of them: only deciders
+    ask for one (`asked_for`)."""
     is_reactor: bool = False
     """Whether its runs are asked for by events, and by nobody else; see `Domain.react`."""
+    rolls_up_s: float = ROLLUP_S
+    """How old what a run says may be before it is in the log, in seconds.  Ten rows a minute, or
+    ten a second for those who are to read it as events, in order and by cursor, as it comes."""
+
+    @property
+    def allowed(self) -> frozenset[str]:
+        """The roles that may ask for a run."""
+        return WRITERS if self.allow is None else self.allow
 
     def check(self) -> None:
         """Raise `DomainError` unless it is complete."""
@@ -50,9 +64,12 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
             raise DomainError(f"{self.name}: a deadline is up to {_DEADLINE_MAX_S:g} s")
         if self.concurrency < 1 or self.retry.attempts_max < 1:
             raise DomainError(f"{self.name}: concurrency and attempts_max count from 1")
+        if not _ROLLUP_MIN_S <= self.rolls_up_s <= ROLLUP_S:
+            raise DomainError(f"{self.name}: rolls_up_s is {_ROLLUP_MIN_S:g} to {ROLLUP_S:g} s")
 
 
 _DEADLINE_MAX_S = 30 * 24 * 3600.0
+_ROLLUP_MIN_S = 0.05
 
 
 def worker(
@@ -64,6 +81,7 @@ def worker(
     retry: Retry | None = None,
     on_disconnect: OnDisconnect = "continue",
     allow: Collection[str] | None = None,
+    rolls_up_s: float = ROLLUP_S,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Worker]:
     """Return what makes a worker of a coroutine; see `Worker`."""
 
@@ -77,6 +95,7 @@ def worker(
             retry=Retry() if retry is None else retry,
             on_disconnect=on_disconnect,
             allow=None if allow is None else frozenset(allow),
+            rolls_up_s=rolls_up_s,
         )
 
     return made

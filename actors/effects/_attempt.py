@@ -13,7 +13,6 @@ import trio
 from dalsegno.actors.node import look, send_group
 from dalsegno.protocol import (
     SYSTEM,
-    WRITERS,
     Backoff,
     DalsegnoError,
     Limits,
@@ -153,7 +152,14 @@ class Attempt:
             return None  # it was cancelled, or late, before it began
         self._depth = state.depth
         principal = SYSTEM if state.requested_by is None else Principal(state.requested_by)
-        voice = Voice(self._node, hub, self.run_id, state, write=self._write)
+        voice = Voice(
+            self._node,
+            hub,
+            self.run_id,
+            state,
+            write=self._write,
+            rolls_up_s=self.worker.rolls_up_s,
+        )
         run = Run(
             self._directory,
             self._catalog,
@@ -162,7 +168,7 @@ class Attempt:
             state,
             principal=principal,
             voice=voice,
-            allow=self.worker.allow or WRITERS,
+            allow=self.worker.allowed,
         )
         returned: Any = None
         error: Exception | None = None

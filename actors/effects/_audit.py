@@ -23,6 +23,7 @@ import trio
 from dalsegno.actors.node import collect
 from dalsegno.protocol import (
     AUDIT_WORKSPACE,
+    PATH_FORBIDDEN,
     SYSTEM_WORKSPACE,
     DalsegnoError,
     NotReadyError,
@@ -136,7 +137,8 @@ class AuditTrail:
         self, error: DalsegnoError, principal: Principal, what: str, workspace_id: str | None
     ) -> None:
         """Have it put on record that a client may not do something; other errors are none of it."""
-        if self.refusals is not None and http_status(error) == _FORBIDDEN:
+        is_noted = error.code == PATH_FORBIDDEN or http_status(error) == _FORBIDDEN
+        if self.refusals is not None and is_noted:
             self.refusals.note(
                 REFUSED,
                 resource_type="message",

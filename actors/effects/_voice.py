@@ -27,6 +27,7 @@ from dalsegno.protocol.runs import (
     OUTPUT_BYTES_MAX,
     OUTPUT_EVENT_BYTES,
     PARTS_MAX,
+    ROLLUP_S,
     OutputPart,
     WriteOutput,
     too_long,
@@ -47,9 +48,7 @@ FRAME_BYTES_MAX = 4 * 1024
 ROLLUP_BYTES = 4 * 1024
 """Unwritten text from which on it is written …"""
 ROLLUP_PARTS = 16
-"""… or parts, where messages or channels take turns …"""
-ROLLUP_S = 10.0
-"""… or how old the oldest of it may be, in seconds."""
+"""… or parts, where messages or channels take turns; or once the oldest is `Worker.rolls_up_s`."""
 UNWRITTEN_BYTES_MAX = 64 * 1024
 """Text that waits to be written: who says more waits until some of it is …"""
 UNWRITTEN_PARTS_MAX = PARTS_MAX // 2
@@ -101,6 +100,7 @@ class Voice:
         state: RunState,
         *,
         write: Callable[[WriteOutput], Awaitable[None]],
+        rolls_up_s: float = ROLLUP_S,
     ) -> None:
         """Make it.
 
@@ -110,6 +110,7 @@ class Voice:
             run_id: the run.
             state: the run as the attempt began.
             write: writes what was said, until it is certain that it is written.
+            rolls_up_s: how old what was said may be before that, in seconds.
 
         """
         assert state.attempt_id is not None, "it has begun"
@@ -126,6 +127,7 @@ class Voice:
         self.attempt = state.attempt
         self._attempt_id = state.attempt_id
         self._write = write
+        self._rolls_up_s = rolls_up_s
         self._live = Live(
             hub,
             self._stream_id,
@@ -301,7 +303,7 @@ class Voice:
         if not self._parts:
             return False
         is_much = self._bytes >= ROLLUP_BYTES or len(self._parts) >= ROLLUP_PARTS
-        is_old = trio.current_time() >= self._parts[0].began_at + ROLLUP_S
+        is_old = trio.current_time() >= self._parts[0].began_at + self._rolls_up_s
         return is_much or is_old or self.committed_to == 0
 
     async def _write_on(self) -> None:
@@ -311,7 +313,7 @@ class Voice:
                 if self._is_due:
                     await self.write()
                     continue
-                due_at = self._parts[0].began_at + ROLLUP_S if self._parts else float("inf")
+                due_at = self._parts[0].began_at + self._rolls_up_s if self._parts else float("inf")
                 with trio.move_on_at(due_at):
                     await self._changed.park()
         except DalsegnoError as error:

@@ -45,6 +45,7 @@ from dalsegno.protocol.dialects import (
 
 from ._attending import Attending, is_lost
 from ._lifecycle import Input, ended_by
+from ._recalling import Recalling
 from ._signs_of_life import SignsOfLife
 from ._submission import Submission
 from ._subscribing import Subscribing
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
     from dalsegno.actors.ports import Transport
     from dalsegno.actors.workspace import Command
+    from dalsegno.protocol import View
     from dalsegno.protocol.dialects import AnyRequest, Language
 
     from ._context import SessionContext
@@ -390,7 +392,7 @@ class Connection:
             case UnsubscribeRequest():
                 self._unsubscribe(asked)
             case ViewRequest():
-                self._view(asked)
+                await self._view(asked)
             case AttendRequest():
                 await self._attends.begin(asked)
             case StateRequest():
@@ -471,15 +473,33 @@ class Connection:
         self.writer.unfollow(stream)
         self.writer.reply(asked.dialect.unsubscribed(asked))
 
-    def _view(self, asked: ViewRequest) -> None:
+    async def _view(self, asked: ViewRequest) -> None:
         stream = self._stream(asked.stream_id, "this connection does not follow it")
         view = self._context.views.of(
             asked.dialect,
             is_workspace_stream=stream.subscription.is_workspace_stream,
             passes=asked.passes,
         )
-        self.writer.see(stream, view)
+        if asked.looks_at is None:
+            self._see(asked, stream, view)
+            return
+        # Until it holds nothing is written, so that what is shown of before ends where it begins.
+        self.writer.hold()
+        try:
+            recalling = Recalling(self._context, self._principal, self.writer, stream)
+            await recalling.show(asked, self._check_trusted)
+            self._see(asked, stream, view)
+        finally:
+            self._resume()
+
+    def _see(self, asked: ViewRequest, stream: ActiveSubscription, view: View) -> None:
         self.writer.reply(asked.dialect.viewed(asked, stream.subscription.sent))
+        self.writer.see(stream, view)
+
+    def _check_trusted(self) -> None:
+        """Raise where nothing more is shown, whatever else holds the connection."""
+        if self._is_doubtful or self._signs.has_expired(self._context.node.world.now):
+            raise self._held_by()
 
     @property
     def _attends(self) -> Attending:

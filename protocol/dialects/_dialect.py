@@ -96,9 +96,27 @@ class SubscribeRequest(ClientMessage, frozen=True, kw_only=True):
 
 
 class ViewRequest(ClientMessage, frozen=True, kw_only=True):
-    """See a stream that is followed otherwise, from the next event on."""
+    """See a stream that is followed otherwise, from the next event on.
+
+    What somebody who has not seen it needs of before may be shown first: the events so far of a
+    stream that an entity's state names, such as a run that is under way.
+    """
 
     dialect: ClassVar[Dialect]
+
+    @property
+    def looks_at(self) -> tuple[Domain[Any, Any, Any], str] | None:
+        """The entity, of the workspace that is followed; None: nothing of before is shown."""
+        return None
+
+    def recalled(self, state: Any) -> str | None:  # noqa: ANN401 - the domain's
+        """Return the stream, of the entity's state, which may be None; None: there is none.
+
+        Raises:
+            Reject: it cannot be seen so; everything stays as it is.
+
+        """
+        return None
 
     @property
     @abstractmethod
@@ -315,6 +333,10 @@ class Dialect(ABC):
     def tail(self, tail: TailFrame) -> bytes | None:
         """Encode what a run has said and what is not durable yet, for who missed some of it."""
         return None
+
+    def recalled(self, event: Event, payload: object) -> Shown:
+        """Encode an event of before, for who begins to view it; see `ViewRequest.recalled`."""
+        return ()
 
     def viewed(self, asked: ViewRequest, seq: int) -> bytes | None:
         """Encode the answer to a view request: it holds for what is above a number."""

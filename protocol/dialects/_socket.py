@@ -81,6 +81,10 @@ class Socket:
     each, and what becomes of the others.  None: they are as many as other sockets may be."""
     shows_error: Callable[[DalsegnoError], DalsegnoError] = as_it_is
     """Returns an error that refuses the upgrade as this path's callers know it."""
+    interprets: Callable[[Any, AnyRequest], tuple[Any, AnyRequest | None]] | None = None
+    """Instead of `hears`, where messages are the dialect's and what one asks hangs on those before
+    it: returns the next state and what a message asks; a pure function.  What it refuses changes
+    nothing."""
 
     def match(self, path: str) -> Mapping[str, str] | None:
         """Return the parameters of a path as it was sent; None where it is another one."""
@@ -117,15 +121,21 @@ class Conversation(Language):
     def decode(self, received: str | bytes, limits: Limits) -> AnyRequest | None:
         """Return what a client's message asks, by the path's own function if it has one."""
         if self._socket.hears is None:
-            return super().decode(received, limits)
+            return self._interpreted(super().decode(received, limits))
         self._state, asked = self._socket.hears(self._state, received)
         return asked
 
     def decoding(self, received: str, limits: Limits) -> Generator[None, None, AnyRequest | None]:
         """Do so for a long message."""
         if self._socket.hears is None:
-            return (yield from super().decoding(received, limits))
+            return self._interpreted((yield from super().decoding(received, limits)))
         return self.decode(received, limits)
+
+    def _interpreted(self, asked: AnyRequest | None) -> AnyRequest | None:
+        if self._socket.interprets is None or asked is None:
+            return asked
+        self._state, meant = self._socket.interprets(self._state, asked)
+        return meant
 
     def farewell(self, code: Close, reason: str) -> bytes | None:
         """Return what is sent before the close."""

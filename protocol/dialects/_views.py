@@ -49,9 +49,9 @@ class Views:
         return self._in_workspace(dialect) if is_workspace_stream else dialect.entity_event
 
     def _in_workspace(self, dialect: Dialect) -> Callable[[Event], Shown]:
-        return lambda event: dialect.workspace_event(event, self._payload(event))
+        return lambda event: dialect.workspace_event(event, self.payload(event))
 
-    def _payload(self, event: Event) -> object:
+    def payload(self, event: Event) -> object:
         """Return an event's payload as its domain shows it on the workspace's stream."""
         name, _, entity_id = event.stream_id.partition(":")
         domain = self._domains.get(name)

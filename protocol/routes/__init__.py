@@ -22,10 +22,14 @@ from ._reads import (
     page_of as page_of,
 )
 from ._route import (
+    EVENT_STREAM_TYPE as EVENT_STREAM_TYPE,
+    OF_EVENT_STREAMS as OF_EVENT_STREAMS,
     ArtifactRoute as ArtifactRoute,
     At as At,
     CommandRoute as CommandRoute,
     Download as Download,
+    EventStreamRoute as EventStreamRoute,
+    Following as Following,
     InSystem as InSystem,
     InWorkspace as InWorkspace,
     OfCaller as OfCaller,

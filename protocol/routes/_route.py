@@ -38,6 +38,8 @@ from ._operation import Method, Operation
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from dalsegno.protocol.dialects._dialect import SubscribeRequest
+
 _PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~-]+|\{[a-z][a-z0-9_]*\}))+", re.ASCII)
 _WITHOUT_BODY = 204
 _ACCEPTED = 202
@@ -45,6 +47,9 @@ _IN_WORKSPACE = frozenset({409, 504})
 """How a route of a workspace may refuse, whatever the workspace's parameter is called."""
 _OF_FILES = frozenset({410, 416})
 """… and one of files: it is gone, or has no such part."""
+OF_EVENT_STREAMS = frozenset({400, 403, 404, 409, 421, 503})
+"""… and one of events."""
+EVENT_STREAM_TYPE = "text/event-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,7 @@ def as_it_is(error: DalsegnoError) -> DalsegnoError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """What every route has; see `CommandRoute`, `RunRoute` and `ReadRoute`."""
+    """What every route has; see `CommandRoute`, `RunRoute`, `ReadRoute` and the others."""
 
     method: Method = field(kw_only=False)
     path: str = field(kw_only=False)
@@ -190,15 +195,20 @@ class RunRoute(Route):
     command: Callable[[Asked[Any, Any]], msgspec.Struct]
     """Returns the command, a `RequestRun` or one whose decider asks for a run (`asked_for`); raises
     `Reject` for what cannot become one."""
-    run_of: Callable[[Asked[Any, Any]], Awaitable[str | None]] | None = None
+    run_of: Callable[[Asked[Any, Any], Receipt], Awaitable[str | None]] | None = None
     """Of another command than a `RequestRun`: returns the id of the run that it has led to, which
     it reads; None where it led to none, which is like one that has ended."""
-    read: Callable[[Asked[Any, Any]], Awaitable[msgspec.Struct]] | None = None
-    """Returns the answer's body, read once the run has ended or the request waits no longer."""
+    read: Callable[[Asked[Any, Any], str | None], Awaitable[msgspec.Struct]] | None = None
+    """Returns the answer's body, read once the run of this id has ended or the request waits no
+    longer.  A `DalsegnoError` that it raises is the answer: the run has come to nothing, say."""
     returns: Any = RunBody
     """The type of the answer."""
-    waits_s: float = 0.0
-    """How long the request of a client waits that says nothing of it, in seconds."""
+    waits_s: float | Callable[[Asked[Any, Any]], float] = 0.0
+    """How long the request of a client waits that says nothing of it, in seconds: that may be more
+    than a client may ask for.  A function of the request is pure."""
+    is_initiator: bool = True
+    """Whether a request that waits is the connection that asked, with whose loss a run ends whose
+    worker says so.  False: no connection is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,9 +253,40 @@ class ArtifactRoute(Route):
     """What its files are, each one of these."""
 
 
+class Following(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of an event stream: from where it is followed, and by whom."""
+
+    cursor: str | None = None
+    """A number, ``N-chain``, or ``head``: from now on.  ``Last-Event-ID`` counts before it; without
+    either it begins after what the client has acknowledged."""
+    client_id: str | None = None
+    tab: str | None = None
+    """Which tab of the client, 1 to 64 characters: it takes the place of its own older stream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventStreamRoute(Route):
+    """A request that is answered with server-sent events: a stream, from a cursor on.
+
+    What the streams of the server promise this one promises, too; its ``params`` are `Following`
+    and more.
+    """
+
+    at: At
+    """What the caller has to be able to read."""
+    follows: Callable[[Asked[Any, Any], str | None], SubscribeRequest]
+    """Returns what is followed, from a cursor as it was said (``head``: from its end); in a dialect
+    whose events are blocks, an `EventStreamDialect`.  Pure."""
+    is_over: Callable[[Asked[Any, Any], int], Awaitable[bool]] | None = None
+    """Returns whether nothing more will come behind a number, at which EventSource gives up: 204.
+    None: there may always be more."""
+    is_of_project: bool = False
+    """Whether it counts as a connection of its workspace, as `Socket.project` says."""
+
+
 def at_of(route: Route) -> At | None:
     """Return what a route is about."""
-    known = (CommandRoute, RunRoute, ReadRoute, ArtifactRoute)
+    known = (CommandRoute, RunRoute, ReadRoute, ArtifactRoute, EventStreamRoute)
     return route.at if isinstance(route, known) else None
 
 
@@ -264,8 +305,11 @@ def operation_of(route: Route) -> Operation:
     elif isinstance(route, ArtifactRoute):
         answers = {200: bytes, 206: bytes, 304: None}
         headers += ["range", "if-range", "if-none-match"]
+    elif isinstance(route, EventStreamRoute):
+        answers = {200: bytes, _WITHOUT_BODY: None}
+        headers.append("last-event-id")
     else:
-        assert isinstance(route, ReadRoute), "there are four kinds"
+        assert isinstance(route, ReadRoute), "there are five kinds"
         answers = {200: route.returns}
         if route.version_of is not None:
             answers[304] = None
@@ -280,6 +324,8 @@ def operation_of(route: Route) -> Operation:
         refusals |= _IN_WORKSPACE
     if isinstance(route, ArtifactRoute):
         refusals |= _OF_FILES
+    if isinstance(route, EventStreamRoute):
+        refusals |= OF_EVENT_STREAMS
     return Operation(
         method=route.method,
         path=route.path,
@@ -288,11 +334,17 @@ def operation_of(route: Route) -> Operation:
         params=_params_type(route),
         body=route.body,
         answers=answers,
-        media_types=route.media_types if isinstance(route, ArtifactRoute) else (),
+        media_types=_media_types_of(route),
         adds_request_id=not isinstance(route, ReadRoute) or route.adds_request_id,
         refusals=refusals,
         headers=tuple(headers),
     )
+
+
+def _media_types_of(route: Route) -> tuple[str, ...]:
+    if isinstance(route, EventStreamRoute):
+        return (EVENT_STREAM_TYPE,)
+    return route.media_types if isinstance(route, ArtifactRoute) else ()
 
 
 def check_routes(routes: Iterable[Route], domains: Collection[Domain[Any, Any, Any]]) -> None:
@@ -319,11 +371,17 @@ def check_routes(routes: Iterable[Route], domains: Collection[Domain[Any, Any, A
             raise DomainError(f"{said} is about {at.domain.name!r}, which is not in the app")
         if isinstance(route, CommandRoute):
             _check_answer(route, said)
+        if isinstance(route, EventStreamRoute) and not _is_following(route.params):
+            raise DomainError(f"{said}: its params= derive from Following")
         if isinstance(route, RunRoute):
             if runs not in domains:
                 raise DomainError(f"{said} asks for runs, and the app has no workers")
             if (route.read is None) is not (route.returns is RunBody):
                 raise DomainError(f"{said}: read= and returns= belong together")
+
+
+def _is_following(params: type[msgspec.Struct] | None) -> bool:
+    return params is not None and issubclass(params, Following)
 
 
 def _check_names(route: Route, operation: Operation, said: str) -> None:

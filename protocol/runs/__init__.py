@@ -1,6 +1,7 @@
 """Runs: what is carried out for a workspace, outside its order, and ends exactly once."""
 
 from dalsegno.protocol._worker import (
+    ROLLUP_S as ROLLUP_S,
     OnDisconnect as OnDisconnect,
     Retry as Retry,
     Worker as Worker,
@@ -44,6 +45,7 @@ from ._domain import (
     Cancelled as Cancelled,
     RunState as RunState,
     asked_for as asked_for,
+    cancelled_by as cancelled_by,
     runs as runs,
     too_long as too_long,
 )

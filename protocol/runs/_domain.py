@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from dalsegno.protocol._deciding import WRITERS, Context
+from dalsegno.protocol._deciding import Context
 from dalsegno.protocol._domain import Domain, Touched
 from dalsegno.protocol._errors import Reject
 from dalsegno.protocol._indexing import Audit, Due, Index
@@ -142,7 +142,7 @@ def _request(run: RunState | None, command: RequestRun, context: Context) -> Run
     worker = _worker(command.worker, context)
     if worker.is_reactor:
         raise Reject("WORKER_UNKNOWN", "events ask for its runs", status=400, field="worker")
-    if context.principal.user_id is not None and context.role not in (worker.allow or WRITERS):
+    if context.principal.user_id is not None and context.role not in worker.allowed:
         raise Reject("ROLE_FORBIDDEN", "not allowed to ask for this", role=context.role)
     if run is not None:
         is_same = (run.worker, run.input, run.labels) == (
@@ -373,9 +373,18 @@ def _finish(run: RunState, command: FinishRun, context: Context) -> RunFinished:
 
 @runs.decide
 def _cancel(run: RunState, command: CancelRun, context: Context) -> _Events:
+    return cancelled_by(run, context, reason=command.reason)
+
+
+def cancelled_by(run: RunState, context: Context, *, reason: str | None = None) -> _Events:
+    """Return the events by which a decider of another domain cancels a run: ``On(runs, id, …)``.
+
+    So the run is cancelled in the commit of what is decided; one that has ended stays as it is.
+    Who may is the decider's to say.
+    """
     if not run.is_open or run.cancelled is not None:
         return []
-    asked = _of(run, RunCancelRequested, by=context.principal.user_id, reason=command.reason)
+    asked = _of(run, RunCancelRequested, by=context.principal.user_id, reason=reason)
     if run.status == "running":
         return [asked]  # who runs it ends it
     return [asked, *_ended(run, "cancelled", context.new_id(), context.now)]

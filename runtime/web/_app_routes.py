@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -26,6 +27,7 @@ from dalsegno.protocol.routes import (
     ArtifactRoute,
     Asked,
     CommandRoute,
+    EventStreamRoute,
     InSystem,
     InWorkspace,
     OfCaller,
@@ -41,6 +43,7 @@ from ._callers import CallersWorkspaces, workspace_meant
 from ._conditions import base_version, is_known, not_modified, tagged
 from ._downloads import downloaded
 from ._envelope import answer, answer_json, nothing, read, read_any, replayed, request_id
+from ._following import EventStreams
 from ._located import hidden_from_strangers, workspace_in, workspace_of
 from ._membership import check_role
 from ._route_context import RouteContext, idempotency_key, needed_key
@@ -58,7 +61,7 @@ if TYPE_CHECKING:
     from ._identity import Identity
 
 
-ReadT = TypeVar("ReadT", bound=msgspec.Struct)
+ReadT = TypeVar("ReadT")
 
 
 def app_routes(context: RouteContext) -> RouteTable:
@@ -121,7 +124,11 @@ class _Carrier:
             asked = self._asked(identity, params, body)
             found = await self._read_of(route, route.find, identity, asked)
             return await downloaded(self._rt, found)
-        assert isinstance(route, CommandRoute), "there are four kinds"
+        if isinstance(route, EventStreamRoute):
+            asked = self._asked(identity, params, body)
+            following = partial(self._follow, route, identity)
+            return await self._read_of(route, following, identity, asked)
+        assert isinstance(route, CommandRoute), "there are five kinds"
         in_body = getattr(body, "idempotency_key", None)
         key = needed_key(self._rt, in_body) if route.makes_key else idempotency_key(in_body)
         asked = self._asked(identity, params, body, key=key, if_match=base_version())
@@ -286,17 +293,28 @@ class _Carrier:
         """
         rt = self._rt
         said_s = getattr(params, "wait", None)
-        patience = Patience.of_request(said_s, route.waits_s, rt.limits.run_wait_max_s)
-        asking = RunRequest(patience, rt.service.node.connection_ids, rt.world)
-        identity = replace_fields(identity, connection_id=asking.connection_id)
         key = idempotency_key(getattr(body, "idempotency_key", None))
+        asked = self._asked(identity, params, body, key=key)
+        waits_s = route.waits_s(asked) if callable(route.waits_s) else route.waits_s
+        patience = Patience.of_request(said_s, waits_s, rt.limits.run_wait_max_s)
+        asking = RunRequest(
+            patience,
+            rt.service.node.connection_ids,
+            rt.world,
+            is_initiator=route.is_initiator,
+        )
+        identity = replace_fields(identity, connection_id=asking.connection_id)
         with asking.asking():
-            asked = self._asked(identity, params, body, key=key)
+            asked = replace(asked, principal=identity.acting(rt.system).principal)
             receipt = await self._send(route, identity, asked)
             workspace = identity.acting(workspace_in(rt, receipt.workspace_id))
             asked = replace(asked, reads=workspace)
             with _applied():
-                run_id = receipt.entity_id if route.run_of is None else await route.run_of(asked)
+                run_id = (
+                    receipt.entity_id
+                    if route.run_of is None
+                    else await route.run_of(asked, receipt)
+                )
                 version, run = await self._run_as_seen(workspace, run_id, receipt)
             if run is not None and run.is_open and patience.wait_s > 0:
                 waiting = self._context.waiting(identity, patience.wait_s)
@@ -305,7 +323,7 @@ class _Carrier:
                     _, run = await self._run_as_seen(workspace, run_id, receipt)
             with _applied():
                 if route.read is not None:
-                    body = await route.read(asked)
+                    body = await route.read(asked, run_id)
                 else:
                     assert run is not None, "its command is a RequestRun"
                     body = RunBody.of(receipt.entity_id, run)
@@ -352,7 +370,7 @@ class _Carrier:
 
     async def _read_of(
         self,
-        route: ReadRoute | ArtifactRoute,
+        route: ReadRoute | ArtifactRoute | EventStreamRoute,
         read: Callable[[Asked[Any, Any]], Awaitable[ReadT]],
         identity: Identity,
         asked: Asked[Any, Any],
@@ -377,6 +395,17 @@ class _Carrier:
             raise Reject("ROLE_FORBIDDEN", "not allowed in this workspace", role=role)
         with hidden_from_strangers(at.domain, entity_id):
             return await read(replace(asked, reads=workspace))
+
+    async def _follow(
+        self, route: EventStreamRoute, identity: Identity, asked: Asked[Any, Any]
+    ) -> Response:
+        return await EventStreams(self._context).follow(
+            identity,
+            partial(route.follows, asked),
+            asked.params,
+            project_id=asked.workspace.id if route.is_of_project else None,
+            is_over=None if route.is_over is None else partial(route.is_over, asked),
+        )
 
     async def _check_role(
         self, workspace: Workspace, identity: Identity, allow: Collection[str] | None

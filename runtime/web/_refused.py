@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from quart import g, request
 
 from dalsegno.actors import REFUSED
-from dalsegno.protocol import Reject, check_workspace_id
+from dalsegno.protocol import PATH_FORBIDDEN, Reject, check_workspace_id
 
 from ._envelope import request_id
 
@@ -37,7 +37,10 @@ def install_refused(app: Quart, context: RouteContext) -> None:
     async def note(response: Response) -> Response:
         code = g.get("failed_with")
         is_guess = code == _GUESSED
-        if code is not None and (is_guess or response.status_code == _FORBIDDEN):
+        is_tried = code == PATH_FORBIDDEN
+        if is_tried:
+            context.note("path_refused", user_id=g.get("known_as"), route=_route())
+        if code is not None and (is_guess or is_tried or response.status_code == _FORBIDDEN):
             refusals.note(
                 LOGIN_FAILED if is_guess else REFUSED,
                 resource_type="route",

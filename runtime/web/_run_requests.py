@@ -46,24 +46,26 @@ class Patience:
         Args:
             said_s: what its parameter says, which counts before ``Prefer``.
             otherwise_s: where neither says anything.
-            max_s: at most.
+            max_s: at most, where one of them does.
 
         """
         if said_s is not None:
             return cls(min(said_s, max_s))
         preferred_s = preferred_wait_s(", ".join(request.headers.getlist("prefer")))
         if preferred_s is None:
-            return cls(min(otherwise_s, max_s))
+            return cls(otherwise_s)
         return cls(min(preferred_s, max_s), is_preferred=True)
 
 
 class RunRequest:
     """One request for a run, from when it is read until it is answered."""
 
-    def __init__(self, patience: Patience, ids: ConnectionIds, world: World) -> None:
+    def __init__(
+        self, patience: Patience, ids: ConnectionIds, world: World, *, is_initiator: bool
+    ) -> None:
         self.patience = patience
-        self.connection_id = world.new_id() if patience.wait_s > 0 else None
-        """None: it does not wait."""
+        self.connection_id = world.new_id() if patience.wait_s > 0 and is_initiator else None
+        """None: it does not wait, or its loss is nothing to its run."""
         self._ids = ids
         self._goes_on = False
         """Whether it is answered, and its run goes on which would end with it."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dalsegno.protocol import Receipt
 from dalsegno.protocol.routes import Asked, OfEntity, RunRoute
 from dalsegno.protocol.runs import runs
 
@@ -39,13 +40,13 @@ def _command(asked: Asked[ReviewParams, ReviewBody]) -> ReviewRun:
     return ReviewRun(run_id=asked.params.run_id, apply=body.apply, decisions=body.decisions)
 
 
-async def _applied_by(asked: Asked[ReviewParams, ReviewBody]) -> str | None:
+async def _applied_by(asked: Asked[ReviewParams, ReviewBody], _receipt: Receipt) -> str | None:
     seen = await asked.workspace.look(librarian_reviews, asked.params.run_id)
     review: LibrarianReview | None = None if seen is None else seen.state
     return None if review is None else review.applied_by
 
 
-async def _read(asked: Asked[Any, Any]) -> RuleRunBody:
+async def _read(asked: Asked[Any, Any], _run_id: str | None) -> RuleRunBody:
     return await read_run(asked.workspace, asked.params.run_id)
 
 
