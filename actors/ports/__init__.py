@@ -1,18 +1,18 @@
 """The ports: what the actors need of the outside, and what they may rely on."""
 
 from dalsegno.protocol import BEGINNING as BEGINNING, Place as Place
-
-from ._artifacts import ArtifactFile as ArtifactFile, Artifacts as Artifacts
-from ._dumps import Dumps as Dumps, EntityRows as EntityRows, MovedEntity as MovedEntity
-from ._processes import (
-    Channel as Channel,
+from dalsegno.protocol.runs import (
     Ended as Ended,
     EndedBy as EndedBy,
     Line as Line,
+    LineChannel as LineChannel,
     ProcessNotStartedError as ProcessNotStartedError,
-    ProcessRunner as ProcessRunner,
     RunningProcess as RunningProcess,
 )
+
+from ._artifacts import ArtifactFile as ArtifactFile, Artifacts as Artifacts
+from ._dumps import Dumps as Dumps, EntityRows as EntityRows, MovedEntity as MovedEntity
+from ._processes import ProcessRunner as ProcessRunner
 from ._records import (
     AckedCursor as AckedCursor,
     AuditEntry as AuditEntry,

@@ -49,6 +49,14 @@ from ._domain import (
     runs as runs,
     too_long as too_long,
 )
+from ._processes import (
+    Ended as Ended,
+    EndedBy as EndedBy,
+    Line as Line,
+    LineChannel as LineChannel,
+    ProcessNotStartedError as ProcessNotStartedError,
+    RunningProcess as RunningProcess,
+)
 from ._transcript import Transcript as Transcript
 from ._vocabulary import (
     Outcome as Outcome,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol._spoken import Channel
     from dalsegno.protocol.providers import ChatMessage, ChatStream, ProviderSettings, Tool
 
+    from ._processes import RunningProcess
     from ._vocabulary import Trigger
 
 
@@ -102,6 +103,23 @@ class Work(WorkspaceReads, Protocol):
         tools: Sequence[Tool] = (),
     ) -> AbstractAsyncContextManager[ChatStream]:
         """Ask a model for the length of a block."""
+
+    def lines(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = 60.0,
+        line_bytes_max: int = 65_536,
+        output_bytes_max: int = 10 * 1024 * 1024,
+    ) -> AbstractAsyncContextManager[RunningProcess]:
+        """Run a command for the length of a block, and read what it writes by line.
+
+        Raises:
+            ProcessNotStartedError: it could not be started.
+
+        """
 
 
 class ReactionTo(WorkspaceReads, Protocol):

@@ -20,7 +20,7 @@ from dalsegno.runtime._background import in_background
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from dalsegno.actors.ports import Channel, EndedBy
+    from dalsegno.actors.ports import EndedBy, LineChannel
 
 _WATCHER = Path(__file__).with_name("_watcher.py")
 _LINES_WAITING = 64
@@ -101,7 +101,7 @@ class _Process:
         word, _, number = line.decode().partition(" ")
         return word, number
 
-    async def _read(self, channel: Channel, line_bytes_max: int) -> None:
+    async def _read(self, channel: LineChannel, line_bytes_max: int) -> None:
         stream = getattr(self._watcher, channel)
         lines = _Lines(line_bytes_max)
         while data := await stream.receive_some(_READ):
