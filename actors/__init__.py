@@ -47,6 +47,7 @@ from .ports import (
     EntityPage as EntityPage,
     EntityRows as EntityRows,
     EntityWrite as EntityWrite,
+    Folders as Folders,
     Head as Head,
     MovedEntity as MovedEntity,
     Node as Node,

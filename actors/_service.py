@@ -13,7 +13,7 @@ from dalsegno.protocol import BUILT_IN_ROLES, Views
 from dalsegno.protocol.dialects import GENERIC, Language
 
 from .delivery import AckFrontiers, Delivery, Presences
-from .effects import ArtifactSweep, AuditTrail, Reactors, Runs, Timers
+from .effects import ArtifactSweep, AuditTrail, Reactors, Runs, StageSweep, Timers
 from .node import (
     Catalog,
     Directory,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         Sweep,
         WorkspaceStatistics,
     )
-    from .ports import Artifacts, Bus, Dumps, ProcessRunner, Store, World
+    from .ports import Artifacts, Bus, Dumps, Folders, ProcessRunner, Store, World
     from .workspace import CommitterStatistics
 
 
@@ -93,6 +93,7 @@ class Service:
         processes: ProcessRunner | None = None,
         providers: Providers | None = None,
         artifacts: Artifacts | None = None,
+        folders: Folders | None = None,
         dumps: Dumps | None = None,
     ) -> None:
         """Make them.
@@ -118,6 +119,7 @@ class Service:
             processes: what starts processes for them.
             providers: whom they ask models of.
             artifacts: where they write files.
+            folders: what puts files into the folders of workspaces for them.
             dumps: the store as rows, for backups.
 
         """
@@ -161,6 +163,7 @@ class Service:
             processes=processes,
             providers=providers,
             artifacts=artifacts,
+            folders=folders,
             dumps=dumps,
             lease=self.lease,
         )
@@ -185,7 +188,10 @@ class Service:
         self.node.delivery.watcher = Watchers(self.reactors, self.runs, self.audit)
         self.node.put_on_record = self.audit.wake
         files = ArtifactSweep(self.directory, self.catalog)
-        self.sweeper = Sweeper(store, [*sweeps, files], world=world, limits=limits)
+        stages: list[Sweep] = []
+        if folders is not None and any(each.folder for each in workers.values()):
+            stages = [StageSweep(folders, self.catalog, store, workers)]
+        self.sweeper = Sweeper(store, [*sweeps, files], first=stages, world=world, limits=limits)
         self.supervisor = Supervisor(
             self._services(),
             failures_max=limits.service_failures_max,

@@ -29,6 +29,7 @@ from ._errors import (
     DomainError as DomainError,
     DrainingError as DrainingError,
     FencedError as FencedError,
+    FolderError as FolderError,
     InternalError as InternalError,
     NotReadyError as NotReadyError,
     OutcomeUnknownError as OutcomeUnknownError,

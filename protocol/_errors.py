@@ -15,6 +15,7 @@
     ├── ArtifactError             the disk's: a file of a run cannot be written or read
     ├── ArtifactGoneError         nobody's: a file of a run is there no longer
     ├── ArtifactElsewhereError    nobody's: a file of a run is on another node's disk
+    ├── FolderError               the disk's: files of a workspace's folder cannot be read or put
     ├── OutcomeUnknownError       nobody's: may have been applied, retry with the same key
     ├── WorkspaceHaltedError      the log's: the workspace needs a repair first
     │   ├── CorruptLogError       … a record that cannot be read
@@ -174,6 +175,15 @@ class ArtifactElsewhereError(DalsegnoError):
         super().__init__("the node that wrote this has it", **details)
 
 
+class FolderError(DalsegnoError):
+    """Files of a workspace's folder cannot be read, staged or put in place: the disk fails.
+
+    ``errno`` names the system's error, where there was one.
+    """
+
+    code = "FOLDER_FAILED"
+
+
 class CodeTooOldError(UnavailableError):
     """A later version of the program has owned the workspace: this one may not, see `App`."""
 
@@ -275,6 +285,7 @@ HTTP_STATUS: dict[str, int] = {
     "RATE_LIMITED": 429,
     "INTERNAL_ERROR": 500,
     "ARTIFACT_FAILED": 500,
+    "FOLDER_FAILED": 500,
     "SEQUENCE_OVERFLOW": 500,
     "LLM_UPSTREAM_ERROR": 502,
     "LLM_PROVIDER_UNREACHABLE": 502,

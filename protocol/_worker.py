@@ -47,6 +47,9 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     allow: frozenset[str] | None = None
     """The roles that may ask for a run; None: those that may write.  None of them: only deciders
     ask for one (`asked_for`)."""
+    folder: str | None = None
+    """The folder whose sub-folders, each named after a workspace's id, its runs read and write
+    files in."""
     is_reactor: bool = False
     """Whether its runs are asked for by events, and by nobody else; see `Domain.react`."""
     rolls_up_s: float = ROLLUP_S
@@ -66,6 +69,8 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
             raise DomainError(f"{self.name}: concurrency and attempts_max count from 1")
         if not _ROLLUP_MIN_S <= self.rolls_up_s <= ROLLUP_S:
             raise DomainError(f"{self.name}: rolls_up_s is {_ROLLUP_MIN_S:g} to {ROLLUP_S:g} s")
+        if self.folder is not None and (not self.folder or "\0" in self.folder):
+            raise DomainError(f"{self.name}: a folder has a path")
 
 
 _DEADLINE_MAX_S = 30 * 24 * 3600.0
@@ -82,6 +87,7 @@ def worker(
     on_disconnect: OnDisconnect = "continue",
     allow: Collection[str] | None = None,
     rolls_up_s: float = ROLLUP_S,
+    folder: str | None = None,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Worker]:
     """Return what makes a worker of a coroutine; see `Worker`."""
 
@@ -96,6 +102,7 @@ def worker(
             on_disconnect=on_disconnect,
             allow=None if allow is None else frozenset(allow),
             rolls_up_s=rolls_up_s,
+            folder=folder,
         )
 
     return made

@@ -30,6 +30,7 @@ from ._revocation import Revocation
 from ._watchdog import watched
 from ._workspace import Workspace
 from .artifacts import FolderArtifacts
+from .folders import LocalFolders
 from .processes import Processes
 from .seams import WORLD
 from .store import DRIVERS, PostgresStore, bring_up_to_date, open_driver, open_embedded
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from dalsegno.actors import Artifacts, Dumps, Statistics, Store, World
+    from dalsegno.actors import Artifacts, Dumps, Folders, Statistics, Store, World
     from dalsegno.protocol.providers import Providers
 
     from ._account_store import AccountStore
@@ -94,6 +95,7 @@ class Runtime:
         providers: Callable[[], AbstractAsyncContextManager[Providers]] | None = None,
         gc: Literal["server"] | None = None,
         artifacts: Path | str | Artifacts | None = None,
+        folders: Folders | None = None,
     ) -> AsyncIterator[Runtime]:
         """Open the runtime for the length of an ``async with``.
 
@@ -130,6 +132,8 @@ class Runtime:
             artifacts: where runs write files: a folder, which is made, or what the program has
                 instead.  None: the folder ``artifacts`` in ``data_dir``, or nowhere where there is
                 a database or a store of the program's own: runs that write a file fail then.
+            folders: puts files into the folders of workspaces (`Worker.folder`).  None: on the
+                disks of this machine.
 
         Raises:
             DomainError: a domain is not complete, or cannot read what was written before.
@@ -191,6 +195,7 @@ class Runtime:
                 processes=Processes(),
                 providers=opened,
                 artifacts=_artifacts(artifacts, world, limits),
+                folders=LocalFolders() if folders is None else folders,
                 dumps=dumps,
                 app_version=app.version,
                 store_time=world is WORLD,

@@ -699,9 +699,12 @@ def raised(*folders: str) -> dict[str, int]:
     return codes
 
 
+_SERVER = "protocol", "actors", "runtime/web", "runtime/store", "runtime/folders"
+
+
 def test_the_codes_are_those_of_the_code() -> None:
     absent = {f"{domain.name.upper()}_NOT_FOUND": 404 for domain in note_domains if domain.commands}
-    server = HTTP_STATUS | absent | raised("protocol", "actors", "runtime/web", "runtime/store")
+    server = HTTP_STATUS | absent | raised(*_SERVER)
     client = raised("runtime/client").keys() - server.keys()
     assert {"NOTE_EXISTS", "UNKNOWN_COMMAND", "NOT_SUBSCRIBED"} <= server.keys()
     assert "UNREACHABLE" in client

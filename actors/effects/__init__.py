@@ -9,4 +9,5 @@ from ._reactors import Reactors as Reactors, ReactorStatistics as ReactorStatist
 from ._refusals import DROPPED as DROPPED, REFUSED as REFUSED, Refusals as Refusals
 from ._run import Run as Run
 from ._runs import Runs as Runs, RunStatistics as RunStatistics
+from ._settling import StageSweep as StageSweep
 from ._timers import Timers as Timers, TimerStatistics as TimerStatistics

@@ -6,7 +6,6 @@ import logging
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
 
 import trio
 
@@ -22,6 +21,8 @@ from dalsegno.protocol import (
 )
 from dalsegno.protocol.runs import Artifact, artifact_of, runs
 
+from ._names import NAME_CHARS_MAX, ids_in, name_of
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -34,7 +35,6 @@ _log = logging.getLogger("dalsegno.runs")
 
 _BEHIND_S = 5.0
 """How long a file that nobody wants may take to be deleted, before it is left to the sweep."""
-_NAME_CHARS_MAX = 200
 
 
 def artifact_name(workspace_id: str, run_id: str, attempt_id: str, suffix: str) -> str:
@@ -44,9 +44,8 @@ def artifact_name(workspace_id: str, run_id: str, attempt_id: str, suffix: str) 
         ArtifactError: the run's id is too long to stand in a file's name.
 
     """
-    parts = (quote(part, safe="") for part in (workspace_id, run_id, attempt_id))
-    name = "!".join(parts) + suffix
-    if len(name) > _NAME_CHARS_MAX:
+    name = name_of(workspace_id, run_id, attempt_id) + suffix
+    if len(name) > NAME_CHARS_MAX:
         raise ArtifactError("the id of a run that writes a file is shorter than this one")
     return name
 
@@ -207,8 +206,8 @@ class ArtifactSweep:
 
     async def _is_wanted(self, name: str) -> bool:
         """Return whether a run names a file, or may yet."""
-        ids = [unquote(part) for part in name.split("!")]
-        if len(ids) != 3:
+        ids = ids_in(name)
+        if ids is None:
             return False
         try:
             entity = await look(

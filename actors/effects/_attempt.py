@@ -169,6 +169,7 @@ class Attempt:
             principal=principal,
             voice=voice,
             allow=self.worker.allowed,
+            folder=self.worker.folder,
         )
         returned: Any = None
         error: Exception | None = None
@@ -204,7 +205,7 @@ class Attempt:
         return await (function(run, event) if self.worker.is_reactor else function(run))
 
     async def _stopped(self, run: Run) -> float | None:
-        await run.artifacts.discard()
+        await _discard(run)
         match self._ending:
             case Ending.OVER:
                 return None
@@ -228,7 +229,9 @@ class Attempt:
     async def _returned(self, run: Run, state: RunState, returned: Any) -> float | None:  # noqa: ANN401 - a worker's
         try:
             done = _done(returned)
+            run.files.check(done.result)
         except TypeError as error:
+            await _discard(run)
             problem = RunProblem(code="WORKER_RESULT", message=str(error))
             await self._finish(run, "failed", error=problem)
             return None
@@ -238,11 +241,12 @@ class Attempt:
             raise
         except DalsegnoError as error:  # one of its commands is refused, or its decider raises
             return await self._failed(run, state, error)
+        await run.files.settle()
         return None
 
     async def _failed(self, run: Run, state: RunState, error: Exception) -> float | None:
         """Record that an attempt failed; the run ends with it, or is tried again."""
-        await run.artifacts.discard()
+        await _discard(run)
         if isinstance(error, Reject) and error.code == "RUN_CANCELLED":
             await self._finish(run, "cancelled")
             return None
@@ -369,6 +373,12 @@ async def read_run(
     entity = await look(directory, catalog, workspace_id, runs, run_id, principal=SYSTEM)
     state: RunState | None = None if entity is None else entity.state
     return state
+
+
+async def _discard(run: Run) -> None:
+    """Delete the files of an attempt that ends without them."""
+    await run.artifacts.discard()
+    await run.files.discard()
 
 
 def _is_final(error: Exception) -> bool:

@@ -30,6 +30,7 @@ from dalsegno.protocol.runs import (
 
 from ._archiving import AttemptArtifacts, ReadingAt, dump_of
 from ._reading import Reading
+from ._staging import AttemptFiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from dalsegno.actors.ports import RunningProcess
     from dalsegno.protocol import Channel, Domain, Event, Principal
     from dalsegno.protocol.providers import ChatMessage, ChatStream, ProviderSettings, Tool
-    from dalsegno.protocol.runs import ArtifactWriter, Dump, PageAt, RunState
+    from dalsegno.protocol.runs import ArtifactWriter, Dump, PageAt, RunState, StageWriter
 
     from ._voice import Voice
 
@@ -66,6 +67,7 @@ class Run(Reading):
         principal: Principal,
         voice: Voice,
         allow: frozenset[str] = WRITERS,
+        folder: str | None = None,
     ) -> None:
         assert state.attempt_id is not None, "it has begun"
         super().__init__(directory, catalog, workspace_id, principal)
@@ -90,6 +92,9 @@ class Run(Reading):
         self._reads_at = ReadingAt(directory, catalog, workspace_id, principal)
         self.artifacts = AttemptArtifacts(directory.node, workspace_id, run_id, self.attempt_id)
         """The files that it writes."""
+        ids = workspace_id, run_id, self.attempt_id
+        self.files = AttemptFiles(directory.node, catalog, folder, ids)
+        """Those of the workspace's folder, and those that it stages there."""
 
     def __repr__(self) -> str:
         return f"<Run {self.id} of {self.workspace_id}, attempt {self.attempt}>"
@@ -237,6 +242,38 @@ class Run(Reading):
             line_bytes_max=line_bytes_max,
             output_bytes_max=output_bytes_max,
         )
+
+    async def folder(self) -> str:
+        """Return the absolute path of the workspace's folder, which is made where it is missing.
+
+        All that runs of the workspace have staged that have succeeded by now is in place there.
+
+        Raises:
+            DomainError: its worker has no ``folder=``, or nothing puts files into one here, as in
+                a simulation.
+            FolderError: what an earlier run has staged cannot be put in place now: the disk is
+                full, say, or something is in the way.
+            Reject: ``PATH_FORBIDDEN`` for a workspace of whose id there can be no folder.
+            UnavailableError: the store is away.
+
+        """
+        return await self.files.folder()
+
+    def stage(self) -> AbstractAsyncContextManager[StageWriter]:
+        """Stage files of the workspace's folder: ``await to.write(…)``, ``await to.finish()``.
+
+        As `folder` does, it puts in place what earlier runs have staged first.  What was not
+        finished is deleted at the block's end.  What was is put in place once the run has succeeded
+        with it as its result's `STAGED`, and else is deleted.
+
+        Raises:
+            DomainError: as `folder`; or the attempt has another stage, open or finished.
+            FolderError: as `folder`; or it cannot be begun.
+            Reject: as `folder`.
+            UnavailableError: the store is away.
+
+        """
+        return self.files.stage()
 
     def chat(
         self,

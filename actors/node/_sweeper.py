@@ -32,10 +32,27 @@ class Sweeper:
     """Runs the sweeps of one node; others run theirs at other times."""
 
     def __init__(
-        self, store: Store, sweeps: Sequence[Sweep], *, world: World, limits: Limits
+        self,
+        store: Store,
+        sweeps: Sequence[Sweep],
+        *,
+        first: Sequence[Sweep] = (),
+        world: World,
+        limits: Limits,
     ) -> None:
+        """Make it.
+
+        Args:
+            store: its rows, of which some are swept in any case.
+            sweeps: what else is swept.
+            first: what else is swept, as it begins as well.
+            world: decides when.
+            limits: its bounds.
+
+        """
         self._store = store
-        self._sweeps = (store.sweep_results, store.sweep_refusals, *sweeps)
+        self._first = first
+        self._sweeps = (store.sweep_results, store.sweep_refusals, *sweeps, *first)
         self._world = world
         self._limits = limits
 
@@ -46,6 +63,11 @@ class Sweeper:
         """Sweep until cancelled."""
         task_status.started()
         cursor: CursorKey | None = None
+        try:
+            for sweep in self._first:
+                await self._sweep_all(sweep)
+        except UnavailableError as error:
+            _log.warning("what is too old was not swept: %s", error)
         while True:
             await trio.sleep(_INTERVAL_S * (1 + self._world.random()))
             try:

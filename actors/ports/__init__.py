@@ -12,6 +12,7 @@ from dalsegno.protocol.runs import (
 
 from ._artifacts import ArtifactFile as ArtifactFile, Artifacts as Artifacts
 from ._dumps import Dumps as Dumps, EntityRows as EntityRows, MovedEntity as MovedEntity
+from ._folders import Folders as Folders, Stage as Stage
 from ._processes import ProcessRunner as ProcessRunner
 from ._records import (
     AckedCursor as AckedCursor,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import trio
 
     from dalsegno.actors.delivery import Delivery
-    from dalsegno.actors.ports import Artifacts, Bus, Dumps, ProcessRunner, Store, World
+    from dalsegno.actors.ports import Artifacts, Bus, Dumps, Folders, ProcessRunner, Store, World
     from dalsegno.protocol import Limits
     from dalsegno.protocol.providers import Providers
     from dalsegno.protocol.runs import Worker
@@ -60,6 +60,8 @@ class LocalNode:
     """Whom they ask models of; None: nobody."""
     artifacts: Artifacts | None = None
     """Where they write files; None: nowhere."""
+    folders: Folders | None = None
+    """What puts files into the folders of workspaces for them; None: nothing does."""
     dumps: Dumps | None = None
     """The store as rows; None: it has none."""
     budgets: WriteBudgets = field(init=False)

@@ -57,6 +57,22 @@ from ._processes import (
     ProcessNotStartedError as ProcessNotStartedError,
     RunningProcess as RunningProcess,
 )
+from ._staging import (
+    STAGED as STAGED,
+    STAGED_BYTES_MAX as STAGED_BYTES_MAX,
+    STAGED_FILE_BYTES_MAX as STAGED_FILE_BYTES_MAX,
+    STAGED_FILES_MAX as STAGED_FILES_MAX,
+    STAGING as STAGING,
+    TRIED_BYTES_MAX as TRIED_BYTES_MAX,
+    TRIED_FILES_MAX as TRIED_FILES_MAX,
+    Staged as Staged,
+    StagedFile as StagedFile,
+    StageWriter as StageWriter,
+    check_path as check_path,
+    path_forbidden as path_forbidden,
+    staged_in as staged_in,
+    staged_of as staged_of,
+)
 from ._transcript import Transcript as Transcript
 from ._vocabulary import (
     Outcome as Outcome,

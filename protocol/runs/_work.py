@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dalsegno.protocol.providers import ChatMessage, ChatStream, ProviderSettings, Tool
 
     from ._processes import RunningProcess
+    from ._staging import StageWriter
     from ._vocabulary import Trigger
 
 
@@ -118,6 +119,27 @@ class Work(WorkspaceReads, Protocol):
 
         Raises:
             ProcessNotStartedError: it could not be started.
+
+        """
+
+    async def folder(self) -> str:
+        """Return the path of the workspace's folder, with all that its runs have put there.
+
+        Raises:
+            DomainError: the worker has no ``folder=``.
+            FolderError: what an earlier run has staged cannot be put in place now.
+
+        """
+
+    def stage(self) -> AbstractAsyncContextManager[StageWriter]:
+        """Stage files of the workspace's folder, for the length of a block.
+
+        What was not finished is deleted at its end.  What was is put in place once the run has
+        succeeded with it as its result's `STAGED`, and else is deleted.
+
+        Raises:
+            DomainError: as `folder`; or the attempt has another stage, open or finished.
+            FolderError: as `folder`; or the disk fails.
 
         """
 
