@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager, suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import msgspec
 import trio
 
 from dalsegno.protocol import FolderError
-from dalsegno.protocol.runs import STAGING, Staged, check_path
+from dalsegno.protocol.runs import STAGING, check_path
 from dalsegno.runtime.disk import RealDisk, make_durable_folder
 
 from ._copying import removed
@@ -32,19 +30,16 @@ from ._descriptors import (
     Calls,
     InTheWayError,
     below,
-    mode_of,
-    pieces,
     private,
-    reading,
     root_of,
 )
-from ._stage import FILES, MANIFEST, Stage, parents_of
+from ._stage import FILES, Stage, check, is_left, parents_of
 from ._threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from dalsegno.protocol.runs import StagedFile
+    from dalsegno.protocol.runs import Staged
     from dalsegno.runtime.disk import Disk, Lock
 
 _LOCKS = ".locks"
@@ -142,10 +137,10 @@ class LocalFolders:
 
     def _place(self, root: str, workspace_id: str, staged: Staged) -> None:
         with root_of(root) as opened, below(opened, (STAGING, staged.name)) as stage:
-            _check(stage, staged)
+            check(stage, staged)
             with below(opened, (workspace_id,), makes=self._calls) as own:
                 for file in staged.files:
-                    if _is_left(stage, file):
+                    if is_left(stage, file):
                         self._move(stage, own, file.path.split("/"))
                 # Also of those that were moved by a process that died before this.
                 for path in {"", *(each for f in staged.files for each in parents_of(f.path))}:
@@ -174,35 +169,3 @@ class LocalFolders:
 
 def _absolute(root: str) -> Path:
     return Path(os.path.abspath(root))
-
-
-def _check(stage: int, staged: Staged) -> None:
-    """Raise unless what is left in a stage is finished, and what the log says.
-
-    Raises:
-        FolderError: it is not.
-
-    """
-    left = [file for file in staged.files if _is_left(stage, file)]
-    if left and _manifest(stage) != staged:
-        raise FolderError("the stage is not the one that the log names")
-    for file in left:
-        with reading(stage, [FILES, *file.path.split("/")]) as descriptor:
-            digest, size = sha256(), 0
-            for piece in pieces(descriptor):
-                digest.update(piece)
-                size += len(piece)
-        if (size, digest.hexdigest()) != (file.bytes, file.sha256):
-            raise FolderError("a staged file is not what the log says")
-
-
-def _is_left(stage: int, file: StagedFile) -> bool:
-    return mode_of(stage, [FILES, *check_path(file.path).split("/")]) is not None
-
-
-def _manifest(stage: int) -> Staged | None:
-    try:
-        with reading(stage, [MANIFEST]) as descriptor:
-            return msgspec.json.decode(b"".join(pieces(descriptor)), type=Staged)
-    except (FileNotFoundError, msgspec.DecodeError):
-        return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dalsegno.protocol import Reject
+from dalsegno.protocol import FolderError, Reject
 from dalsegno.protocol.runs import (
     STAGED_BYTES_MAX,
     STAGED_FILE_BYTES_MAX,
@@ -147,12 +147,11 @@ class Stage:
         self._parents |= parents
         self._bytes += len(data)
         try:
-            await self._threads.run(lambda: self._write(path, segments, data))
+            digest = await self._threads.run(lambda: self._write(path, segments, data))
         except BaseException:
             del self._files[path]
             self._bytes -= len(data)
             raise
-        digest = sha256(data).hexdigest()
         self._files[path] = StagedFile(path=path, bytes=len(data), sha256=digest)
 
     def _check_room(self, size: int) -> None:
@@ -166,7 +165,7 @@ class Stage:
             return
         raise Reject("FILES_TOO_LARGE", message, status=400)
 
-    def _write(self, path: str, segments: list[str], data: bytes) -> None:
+    def _write(self, path: str, segments: list[str], data: bytes) -> str:
         with self._own(path) as own:
             mode = mode_of(own, segments)
         *parents, name = segments
@@ -174,6 +173,7 @@ class Stage:
             place = (*self._place, FILES, *parents)
             with below(root, place, makes=self._calls) as folder:
                 write(folder, name, data, self._calls, mode=mode)
+        return sha256(data).hexdigest()
 
     async def finish(self) -> Staged:
         """Make all of it durable; see `StageWriter.finish`."""
@@ -197,6 +197,9 @@ class Stage:
             with below(root, (STAGING,)) as stages:
                 calls.sync(stages)
             calls.sync(root)
+            if not all(is_left(stage, file) for file in staged.files):
+                raise FolderError("a staged file is there no longer")
+            check(stage, staged)  # rather than to leave the next runs what cannot be put in place
 
     # ------------------------------------------------------------------------------------- trying
 
@@ -247,3 +250,36 @@ def _is_allowed(path: str) -> bool:
     except Reject:
         return False
     return True
+
+
+def check(stage: int, staged: Staged) -> None:
+    """Raise unless what is left in a stage is finished, and is what the log says.
+
+    Raises:
+        FolderError: it is not: a command may have changed it, or the disk.
+
+    """
+    left = [file for file in staged.files if is_left(stage, file)]
+    if left and _manifest(stage) != staged:
+        raise FolderError("the stage is not the one that the log names")
+    for file in left:
+        with reading(stage, [FILES, *file.path.split("/")]) as descriptor:
+            digest, size = sha256(), 0
+            for piece in pieces(descriptor):
+                digest.update(piece)
+                size += len(piece)
+        if (size, digest.hexdigest()) != (file.bytes, file.sha256):
+            raise FolderError("a staged file is not what was staged")
+
+
+def is_left(stage: int, file: StagedFile) -> bool:
+    """Return whether a file is in its stage, and not in place yet."""
+    return mode_of(stage, [FILES, *check_path(file.path).split("/")]) is not None
+
+
+def _manifest(stage: int) -> Staged | None:
+    try:
+        with reading(stage, [MANIFEST]) as descriptor:
+            return msgspec.json.decode(b"".join(pieces(descriptor)), type=Staged)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None

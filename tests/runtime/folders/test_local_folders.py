@@ -169,12 +169,27 @@ async def test_what_is_not_what_the_log_says_is_not_put_in_place(tmp_path: Path)
     with pytest.raises(FolderError, match="not the one that the log names"):
         await place(folders, tmp_path, other)
     (tmp_path / ".staging" / NAME / "files" / "b").write_bytes(b"3")
-    with pytest.raises(FolderError, match="not what the log says"):
+    with pytest.raises(FolderError, match="not what was staged"):
         await place(folders, tmp_path, what)
     (tmp_path / ".staging" / NAME / "manifest.json").unlink()
     with pytest.raises(FolderError, match="not the one that the log names"):
         await place(folders, tmp_path, what)
     assert tree(tmp_path / "acme") == {}
+
+
+async def test_what_was_changed_after_it_was_staged_is_not_finished(tmp_path: Path) -> None:
+    """By a command that is tried, say: the run fails, and holds up no other one."""
+    files = tmp_path / ".staging" / NAME / "files"
+    async with LocalFolders().stage(str(tmp_path), "acme", NAME) as stage:
+        await stage.write("a", b"1")
+        await stage.write("b", b"2")
+        (files / "a").write_bytes(b"3")
+        with pytest.raises(FolderError, match="not what was staged"):
+            await stage.finish()
+        (files / "a").unlink()
+        with pytest.raises(FolderError, match="there no longer"):
+            await stage.finish()
+    assert stages(tmp_path) == []
 
 
 async def test_a_link_that_came_meanwhile_is_replaced_and_never_followed(tmp_path: Path) -> None:
@@ -495,9 +510,9 @@ async def test_a_copy_is_bounded(tmp_path: Path) -> None:
             async with stage.tried():
                 raise AssertionError("it is too large")
         assert os.listdir(tmp_path / ".staging" / NAME) == ["files"]
-        (own / "sparse").unlink()
-        for number in range(20_001):
-            os.close(os.open(own / f"{number}", os.O_CREAT | os.O_WRONLY, 0o644))
+        (own / "sparse").write_bytes(b"")
+        for number in range(20_000):
+            os.link(own / "sparse", own / f"{number}")
         with refused("FILES_TOO_LARGE"):
             await stage.paths()
         with refused("FILES_TOO_LARGE"):

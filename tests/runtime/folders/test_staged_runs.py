@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ import pytest
 import trio
 
 from dalsegno.actors.effects import Run, StageSweep
+from dalsegno.actors.effects._settling import Settling
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import App, DomainError, FolderError
 from dalsegno.protocol.runs import (
@@ -26,6 +28,7 @@ from dalsegno.protocol.runs import (
     Retry,
     RunState,
     Staged,
+    StartAttempt,
     Work,
     Worker,
     runs,
@@ -51,14 +54,18 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 class Disk(Calls):
-    """Refuses to rename while it is told to, after so many."""
+    """Refuses to rename while it is told to: after so many, or now and then."""
 
     def __init__(self) -> None:
         self.renames_left: int | None = None
         self.renamed: list[str] = []
+        self.refused = 0
+        self.failing = 0.0
+        self.chance = Random(0)
 
     def rename(self, name: str, at: int, to: int) -> None:
-        if self.renames_left == 0:
+        if self.renames_left == 0 or self.chance.random() < self.failing:
+            self.refused += 1
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self.renames_left is not None:
             self.renames_left -= 1
@@ -99,6 +106,12 @@ class Project:
     def worker(self, function: Function, **more: Any) -> Worker:
         more = {"retry": QUICK, "folder": str(self.root), **more}
         return worker(function.__name__, **more)(function)
+
+    async def refused(self) -> None:
+        """Wait until the run itself has tried to put its files in place."""
+        with fail_after(10):
+            while not self.disk.refused:
+                await trio.sleep(0.005)
 
     async def settled(self) -> None:
         with fail_after(10):
@@ -344,6 +357,49 @@ async def test_an_attempt_that_failed_leaves_nothing_to_the_next_one(project: Pr
     assert project.files() == {"attempt-3": b"x"}
 
 
+async def test_an_attempt_that_is_fenced_leaves_nothing(project: Project) -> None:
+    """Another node has taken the run for one whose process died, and began another attempt."""
+    waits, go_on = trio.Event(), trio.Event()
+
+    async def it(run: Run) -> Done:
+        staged = await stage(run, {"a": "1"})
+        waits.set()
+        await go_on.wait()
+        return done(staged)
+
+    async with project.opened(it) as workspace:
+        await workspace.send(RequestRun(run_id="r", worker="it"))
+        await waits.wait()
+        run = await workspace.get(runs, "r")
+        assert run is not None
+        another = StartAttempt(run_id="r", attempt_id="another", after=run.attempt_id)
+        await workspace.send(another)
+        go_on.set()
+        await project.settled()
+        run = await workspace.get(runs, "r")
+        assert run is not None
+        assert (run.status, run.attempt_id) == ("running", "another")
+    assert project.files() == {}
+
+
+async def test_who_believes_to_be_fenced_deletes_nothing_that_the_log_promises(
+    project: Project,
+) -> None:
+    """The answer to an attempt's own end may be lost, and its repeat be refused: RUN_OVER."""
+    project.disk.renames_left = 0
+    async with project.opened(put) as workspace:
+        await asked(workspace, "put", "r", input={"a": "1"})
+        await project.refused()
+        (name,) = project.stages()
+        service = workspace._service
+        settling = Settling(LocalFolders(), service.catalog, service.store, str(project.root))
+        await settling.discard("acme", "r", name)
+        assert project.stages() == [name]
+        project.disk.renames_left = None
+        assert await settling.settle("acme") == 1
+    assert project.files() == {"a": b"1"}
+
+
 async def test_an_attempt_finishes_one_stage(project: Project) -> None:
     async def it(run: Run) -> Done:
         async with run.stage() as to:
@@ -386,7 +442,7 @@ async def test_a_run_whose_id_is_too_long_for_a_name_stages_nothing(project: Pro
 
 
 async def test_a_later_run_sees_the_files_of_an_interrupted_one_and_its_own_win(
-    project: Project, caplog: pytest.LogCaptureFixture
+    project: Project,
 ) -> None:
     async def adds(run: Run) -> Done:
         async with run.stage() as to:
@@ -399,9 +455,7 @@ async def test_a_later_run_sees_the_files_of_an_interrupted_one_and_its_own_win(
         project.disk.renames_left = 1
         files = {"a": "1", "b": "1", "c": "1"}
         assert (await asked(workspace, "put", "r1", input=files)).status == "succeeded"
-        with fail_after(10):
-            while "waits" not in caplog.text:
-                await trio.sleep(0.005)
+        await project.refused()
         assert project.files() == {"a": b"1"}
         assert len(project.stages()) == 1
         project.disk.renames_left = None
@@ -411,7 +465,9 @@ async def test_a_later_run_sees_the_files_of_an_interrupted_one_and_its_own_win(
     assert project.disk.renamed == ["a", "b", "c", "b"]
 
 
-async def test_no_later_run_overtakes_what_cannot_be_put_in_place(project: Project) -> None:
+async def test_no_later_run_overtakes_what_cannot_be_put_in_place(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
     caught: list[FolderError] = []
 
     async def tries(run: Run) -> None:
@@ -425,6 +481,7 @@ async def test_no_later_run_overtakes_what_cannot_be_put_in_place(project: Proje
         await asked(workspace, "put", "r1", input={"a": "1"})
         assert (await asked(workspace, "tries", "r2")).status == "succeeded"
         assert [error.code for error in caught] == ["FOLDER_FAILED"] * 2
+        assert "is staged, and waits: FOLDER_FAILED: No space left on device" in caplog.text
         assert caught[0].details == {"errno": "ENOSPC"}
         assert str(project.root) not in str(caught[0])
         run = await asked(workspace, "put", "r3", input={"a": "3"})
@@ -513,6 +570,48 @@ async def test_a_run_that_ends_while_others_are_looked_up_is_not_overtaken(
         await project.settled()
     assert project.files() == {"x": b"2"}
     assert project.disk.renamed == ["x", "x"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_whatever_fails_the_folder_is_what_the_log_says(project: Project, seed: int) -> None:
+    """Runs side by side that fail, are cancelled and cannot be put in place, over restarts."""
+    chance = Random(seed)
+    project.disk.chance = chance
+    asked_for = [f"r{number}" for number in range(24)]
+
+    async def it(run: Run) -> Done:
+        paths = chance.sample(["a", "b", "c/d", "c/e", "f/g/h"], 2)
+        staged = await stage(run, dict.fromkeys(paths, f"{run.id} {run.attempt}"))
+        await trio.sleep(chance.choice([0, 0.001, 0.01]))
+        if chance.random() < 0.2:
+            raise ZeroDivisionError
+        return done(staged)
+
+    promised: dict[int, Staged] = {}
+    for part in range(3):
+        project.disk.failing = 0.2
+        async with project.opened(it) as workspace:
+            for run_id in asked_for[part::3]:
+                await workspace.send(RequestRun(run_id=run_id, worker="it"))
+                if chance.random() < 0.2:
+                    await workspace.send(CancelRun(run_id=run_id))
+            for run_id in asked_for[part::3][: chance.randrange(8)]:
+                await ended(workspace, run_id)
+    project.disk.failing = 0.0
+    async with project.opened(it) as workspace:
+        for run_id in asked_for:
+            run = await ended(workspace, run_id)
+            staged = staged_of(run)
+            if staged is not None:
+                (*_, end) = await workspace.history(runs, run_id, limit=100)
+                promised[end.event_seq] = staged
+        await project.settled()
+    files: dict[str, str] = {}
+    for _, staged in sorted(promised.items()):
+        files |= {file.path: file.sha256 for file in staged.files}
+    there = {path: sha256(data).hexdigest() for path, data in project.files().items()}
+    assert there == files
+    assert len(promised) > 3, "some of them have succeeded"
 
 
 # ---------------------------------------------------------------------------------- left behind
