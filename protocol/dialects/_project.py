@@ -117,11 +117,13 @@ class ProjectDialect(PresenceDialect):
         """Give a sign of life, with where the project is."""
         return encode_said(ProjectHeartbeat(server_ts=now, head=head, seq=cursor))
 
-    def committed(self, asked: CommandRequest, receipt: Receipt) -> None:
+    def committed(self, asked: CommandRequest, receipt: Receipt) -> bytes | None:
         """Say nothing: commands are sent over HTTP, or a socket of their own."""
+        return None
 
-    def rejected(self, asked: CommandRequest, error: DalsegnoError) -> None:
+    def rejected(self, asked: CommandRequest, error: DalsegnoError) -> bytes | None:
         """Say nothing, likewise."""
+        return None
 
 
 def _cursor(seq: int, chain: int) -> str:

@@ -81,7 +81,7 @@ class Socket:
     each, and what becomes of the others.  None: they are as many as other sockets may be."""
     shows_error: Callable[[DalsegnoError], DalsegnoError] = as_it_is
     """Returns an error that refuses the upgrade as this path's callers know it."""
-    interprets: Callable[[Any, AnyRequest], tuple[Any, AnyRequest | None]] | None = None
+    interprets: Callable[[Any, Any], tuple[Any, AnyRequest | None]] | None = None
     """Instead of `hears`, where messages are the dialect's and what one asks hangs on those before
     it: returns the next state and what a message asks; a pure function.  What it refuses changes
     nothing."""

@@ -88,6 +88,13 @@ class Work(WorkspaceReads, Protocol):
     def attempt(self) -> int:
         """Counts from 1, for people."""
 
+    @property
+    def checkpoint(self) -> Any:  # noqa: ANN401 - JSON
+        """What was saved last, by this attempt or one before it."""
+
+    async def save(self, checkpoint: Any) -> None:  # noqa: ANN401 - JSON
+        """Record how far it got, for the attempt after this one."""
+
     async def send(self, command: msgspec.Struct, *, step: str | None = None) -> Receipt:
         """Send a command, or an `AsProgram`; a step takes effect once in the run's life."""
 

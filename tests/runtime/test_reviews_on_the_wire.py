@@ -1,0 +1,417 @@
+"""Source system 004 as its scenarios have it: over sockets, with processes and a provider (CF)."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+from websockets.frames import Opcode
+
+from dalsegno.protocol import Limits
+from tests._patience import fail_after, until
+from tests._provider import chunk, says, scripted, then
+from tests._raw_client import RawClient
+from tests._reviews import answer, team
+from tests.runtime._blocks import Block, following
+from tests.runtime.test_tokens_on_the_wire import UPGRADE
+
+pytestmark = pytest.mark.postgres
+
+
+# ------------------------------------------------------------------------------------ validation
+
+
+async def test_cf_2_a_validation_is_told_in_order_and_runs_once(
+    migrated: str, tmp_path: Path
+) -> None:
+    async with team(migrated, tmp_path) as it:
+        it.write("a.md", "fine")
+        it.write("b.md", "TODO")
+        proposal = await it.author.propose()
+        async with it.viewer.listening(proposal_id=proposal) as viewer:
+            done = await it.author.post(f"/api/v1/proposals/{proposal}/validate")
+            told = await viewer.until("validation_complete")
+            assert (done["status"], done["result"]["status"]) == ("completed", "failed")
+            job = [each for each in told if each.get("job_id") == done["job_id"]]
+            kinds = [each["type"] for each in job]
+            assert kinds == ["validation_start", *["output"] * 4, "validation_complete"]
+            assert job[0]["proposal_id"] == proposal
+            lines = [(each["line_no"], each["stream"], each["line"]) for each in job[1:-1]]
+            assert sorted(lines) == lines
+            assert {(stream, line) for _, stream, line in lines} == {
+                ("stdout", "looking at Login"),
+                ("stdout", "a.md"),
+                ("stdout", "b.md"),
+                ("stderr", "b.md: not done"),
+            }
+            assert {each["attempt"] for each in job[1:-1]} == {1}
+            assert job[-1]["status"] == "failed"
+            assert job[-1]["summary"]["exit_code"] == 1
+            assert job[-1]["summary"]["errors"] == ["b.md: not done"]
+            locks = [each for each in told if each["type"] == "lock_changed"]
+            assert [each["locked"] for each in locks] == [True, False]
+        refused = await it.author.post(f"/api/v1/proposals/{proposal}/submit", expect=400)
+        assert refused["code"] == "VALIDATION_FAILED"
+        it.write("b.md", "done")
+        await it.author.post(f"/api/v1/proposals/{proposal}/validate")
+        moved = await it.author.post(f"/api/v1/proposals/{proposal}/submit")
+        assert moved["status"] == "REVIEW"
+
+
+async def test_cf_3_an_iteration_streams_tokens_and_changes_files(
+    migrated: str, tmp_path: Path
+) -> None:
+    words = answer(a_md="It is done.", new__c_md="A new one.")
+    async with (
+        scripted(says(*words)) as provider,
+        team(migrated, tmp_path, provider=provider) as it,
+    ):
+        it.write("a.md", "TODO")
+        proposal = await it.author.propose()
+        async with it.viewer.listening(proposal_id=proposal) as viewer:
+            done = await it.author.post(
+                f"/api/v1/proposals/{proposal}/iterate", instructions="Do it."
+            )
+            told = [each for each in await viewer.until("iteration_complete") if "job_id" in each]
+        assert told[0]["type"] == "iteration_start"
+        assert "".join(each["content"] for each in told[1:-1]) == "".join(words)
+        assert {each["type"] for each in told[1:-1]} == {"token"}
+        assert (
+            told[-1]["files_modified"] == ["a.md", "new/c.md"] == done["result"]["files_modified"]
+        )
+        assert told[-1]["validation"]["status"] == "passed"
+        with fail_after(10):
+            await until(lambda: it.files() == {"a.md": "It is done.\n", "new/c.md": "A new one.\n"})
+        asked = provider.asked[0].body["messages"][-1]["content"]
+        assert "Do it." in asked
+        assert "<<<<<< a.md\nTODO\n>>>>>>" in asked
+        await until(lambda: it.staged() == [])
+
+
+async def test_cf_3_4_a_cancelled_iteration_writes_nothing(migrated: str, tmp_path: Path) -> None:
+    slow = then(chunk({"role": "assistant", "content": "<<<<<< a.md\n"}))
+    async with (
+        scripted(slow) as provider,
+        team(migrated, tmp_path, provider=provider) as it,
+    ):
+        it.write("a.md", "TODO")
+        proposal = await it.author.propose()
+        async with it.viewer.listening(proposal_id=proposal) as viewer:
+            async with it.author.listening() as author:
+                await author.hear("connected")
+                await author.say("iterate", proposal_id=proposal, request_id="1")
+                assert (await author.hear("accepted", "error"))["type"] == "accepted"
+                token = await viewer.hear("token")
+                await author.say("cancel", proposal_id=proposal, request_id="2")
+                told = await viewer.until("iteration_cancelled")
+                assert told[-1]["job_id"] == token["job_id"]
+            # and the loss of the connection that asked does the same
+            async with it.author.listening() as author:
+                await author.hear("connected")
+                await author.say("iterate", proposal_id=proposal)
+                await viewer.hear("token")
+            told = await viewer.until("iteration_cancelled")
+            if not any(each["type"] == "lock_changed" and not each["locked"] for each in told):
+                assert not (await viewer.hear("lock_changed"))["locked"]
+        assert it.files() == {"a.md": "TODO"}
+        await until(lambda: it.staged() == [])
+        lock = await it.viewer.get(f"/api/v1/projects/{it.project}/lock")
+        assert not lock["locked"]
+
+
+async def test_who_begins_to_view_in_the_middle_is_shown_the_lines_so_far(
+    migrated: str, tmp_path: Path
+) -> None:
+    async with team(migrated, tmp_path) as it:
+        it.write("a.md", "fine")
+        it.write("wait", "")
+        proposal = await it.author.propose()
+        started = await it.author.post(
+            f"/api/v1/proposals/{proposal}/validate?async=true", expect=202
+        )
+        async with (
+            it.viewer.listening() as viewer,
+            it.reviewer.listening(proposal_id=proposal) as all_,
+        ):
+            await viewer.hear("connected")
+            while len([each for each in all_.heard if each["type"] == "output"]) < 4:
+                await all_.next()
+            await viewer.say("view", proposal_id=proposal, request_id="v")
+            told = await viewer.until("viewing")
+            job = [each for each in told if each.get("job_id") == started["job_id"]]
+            assert job[0]["type"] == "validation_start"
+            assert [each["line_no"] for each in job[1:]] == [*range(1, len(job))]
+            assert len(job) >= 4
+            (it.folder / "wait").unlink()
+            rest = await viewer.until("validation_complete")
+            numbers = [each["line_no"] for each in [*job, *rest] if each["type"] == "output"]
+            assert numbers == [*range(1, len(numbers) + 1)], "nothing is missing, or there twice"
+            seen = await all_.until("validation_complete")
+            lines = [each["line"] for each in all_.heard if each["type"] == "output"]
+            assert len(lines) == len(numbers)
+            assert seen[-1]["status"] == "passed"
+
+
+# ------------------------------------------------------------------------------------ connections
+
+
+async def test_cf_1_1_a_project_is_connected_to(migrated: str, tmp_path: Path) -> None:
+    async with team(migrated, tmp_path) as it, it.viewer.listening() as viewer:
+        first = await viewer.next()
+        assert (first["type"], first["project_id"]) == ("connected", it.project)
+
+
+async def test_cf_1_2_who_has_no_session_is_closed_with_4001(migrated: str, tmp_path: Path) -> None:
+    async with team(migrated, tmp_path) as it:
+        it.viewer.person = msgspec.structs.replace(it.viewer.person, cookie="a=b")
+        async with it.viewer.listening() as nobody:
+            assert await nobody.end() == (4001, "Unauthorized")
+
+
+async def test_cf_1_3_who_answers_no_ping_is_closed(migrated: str, tmp_path: Path) -> None:
+    limits = Limits(heartbeat_interval_s=0.1, ping_interval_s=0.3, pong_deadline_s=0.1)
+    async with (
+        team(migrated, tmp_path, limits=limits) as it,
+        await trio.open_tcp_stream("127.0.0.1", it.site.port) as stream,
+    ):
+        deaf = RawClient(stream)
+        host, path = f"127.0.0.1:{it.site.port}", f"/ws/projects/{it.project}"
+        await deaf.upgrade(host, it.viewer.person.cookie, path=path)
+        with fail_after(20):
+            while (frame := await deaf.frame())[0] is not Opcode.CLOSE:
+                pass
+        assert frame[1] == (1000).to_bytes(2) + b"no pong"
+
+
+async def test_cf_1_4_who_comes_back_is_told_what_was_missed(migrated: str, tmp_path: Path) -> None:
+    async with team(migrated, tmp_path) as it:
+        it.write("wait", "")
+        proposal = await it.author.propose()
+        path = f"/api/v1/proposals/{proposal}/validate?async=true"
+        job = (await it.author.post(path, expect=202))["job_id"]
+        async with it.viewer.listening(proposal_id=proposal) as viewer:
+            await viewer.hear("output")
+            while "cursor" not in viewer.heard[-1]:
+                await viewer.next()
+            cursor = viewer.heard[-1]["cursor"]
+        (it.folder / "wait").unlink()
+        with fail_after(20):
+            while (await it.viewer.get(f"/api/v1/validations/{job}/status"))["status"] == "running":
+                await trio.sleep(0.05)
+        async with it.viewer.listening(proposal_id=proposal, cursor=cursor) as again:
+            assert (await again.hear("connected"))["cursor"] == cursor
+            rest = await again.until("validation_complete")
+        lines = [each for each in [*viewer.heard, *rest] if each["type"] == "output"]
+        assert [each["line_no"] for each in lines] == [*range(1, len(lines) + 1)]
+
+
+# ------------------------------------------------------------------------------------------- SSE
+
+
+async def test_cf_4_a_proposal_is_followed_by_server_sent_events(
+    migrated: str, tmp_path: Path
+) -> None:
+    async with team(migrated, tmp_path) as it:
+        it.write("a.md", "fine")
+        proposal = await it.author.propose()
+        path = f"/api/v1/proposals/{proposal}/events"
+        async with following(it.viewer.person, path) as blocks:
+            assert (blocks.status, blocks.headers["content-type"]) == (200, "text/event-stream")
+            await it.author.post(f"/api/v1/proposals/{proposal}/validate")
+            told: list[Block] = []
+            while not told or told[-1].said["type"] != "validation_complete":
+                block = await blocks.next()
+                assert block is not None
+                if block.data and "job_id" in block.data:
+                    told.append(block)
+            assert [each.said["type"] for each in told] == [
+                "validation_start",
+                "output",
+                "output",
+                "validation_complete",
+            ]
+            assert all(each.id for each in (told[0], told[-1]))
+        first = next(each for each in told if each.id is not None)
+        async with following(it.viewer.person, path, last_event_id=first.id) as blocks:
+            again: list[Block] = []
+            while not again or again[-1].said["type"] != "validation_complete":
+                block = await blocks.next()
+                assert block is not None
+                if block.data and "job_id" in block.data:
+                    again.append(block)
+        assert again == told[told.index(first) + 1 :]
+
+
+async def test_an_event_stream_is_over_once_its_proposal_is_merged(
+    migrated: str, tmp_path: Path
+) -> None:
+    async with team(migrated, tmp_path) as it:
+        proposal = await it.author.propose()
+        path = f"/api/v1/proposals/{proposal}/events"
+        for who, step in (
+            (it.author, "validate"),
+            (it.author, "submit"),
+            (it.reviewer, "approve"),
+            (it.admin, "merge"),
+        ):
+            async with following(it.viewer.person, path) as blocks:
+                assert blocks.status == 200, "there may be more"
+            await who.post(f"/api/v1/proposals/{proposal}/{step}")
+        async with following(it.viewer.person, path) as blocks:
+            assert blocks.status == 200, "it was not told of all"
+            last = await blocks.next()
+            while last is not None and "MERGED" not in last.data:
+                last = await blocks.next()
+            assert last is not None
+        async with following(it.viewer.person, path, last_event_id=last.id) as blocks:
+            assert blocks.status == 204
+
+
+# --------------------------------------------------------------------------------- who hears what
+
+
+async def test_cf_5_1_a_status_is_told_to_who_views_the_proposal(
+    migrated: str, tmp_path: Path
+) -> None:
+    async with (
+        team(migrated, tmp_path) as it,
+        it.viewer.listening() as viewer,
+        it.reviewer.listening() as other,
+    ):
+        first, second = await it.author.propose("One"), await it.author.propose("Two")
+        await viewer.say("view", proposal_id=first)
+        await viewer.hear("viewing")
+        await other.say("view", proposal_id=second)
+        await other.hear("viewing")
+        await it.author.post(f"/api/v1/proposals/{first}/validate")
+        await it.author.post(f"/api/v1/proposals/{first}/submit")
+        moved = await viewer.hear("status_changed")
+        assert (moved["proposal_id"], moved["previous"], moved["status"]) == (
+            first,
+            "DRAFT",
+            "REVIEW",
+        )
+        await viewer.say("leave", proposal_id=first)
+        await viewer.hear("viewing")
+        await it.reviewer.post(f"/api/v1/proposals/{first}/approve")
+        await it.author.post(f"/api/v1/projects/{it.project}/lock")
+        for listener in (viewer, other):
+            before = len(listener.heard)
+            while (await listener.hear("lock_changed"))["reason"] != "locked":
+                pass
+            told = listener.heard[before:]
+            assert "status_changed" not in {each["type"] for each in told}
+        assert "status_changed" not in {each["type"] for each in other.heard}
+
+
+async def test_cf_5_2_a_comment_is_told_to_the_reviewers_and_the_author(
+    migrated: str, tmp_path: Path
+) -> None:
+    async with team(migrated, tmp_path) as it:
+        proposal = await it.author.propose()
+        await it.author.post(f"/api/v1/proposals/{proposal}/validate")
+        await it.author.post(f"/api/v1/proposals/{proposal}/submit")
+        async with (
+            it.author.listening() as author,
+            it.reviewer.listening() as reviewer,
+            it.viewer.listening(proposal_id=proposal) as viewer,
+        ):
+            for listener in (author, reviewer, viewer):
+                await listener.hear("connected")
+            body = {"target_file": "a.md", "line_number": 3, "comment_text": "Why?"}
+            await it.reviewer.post(f"/api/v1/proposals/{proposal}/comments", expect=201, **body)
+            said = await author.hear("comment_added")
+            assert {name: said[name] for name in body} == body
+            await it.author.post(
+                f"/api/v1/proposals/{proposal}/reviewers",
+                expect=201,
+                user_id=it.reviewer.user_id,
+            )
+            await it.reviewer.post(f"/api/v1/proposals/{proposal}/comments", expect=201, **body)
+            await reviewer.hear("comment_added")
+            await it.author.post(f"/api/v1/projects/{it.project}/lock")
+            for listener in (author, reviewer, viewer):
+                while (await listener.hear("lock_changed"))["reason"] != "locked":
+                    pass
+            counts = [
+                sum(each["type"] == "comment_added" for each in listener.heard)
+                for listener in (author, reviewer, viewer)
+            ]
+            assert counts == [2, 1, 0]
+            hidden = [each for each in viewer.heard if each["type"] == "hidden"]
+            assert hidden, "others are told numbers"
+
+
+async def test_cf_5_3_the_lock_is_told_to_the_whole_project(migrated: str, tmp_path: Path) -> None:
+    async with (
+        team(migrated, tmp_path) as it,
+        it.viewer.listening() as viewer,
+        it.reviewer.listening() as reviewer,
+    ):
+        path = f"/api/v1/projects/{it.project}/lock"
+        await it.author.post(path)
+        held = await it.reviewer.post(path, expect=409)
+        assert held["details"]["locked_by"] == it.author.user_id
+        assert held["details"]["locked_at"]
+        await it.reviewer.ask("DELETE", path, expect=403)
+        await it.reviewer.ask("DELETE", f"{path}?force=true", expect=403)
+        await it.admin.ask("DELETE", f"{path}?force=true", expect=204)
+        for listener in (viewer, reviewer):
+            locked, freed = await listener.hear("lock_changed"), await listener.hear("lock_changed")
+            assert (locked["locked"], locked["locked_by"]) == (True, it.author.user_id)
+            assert (freed["locked"], freed["reason"]) == (False, "forced")
+
+
+async def test_cf_6_1_the_sixth_connection_closes_the_oldest(migrated: str, tmp_path: Path) -> None:
+    async with team(migrated, tmp_path) as it, AsyncExitStack() as stack:
+        listeners = []
+        for _ in range(6):
+            listeners.append(await stack.enter_async_context(it.viewer.listening()))
+            await listeners[-1].hear("connected")
+        assert await listeners[0].end() == (4008, "connection limit")
+        async with following(
+            it.viewer.person, f"/api/v1/proposals/{await it.author.propose()}/events"
+        ) as blocks:
+            assert blocks.status == 200, "an event stream counts, too"
+            assert await listeners[1].end() == (4008, "connection limit")
+
+
+async def test_cf_6_2_above_the_projects_cap_nobody_is_let_in(
+    migrated: str, tmp_path: Path
+) -> None:
+    limits = Limits(project_connections_max=2)
+    async with (
+        team(migrated, tmp_path, limits=limits) as it,
+        it.viewer.listening() as first,
+        it.author.listening() as second,
+    ):
+        for each in (first, second):
+            await each.hear("connected")
+        proposal = await it.author.propose()
+        path = f"/api/v1/proposals/{proposal}/events"
+        async with following(it.reviewer.person, path) as blocks:
+            assert blocks.status == 503
+        answer = await it.reviewer.http.get(
+            f"{it.site.url}/ws/projects/{it.project}", headers=UPGRADE
+        )
+        assert answer.status_code == 503
+
+
+async def test_cf_7_the_audit_shows_admins_what_happened_to_a_proposal(
+    migrated: str, tmp_path: Path
+) -> None:
+    async with team(migrated, tmp_path) as it:
+        async with it.viewer.listening("/ws/audit") as refused:
+            assert (await refused.end())[0] == 4003
+        async with it.admin.listening("/ws/audit", action="STATUS_CHANGED") as audit:
+            await audit.hear("connected")
+            proposal = await it.author.propose()
+            await it.author.post(f"/api/v1/proposals/{proposal}/validate")
+            await it.author.post(f"/api/v1/proposals/{proposal}/submit")
+            said = await audit.hear("audit_event")
+            assert (said["action"], said["resource_id"]) == ("STATUS_CHANGED", proposal)
+            assert said["user_id"] == it.author.user_id
+            assert {each["type"] for each in audit.heard} <= {"connected", "hidden", "audit_event"}
