@@ -83,7 +83,7 @@ class Viewing(msgspec.Struct, frozen=True):
             return proposal_id in self.proposals if proposal_id is not None else _is_others(event)
         if name == proposal_comments.name:
             return self.user_id in _notified(event.payload)
-        return name != proposal_names.name or name == project_locks.name
+        return name != proposal_names.name
 
 
 def _is_others(event: Event) -> bool:
