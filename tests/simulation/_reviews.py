@@ -35,6 +35,7 @@ from dalsegno.actors.domains.reviews._proposals import (
     EditProposal,
     Proposal,
 )
+from dalsegno.actors.domains.reviews._words import ProposalStep
 from dalsegno.actors.testing import OPERATIONS, Ask, Choices, SeededChoices, Simulated, simulate
 from dalsegno.actors.testing.simulation._invariant import fold_into
 from dalsegno.protocol import App, Event, FolderError, Role
@@ -49,6 +50,7 @@ from dalsegno.protocol.providers import (
 )
 from dalsegno.protocol.runs import (
     Ended,
+    EndedBy,
     Line,
     ProcessNotStartedError,
     Retry,
@@ -94,6 +96,9 @@ has to be validated, so that more is commented on."""
 # ------------------------------------------------------------------------- what is outside of it
 
 
+_ENDS: Sequence[EndedBy] = ("itself", "itself", "itself", "itself", "itself", "timeout")
+
+
 class _Process:
     def __init__(self, random: Random) -> None:
         self._random = random
@@ -108,7 +113,7 @@ class _Process:
         await trio.sleep(random.choice([0.0, 0.0, 0.1, 1.0, 3.0]))
         if self._left == 0:
             code = random.choice([0, 0, 0, 1, -9])
-            self._ended = Ended(code, random.choice(["itself"] * 5 + ["timeout"]))
+            self._ended = Ended(code, random.choice(_ENDS))
             raise StopAsyncIteration
         self._left -= 1
         return Line(random.choice(["stdout", "stderr"]), random.choice(["fine", "", "\u2028 x"]))
@@ -126,7 +131,7 @@ class SimProcesses:
         self._random = Random(seed)
 
     @asynccontextmanager
-    async def start(self, _argv: Sequence[str], **_bounds: object) -> AsyncIterator[_Process]:
+    async def start(self, argv: Sequence[str], **_bounds: Any) -> AsyncIterator[_Process]:
         await trio.lowlevel.checkpoint()
         if self._random.random() < 0.1:
             raise ProcessNotStartedError("not there", error="ENOENT")
@@ -275,22 +280,20 @@ class SimStage:
 # ------------------------------------------------------------------------------- the schedules
 
 
+_STEPS: Sequence[ProposalStep] = (
+    *("submit", "submit", "submit", "submit", "submit"),
+    *("approve", "request-changes", "mark-ready", "return-to-draft", "merge"),
+)
+
+
 def draw(choices: Choices) -> Ask:
     """Draw a command: mostly of jobs and of the lock."""
     proposal_id, comment_id = choices.pick(PROPOSALS), choices.pick(COMMENTS)
-    steps = [
-        *["submit"] * 5,
-        "approve",
-        "request-changes",
-        "mark-ready",
-        "return-to-draft",
-        "merge",
-    ]
     drawn: list[Callable[[], msgspec.Struct]] = [
         *[lambda: CreateProposal(name=f"Of {proposal_id}", proposal_id=proposal_id)] * 3,
         lambda: EditProposal(proposal_id=proposal_id, description=f"{choices.integer(0, 9)}"),
         *[lambda: DeleteProposal(proposal_id=proposal_id)] * choices.chance(0.3),
-        *[lambda: AdvanceProposal(proposal_id=proposal_id, step=choices.pick(steps))] * 6,
+        *[lambda: AdvanceProposal(proposal_id=proposal_id, step=choices.pick(_STEPS))] * 6,
         *[lambda: ValidateProposal(proposal_id=proposal_id)] * 4,
         *[lambda: IterateProposal(proposal_id=proposal_id)] * 5,
         lambda: CancelJob(proposal_id=proposal_id),
