@@ -1,10 +1,12 @@
-"""What the soak serves: notes, rules about them, exports of them, agents that coordinate, and the
-runs that all of them ask for.
+"""What the soak serves: notes, rules about them, exports of them, agents that coordinate, proposals
+that are validated and iterated on, and the runs that all of them ask for.
 """
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 from collections.abc import Sequence
 
 import trio
@@ -23,8 +25,16 @@ from dalsegno.actors.domains.coordination import (
 from dalsegno.actors.domains.coordination._delegations import DelegationCreated
 from dalsegno.actors.domains.jobs import export_worker
 from dalsegno.actors.domains.notes import CreateNote, note_dialect, note_domains, note_routes
+from dalsegno.actors.domains.reviews import (
+    review_domains,
+    review_roles,
+    review_routes,
+    review_sockets,
+    review_workers,
+)
 from dalsegno.actors.effects import Reaction, Run
 from dalsegno.protocol import App, Reject, RunFor
+from dalsegno.protocol.providers import ProviderSettings
 from dalsegno.protocol.runs import Retry, worker
 
 _RETRY = Retry(attempts_max=50, first_s=0.05, max_s=0.5, on=frozenset({"PROVIDER_AWAY"}))
@@ -56,9 +66,26 @@ async def review(reaction: Reaction, _event: DelegationCreated) -> Sequence[RunF
     return [RunFor(worker="stepping")]
 
 
+VALIDATING = "import sys, time; print('looking'); time.sleep(0.1); print(sys.argv[1])"
+
+reviewing = review_workers(
+    root=os.environ["SOAK_PROJECTS"],
+    validate=[sys.executable, "-c", VALIDATING, "{proposal_id}"],
+    models=[
+        ProviderSettings(
+            provider_kind="lmstudio",
+            model="small",
+            base_url=f"{os.environ['DALSEGNO_MODELS']}/v1/chat/completions",
+            timeout_ms=20_000,
+            retry_limit=0,
+        )
+    ],
+)
+
 app = App(
-    [*note_domains, *coordination_domains, *automation_domains],
-    routes=[*note_routes, *coordination_routes, *automation_routes],
-    dialects=[note_dialect, caliber_socket],
-    workers=[stepping, hanging, review, *automation_workers, export_worker],
+    [*note_domains, *coordination_domains, *automation_domains, *review_domains],
+    routes=[*note_routes, *coordination_routes, *automation_routes, *review_routes],
+    dialects=[note_dialect, caliber_socket, *review_sockets],
+    roles=review_roles,
+    workers=[stepping, hanging, review, *automation_workers, export_worker, *reviewing],
 )

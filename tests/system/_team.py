@@ -1,5 +1,5 @@
-"""Agents that lock, delegate, ask for runs, review what librarians propose and export it, whatever
-happens, and what must come of it.
+"""Agents that lock, delegate, ask for runs, review what librarians propose and export it, have
+proposals validated and iterated on, whatever happens, and what must come of it.
 
 Each of them sends its commands over HTTP, to one of the servers.  One that is silent, or refuses
 the workspace, makes it go on to the next, with the same command under the same key, until that is
@@ -38,12 +38,15 @@ from tests.simulation._coordination_rules import (
     wrong_state,
     wrong_times,
 )
+from tests.simulation._reviews import review_faults
 from tests.simulation._run_schedules import run_faults
 
 from ._crowd import NOT_NOW
 from ._database import read_logs
 
-USUAL = frozenset({"LOCK_CONFLICT", "LOCK_EXPIRED", "STATE_CONFLICT"})
+USUAL = frozenset(
+    {"LOCK_CONFLICT", "LOCK_EXPIRED", "STATE_CONFLICT", "JOB_RUNNING", "JOB_NOT_RUNNING"}
+)
 """Refusals that a team gets without any fault."""
 _AGENTS = ("ada", "bob", "cyd", "dan")
 _RESOURCES = ("main.py", "test.py")
@@ -52,6 +55,9 @@ _SETTINGS = ("agent_offline_after_s", "delegation_timeout_s", "handoff_timeout_s
 _SILENCE_S = 3.0
 _PAUSE_S = 0.1
 _NEVER = datetime.max.replace(tzinfo=UTC)
+
+_APART = frozenset({"automation", "review_validation", "review_iteration"})
+"""The workers that say what nobody here knows."""
 
 WITNESSED = "note_tags_updated"
 """The type of events for which a rule asks for a run."""
@@ -65,6 +71,11 @@ async def propose(wire: Wire) -> None:
     """Propose something for the paper, each time in other words; at times it is no proposal."""
     if random.random() < 0.1:
         await says("Sure! I would say:")(wire)
+        return
+    if "You revise the files" in wire.asked.body["messages"][0]["content"]:
+        paths = random.sample(["a.md", "b.md", "c/d.md"], random.randint(1, 3))
+        files = (f"<<<<<< {path}\n{random.random()}\n>>>>>>\n" for path in paths)
+        await says("I would say:\n", *files)(wire)
         return
 
     def written(request_id: str) -> str:
@@ -108,6 +119,7 @@ class Team:
         *urls: str,
         models: str,
         artifacts: Path,
+        projects: Path,
     ) -> None:
         self.codes: Counter[str] = Counter()
         """What was refused, by code."""
@@ -116,6 +128,7 @@ class Team:
         self._models = models
         """Where the librarians' model is."""
         self._artifacts = artifacts
+        self._projects = projects
         self._http = httpx.AsyncClient(headers=headers, timeout=_SILENCE_S, **PLAIN)
         self._receipts: set[tuple[str, int]] = set()
         """The versions of entities that were promised."""
@@ -155,8 +168,9 @@ class Team:
         log = await self._read(dsn)
         wrong = [*wrong_lives(log), *wrong_times(log), *_wrong_states(log)]
         logs = {self._workspace_id: [*log]}
-        wrong += [*run_faults(logs, apart=frozenset({"automation"})), *_effects_twice(log)]
-        wrong += automation_faults(logs)
+        wrong += [*run_faults(logs, apart=_APART), *_effects_twice(log)]
+        wrong += [*automation_faults(logs), *review_faults(logs)]
+        wrong += _wrong_projects(log, self._projects, self._workspace_id)
         wrong += _wrong_files(log, self._artifacts)
         assert not wrong, "\n".join(wrong)
         assert self._receipts <= {(event.stream_id, event.stream_seq) for event in log}
@@ -191,7 +205,14 @@ class Team:
         urls.rotate(_AGENTS.index(agent))
         while not self._is_enough:
             await self._do(urls, "heartbeat_agent", agent_id=agent)
-            work = [self._lock, self._delegate, self._run, self._library, self._export]
+            work = [
+                self._lock,
+                self._delegate,
+                self._run,
+                self._library,
+                self._export,
+                self._review,
+            ]
             await random.choice(work)(urls, agent)
             await trio.sleep(_PAUSE_S * random.random())
 
@@ -249,6 +270,19 @@ class Team:
             await trio.sleep(10 * _PAUSE_S * random.random())
             run_id = run_id_of("librarian", trigger_id)
             await self._do(urls, "review_run", run_id=run_id, decisions=decisions)
+
+    async def _review(self, urls: deque[str], _agent: str) -> None:
+        """Propose something, have it validated and iterated on, and perhaps change one's mind."""
+        number = next(self._numbers)
+        proposal = {"proposal_id": f"proposal-{number}"}
+        if not await self._do(urls, "create_proposal", **proposal, name=f"No {number}"):
+            return
+        for _ in range(random.randint(1, 3)):
+            asked = random.choice(["validate_proposal", "iterate_proposal"])
+            await self._do(urls, asked, **proposal)
+            await trio.sleep(5 * _PAUSE_S * random.random())
+            if random.random() < 0.2:
+                await self._do(urls, "cancel_job", **proposal)
 
     async def _export(self, urls: deque[str], _agent: str) -> None:
         """Have the notes exported, if nobody else does: one export runs after the other, and more
@@ -309,9 +343,43 @@ def _open_runs(log: Sequence[Event]) -> Iterator[str]:
         for event in log
         if event.type == WITNESSED
     }
+    wanted |= {
+        f"run:{run_id_for('review_job_ended', '', event.event_id)}"
+        for event in log
+        if event.type == "run_finished" and _came_to_nothing(event)
+    }
     asked = {event.stream_id for event in log if event.type == "run_requested"}
     ended = {event.stream_id for event in log if event.type == "run_finished"}
     yield from sorted((wanted | asked) - ended)
+
+
+def _came_to_nothing(event: Event) -> bool:
+    """Return whether a run's end is that of a proposal's job without a result."""
+    end = msgspec.json.decode(event.payload)
+    return end["kind"] in {"validation", "iteration"} and end["outcome"] != "succeeded"
+
+
+def _wrong_projects(log: Sequence[Event], root: Path, workspace_id: str) -> Iterator[str]:
+    """Yield where a project's files are not those that its iterations have committed."""
+    wanted: dict[str, str] = {}
+    folder = root / workspace_id
+    there = {
+        str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    for event in log:
+        if event.type == "run_finished":
+            result = msgspec.json.decode(event.payload)["result"] or {}
+            staged: Json = result.get("staged", {}) if isinstance(result, dict) else {}
+            for file in staged.get("files", ()):
+                wanted[file["path"]] = file["sha256"]
+                # What waits is put in place by the next run, or with the next sweep.
+                waits = root / ".staging" / staged["name"] / "files" / file["path"]
+                if waits.exists():
+                    there[file["path"]] = sha256(waits.read_bytes()).hexdigest()
+    if there != wanted:
+        yield f"the files of {workspace_id} are {there}, and not {wanted}"
 
 
 def _effects_twice(log: Sequence[Event]) -> Iterator[str]:

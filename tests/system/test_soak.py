@@ -157,6 +157,11 @@ def artifacts_of(cluster: Database) -> Path:
     return cluster.data_dir.parent / "artifacts"
 
 
+def projects_of(cluster: Database) -> Path:
+    """Where the files of both servers' projects are."""
+    return cluster.data_dir.parent / "projects"
+
+
 @asynccontextmanager
 async def start_servers(
     processes: Processes, cluster: Database, models: ScriptedProvider
@@ -171,6 +176,7 @@ async def start_servers(
                 **QUICK,
                 "DALSEGNO_MODELS": f"http://127.0.0.1:{models.port}",
                 "DALSEGNO_ARTIFACTS": str(artifacts_of(cluster)),
+                "SOAK_PROJECTS": str(projects_of(cluster)),
             },
         )
         for node_id in ("a", "b")
@@ -222,6 +228,7 @@ def team_of(
         *(server.url for server in servers),
         models=models.url,
         artifacts=artifacts_of(cluster),
+        projects=projects_of(cluster),
     )
 
 
