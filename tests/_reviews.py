@@ -23,6 +23,7 @@ from dalsegno.runtime.seams import WORLD
 from tests._http import PLAIN
 from tests._patience import fail_after
 from tests._provider import ScriptedProvider, providers
+from tests.runtime._blocks import Blocks, following
 from tests.runtime._serving import Person, Site, _logged_in, serving, set_up
 
 Json = dict[str, Any]
@@ -139,6 +140,47 @@ class Listener:
                 await self.ws.get_message()
         assert self.ws.closed is not None
         return self.ws.closed.code, self.ws.closed.reason
+
+
+class Reader:
+    """An event stream of a proposal's, read as a socket is."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self.blocks = blocks
+        self.heard: list[Json] = []
+
+    async def next(self) -> Json:
+        while True:
+            block = await self.blocks.next()
+            assert block is not None, "the stream has ended"
+            if block.data and block.event not in {"head", "problem"}:
+                self.heard.append(block.said)
+                return block.said
+
+    async def hear(self, *kinds: str) -> Json:
+        return (await self.until(*kinds))[-1]
+
+    async def until(self, *kinds: str) -> list[Json]:
+        with fail_after(30):
+            said = [await self.next()]
+            while said[-1]["type"] not in kinds:
+                said.append(await self.next())
+        return said
+
+
+@asynccontextmanager
+async def hearing(one: One, proposal: str, how: str) -> AsyncIterator[Listener | Reader]:
+    """Hear of a proposal, by a socket that views it or by its event stream."""
+    if how == "websocket":
+        async with one.listening(proposal_id=proposal) as listener:
+            await listener.hear("connected")
+            yield listener
+    else:
+        path = f"/api/v1/proposals/{proposal}/events"
+        async with following(one.person, path) as blocks:
+            assert blocks.status == 200
+            await blocks.hear("head")
+            yield Reader(blocks)
 
 
 class Team:

@@ -334,6 +334,10 @@ class Dialect(ABC):
         """Encode what a run has said and what is not durable yet, for who missed some of it."""
         return None
 
+    def block_name(self, event: Event, shown: bytes) -> str:
+        """Return what the block of an event's message is called on an event stream."""
+        return event.type
+
     def recalled(self, event: Event, payload: object) -> Shown:
         """Encode an event of before, for who begins to view it; see `ViewRequest.recalled`."""
         return ()

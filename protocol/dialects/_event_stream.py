@@ -77,11 +77,11 @@ class EventStreamDialect(Dialect):
 
     def entity_event(self, event: Event) -> Shown:
         """Encode an event for its entity's stream."""
-        return _numbered(self._inner.entity_event(event), event, event.stream_seq)
+        return self._numbered(self._inner.entity_event(event), event, event.stream_seq)
 
     def workspace_event(self, event: Event, payload: object) -> Shown:
         """Encode an event for the workspace's stream."""
-        return _numbered(self._inner.workspace_event(event, payload), event, event.event_seq)
+        return self._numbered(self._inner.workspace_event(event, payload), event, event.event_seq)
 
     def subscribed(self, asked: SubscribeRequest, begun: Begun) -> bytes:
         """Encode where the stream is, with an id, from which a reader can resume at once."""
@@ -129,16 +129,15 @@ class EventStreamDialect(Dialect):
     def unsubscribed(self, asked: UnsubscribeRequest) -> None:
         """Say nothing, likewise."""
 
-
-def _numbered(shown: Shown, event: Event, seq: int) -> Shown:
-    """Return the blocks of an event; the last of several has its number."""
-    texts = [shown] if isinstance(shown, bytes) else list(shown)
-    id_ = f"{seq}-{chain_text(event.chain)}"
-    last = len(texts) - 1
-    return [
-        block(text, event=event.type, id_=id_ if at == last else None)
-        for at, text in enumerate(texts)
-    ]
+    def _numbered(self, shown: Shown, event: Event, seq: int) -> Shown:
+        """Return the blocks of an event; the last of several has its number."""
+        texts = [shown] if isinstance(shown, bytes) else list(shown)
+        id_ = f"{seq}-{chain_text(event.chain)}"
+        name, last = self._inner.block_name, len(texts) - 1
+        return [
+            block(text, event=name(event, text), id_=id_ if at == last else None)
+            for at, text in enumerate(texts)
+        ]
 
 
 EVENT_STREAM = EventStreamDialect(GENERIC)

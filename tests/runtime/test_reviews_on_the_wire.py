@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,84 +16,165 @@ from dalsegno.protocol import Limits
 from tests._patience import fail_after, until
 from tests._provider import chunk, says, scripted, then
 from tests._raw_client import RawClient
-from tests._reviews import answer, team
-from tests.runtime._blocks import Block, following
+from tests._reviews import Json, Team, answer, hearing, team
+from tests.runtime._blocks import Block, Blocks, following
 from tests.runtime.test_tokens_on_the_wire import UPGRADE
 
 pytestmark = pytest.mark.postgres
 
 
+each_way = pytest.mark.parametrize("how", ["websocket", "sse"])
+
 # ------------------------------------------------------------------------------------ validation
 
 
-async def test_cf_2_a_validation_is_told_in_order_and_runs_once(
+@asynccontextmanager
+async def validated(
+    database: str, root: Path, how: str, text: str = "fine", **given: Any
+) -> AsyncIterator[tuple[list[Json], Json]]:
+    """Have a proposal validated; what was told of it, and what its request was answered."""
+    async with team(database, root, **given) as it:
+        it.write("a.md", text)
+        proposal = await it.author.propose()
+        async with hearing(it.viewer, proposal, how) as ear:
+            path = f"/api/v1/proposals/{proposal}/validate"
+            answer = await it.author.ask("POST", path)
+            told = await ear.until("validation_complete", "validation_error")
+        yield [each for each in told if "job_id" in each], answer.json()
+
+
+@each_way
+async def test_cf_2_1_the_start_of_a_validation_is_told(
+    how: str, migrated: str, tmp_path: Path
+) -> None:
+    async with validated(migrated, tmp_path, how) as (told, done):
+        assert told[0]["type"] == "validation_start"
+        assert told[0]["proposal_id"] == done["proposal_id"]
+        assert [each["type"] for each in told].count("validation_start") == 1
+
+
+@each_way
+async def test_cf_2_2_each_line_is_told_as_it_is_written(
+    how: str, migrated: str, tmp_path: Path
+) -> None:
+    async with validated(migrated, tmp_path, how, "TODO") as (told, _):
+        lines = [each for each in told if each["type"] == "output"]
+        assert [each["line_no"] for each in lines] == [1, 2, 3]
+        assert {each["attempt"] for each in lines} == {1}
+        said = [(each["stream"], each["line"]) for each in lines]
+        assert [each for each in said if each[0] == "stdout"] == [
+            ("stdout", "looking at Login"),
+            ("stdout", "a.md"),
+        ]
+        assert ("stderr", "a.md: not done") in said
+
+
+@each_way
+async def test_cf_2_3_what_a_validation_has_come_to_is_told(
+    how: str, migrated: str, tmp_path: Path
+) -> None:
+    async with validated(migrated, tmp_path, how, "TODO") as (told, done):
+        assert (told[-1]["type"], told[-1]["status"]) == ("validation_complete", "failed")
+        assert told[-1]["summary"] == done["result"]["summary"]
+        assert told[-1]["summary"]["exit_code"] == 1
+        assert told[-1]["summary"]["errors"] == ["a.md: not done"]
+
+
+@each_way
+async def test_cf_2_4_a_validation_that_comes_to_nothing_is_told(
+    how: str, migrated: str, tmp_path: Path
+) -> None:
+    missing = ["there-is-no-such-command"]
+    async with validated(migrated, tmp_path, how, validate=missing) as (told, answer):
+        assert [each["type"] for each in told] == ["validation_start", "validation_error"]
+        assert told[-1]["error"]
+        assert answer["code"] == "VALIDATION_UNAVAILABLE"
+
+
+async def test_x_prj_1_a_validation_runs_once_and_decides_whether_a_proposal_is_submitted(
     migrated: str, tmp_path: Path
 ) -> None:
     async with team(migrated, tmp_path) as it:
-        it.write("a.md", "fine")
-        it.write("b.md", "TODO")
+        it.write("a.md", "TODO")
         proposal = await it.author.propose()
-        async with it.viewer.listening(proposal_id=proposal) as viewer:
-            done = await it.author.post(f"/api/v1/proposals/{proposal}/validate")
+        path = f"/api/v1/proposals/{proposal}"
+        needed = await it.author.post(f"{path}/submit", expect=400)
+        assert needed["code"] == "VALIDATION_NEEDED"
+        async with hearing(it.viewer, proposal, "websocket") as viewer:
+            await it.author.post(f"{path}/validate")
             told = await viewer.until("validation_complete")
-            assert (done["status"], done["result"]["status"]) == ("completed", "failed")
-            job = [each for each in told if each.get("job_id") == done["job_id"]]
-            kinds = [each["type"] for each in job]
-            assert kinds == ["validation_start", *["output"] * 4, "validation_complete"]
-            assert job[0]["proposal_id"] == proposal
-            lines = [(each["line_no"], each["stream"], each["line"]) for each in job[1:-1]]
-            assert sorted(lines) == lines
-            assert {(stream, line) for _, stream, line in lines} == {
-                ("stdout", "looking at Login"),
-                ("stdout", "a.md"),
-                ("stdout", "b.md"),
-                ("stderr", "b.md: not done"),
-            }
-            assert {each["attempt"] for each in job[1:-1]} == {1}
-            assert job[-1]["status"] == "failed"
-            assert job[-1]["summary"]["exit_code"] == 1
-            assert job[-1]["summary"]["errors"] == ["b.md: not done"]
-            locks = [each for each in told if each["type"] == "lock_changed"]
-            assert [each["locked"] for each in locks] == [True, False]
-        refused = await it.author.post(f"/api/v1/proposals/{proposal}/submit", expect=400)
-        assert refused["code"] == "VALIDATION_FAILED"
-        it.write("b.md", "done")
-        await it.author.post(f"/api/v1/proposals/{proposal}/validate")
-        moved = await it.author.post(f"/api/v1/proposals/{proposal}/submit")
+            locks = [each["locked"] for each in told if each["type"] == "lock_changed"]
+            assert locks == [True, False]
+            lines = [each["line"] for each in told if each["type"] == "output"]
+            assert lines.count("looking at Login") == 1
+        refused = await it.author.post(f"{path}/submit", expect=400)
+        assert (refused["code"], refused["details"]["result"]) == ("VALIDATION_FAILED", "failed")
+        it.write("a.md", "done")
+        await it.author.post(f"{path}/validate")
+        moved = await it.author.post(f"{path}/submit")
         assert moved["status"] == "REVIEW"
 
 
-async def test_cf_3_an_iteration_streams_tokens_and_changes_files(
-    migrated: str, tmp_path: Path
-) -> None:
-    words = answer(a_md="It is done.", new__c_md="A new one.")
+# ------------------------------------------------------------------------------------- iteration
+
+WORDS = answer(a_md="It is done.", new__c_md="A new one.")
+
+
+@asynccontextmanager
+async def iterated(
+    database: str, root: Path, how: str
+) -> AsyncIterator[tuple[Team, list[Json], Json]]:
+    """Have a proposal iterated on; what was told of it, and what its request was answered."""
     async with (
-        scripted(says(*words)) as provider,
-        team(migrated, tmp_path, provider=provider) as it,
+        scripted(says(*WORDS)) as provider,
+        team(database, root, provider=provider) as it,
     ):
         it.write("a.md", "TODO")
         proposal = await it.author.propose()
-        async with it.viewer.listening(proposal_id=proposal) as viewer:
-            done = await it.author.post(
-                f"/api/v1/proposals/{proposal}/iterate", instructions="Do it."
-            )
-            told = [each for each in await viewer.until("iteration_complete") if "job_id" in each]
-        assert told[0]["type"] == "iteration_start"
-        assert "".join(each["content"] for each in told[1:-1]) == "".join(words)
-        assert {each["type"] for each in told[1:-1]} == {"token"}
-        assert (
-            told[-1]["files_modified"] == ["a.md", "new/c.md"] == done["result"]["files_modified"]
-        )
-        assert told[-1]["validation"]["status"] == "passed"
-        with fail_after(10):
-            await until(lambda: it.files() == {"a.md": "It is done.\n", "new/c.md": "A new one.\n"})
+        async with hearing(it.viewer, proposal, how) as ear:
+            path = f"/api/v1/proposals/{proposal}/iterate"
+            done = await it.author.post(path, instructions="Do it.")
+            told = await ear.until("iteration_complete")
         asked = provider.asked[0].body["messages"][-1]["content"]
         assert "Do it." in asked
         assert "<<<<<< a.md\nTODO\n>>>>>>" in asked
-        await until(lambda: it.staged() == [])
+        yield it, [each for each in told if "job_id" in each], done
 
 
-async def test_cf_3_4_a_cancelled_iteration_writes_nothing(migrated: str, tmp_path: Path) -> None:
+@each_way
+async def test_cf_3_1_the_start_of_an_iteration_is_told(
+    how: str, migrated: str, tmp_path: Path
+) -> None:
+    async with iterated(migrated, tmp_path, how) as (_, told, done):
+        assert told[0]["type"] == "iteration_start"
+        assert told[0]["proposal_id"] == done["proposal_id"]
+
+
+@each_way
+async def test_cf_3_2_what_the_model_says_is_told_as_it_says_it(
+    how: str, migrated: str, tmp_path: Path
+) -> None:
+    async with iterated(migrated, tmp_path, how) as (_, told, _):
+        assert {each["type"] for each in told[1:-1]} == {"token"}
+        assert "".join(each["content"] for each in told[1:-1]) == "".join(WORDS)
+
+
+@each_way
+async def test_cf_3_3_x_prj_2_what_an_iteration_has_changed_is_told_and_in_place(
+    how: str, migrated: str, tmp_path: Path
+) -> None:
+    async with iterated(migrated, tmp_path, how) as (it, told, done):
+        assert told[-1]["files_modified"] == ["a.md", "new/c.md"]
+        assert told[-1]["validation"]["status"] == "passed"
+        assert done["result"]["files_modified"] == told[-1]["files_modified"]
+        wanted = {"a.md": "It is done.\n", "new/c.md": "A new one.\n"}
+        await until(lambda: it.files() == wanted, within_s=10)
+        await until(lambda: it.staged() == [], within_s=10)
+
+
+async def test_cf_3_4_x_prj_3_a_cancelled_iteration_writes_nothing(
+    migrated: str, tmp_path: Path
+) -> None:
     slow = then(chunk({"role": "assistant", "content": "<<<<<< a.md\n"}))
     async with (
         scripted(slow) as provider,
@@ -122,7 +205,7 @@ async def test_cf_3_4_a_cancelled_iteration_writes_nothing(migrated: str, tmp_pa
         assert not lock["locked"]
 
 
-async def test_who_begins_to_view_in_the_middle_is_shown_the_lines_so_far(
+async def test_x_prj_5_who_begins_to_view_in_the_middle_is_shown_the_lines_so_far(
     migrated: str, tmp_path: Path
 ) -> None:
     async with team(migrated, tmp_path) as it:
@@ -186,7 +269,9 @@ async def test_cf_1_3_who_answers_no_ping_is_closed(migrated: str, tmp_path: Pat
         assert frame[1] == (1000).to_bytes(2) + b"no pong"
 
 
-async def test_cf_1_4_who_comes_back_is_told_what_was_missed(migrated: str, tmp_path: Path) -> None:
+async def test_cf_1_4_x_prj_5_who_comes_back_is_told_what_was_missed(
+    migrated: str, tmp_path: Path
+) -> None:
     async with team(migrated, tmp_path) as it:
         it.write("wait", "")
         proposal = await it.author.propose()
@@ -211,38 +296,52 @@ async def test_cf_1_4_who_comes_back_is_told_what_was_missed(migrated: str, tmp_
 # ------------------------------------------------------------------------------------------- SSE
 
 
-async def test_cf_4_a_proposal_is_followed_by_server_sent_events(
+async def job_blocks(blocks: Blocks) -> list[Block]:
+    """The blocks of a validation, to its end."""
+    told: list[Block] = []
+    with fail_after(20):
+        while not told or told[-1].event != "validation_complete":
+            block = await blocks.next()
+            assert block is not None
+            if "job_id" in block.data:
+                told.append(block)
+    return told
+
+
+async def test_cf_4_1_a_proposal_has_an_event_stream(migrated: str, tmp_path: Path) -> None:
+    async with team(migrated, tmp_path) as it:
+        path = f"/api/v1/proposals/{await it.author.propose()}/events"
+        async with following(it.viewer.person, path) as blocks:
+            assert (blocks.status, blocks.headers["content-type"]) == (200, "text/event-stream")
+
+
+async def test_cf_4_2_x_prj_6_its_events_have_a_type_an_id_and_json(
     migrated: str, tmp_path: Path
 ) -> None:
     async with team(migrated, tmp_path) as it:
-        it.write("a.md", "fine")
         proposal = await it.author.propose()
         path = f"/api/v1/proposals/{proposal}/events"
         async with following(it.viewer.person, path) as blocks:
-            assert (blocks.status, blocks.headers["content-type"]) == (200, "text/event-stream")
             await it.author.post(f"/api/v1/proposals/{proposal}/validate")
-            told: list[Block] = []
-            while not told or told[-1].said["type"] != "validation_complete":
-                block = await blocks.next()
-                assert block is not None
-                if block.data and "job_id" in block.data:
-                    told.append(block)
-            assert [each.said["type"] for each in told] == [
-                "validation_start",
-                "output",
-                "output",
-                "validation_complete",
-            ]
-            assert all(each.id for each in (told[0], told[-1]))
-        first = next(each for each in told if each.id is not None)
-        async with following(it.viewer.person, path, last_event_id=first.id) as blocks:
-            again: list[Block] = []
-            while not again or again[-1].said["type"] != "validation_complete":
-                block = await blocks.next()
-                assert block is not None
-                if block.data and "job_id" in block.data:
-                    again.append(block)
-        assert again == told[told.index(first) + 1 :]
+            told = await job_blocks(blocks)
+        kinds = ["validation_start", "output", "validation_complete"]
+        assert [(each.event, each.said["type"]) for each in told] == [
+            *zip(kinds, kinds, strict=True)
+        ]
+        assert all(each.id for each in told)
+
+
+async def test_cf_4_3_x_prj_6_an_event_stream_is_resumed_by_its_last_id(
+    migrated: str, tmp_path: Path
+) -> None:
+    async with team(migrated, tmp_path) as it:
+        proposal = await it.author.propose()
+        path = f"/api/v1/proposals/{proposal}/events"
+        async with following(it.viewer.person, path) as blocks:
+            await it.author.post(f"/api/v1/proposals/{proposal}/validate")
+            told = await job_blocks(blocks)
+        async with following(it.viewer.person, path, last_event_id=told[0].id) as blocks:
+            assert await job_blocks(blocks) == told[1:]
 
 
 async def test_an_event_stream_is_over_once_its_proposal_is_merged(
@@ -400,18 +499,36 @@ async def test_cf_6_2_above_the_projects_cap_nobody_is_let_in(
         assert answer.status_code == 503
 
 
-async def test_cf_7_the_audit_shows_admins_what_happened_to_a_proposal(
-    migrated: str, tmp_path: Path
-) -> None:
+async def test_cf_7_1_admins_are_told_what_is_put_on_record(migrated: str, tmp_path: Path) -> None:
     async with team(migrated, tmp_path) as it:
         async with it.viewer.listening("/ws/audit") as refused:
             assert (await refused.end())[0] == 4003
-        async with it.admin.listening("/ws/audit", action="STATUS_CHANGED") as audit:
+        async with it.admin.listening("/ws/audit") as audit:
             await audit.hear("connected")
             proposal = await it.author.propose()
-            await it.author.post(f"/api/v1/proposals/{proposal}/validate")
-            await it.author.post(f"/api/v1/proposals/{proposal}/submit")
-            said = await audit.hear("audit_event")
-            assert (said["action"], said["resource_id"]) == ("STATUS_CHANGED", proposal)
-            assert said["user_id"] == it.author.user_id
-            assert {each["type"] for each in audit.heard} <= {"connected", "hidden", "audit_event"}
+            while (said := await audit.hear("audit_event"))["action"] != "PROPOSAL_CREATED":
+                pass
+            assert (said["resource_id"], said["user_id"]) == (proposal, it.author.user_id)
+
+
+async def test_cf_7_2_a_filter_shows_what_fits_it(migrated: str, tmp_path: Path) -> None:
+    async with (
+        team(migrated, tmp_path) as it,
+        it.admin.listening("/ws/audit", action="STATUS_CHANGED") as audit,
+    ):
+        await audit.hear("connected")
+        proposal = await it.author.propose()
+        await it.author.post(f"/api/v1/proposals/{proposal}/validate")
+        await it.author.post(f"/api/v1/proposals/{proposal}/submit")
+        said = await audit.hear("audit_event")
+        assert (said["action"], said["resource_id"]) == ("STATUS_CHANGED", proposal)
+
+
+async def test_x_lim_4_above_its_rate_a_user_has_to_wait(migrated: str, tmp_path: Path) -> None:
+    async with team(migrated, tmp_path) as it:
+        path = f"/api/v1/projects/{it.project}/lock"
+        answers = [await it.viewer.ask("GET", path) for _ in range(101)]
+        assert [each.status_code for each in answers[:100]] == [200] * 100
+        assert (answers[100].status_code, answers[100].json()["code"]) == (429, "RATE_LIMITED")
+        assert int(answers[100].headers["retry-after"]) >= 1
+        assert (await it.author.ask("GET", path)).status_code == 200, "each has a rate of their own"

@@ -44,6 +44,13 @@ if TYPE_CHECKING:
     from dalsegno.protocol.dialects import AnyRequest, Passes, Shown
 
 
+class _Typed(msgspec.Struct, frozen=True):
+    type: str
+
+
+_decode_type = msgspec.json.Decoder(_Typed).decode
+
+
 class ReviewDialect(ProjectDialect):
     """What those are told who follow a project's reviews."""
 
@@ -61,6 +68,11 @@ class ReviewDialect(ProjectDialect):
         if messages is None:
             return super().workspace_event(event, payload)
         return shown(event, messages, seq=event.event_seq)
+
+    def block_name(self, event: Event, shown: bytes) -> str:
+        """Return the type of the message (CF-4.2); that of the event where it is shown as one."""
+        type_ = _decode_type(shown).type
+        return event.type if type_ == "event" else type_
 
     def recalled(self, event: Event, _payload: object) -> Shown:
         """Encode an event of before, which moves nobody's cursor."""
