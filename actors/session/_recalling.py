@@ -88,8 +88,13 @@ class Recalling:
         return [shown] if isinstance(shown, bytes) else shown
 
     def _check_followed(self) -> None:
-        stream_id = self._stream.subscription.stream_id
-        if self._writer.streams.get(stream_id) is not self._stream:
+        """Raise once it is followed no longer, or somebody has ended that: where the connection
+        is held, its stream ends later.
+        """
+        subscription = self._stream.subscription
+        stream_id = subscription.stream_id
+        is_followed = self._writer.streams.get(stream_id) is self._stream
+        if not is_followed or subscription.last_visible is not None:
             raise Reject("NOT_SUBSCRIBED", "it is followed no longer", stream_id=stream_id)
 
     async def _taken(self) -> None:
