@@ -17,6 +17,7 @@ from dalsegno.protocol.dialects import GENERIC, GenericDialect, Socket, Subscrib
 from dalsegno.protocol.routes import (
     Asked,
     CommandRoute,
+    EventStreamRoute,
     InWorkspace,
     OfCaller,
     OfEntity,
@@ -59,6 +60,16 @@ def reading(path: str, **fields: Any) -> ReadRoute:
     return ReadRoute("GET", path, summary="Read.", read=_read, returns=Shown, **fields)
 
 
+def streaming(path: str) -> EventStreamRoute:
+    return EventStreamRoute(
+        "GET",
+        path,
+        summary="Follow.",
+        at=InWorkspace("x"),
+        follows=lambda _, cursor: Subscribe(stream_id="workspace:w", cursor=cursor),
+    )
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -67,6 +78,7 @@ def reading(path: str, **fields: Any) -> ReadRoute:
         (lambda: [reading("/a/{x}/{x}")], "has a parameter twice"),
         (lambda: [reading("/a/{x}"), reading("/a/{y}")], "two routes are one: GET /a/{y} and GET"),
         (lambda: [reading("/a/{x}", params=Which)], "its params= has no field 'x'"),
+        (lambda: [streaming("/a/{x}")], "its params= derive from Following"),
         (lambda: [reading("/a", at=InWorkspace())], "neither path nor params= has 'workspace_id'"),
         (lambda: [reading("/a", at=OfEntity(tasks, "task_id"))], "neither path nor params="),
         (
