@@ -97,7 +97,7 @@ def _begin(
 
     """
     if worker not in context.workers:
-        raise Reject("NOT_CONFIGURED", f"nothing is set up here for a {kind}", kind=kind)
+        raise Reject("NOT_CONFIGURED", f"no {kind}s are set up here", kind=kind)
     run_id = context.new_id()
     request = RequestRun(
         worker=worker,
