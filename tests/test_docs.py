@@ -33,6 +33,12 @@ from dalsegno.actors.domains.coordination import (
 from dalsegno.actors.domains.coordination._refusals import as_known
 from dalsegno.actors.domains.jobs import job_app
 from dalsegno.actors.domains.notes import note_dialect, note_domains
+from dalsegno.actors.domains.reviews import (
+    COMMENT_STEPS,
+    PROPOSAL_STEPS,
+    REVIEWS as REVIEW_DIALECT,
+    review_routes,
+)
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import (
     App,
@@ -79,6 +85,7 @@ README, PROTOCOL, EMBEDDING, OPERATIONS = (
 SERVING = ROOT / "docs" / "serving.md"
 TESTING = ROOT / "docs" / "testing.md"
 COORDINATION = ROOT / "docs" / "coordination.md"
+REVIEWS = ROOT / "docs" / "reviews.md"
 FILES = ROOT / "docs" / "files.md"
 RUNS = ROOT / "docs" / "runs.md"
 PROVIDERS = ROOT / "docs" / "providers.md"
@@ -86,7 +93,8 @@ AUTOMATION = ROOT / "docs" / "automation.md"
 JOBS = ROOT / "docs" / "jobs.md"
 ARCHITECTURE, CONTRIBUTING = ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"
 DOCUMENTS = (
-    *(README, PROTOCOL, EMBEDDING, SERVING, COORDINATION, FILES, RUNS, PROVIDERS, AUTOMATION, JOBS),
+    *(README, PROTOCOL, EMBEDDING, SERVING, COORDINATION, REVIEWS, FILES, RUNS, PROVIDERS),
+    *(AUTOMATION, JOBS),
     *(OPERATIONS, TESTING, ARCHITECTURE, CONTRIBUTING),
     ROOT / "docs" / "deployment.md",
     ROOT / "docs" / "security.md",
@@ -673,7 +681,8 @@ async def test_the_protocols_client_follows(migrated: str, tmp_path: Path) -> No
 
 _CALIBER = ROOT / "actors" / "domains" / "coordination"
 _SESSIONS = ROOT / "actors" / "domains" / "sessions"
-_ELSEWHERE = (_CALIBER, _SESSIONS)
+_CFLOW = ROOT / "actors" / "domains" / "reviews"
+_ELSEWHERE = (_CALIBER, _SESSIONS, _CFLOW)
 """What has the codes of its source, in a document of its own."""
 
 
@@ -725,6 +734,57 @@ def test_the_codes_of_coordination_are_those_of_its_code() -> None:
     own = raised(str(_CALIBER)) | {"MISSING_FIELD": 400, "TENANT_NOT_FOUND": 404}
     assert own.items() <= told.items()
     assert told.items() <= (here | own | {"INVALID_RANGE": 400}).items()
+
+
+def test_the_codes_of_reviews_are_those_of_its_code() -> None:
+    told = {
+        code: status
+        for codes, status, _ in rows(REVIEWS, "Code")
+        for code in re.findall(r"`(\w+)`", codes)
+    }
+    own = raised(str(_CFLOW))
+    served = {*HTTP_STATUS} - {"PATH_FORBIDDEN"}
+    assert own.keys() - served <= told.keys()
+    renamed = {"NOT_CONFIGURED": 503}
+    for code, status in (own | renamed).items():
+        if told.get(code):
+            assert int(told[code]) == status, code
+    sources = "".join(path.read_text() for path in _CFLOW.glob("*.py"))
+    assert not {code for code in told if f'"{code}"' not in sources} - {"LLM_UPSTREAM_ERROR"}
+
+
+def test_the_routes_of_reviews_are_those_that_are_served() -> None:
+    served = {f"{route.method} {route.path}" for route in review_routes}
+    told = re.findall(rf"`((?:{'|'.join(METHODS)})) (/[^\s`?]*)`", REVIEWS.read_text())
+    found = {f"{method} /api/v1{path.removeprefix('/api/v1')}" for method, path in told}
+    assert found == served | {"GET /api/v1/api/openapi.json"}
+
+
+def test_the_messages_of_reviews_are_those_that_are_sent() -> None:
+    told = {plain(name): fields_ for name, fields_ in rows(REVIEWS, "Message")}
+    own = {
+        str(said.__struct_config__.tag): said
+        for said in REVIEW_DIALECT.says
+        if said.__module__.startswith(REVIEW_DIALECT.__module__.rpartition(".")[0])
+    }
+    assert told.keys() == own.keys()
+    common = {"seq", "cursor", "proposal_id", "job_id", "request_id"}
+    for name, said in own.items():
+        named = set(re.findall(r"`(\w+)`", told[name].partition("Another")[0]))
+        assert {*said.__struct_fields__} - named <= common, name
+    asked = {plain(name) for name, *_ in rows(REVIEWS, "A client says")}
+    assert asked == {"view", "leave", "validate", "iterate", "cancel"}
+
+
+def test_the_steps_of_reviews_are_those_of_its_tables() -> None:
+    told = {
+        plain(name): ({*sources.split(", ")}, target, who)
+        for name, sources, target, who in rows(REVIEWS, "Step")
+    }
+    assert told == {
+        name: ({*step.sources}, step.target, step.who)
+        for name, step in {**PROPOSAL_STEPS, **COMMENT_STEPS}.items()
+    }
 
 
 def test_the_codes_of_files_are_those_of_their_errors() -> None:
