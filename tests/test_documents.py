@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,8 +13,10 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from dalsegno.actors.domains.jobs import job_app
 from dalsegno.actors.domains.notes import note_app
+from dalsegno.actors.domains.reviews import reviews
 from dalsegno.protocol import App, Domain
 from dalsegno.protocol.dialects import SHARED
+from tests._everything import everything
 from tests.actors._locks import locks
 from tests.runtime.web._client import User
 from tests.runtime.web.conftest import open_site
@@ -22,12 +26,15 @@ METHODS = {"get", "post", "put", "patch", "delete"}
 
 
 @pytest.fixture(
-    params=[note_app, job_app, App([tasks, locks]), App()],
-    ids=["notes", "rules", "own", "nothing"],
+    params=[
+        *(note_app, job_app, App([tasks, locks]), App()),
+        *(reviews(root="projects", validate=["true"]), None),
+    ],
+    ids=["notes", "rules", "own", "nothing", "reviews", "everything"],
 )
-def app(request: pytest.FixtureRequest) -> App:
-    given: App = request.param
-    return given
+def app(request: pytest.FixtureRequest, tmp_path: Path) -> App:
+    given: App | None = request.param
+    return runpy.run_path(str(everything(tmp_path)))["app"] if given is None else given
 
 
 class Said(NamedTuple):
