@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from dalsegno.protocol.routes import Route
 
 OF_JOB = OfEntity(runs, "job_id")
+_BAD_GATEWAY = 502
+"""What a request is answered that has waited for models of which none has answered."""
 WAITS_S = 300.0
 """How long a request waits that does not say ``?async=true``: longer than a validation lasts."""
 
@@ -211,7 +213,7 @@ job_routes: tuple[Route, ...] = (
         returns=JobBody,
         waits_s=lambda asked: 0.0 if asked.params.is_async else WAITS_S,
         is_initiator=False,
-        refusals=REFUSED,
+        refusals=REFUSED | {_BAD_GATEWAY},
         rate=RATE,
         shows_error=unset_up,
     ),

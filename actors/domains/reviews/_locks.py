@@ -173,7 +173,7 @@ def check_idle(lock: ProjectLock | None) -> None:
     """
     if lock is not None and lock.use is not None:
         use = lock.use
-        message = f"there is a {use.kind} under way"
+        message = f"the {use.kind} of a proposal is under way"
         raise Reject(
             "JOB_RUNNING",
             message,
