@@ -266,10 +266,11 @@ async def test_a_validation_whose_server_is_killed_ends_once_and_is_not_repeated
         await it.check(done["job_id"], "succeeded")
 
 
+@pytest.mark.parametrize("is_socket", [True, False], ids=["socket", "http"])
 async def test_an_iteration_whose_server_is_killed_is_cancelled_and_writes_nothing(
-    processes: Processes, cluster: Database, owner: Owner, tmp_path: Path
+    processes: Processes, cluster: Database, owner: Owner, tmp_path: Path, *, is_socket: bool
 ) -> None:
-    """It ends with its socket, and that has ended with the server."""
+    """It ends with its socket, and that has ended with the server; by HTTP, with the server."""
     begun = then(chunk({"role": "assistant", "content": "<<<<<< a.md\nhalf of"}))
     async with (
         scripted(begun, says(*answer(b_md="new"))) as provider,
@@ -277,8 +278,12 @@ async def test_an_iteration_whose_server_is_killed_is_cancelled_and_writes_nothi
     ):
         it.write("a.md", "as it was")
         proposal = await it.one.propose()
+        path = f"/api/v1/proposals/{proposal}/iterate"
         async with it.one.listening(proposal_id=proposal) as page:
-            await page.say("iterate", proposal_id=proposal)
+            if is_socket:
+                await page.say("iterate", proposal_id=proposal)
+            else:
+                await it.one.post(f"{path}?async=true", expect=202)
             job = (await page.hear("token"))["job_id"]
             while "cursor" not in page.heard[-1]:
                 await page.next()
@@ -286,13 +291,13 @@ async def test_an_iteration_whose_server_is_killed_is_cancelled_and_writes_nothi
             await it.server.kill()
         await it.server.start("--app", str(it.app))
         async with it.one.listening(proposal_id=proposal, cursor=cursor) as page:
-            told = await page.until("iteration_cancelled")
-            assert told[-1]["job_id"] == job
+            told = await page.until("iteration_cancelled", "iteration_error")
+        assert (told[-1]["type"], told[-1]["job_id"]) == ("iteration_cancelled", job)
         await it.check(job, "cancelled")
         assert it.files() == {"a.md": "as it was"}
 
         # The next one finds what was left behind, before it begins; so does the sweep.
-        done = await it.one.post(f"/api/v1/proposals/{proposal}/iterate")
+        done = await it.one.post(path)
         assert done["result"]["files_modified"] == ["b.md"]
         await until(lambda: it.files() == {"a.md": "as it was", "b.md": "new\n"})
         await until(lambda: it.staged() == [])
