@@ -776,6 +776,14 @@ def test_the_messages_of_reviews_are_those_that_are_sent() -> None:
     assert asked == {"view", "leave", "validate", "iterate", "cancel"}
 
 
+def test_what_reviews_put_on_record_is_what_is_told() -> None:
+    (told,) = re.findall(r"^## On record\n(.*?)^## ", REVIEWS.read_text(), re.M | re.S)
+    sources = "".join(path.read_text() for path in _CFLOW.glob("*.py"))
+    of = "PROPOSAL|CONTENT|STATUS|REVIEWERS|COMMENT|PROJECT"
+    recorded = set(re.findall(rf'"((?:{of})_(?:[A-Z]+_)*(?:[A-Z]+ED|FORCE))"', sources))
+    assert set(re.findall(r"`([A-Z_]+)`", told)) == recorded
+
+
 def test_the_steps_of_reviews_are_those_of_its_tables() -> None:
     told = {
         plain(name): ({*sources.split(", ")}, target, who)
