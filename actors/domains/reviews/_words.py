@@ -76,9 +76,10 @@ COMMENT_STEPS: Mapping[str, Step] = MappingProxyType(
 )
 
 Name: TypeAlias = Annotated[
-    str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]*$")
+    str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]*$(?!\n)")
 ]
-"""Of a proposal.  It begins with a letter or a digit, for commands are given it as an argument."""
+"""Of a proposal.  It begins with a letter or a digit, for commands are given it as an argument; and
+it does not end with a line break, before which ``$`` matches in Python."""
 Prose: TypeAlias = Annotated[str, Meta(max_length=20_000)]
 CommentText: TypeAlias = Annotated[str, Meta(min_length=1, max_length=10_000)]
 Reason: TypeAlias = Annotated[str, Meta(min_length=1, max_length=2_000)]
