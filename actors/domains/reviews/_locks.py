@@ -180,6 +180,8 @@ def check_idle(lock: ProjectLock | None) -> None:
             kind=use.kind,
             job_id=use.run_id,
             proposal_id=use.proposal_id,
+            locked_by=lock.locked_by,
+            locked_at=lock.locked_at,
         )
 
 
@@ -192,14 +194,14 @@ def use_lock(use: LockUse, context: Context, touched: Touched) -> list[On[_LockE
         touched: with the lock and the run that holds it.
 
     Raises:
-        Reject: ``PROJECT_LOCKED`` where somebody else holds it, ``JOB_RUNNING``.
+        Reject: ``JOB_RUNNING``, whoever asks; ``PROJECT_LOCKED`` where somebody else holds it.
 
     """
     lock, user_id = touched.get(project_locks, LOCK_ID), context.principal.user_id
     held = counts(lock, touched, context.now)
+    check_idle(held)
     if held is not None and held.locked_by != user_id:
         raise _held(held)
-    check_idle(held)
     events: list[_LockEvent] = []
     if lock is not None and held is None:
         events.append(_lapsed(lock, context.now))

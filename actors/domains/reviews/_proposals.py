@@ -518,7 +518,7 @@ def _iterated(proposal: Proposal, event: ProposalIterated) -> Proposal:
         job=None,
         verdict=event.verdict,
         unresolved=tuple(each for each in proposal.unresolved if each not in gone),
-        selected=(),
+        selected=tuple(each for each in proposal.selected if each not in gone),
     )
 
 

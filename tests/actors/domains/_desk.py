@@ -167,9 +167,11 @@ class Desk:
         return Touched({each: self.states.get(each) for each in streams})
 
     def _fold(self, domain: Domain[Any, Any, Any], stream_id: str, event: Any) -> None:
-        read = domain.decode(*domain.encode(event))
-        assert read == event, "it is the same in the log"
-        self.states[stream_id] = domain.evolve_by(self.states.get(stream_id), event)
+        written = domain.encode(event)
+        read = domain.decode(*written)
+        assert read is not None
+        assert domain.encode(read) == written, "the log has all of it"
+        self.states[stream_id] = domain.evolve_by(self.states.get(stream_id), read)
         self.versions[stream_id] = self.versions.get(stream_id, 0) + 1
         self.log.append((stream_id, event))
 

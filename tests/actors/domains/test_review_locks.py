@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -68,7 +69,9 @@ def ended(run_id: str, proposal_id: str = "p", code: str = "WRONG") -> EndJob:
     return EndJob(proposal_id=proposal_id, run_id=run_id, code=code)
 
 
-def begun(it: Desk, by: str = "author", *, proposal_id: str = "p", is_iteration: bool = False) -> str:
+def begun(
+    it: Desk, by: str = "author", *, proposal_id: str = "p", is_iteration: bool = False
+) -> str:
     """A job that is under way; its run."""
     kind = IterateProposal if is_iteration else ValidateProposal
     it.send(kind(proposal_id=proposal_id), by)
@@ -258,7 +261,7 @@ def test_a_job_that_nobody_clears_away_holds_the_lock_no_longer() -> None:
 @pytest.mark.parametrize("by", ["author", "admin"])
 @pytest.mark.parametrize("is_iteration", [False, True], ids=["validating", "iterating"])
 def test_while_a_job_is_under_way_there_is_no_other_in_the_project(
-    is_iteration: bool,  # noqa: FBT001
+    is_iteration: bool,
     by: str,
     proposal_id: str,
     asked: ValidateProposal | IterateProposal,
@@ -505,13 +508,16 @@ MEMBERS = st.sampled_from(["owner", "admin", "author", "other", "reviewer"])
 PROPOSALS = st.sampled_from(["p", "q"])
 
 
+FOREVER = datetime.max.replace(tzinfo=UTC)
+
+
 @dataclass
 class Hold:
     """Somebody's own hold, or a job's."""
 
     who: str
     since: datetime
-    until: datetime | None = None
+    until: datetime = FOREVER
     run_id: str | None = None
 
 
@@ -538,21 +544,24 @@ class Locks(RuleBasedStateMachine):
             if self.it.run(self.job.run_id).is_open:
                 return self.job
         own = self.own
-        return own if own is not None and own.until is not None and own.until > self.it.now else None
+        return (
+            own if own is not None and own.until is not None and own.until > self.it.now else None
+        )
 
-    def answer(self, command: object, by: str) -> str | None:
+    def answer(self, command: msgspec.Struct, by: str) -> str | None:
+        """Send a command; the code of its refusal."""
+        held = self.held()
         try:
-            self.it.send(command, by)  # type: ignore[arg-type]
-        except Reject as error:
-            if error.code == "PROJECT_LOCKED":
-                held = self.held()
-                assert held is not None
-                assert (error.details["locked_by"], error.details["locked_at"]) == (
-                    held.who,
-                    held.since,
-                )
-            return error.code
-        return None
+            self.it.send(command, by)
+        except Reject as refused:
+            error = refused
+        else:
+            return None
+        if error.code in {"PROJECT_LOCKED", "JOB_RUNNING"} and "locked_by" in error.details:
+            assert held is not None
+            told = error.details["locked_by"], error.details["locked_at"]
+            assert told == (held.who, held.since)
+        return error.code
 
     @rule(who=MEMBERS)
     def lock(self, who: str) -> None:
@@ -568,7 +577,7 @@ class Locks(RuleBasedStateMachine):
             self.job = None
 
     @rule(who=MEMBERS, force=st.booleans())
-    def unlock(self, who: str, force: bool) -> None:  # noqa: FBT001
+    def unlock(self, who: str, force: bool) -> None:
         held, was_there = self.held(), self.it.lock is not None
         answer = self.answer(UnlockProject(force=force), who)
         if not was_there:
@@ -587,13 +596,11 @@ class Locks(RuleBasedStateMachine):
             self.own = self.job = None
 
     @rule(who=MEMBERS, proposal_id=PROPOSALS, iterates=st.booleans())
-    def begin(self, who: str, proposal_id: str, iterates: bool) -> None:  # noqa: FBT001
+    def begin(self, who: str, proposal_id: str, iterates: bool) -> None:
         held = self.held()
         kind = IterateProposal if iterates else ValidateProposal
         answer = self.answer(kind(proposal_id=proposal_id), who)
-        if iterates and who == "reviewer":
-            assert answer == "ROLE_FORBIDDEN"
-        elif iterates and who == "other":
+        if iterates and who in {"reviewer", "other"}:
             assert answer == "ROLE_FORBIDDEN"
         elif held is not None and held.run_id is not None:
             assert answer == "JOB_RUNNING"
@@ -651,7 +658,7 @@ class Locks(RuleBasedStateMachine):
         self.gave_back(run_id)
 
     @rule(proposal_id=PROPOSALS, selected=st.booleans())
-    def select(self, proposal_id: str, selected: bool) -> None:  # noqa: FBT001
+    def select(self, proposal_id: str, selected: bool) -> None:
         command = SelectComment(proposal_comment_id=f"c{proposal_id}", selected=selected)
         assert self.answer(command, "author") in {None, "COMMENT_NOT_OPEN"}
 
