@@ -62,8 +62,18 @@ def read_answer(text: str) -> dict[str, str]:
     return files
 
 
+def file_block(path: str, text: str) -> str:
+    """Return a file as it stands in an answer, and in what a model is shown.
+
+    What is read of it is the text, whose last line has an end then: a model that gives a file back
+    as it was shown has not changed it.
+    """
+    end = "" if not text or text.endswith("\n") else "\n"
+    return f"{BEGINS}{path}\n{escaped(text)}{end}{ENDS}"
+
+
 def escaped(text: str) -> str:
-    """Return a text as it stands in an answer, and in what a model is shown."""
+    """Return a text with the backslashes that its lines have in an answer."""
     return "\n".join(_ESCAPE + line if _is_marked(line) else line for line in text.split("\n"))
 
 

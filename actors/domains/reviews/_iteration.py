@@ -20,7 +20,7 @@ from dalsegno.protocol.providers import (
 )
 from dalsegno.protocol.runs import STAGED, AsProgram, Done, Retry, Worker
 
-from ._answers import BEGINS, ENDS, escaped, instructions, read_answer
+from ._answers import file_block, instructions, read_answer
 from ._comments import Comment, proposal_comments
 from ._job_commands import RecordIteration
 from ._jobs import DEADLINE_S, IterationTask
@@ -135,7 +135,7 @@ async def _files(stage: StageWriter, folder: str, wanted: list[str]) -> list[str
         if text is None:
             continue
         left -= len(text.encode())
-        shown.append(f"{BEGINS}{path}\n{escaped(text)}\n{ENDS}")
+        shown.append(file_block(path, text))
     return shown
 
 
