@@ -108,7 +108,7 @@ class _Process:
             self._left_bytes -= len(data)
             if self._left_bytes < 0:
                 self._kill("output")
-                return
+                break
             for text, is_cut in lines.feed(data):
                 await self._send.send(Line(channel, text, is_cut))
         for text, is_cut in lines.rest():

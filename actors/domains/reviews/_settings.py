@@ -29,8 +29,9 @@ class ReviewSettings(msgspec.Struct, frozen=True, kw_only=True):
     env: Mapping[str, str] | None
 
     def argv(self, proposal_id: str, name: str, folder: str) -> list[str]:
-        """Return the command that validates a proposal."""
-        said = {"{proposal_id}": proposal_id, "{proposal}": name, "{folder}": folder or "."}
+        """Return the command that validates a proposal, to which a folder looks like no option."""
+        shown = f"./{folder}" if folder.startswith("-") else folder or "."
+        said = {"{proposal_id}": proposal_id, "{proposal}": name, "{folder}": shown}
         return [said.get(each, each) for each in self.validate]
 
 

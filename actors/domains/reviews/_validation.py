@@ -134,6 +134,10 @@ async def verify(
     except ProcessNotStartedError as error:
         known = {"error": error.details.get("error")}
         raise Reject(NOT_STARTED, "the command could not be started", **known) from error
+    except Reject as error:
+        if error.code != "RUN_OUTPUT_TOO_LONG":
+            raise
+        raise Reject("VALIDATION_TOO_LONG", "it wrote more than is kept of a run") from error
     match ended.by:
         case "timeout":
             raise Reject("VALIDATION_TIMEOUT", f"it took more than {settings.timeout_s:g} s")
