@@ -24,7 +24,7 @@ from ._answers import file_block, instructions, read_answer
 from ._comments import Comment, proposal_comments
 from ._job_commands import RecordIteration
 from ._jobs import DEADLINE_S, IterationTask
-from ._validation import verify
+from ._validation import say, verify
 from ._words import ITERATOR
 
 if TYPE_CHECKING:
@@ -86,10 +86,15 @@ def iterator(settings: ReviewSettings) -> Worker:
 def _within(folder: str, path: str) -> str:
     """Return a path of an answer, which is within the proposal's folder.
 
+    What a model says that is no text, such as a NUL, stands there as U+FFFD, and is in no path.
+
     Raises:
         Reject: ``PATH_FORBIDDEN``.
 
     """
+    if "\ufffd" in path:
+        message = "a path has what is no text"
+        raise Reject("PATH_FORBIDDEN", message, status=400, path=path[:200])
     if folder and not path.startswith(f"{folder}/"):
         message = "a file outside of the proposal's folder"
         raise Reject("PATH_FORBIDDEN", message, status=400, path=path[:200])
@@ -179,7 +184,7 @@ async def _answer(run: Work, settings: ReviewSettings, asked: list[ChatMessage])
                                 message = f"the answer has more than {ANSWER_BYTES_MAX} bytes"
                                 raise Reject("ANSWER_TOO_LONG", message)
                             parts.append(text)
-                            await run.say(text, message_id=message_id)
+                            await say(run, text, message_id, or_else="ANSWER_TOO_LONG")
                         case Restarted(attempt):  # what was said is void
                             message_id, parts, size = f"answer-{number}.{attempt}", [], 0
         except ProviderError as error:

@@ -26,6 +26,7 @@ from ._jobs import DEADLINE_S, ValidationTask
 from ._words import VALIDATOR
 
 if TYPE_CHECKING:
+    from dalsegno.protocol import Channel
     from dalsegno.protocol.runs import Work
 
     from ._settings import ReviewSettings
@@ -129,15 +130,13 @@ async def verify(
                 if line.channel == "stderr":
                     errors = [*errors[1 - ERRORS_MAX :], text[:ERROR_CHARS_MAX]]
                 if says:
-                    await run.say(f"{text}\n", message_id="output", channel=line.channel)
+                    await say(
+                        run, f"{text}\n", "output", line.channel, or_else="VALIDATION_TOO_LONG"
+                    )
         ended = process.ended
     except ProcessNotStartedError as error:
         known = {"error": error.details.get("error")}
         raise Reject(NOT_STARTED, "the command could not be started", **known) from error
-    except Reject as error:
-        if error.code != "RUN_OUTPUT_TOO_LONG":
-            raise
-        raise Reject("VALIDATION_TOO_LONG", "it wrote more than is kept of a run") from error
     match ended.by:
         case "timeout":
             raise Reject("VALIDATION_TIMEOUT", f"it took more than {settings.timeout_s:g} s")
@@ -154,6 +153,23 @@ async def verify(
         "errors": errors,
     }
     return Verified(status="failed" if ended.returncode else "passed", summary=summary)
+
+
+async def say(
+    run: Work, text: str, message_id: str, channel: Channel = "text", *, or_else: str
+) -> None:
+    """Say something, as `Work.say`; where that is more than is kept of a run, refuse it by a code.
+
+    Raises:
+        Reject: ``or_else``, and what `Work.say` raises.
+
+    """
+    try:
+        await run.say(text, message_id=message_id, channel=channel)
+    except Reject as error:
+        if error.code != "RUN_OUTPUT_TOO_LONG":
+            raise
+        raise Reject(or_else, "it said more than is kept of a run") from error
 
 
 def _one_frame(text: str) -> str:
