@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from dalsegno.actors.domains.reviews._comments import SelectComment, proposal_comments
+from dalsegno.actors.domains.reviews._iteration import LOOKED_AT_MAX
 from dalsegno.actors.domains.reviews._job_commands import CancelJob
 from dalsegno.actors.domains.reviews._jobs import DEADLINE_S
 from dalsegno.actors.domains.reviews._locks import LockProject, UnlockProject
@@ -242,6 +243,23 @@ async def test_files_that_are_no_text_are_not_shown(tmp_path: Path) -> None:
         for name in ("nul.bin", "latin.txt", "long.txt"):
             assert name not in shown
         assert "<<<<<< docs/b.md\nfine\n>>>>>>" in shown
+
+
+async def test_what_a_comment_is_about_is_shown_however_many_files_there_are(
+    tmp_path: Path,
+) -> None:
+    async with iterating(tmp_path, of_text(FILE), validate=PASSES) as (it, provider):
+        for number in range(LOOKED_AT_MAX):
+            it.write(f"m{number:04}.bin", "\0")
+        it.write("zzz.md", "the last one\n")
+        (it.folder / "link").symlink_to("a.md")
+        await it.propose()
+        for number, path in enumerate(["link", "docs", "not/there", "a.md/x", "zzz.md"]):
+            await it.remark(f"c{number}", path)
+        assert (await it.iterated()).code is None
+        shown = provider.asked[0].body["messages"][-1]["content"]
+        assert "<<<<<< zzz.md\nthe last one\n>>>>>>" in shown
+        assert shown.count("<<<<<<") == 3
 
 
 @pytest.mark.parametrize(

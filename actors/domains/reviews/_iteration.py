@@ -39,7 +39,7 @@ SHOWN_FILES_MAX = 50
 SHOWN_BYTES_MAX = 512 * 1024
 """… and how long they are together."""
 LOOKED_AT_MAX = 2_000
-"""Files of a project among which those are."""
+"""Files of a project among which those are, beside the ones that comments are about."""
 
 
 def iterator(settings: ReviewSettings) -> Worker:
@@ -95,10 +95,14 @@ def _within(folder: str, path: str) -> str:
     if "\ufffd" in path:
         message = "a path has what is no text"
         raise Reject("PATH_FORBIDDEN", message, status=400, path=path[:200])
-    if folder and not path.startswith(f"{folder}/"):
+    if not _is_within(folder, path):
         message = "a file outside of the proposal's folder"
         raise Reject("PATH_FORBIDDEN", message, status=400, path=path[:200])
     return path
+
+
+def _is_within(folder: str, path: str) -> bool:
+    return not folder or path.startswith(f"{folder}/")
 
 
 # ---------------------------------------------------------------------------------- the request
@@ -129,8 +133,8 @@ def _shown(comment: Comment) -> str:
 async def _files(stage: StageWriter, folder: str, wanted: list[str]) -> list[str]:
     """Return the files that a model is shown: those that comments are about before the others."""
     there = await stage.paths(LOOKED_AT_MAX)
-    own = [each for each in there if not folder or each.startswith(f"{folder}/")]
-    first = {each: None for each in wanted if each in own}
+    first = {each: None for each in wanted if _is_within(folder, each)}
+    own = [each for each in there if _is_within(folder, each)]
     shown: list[str] = []
     left = SHOWN_BYTES_MAX
     for path in [*first, *(each for each in own if each not in first)]:
@@ -145,11 +149,11 @@ async def _files(stage: StageWriter, folder: str, wanted: list[str]) -> list[str
 
 
 async def _text(stage: StageWriter, path: str, bytes_max: int) -> str | None:
-    """Return a file's text; None for one that is too long, or has none."""
+    """Return a file's text; None for one that is too long, or has none, or is no file."""
     try:
         data = await stage.read(path, bytes_max=bytes_max)
     except Reject as error:
-        if error.code != "FILES_TOO_LARGE":
+        if error.code not in {"FILES_TOO_LARGE", "PATH_FORBIDDEN"}:
             raise
         return None
     if data is None or b"\0" in data:

@@ -49,6 +49,8 @@ def settings_of(
         DomainError: they do not belong together.
 
     """
+    if isinstance(validate, str):
+        raise DomainError("reviews: validate= is a list of arguments; no shell is asked")
     if root is None and (validate or models):
         raise DomainError("reviews: files are validated and iterated on below root=")
     if not 0 < timeout_s <= TIMEOUT_S * 5:

@@ -36,7 +36,8 @@ from dalsegno.actors.domains.reviews._proposals import (
     ProposalJobEnded,
     ProposalValidated,
 )
-from dalsegno.protocol import Reject, http_status
+from dalsegno.actors.domains.reviews._words import SELECTED_MAX
+from dalsegno.protocol import Limits, Reject, http_status
 from dalsegno.protocol.runs import RunFinished
 from tests.actors.domains._desk import PEOPLE, START, WORKERS, Desk, settle
 from tests.actors.domains.test_reviews import advance
@@ -209,10 +210,13 @@ def test_what_the_requester_held_before_stays_theirs(how: str) -> None:
     it = desk()
     it.send(LockProject(), "author")
     begun(it)
-    assert it.used is not None
-    end(it, how)
     assert it.lock is not None
-    assert (it.lock.locked_by, it.lock.locked_at, it.used) == ("author", START, None)
+    assert it.lock.use is not None
+    end(it, how)
+    after = it.lock
+    assert after is not None
+    assert (after.locked_by, after.locked_at) == ("author", START)
+    assert after.use is None
     assert it.lock.expires_at == START + timedelta(seconds=HELD_S)
     assert it.refused(LockProject(), "other").code == "PROJECT_LOCKED"
     left_s = (START + timedelta(seconds=HELD_S) - it.now).total_seconds()
@@ -486,6 +490,21 @@ def test_an_iteration_resolves_what_it_was_given_and_leaves_what_came_since() ->
     check_selection(it)
 
 
+def test_an_iteration_resolves_as_much_as_may_be_selected_with_one_command() -> None:
+    it = Desk()
+    it.propose(status="REVIEW")
+    ids = [it.remark(f"c{number}") for number in range(SELECTED_MAX)]
+    for each in ids:
+        it.send(SelectComment(proposal_comment_id=each), "author")
+    it.workers = WORKERS
+    run_id = begun(it, is_iteration=True)
+    before = len(it.log)
+    it.finish(run_id, iterated(run_id, *ids))
+    happened = len(it.log) - before
+    assert SELECTED_MAX < happened < Limits().command_events_max / 2, "what it said is beside them"
+    assert (it.proposal().selected, it.proposal().unresolved) == ((), ())
+
+
 def check_selection(it: Desk) -> None:
     """What a proposal knows of its comments is what they say themselves."""
     for proposal_id in ("p", "q"):
@@ -543,10 +562,7 @@ class Locks(RuleBasedStateMachine):
             assert self.job.run_id is not None
             if self.it.run(self.job.run_id).is_open:
                 return self.job
-        own = self.own
-        return (
-            own if own is not None and own.until is not None and own.until > self.it.now else None
-        )
+        return self.own if self.own is not None and self.own.until > self.it.now else None
 
     def answer(self, command: msgspec.Struct, by: str) -> str | None:
         """Send a command; the code of its refusal."""

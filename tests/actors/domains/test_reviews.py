@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dalsegno.actors.domains.reviews import COMMENT_STEPS, PROPOSAL_STEPS
+from dalsegno.actors.domains.reviews import COMMENT_STEPS, PROPOSAL_STEPS, reviews
 from dalsegno.actors.domains.reviews._comments import (
     AddComment,
     CommentAdded,
@@ -34,7 +34,8 @@ from dalsegno.actors.domains.reviews._words import (
     Name,
     Step,
 )
-from dalsegno.protocol import Reject, http_status
+from dalsegno.protocol import DomainError, Reject, http_status
+from dalsegno.protocol.providers import ProviderSettings
 from tests.actors.domains._desk import (
     COMMENT_STATUSES,
     PEOPLE,
@@ -536,3 +537,25 @@ def test_the_statuses_of_the_tables_are_those_that_there_are() -> None:
         assert named == {*statuses}
         for status, (name, step) in product(statuses, steps.items()):
             assert status not in step.sources or step.target != status, name
+
+
+# ---------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"validate": ["true"]},
+        {"models": [ProviderSettings(provider_kind="lmstudio", model="m")]},
+        {"root": "/r", "validate": "make check"},
+        {"root": "/r", "validate": ["true"], "timeout_s": 0},
+        {"root": "/r", "validate": ["true"], "timeout_s": 301},
+    ],
+)
+def test_settings_that_do_not_belong_together_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(DomainError, match=r"^reviews: "):
+        reviews(**given)
+
+
+def test_without_settings_there_is_nobody_who_validates_or_iterates() -> None:
+    assert [*reviews().workers] == ["review_job_ended"]
