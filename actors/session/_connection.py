@@ -348,6 +348,7 @@ class Connection:
             try:
                 await self._act(asked)
             except DalsegnoError as error:
+                self._language.take_back()
                 self._refuse(error, asked.request_id)
 
     async def _begin(self) -> None:

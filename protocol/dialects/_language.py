@@ -87,6 +87,9 @@ class Language:
             raise DomainError(f"two messages of the dialects are named {twice[0]!r}")
         self._decode = msgspec.json.Decoder(Union[tuple(messages)]).decode  # noqa: UP007 - a value
 
+    def take_back(self) -> None:
+        """Forget the message that was decoded last: what it asked was refused."""
+
     def decode(self, received: str | bytes, limits: Limits) -> AnyRequest | None:
         """Decode a client's message; None: it asks nothing.
 

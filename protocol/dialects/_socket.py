@@ -84,7 +84,7 @@ class Socket:
     interprets: Callable[[Any, Any], tuple[Any, AnyRequest | None]] | None = None
     """Instead of `hears`, where messages are the dialect's and what one asks hangs on those before
     it: returns the next state and what a message asks; a pure function.  What it refuses changes
-    nothing."""
+    nothing, nor does what is refused of what it returns."""
 
     def match(self, path: str) -> Mapping[str, str] | None:
         """Return the parameters of a path as it was sent; None where it is another one."""
@@ -116,7 +116,7 @@ class Conversation(Language):
         vars(self).update(vars(_language_of(socket.dialect)))  # its decoder is for all of them
         self._socket = socket
         self.beginning = socket.begin(opening)
-        self._state = self.beginning.state
+        self._state = self._before = self.beginning.state
 
     def decode(self, received: str | bytes, limits: Limits) -> AnyRequest | None:
         """Return what a client's message asks, by the path's own function if it has one."""
@@ -134,8 +134,14 @@ class Conversation(Language):
     def _interpreted(self, asked: AnyRequest | None) -> AnyRequest | None:
         if self._socket.interprets is None or asked is None:
             return asked
+        self._before = self._state
         self._state, meant = self._socket.interprets(self._state, asked)
         return meant
+
+    def take_back(self) -> None:
+        """Be in the state before the last message, which changes nothing."""
+        if self._socket.interprets is not None:
+            self._state = self._before
 
     def farewell(self, code: Close, reason: str) -> bytes | None:
         """Return what is sent before the close."""

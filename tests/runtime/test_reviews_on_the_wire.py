@@ -12,6 +12,8 @@ import pytest
 import trio
 from websockets.frames import Opcode
 
+from dalsegno.actors.domains.reviews._proposals import CreateProposal
+from dalsegno.actors.domains.reviews._routing import VIEWED_MAX
 from dalsegno.protocol import Limits
 from tests._patience import fail_after, until
 from tests._provider import chunk, says, scripted, then
@@ -236,6 +238,29 @@ async def test_x_prj_5_who_begins_to_view_in_the_middle_is_shown_the_lines_so_fa
             lines = [each["line"] for each in all_.heard if each["type"] == "output"]
             assert len(lines) == len(numbers)
             assert seen[-1]["status"] == "passed"
+
+
+async def test_a_view_that_is_refused_is_none(migrated: str, tmp_path: Path) -> None:
+    async with team(migrated, tmp_path) as it, it.viewer.listening() as viewer:
+        it.write("a.md", "fine")
+        it.write("wait", "")
+        for number in range(VIEWED_MAX):
+            await viewer.say("view", proposal_id=f"later-{number}")
+            assert (await viewer.hear("viewing", "error"))["code"] == "PROPOSAL_NOT_FOUND"
+        workspace = it.runtime.workspace(it.project)
+        for number in range(2):
+            await workspace.send(CreateProposal(name=f"{number}", proposal_id=f"later-{number}"))
+        await it.author.post("/api/v1/proposals/later-0/validate?async=true", expect=202)
+        assert (await viewer.hear("lock_changed"))["locked"]
+        assert "proposal_changed" not in {each["type"] for each in viewer.heard}
+        await viewer.say("view", proposal_id="later-0")
+        told = await viewer.until("viewing")
+        assert told[-1]["proposals"] == ["later-0"]
+        (it.folder / "wait").unlink()
+        told += await viewer.until("validation_complete")
+        numbers = [each["line_no"] for each in told if each["type"] == "output"]
+        assert numbers == [*range(1, len(numbers) + 1)]
+        assert sum(each["type"] == "validation_start" for each in told) == 1
 
 
 # ------------------------------------------------------------------------------------ connections
