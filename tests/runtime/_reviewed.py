@@ -22,6 +22,7 @@ from dalsegno.actors.domains.reviews._locks import LOCK_ID, ProjectLock
 from dalsegno.actors.domains.reviews._proposals import AdvanceProposal, CreateProposal, Proposal
 from dalsegno.actors.domains.reviews._said import OfEvent, OfJob, Output
 from dalsegno.actors.domains.reviews._shown import messages_of
+from dalsegno.actors.ports import PageBounds
 from dalsegno.actors.testing import MemoryStore
 from dalsegno.protocol import Event, Limits
 from dalsegno.protocol.providers import ProviderSettings
@@ -36,6 +37,10 @@ OneT = TypeVar("OneT", bound=OfEvent)
 
 SOON = Limits(timer_tick_s=0.02, runs_scan_s=0.05)
 """Timers are looked for often."""
+
+
+AT_ONCE = Limits(timer_tick_s=0.02, runs_scan_s=0.05, drain_deadline_s=1e-9)
+"""… and nothing is recorded at the end, as if the process had died."""
 
 
 class Clock:
@@ -187,6 +192,18 @@ class Reviewed:
         with fail_after(10):
             while any(each.is_file() for each in staging.glob("[!.]*/**/*")):
                 await trio.sleep(0.01)
+
+
+async def status_in(store: MemoryStore, run_id: str) -> str:
+    """How a run stands in the log, while no server runs."""
+    bounds = PageBounds(from_seq=1, limit=1_000, bytes_max=2**24)
+    state: RunState | None = None
+    for event in await store.read_stream("acme", runs.stream_id(run_id), bounds):
+        happened = runs.decode(event.type, event.type_version, event.payload)
+        assert happened is not None
+        state = runs.evolve_by(state, happened)
+    assert state is not None
+    return state.status
 
 
 @dataclass

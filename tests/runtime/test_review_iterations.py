@@ -18,7 +18,7 @@ from dalsegno.actors.domains.reviews._locks import LockProject, UnlockProject
 from dalsegno.actors.domains.reviews._proposals import DeleteProposal, EditProposal
 from dalsegno.actors.domains.reviews._said import Token
 from dalsegno.actors.testing import MemoryStore
-from dalsegno.protocol import Reject
+from dalsegno.protocol import Limits, Reject
 from dalsegno.protocol.providers import ProviderSettings
 from dalsegno.runtime.seams import WORLD
 from tests._patience import fail_after, patient
@@ -33,7 +33,7 @@ from tests._provider import (
     status,
     then,
 )
-from tests.runtime._reviewed import Reviewed, Told, reviewed
+from tests.runtime._reviewed import AT_ONCE, SOON, Reviewed, Told, reviewed, status_in
 
 pytestmark = pytest.mark.processes
 
@@ -429,13 +429,16 @@ async def test_x_prj_3_a_model_that_stalls_is_hung_up_on(ending: Ending, tmp_pat
         assert (await it.proposal()).selected == ("c",)
 
 
-async def test_a_drain_cancels_an_iteration(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limits", [SOON, AT_ONCE], ids=["drains", "just stops"])
+async def test_the_servers_end_cancels_an_iteration(limits: Limits, tmp_path: Path) -> None:
     stalling, store = Stalling(), MemoryStore(WORLD)
-    async with iterating(tmp_path, stalling, store=store) as (it, _):
+    async with iterating(tmp_path, stalling, store=store, limits=limits) as (it, _):
         await it.propose()
         run_id = await it.iterate()
         with fail_after(20):
             await stalling.begun.wait()
+    status = "cancelled" if limits is SOON else "running"
+    assert await status_in(store, run_id) == status
     async with iterating(tmp_path, of_text(FILE), store=store) as (it, provider):
         told = await it.told(run_id)
         assert told.kinds[-1] == "iteration_cancelled"

@@ -15,11 +15,11 @@ from dalsegno.actors.domains.reviews._jobs import DEADLINE_S
 from dalsegno.actors.domains.reviews._locks import LockProject, UnlockProject
 from dalsegno.actors.domains.reviews._proposals import DeleteProposal, EditProposal
 from dalsegno.actors.testing import MemoryStore
-from dalsegno.protocol import Reject
+from dalsegno.protocol import Limits, Reject
 from dalsegno.protocol.runs import RunFinished, runs
 from dalsegno.runtime.seams import WORLD
 from tests._patience import fail_after, patient
-from tests.runtime._reviewed import Reviewed, Told, reviewed
+from tests.runtime._reviewed import AT_ONCE, SOON, Reviewed, Told, reviewed, status_in
 
 pytestmark = pytest.mark.processes
 
@@ -301,12 +301,17 @@ async def test_a_validation_ends_at_its_deadline(tmp_path: Path) -> None:
         await cleared_away(it, told)
 
 
-async def test_a_validation_that_the_drain_interrupts_is_not_repeated(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limits", [SOON, AT_ONCE], ids=["drains", "just stops"])
+async def test_a_validation_that_the_servers_end_interrupts_is_not_repeated(
+    limits: Limits, tmp_path: Path
+) -> None:
     store = MemoryStore(WORLD)
-    async with reviewed(tmp_path, WAITS, store=store) as it:
+    async with reviewed(tmp_path, WAITS, store=store, limits=limits) as it:
         await it.propose()
         run_id = await it.validate()
         await it.until_said(run_id, "one")
+    status = "released" if limits is SOON else "running"
+    assert await status_in(store, run_id) == status
     async with reviewed(tmp_path, WAITS, store=store) as it:
         told = await it.told(run_id)
         assert (told.code, told.lines()) == ("VALIDATION_INTERRUPTED", ["one"])
