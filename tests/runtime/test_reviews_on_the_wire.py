@@ -489,6 +489,24 @@ async def test_cf_5_3_the_lock_is_told_to_the_whole_project(migrated: str, tmp_p
             assert (freed["locked"], freed["reason"]) == (False, "forced")
 
 
+async def test_cf_5_3_who_holds_the_lock_after_a_job_is_told_as_well(
+    migrated: str, tmp_path: Path
+) -> None:
+    async with team(migrated, tmp_path) as it:
+        proposal = await it.author.propose()
+        path = f"/api/v1/projects/{it.project}/lock"
+        async with it.viewer.listening() as viewer:
+            await viewer.hear("connected")
+            await it.author.post(path)
+            await it.author.post(f"/api/v1/proposals/{proposal}/validate")
+            told = [await viewer.hear("lock_changed") for _ in range(3)]
+        assert [each["reason"] for each in told] == ["locked", "job", "locked"]
+        assert {each["locked_by"] for each in told} == {it.author.user_id}
+        assert [each["expires_at"] is None for each in told] == [False, True, False]
+        lock = await it.viewer.get(path)
+        assert (lock["expires_at"], lock["job_id"]) == (told[-1]["expires_at"], None)
+
+
 async def test_cf_6_1_the_sixth_connection_closes_the_oldest(migrated: str, tmp_path: Path) -> None:
     async with team(migrated, tmp_path) as it, AsyncExitStack() as stack:
         listeners = []

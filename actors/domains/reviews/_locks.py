@@ -88,9 +88,12 @@ class ProjectLockUsed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProjectLockReturned(msgspec.Struct, frozen=True, kw_only=True):
-    """A job holds it no longer, and its holder still does."""
+    """A job holds it no longer, and its holder still does, until then."""
 
     run_id: str
+    locked_by: str | None
+    locked_at: datetime
+    expires_at: datetime
 
 
 class ProjectUnlocked(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,6 +155,18 @@ def _lapsed(lock: ProjectLock, now: datetime) -> ProjectUnlocked:
     is_over = lock.expires_at is not None and lock.expires_at <= now
     reason: UnlockReason = "expired" if is_over else "job_ended"
     return ProjectUnlocked(locked_by=lock.locked_by, by=None, reason=reason)
+
+
+def _returned(lock: ProjectLock) -> ProjectLockReturned:
+    """Return the event of a lock that its holder keeps after a job."""
+    assert lock.use is not None, "a job has held it"
+    assert lock.expires_at is not None, "its holder has it still"
+    return ProjectLockReturned(
+        run_id=lock.use.run_id,
+        locked_by=lock.locked_by,
+        locked_at=lock.locked_at,
+        expires_at=lock.expires_at,
+    )
 
 
 def _held(lock: ProjectLock) -> Reject:
@@ -220,7 +235,7 @@ def return_lock(run_id: str, lock: ProjectLock | None, context: Context) -> list
     if lock is None or not is_held_by(run_id, lock):
         return []
     is_kept = lock.expires_at is not None and lock.expires_at > context.now
-    event = ProjectLockReturned(run_id=run_id) if is_kept else _lapsed(lock, context.now)
+    event = _returned(lock) if is_kept else _lapsed(lock, context.now)
     return [On(project_locks, LOCK_ID, event)]
 
 
@@ -240,7 +255,7 @@ def _lock(
     if lock is not None and held is None:
         events.append(_lapsed(lock, now))
     if lock is not None and held is not None and lock.use is not None and held.use is None:
-        events.append(ProjectLockReturned(run_id=lock.use.run_id))
+        events.append(_returned(lock))
     locked_at = now if held is None else held.locked_at
     expires_at = now + timedelta(seconds=HELD_S)
     return [*events, ProjectLocked(locked_by=user_id, locked_at=locked_at, expires_at=expires_at)]
@@ -273,7 +288,7 @@ def _lapse(
     if held is None:
         return _lapsed(lock, context.now)
     if lock.use is not None and held.use is None:
-        return ProjectLockReturned(run_id=lock.use.run_id)
+        return _returned(lock)
     return None
 
 

@@ -18,7 +18,13 @@ from ._comments import (
     CommentSettled,
     proposal_comments,
 )
-from ._locks import ProjectLocked, ProjectLockUsed, ProjectUnlocked, project_locks
+from ._locks import (
+    ProjectLocked,
+    ProjectLockReturned,
+    ProjectLockUsed,
+    ProjectUnlocked,
+    project_locks,
+)
 from ._proposals import (
     ProposalAdvanced,
     ProposalCreated,
@@ -203,14 +209,15 @@ def _of_comment(event: Event, comment_id: str) -> Sequence[said.OfEvent]:
 def _of_lock(event: Event) -> Sequence[said.OfEvent]:
     happened = project_locks.decode(event.type, event.type_version, event.payload)
     match happened:
-        case ProjectLocked() | ProjectLockUsed():
-            expires_at = happened.expires_at if isinstance(happened, ProjectLocked) else None
+        case ProjectLocked() | ProjectLockUsed() | ProjectLockReturned():
+            is_job = isinstance(happened, ProjectLockUsed)
+            expires_at = None if is_job else happened.expires_at
             held = said.LockChanged(
                 locked=True,
                 locked_by=happened.locked_by,
                 locked_at=happened.locked_at,
                 expires_at=expires_at,
-                reason="job" if expires_at is None else "locked",
+                reason="job" if is_job else "locked",
             )
             return [held]
         case ProjectUnlocked():

@@ -703,19 +703,30 @@ class Locks(RuleBasedStateMachine):
 
     @invariant()
     def what_is_told_of_the_lock_is_as_it_is(self) -> None:
-        is_held, stream_id = False, project_locks.stream_id("main")
+        told, stream_id = None, project_locks.stream_id("main")
         for stream, event in self.it.log:
             if stream != stream_id:
                 continue
             match event:
-                case ProjectLocked() | ProjectLockUsed():
-                    is_held = True
+                case ProjectLocked():
+                    told = (event.locked_by, event.locked_at, event.expires_at)
+                case ProjectLockUsed():
+                    told = (event.locked_by, event.locked_at, None)
                 case ProjectLockReturned():
-                    assert is_held
+                    assert told is not None
+                    told = (event.locked_by, event.locked_at, event.expires_at)
                 case ProjectUnlocked():
-                    assert is_held, "it is told once"
-                    is_held = False
-        assert is_held is (self.it.lock is not None)
+                    assert told is not None, "it is told once"
+                    assert told[0] == event.locked_by
+                    told = None
+        lock = self.it.lock
+        if lock is None:
+            assert told is None
+        elif lock.use is None:
+            assert told == (lock.locked_by, lock.locked_at, lock.expires_at)
+        else:
+            assert told is not None
+            assert told[:2] == (lock.locked_by, lock.locked_at)
 
     @invariant()
     def proposals_and_comments_agree(self) -> None:

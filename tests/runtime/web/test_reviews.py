@@ -166,3 +166,34 @@ async def test_a_stale_version_is_a_conflict_however_it_is_said(tmp_path: Path) 
         for answer in answers:
             assert (answer.status, answer.code) == (409, "VERSION_CONFLICT")
             assert answer.body["details"]["current_version"] == 2
+
+
+async def test_a_repeated_request_finds_the_job_that_it_began(tmp_path: Path) -> None:
+    async with served(tmp_path, "print('one')") as (it, owner):
+        proposal = await proposed(it, owner)
+        path = f"/api/v1/proposals/{proposal}/validate"
+        first = await owner.post(f"{path}?async=true", idempotency_key="k")
+        assert (first.status, first.body["status"]) == (202, "running")
+        job_id = first.body["job_id"]
+        assert (await it.told(job_id)).code is None
+        again = await owner.post(f"{path}?async=true", idempotency_key="k")
+        assert again.body["job_id"] == job_id
+        other = await owner.post(path, idempotency_key="l")
+        assert other.body["job_id"] != job_id
+        assert (other.status, other.body["status"]) == (200, "completed")
+
+
+async def test_what_is_no_job_is_not_found(tmp_path: Path) -> None:
+    async with served(tmp_path, "") as (it, owner):
+        proposal = await proposed(it, owner)
+        await owner.post(f"/api/v1/proposals/{proposal}/submit")
+        for kind in ("validation", "iteration"):
+            answer = await owner.get(f"/api/v1/{kind}s/nothing/status")
+            assert answer.status == 404
+        for path in ("/api/v1/proposals/nothing", "/api/v1/proposals/nothing/comments"):
+            assert (await owner.get(path)).status == 404
+        for step in ("validate", "iterate", "cancel", "submit"):
+            answer = await owner.post(f"/api/v1/proposals/nothing/{step}", {})
+            assert answer.status == 404
+        idle = await owner.post(f"/api/v1/proposals/{proposal}/cancel", {})
+        assert (idle.status, idle.code) == (409, "JOB_NOT_RUNNING")
