@@ -210,14 +210,13 @@ def _of_lock(event: Event) -> Sequence[said.OfEvent]:
     happened = project_locks.decode(event.type, event.type_version, event.payload)
     match happened:
         case ProjectLocked() | ProjectLockUsed() | ProjectLockReturned():
-            is_job = isinstance(happened, ProjectLockUsed)
-            expires_at = None if is_job else happened.expires_at
+            expires_at = None if isinstance(happened, ProjectLockUsed) else happened.expires_at
             held = said.LockChanged(
                 locked=True,
                 locked_by=happened.locked_by,
                 locked_at=happened.locked_at,
                 expires_at=expires_at,
-                reason="job" if is_job else "locked",
+                reason="job" if expires_at is None else "locked",
             )
             return [held]
         case ProjectUnlocked():

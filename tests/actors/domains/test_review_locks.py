@@ -703,7 +703,8 @@ class Locks(RuleBasedStateMachine):
 
     @invariant()
     def what_is_told_of_the_lock_is_as_it_is(self) -> None:
-        told, stream_id = None, project_locks.stream_id("main")
+        told: tuple[str | None, datetime, datetime | None] | None = None
+        stream_id = project_locks.stream_id("main")
         for stream, event in self.it.log:
             if stream != stream_id:
                 continue

@@ -17,7 +17,7 @@ from dalsegno.protocol import AUDIT_WORKSPACE, PATH_FORBIDDEN
 from dalsegno.protocol.audit import audit_event_of
 from dalsegno.runtime.web import create_app
 from tests._patience import fail_after
-from tests._provider import cuts, scripted, status
+from tests._provider import cuts, says, scripted, status
 from tests.runtime._reviewed import Reviewed, reviewed
 
 from ._client import Clock, Site, User
@@ -125,6 +125,22 @@ async def test_a_path_that_leaves_the_project_is_refused_and_on_record(tmp_path:
             while {*await refused_routes(it)} != expected:
                 await trio.sleep(0.02)
         assert len(await refused_routes(it)) == 3
+
+
+async def test_a_path_that_a_model_says_only_ends_its_iteration(tmp_path: Path) -> None:
+    async with (
+        scripted(says("<<<<<< ../x\ny\n>>>>>>")) as provider,
+        served(tmp_path, provider=provider) as (it, owner),
+    ):
+        proposal = await proposed(it, owner)
+        answer = await owner.post(f"/api/v1/proposals/{proposal}/iterate", {})
+        assert (answer.status, answer.body["status"]) == (200, "failed")
+        assert answer.body["error"]["code"] == "PATH_FORBIDDEN"
+        await it.free()
+        with fail_after(20):
+            while await it.rt.store.read_uncollected(limit=1, bytes_max=1):
+                await trio.sleep(0.01)
+        assert await refused_routes(it) == []
 
 
 @pytest.mark.parametrize(
