@@ -58,9 +58,9 @@ def _as_if_nobody_had_the_lock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_locks, "counts", lambda *_: None)
 
 
-def _without_the_lock(patch: pytest.MonkeyPatch) -> None:
-    """An iteration takes effect although its lock was taken away by force."""
-    patch.setattr(_jobs, "is_held_by", lambda *_: True)
+def _keeping_the_lock(patch: pytest.MonkeyPatch) -> None:
+    """What a job has come to is committed, and the lock is given back by its timer."""
+    patch.setattr(_jobs, "return_lock", lambda *_: [])
 
 
 def _comments_stay_open(patch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def _comments_stay_open(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "break_it", [_as_if_nobody_had_the_lock, _without_the_lock, _comments_stay_open]
+    "break_it", [_as_if_nobody_had_the_lock, _keeping_the_lock, _comments_stay_open]
 )
 def test_broken_reviews_are_caught(
     break_it: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch

@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from dalsegno.protocol import Audit, Context, Domain, Due, On, Reject, Touched
-from dalsegno.protocol.runs import runs
+from dalsegno.protocol.runs import cancelled_by, runs
 
 from ._words import ADMINS, TAKES_PART, JobKind
 
@@ -264,20 +264,32 @@ def _lock(
 @project_locks.decide(follows=_its_job)
 def _unlock(
     lock: ProjectLock, command: UnlockProject, context: Context, touched: Touched
-) -> ProjectUnlocked:
+) -> Sequence[ProjectUnlocked | On[Any]]:
     held = counts(lock, touched, context.now)
     if held is None:
-        return _lapsed(lock, context.now)
+        return [_lapsed(lock, context.now)]
     user_id = context.principal.user_id
     if command.force:
         if user_id is not None and context.role not in ADMINS:
             raise Reject("ROLE_FORBIDDEN", "only admins unlock by force", role=context.role)
-        return ProjectUnlocked(locked_by=held.locked_by, by=user_id, reason="forced")
+        freed = ProjectUnlocked(locked_by=held.locked_by, by=user_id, reason="forced")
+        return [freed, *_without_its_job(held, context, touched)]
     if user_id != held.locked_by:
         known = {"locked_by": held.locked_by, "locked_at": held.locked_at}
         raise Reject("LOCK_OF_ANOTHER", "somebody else holds the lock", status=403, **known)
     check_idle(held)
-    return ProjectUnlocked(locked_by=held.locked_by, by=user_id, reason="released")
+    return [ProjectUnlocked(locked_by=held.locked_by, by=user_id, reason="released")]
+
+
+def _without_its_job(held: ProjectLock, context: Context, touched: Touched) -> list[On[Any]]:
+    """Return the events by which the job that holds a lock is cancelled: it would be in vain, and
+    in the way of the next one.
+    """
+    run = None if held.use is None else touched.get(runs, held.use.run_id)
+    if held.use is None or run is None:
+        return []
+    cancelled = cancelled_by(run, context, reason="the project was unlocked by force")
+    return [On(runs, held.use.run_id, each) for each in cancelled]
 
 
 @project_locks.decide(follows=_its_job, allow=())

@@ -101,7 +101,7 @@ class CreateProposal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EditProposal(msgspec.Struct, frozen=True, kw_only=True):
-    """Change what a proposal says, until it is merged; what is left out stays."""
+    """Change what a proposal says, until it is ready; what is left out stays."""
 
     proposal_id: str
     name: Name | UnsetType = UNSET
@@ -324,7 +324,8 @@ def _edit(
     proposal: Proposal, command: EditProposal, context: Context, touched: Touched
 ) -> Sequence[ProposalEdited | On[Any]]:
     check_who("author", context, {"author": proposal.author_id})
-    check_writable(proposal, "a change")
+    if proposal.status not in {"DRAFT", "REVIEW"}:
+        raise _too_late("what was approved stays as it is", proposal.status)
     _check_not_iterating(proposal, touched)
     name = proposal.name if command.name is UNSET else command.name
     description = proposal.description if command.description is UNSET else command.description
@@ -347,19 +348,14 @@ def _delete(
 ) -> Sequence[ProposalDeleted | On[Any]]:
     check_who("author", context, {"author": proposal.author_id})
     if proposal.status != "DRAFT":
-        raise Reject(
-            "INVALID_TRANSITION",
-            "only a draft is deleted",
-            status=400,
-            current=proposal.status,
-            valid=_valid_from(proposal.status),
-        )
+        raise _too_late("only a draft is deleted", proposal.status)
     _check_not_iterating(proposal, touched)
     return [ProposalDeleted(), release_name(proposal.name)]
 
 
-def _valid_from(status: str) -> list[str]:
-    return sorted(name for name, step in PROPOSAL_STEPS.items() if status in step.sources)
+def _too_late(message: str, status: str) -> Reject:
+    valid = sorted(name for name, step in PROPOSAL_STEPS.items() if status in step.sources)
+    return Reject("INVALID_TRANSITION", message, status=400, current=status, valid=valid)
 
 
 @proposals.decide(allow=TAKES_PART, follows=job_run)

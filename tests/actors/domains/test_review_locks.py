@@ -370,21 +370,27 @@ def test_an_iteration_whose_lock_was_taken_away_changes_nothing() -> None:
         assert it.comment().status == "OPEN"
         assert it.proposal().selected == ("c",)
     it.fail(run_id, "LOCK_LOST")
+    assert it.run(run_id).status == "cancelled"
     it.send(ended(run_id))
     assert it.lock is not None
     assert it.lock.locked_by == "other"
     assert it.proposal().job is None
 
 
-def test_a_validation_whose_lock_was_taken_away_says_what_it_found() -> None:
+def test_a_validation_whose_lock_was_taken_away_is_cancelled() -> None:
     it = desk()
     run_id = begun(it)
     it.send(UnlockProject(force=True), "admin")
     it.send(LockProject(), "other")
-    it.finish(run_id, passed(run_id))
+    with pytest.raises(Reject, match="RUN_CANCELLED"):
+        it.finish(run_id, passed(run_id))
+    it.finish(run_id, outcome="cancelled")
+    it.send(ended(run_id))
     assert it.lock is not None
     assert it.lock.locked_by == "other"
-    assert it.proposal().verdict is not None
+    verdict = it.proposal().verdict
+    assert verdict is not None
+    assert verdict.status == "error"
 
 
 def test_a_validation_that_another_one_has_followed_says_nothing() -> None:
@@ -392,7 +398,8 @@ def test_a_validation_that_another_one_has_followed_says_nothing() -> None:
     first = begun(it)
     it.send(UnlockProject(force=True), "admin")
     second = begun(it)
-    it.finish(first, passed(first))
+    it.finish(first, outcome="cancelled")
+    it.send(ended(first))
     assert (it.job(), it.proposal().verdict) == (second, None)
     assert it.used is not None
     it.finish(second, passed(second))
@@ -644,6 +651,15 @@ class Locks(RuleBasedStateMachine):
             self.it.finish(run_id, outcome="cancelled")
         elif how == "failure":
             self.it.fail(run_id)
+        elif run_id in self.lost:
+            records = {
+                "validation": passed(run_id, proposal_id),
+                "iteration": iterated(run_id, proposal_id=proposal_id),
+            }
+            with pytest.raises(Reject) as caught:
+                self.it.finish(run_id, records[run.kind])
+            assert caught.value.code in {"LOCK_LOST", "RUN_CANCELLED"}
+            self.it.finish(run_id, outcome="cancelled")
         elif run.kind == "validation":
             self.it.finish(run_id, passed(run_id, proposal_id))
             self.gave_back(run_id)
@@ -651,15 +667,10 @@ class Locks(RuleBasedStateMachine):
         else:
             comment_ids = run.input["comment_ids"]
             record = iterated(run_id, *comment_ids, proposal_id=proposal_id)
-            if run_id not in self.lost:
-                self.it.finish(run_id, record)
-                assert all(self.it.comment(each).status != "OPEN" for each in comment_ids)
-                self.gave_back(run_id)
-                return
-            with pytest.raises(Reject) as caught:
-                self.it.finish(run_id, record)
-            assert caught.value.code == "LOCK_LOST"
-            self.it.fail(run_id, "LOCK_LOST")
+            self.it.finish(run_id, record)
+            assert all(self.it.comment(each).status != "OPEN" for each in comment_ids)
+            self.gave_back(run_id)
+            return
         self.to_clear.append((run_id, proposal_id))
 
     def gave_back(self, run_id: str) -> None:

@@ -114,6 +114,19 @@ def test_with_comments_that_are_not_resolved_it_is_not_marked_ready() -> None:
     assert desk.proposal().status == "READY"
 
 
+@pytest.mark.parametrize("status", PROPOSAL_STATUSES)
+def test_what_was_approved_stays_as_it_is(status: str) -> None:
+    desk = Desk()
+    desk.propose(status=status)
+    edit = EditProposal(proposal_id="p", description="else")
+    if status in {"DRAFT", "REVIEW"}:
+        desk.send(edit, "author")
+        return
+    error = desk.refused(edit, "author")
+    assert answered(error) == ("INVALID_TRANSITION", 400)
+    assert error.details["valid"] == valid_steps(dict(PROPOSAL_STEPS), status)
+
+
 # ------------------------------------------------------------------------------- steps of comments
 
 
