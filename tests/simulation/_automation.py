@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import trio
@@ -52,6 +52,7 @@ from dalsegno.protocol.providers import (
 from dalsegno.protocol.runs import EntityAt, PageAt, RequestRun
 from tests._librarian import operation, response, structuring
 
+from ._answer import Answer
 from ._disk import SimDisk
 
 NOTES, RULES, TRIGGERS = "abc", "rs", "xy"
@@ -73,27 +74,6 @@ _APP = App(
 # --------------------------------------------------------------------------------- the models
 
 
-class _Answer:
-    """An answer, part by part."""
-
-    def __init__(self, parts: Sequence[ChatPart | float | ProviderError]) -> None:
-        self._parts = iter(parts)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> ChatPart:
-        for part in self._parts:
-            if isinstance(part, float):
-                await trio.sleep(part)
-            elif isinstance(part, ProviderError):
-                raise part
-            else:
-                await trio.lowlevel.checkpoint()
-                return part
-        raise StopAsyncIteration
-
-
 class Models:
     """Model providers that answer, mostly; what they say is as repeatable as the schedule."""
 
@@ -110,8 +90,8 @@ class _Model:
         self._settings = settings
 
     @asynccontextmanager
-    async def chat(self, request: ChatRequest) -> AsyncIterator[_Answer]:
-        yield _Answer(self._parts(request))
+    async def chat(self, request: ChatRequest) -> AsyncIterator[Answer]:
+        yield Answer(self._parts(request))
 
     def _parts(self, request: ChatRequest) -> list[ChatPart | float | ProviderError]:
         random = self._random

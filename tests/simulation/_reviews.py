@@ -61,6 +61,8 @@ from dalsegno.protocol.runs import (
     runs,
 )
 
+from ._answer import Answer
+
 PROPOSALS, COMMENTS = "pppq", "cde"
 ROOT = "projects"
 PATHS = ("a.md", "b.md", "c/d.md")
@@ -138,25 +140,6 @@ class SimProcesses:
         yield _Process(self._random)
 
 
-class _Answer:
-    def __init__(self, parts: Sequence[ChatPart | float | ProviderError]) -> None:
-        self._parts = iter(parts)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> ChatPart:
-        for part in self._parts:
-            if isinstance(part, float):
-                await trio.sleep(part)
-            elif isinstance(part, ProviderError):
-                raise part
-            else:
-                await trio.lowlevel.checkpoint()
-                return part
-        raise StopAsyncIteration
-
-
 class SimModels:
     """A model that changes some files, mostly."""
 
@@ -167,8 +150,8 @@ class SimModels:
         return self
 
     @asynccontextmanager
-    async def chat(self, request: ChatRequest) -> AsyncIterator[_Answer]:
-        yield _Answer(self._parts(request))
+    async def chat(self, request: ChatRequest) -> AsyncIterator[Answer]:
+        yield Answer(self._parts(request))
 
     def _parts(self, request: ChatRequest) -> list[ChatPart | float | ProviderError]:
         random = self._random
