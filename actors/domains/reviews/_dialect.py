@@ -79,13 +79,13 @@ class ReviewDialect(ProjectDialect):
         return [encode_said(each) for each in messages_of(event) or ()]
 
     def viewed(self, asked: ViewRequest, seq: int) -> bytes:
-        """Tell what is viewed, and from where on."""
+        """Encode the answer to `View` and `Leave`: what is viewed, and from where on."""
         assert isinstance(asked, _Look), "its own"
         viewed = sorted(asked.viewing.proposals)
         return encode_said(Viewed(proposals=viewed, seq=seq, request_id=asked_by(asked.request_id)))
 
     def committed(self, asked: CommandRequest, receipt: Receipt) -> bytes:
-        """Tell that a command is decided."""
+        """Encode the answer to a command that was accepted."""
         return encode_said(
             JobAccepted(
                 proposal_id=receipt.entity_id,
@@ -95,7 +95,7 @@ class ReviewDialect(ProjectDialect):
         )
 
     def rejected(self, asked: CommandRequest, error: DalsegnoError) -> bytes | None:
-        """Tell why it is not."""
+        """Encode the answer to a command that was refused, or failed."""
         return self.error(error, asked.request_id)
 
 
