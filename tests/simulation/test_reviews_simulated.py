@@ -14,7 +14,7 @@ from dalsegno.actors.domains.reviews._proposals import ProposalIterated
 
 from ._reviews import happened, simulated_reviews
 
-SEEDS = 24
+SEEDS = 18
 SOAK = 1_000
 
 
