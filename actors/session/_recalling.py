@@ -56,6 +56,7 @@ class Recalling:
 
         """
         assert asked.looks_at is not None, "else there is nothing to show"
+        await self._rested()
         context, workspace_id = self._context, self._stream.subscription.workspace_id
         entity = await context.catalog.look(workspace_id, *asked.looks_at, self._principal)
         named = asked.recalled(None if entity is None else entity.state)
@@ -96,6 +97,12 @@ class Recalling:
         is_followed = self._writer.streams.get(stream_id) is self._stream
         if not is_followed or subscription.last_visible is not None:
             raise Reject("NOT_SUBSCRIBED", "it is followed no longer", stream_id=stream_id)
+
+    async def _rested(self) -> None:
+        """Wait until no page is on its way: until then it is not sure where the stream stands."""
+        writer = self._writer
+        while writer.is_writing and not writer.is_closed:  # noqa: ASYNC110 - rare
+            await trio.sleep(_LOOK_S)
 
     async def _taken(self) -> None:
         """Wait until the client has taken most of what was said: one that does not is closed."""

@@ -126,6 +126,12 @@ SOCKET = Socket(
     begin=lambda _: Beginning(state=(), follows=[Follow()]),
     interprets=interpret,
 )
+FROM_THE_BEGINNING = Socket(
+    "/boxes",
+    BOXES,
+    begin=lambda _: Beginning(state=(), follows=[Follow(cursor=0)]),
+    interprets=interpret,
+)
 LIMITS = Limits(replies_bytes_max=4_000, page_events=8)
 
 
@@ -183,6 +189,26 @@ async def test_what_happens_meanwhile_is_neither_missed_nor_there_twice(actors: 
         nursery.start_soon(put, actors, 60)
         seen = await seen_until_viewed(wire)
         while len(seen) < 120:
+            said = await wire.hear()
+            if said["type"] == "event":
+                seen.append(said["event_seq"])
+        assert seen == await numbers_of(actors)
+        await wire.silence()
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_who_is_still_catching_up_is_shown_nothing_twice(turns: int, actors: Actors) -> None:
+    """The view comes at each turn of a page that is on its way."""
+    await put(actors, 60)
+    opening = Opening(principal=Principal("u"), path={}, query={})
+    language = Conversation(FROM_THE_BEGINNING, opening)
+    async with wired(actors, language=language, room_bytes=300) as wire:
+        assert (await wire.hear())["type"] == "subscribed"
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        await wire.say("view", box="x")
+        seen = await seen_until_viewed(wire)
+        while len(seen) < 60:
             said = await wire.hear()
             if said["type"] == "event":
                 seen.append(said["event_seq"])
