@@ -396,7 +396,7 @@ async def test_the_lock_expires_by_its_timer(tmp_path: Path) -> None:
         await it.free()
         with pytest.raises(Reject) as caught:
             await it.by("author").send(UnlockProject())
-        assert caught.value.code == "PROJECT_LOCK_NOT_FOUND"
+        assert caught.value.code == "LOCK_NOT_HELD"
 
 
 async def test_a_folder_that_begins_with_a_dash_is_no_option_of_the_command(tmp_path: Path) -> None:

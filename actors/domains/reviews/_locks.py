@@ -263,11 +263,11 @@ def _lock(
 
 @project_locks.decide(follows=_its_job)
 def _unlock(
-    lock: ProjectLock, command: UnlockProject, context: Context, touched: Touched
+    lock: ProjectLock | None, command: UnlockProject, context: Context, touched: Touched
 ) -> Sequence[ProjectUnlocked | On[Any]]:
     held = counts(lock, touched, context.now)
-    if held is None:
-        return [_lapsed(lock, context.now)]
+    if held is None:  # whether or not it has been said that it lapsed (X-CAL-3)
+        raise Reject("LOCK_NOT_HELD", "nobody holds the lock")
     user_id = context.principal.user_id
     if command.force:
         if user_id is not None and context.role not in ADMINS:
