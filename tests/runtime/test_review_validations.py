@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.lowlevel
 
+from dalsegno.actors.domains.reviews import ENVIRONMENT
 from dalsegno.actors.domains.reviews._job_commands import CancelJob
 from dalsegno.actors.domains.reviews._jobs import DEADLINE_S
 from dalsegno.actors.domains.reviews._locks import LockProject, UnlockProject
@@ -407,3 +408,20 @@ async def test_a_folder_that_begins_with_a_dash_is_no_option_of_the_command(tmp_
         await it.propose("q")
         assert (await it.validated("p")).lines() == ["./-rf/x Proposal p p"]
         assert (await it.validated("q")).lines() == [". Proposal q q"]
+
+
+# ---------------------------------------------------------------------------------- what it has
+
+
+async def test_a_command_is_given_none_of_the_servers_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DALSEGNO_DATABASE", "postgresql://ada:secret@db/")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    script = "import os\nfor name in sorted(os.environ): print(name)"
+    async with reviewed(tmp_path, script) as it:
+        await it.propose()
+        told = await it.validated()
+        given = told.lines()
+    assert "DALSEGNO_DATABASE" not in given
+    assert {"PATH", "LC_ALL"} <= {*given} <= {*ENVIRONMENT}

@@ -63,6 +63,7 @@ from dalsegno.protocol.providers import ProviderSettings
 app = reviews(
     root=os.environ["REVIEWS_ROOT"],
     validate=[sys.executable, os.environ["VALIDATOR"]] if "VALIDATOR" in os.environ else [],
+    env={"SEEN": os.environ.get("SEEN", "")},
     models=[
         ProviderSettings(
             provider_kind="lmstudio",

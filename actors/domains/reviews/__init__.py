@@ -26,7 +26,7 @@ from ._locks import HELD_S as HELD_S, project_locks as project_locks
 from ._names import proposal_names as proposal_names
 from ._proposals import proposals as proposals
 from ._routes import proposal_routes as proposal_routes
-from ._settings import TIMEOUT_S, settings_of
+from ._settings import ENVIRONMENT as ENVIRONMENT, TIMEOUT_S, settings_of
 from ._validation import validator
 from ._words import (
     COMMENT_STEPS as COMMENT_STEPS,
@@ -96,7 +96,8 @@ def reviews(
             ``{folder}`` is the proposal's name, id or folder.  Empty: nothing is validated.
         models: which models iterate, each asked where those before it have failed.  Empty: none.
         timeout_s: how long a validation may take, in seconds, up to 300.
-        env: the command's environment; None: the server's own.
+        env: the command's environment, all of it; None: `ENVIRONMENT` of the server's, which has
+            none of its secrets.
 
     Raises:
         DomainError: the settings do not belong together.

@@ -1,8 +1,8 @@
-"""What the operator says of reviews: where files are, what validates them, and which models there
-are."""
+"""What the operator says of reviews: where files are, what validates them, who iterates on them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 60.0
 """How long a validation may take (CF §4.2)."""
+ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
+"""What a command is given of the server's environment, unless the operator says otherwise: it may
+run what a model has written, and the rest of it has keys and passwords."""
 
 
 class ReviewSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +29,7 @@ class ReviewSettings(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[ProviderSettings, ...]
     """Those to ask, one after the other until one answers; empty: nothing iterates."""
     timeout_s: float
-    env: Mapping[str, str] | None
+    env: Mapping[str, str]
 
     def argv(self, proposal_id: str, name: str, folder: str) -> list[str]:
         """Return the command that validates a proposal, to which a folder looks like no option."""
@@ -60,5 +63,9 @@ def settings_of(
         validate=tuple(validate),
         models=tuple(models),
         timeout_s=timeout_s,
-        env=env,
+        env=_usual() if env is None else dict(env),
     )
+
+
+def _usual() -> dict[str, str]:
+    return {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
