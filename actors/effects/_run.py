@@ -33,7 +33,7 @@ from ._reading import Reading
 from ._staging import AttemptFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from dalsegno.actors.node import Catalog, Directory
@@ -217,6 +217,7 @@ class Run(Reading):
         *,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
+        inherits: Collection[str] | None = None,
         timeout_s: float = 60.0,
         line_bytes_max: int = 65_536,
         output_bytes_max: int = 10 * 1024 * 1024,
@@ -238,6 +239,7 @@ class Run(Reading):
             argv,
             cwd=cwd,
             env=env,
+            inherits=inherits,
             timeout_s=timeout_s,
             line_bytes_max=line_bytes_max,
             output_bytes_max=output_bytes_max,

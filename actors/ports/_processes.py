@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from dalsegno.protocol.runs import RunningProcess
@@ -20,6 +20,7 @@ class ProcessRunner(Protocol):
         *,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
+        inherits: Collection[str] | None = None,
         timeout_s: float = 60.0,
         line_bytes_max: int = 65_536,
         output_bytes_max: int = 10 * 1024 * 1024,
@@ -32,6 +33,8 @@ class ProcessRunner(Protocol):
             argv: the command, found by ``PATH``, and its arguments; no shell is asked.
             cwd: its folder; None: this process's.
             env: its environment, all of it; None: this process's.
+            inherits: the names of what it is given of this process's, unless ``env`` says it; None:
+                all of it, secrets too.
             timeout_s: how long it may run, in seconds; then its group is told to end, and killed
                 two seconds later.
             line_bytes_max: how long a line may be; the rest of a longer one is dropped.

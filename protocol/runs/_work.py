@@ -5,7 +5,7 @@ The runtime's own objects, `Run` and `Reaction`, have these and more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence  # at run time, as a field's type
+from collections.abc import Collection, Mapping, Sequence  # at run time, as a field's type
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -118,6 +118,7 @@ class Work(WorkspaceReads, Protocol):
         *,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
+        inherits: Collection[str] | None = None,
         timeout_s: float = 60.0,
         line_bytes_max: int = 65_536,
         output_bytes_max: int = 10 * 1024 * 1024,

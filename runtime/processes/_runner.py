@@ -18,7 +18,7 @@ from dalsegno.actors.ports import Ended, Line, ProcessNotStartedError
 from dalsegno.runtime._background import in_background
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
     from dalsegno.actors.ports import EndedBy, LineChannel
 
@@ -186,11 +186,14 @@ class Processes:
         *,
         cwd: Path | str | None = None,
         env: Mapping[str, str] | None = None,
+        inherits: Collection[str] | None = None,
         timeout_s: float = 60.0,
         line_bytes_max: int = 65_536,
         output_bytes_max: int = 10 * 1024 * 1024,
     ) -> AsyncIterator[_Process]:
         """Run a command for the length of a block; see `ProcessRunner`."""
+        if env is None and inherits is not None:
+            env = {name: os.environ[name] for name in inherits if name in os.environ}
         process = await _start(argv, cwd, env)
         serve = partial(
             process.serve,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,7 @@ class ReviewSettings(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[ProviderSettings, ...]
     """Those to ask, one after the other until one answers; empty: nothing iterates."""
     timeout_s: float
-    env: Mapping[str, str]
+    env: Mapping[str, str] | None
 
     def argv(self, proposal_id: str, name: str, folder: str) -> list[str]:
         """Return the command that validates a proposal, to which a folder looks like no option."""
@@ -63,9 +62,5 @@ def settings_of(
         validate=tuple(validate),
         models=tuple(models),
         timeout_s=timeout_s,
-        env=_usual() if env is None else dict(env),
+        env=env,
     )
-
-
-def _usual() -> dict[str, str]:
-    return {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}

@@ -23,6 +23,7 @@ from dalsegno.protocol.runs import (
 
 from ._job_commands import RecordValidation
 from ._jobs import DEADLINE_S, ValidationTask
+from ._settings import ENVIRONMENT
 from ._words import VALIDATOR
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ async def verify(
             argv,
             cwd=folder,
             env=settings.env,
+            inherits=ENVIRONMENT,
             timeout_s=settings.timeout_s,
             line_bytes_max=LINE_BYTES_MAX,
             output_bytes_max=OUTPUT_BYTES_MAX,
