@@ -174,8 +174,9 @@ async def test_cf_3_3_x_prj_2_what_an_iteration_has_changed_is_told_and_in_place
         await until(lambda: it.staged() == [], within_s=10)
 
 
+@each_way
 async def test_cf_3_4_x_prj_3_a_cancelled_iteration_writes_nothing(
-    migrated: str, tmp_path: Path
+    how: str, migrated: str, tmp_path: Path
 ) -> None:
     slow = then(chunk({"role": "assistant", "content": "<<<<<< a.md\n"}))
     async with (
@@ -184,7 +185,7 @@ async def test_cf_3_4_x_prj_3_a_cancelled_iteration_writes_nothing(
     ):
         it.write("a.md", "TODO")
         proposal = await it.author.propose()
-        async with it.viewer.listening(proposal_id=proposal) as viewer:
+        async with hearing(it.viewer, proposal, how) as viewer:
             async with it.author.listening() as author:
                 await author.hear("connected")
                 await author.say("iterate", proposal_id=proposal, request_id="1")
@@ -505,6 +506,36 @@ async def test_cf_5_3_who_holds_the_lock_after_a_job_is_told_as_well(
         assert [each["expires_at"] is None for each in told] == [False, True, False]
         lock = await it.viewer.get(path)
         assert (lock["expires_at"], lock["job_id"]) == (told[-1]["expires_at"], None)
+
+
+async def test_x_prj_4_and_6_event_streams_tell_the_same_people(
+    migrated: str, tmp_path: Path
+) -> None:
+    """CF-5.1 to 5.3 once more: of a status, a comment and the lock, by server-sent events."""
+    async with team(migrated, tmp_path) as it:
+        first, second = await it.author.propose("One"), await it.author.propose("Two")
+        path = f"/api/v1/proposals/{first}"
+        reviewer_id = it.reviewer.user_id
+        await it.author.post(f"{path}/reviewers", expect=201, user_id=reviewer_id)
+        await it.author.post(f"{path}/validate")
+        async with (
+            hearing(it.reviewer, first, "sse") as reviewer,
+            hearing(it.viewer, first, "sse") as viewer,
+            hearing(it.author, second, "sse") as elsewhere,
+        ):
+            await it.author.post(f"{path}/submit")
+            body = {"target_file": "a.md", "comment_text": "Why?"}
+            await it.reviewer.post(f"{path}/comments", expect=201, **body)
+            await it.author.post(f"/api/v1/projects/{it.project}/lock")
+            told = []
+            for ear in (reviewer, viewer, elsewhere):
+                while (await ear.hear("lock_changed"))["reason"] != "locked":
+                    pass
+                told.append({each["type"] for each in ear.heard})
+        assert {"status_changed", "comment_added"} <= told[0]
+        assert "status_changed" in told[1]
+        assert "comment_added" not in told[1]
+        assert not {"status_changed", "comment_added"} & told[2]
 
 
 async def test_cf_6_1_the_sixth_connection_closes_the_oldest(migrated: str, tmp_path: Path) -> None:
