@@ -20,6 +20,7 @@ from dalsegno.actors.domains.reviews import reviews
 from dalsegno.protocol.providers import ProviderSettings
 from dalsegno.runtime import Runtime
 from dalsegno.runtime.seams import WORLD
+from tests._files import files_below, staged_below
 from tests._http import PLAIN
 from tests._patience import fail_after
 from tests._provider import ScriptedProvider, providers
@@ -209,15 +210,12 @@ class Team:
 
     def files(self) -> dict[str, str]:
         """What is in the project's folder."""
-        there = sorted(self.folder.rglob("*")) if self.folder.exists() else []
-        return {
-            str(each.relative_to(self.folder)): each.read_text() for each in there if each.is_file()
-        }
+        there = files_below(self.folder)
+        return {str(each.relative_to(self.folder)): each.read_text() for each in there}
 
     def staged(self) -> list[Path]:
         """What waits beside it."""
-        staging = self.root / ".staging"
-        return [each for each in staging.glob("[!.]*/**/*") if each.is_file()]
+        return staged_below(self.root)
 
 
 async def member(site: Site, project: str, role: str) -> Person:

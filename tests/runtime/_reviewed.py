@@ -30,7 +30,8 @@ from dalsegno.protocol.runs import RunState, runs
 from dalsegno.runtime import Runtime, Workspace
 from dalsegno.runtime.seams import WORLD
 from dalsegno.runtime.store import MemoryAccounts
-from tests._patience import fail_after
+from tests._files import files_below, staged_below
+from tests._patience import fail_after, until
 from tests._provider import ScriptedProvider, providers
 
 OneT = TypeVar("OneT", bound=OfEvent)
@@ -181,17 +182,12 @@ class Reviewed:
         target.write_text(text)
 
     def files(self) -> dict[str, str]:
-        there = sorted(self.folder.rglob("*")) if self.folder.exists() else []
-        return {
-            str(each.relative_to(self.folder)): each.read_text() for each in there if each.is_file()
-        }
+        there = files_below(self.folder)
+        return {str(each.relative_to(self.folder)): each.read_text() for each in there}
 
     async def settled(self) -> None:
         """Wait until nothing waits beside the project."""
-        staging = self.root / ".staging"
-        with fail_after(10):
-            while any(each.is_file() for each in staging.glob("[!.]*/**/*")):
-                await trio.sleep(0.01)
+        await until(lambda: not staged_below(self.root), within_s=10)
 
 
 async def status_in(store: MemoryStore, run_id: str) -> str:
