@@ -54,11 +54,6 @@ def pytest_report_header() -> str:
 # -------------------------------------------------------------------------- kinds and workers
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Return one more than there are cores: many tests wait for processes."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark tests by what they need, leave out the soak, and begin with the longest files."""
     for item in items:
