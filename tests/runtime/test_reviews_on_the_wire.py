@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -392,6 +393,31 @@ async def test_an_event_stream_is_over_once_its_proposal_is_merged(
                 last = await blocks.next()
             assert last is not None
         async with following(it.viewer.person, path, last_event_id=last.id) as blocks:
+            assert blocks.status == 204
+
+
+async def test_an_event_stream_of_a_deleted_proposal_has_the_end_of_its_validation(
+    migrated: str, tmp_path: Path
+) -> None:
+    async with team(migrated, tmp_path) as it:
+        it.write("wait", "")
+        proposal = await it.author.propose()
+        path = f"/api/v1/proposals/{proposal}"
+        await it.author.post(f"{path}/validate?async=true", expect=202)
+        async with following(it.viewer.person, f"{path}/events") as blocks:
+            await blocks.hear("output")
+            await it.author.ask("DELETE", path, expect=204)
+            deleted = await blocks.hear("proposal_deleted")
+        resumed = partial(following, it.viewer.person, f"{path}/events")
+        async with resumed(last_event_id=deleted.id) as blocks:
+            assert blocks.status == 200, "the validation goes on"
+        (it.folder / "wait").unlink()
+        async with resumed(last_event_id=deleted.id) as blocks:
+            assert blocks.status == 200
+            ended = await blocks.hear("validation_complete")
+        async with resumed(last_event_id=deleted.id) as blocks:
+            assert blocks.status == 200, "it has ended, and that was not known"
+        async with resumed(last_event_id=ended.id) as blocks:
             assert blocks.status == 204
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dalsegno.protocol import DalsegnoError, Receipt, not_found, renamed
+from dalsegno.protocol import DalsegnoError, Domain, Receipt, not_found, renamed
 from dalsegno.protocol.providers import ProviderError
 from dalsegno.protocol.routes import (
     Asked,
@@ -17,10 +17,11 @@ from dalsegno.protocol.routes import (
     OfEntity,
     Reading,
     ReadRoute,
+    Reads,
     RunRoute,
     found,
 )
-from dalsegno.protocol.runs import RunProblem, RunState, runs
+from dalsegno.protocol.runs import STAGED, RunProblem, RunState, runs
 
 from ._dialect import following
 from ._job_commands import CancelJob, IterateProposal, ValidateProposal
@@ -97,7 +98,7 @@ _STATUS = {
 def _job_body(job_id: str, run: RunState) -> JobBody:
     result = run.result
     if isinstance(result, dict):
-        result = {name: each for name, each in result.items() if name != "staged"}
+        result = {name: each for name, each in result.items() if name != STAGED}
     return JobBody(
         job_id=job_id,
         proposal_id=run.labels[PROPOSAL_LABEL],
@@ -158,14 +159,46 @@ async def _read(asked: Asked[JobParams, None]) -> JobBody:
 
 
 async def _is_over(asked: Asked[ProposalEventsParams, None], begins: int) -> bool:
-    """Return whether a proposal is merged or deleted, and all that was said of it is known."""
-    seen = await asked.workspace.look(proposals, asked.params.proposal_id)
+    """Return whether a proposal is merged or deleted, and all that was said of it is known: of a
+    validation, too, that was under way then.
+    """
+    workspace, proposal_id = asked.workspace, asked.params.proposal_id
+    seen = await workspace.look(proposals, proposal_id)
     if seen is None or (seen.state is not None and seen.state.status != "MERGED"):
         return False
-    last = await asked.workspace.history(
-        proposals, asked.params.proposal_id, after=seen.version - 1, limit=1
-    )
-    return bool(last) and begins >= last[0].event_seq
+    last = await _last_seq(workspace, proposals, proposal_id, seen.version)
+    job_id = await _last_job(workspace, proposal_id, seen.version)
+    run = None if job_id is None else await workspace.look(runs, job_id)
+    if job_id is not None and run is not None:
+        if run.state.is_open:
+            return False
+        last = max(last, await _last_seq(workspace, runs, job_id, run.version))
+    return begins >= last
+
+
+async def _last_seq(
+    workspace: Reads, domain: Domain[Any, Any, Any], entity_id: str, version: int
+) -> int:
+    """Return the number of the event that made a version."""
+    (event,) = await workspace.history(domain, entity_id, after=version - 1, limit=1)
+    return event.event_seq
+
+
+async def _last_job(workspace: Reads, proposal_id: str, version: int) -> str | None:
+    """Return the job of a proposal that was begun last, which one that is deleted knows no more."""
+    while version > 0:
+        after = max(0, version - _PAGE)
+        events = await workspace.history(proposals, proposal_id, after=after, limit=version - after)
+        for event in reversed(events):
+            happened = proposals.decode(event.type, event.type_version, event.payload)
+            if isinstance(happened, ProposalJobStarted):
+                return happened.job.run_id
+        version = after
+    return None
+
+
+_PAGE = 100
+"""Events of a proposal that are looked at for that at a time."""
 
 
 def _follows(asked: Asked[ProposalEventsParams, None], cursor: str | None) -> Any:  # noqa: ANN401 - a request
