@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from dalsegno.protocol._position import chain_text, parse_cursor
+from dalsegno.protocol._position import chain_text
 from dalsegno.protocol._subscription import workspace_stream
 from dalsegno.protocol._validation import AUDIT_WORKSPACE
 from dalsegno.protocol.dialects import (
@@ -109,7 +109,7 @@ class AuditDialect(ProjectDialect):
         )
 
     def subscribed(self, asked: SubscribeRequest, begun: Begun) -> bytes:
-        """Tell where the log is, and where the connection begins."""
+        """Encode where the log is, and where the connection begins."""
         chain = "" if begun.chain is None else f"-{chain_text(begun.chain)}"
         return encode_said(
             AuditConnected(
@@ -121,7 +121,7 @@ class AuditDialect(ProjectDialect):
         )
 
     def viewed(self, asked: ViewRequest, seq: int) -> bytes:
-        """Tell from where on the other filter holds."""
+        """Encode from where on the other filter holds."""
         return encode_said(FilterSet(seq=seq, request_id=asked_by(asked.request_id)))
 
 
@@ -203,10 +203,7 @@ AuditDialect.messages = (SetFilter,)
 
 
 def _begin(opening: Opening) -> Beginning:
-    cursor = opening.query.get("cursor")
-    if cursor is not None:
-        parse_cursor(cursor)
-    asked = FollowAudit(cursor=cursor, filter=filter_of(opening.query))
+    asked = FollowAudit(cursor=opening.cursor, filter=filter_of(opening.query))
     return Beginning(follows=[asked])
 
 

@@ -113,7 +113,7 @@ class EventStreamDialect(Dialect):
         return block(error_message(error, request_id, **context), event="problem")
 
     def reconnect(self, after_ms: int) -> bytes:
-        """Tell when to come back: later than a socket."""
+        """Encode when to come back: later than a socket."""
         return f"retry: {after_ms + _AWAY_MS}\n\n".encode()
 
     def heartbeat(self, now: datetime) -> bytes | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from dalsegno.protocol._position import chain_text, parse_cursor
+from dalsegno.protocol._position import chain_text
 
 from ._dialect import Dialect, SubscribeRequest, Text
 from ._language import Beginning
@@ -168,10 +168,8 @@ ProjectDialect.messages = (AttendProject, ChangeStateInProject, LeaveProject)
 
 
 def _begin(opening: Opening) -> Beginning:
-    cursor = opening.query.get("cursor")
-    if cursor is not None:
-        parse_cursor(cursor)
-    return Beginning(follows=[FollowProject(project_id=opening.path["project_id"], cursor=cursor)])
+    project_id = opening.path["project_id"]
+    return Beginning(follows=[FollowProject(project_id=project_id, cursor=opening.cursor)])
 
 
 project_socket = Socket(

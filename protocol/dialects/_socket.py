@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from dalsegno.protocol._errors import DalsegnoError, DomainError
+from dalsegno.protocol._position import parse_cursor
 from dalsegno.protocol.routes import OfCaller, as_it_is
 
 from ._language import Beginning, Language
@@ -51,6 +52,19 @@ class Opening:
     """The query's, the first of each name."""
     workspace_id: str = ""
     """The workspace that it is about, where the socket says how that is named."""
+
+    @property
+    def cursor(self) -> str | None:
+        """From where the query says that it begins; None: it does not.
+
+        Raises:
+            Reject: ``BAD_REQUEST``: that is no cursor.
+
+        """
+        said = self.query.get("cursor")
+        if said is not None:
+            parse_cursor(said)
+        return said
 
 
 def _begin(_opening: Opening) -> Beginning:

@@ -23,6 +23,7 @@ from ._reads import (
 )
 from ._route import (
     EVENT_STREAM_TYPE as EVENT_STREAM_TYPE,
+    FROM_NOW as FROM_NOW,
     OF_EVENT_STREAMS as OF_EVENT_STREAMS,
     ArtifactRoute as ArtifactRoute,
     At as At,

@@ -253,6 +253,10 @@ class ArtifactRoute(Route):
     """What its files are, each one of these."""
 
 
+FROM_NOW = "head"
+"""The cursor of who wants nothing of what was."""
+
+
 class Following(msgspec.Struct, frozen=True, kw_only=True):
     """The parameters of an event stream: from where it is followed, and by whom."""
 

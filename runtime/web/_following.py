@@ -19,7 +19,7 @@ from quart import Response, request
 from dalsegno.actors import Connection, try_to_follow
 from dalsegno.protocol import Close, OverloadedError, check_id, parse_cursor
 from dalsegno.protocol.dialects import EventStreamLanguage
-from dalsegno.protocol.routes import EVENT_STREAM_TYPE
+from dalsegno.protocol.routes import EVENT_STREAM_TYPE, FROM_NOW
 
 from ._clients import Place, check_tab
 from ._credentials import credentials_of
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from ._identity import Identity
     from ._route_context import RouteContext
 
-FROM_NOW = "head"
-"""The cursor of who wants nothing of what was."""
 _RETRY_MS, _RETRY_SPREAD_MS = 1_000, 2_000
 """When a client comes back that was cut off; drawn, so that not all come at once."""
 _LATER_MS, _LATER_SPREAD_MS = 5_000, 10_000

@@ -20,10 +20,10 @@ from dalsegno.protocol.dialects import (
     FollowProjectStream,
     SubscribeRequest,
 )
-from dalsegno.protocol.routes import EVENT_STREAM_TYPE, OF_EVENT_STREAMS, Following
+from dalsegno.protocol.routes import EVENT_STREAM_TYPE, FROM_NOW, OF_EVENT_STREAMS, Following
 from dalsegno.protocol.runs import runs
 
-from ._following import FROM_NOW, EventStreams
+from ._following import EventStreams
 from ._identity import Identity
 from ._located import workspace_of
 from ._route_context import RouteContext

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 from msgspec.structs import replace
 
-from dalsegno.protocol import Reject, not_found, parse_cursor, workspace_stream
+from dalsegno.protocol import Reject, not_found, workspace_stream
 from dalsegno.protocol.dialects import (
     Beginning,
     ClientMessage,
@@ -28,6 +28,7 @@ from dalsegno.protocol.dialects import (
     asked_by,
     encode_said,
 )
+from dalsegno.protocol.routes import FROM_NOW
 from dalsegno.protocol.runs import runs
 
 from ._job_commands import CancelJob, IterateProposal, ValidateProposal
@@ -277,19 +278,14 @@ def following(
     return FollowProposal(viewing=viewing, cursor=cursor)
 
 
-FROM_NOW = "head"
-"""The cursor of who wants nothing of what was."""
-
-
 def _begin(opening: Opening) -> Beginning:
-    cursor = _cursor(opening)
     viewed = opening.query.get("proposal_id")
     viewing = Viewing(
         opening.principal.user_id,
         opening.path["project_id"],
         frozenset() if viewed is None else frozenset({viewed}),
     )
-    return Beginning(state=viewing, follows=[FollowReviews(viewing=viewing, cursor=cursor)])
+    return Beginning(state=viewing, follows=[FollowReviews(viewing=viewing, cursor=opening.cursor)])
 
 
 def _interpret(viewing: Viewing, asked: Any) -> tuple[Viewing, AnyRequest | None]:  # noqa: ANN401 - a request, or `View`
@@ -313,16 +309,9 @@ def _interpret(viewing: Viewing, asked: Any) -> tuple[Viewing, AnyRequest | None
 def _begin_job(opening: Opening) -> Beginning:
     path = opening.path
     follow = FollowJob(
-        job_id=path["job_id"], proposal_id=path["proposal_id"], cursor=_cursor(opening) or 0
+        job_id=path["job_id"], proposal_id=path["proposal_id"], cursor=opening.cursor or 0
     )
     return Beginning(follows=[follow])
-
-
-def _cursor(opening: Opening) -> str | None:
-    cursor = opening.query.get("cursor")
-    if cursor is not None:
-        parse_cursor(cursor)
-    return cursor
 
 
 review_socket = Socket(

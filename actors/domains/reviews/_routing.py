@@ -11,7 +11,6 @@ That is routing, and no access: who may read the project may read all of it, els
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -39,27 +38,19 @@ class _Labelled(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
 
 
-class _Notifying(msgspec.Struct, frozen=True):
+class _OfComment(msgspec.Struct, frozen=True):
+    proposal_id: str = ""
     notify: tuple[str, ...] = ()
 
 
 _decode_labelled = msgspec.json.Decoder(_Labelled).decode
-_decode_notifying = msgspec.json.Decoder(_Notifying).decode
+_decode_comment = msgspec.json.Decoder(_OfComment).decode
 
 
-@lru_cache(maxsize=256)
 def proposal_of_run(payload: str) -> str | None:
-    """Return the proposal that a run's event is about, by its payload; None for another's run.
-
-    Every connection of a project asks it of the same events.
-    """
+    """Return the proposal that a run's event is about, by its payload; None for another's run."""
     said = _decode_labelled(payload)
     return said.labels.get(PROPOSAL_LABEL) if said.kind in JOBS else None
-
-
-@lru_cache(maxsize=256)
-def _notified(payload: str) -> frozenset[str]:
-    return frozenset(_decode_notifying(payload).notify)
 
 
 class Viewing(msgspec.Struct, frozen=True):
@@ -82,7 +73,7 @@ class Viewing(msgspec.Struct, frozen=True):
             proposal_id = proposal_of_run(event.payload)
             return proposal_id in self.proposals if proposal_id is not None else _is_others(event)
         if name == proposal_comments.name:
-            return self.user_id in _notified(event.payload)
+            return self.user_id in _decode_comment(event.payload).notify
         return name != proposal_names.name
 
 
@@ -98,15 +89,8 @@ class ViewingOne(Viewing, frozen=True):
     def _passes(self, event: Event) -> bool:
         name, _, _ = event.stream_id.partition(":")
         if name == proposal_comments.name:
-            about = _decode_about(event.payload).proposal_id
-            return about in self.proposals and self.user_id in _notified(event.payload)
+            comment = _decode_comment(event.payload)
+            return comment.proposal_id in self.proposals and self.user_id in comment.notify
         is_own = name in {proposals.name, runs.name, project_locks.name}
         is_job = name != runs.name or proposal_of_run(event.payload) is not None
         return is_own and is_job and super()._passes(event)
-
-
-class _About(msgspec.Struct, frozen=True):
-    proposal_id: str = ""
-
-
-_decode_about = msgspec.json.Decoder(_About).decode
